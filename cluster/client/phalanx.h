@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * libphalanx: run work on the engines of a cluster, from C.
+ *
+ *     struct phalanx_error err;
+ *     phalanx_client *client = phalanx_connect(NULL, &err);
+ *     struct phalanx_request request = {.type = PHALANX_EXECUTE, .code = "print('hi')"};
+ *     phalanx_result *result = phalanx_submit(client, &request, &err);      // all engines
+ *     struct phalanx_event event;
+ *     while (phalanx_next(result, -1, &event) == PHALANX_OK) ...            // as it arrives
+ *     phalanx_result_free(result);
+ *     phalanx_close(client);
+ *
+ * A client is connected to one controller (pxcontroller or ipcontroller); one thread of its own
+ * receives, verifies and files what arrives. Every function may be called from any thread,
+ * except that one result is used by one thread at a time. Functions that wait say so; a
+ * signal handler that runs on the waiting thread ends the wait with PHALANX_EINTR.
+ *
+ * Arguments are borrowed. Strings and buffers inside an event or engine list are valid until the
+ * next call on the same result or list. Times are milliseconds; a negative time-out waits for ever.
+ */
+#ifndef PHALANX_H
+#define PHALANX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PHALANX_API __attribute__((visibility("default")))
+
+enum phalanx_code {
+    PHALANX_OK,
+    PHALANX_EINVAL,  /* an argument or a file that cannot be right */
+    PHALANX_EIO,     /* the system refused */
+    PHALANX_ENOENT,  /* no such file, profile, engine or task */
+    PHALANX_ETIME,   /* the time-out passed */
+    PHALANX_ECLOSED, /* the client was closed, or the controller said goodbye */
+    PHALANX_EINTR,   /* a signal was handled while waiting */
+    PHALANX_DONE,    /* nothing further will come */
+};
+
+struct phalanx_error {
+    enum phalanx_code code;
+    char text[512]; /* one sentence */
+};
+
+typedef struct phalanx_client phalanx_client;
+typedef struct phalanx_result phalanx_result;
+
+/* ---- connecting ----------------------------------------------------------- */
+
+/* Which cluster; NULL fields take ipyparallel's defaults and environment variables. */
+struct phalanx_options {
+    const char *file; /* ipcontroller-client.json; otherwise found from the next four */
+    const char *profile, *profile_dir, *ipython_dir, *cluster_id;
+    int64_t timeout_ms; /* for connecting; 0: 10000 */
+};
+
+/* Connects and learns the engines. Waits. NULL with an error when the file is missing or wrong, or
+ * nobody answers in time. On return output published by engines reaches this client. */
+PHALANX_API phalanx_client *phalanx_connect(const struct phalanx_options *options,
+                                            struct phalanx_error *err);
+/* Fails outstanding results with PHALANX_ECLOSED and frees the client once its last result is
+ * freed. NULL allowed. Must not be called from a forked child; use phalanx_forget there. */
+PHALANX_API void phalanx_close(phalanx_client *client);
+/* In a forked child: lets go of an inherited client without touching its sockets. */
+PHALANX_API void phalanx_forget(phalanx_client *client);
+/* This client's session id: the header's `session` of what it sends. */
+PHALANX_API const char *phalanx_session(const phalanx_client *client);
+/* The connection file in use. */
+PHALANX_API const char *phalanx_file(const phalanx_client *client);
+
+/* ---- engines ---------------------------------------------------------------- */
+
+/* The ids of the engines registered now, ascending. Returns how many there are; fills at most `most`. */
+PHALANX_API size_t phalanx_engines(phalanx_client *client, int *ids, size_t most);
+/* Copies engine `id`'s uuid. PHALANX_ENOENT when there is none. */
+PHALANX_API enum phalanx_code phalanx_engine_uuid(phalanx_client *client, int id, char *uuid,
+                                                  size_t size);
+/* Waits until at least `count` engines are registered. PHALANX_ETIME, _EINTR, _ECLOSED. */
+PHALANX_API enum phalanx_code phalanx_wait_engines(phalanx_client *client, size_t count,
+                                                   int64_t timeout_ms);
+
+/* ---- submitting --------------------------------------------------------------- */
+
+enum phalanx_type {
+    PHALANX_EXECUTE, /* source code */
+    PHALANX_APPLY,   /* ipyparallel's apply: buffers hold function, arguments */
+    PHALANX_CONTROL, /* clear_request, abort_request, shutdown_request, signal_request: `message` */
+    PHALANX_MESSAGE, /* any other message on the direct channel: `message` */
+};
+
+enum phalanx_route { PHALANX_DIRECT, PHALANX_BALANCED };
+
+struct phalanx_buffer {
+    const void *data;
+    size_t size;
+    void (*release)(void *hint); /* NULL: the bytes are copied; else called once, from any thread,
+                                    also when the submission fails */
+    void *hint;
+};
+
+struct phalanx_request {
+    enum phalanx_type type;
+    enum phalanx_route route;
+    const int *targets;  /* DIRECT: engine ids; NULL: all registered now. BALANCED: the engines it may
+                            run on; NULL: any */
+    size_t target_count;
+    const char *code;    /* EXECUTE */
+    bool silent;         /* EXECUTE: no execute_input, no result, no count */
+    bool allow_stdin;
+    const char *message; /* CONTROL, MESSAGE: message type */
+    const char *content; /* CONTROL, MESSAGE: JSON; NULL: {} */
+    const char *metadata; /* JSON members without braces, added to the metadata: "\"retries\": 1"; or NULL */
+    const struct phalanx_buffer *buffers; /* APPLY, MESSAGE; sent to every target without a copy each */
+    size_t buffer_count;
+};
+
+/* Sends; never waits for an engine. One task per target (DIRECT), or one (BALANCED). NULL:
+ * PHALANX_ENOENT names a target that is not registered, or says there are no engines. */
+PHALANX_API phalanx_result *phalanx_submit(phalanx_client *client,
+                                           const struct phalanx_request *request,
+                                           struct phalanx_error *err);
+
+/* ---- results --------------------------------------------------------------------- */
+
+enum phalanx_event_type {
+    PHALANX_STREAM,  /* `text` of `name` ("stdout", "stderr") */
+    PHALANX_OUTPUT,  /* `name` is the message type: display_data, update_display_data, execute_result,
+                        clear_output, execute_input, error, data_message, comm_*: `content`, `buffers` */
+    PHALANX_REPLY,   /* the task ended: `content`, `metadata`, `buffers`; `failed` */
+    PHALANX_IDLE,    /* all its output has come */
+};
+
+struct phalanx_event {
+    enum phalanx_event_type type;
+    size_t task;   /* index into the result's tasks: the order of targets */
+    int engine;    /* engine id, -1 when not known */
+    bool failed;   /* REPLY: status is not "ok" */
+    bool lost;     /* REPLY: made here, because the engine or the controller is gone */
+    const char *name;
+    const char *text;
+    size_t text_size;
+    const char *content; /* JSON, terminated */
+    const char *metadata;
+    const char *header;  /* of the reply or output message */
+    const struct phalanx_buffer *buffers; /* of the message; valid as long as the event */
+    size_t buffer_count;
+};
+
+/*
+ * The next event, in order of arrival. Waits up to `timeout_ms`. PHALANX_OK with *event filled;
+ * PHALANX_DONE when every task has its reply and its IDLE (or its output cannot come any more);
+ * PHALANX_ETIME; PHALANX_EINTR; PHALANX_ECLOSED.
+ * With several results of one client, phalanx_any waits for whichever is first.
+ */
+PHALANX_API enum phalanx_code phalanx_next(phalanx_result *result, int64_t timeout_ms,
+                                           struct phalanx_event *event);
+
+PHALANX_API size_t phalanx_task_count(const phalanx_result *result);
+PHALANX_API const char *phalanx_task_id(const phalanx_result *result, size_t task); /* msg_id */
+PHALANX_API int phalanx_task_engine(const phalanx_result *result, size_t task); /* -1: not known yet */
+/* How many tasks have their reply; how many their reply and all output. Do not wait. */
+PHALANX_API size_t phalanx_replied(const phalanx_result *result);
+PHALANX_API size_t phalanx_finished(const phalanx_result *result);
+/* Waits until all replies are here (with_output: and all output), keeping events for phalanx_next. */
+PHALANX_API enum phalanx_code phalanx_wait(phalanx_result *result, bool with_output,
+                                           int64_t timeout_ms);
+/* Forgets the result; what still arrives for it is dropped. NULL allowed. */
+PHALANX_API void phalanx_result_free(phalanx_result *result);
+
+/* ---- the hub ----------------------------------------------------------------------- */
+
+/* One request to the hub (PROTOCOL 7), content and reply as JSON. Waits. The reply is malloc'ed;
+ * NULL with an error. */
+PHALANX_API char *phalanx_query(phalanx_client *client, const char *type, const char *content,
+                                int64_t timeout_ms, struct phalanx_error *err);
+
+PHALANX_API const char *phalanx_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The names of ipyparallel's wire that controller, engine and client share, once each.
+ * Spelled as on the wire.
+ */
+#ifndef PX_PROTOCOL_H
+#define PX_PROTOCOL_H
+
+/* Routing ids of the engine-facing sockets: distinct, so that an engine's one ROUTER can address each. */
+#define PX_ID_MUX_OUT "mux_out"
+#define PX_ID_TASK_OUT "task_out"
+#define PX_ID_CONTROL_OUT "control_out"
+#define PX_ID_BROADCAST_ROOT "sub_scheduler_0"
+
+/* hub */
+#define PX_REGISTRATION_REQUEST "registration_request"
+#define PX_REGISTRATION_REPLY "registration_reply"
+#define PX_UNREGISTRATION_REQUEST "unregistration_request"
+#define PX_REGISTRATION_NOTIFICATION "registration_notification"
+#define PX_UNREGISTRATION_NOTIFICATION "unregistration_notification"
+#define PX_SHUTDOWN_NOTIFICATION "shutdown_notification"
+#define PX_CONNECTION_REQUEST "connection_request"
+#define PX_CONNECTION_REPLY "connection_reply"
+
+/* engines */
+#define PX_APPLY_REQUEST "apply_request"
+#define PX_APPLY_REPLY "apply_reply"
+#define PX_EXECUTE_REQUEST "execute_request"
+#define PX_EXECUTE_REPLY "execute_reply"
+#define PX_ABORT_REQUEST "abort_request"
+#define PX_CLEAR_REQUEST "clear_request"
+#define PX_SHUTDOWN_REQUEST "shutdown_request"
+#define PX_SIGNAL_REQUEST "signal_request"
+
+/* Default heartbeat period: HeartMonitor.period. */
+#define PX_HEARTBEAT_MS 3000
+
+/* An engine says this on stderr; launchers and scripts look for it. */
+#define PX_REGISTERED_TEXT "Completed registration with id %d"
+
+#endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * base: errors, log, clocks, growable buffers, option tables.
+ *
+ * Everything here is usable from any thread unless a function says otherwise.
+ * Arguments are borrowed; a name that ends in `_new` takes what it is given.
+ * A function that can fail returns -1 or NULL and fills the optional
+ * `struct px_error *`, which may always be NULL.
+ *
+ * Memory: px_alloc() and friends are for small things of known size and stop
+ * the program with one line when the system has none left. Sizes that come
+ * from outside are bounded by their callers first.
+ */
+#ifndef PX_BASE_H
+#define PX_BASE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PX_VERSION "0.1.0"
+
+#define PX_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define PX_MUST_USE __attribute__((warn_unused_result))
+#define PX_NORETURN __attribute__((noreturn))
+#define PX_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* A borrowed run of bytes; not terminated. */
+struct px_span {
+    const char *data;
+    size_t size;
+};
+
+#define PX_SPAN(literal) ((struct px_span){(literal), sizeof(literal) - 1})
+struct px_span px_span_of(const char *text); /* NULL gives an empty span */
+bool px_span_equal(struct px_span a, const char *text);
+
+/* ---- errors ---------------------------------------------------------- */
+
+enum px_code {
+    PX_OK,
+    PX_EINVAL,  /* the caller or a peer gave something that cannot be right */
+    PX_EIO,     /* the system refused: file, socket, process */
+    PX_ENOENT,  /* what was named does not exist */
+    PX_EEXIST,  /* what was to be made exists */
+    PX_EAUTH,   /* signature missing, wrong or seen before */
+    PX_ELIMIT,  /* larger than a stated limit */
+    PX_ETIME,   /* a deadline passed */
+    PX_ECLOSED, /* the other side is gone */
+    PX_EINTR,   /* a signal arrived while waiting */
+};
+
+struct px_error {
+    enum px_code code;
+    char text[512]; /* one sentence, no newline, no program name */
+};
+
+/* Fills `err` if there is one. Always returns -1, so that refusing is one line. */
+int px_fail(struct px_error *err, enum px_code code, const char *fmt, ...) PX_PRINTF(3, 4);
+
+/* Prints "program: what" on stderr and exits with `status`. For main() only. */
+PX_NORETURN void px_die(int status, const char *fmt, ...) PX_PRINTF(2, 3);
+
+/* ---- memory ---------------------------------------------------------- */
+
+void *px_alloc(size_t size); /* zeroed; never NULL */
+void *px_realloc(void *old, size_t size);
+char *px_strdup(const char *text); /* NULL gives NULL */
+char *px_strndup(const char *text, size_t size);
+char *px_format(const char *fmt, ...) PX_PRINTF(1, 2); /* caller frees */
+
+struct px_buf {
+    char *data; /* always followed by a 0 that is not counted, once non-NULL */
+    size_t size;
+    size_t capacity;
+};
+
+void px_buf_append(struct px_buf *buf, const void *data, size_t size);
+void px_buf_text(struct px_buf *buf, const char *text);
+void px_buf_printf(struct px_buf *buf, const char *fmt, ...) PX_PRINTF(2, 3);
+/* Appends `text` as a JSON string, quotes included. Bytes that are not UTF-8 become U+FFFD. */
+void px_buf_json_string(struct px_buf *buf, const char *text, size_t size);
+void px_buf_clear(struct px_buf *buf); /* keeps the memory */
+void px_buf_fini(struct px_buf *buf);
+static inline struct px_span px_buf_span(const struct px_buf *buf)
+{
+    return (struct px_span){buf->data ? buf->data : "", buf->size};
+}
+
+/* ---- clocks ---------------------------------------------------------- */
+
+int64_t px_now_ms(void); /* monotonic; for deadlines and durations */
+int64_t px_now_ns(void); /* monotonic */
+#define PX_DATE_SIZE 32
+/* Wall clock, UTC: 2026-01-02T03:04:05.678901Z. Returns its length. */
+size_t px_date_now(char out[PX_DATE_SIZE]);
+
+/* ---- random ---------------------------------------------------------- */
+
+/* Fills from the system's random source; stops the program if there is none. */
+void px_random(void *out, size_t size);
+
+/* ---- log ------------------------------------------------------------- */
+
+enum px_level { PX_DEBUG = 10, PX_INFO = 20, PX_WARN = 30, PX_ERROR = 40 };
+
+/*
+ * Names the program in log lines (as in "IPEngine.3" style tags) and sets the
+ * least level that is written. Call before threads start; a later call with
+ * another tag is allowed from any thread.
+ */
+void px_log_init(const char *tag, enum px_level least);
+enum px_level px_log_level(void);
+
+/*
+ * One line on stderr, written in one call:
+ *   2026-01-02 03:04:05.678 [tag] WARNING | event key=value ...
+ * `event` is a stable name that people grep for; `fmt` holds key=value pairs
+ * (may be NULL). Never pass keys or, above PX_DEBUG, content.
+ */
+void px_log(enum px_level level, const char *event, const char *fmt, ...) PX_PRINTF(3, 4);
+
+/*
+ * For things a hostile peer can repeat: at most one line a second per `limiter`,
+ * which counts what was held back and says so in its next line.
+ */
+struct px_log_limiter {
+    int64_t next_ms;
+    unsigned long held;
+};
+void px_log_limited(struct px_log_limiter *limiter, enum px_level level, const char *event,
+                    const char *fmt, ...) PX_PRINTF(4, 5);
+
+/* Parses "10".."50", "debug", "info", "warn(ing)", "error". Returns -1 if it is neither. */
+int px_log_parse_level(const char *text);
+
+/* ---- options --------------------------------------------------------- */
+
+/*
+ * A table of options yields parsing, --help and error messages. Values are
+ * stored into the caller's struct at `offset`; the struct holds the defaults
+ * before the call. Parsing is getopt_long(3): --name=value, --name value,
+ * -x value; unique abbreviations of long names are accepted.
+ * Not thread-safe (getopt keeps global state).
+ */
+enum px_option_type {
+    PX_OPT_SET,    /* int: becomes `value` */
+    PX_OPT_INT,    /* int */
+    PX_OPT_DOUBLE, /* double */
+    PX_OPT_STRING, /* const char *: points into argv */
+    PX_OPT_LEVEL,  /* int: a log level */
+    PX_OPT_HEADING, /* no option: `help` starts a group in --help */
+    PX_OPT_LIST,   /* struct px_list: each use appends */
+};
+
+struct px_list {
+    const char **items; /* grown by the parser; free(items) by the owner of the struct */
+    size_t count;
+};
+
+struct px_option {
+    const char *name; /* long name without dashes; NULL for a heading or a letter alone */
+    char letter;      /* 0 for none */
+    enum px_option_type type;
+    size_t offset;
+    int value;        /* PX_OPT_SET */
+    const char *arg;  /* name of the argument in --help; NULL for none */
+    const char *help; /* one line; NULL hides the row */
+    int least, most;  /* PX_OPT_INT: bounds, unless both are 0 */
+};
+
+struct px_usage {
+    const char *program;  /* "pxcluster start" */
+    const char *synopsis; /* "[options] -f FILE" */
+    const char *about;    /* one or two sentences */
+    const char *examples; /* two lines */
+    const struct px_option *options; /* ends with an empty row */
+};
+
+/*
+ * Parses argv[1..argc) into `out`. Returns the index of the first argument that
+ * is not an option (argv may be permuted; "--" ends options), or -1 with an
+ * error that names the nearest known option when one is unknown. Prints nothing.
+ * With `stop_early`, stops at the first argument that is not an option.
+ */
+PX_MUST_USE int px_options_parse(const struct px_usage *usage, int argc, char **argv, void *out,
+                                 bool stop_early, struct px_error *err);
+
+/*
+ * For main(): as above, and handles -h/--help and --version (prints, exits 0)
+ * and errors (one line on stderr, exits 2).
+ */
+int px_options_main(const struct px_usage *usage, int argc, char **argv, void *out);
+void px_options_help(const struct px_usage *usage, struct px_buf *out);
+
+/* The name in `names` (NULL-terminated) nearest to `word`, or NULL when none is near. */
+const char *px_nearest(const char *word, const char *const *names);
+
+#endif

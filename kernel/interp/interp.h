@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * interp: the table of functions that a language fills, and the services it may call.
+ *
+ * A language never sees a socket; the protocol never sees a language's object. What
+ * crosses is code as UTF-8, JSON text, and buffers. Bookkeeping that the protocol demands
+ * (busy and idle, headers, signatures, abort) is on the other side of this table.
+ *
+ * Threads: every op runs on the interpreter thread (the process's main thread) unless it
+ * says otherwise. Services may be called from any thread of the language; they queue and
+ * return, except input.
+ */
+#ifndef PX_INTERP_H
+#define PX_INTERP_H
+
+#include "base/base.h"
+
+/* ---- what a language may ask of its host -------------------------------- */
+
+/* The request that output belongs to; reference counted, opaque. NULL means "the one that runs
+ * now, or the last that ran". */
+struct px_parent;
+
+enum px_stream { PX_STDOUT, PX_STDERR };
+
+/* iopub messages whose content the language composes, as JSON text in the form that
+ * "Messaging in Jupyter" gives under these names. */
+enum px_publication {
+    PX_DISPLAY_DATA,        /* {"data", "metadata", "transient"} */
+    PX_UPDATE_DISPLAY_DATA, /* the same */
+    PX_EXECUTE_RESULT,      /* {"data", "metadata", "execution_count"} */
+    PX_CLEAR_OUTPUT,        /* {"wait"} */
+    PX_ERROR,               /* {"ename", "evalue", "traceback"} */
+    PX_COMM_OPEN,           /* {"comm_id", "target_name", "data"} */
+    PX_COMM_MSG,            /* {"comm_id", "data"} */
+    PX_COMM_CLOSE,          /* {"comm_id", "data"} */
+    PX_DATA_MESSAGE,        /* {"keys"}; ipyparallel's datapub */
+    PX_PUBLICATION_COUNT
+};
+
+/* A buffer that leaves the language without a copy. `release(hint)` is called once, from any
+ * thread, when the bytes are no longer needed; NULL: the bytes are copied before the call returns. */
+struct px_buffer {
+    const void *data;
+    size_t size;
+    void (*release)(void *hint);
+    void *hint;
+};
+
+struct px_interp_host {
+    void *ctx;
+
+    /* Output text, any length, UTF-8. Coalesced, in order with publish. May block for back-pressure:
+     * a language with a global lock releases it around the call. */
+    void (*stream)(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
+                   size_t size);
+
+    /* Anything else on iopub. `metadata` may be empty ("{}"). */
+    void (*publish)(void *ctx, struct px_parent *parent, enum px_publication what,
+                    struct px_span content, struct px_span metadata,
+                    const struct px_buffer *buffers, size_t buffer_count);
+
+    /* A line from the user, appended to `line`. Interpreter thread only. Blocks without the
+     * language's lock. PX_EINTR when a signal was handled while waiting (let the language act on it,
+     * and call again or give up), PX_ENOENT when the front end takes no input. */
+    int (*input)(void *ctx, const char *prompt, bool password, struct px_buf *line,
+                 struct px_error *err);
+
+    /* The request that runs now (a new reference), or NULL; and its release. */
+    struct px_parent *(*parent_ref)(void *ctx);
+    void (*parent_unref)(struct px_parent *parent);
+    /* JSON text of its header; valid as long as the reference. */
+    struct px_span (*parent_header)(struct px_parent *parent);
+};
+
+/* ---- what a language offers ---------------------------------------------- */
+
+struct px_interp_config {
+    const char *python;      /* interpreter to be, NULL: the active environment or the default */
+    const char *profile_dir; /* IPython profile; NULL: IPython's own choice */
+    const char *colors;      /* "nocolor", "linux", ...; NULL: the language's default */
+    const char *module_dir;  /* directory that holds the package `phalanx`; put last on the path */
+    bool engine;             /* an engine: no input, no history file, user namespace for apply */
+    int argc;                /* what the user's sys.argv is to show */
+    char **argv;
+};
+
+struct px_execute {
+    struct px_span code;
+    struct px_span user_expressions; /* JSON object text */
+    struct px_span metadata;         /* of the request, JSON */
+    bool silent, store_history, allow_stdin;
+};
+
+/* How a request ended. Zeroed by the caller; the owner finis it. */
+struct px_outcome {
+    bool failed;             /* an exception, or an interrupt */
+    bool unmet;              /* apply: UnmetDependency; the task is to go elsewhere */
+    int execution_count;     /* execute */
+    struct px_buf error;     /* failed: JSON members without braces: "ename": …, "evalue": …, "traceback": [...] */
+    struct px_buf payload;   /* execute: JSON array text, or empty */
+    struct px_buf user_expressions; /* execute: JSON object text, or empty */
+    struct px_buffer *buffers; /* apply: result; the array is malloc'ed */
+    size_t buffer_count;
+    bool exit_requested;     /* execute: the user asked the kernel to end */
+};
+void px_outcome_fini(struct px_outcome *outcome); /* releases buffers not taken */
+
+/* Requests that are JSON in, JSON out. */
+enum px_query {
+    PX_COMPLETE,    /* complete_request     -> complete_reply's content, status included */
+    PX_INSPECT,
+    PX_IS_COMPLETE,
+    PX_HISTORY,
+    PX_COMM_INFO,
+    PX_QUERY_COUNT
+};
+
+struct px_interp_ops {
+    const char *name;      /* as in --language */
+    const char *info_json; /* members of kernel_info_reply without braces: "implementation", …,
+                              "language_info", "banner", "help_links"; there before start */
+
+    /* An instance, or NULL. `host` is borrowed and may be NULL until px_interp attaches one. */
+    void *(*create)(const struct px_interp_config *config, struct px_error *err);
+    /* From now on output goes to `host`; after a fork the child attaches its own. */
+    void (*attach)(void *self, const struct px_interp_host *host, int engine_id,
+                   const char *engine_uuid);
+    void (*destroy)(void *self);
+
+    void (*execute)(void *self, const struct px_execute *request, struct px_outcome *out);
+
+    /* Optional: ipyparallel's apply. `buffers` and `metadata` as received. `msg_id` for names. */
+    void (*apply)(void *self, struct px_span msg_id, struct px_span metadata,
+                  const struct px_span *buffers, size_t buffer_count, struct px_outcome *out);
+
+    /* JSON in, JSON out: appends the whole content of the reply. Never fails: errors are content. */
+    void (*query)(void *self, enum px_query what, struct px_span content, struct px_buf *reply);
+
+    /* Optional: comm_open, comm_msg, comm_close; whole message's pieces. */
+    void (*comm)(void *self, enum px_publication what, struct px_span content,
+                 struct px_span metadata, const struct px_span *buffers, size_t buffer_count);
+
+    /* Optional: forget the user's names (clear_request). */
+    void (*clear)(void *self);
+
+    /* Any thread, no lock held: interrupt what runs. */
+    void (*interrupt)(void *self);
+
+    /* Optional: lets the language use idle time. Waits until `fd` can be read, running the language's
+     * own event loop (asyncio tasks go on between cells); returns at once when it can. */
+    void (*idle)(void *self, int fd);
+
+    /* Optional: import and build what is shared by forked children. Before any fork. */
+    int (*warm)(void *self, struct px_error *err);
+    /* Optional: around fork(2), in the parent before, in the parent after, in the child after. */
+    void (*before_fork)(void *self);
+    void (*after_fork_parent)(void *self);
+    void (*after_fork_child)(void *self);
+};
+
+/* The entry of a NULL-terminated table by name, or NULL. The table is the program's, so that a
+ * program without Python links none. */
+const struct px_interp_ops *px_interp_find(const struct px_interp_ops *const *table,
+                                           const char *name);
+extern const struct px_interp_ops px_interp_echo;
+extern const struct px_interp_ops px_interp_python; /* in its own library: links CPython */
+
+#endif

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * wire: Jupyter messages on ZeroMQ: frames, signatures, connection files, sockets.
+ *
+ * A message on the wire (jupyter_client, "Messaging in Jupyter", The Wire Protocol, 5.x):
+ *
+ *     identity ...        zero or more: routing ids, or the topic on iopub
+ *     <IDS|MSG>           the first frame that equals this ends the identities
+ *     signature           lowercase hex HMAC of the next four frames; empty without a key
+ *     header              {"msg_id", "msg_type", "username", "session", "date", "version"}
+ *     parent header       {} or the header of the request
+ *     metadata            {}
+ *     content             {}
+ *     buffer ...          opaque, not signed
+ *
+ * Receiving has one order: px_socket_recv() counts frames; px_msg_locate() finds the
+ * delimiter and checks lengths; px_session_verify() compares the signature over the raw
+ * bytes in constant time and refuses replays; only then are the JSON frames looked at,
+ * and only those that decide something.
+ *
+ * No object here is shared between threads without a queue in between: a message or a
+ * socket has one owner, a session belongs to one thread. ZeroMQ itself counts references
+ * to a frame's bytes, so px_msg_copy() may hand the same bytes to another thread.
+ */
+#ifndef PX_WIRE_H
+#define PX_WIRE_H
+
+#include "base/base.h"
+
+#include <jansson.h>
+
+/* ---- limits on what comes from outside -------------------------------- */
+
+#define PX_MAX_FRAMES 65536           /* apply with many arguments: one frame each */
+#define PX_MAX_IDENTITIES 16          /* a broadcast tree of depth 10 needs 12 */
+#define PX_MAX_IDENTITY 255           /* ZeroMQ's own limit on a routing id */
+#define PX_MAX_HEADER (64u << 10)     /* header and parent header; real ones have 210 bytes */
+#define PX_MAX_JSON (256u << 20)      /* metadata, content */
+#define PX_MAX_FRAME ((int64_t)4 << 30) /* any frame: ZMQ_MAXMSGSIZE */
+#define PX_MAX_JSON_DEPTH 512         /* the scanner; jansson has its own limit of 2048 */
+#define PX_REPLAY_WINDOW 65536        /* signatures remembered, as jupyter_client's digest history */
+
+#define PX_DELIMITER "<IDS|MSG>"
+#define PX_PROTOCOL_VERSION "5.3"
+
+/* ---- message: a vector of frames -------------------------------------- */
+
+struct px_msg;
+
+struct px_msg *px_msg_create(void);
+void px_msg_destroy(struct px_msg *msg); /* NULL allowed */
+/* A second handle on the same bytes (frames are shared by reference). */
+struct px_msg *px_msg_copy(const struct px_msg *msg);
+
+size_t px_msg_count(const struct px_msg *msg);
+struct px_span px_msg_frame(const struct px_msg *msg, size_t index); /* valid while msg is not changed */
+size_t px_msg_bytes(const struct px_msg *msg); /* of all frames */
+
+void px_msg_append(struct px_msg *msg, const void *data, size_t size); /* copies */
+/* Sends `data` without a copy; `release(data, hint)` is called once, from any thread. */
+void px_msg_append_new(struct px_msg *msg, void *data, size_t size,
+                       void (*release)(void *data, void *hint), void *hint);
+/* Appends, by reference, frames [first, first + count) of `from`. */
+void px_msg_append_frames(struct px_msg *msg, const struct px_msg *from, size_t first,
+                          size_t count);
+void px_msg_prepend(struct px_msg *msg, const void *data, size_t size); /* copies */
+void px_msg_drop_front(struct px_msg *msg, size_t count);
+void px_msg_swap(struct px_msg *msg, size_t a, size_t b); /* exchanges two frames */
+/* Replaces one frame's bytes (copies `data`). */
+void px_msg_replace(struct px_msg *msg, size_t index, const void *data, size_t size);
+
+/*
+ * Finds the delimiter and checks frame counts and sizes against the limits above.
+ * Until it has succeeded, the accessors below must not be called; afterwards the
+ * offsets follow px_msg_prepend and px_msg_drop_front. PX_EINVAL, PX_ELIMIT.
+ */
+PX_MUST_USE int px_msg_locate(struct px_msg *msg, struct px_error *err);
+
+size_t px_msg_ident_count(const struct px_msg *msg);
+struct px_span px_msg_ident(const struct px_msg *msg, size_t index);
+struct px_span px_msg_signature(const struct px_msg *msg);
+struct px_span px_msg_header(const struct px_msg *msg);
+struct px_span px_msg_parent(const struct px_msg *msg);
+struct px_span px_msg_metadata(const struct px_msg *msg);
+struct px_span px_msg_content(const struct px_msg *msg);
+size_t px_msg_buffer_count(const struct px_msg *msg);
+struct px_span px_msg_buffer(const struct px_msg *msg, size_t index);
+/* Index of the first buffer among all frames, for px_msg_append_frames. */
+size_t px_msg_first_buffer(const struct px_msg *msg);
+
+/* Parses a JSON frame with jansson; new reference. PX_EINVAL when it is not an object. */
+json_t *px_json_parse(struct px_span text, struct px_error *err);
+
+/* ---- scan: a few fields of a JSON object, without a parse -------------- */
+
+/*
+ * Finds the values of up to 16 top-level keys of the JSON object `object`. values[i] becomes the raw
+ * text of the value of keys[i] (strings with their quotes), or an empty span with NULL
+ * data when it is absent; the last of duplicates wins. The text is checked to be one well-formed
+ * object within PX_MAX_JSON_DEPTH (UTF-8 inside strings is not validated). Returns -1
+ * when it is malformed or when the scan is not sure (an escape inside a top-level key): then parse.
+ */
+PX_MUST_USE int px_scan(struct px_span object, const char *const *keys, struct px_span *values,
+                        size_t count);
+/* A raw string value without escapes: its bytes between the quotes. False otherwise. */
+bool px_scan_string(struct px_span value, struct px_span *out);
+bool px_scan_true(struct px_span value);
+
+/* The header fields that decide. Spans point into the frame. */
+struct px_header {
+    struct px_span msg_id, msg_type, session, date;
+};
+/* PX_EINVAL unless msg_id, msg_type are plain strings (no escapes) of at most 255 bytes; session
+ * and date may be absent (empty). */
+PX_MUST_USE int px_header_scan(struct px_span header, struct px_header *out, struct px_error *err);
+
+/* ---- session: who we are, signing, verifying --------------------------- */
+
+struct px_session;
+
+#define PX_ID_SIZE 34 /* "8hex-24hex" and a 0 */
+void px_id_random(char out[PX_ID_SIZE]);
+
+/*
+ * `key` may be empty: then signatures are empty and nothing is verified, replays included
+ * (as jupyter_client). `scheme` is "hmac-<hash>", NULL for hmac-sha256. `id` NULL for a random one.
+ * PX_EINVAL for an unknown scheme. Belongs to one thread.
+ */
+struct px_session *px_session_create(const char *key, const char *scheme, const char *id,
+                                     struct px_error *err);
+void px_session_destroy(struct px_session *session);
+const char *px_session_id(const struct px_session *session);
+
+/*
+ * Verifies a located message: signature present, right (constant time), not seen before; then
+ * remembers it. PX_EAUTH otherwise. The session's replay window is PX_REPLAY_WINDOW.
+ */
+PX_MUST_USE int px_session_verify(struct px_session *session, const struct px_msg *msg,
+                                  struct px_error *err);
+
+/* What a new message consists of; empty spans mean "{}". */
+struct px_draft {
+    const struct px_span *idents; /* routing ids or the topic */
+    size_t ident_count;
+    const struct px_msg *idents_of; /* or: all identities of this located message, by reference */
+    const char *type;
+    struct px_span parent;   /* JSON of the parent header */
+    struct px_span metadata; /* JSON */
+    struct px_span content;  /* JSON */
+};
+
+/*
+ * A new signed, located message with a fresh header (msg_id "<session>_<pid>_<n>", date now).
+ * Never fails. Append buffers afterwards; they are not signed.
+ */
+struct px_msg *px_session_build(struct px_session *session, const struct px_draft *draft);
+/* The msg_id of the message built last; valid until the next build. */
+const char *px_session_last_id(const struct px_session *session);
+/* Signs again after px_msg_replace on a JSON frame. */
+void px_session_resign(struct px_session *session, struct px_msg *msg);
+
+/* The fresh header alone, for a message whose frames are assembled elsewhere. */
+void px_session_header(struct px_session *session, const char *type, struct px_buf *out);
+
+/* ---- sockets ------------------------------------------------------------ */
+
+/* The only place that talks to libzmq sockets. One owner thread per socket. */
+struct px_socket;
+
+enum px_socket_type { PX_ROUTER, PX_DEALER, PX_PUB, PX_SUB, PX_XPUB, PX_PAIR };
+
+/* A ZeroMQ context with `io_threads`; one a process, made after any fork. */
+void *px_context_create(int io_threads);
+void px_context_destroy(void *context); /* blocks until lingering messages are out */
+
+/*
+ * No high-water mark, LINGER 1000 ms, ZMQ_MAXMSGSIZE PX_MAX_FRAME. ROUTERs report peers
+ * that are not there (ZMQ_ROUTER_MANDATORY): see px_socket_send.
+ */
+struct px_socket *px_socket_create(void *context, enum px_socket_type type, struct px_error *err);
+void px_socket_destroy(struct px_socket *socket); /* NULL allowed */
+void px_socket_set_identity(struct px_socket *socket, const char *id); /* before connect or bind */
+void px_socket_set_hwm(struct px_socket *socket, int messages);        /* send and receive */
+void px_socket_set_linger(struct px_socket *socket, int ms);
+void px_socket_set_handover(struct px_socket *socket); /* ROUTER: a new peer takes over an id */
+void px_socket_subscribe(struct px_socket *socket, const char *prefix);
+/* CURVE, Z85 keys of 40 characters; before connect or bind. */
+void px_socket_curve_server(struct px_socket *socket, const char *secret_key);
+void px_socket_curve_client(struct px_socket *socket, const char *server_key);
+
+/* PX_EEXIST when the address is taken, PX_EINVAL when it is not an address, PX_EIO. */
+PX_MUST_USE int px_socket_bind(struct px_socket *socket, const char *endpoint,
+                               struct px_error *err);
+/* Binds `interface`:port (tcp) or -port (ipc); with *port 0 chooses a free one and stores it. */
+PX_MUST_USE int px_socket_bind_port(struct px_socket *socket, const char *interface, int *port,
+                                    struct px_error *err);
+PX_MUST_USE int px_socket_connect(struct px_socket *socket, const char *endpoint,
+                                  struct px_error *err);
+/* Waits until the first connection made after this call's `connect` has shaken hands: connects and
+ * waits up to `timeout_ms`. PX_ETIME. For SUB sockets: what is published from now on arrives. */
+PX_MUST_USE int px_socket_connect_wait(struct px_socket *socket, const char *endpoint,
+                                       int64_t timeout_ms, struct px_error *err);
+
+enum px_sent {
+    PX_SENT,        /* *msg was taken and is NULL now */
+    PX_NO_ROUTE,    /* ROUTER: no such peer (yet); *msg is still the caller's, whole */
+    PX_WOULD_BLOCK, /* full; *msg is still the caller's, whole */
+    PX_SEND_FAILED, /* the context is gone; *msg is still the caller's */
+};
+/* Sends all frames without blocking. On a ROUTER frame 0 is the peer's id. */
+PX_MUST_USE enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg);
+
+/*
+ * Receives one message without blocking; NULL when there is none. A message with more than
+ * PX_MAX_FRAMES frames is read to its end, dropped and counted (px_socket_dropped), and the
+ * next one is tried.
+ */
+struct px_msg *px_socket_recv(struct px_socket *socket);
+unsigned long px_socket_dropped(const struct px_socket *socket);
+/* Waits up to timeout_ms (< 0: for ever) until the socket can be read. False at the deadline or
+ * when a signal was handled. For programs without a loop. */
+bool px_socket_wait(struct px_socket *socket, int64_t timeout_ms);
+void *px_socket_raw(struct px_socket *socket); /* the libzmq handle, for px_loop_socket */
+
+/* ---- connection files ---------------------------------------------------- */
+
+#define PX_PATH_SIZE 4096
+#define PX_ENDPOINT_SIZE 300
+
+/* A kernel's connection file (jupyter_client, "Connection files"). Strings are owned. */
+struct px_kernel_connection {
+    char *transport, *ip, *key, *signature_scheme, *kernel_name;
+    int shell_port, control_port, stdin_port, iopub_port, hb_port;
+};
+/* PX_ENOENT, PX_EIO, PX_EINVAL with a sentence that names the file and the key. Zero ports are
+ * allowed: the kernel chooses and writes them. */
+PX_MUST_USE int px_kernel_connection_read(const char *path, struct px_kernel_connection *out,
+                                          struct px_error *err);
+PX_MUST_USE int px_kernel_connection_write(const char *path,
+                                           const struct px_kernel_connection *connection,
+                                           struct px_error *err);
+void px_kernel_connection_fini(struct px_kernel_connection *connection);
+void px_kernel_endpoint(const struct px_kernel_connection *connection, int port,
+                        char out[PX_ENDPOINT_SIZE]);
+
+#define PX_MAX_LEAVES 64 /* broadcast leaves: depth 6 */
+
+/* ipcontroller-{client,engine}.json (PROTOCOL 2.2). A port that the role lacks is 0. Owned strings. */
+struct px_cluster_connection {
+    char *ssh, *interface, *key, *curve_serverkey, *location, *pack, *unpack, *signature_scheme;
+    char *task_scheme; /* client */
+    int registration, control, mux, task, iopub;
+    int notification;     /* client */
+    int hb_ping, hb_pong; /* engine */
+    int broadcast[PX_MAX_LEAVES];
+    size_t broadcast_count; /* client: 1 */
+};
+enum px_role { PX_ROLE_CLIENT, PX_ROLE_ENGINE };
+
+/* Refuses packers other than json, and missing keys, by name. */
+PX_MUST_USE int px_cluster_connection_read(const char *path, enum px_role role,
+                                           struct px_cluster_connection *out,
+                                           struct px_error *err);
+PX_MUST_USE int px_cluster_connection_parse(struct px_span json, const char *name,
+                                            enum px_role role, struct px_cluster_connection *out,
+                                            struct px_error *err);
+/* Written whole under another name, mode 0600, then renamed into place. */
+PX_MUST_USE int px_cluster_connection_write(const char *path, enum px_role role,
+                                            const struct px_cluster_connection *connection,
+                                            struct px_error *err);
+void px_cluster_connection_fini(struct px_cluster_connection *connection);
+/* The endpoint a peer connects to, with 0.0.0.0 and * resolved (PROTOCOL 2.3). */
+PX_MUST_USE int px_cluster_endpoint(const struct px_cluster_connection *connection, int port,
+                                    char out[PX_ENDPOINT_SIZE], struct px_error *err);
+
+/* ---- profile directories --------------------------------------------------- */
+
+struct px_profile_choice {
+    const char *ipython_dir; /* NULL: $IPYTHONDIR, else ~/.ipython */
+    const char *profile;     /* NULL: default */
+    const char *profile_dir; /* NULL: $IPP_PROFILE_DIR, else from the two above */
+    const char *cluster_id;  /* NULL: $IPP_CLUSTER_ID, else "" */
+};
+/* The profile directory's path. PX_ENOENT when it does not exist and `create` is false; with
+ * `create` makes it with security (0700), pid (0700), log and startup. */
+PX_MUST_USE int px_profile_dir(const struct px_profile_choice *choice, bool create,
+                               char out[PX_PATH_SIZE], struct px_error *err);
+const char *px_profile_cluster_id(const struct px_profile_choice *choice);
+/* <profile>/security/ipcontroller[-<id>]-{client,engine}.json */
+void px_profile_connection_file(const char *profile_dir, const char *cluster_id, enum px_role role,
+                                char out[PX_PATH_SIZE]);
+/* <profile>/security/cluster-<id>.json */
+void px_profile_cluster_file(const char *profile_dir, const char *cluster_id,
+                             char out[PX_PATH_SIZE]);
+
+/* Reads a whole file of at most `most` bytes. */
+PX_MUST_USE int px_file_read(const char *path, size_t most, struct px_buf *out,
+                             struct px_error *err);
+/* Writes under another name beside `path`, then renames; `mode` as for open(2). */
+PX_MUST_USE int px_file_write(const char *path, int mode, struct px_span data,
+                              struct px_error *err);
+
+#endif
