@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * loop: zmq_poll over sockets and descriptors, a heap of timers, a signalfd.
+ *
+ * A turn: wait until something is ready or the first timer is due; call due timers; call each
+ * ready watch once. A callback may remove any watch or timer: a removed watch is
+ * marked dead and freed when the turn ends, so the arrays do not move while walked.
+ *
+ * LIMIT: zmq_poll costs a little for each watched socket on every turn, so one loop should hold
+ * tens of sockets, not thousands; connections share a socket, so that is what there is.
+ */
+#define _GNU_SOURCE
+#include "loop/loop.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+#include <zmq.h>
+
+struct px_watch {
+    void *socket; /* or NULL, then fd */
+    int fd;
+    px_loop_fn *fn; /* NULL: dead */
+    void *ctx;
+};
+
+struct px_timer {
+    int64_t due_ms, period_ms;
+    unsigned long order; /* timers of one instant run in the order they were set */
+    size_t place;        /* index in the heap; SIZE_MAX while its callback runs or when cancelled */
+    bool cancelled;
+    px_loop_fn *fn;
+    void *ctx;
+};
+
+struct signal_row {
+    int signo;
+    px_signal_fn *fn;
+    void *ctx;
+};
+
+struct px_loop {
+    struct px_watch **watches;
+    zmq_pollitem_t *items; /* parallel to watches; rebuilt when `changed` */
+    size_t watch_count, watch_capacity;
+    bool changed;
+    struct px_timer **heap;
+    size_t timer_count, timer_capacity;
+    unsigned long next_order;
+    sigset_t signals;
+    int signal_fd; /* -1 until the first px_loop_signal */
+    struct signal_row *rows;
+    size_t row_count;
+    bool stopping;
+};
+
+struct px_loop *px_loop_create(struct px_error *err)
+{
+    (void)err; /* nothing here can fail yet; kept so that callers need not change */
+    struct px_loop *loop = px_alloc(sizeof *loop);
+    sigemptyset(&loop->signals);
+    loop->signal_fd = -1;
+    return loop;
+}
+
+void px_loop_destroy(struct px_loop *loop)
+{
+    if (!loop)
+        return;
+    for (size_t i = 0; i < loop->watch_count; i++)
+        free(loop->watches[i]);
+    for (size_t i = 0; i < loop->timer_count; i++)
+        free(loop->heap[i]);
+    if (loop->signal_fd >= 0)
+        close(loop->signal_fd);
+    free(loop->watches);
+    free(loop->items);
+    free(loop->heap);
+    free(loop->rows);
+    free(loop);
+}
+
+void px_loop_stop(struct px_loop *loop)
+{
+    loop->stopping = true;
+}
+
+/* ---- watches ---- */
+
+static struct px_watch *add_watch(struct px_loop *loop, struct px_watch watch)
+{
+    if (loop->watch_count == loop->watch_capacity) {
+        loop->watch_capacity = loop->watch_capacity ? 2 * loop->watch_capacity : 8;
+        loop->watches = px_realloc(loop->watches, loop->watch_capacity * sizeof *loop->watches);
+    }
+    struct px_watch *added = px_alloc(sizeof *added);
+    *added = watch;
+    loop->watches[loop->watch_count++] = added;
+    loop->changed = true;
+    return added;
+}
+
+struct px_watch *px_loop_socket(struct px_loop *loop, void *zmq_socket, px_loop_fn *fn, void *ctx)
+{
+    return add_watch(loop, (struct px_watch){.socket = zmq_socket, .fn = fn, .ctx = ctx});
+}
+
+struct px_watch *px_loop_fd(struct px_loop *loop, int fd, px_loop_fn *fn, void *ctx)
+{
+    return add_watch(loop, (struct px_watch){.fd = fd, .fn = fn, .ctx = ctx});
+}
+
+void px_loop_unwatch(struct px_loop *loop, struct px_watch *watch)
+{
+    if (!watch)
+        return;
+    watch->fn = NULL;
+    loop->changed = true;
+}
+
+/* Frees dead watches and lays out what zmq_poll wants. */
+static void rebuild(struct px_loop *loop)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < loop->watch_count; i++) {
+        if (loop->watches[i]->fn)
+            loop->watches[kept++] = loop->watches[i];
+        else
+            free(loop->watches[i]);
+    }
+    loop->watch_count = kept;
+    free(loop->items);
+    loop->items = px_alloc((kept + 1) * sizeof *loop->items);
+    for (size_t i = 0; i < kept; i++)
+        loop->items[i] = (zmq_pollitem_t){.socket = loop->watches[i]->socket,
+                                          .fd = loop->watches[i]->fd,
+                                          .events = ZMQ_POLLIN};
+    loop->changed = false;
+}
+
+/* ---- timers: a binary heap by (due, order) ---- */
+
+static bool earlier(const struct px_timer *a, const struct px_timer *b)
+{
+    return a->due_ms != b->due_ms ? a->due_ms < b->due_ms : a->order < b->order;
+}
+
+static void place(struct px_loop *loop, size_t index, struct px_timer *timer)
+{
+    loop->heap[index] = timer;
+    timer->place = index;
+}
+
+static void sift_up(struct px_loop *loop, size_t index, struct px_timer *timer)
+{
+    for (; index > 0; index = (index - 1) / 2) {
+        struct px_timer *parent = loop->heap[(index - 1) / 2];
+        if (!earlier(timer, parent))
+            break;
+        place(loop, index, parent);
+    }
+    place(loop, index, timer);
+}
+
+static void sift_down(struct px_loop *loop, size_t index, struct px_timer *timer)
+{
+    for (size_t child; (child = 2 * index + 1) < loop->timer_count; index = child) {
+        if (child + 1 < loop->timer_count && earlier(loop->heap[child + 1], loop->heap[child]))
+            child++;
+        if (!earlier(loop->heap[child], timer))
+            break;
+        place(loop, index, loop->heap[child]);
+    }
+    place(loop, index, timer);
+}
+
+static void heap_insert(struct px_loop *loop, struct px_timer *timer)
+{
+    if (loop->timer_count == loop->timer_capacity) {
+        loop->timer_capacity = loop->timer_capacity ? 2 * loop->timer_capacity : 8;
+        loop->heap = px_realloc(loop->heap, loop->timer_capacity * sizeof *loop->heap);
+    }
+    timer->order = loop->next_order++;
+    sift_up(loop, loop->timer_count++, timer);
+}
+
+static void heap_remove(struct px_loop *loop, struct px_timer *timer)
+{
+    const size_t index = timer->place;
+    struct px_timer *last = loop->heap[--loop->timer_count];
+    timer->place = SIZE_MAX;
+    if (last == timer)
+        return;
+    if (index > 0 && earlier(last, loop->heap[(index - 1) / 2]))
+        sift_up(loop, index, last);
+    else
+        sift_down(loop, index, last);
+}
+
+struct px_timer *px_loop_timer(struct px_loop *loop, int64_t delay_ms, int64_t period_ms,
+                               px_loop_fn *fn, void *ctx)
+{
+    struct px_timer *timer = px_alloc(sizeof *timer);
+    *timer = (struct px_timer){
+        .due_ms = px_now_ms() + delay_ms, .period_ms = period_ms, .fn = fn, .ctx = ctx};
+    heap_insert(loop, timer);
+    return timer;
+}
+
+void px_loop_cancel(struct px_loop *loop, struct px_timer *timer)
+{
+    if (!timer)
+        return;
+    if (timer->place == SIZE_MAX) {
+        timer->cancelled = true; /* inside its own callback: run_timers frees it */
+        return;
+    }
+    heap_remove(loop, timer);
+    free(timer);
+}
+
+static void run_timers(struct px_loop *loop)
+{
+    const int64_t now = px_now_ms();
+    while (loop->timer_count && loop->heap[0]->due_ms <= now && !loop->stopping) {
+        struct px_timer *timer = loop->heap[0];
+        heap_remove(loop, timer);
+        timer->fn(loop, timer->ctx);
+        if (timer->cancelled || !timer->period_ms) {
+            free(timer);
+            continue;
+        }
+        timer->due_ms += timer->period_ms;
+        if (timer->due_ms <= now) /* late by whole periods: do not make up for them */
+            timer->due_ms = now + timer->period_ms;
+        heap_insert(loop, timer);
+    }
+}
+
+/* ---- signals ---- */
+
+static void on_signal(struct px_loop *loop, void *ctx)
+{
+    (void)ctx;
+    struct signalfd_siginfo info;
+    while (read(loop->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+        for (size_t i = 0; i < loop->row_count; i++)
+            if (loop->rows[i].signo == (int)info.ssi_signo)
+                loop->rows[i].fn(loop, (int)info.ssi_signo, loop->rows[i].ctx);
+}
+
+int px_loop_signal(struct px_loop *loop, int signo, px_signal_fn *fn, void *ctx,
+                   struct px_error *err)
+{
+    sigset_t wanted = loop->signals;
+    sigaddset(&wanted, signo);
+    const int fd = signalfd(loop->signal_fd, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0)
+        return px_fail(err, PX_EIO, "no signalfd: %s", strerror(errno));
+    if (loop->signal_fd < 0)
+        px_loop_fd(loop, fd, on_signal, NULL);
+    loop->signal_fd = fd;
+    loop->signals = wanted;
+    pthread_sigmask(SIG_BLOCK, &wanted, NULL);
+    loop->rows = px_realloc(loop->rows, (loop->row_count + 1) * sizeof *loop->rows);
+    loop->rows[loop->row_count++] = (struct signal_row){signo, fn, ctx};
+    return 0;
+}
+
+/* ---- the loop ---- */
+
+static long time_to_next(const struct px_loop *loop)
+{
+    if (!loop->timer_count)
+        return -1;
+    const int64_t left = loop->heap[0]->due_ms - px_now_ms();
+    return left < 0 ? 0 : (long)left;
+}
+
+static int turn(struct px_loop *loop, struct px_error *err)
+{
+    if (loop->changed || !loop->items)
+        rebuild(loop);
+    const int ready = zmq_poll(loop->items, (int)loop->watch_count, time_to_next(loop));
+    if (ready < 0 && errno != EINTR)
+        return px_fail(err, PX_EIO, "cannot poll: %s", zmq_strerror(errno));
+    run_timers(loop);
+    const size_t count = loop->watch_count; /* watches added by callbacks wait for the next turn */
+    for (size_t i = 0; ready > 0 && i < count && !loop->stopping; i++) {
+        struct px_watch *watch = loop->watches[i];
+        if ((loop->items[i].revents & (ZMQ_POLLIN | ZMQ_POLLERR)) && watch->fn)
+            watch->fn(loop, watch->ctx);
+    }
+    return 0;
+}
+
+int px_loop_run(struct px_loop *loop, struct px_error *err)
+{
+    loop->stopping = false;
+    while (!loop->stopping)
+        if (turn(loop, err) < 0)
+            return -1;
+    return 0;
+}

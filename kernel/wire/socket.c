@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Sockets: the one file that talks to libzmq's sockets.
+ *
+ * Options are set once, here, so that each socket of the tree behaves alike: no high-water
+ * mark unless asked for (a relay that drops silently is worse than one that grows, and owners
+ * bound what they queue), a linger of a second, a limit on a frame's size. ROUTERs are
+ * mandatory (zmq_setsockopt(3), ZMQ_ROUTER_MANDATORY): a message to a peer that is not there
+ * comes back to the caller instead of vanishing.
+ */
+#include "private.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LINGER_MS 1000
+#define FIRST_PORT_TRIES 100
+
+struct px_socket {
+    void *handle;
+    void *context;
+    int type; /* libzmq's */
+    unsigned long dropped;
+};
+
+void *px_context_create(int io_threads)
+{
+    void *context = zmq_ctx_new();
+    if (!context)
+        px_die(1, "no ZeroMQ context: %s", zmq_strerror(errno));
+    zmq_ctx_set(context, ZMQ_IO_THREADS, io_threads);
+    zmq_ctx_set(context, ZMQ_MAX_SOCKETS, 4096);
+    return context;
+}
+
+void px_context_destroy(void *context)
+{
+    if (!context)
+        return;
+    while (zmq_ctx_term(context) < 0 && errno == EINTR)
+        continue;
+}
+
+static void set_int(struct px_socket *socket, int option, int value)
+{
+    if (zmq_setsockopt(socket->handle, option, &value, sizeof value) < 0)
+        px_die(1, "libzmq refuses option %d: %s", option, zmq_strerror(errno));
+}
+
+struct px_socket *px_socket_create(void *context, enum px_socket_type type, struct px_error *err)
+{
+    static const int types[] = {[PX_ROUTER] = ZMQ_ROUTER, [PX_DEALER] = ZMQ_DEALER,
+                                [PX_PUB] = ZMQ_PUB,       [PX_SUB] = ZMQ_SUB,
+                                [PX_XPUB] = ZMQ_XPUB,     [PX_PAIR] = ZMQ_PAIR};
+    void *handle = zmq_socket(context, types[type]);
+    if (!handle) {
+        px_fail(err, PX_EIO, "no socket: %s", zmq_strerror(errno));
+        return NULL;
+    }
+    struct px_socket *socket = px_alloc(sizeof *socket);
+    *socket = (struct px_socket){.handle = handle, .context = context, .type = types[type]};
+    set_int(socket, ZMQ_LINGER, LINGER_MS);
+    set_int(socket, ZMQ_SNDHWM, 0);
+    set_int(socket, ZMQ_RCVHWM, 0);
+    const int64_t most = PX_MAX_FRAME;
+    zmq_setsockopt(handle, ZMQ_MAXMSGSIZE, &most, sizeof most);
+    if (socket->type == ZMQ_ROUTER)
+        set_int(socket, ZMQ_ROUTER_MANDATORY, 1);
+    return socket;
+}
+
+void px_socket_destroy(struct px_socket *socket)
+{
+    if (!socket)
+        return;
+    zmq_close(socket->handle);
+    free(socket);
+}
+
+void px_socket_set_identity(struct px_socket *socket, const char *id)
+{
+    if (zmq_setsockopt(socket->handle, ZMQ_ROUTING_ID, id, strlen(id)) < 0)
+        px_die(1, "'%.60s' cannot be a routing id: %s", id, zmq_strerror(errno));
+}
+
+void px_socket_set_hwm(struct px_socket *socket, int messages)
+{
+    set_int(socket, ZMQ_SNDHWM, messages);
+    set_int(socket, ZMQ_RCVHWM, messages);
+}
+
+void px_socket_set_linger(struct px_socket *socket, int ms)
+{
+    set_int(socket, ZMQ_LINGER, ms);
+}
+
+void px_socket_set_handover(struct px_socket *socket)
+{
+    set_int(socket, ZMQ_ROUTER_HANDOVER, 1);
+}
+
+void px_socket_subscribe(struct px_socket *socket, const char *prefix)
+{
+    zmq_setsockopt(socket->handle, ZMQ_SUBSCRIBE, prefix, strlen(prefix));
+}
+
+void px_socket_curve_server(struct px_socket *socket, const char *secret_key)
+{
+    set_int(socket, ZMQ_CURVE_SERVER, 1);
+    if (zmq_setsockopt(socket->handle, ZMQ_CURVE_SECRETKEY, secret_key, 41) < 0)
+        px_die(1, "this libzmq has no CURVE, or the secret key is not Z85");
+}
+
+void px_socket_curve_client(struct px_socket *socket, const char *server_key)
+{
+    char public_key[41], secret_key[41];
+    if (zmq_curve_keypair(public_key, secret_key) < 0 ||
+        zmq_setsockopt(socket->handle, ZMQ_CURVE_PUBLICKEY, public_key, 41) < 0 ||
+        zmq_setsockopt(socket->handle, ZMQ_CURVE_SECRETKEY, secret_key, 41) < 0 ||
+        zmq_setsockopt(socket->handle, ZMQ_CURVE_SERVERKEY, server_key, 41) < 0)
+        px_die(1, "this libzmq has no CURVE, or the server key is not Z85");
+}
+
+/* ---- addresses ---- */
+
+static int refuse_address(const char *verb, const char *endpoint, struct px_error *err)
+{
+    const enum px_code code = errno == EADDRINUSE                        ? PX_EEXIST
+                              : errno == EINVAL || errno == EPROTONOSUPPORT ? PX_EINVAL
+                                                                         : PX_EIO;
+    return px_fail(err, code, "cannot %s %s: %s", verb, endpoint, zmq_strerror(errno));
+}
+
+int px_socket_bind(struct px_socket *socket, const char *endpoint, struct px_error *err)
+{
+    return zmq_bind(socket->handle, endpoint) < 0 ? refuse_address("bind", endpoint, err) : 0;
+}
+
+static bool is_ipc(const char *interface)
+{
+    return strncmp(interface, "ipc:", 4) == 0;
+}
+
+/* ipc has no wildcard port: try random numbers, as the names only have to differ. */
+static int bind_free_ipc(struct px_socket *socket, const char *interface, int *port,
+                         struct px_error *err)
+{
+    for (int i = 0; i < FIRST_PORT_TRIES; i++) {
+        uint16_t number;
+        px_random(&number, sizeof number);
+        *port = 1 + number;
+        char endpoint[PX_ENDPOINT_SIZE];
+        snprintf(endpoint, sizeof endpoint, "%s-%d", interface, *port);
+        if (px_socket_bind(socket, endpoint, err) == 0)
+            return 0;
+    }
+    *port = 0;
+    return -1;
+}
+
+int px_socket_bind_port(struct px_socket *socket, const char *interface, int *port,
+                        struct px_error *err)
+{
+    if (*port == 0 && is_ipc(interface))
+        return bind_free_ipc(socket, interface, port, err);
+    char endpoint[PX_ENDPOINT_SIZE];
+    if (*port == 0)
+        snprintf(endpoint, sizeof endpoint, "%s:*", interface);
+    else
+        snprintf(endpoint, sizeof endpoint, "%s%c%d", interface, is_ipc(interface) ? '-' : ':',
+                 *port);
+    if (px_socket_bind(socket, endpoint, err) < 0)
+        return -1;
+    if (*port == 0) {
+        char bound[PX_ENDPOINT_SIZE];
+        size_t size = sizeof bound;
+        zmq_getsockopt(socket->handle, ZMQ_LAST_ENDPOINT, bound, &size);
+        const char *colon = strrchr(bound, ':');
+        *port = colon ? atoi(colon + 1) : 0;
+    }
+    return 0;
+}
+
+int px_socket_connect(struct px_socket *socket, const char *endpoint, struct px_error *err)
+{
+    return zmq_connect(socket->handle, endpoint) < 0 ? refuse_address("connect to", endpoint, err)
+                                                     : 0;
+}
+
+/* Reads one event from a monitor (zmq_socket_monitor(3)): a frame with the event, one with the address. */
+static int read_event(void *monitor)
+{
+    zmq_msg_t frame;
+    zmq_msg_init(&frame);
+    int event = -1;
+    if (zmq_msg_recv(&frame, monitor, ZMQ_DONTWAIT) >= 2) {
+        uint16_t number;
+        memcpy(&number, zmq_msg_data(&frame), sizeof number);
+        event = number;
+        while (zmq_msg_more(&frame) && zmq_msg_recv(&frame, monitor, ZMQ_DONTWAIT) >= 0)
+            continue;
+    }
+    zmq_msg_close(&frame);
+    return event;
+}
+
+static bool wait_readable(void *handle, int64_t timeout_ms, bool *interrupted)
+{
+    zmq_pollitem_t item = {.socket = handle, .events = ZMQ_POLLIN};
+    const int ready = zmq_poll(&item, 1, (long)timeout_ms);
+    if (ready < 0 && interrupted)
+        *interrupted = errno == EINTR;
+    return ready > 0;
+}
+
+static int wait_handshake(void *monitor, const char *endpoint, int64_t timeout_ms,
+                          struct px_error *err)
+{
+    const int64_t deadline = px_now_ms() + timeout_ms;
+    for (;;) {
+        const int64_t left = deadline - px_now_ms();
+        bool interrupted = false;
+        if (left <= 0)
+            return px_fail(err, PX_ETIME, "no answer from %s", endpoint);
+        if (wait_readable(monitor, left, &interrupted) &&
+            read_event(monitor) == ZMQ_EVENT_HANDSHAKE_SUCCEEDED)
+            return 0;
+        if (interrupted)
+            return px_fail(err, PX_EINTR, "interrupted while connecting to %s", endpoint);
+    }
+}
+
+int px_socket_connect_wait(struct px_socket *socket, const char *endpoint, int64_t timeout_ms,
+                           struct px_error *err)
+{
+    static atomic_ulong counter;
+    char name[64];
+    snprintf(name, sizeof name, "inproc://px-monitor-%lu", atomic_fetch_add(&counter, 1));
+    if (zmq_socket_monitor(socket->handle, name, ZMQ_EVENT_HANDSHAKE_SUCCEEDED) < 0)
+        return px_fail(err, PX_EIO, "cannot watch a socket: %s", zmq_strerror(errno));
+    void *monitor = zmq_socket(socket->context, ZMQ_PAIR);
+    int result = -1;
+    if (!monitor || zmq_connect(monitor, name) < 0)
+        px_fail(err, PX_EIO, "cannot watch a socket: %s", zmq_strerror(errno));
+    else if (px_socket_connect(socket, endpoint, err) == 0)
+        result = wait_handshake(monitor, endpoint, timeout_ms, err);
+    zmq_socket_monitor(socket->handle, NULL, 0);
+    if (monitor) {
+        const int linger = 0;
+        zmq_setsockopt(monitor, ZMQ_LINGER, &linger, sizeof linger);
+        zmq_close(monitor);
+    }
+    return result;
+}
+
+/* ---- messages ---- */
+
+static enum px_sent refused(void)
+{
+    return errno == EHOSTUNREACH ? PX_NO_ROUTE : errno == EAGAIN ? PX_WOULD_BLOCK : PX_SEND_FAILED;
+}
+
+enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg)
+{
+    struct px_msg *m = *msg;
+    for (size_t i = m->first; i < m->end; i++) {
+        const int more = i + 1 < m->end ? ZMQ_SNDMORE : 0;
+        int sent;
+        do
+            sent = zmq_msg_send(&m->frames[i], socket->handle, more | ZMQ_DONTWAIT);
+        while (sent < 0 && errno == EINTR);
+        if (sent >= 0)
+            continue;
+        if (i == m->first)
+            return refused();
+        break; /* the peer went away inside the message: libzmq drops the whole of it */
+    }
+    px_msg_destroy(m); /* sent frames are empty by now */
+    *msg = NULL;
+    return PX_SENT;
+}
+
+/* Reads what is left of a message that is too long. */
+static void drain(struct px_socket *socket)
+{
+    zmq_msg_t frame;
+    zmq_msg_init(&frame);
+    while (zmq_msg_recv(&frame, socket->handle, ZMQ_DONTWAIT) >= 0 && zmq_msg_more(&frame))
+        continue;
+    zmq_msg_close(&frame);
+    socket->dropped++;
+}
+
+struct px_msg *px_socket_recv(struct px_socket *socket)
+{
+    struct px_msg *msg = NULL;
+    for (;;) {
+        zmq_msg_t frame;
+        zmq_msg_init(&frame);
+        int got;
+        do
+            got = zmq_msg_recv(&frame, socket->handle, ZMQ_DONTWAIT);
+        while (got < 0 && errno == EINTR);
+        if (got < 0) {
+            zmq_msg_close(&frame);
+            px_msg_destroy(msg); /* non-NULL only if the context ended inside a message */
+            return NULL;
+        }
+        if (!msg)
+            msg = px_msg_create();
+        const bool more = zmq_msg_more(&frame);
+        zmq_msg_t *place = px_msg_new_frame(msg);
+        zmq_msg_init(place);
+        zmq_msg_move(place, &frame);
+        zmq_msg_close(&frame);
+        if (!more)
+            return msg;
+        if (px_msg_count(msg) == PX_MAX_FRAMES) {
+            px_msg_destroy(msg);
+            msg = NULL;
+            drain(socket);
+        }
+    }
+}
+
+unsigned long px_socket_dropped(const struct px_socket *socket)
+{
+    return socket->dropped;
+}
+
+bool px_socket_wait(struct px_socket *socket, int64_t timeout_ms)
+{
+    return wait_readable(socket->handle, timeout_ms, NULL);
+}
+
+void *px_socket_raw(struct px_socket *socket)
+{
+    return socket->handle;
+}
