@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The reactor: order of timers, removal inside callbacks, descriptors, signals. */
+#include "loop/loop.h"
+#include "../test.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct record {
+    char order[64];
+    size_t size;
+    struct px_timer *timer;
+    struct px_watch *watch, *other;
+    int fd;
+    int calls;
+};
+
+struct mark {
+    struct record *record;
+    char name;
+};
+
+static void on_mark(struct px_loop *loop, void *ctx)
+{
+    struct mark *mark = ctx;
+    mark->record->order[mark->record->size++] = mark->name;
+    if (mark->name == '!')
+        px_loop_stop(loop);
+}
+
+static void timers_run_in_order(void **state)
+{
+    (void)state;
+    struct record record = {.size = 0};
+    struct px_loop *loop = px_loop_create(NULL);
+    struct mark marks[] = {{&record, '!'}, {&record, 'b'}, {&record, 'c'}, {&record, 'a'}};
+    px_loop_timer(loop, 30, 0, on_mark, &marks[0]);
+    px_loop_timer(loop, 10, 0, on_mark, &marks[1]);
+    px_loop_timer(loop, 20, 0, on_mark, &marks[2]);
+    px_loop_timer(loop, 0, 0, on_mark, &marks[3]);
+    px_loop_cancel(loop, px_loop_timer(loop, 5, 0, on_mark, &marks[2]));
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    assert_string_equal(record.order, "abc!");
+    px_loop_destroy(loop);
+}
+
+static void many_timers_keep_their_order(void **state)
+{
+    (void)state;
+    struct record record = {.size = 0};
+    struct px_loop *loop = px_loop_create(NULL);
+    static struct mark marks[200];
+    struct px_timer *timers[200];
+    for (int i = 0; i < 200; i++) {
+        marks[i] = (struct mark){&record, (char)('a' + i % 20)};
+        timers[i] = px_loop_timer(loop, (i * 7) % 20, 0, on_mark, &marks[i]);
+    }
+    for (int i = 0; i < 200; i++)
+        if (i % 10 != 3)
+            px_loop_cancel(loop, timers[i]);
+    struct mark last = {&record, '!'};
+    px_loop_timer(loop, 25, 0, on_mark, &last);
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    /* Kept: i = 3, 13, 23 …: delays 1 and 11 in turn, names d and n. */
+    assert_string_equal(record.order, "ddddddddddnnnnnnnnnn!");
+    px_loop_destroy(loop);
+}
+
+static void on_period(struct px_loop *loop, void *ctx)
+{
+    struct record *record = ctx;
+    if (++record->calls == 3) {
+        px_loop_cancel(loop, record->timer); /* its own */
+        px_loop_stop(loop);
+    }
+}
+
+static void a_periodic_timer_cancels_itself(void **state)
+{
+    (void)state;
+    struct record record = {.size = 0};
+    struct px_loop *loop = px_loop_create(NULL);
+    record.timer = px_loop_timer(loop, 0, 1, on_period, &record);
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    assert_int_equal(record.calls, 3);
+    px_loop_destroy(loop);
+}
+
+/* Both descriptors are ready; the first callback removes both watches. */
+static void on_readable(struct px_loop *loop, void *ctx)
+{
+    struct record *record = ctx;
+    record->calls++;
+    px_loop_unwatch(loop, record->watch);
+    px_loop_unwatch(loop, record->other);
+    px_loop_stop(loop);
+}
+
+static void a_removed_watch_is_not_called(void **state)
+{
+    (void)state;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], "x", 1), 1);
+    struct px_loop *loop = px_loop_create(NULL);
+    struct record record = {.size = 0};
+    record.watch = px_loop_fd(loop, ends[0], on_readable, &record);
+    record.other = px_loop_fd(loop, ends[0], on_readable, &record);
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    assert_int_equal(record.calls, 1);
+    px_loop_destroy(loop);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void on_hangup(struct px_loop *loop, void *ctx)
+{
+    ++*(int *)ctx;
+    px_loop_stop(loop);
+}
+
+static void a_hangup_wakes(void **state)
+{
+    (void)state;
+    int ends[2], calls = 0;
+    assert_int_equal(pipe(ends), 0);
+    close(ends[1]);
+    struct px_loop *loop = px_loop_create(NULL);
+    px_loop_fd(loop, ends[0], on_hangup, &calls);
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    assert_int_equal(calls, 1);
+    px_loop_destroy(loop);
+    close(ends[0]);
+}
+
+static void on_signo(struct px_loop *loop, int signo, void *ctx)
+{
+    *(int *)ctx = signo;
+    px_loop_stop(loop);
+}
+
+static void signals_arrive_on_the_loop(void **state)
+{
+    (void)state;
+    struct px_loop *loop = px_loop_create(NULL);
+    int seen_one = 0, seen_two = 0;
+    assert_int_equal(px_loop_signal(loop, SIGUSR1, on_signo, &seen_one, NULL), 0);
+    assert_int_equal(px_loop_signal(loop, SIGUSR2, on_signo, &seen_two, NULL), 0);
+    kill(getpid(), SIGUSR2);
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    assert_int_equal(seen_two, SIGUSR2);
+    assert_int_equal(seen_one, 0);
+    px_loop_destroy(loop);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(timers_run_in_order),
+        cmocka_unit_test(many_timers_keep_their_order),
+        cmocka_unit_test(a_periodic_timer_cancels_itself),
+        cmocka_unit_test(a_removed_watch_is_not_called),
+        cmocka_unit_test(a_hangup_wakes),
+        cmocka_unit_test(signals_arrive_on_the_loop),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
