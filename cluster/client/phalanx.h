@@ -12,12 +12,14 @@
  *     phalanx_close(client);
  *
  * A client is connected to one controller (pxcontroller or ipcontroller); one thread of its own
- * receives, verifies and files what arrives. Every function may be called from any thread,
- * except that one result is used by one thread at a time. Functions that wait say so; a
- * signal handler that runs on the waiting thread ends the wait with PHALANX_EINTR.
+ * receives, verifies and files what arrives. Every function may be called from any thread; only
+ * phalanx_next and phalanx_take, which own a result's current event, are for one thread at a time
+ * per result. Functions that wait say so; a signal handler that runs on the waiting thread ends
+ * the wait with PHALANX_EINTR.
  *
- * Arguments are borrowed. Strings and buffers inside an event or engine list are valid until the
- * next call on the same result or list. Times are milliseconds; a negative time-out waits for ever.
+ * Arguments are borrowed. Strings and buffers inside an event are valid until the next call of
+ * phalanx_next on the same result, unless phalanx_take keeps them. Times are milliseconds; a
+ * negative time-out waits for ever.
  */
 #ifndef PHALANX_H
 #define PHALANX_H
@@ -50,6 +52,7 @@ struct phalanx_error {
 
 typedef struct phalanx_client phalanx_client;
 typedef struct phalanx_result phalanx_result;
+typedef struct phalanx_message phalanx_message;
 
 /* ---- connecting ----------------------------------------------------------- */
 
@@ -84,6 +87,10 @@ PHALANX_API enum phalanx_code phalanx_engine_uuid(phalanx_client *client, int id
 /* Waits until at least `count` engines are registered. PHALANX_ETIME, _EINTR, _ECLOSED. */
 PHALANX_API enum phalanx_code phalanx_wait_engines(phalanx_client *client, size_t count,
                                                    int64_t timeout_ms);
+/* Whether each of these engines (NULL: each registered now) offers `feature`, such as "pickle5".
+ * False when there are none. */
+PHALANX_API bool phalanx_feature(phalanx_client *client, const int *targets, size_t count,
+                                 const char *feature);
 
 /* ---- submitting --------------------------------------------------------------- */
 
@@ -125,6 +132,11 @@ struct phalanx_request {
 PHALANX_API phalanx_result *phalanx_submit(phalanx_client *client,
                                            const struct phalanx_request *request,
                                            struct phalanx_error *err);
+/* Sends another request whose tasks are appended to an existing result, so that many requests are
+ * awaited, and their events read, as one. */
+PHALANX_API enum phalanx_code phalanx_add(phalanx_result *result,
+                                          const struct phalanx_request *request,
+                                          struct phalanx_error *err);
 
 /* ---- results --------------------------------------------------------------------- */
 
@@ -133,7 +145,7 @@ enum phalanx_event_type {
     PHALANX_OUTPUT,  /* `name` is the message type: display_data, update_display_data, execute_result,
                         clear_output, execute_input, error, data_message, comm_*: `content`, `buffers` */
     PHALANX_REPLY,   /* the task ended: `content`, `metadata`, `buffers`; `failed` */
-    PHALANX_IDLE,    /* all its output has come */
+    PHALANX_IDLE,    /* all its output has come, and its reply; the last event of each task */
 };
 
 struct phalanx_event {
@@ -141,7 +153,8 @@ struct phalanx_event {
     size_t task;   /* index into the result's tasks: the order of targets */
     int engine;    /* engine id, -1 when not known */
     bool failed;   /* REPLY: status is not "ok" */
-    bool lost;     /* REPLY: made here, because the engine or the controller is gone */
+    bool lost;     /* REPLY: made here, because the engine or the controller is gone; `content`
+                      holds an EngineError */
     const char *name;
     const char *text;
     size_t text_size;
@@ -150,16 +163,23 @@ struct phalanx_event {
     const char *header;  /* of the reply or output message */
     const struct phalanx_buffer *buffers; /* of the message; valid as long as the event */
     size_t buffer_count;
+    double received;     /* when it arrived: seconds since 1970, UTC */
 };
 
 /*
  * The next event, in order of arrival. Waits up to `timeout_ms`. PHALANX_OK with *event filled;
  * PHALANX_DONE when every task has its reply and its IDLE (or its output cannot come any more);
- * PHALANX_ETIME; PHALANX_EINTR; PHALANX_ECLOSED.
- * With several results of one client, phalanx_any waits for whichever is first.
+ * PHALANX_ETIME; PHALANX_EINTR; PHALANX_ECLOSED after the last event of a client that was closed.
+ * Output that nobody reads is kept up to 256 MB a result; what is beyond is counted, and a STREAM
+ * event on stderr says so.
  */
 PHALANX_API enum phalanx_code phalanx_next(phalanx_result *result, int64_t timeout_ms,
                                            struct phalanx_event *event);
+/* Keeps the strings and buffers of the event that phalanx_next gave last, until
+ * phalanx_message_free (any thread). The caller may write into its buffers. NULL when there is no
+ * such event, or when it was taken. */
+PHALANX_API phalanx_message *phalanx_take(phalanx_result *result);
+PHALANX_API void phalanx_message_free(phalanx_message *message);
 
 PHALANX_API size_t phalanx_task_count(const phalanx_result *result);
 PHALANX_API const char *phalanx_task_id(const phalanx_result *result, size_t task); /* msg_id */
@@ -167,8 +187,14 @@ PHALANX_API int phalanx_task_engine(const phalanx_result *result, size_t task); 
 /* How many tasks have their reply; how many their reply and all output. Do not wait. */
 PHALANX_API size_t phalanx_replied(const phalanx_result *result);
 PHALANX_API size_t phalanx_finished(const phalanx_result *result);
-/* Waits until all replies are here (with_output: and all output), keeping events for phalanx_next. */
-PHALANX_API enum phalanx_code phalanx_wait(phalanx_result *result, bool with_output,
+
+enum phalanx_until {
+    PHALANX_EVENT,    /* phalanx_next would not wait */
+    PHALANX_REPLIES,  /* every task has its reply */
+    PHALANX_FINISHED, /* every task has its reply and all its output */
+};
+/* Waits, and leaves the events for phalanx_next. PHALANX_OK, _ETIME, _EINTR, _ECLOSED. */
+PHALANX_API enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until,
                                            int64_t timeout_ms);
 /* Forgets the result; what still arrives for it is dropped. NULL allowed. */
 PHALANX_API void phalanx_result_free(phalanx_result *result);

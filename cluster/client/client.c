@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * client: connecting, closing, and the questions that callers ask about engines.
+ *
+ * Connecting happens on the caller's thread, in an order that misses nothing: the two
+ * SUB sockets first, until their subscriptions are there; then the hub is asked for its engines;
+ * then the I/O thread takes over all sockets. An engine that registers in between is
+ * in the answer, or in a notification that already waits, or in both.
+ */
+#define _GNU_SOURCE
+#include "client/client.h"
+#include "protocol.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+static const struct {
+    enum px_code code;
+    enum phalanx_code shown;
+} code_rows[] = {
+    {PX_EINVAL, PHALANX_EINVAL}, {PX_EAUTH, PHALANX_EINVAL}, {PX_ELIMIT, PHALANX_EINVAL},
+    {PX_ENOENT, PHALANX_ENOENT}, {PX_ETIME, PHALANX_ETIME},  {PX_ECLOSED, PHALANX_ECLOSED},
+    {PX_EINTR, PHALANX_EINTR},
+};
+
+static void show_error(struct phalanx_error *out, const struct px_error *err)
+{
+    if (!out)
+        return;
+    out->code = PHALANX_EIO;
+    for (size_t i = 0; i < PX_COUNT(code_rows); i++) {
+        if (code_rows[i].code == err->code)
+            out->code = code_rows[i].shown;
+    }
+    memcpy(out->text, err->text, sizeof out->text);
+}
+
+/* ---- connecting ---------------------------------------------------------------- */
+
+static int find_file(const struct phalanx_options *options, char out[PX_PATH_SIZE],
+                     struct px_error *err)
+{
+    if (options->file) {
+        if (strlen(options->file) >= PX_PATH_SIZE)
+            return px_fail(err, PX_EINVAL, "the connection file's name is too long");
+        strcpy(out, options->file);
+        return 0;
+    }
+    const struct px_profile_choice choice = {.ipython_dir = options->ipython_dir,
+                                             .profile = options->profile,
+                                             .profile_dir = options->profile_dir,
+                                             .cluster_id = options->cluster_id};
+    char dir[PX_PATH_SIZE];
+    if (px_profile_dir(&choice, false, dir, err) < 0)
+        return -1;
+    px_profile_connection_file(dir, px_profile_cluster_id(&choice), PX_ROLE_CLIENT, out);
+    return 0;
+}
+
+struct dialling {
+    struct phalanx_client *client;
+    struct px_cluster_connection connection;
+    int64_t deadline_ms;
+};
+
+static const struct {
+    enum px_socket_type type;
+    size_t port; /* offset into the connection */
+} dial_rows[PX_CHANNEL_COUNT] = {
+    [PX_CHANNEL_QUERY] = {PX_DEALER, offsetof(struct px_cluster_connection, registration)},
+    [PX_CHANNEL_MUX] = {PX_DEALER, offsetof(struct px_cluster_connection, mux)},
+    [PX_CHANNEL_TASK] = {PX_DEALER, offsetof(struct px_cluster_connection, task)},
+    [PX_CHANNEL_CONTROL] = {PX_DEALER, offsetof(struct px_cluster_connection, control)},
+    [PX_CHANNEL_NOTIFICATION] = {PX_SUB, offsetof(struct px_cluster_connection, notification)},
+    [PX_CHANNEL_IOPUB] = {PX_SUB, offsetof(struct px_cluster_connection, iopub)},
+};
+
+static int64_t time_left(int64_t deadline_ms)
+{
+    const int64_t left = deadline_ms - px_now_ms();
+    return left > 0 ? left : 0;
+}
+
+static int dial(struct dialling *self, enum px_channel channel, struct px_error *err)
+{
+    struct phalanx_client *client = self->client;
+    struct px_socket *socket = px_socket_create(client->context, dial_rows[channel].type, err);
+    client->sockets[channel] = socket;
+    if (!socket)
+        return -1;
+    if (self->connection.curve_serverkey && *self->connection.curve_serverkey)
+        px_socket_curve_client(socket, self->connection.curve_serverkey);
+    int port;
+    memcpy(&port, (const char *)&self->connection + dial_rows[channel].port, sizeof port);
+    char endpoint[PX_ENDPOINT_SIZE];
+    if (px_cluster_endpoint(&self->connection, port, endpoint, err) < 0)
+        return -1;
+    if (dial_rows[channel].type != PX_SUB)
+        return px_socket_connect(socket, endpoint, err);
+    px_socket_subscribe(socket, "");
+    if (px_socket_connect_wait(socket, endpoint, time_left(self->deadline_ms), err) == 0)
+        return 0;
+    if (err->code == PX_ETIME)
+        px_fail(err, PX_ETIME, "no controller answers at %s, which %s names", endpoint,
+                client->file);
+    return -1;
+}
+
+/* The hub's answer, verified. NULL with an error. */
+static struct px_msg *await_answer(struct dialling *self, struct px_error *err)
+{
+    struct px_socket *socket = self->client->sockets[PX_CHANNEL_QUERY];
+    for (;;) {
+        struct px_msg *msg = px_socket_recv(socket);
+        if (msg && px_msg_locate(msg, err) == 0 &&
+            px_session_verify(self->client->in, msg, err) == 0)
+            return msg;
+        if (msg) {
+            px_msg_destroy(msg);
+            px_fail(err, PX_EAUTH, "the controller's answer was not signed with the key in %s",
+                    self->client->file);
+            return NULL;
+        }
+        const int64_t left = time_left(self->deadline_ms);
+        if (left == 0) {
+            px_fail(err, PX_ETIME,
+                    "the controller named in %s does not answer (or knows another key)",
+                    self->client->file);
+            return NULL;
+        }
+        if (!px_socket_wait(socket, left) && time_left(self->deadline_ms) > 0) {
+            px_fail(err, PX_EINTR, "interrupted while connecting");
+            return NULL;
+        }
+    }
+}
+
+static int ask_engines(struct dialling *self, struct px_error *err)
+{
+    struct phalanx_client *client = self->client;
+    const struct px_draft draft = {.type = PX_CONNECTION_REQUEST};
+    struct px_msg *msg = px_session_build(client->out, &draft);
+    if (px_socket_send(client->sockets[PX_CHANNEL_QUERY], &msg) != PX_SENT) {
+        px_msg_destroy(msg);
+        return px_fail(err, PX_EIO, "the hub cannot be reached");
+    }
+    msg = await_answer(self, err);
+    if (!msg)
+        return -1;
+    json_t *content = px_json_parse(px_msg_content(msg), err);
+    px_msg_destroy(msg);
+    const char *status = json_string_value(json_object_get(content, "status"));
+    const bool ok = status && strcmp(status, "ok") == 0;
+    if (ok)
+        px_engines_sync(&client->engines, content);
+    else if (content)
+        px_fail(err, PX_EINVAL, "the controller refuses: %s",
+                json_is_string(json_object_get(content, "evalue"))
+                    ? json_string_value(json_object_get(content, "evalue"))
+                    : "no reason given");
+    json_decref(content);
+    return ok ? 0 : -1;
+}
+
+static int make_sessions(struct dialling *self, struct px_error *err)
+{
+    struct phalanx_client *client = self->client;
+    const struct px_cluster_connection *c = &self->connection;
+    client->out = px_session_create(c->key, c->signature_scheme, NULL, err);
+    if (!client->out)
+        return -1;
+    snprintf(client->session_id, sizeof client->session_id, "%s", px_session_id(client->out));
+    client->in = px_session_create(c->key, c->signature_scheme, client->session_id, err);
+    return client->in ? 0 : -1;
+}
+
+static int dial_all(struct dialling *self, struct px_error *err)
+{
+    static const enum px_channel order[] = {PX_CHANNEL_NOTIFICATION, PX_CHANNEL_IOPUB,
+                                            PX_CHANNEL_QUERY,        PX_CHANNEL_MUX,
+                                            PX_CHANNEL_TASK,         PX_CHANNEL_CONTROL};
+    self->client->context = px_context_create(1);
+    for (size_t i = 0; i < PX_COUNT(order); i++) {
+        if (dial(self, order[i], err) < 0)
+            return -1;
+    }
+    return ask_engines(self, err);
+}
+
+static int start_thread(struct phalanx_client *client, struct px_error *err)
+{
+    client->loop = px_loop_create(err);
+    client->bell = px_doorbell_create(err);
+    if (!client->loop || !client->bell)
+        return -1;
+    px_io_attach(client);
+    /* Signals are for the threads that wait, never for this one. */
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int status = pthread_create(&client->thread, NULL, px_io_main, client);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (status != 0)
+        return px_fail(err, PX_EIO, "cannot start a thread: %s", strerror(status));
+    client->running = true;
+    pthread_setname_np(client->thread, "phalanx-io");
+    return 0;
+}
+
+static struct phalanx_client *client_create(void)
+{
+    struct phalanx_client *client = px_alloc(sizeof *client);
+    atomic_init(&client->refs, 1);
+    pthread_mutex_init(&client->session_lock, NULL);
+    pthread_mutex_init(&client->lock, NULL);
+    return client;
+}
+
+phalanx_client *phalanx_connect(const struct phalanx_options *options, struct phalanx_error *err)
+{
+    static const struct phalanx_options defaults = {0};
+    options = options ? options : &defaults;
+    struct px_error why = {0};
+    struct dialling self = {.client = client_create()};
+    self.deadline_ms =
+        px_deadline(options->timeout_ms ? options->timeout_ms : PX_CLIENT_TIMEOUT_MS);
+    int status = find_file(options, self.client->file, &why);
+    if (status == 0)
+        status = px_cluster_connection_read(self.client->file, PX_ROLE_CLIENT, &self.connection,
+                                            &why);
+    if (status == 0)
+        status = make_sessions(&self, &why);
+    if (status == 0)
+        status = dial_all(&self, &why);
+    if (status == 0)
+        status = start_thread(self.client, &why);
+    px_cluster_connection_fini(&self.connection);
+    if (status == 0)
+        return self.client;
+    show_error(err, &why);
+    phalanx_close(self.client);
+    return NULL;
+}
+
+/* ---- closing ---------------------------------------------------------------------- */
+
+void px_client_ref(struct phalanx_client *client)
+{
+    atomic_fetch_add(&client->refs, 1);
+}
+
+void px_client_unref(struct phalanx_client *client)
+{
+    if (atomic_fetch_sub(&client->refs, 1) != 1)
+        return;
+    px_session_destroy(client->out);
+    px_session_destroy(client->in);
+    px_engines_fini(&client->engines);
+    px_doorbell_destroy(client->bell, NULL);
+    pthread_mutex_destroy(&client->lock);
+    pthread_mutex_destroy(&client->session_lock);
+    free(client);
+}
+
+bool px_client_post(struct phalanx_client *client, struct px_command *command)
+{
+    if (client->stopping)
+        return false;
+    px_doorbell_post(client->bell, command);
+    return true;
+}
+
+struct result_command {
+    struct px_command command;
+    struct phalanx_result *result;
+    void (*run)(struct phalanx_client *, struct phalanx_result *);
+};
+
+static void run_result_command(struct phalanx_client *client, struct px_command *command,
+                               bool dead)
+{
+    struct result_command *self = (struct result_command *)command;
+    if (!dead)
+        self->run(client, self->result);
+    if (self->result)
+        px_result_unref(self->result);
+    free(self);
+}
+
+bool px_client_post_result(struct phalanx_client *client, struct phalanx_result *result,
+                           void (*run)(struct phalanx_client *, struct phalanx_result *))
+{
+    struct result_command *self = px_alloc(sizeof *self);
+    *self = (struct result_command){
+        .command = {.run = run_result_command}, .result = result, .run = run};
+    if (px_client_post(client, &self->command))
+        return true;
+    free(self);
+    return false;
+}
+
+static void wake_engine_waiters(struct phalanx_client *client)
+{
+    struct px_waiter *waiter;
+    DL_FOREACH (client->engine_waiters, waiter)
+        sem_post(&waiter->sem);
+}
+
+static void stop_thread(struct phalanx_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    px_client_post_result(client, NULL, px_io_close);
+    client->closed = true;
+    client->stopping = true;
+    wake_engine_waiters(client);
+    pthread_mutex_unlock(&client->lock);
+    pthread_join(client->thread, NULL);
+    for (struct px_command *command; (command = px_doorbell_take(client->bell));)
+        command->run(client, command, true);
+}
+
+void phalanx_close(phalanx_client *client)
+{
+    if (!client)
+        return;
+    if (client->running)
+        stop_thread(client);
+    px_loop_destroy(client->loop);
+    for (int i = 0; i < PX_CHANNEL_COUNT; i++)
+        px_socket_destroy(client->sockets[i]);
+    if (client->context)
+        px_context_destroy(client->context);
+    px_client_unref(client);
+}
+
+void phalanx_forget(phalanx_client *client)
+{
+    /* The thread does not exist in this process, and ZeroMQ's sockets must not be touched by it;
+     * locks may have been held by others at the fork. So memory is all there is to give
+     * back, and that is shared with the parent until somebody writes: it is left alone. */
+    (void)client;
+}
+
+/* ---- engines ------------------------------------------------------------------------ */
+
+const char *phalanx_session(const phalanx_client *client)
+{
+    return client->session_id;
+}
+
+const char *phalanx_file(const phalanx_client *client)
+{
+    return client->file;
+}
+
+const char *phalanx_version(void)
+{
+    return PX_VERSION;
+}
+
+size_t phalanx_engines(phalanx_client *client, int *ids, size_t most)
+{
+    size_t count;
+    pthread_mutex_lock(&client->lock);
+    int *all = px_engines_ids(&client->engines, &count);
+    pthread_mutex_unlock(&client->lock);
+    const size_t shown = count < most ? count : most;
+    if (shown)
+        memcpy(ids, all, shown * sizeof *ids);
+    free(all);
+    return count;
+}
+
+enum phalanx_code phalanx_engine_uuid(phalanx_client *client, int id, char *uuid, size_t size)
+{
+    pthread_mutex_lock(&client->lock);
+    const struct px_engine *engine = px_engines_find_id(&client->engines, id);
+    if (engine)
+        snprintf(uuid, size, "%s", engine->uuid);
+    pthread_mutex_unlock(&client->lock);
+    return engine ? PHALANX_OK : PHALANX_ENOENT;
+}
+
+bool phalanx_feature(phalanx_client *client, const int *targets, size_t count,
+                     const char *feature)
+{
+    pthread_mutex_lock(&client->lock);
+    int *all = targets ? NULL : px_engines_ids(&client->engines, &count);
+    const int *ids = all ? all : targets;
+    bool offered = count > 0;
+    for (size_t i = 0; i < count && offered; i++) {
+        const struct px_engine *engine = px_engines_find_id(&client->engines, ids[i]);
+        offered = engine && engine->alive && px_engine_has(engine, feature);
+    }
+    pthread_mutex_unlock(&client->lock);
+    free(all);
+    return offered;
+}
+
+enum phalanx_code phalanx_wait_engines(phalanx_client *client, size_t count, int64_t timeout_ms)
+{
+    const int64_t deadline = px_deadline(timeout_ms);
+    struct px_waiter waiter = {0};
+    sem_init(&waiter.sem, 0, 0);
+    pthread_mutex_lock(&client->lock);
+    DL_APPEND(client->engine_waiters, &waiter);
+    px_client_post_result(client, NULL, px_io_watch);
+    enum phalanx_code code = PHALANX_OK;
+    while (client->engines.alive < count && !client->closed && code == PHALANX_OK) {
+        pthread_mutex_unlock(&client->lock);
+        code = px_waiter_sleep(&waiter, deadline);
+        pthread_mutex_lock(&client->lock);
+    }
+    if (client->engines.alive >= count)
+        code = PHALANX_OK;
+    else if (client->closed)
+        code = PHALANX_ECLOSED;
+    DL_DELETE(client->engine_waiters, &waiter);
+    pthread_mutex_unlock(&client->lock);
+    sem_destroy(&waiter.sem);
+    return code;
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Private to cluster/client: what a client, a result and a task are made of, and who may touch
+ * which field.
+ *
+ * Two kinds of threads meet here. The caller's threads build and sign requests (session_lock),
+ * and read results and the engine table (lock). The client's own I/O thread owns the sockets,
+ * the loop and the table of outstanding tasks; it takes `lock` once per batch of received
+ * messages to file what came (px_flush). Callers reach it only through the doorbell.
+ *
+ * Lifetimes: a client is held by its caller and by each of its results; a result is held by its
+ * caller, by each task in the I/O thread's table, and while it is on the touched list. Tasks
+ * belong to their result.
+ *
+ *     phalanx_submit --command--> doorbell --> run_submit --> socket
+ *     socket --> on_reply / on_output --> px_stage --> px_flush (lock) --> phalanx_next
+ */
+#ifndef PX_CLIENT_H
+#define PX_CLIENT_H
+
+#include "client/phalanx.h"
+#include "loop/loop.h"
+#include "wire/wire.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+#include <uthash.h>
+
+/* ---- limits ------------------------------------------------------------- */
+
+#define PX_CLIENT_TIMEOUT_MS 10000
+#define PX_UNREAD_LIMIT ((size_t)256 << 20) /* output of one result that nobody reads */
+/* A reply is here and its idle status is not: it may be lost, or belong to an earlier try. Each
+ * further output starts the wait anew. */
+#define PX_OUTPUT_GRACE_MS 2000
+/* An engine is gone: its last replies may still be on their way through another socket. */
+#define PX_DEATH_GRACE_MS 100
+/* While somebody waits and nothing arrives, the hub is asked whether it lives. */
+#define PX_PROBE_MS 3000
+#define PX_PROBE_MISSES 10
+#define PX_DEAD_ENGINES 4096 /* remembered, so that late messages still find their engine's id */
+#define PX_FEATURE_COUNT 32  /* of one engine */
+
+/* ---- engines: the table ---------------------------------------------------- */
+
+struct px_engine {
+    UT_hash_handle by_uuid, by_id;
+    int id;
+    bool alive;
+    json_t *features; /* array of strings, or NULL */
+    char uuid[PX_MAX_IDENTITY + 1];
+};
+
+/* Written by the I/O thread under the client's lock; read by it freely, by others under the lock. */
+struct px_engines {
+    struct px_engine *by_uuid, *by_id;
+    size_t alive;
+};
+
+/* `features` is borrowed and may be NULL. False when the uuid or the id cannot be right. */
+bool px_engines_add(struct px_engines *engines, const char *uuid, int id, json_t *features);
+/* False when there is no such engine alive. */
+bool px_engines_remove(struct px_engines *engines, const char *uuid);
+/* Makes the table equal to a connection_reply's content. True when an engine was removed. */
+bool px_engines_sync(struct px_engines *engines, const json_t *content);
+/* Alive or remembered; NULL when unknown. */
+const struct px_engine *px_engines_find(const struct px_engines *engines, struct px_span uuid);
+const struct px_engine *px_engines_find_id(const struct px_engines *engines, int id);
+bool px_engine_has(const struct px_engine *engine, const char *feature);
+/* The ids alive, ascending; the caller frees. */
+int *px_engines_ids(const struct px_engines *engines, size_t *count);
+void px_engines_fini(struct px_engines *engines);
+
+/* ---- waiting ------------------------------------------------------------------ */
+
+/* One waiting thread, on its stack, in a list under the client's lock. A semaphore, because a
+ * signal handler must end the wait. */
+struct px_waiter {
+    sem_t sem;
+    int until; /* enum phalanx_until; unused for engines */
+    struct px_waiter *next, *prev;
+};
+
+/* The deadline of a time-out from now; INT64_MAX for ever. */
+int64_t px_deadline(int64_t timeout_ms);
+/* Waits for a post. PHALANX_OK, _ETIME, _EINTR. */
+enum phalanx_code px_waiter_sleep(struct px_waiter *waiter, int64_t deadline_ms);
+
+/* ---- events --------------------------------------------------------------------- */
+
+struct phalanx_message {
+    struct phalanx_message *next;
+    struct phalanx_event event; /* its strings point into `parsed` or `text` */
+    struct px_msg *msg;         /* holds the buffers; may be NULL */
+    json_t *parsed;             /* a stream's content */
+    struct phalanx_buffer *buffers;
+    size_t bytes;
+    char text[];
+};
+
+/* An event of `msg` (taken; may be NULL), with copies of its JSON frames. */
+struct phalanx_message *px_event_create_new(enum phalanx_event_type type, struct px_msg *msg);
+/* One without a message, whose content is `content`. */
+struct phalanx_message *px_event_create_text(enum phalanx_event_type type, const char *content);
+
+/* ---- tasks and results ------------------------------------------------------------ */
+
+enum px_channel {
+    PX_CHANNEL_QUERY,
+    PX_CHANNEL_MUX,
+    PX_CHANNEL_TASK,
+    PX_CHANNEL_CONTROL,
+    PX_CHANNEL_NOTIFICATION,
+    PX_CHANNEL_IOPUB,
+    PX_CHANNEL_COUNT
+};
+
+struct px_task {
+    UT_hash_handle hh; /* I/O thread: outstanding, by msg_id */
+    struct phalanx_result *result;
+    struct px_task *next, *prev; /* I/O thread: replied, waiting for idle; earliest deadline first */
+    int64_t deadline_ms;         /* I/O thread */
+    uint64_t idle_from, reply_from; /* I/O thread: hashes of the engine's session; 0: none yet */
+    size_t index;
+    int engine; /* lock: engine id, -1: not known yet */
+    enum px_channel channel;
+    bool listed, replied, waiting; /* I/O thread: in the table; has its reply; waits for idle */
+    bool unanswered;       /* a message type that engines never reply to: ends with idle */
+    char id[];
+};
+
+struct phalanx_result {
+    struct phalanx_client *client;
+    atomic_int refs;
+    atomic_bool abandoned; /* the caller freed it */
+
+    /* lock */
+    struct px_task **tasks;
+    size_t count, capacity;
+    size_t replied, finished;
+    struct phalanx_message *head, *tail;
+    size_t unread, dropped; /* bytes of output */
+    struct px_waiter *waiters;
+    bool closed;
+
+    /* the thread that reads */
+    struct phalanx_message *current;
+
+    /* I/O thread: what came in this batch */
+    struct {
+        struct phalanx_message *head, *tail;
+        size_t replied, finished;
+        bool closed;
+    } staged;
+    struct phalanx_result *next_touched;
+    bool touched;
+};
+
+struct phalanx_result *px_result_create(struct phalanx_client *client);
+void px_result_unref(struct phalanx_result *result);
+/* Lock held. Appends a task; it belongs to the result. */
+void px_result_append(struct phalanx_result *result, struct px_task *task);
+/* Lock held: moves what was staged into view and wakes those who waited for it. */
+void px_result_file(struct phalanx_result *result);
+/* Once the I/O thread has ended: nothing will come for this result. */
+void px_result_close(struct phalanx_result *result);
+
+/* ---- client -------------------------------------------------------------------------- */
+
+struct phalanx_client {
+    atomic_int refs;
+    char file[PX_PATH_SIZE];
+    char session_id[PX_ID_SIZE];
+
+    pthread_mutex_t session_lock;
+    struct px_session *out; /* session_lock: builds and signs */
+
+    pthread_mutex_t lock;
+    struct px_engines engines;
+    struct px_waiter *engine_waiters;
+    atomic_bool closed; /* no submissions any more: phalanx_close, or the controller's goodbye */
+    bool stopping;      /* nothing is posted any more */
+
+    struct px_doorbell *bell;
+    pthread_t thread;
+    bool running;
+
+    /* I/O thread (before it starts: phalanx_connect) */
+    void *context;
+    struct px_loop *loop;
+    struct px_socket *sockets[PX_CHANNEL_COUNT];
+    struct px_session *in; /* verifies */
+    struct px_task *tasks; /* outstanding, by msg_id */
+    struct px_task *waiting;
+    struct px_timer *grace_timer, *death_timer, *probe_timer;
+    char probe_id[PX_MAX_IDENTITY + 1];
+    int probe_misses;
+    bool heard; /* something verified has arrived since the last probe */
+    struct phalanx_result *touched;
+    unsigned long refused; /* messages dropped: unsigned, malformed */
+};
+
+void px_client_ref(struct phalanx_client *client);
+void px_client_unref(struct phalanx_client *client);
+
+/* What a caller's thread asks of the I/O thread. `run` frees the command; it is called with
+ * `dead` set when the thread has ended, to let go of what the command holds. */
+struct px_command {
+    void (*run)(struct phalanx_client *client, struct px_command *command, bool dead);
+};
+/* Takes the command. False, and the command is still the caller's, when the thread is stopping.
+ * Lock held. */
+bool px_client_post(struct phalanx_client *client, struct px_command *command);
+/* Posts a command that carries nothing but a result (may be NULL); the reference goes along. Lock
+ * held. */
+bool px_client_post_result(struct phalanx_client *client, struct phalanx_result *result,
+                           void (*run)(struct phalanx_client *, struct phalanx_result *));
+
+/* ---- the I/O thread (io.c) --------------------------------------------------------------- */
+
+/* Installs the socket watches on client->loop. */
+void px_io_attach(struct phalanx_client *client);
+void *px_io_main(void *client);
+/* A task enters the table and its message (taken) is sent. */
+void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg);
+/* Files the batch: at the end of every callback. */
+void px_io_flush(struct phalanx_client *client);
+/* Starts asking after the hub while somebody waits. */
+void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused);
+/* Drops the tasks of a freed result. */
+void px_io_forget(struct phalanx_client *client, struct phalanx_result *result);
+/* Fails everything and ends the loop. */
+void px_io_close(struct phalanx_client *client, struct phalanx_result *unused);
+
+/* ---- filing (file.c): I/O thread ------------------------------------------------------------ */
+
+/* `msg` is located and verified, and belongs to the function. */
+void px_file_reply(struct phalanx_client *client, struct px_msg *msg);
+void px_file_output(struct phalanx_client *client, struct px_msg *msg);
+/* A reply made here, and the task's end. `why` completes "Task '…' is lost: "; NULL: its engine
+ * died. */
+void px_file_lost(struct phalanx_client *client, struct px_task *task, const char *why);
+/* Lets go of a task without a word; its result learns that it was closed if `closed`. */
+void px_file_drop(struct phalanx_client *client, struct px_task *task, bool closed);
+/* Ends the tasks whose output is overdue; sets the next timer. */
+void px_file_overdue(struct phalanx_client *client);
+
+#endif

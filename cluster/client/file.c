@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * file: which result a received message belongs to, and when a task is finished. I/O thread only.
+ *
+ * Reply and output travel by different sockets, so either may come first:
+ *
+ *     sent --reply, output due--> waiting --idle of the same engine--> finished
+ *       |                            '------ no output for 2 s ------> finished
+ *       '--reply without output (aborted, control, made by scheduler, hub or here)--> finished
+ *
+ * An idle that precedes the reply counts only if the reply then comes from the same engine: the
+ * scheduler may have sent the task to another one first, and that attempt ended with idle too.
+ * Messages that belong to no outstanding task are dropped.
+ */
+#define _GNU_SOURCE
+#include "client/client.h"
+#include "protocol.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+/* ---- staging ------------------------------------------------------------------ */
+
+static struct phalanx_result *touch(struct phalanx_client *client, struct px_task *task)
+{
+    struct phalanx_result *result = task->result;
+    if (!result->touched) {
+        result->touched = true;
+        atomic_fetch_add(&result->refs, 1);
+        result->next_touched = client->touched;
+        client->touched = result;
+    }
+    return result;
+}
+
+static void stage(struct phalanx_client *client, struct px_task *task,
+                  struct phalanx_message *message)
+{
+    struct phalanx_result *result = touch(client, task);
+    message->event.task = task->index;
+    if (atomic_load(&result->abandoned)) {
+        phalanx_message_free(message);
+        return;
+    }
+    message->next = NULL;
+    if (result->staged.tail)
+        result->staged.tail->next = message;
+    else
+        result->staged.head = message;
+    result->staged.tail = message;
+}
+
+static void unlist(struct phalanx_client *client, struct px_task *task)
+{
+    struct phalanx_result *result = touch(client, task); /* keeps it until the flush */
+    HASH_DEL(client->tasks, task);
+    task->listed = false;
+    if (task->waiting)
+        DL_DELETE(client->waiting, task);
+    task->waiting = false;
+    px_result_unref(result);
+}
+
+static void finish(struct phalanx_client *client, struct px_task *task)
+{
+    struct phalanx_message *idle = px_event_create_text(PHALANX_IDLE, "{}");
+    idle->event.engine = task->engine;
+    stage(client, task, idle);
+    task->result->staged.finished++;
+    unlist(client, task);
+}
+
+static void count_reply(struct phalanx_client *client, struct px_task *task)
+{
+    task->replied = true;
+    touch(client, task)->staged.replied++;
+}
+
+void px_file_drop(struct phalanx_client *client, struct px_task *task, bool closed)
+{
+    touch(client, task)->staged.closed |= closed;
+    unlist(client, task);
+}
+
+static struct phalanx_message *lost_reply(const struct px_task *task, const char *why)
+{
+    struct px_buf content = {0};
+    px_buf_text(&content, "{\"status\": \"error\", \"ename\": \"EngineError\", \"evalue\": \"");
+    if (why)
+        px_buf_printf(&content, "Task '%s' is lost: %s", task->id, why);
+    else
+        px_buf_printf(&content, "Engine %d died while running task '%s'", task->engine, task->id);
+    px_buf_text(&content, "\", \"traceback\": [], \"engine_info\": {}}");
+    struct phalanx_message *reply = px_event_create_text(PHALANX_REPLY, content.data);
+    px_buf_fini(&content);
+    reply->event.engine = task->engine;
+    reply->event.failed = reply->event.lost = true;
+    return reply;
+}
+
+void px_file_lost(struct phalanx_client *client, struct px_task *task, const char *why)
+{
+    if (!task->replied) {
+        stage(client, task, lost_reply(task, why));
+        count_reply(client, task);
+    }
+    finish(client, task);
+}
+
+/* ---- waiting for the rest of the output -------------------------------------------- */
+
+static void on_grace(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct phalanx_client *client = ctx;
+    client->grace_timer = NULL;
+    px_file_overdue(client);
+    px_io_flush(client);
+}
+
+void px_file_overdue(struct phalanx_client *client)
+{
+    const int64_t now = px_now_ms();
+    while (client->waiting && client->waiting->deadline_ms <= now)
+        finish(client, client->waiting);
+    if (client->waiting && !client->grace_timer)
+        client->grace_timer = px_loop_timer(client->loop, client->waiting->deadline_ms - now, 0,
+                                            on_grace, client);
+}
+
+static void await_output(struct phalanx_client *client, struct px_task *task)
+{
+    if (task->waiting)
+        DL_DELETE(client->waiting, task);
+    task->waiting = true;
+    task->deadline_ms = px_now_ms() + PX_OUTPUT_GRACE_MS;
+    DL_APPEND(client->waiting, task);
+    if (!client->grace_timer)
+        px_file_overdue(client);
+}
+
+/* ---- what a message says ------------------------------------------------------------- */
+
+static uint64_t hash_of(struct px_span text)
+{
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    for (size_t i = 0; i < text.size; i++)
+        hash = (hash ^ (unsigned char)text.data[i]) * 1099511628211u;
+    return hash ? hash : 1;
+}
+
+static struct px_span member(struct px_span object, const char *key)
+{
+    struct px_span raw, value = {0};
+    if (px_scan(object, &key, &raw, 1) == 0 && raw.data && px_scan_string(raw, &value))
+        return value;
+    return (struct px_span){0};
+}
+
+static struct px_task *find_task(struct phalanx_client *client, struct px_span parent)
+{
+    struct px_header header;
+    struct px_task *task = NULL;
+    if (px_header_scan(parent, &header, NULL) == 0)
+        HASH_FIND(hh, client->tasks, header.msg_id.data, header.msg_id.size, task);
+    return task;
+}
+
+/* Which engine speaks: its uuid is the session of all it sends; `metadata` says it as well, for
+ * those whose session is another. */
+static const struct px_engine *speaker(const struct phalanx_client *client, struct px_span session,
+                                       struct px_span metadata)
+{
+    const struct px_engine *engine = px_engines_find(&client->engines, session);
+    return engine ? engine : px_engines_find(&client->engines, member(metadata, "engine"));
+}
+
+/* ---- replies -------------------------------------------------------------------------- */
+
+static bool output_is_due(const struct px_task *task, bool from_engine, struct px_span status)
+{
+    const bool runs = task->channel == PX_CHANNEL_MUX || task->channel == PX_CHANNEL_TASK;
+    return runs && from_engine && !px_span_equal(status, "aborted");
+}
+
+void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
+{
+    struct px_task *task = find_task(client, px_msg_parent(msg));
+    struct px_header header;
+    if (!task || task->replied || px_header_scan(px_msg_header(msg), &header, NULL) < 0) {
+        px_msg_destroy(msg);
+        return;
+    }
+    const struct px_span status = member(px_msg_content(msg), "status");
+    const struct px_span named = member(px_msg_metadata(msg), "engine");
+    const struct px_engine *engine = speaker(client, header.session, px_msg_metadata(msg));
+    const bool from_engine = px_engines_find(&client->engines, header.session) ||
+                             (named.size && named.size == header.session.size &&
+                              memcmp(named.data, header.session.data, named.size) == 0);
+    task->reply_from = hash_of(header.session);
+    const bool due = output_is_due(task, from_engine, status) &&
+                     task->idle_from != task->reply_from;
+
+    struct phalanx_message *reply = px_event_create_new(PHALANX_REPLY, msg);
+    reply->event.failed = !px_span_equal(status, "ok");
+    reply->event.engine = engine ? engine->id : task->engine;
+    stage(client, task, reply);
+    count_reply(client, task);
+    if (due)
+        await_output(client, task);
+    else
+        finish(client, task);
+}
+
+/* ---- output ----------------------------------------------------------------------------- */
+
+static void on_status(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
+{
+    struct px_header header;
+    if (px_span_equal(member(px_msg_content(msg), "execution_state"), "idle") &&
+        px_header_scan(px_msg_header(msg), &header, NULL) == 0) {
+        task->idle_from = hash_of(header.session);
+        if (task->unanswered)
+            count_reply(client, task);
+        if (task->unanswered || (task->waiting && task->idle_from == task->reply_from))
+            finish(client, task);
+    }
+    px_msg_destroy(msg);
+}
+
+static void stage_output(struct phalanx_client *client, struct px_task *task,
+                         struct phalanx_message *message)
+{
+    struct px_header header;
+    const struct px_msg *msg = message->msg;
+    const struct px_engine *engine = NULL;
+    if (px_header_scan(px_msg_header(msg), &header, NULL) == 0)
+        engine = speaker(client, header.session, px_msg_metadata(msg));
+    message->event.engine = engine ? engine->id : task->engine;
+    stage(client, task, message);
+    if (task->waiting)
+        await_output(client, task);
+}
+
+static void on_stream(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
+{
+    json_error_t error;
+    const struct px_span content = px_msg_content(msg);
+    json_t *parsed = json_loadb(content.data, content.size, JSON_ALLOW_NUL, &error);
+    const json_t *text = json_object_get(parsed, "text");
+    const char *name = json_string_value(json_object_get(parsed, "name"));
+    if (!name || !json_is_string(text)) {
+        json_decref(parsed);
+        px_msg_destroy(msg);
+        return;
+    }
+    struct phalanx_message *message = px_event_create_new(PHALANX_STREAM, msg);
+    message->parsed = parsed;
+    message->event.name = name;
+    message->event.text = json_string_value(text);
+    message->event.text_size = json_string_length(text);
+    stage_output(client, task, message);
+}
+
+static const char *const output_types[] = {
+    "display_data", "update_display_data", "execute_result", "clear_output", "execute_input",
+    "error",        "data_message",        "comm_open",      "comm_msg",     "comm_close",
+};
+
+static void on_other(struct phalanx_client *client, struct px_task *task, struct px_msg *msg,
+                     struct px_span type)
+{
+    for (size_t i = 0; i < PX_COUNT(output_types); i++) {
+        if (px_span_equal(type, output_types[i])) {
+            struct phalanx_message *message = px_event_create_new(PHALANX_OUTPUT, msg);
+            message->event.name = output_types[i];
+            stage_output(client, task, message);
+            return;
+        }
+    }
+    px_msg_destroy(msg);
+}
+
+void px_file_output(struct phalanx_client *client, struct px_msg *msg)
+{
+    struct px_task *task = find_task(client, px_msg_parent(msg));
+    struct px_header header;
+    if (!task || px_header_scan(px_msg_header(msg), &header, NULL) < 0)
+        px_msg_destroy(msg);
+    else if (px_span_equal(header.msg_type, "status"))
+        on_status(client, task, msg);
+    else if (px_span_equal(header.msg_type, "stream"))
+        on_stream(client, task, msg);
+    else
+        on_other(client, task, msg, header.msg_type);
+}

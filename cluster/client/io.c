@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * io: the client's one I/O thread: sockets in, sockets out, and the watch over the hub.
+ *
+ * A callback takes a bounded batch from its socket, verifies each message before anything in it
+ * is read, hands it to file.c, and files the batch at its end. Messages of other clients
+ * arrive on iopub too: those are recognised by our session id not occurring in the parent
+ * header, before a signature is computed for them.
+ *
+ * Nobody tells a client that a controller was killed. So while somebody waits and nothing
+ * arrives, the hub is asked for the engines every PX_PROBE_MS; the answer also mends the engine
+ * table if a notification was missed. PX_PROBE_MISSES unanswered questions fail what is outstanding.
+ */
+#define _GNU_SOURCE
+#include "client/client.h"
+#include "protocol.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+void px_io_flush(struct phalanx_client *client)
+{
+    if (!client->touched)
+        return;
+    struct phalanx_result *result = client->touched;
+    client->touched = NULL;
+    pthread_mutex_lock(&client->lock);
+    for (struct phalanx_result *r = result; r; r = r->next_touched)
+        px_result_file(r);
+    pthread_mutex_unlock(&client->lock);
+    while (result) {
+        struct phalanx_result *next = result->next_touched;
+        result->touched = false;
+        px_result_unref(result);
+        result = next;
+    }
+}
+
+/* ---- sending -------------------------------------------------------------------- */
+
+static bool is_alive(const struct phalanx_client *client, int id)
+{
+    const struct px_engine *engine = px_engines_find_id(&client->engines, id);
+    return engine && engine->alive;
+}
+
+void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
+{
+    HASH_ADD_KEYPTR(hh, client->tasks, task->id, strlen(task->id), task);
+    task->listed = true;
+    atomic_fetch_add(&task->result->refs, 1);
+    if (client->closed)
+        px_file_lost(client, task, "the controller was shut down");
+    else if (task->engine >= 0 && !is_alive(client, task->engine))
+        px_file_lost(client, task, NULL);
+    else if (px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
+        px_file_lost(client, task, "it could not be sent");
+    px_msg_destroy(msg);
+}
+
+/* ---- the watch over the hub --------------------------------------------------------- */
+
+static void fail_outstanding(struct phalanx_client *client, const char *why)
+{
+    struct px_task *task, *next;
+    HASH_ITER (hh, client->tasks, task, next)
+        px_file_lost(client, task, why);
+}
+
+static bool somebody_waits(struct phalanx_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    const bool waits = client->engine_waiters != NULL;
+    pthread_mutex_unlock(&client->lock);
+    return waits || client->tasks;
+}
+
+static void ask_hub(struct phalanx_client *client)
+{
+    const struct px_draft draft = {.type = PX_CONNECTION_REQUEST};
+    pthread_mutex_lock(&client->session_lock);
+    struct px_msg *msg = px_session_build(client->out, &draft);
+    snprintf(client->probe_id, sizeof client->probe_id, "%s", px_session_last_id(client->out));
+    pthread_mutex_unlock(&client->session_lock);
+    if (px_socket_send(client->sockets[PX_CHANNEL_QUERY], &msg) != PX_SENT)
+        px_msg_destroy(msg);
+}
+
+static void on_probe(struct px_loop *loop, void *ctx)
+{
+    struct phalanx_client *client = ctx;
+    if (!somebody_waits(client)) {
+        px_loop_cancel(loop, client->probe_timer);
+        client->probe_timer = NULL;
+        return;
+    }
+    client->probe_misses = client->heard ? 0 : client->probe_misses + 1;
+    client->heard = false;
+    if (client->probe_misses >= PX_PROBE_MISSES) {
+        client->probe_misses = 0;
+        fail_outstanding(client, "the controller has not answered for 30 s");
+    } else {
+        ask_hub(client);
+    }
+    px_io_flush(client);
+}
+
+void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused)
+{
+    (void)unused;
+    if (client->probe_timer)
+        return;
+    client->probe_misses = 0;
+    client->heard = true;
+    client->probe_timer =
+        px_loop_timer(client->loop, PX_PROBE_MS, PX_PROBE_MS, on_probe, client);
+}
+
+/* ---- engines come and go --------------------------------------------------------------- */
+
+/* Direct tasks of engines that are not there any more get their reply from here. */
+static void on_death(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct phalanx_client *client = ctx;
+    client->death_timer = NULL;
+    struct px_task *task, *next;
+    HASH_ITER (hh, client->tasks, task, next) {
+        if (task->channel != PX_CHANNEL_TASK && task->engine >= 0 && !task->replied &&
+            !is_alive(client, task->engine))
+            px_file_lost(client, task, NULL);
+    }
+    px_io_flush(client);
+}
+
+/* Lock held. */
+static void engines_changed(struct phalanx_client *client, bool removed)
+{
+    struct px_waiter *waiter;
+    DL_FOREACH (client->engine_waiters, waiter)
+        sem_post(&waiter->sem);
+    if (removed && !client->death_timer)
+        client->death_timer =
+            px_loop_timer(client->loop, PX_DEATH_GRACE_MS, 0, on_death, client);
+}
+
+static void on_connection_reply(struct phalanx_client *client, const struct px_msg *msg)
+{
+    client->probe_id[0] = '\0';
+    json_t *content = px_json_parse(px_msg_content(msg), NULL);
+    pthread_mutex_lock(&client->lock);
+    engines_changed(client, px_engines_sync(&client->engines, content));
+    pthread_mutex_unlock(&client->lock);
+    json_decref(content);
+}
+
+static void on_registration_notification(struct phalanx_client *client, json_t *content)
+{
+    const json_t *id = json_object_get(content, "id");
+    px_engines_add(&client->engines, json_string_value(json_object_get(content, "uuid")),
+                   json_is_integer(id) ? (int)json_integer_value(id) : -1,
+                   json_object_get(json_object_get(content, "px"), "features"));
+    engines_changed(client, false);
+}
+
+static void on_unregistration_notification(struct phalanx_client *client, json_t *content)
+{
+    const char *uuid = json_string_value(json_object_get(content, "uuid"));
+    engines_changed(client, uuid && px_engines_remove(&client->engines, uuid));
+}
+
+static void on_shutdown_notification(struct phalanx_client *client, json_t *content)
+{
+    (void)content;
+    client->closed = true;
+    engines_changed(client, false);
+}
+
+static const struct {
+    const char *type;
+    void (*handle)(struct phalanx_client *client, json_t *content); /* lock held */
+} notifications[] = {
+    {PX_REGISTRATION_NOTIFICATION, on_registration_notification},
+    {PX_UNREGISTRATION_NOTIFICATION, on_unregistration_notification},
+    {PX_SHUTDOWN_NOTIFICATION, on_shutdown_notification},
+};
+
+static void on_notification(struct phalanx_client *client, struct px_msg *msg)
+{
+    struct px_header header;
+    json_t *content = px_json_parse(px_msg_content(msg), NULL);
+    if (content && px_header_scan(px_msg_header(msg), &header, NULL) == 0) {
+        pthread_mutex_lock(&client->lock);
+        for (size_t i = 0; i < PX_COUNT(notifications); i++) {
+            if (px_span_equal(header.msg_type, notifications[i].type))
+                notifications[i].handle(client, content);
+        }
+        pthread_mutex_unlock(&client->lock);
+        if (client->closed)
+            fail_outstanding(client, "the controller was shut down");
+    }
+    json_decref(content);
+    px_msg_destroy(msg);
+}
+
+/* ---- receiving ------------------------------------------------------------------------------ */
+
+static bool mentions(struct px_span text, const char *word)
+{
+    return text.size && memmem(text.data, text.size, word, strlen(word));
+}
+
+static void on_answer(struct phalanx_client *client, struct px_msg *msg)
+{
+    if (client->probe_id[0] && mentions(px_msg_parent(msg), client->probe_id)) {
+        on_connection_reply(client, msg);
+        px_msg_destroy(msg);
+        return;
+    }
+    px_file_reply(client, msg);
+}
+
+struct channel_row {
+    bool others; /* carries other clients' messages as well */
+    void (*handle)(struct phalanx_client *client, struct px_msg *msg);
+};
+
+static const struct channel_row channels[PX_CHANNEL_COUNT] = {
+    [PX_CHANNEL_QUERY] = {.handle = on_answer},
+    [PX_CHANNEL_MUX] = {.handle = px_file_reply},
+    [PX_CHANNEL_TASK] = {.handle = px_file_reply},
+    [PX_CHANNEL_CONTROL] = {.handle = px_file_reply},
+    [PX_CHANNEL_NOTIFICATION] = {.handle = on_notification},
+    [PX_CHANNEL_IOPUB] = {.others = true, .handle = px_file_output},
+};
+
+static void receive(struct phalanx_client *client, enum px_channel channel)
+{
+    const struct channel_row *row = &channels[channel];
+    for (int n = 0; n < PX_LOOP_BATCH; n++) {
+        struct px_msg *msg = px_socket_recv(client->sockets[channel]);
+        if (!msg)
+            break;
+        if (px_msg_locate(msg, NULL) < 0) {
+            client->refused++;
+            px_msg_destroy(msg);
+        } else if (row->others && !mentions(px_msg_parent(msg), client->session_id)) {
+            px_msg_destroy(msg);
+        } else if (px_session_verify(client->in, msg, NULL) < 0) {
+            client->refused++;
+            px_msg_destroy(msg);
+        } else {
+            client->heard = true;
+            row->handle(client, msg);
+        }
+    }
+    px_io_flush(client);
+}
+
+#define ON_CHANNEL(name, channel)                                                                  \
+    static void name(struct px_loop *loop, void *client)                                           \
+    {                                                                                              \
+        (void)loop;                                                                                \
+        receive(client, channel);                                                                  \
+    }
+ON_CHANNEL(on_query, PX_CHANNEL_QUERY)
+ON_CHANNEL(on_mux, PX_CHANNEL_MUX)
+ON_CHANNEL(on_task, PX_CHANNEL_TASK)
+ON_CHANNEL(on_control, PX_CHANNEL_CONTROL)
+ON_CHANNEL(on_notice, PX_CHANNEL_NOTIFICATION)
+ON_CHANNEL(on_iopub, PX_CHANNEL_IOPUB)
+
+/* ---- commands ------------------------------------------------------------------------------- */
+
+static void on_bell(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct phalanx_client *client = ctx;
+    for (struct px_command *command; (command = px_doorbell_take(client->bell));)
+        command->run(client, command, false);
+    px_io_flush(client);
+}
+
+void px_io_forget(struct phalanx_client *client, struct phalanx_result *result)
+{
+    for (size_t i = 0; i < result->count; i++) {
+        if (result->tasks[i]->listed)
+            px_file_drop(client, result->tasks[i], false);
+    }
+}
+
+void px_io_close(struct phalanx_client *client, struct phalanx_result *unused)
+{
+    (void)unused;
+    struct px_task *task, *next;
+    HASH_ITER (hh, client->tasks, task, next)
+        px_file_drop(client, task, true);
+    px_loop_stop(client->loop);
+}
+
+/* ---- the thread ------------------------------------------------------------------------------- */
+
+void px_io_attach(struct phalanx_client *client)
+{
+    static px_loop_fn *const handlers[PX_CHANNEL_COUNT] = {
+        [PX_CHANNEL_QUERY] = on_query,     [PX_CHANNEL_MUX] = on_mux,
+        [PX_CHANNEL_TASK] = on_task,       [PX_CHANNEL_CONTROL] = on_control,
+        [PX_CHANNEL_NOTIFICATION] = on_notice, [PX_CHANNEL_IOPUB] = on_iopub,
+    };
+    for (int i = 0; i < PX_CHANNEL_COUNT; i++)
+        px_loop_socket(client->loop, px_socket_raw(client->sockets[i]), handlers[i], client);
+    px_loop_fd(client->loop, px_doorbell_fd(client->bell), on_bell, client);
+}
+
+void *px_io_main(void *ctx)
+{
+    struct phalanx_client *client = ctx;
+    if (px_loop_run(client->loop, NULL) < 0) {
+        pthread_mutex_lock(&client->lock);
+        client->closed = true;
+        client->stopping = true;
+        engines_changed(client, false);
+        pthread_mutex_unlock(&client->lock);
+        px_io_close(client, NULL);
+        px_io_flush(client);
+    }
+    return NULL;
+}

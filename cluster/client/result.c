@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * result: events in order of arrival, counters, and those who wait for them.
+ *
+ * Everything here runs on the caller's threads under the client's lock, but for
+ * px_result_file, by which the I/O thread moves a batch into view. A waiter sleeps
+ * on its own semaphore and is posted only when what it waits for is there, so a thread that
+ * awaits 20,000 replies is woken once. A semaphore and not a condition variable: sem_clockwait
+ * returns when a signal handler has run, and that is how Ctrl-C gets through.
+ */
+#define _GNU_SOURCE
+#include "client/client.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <utlist.h>
+
+/* ---- waiting ----------------------------------------------------------------- */
+
+int64_t px_deadline(int64_t timeout_ms)
+{
+    const int64_t now = px_now_ms();
+    return timeout_ms < 0 || timeout_ms > INT64_MAX / 2 - now ? INT64_MAX : now + timeout_ms;
+}
+
+enum phalanx_code px_waiter_sleep(struct px_waiter *waiter, int64_t deadline_ms)
+{
+    int status;
+    if (deadline_ms == INT64_MAX) {
+        status = sem_wait(&waiter->sem);
+    } else {
+        const struct timespec at = {.tv_sec = deadline_ms / 1000,
+                                    .tv_nsec = (deadline_ms % 1000) * 1000000};
+        status = sem_clockwait(&waiter->sem, CLOCK_MONOTONIC, &at);
+    }
+    if (status == 0)
+        return PHALANX_OK;
+    return errno == EINTR ? PHALANX_EINTR : PHALANX_ETIME;
+}
+
+static bool is_ready(const struct phalanx_result *result, int until)
+{
+    switch (until) {
+    case PHALANX_EVENT:
+        return result->head || result->dropped || result->finished == result->count;
+    case PHALANX_REPLIES:
+        return result->replied == result->count;
+    default:
+        return result->finished == result->count;
+    }
+}
+
+/* Lock held, and held again on return. */
+static enum phalanx_code wait_until(struct phalanx_result *result, int until, int64_t deadline_ms)
+{
+    struct phalanx_client *client = result->client;
+    struct px_waiter waiter = {.until = until};
+    sem_init(&waiter.sem, 0, 0);
+    DL_APPEND(result->waiters, &waiter);
+    enum phalanx_code code = PHALANX_OK;
+    while (!is_ready(result, until) && code == PHALANX_OK) {
+        if (result->closed) {
+            code = PHALANX_ECLOSED;
+            break;
+        }
+        pthread_mutex_unlock(&client->lock);
+        code = px_waiter_sleep(&waiter, deadline_ms);
+        pthread_mutex_lock(&client->lock);
+    }
+    if (is_ready(result, until))
+        code = PHALANX_OK;
+    DL_DELETE(result->waiters, &waiter);
+    sem_destroy(&waiter.sem);
+    return code;
+}
+
+enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until,
+                               int64_t timeout_ms)
+{
+    pthread_mutex_lock(&result->client->lock);
+    const enum phalanx_code code = wait_until(result, (int)until, px_deadline(timeout_ms));
+    pthread_mutex_unlock(&result->client->lock);
+    return code;
+}
+
+/* ---- events --------------------------------------------------------------------- */
+
+static char *put(char **at, struct px_span text)
+{
+    char *start = *at;
+    if (text.size)
+        memcpy(start, text.data, text.size);
+    start[text.size] = '\0';
+    *at += text.size + 1;
+    return start;
+}
+
+static double wall_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void add_buffers(struct phalanx_message *message)
+{
+    const size_t count = px_msg_buffer_count(message->msg);
+    if (!count)
+        return;
+    message->buffers = px_alloc(count * sizeof *message->buffers);
+    for (size_t i = 0; i < count; i++) {
+        const struct px_span span = px_msg_buffer(message->msg, i);
+        message->buffers[i] = (struct phalanx_buffer){.data = span.data, .size = span.size};
+        message->bytes += span.size;
+    }
+    message->event.buffers = message->buffers;
+    message->event.buffer_count = count;
+}
+
+struct phalanx_message *px_event_create_new(enum phalanx_event_type type, struct px_msg *msg)
+{
+    const struct px_span header = px_msg_header(msg), metadata = px_msg_metadata(msg);
+    const struct px_span content = px_msg_content(msg);
+    const size_t size = header.size + metadata.size + content.size + 3;
+    struct phalanx_message *message = px_alloc(sizeof *message + size);
+    message->event.type = type;
+    message->event.engine = -1;
+    message->event.received = wall_clock();
+    char *at = message->text;
+    message->event.header = put(&at, header);
+    message->event.metadata = put(&at, metadata);
+    message->event.content = put(&at, content);
+    message->bytes = sizeof *message + size;
+    message->msg = msg;
+    add_buffers(message);
+    return message;
+}
+
+struct phalanx_message *px_event_create_text(enum phalanx_event_type type, const char *content)
+{
+    const struct px_span span = px_span_of(content);
+    struct phalanx_message *message = px_alloc(sizeof *message + span.size + 1);
+    char *at = message->text;
+    message->event.type = type;
+    message->event.engine = -1;
+    message->event.received = wall_clock();
+    message->event.header = message->event.metadata = "{}";
+    message->event.content = put(&at, span);
+    message->bytes = sizeof *message;
+    return message;
+}
+
+void phalanx_message_free(phalanx_message *message)
+{
+    if (!message)
+        return;
+    px_msg_destroy(message->msg);
+    json_decref(message->parsed);
+    free(message->buffers);
+    free(message);
+}
+
+/* What stands in the place of output that was not kept. Lock held. */
+static struct phalanx_message *dropped_notice(struct phalanx_result *result)
+{
+    struct phalanx_message *message = px_event_create_text(PHALANX_STREAM, "{}");
+    char *text = px_format("[%zu bytes of output were not kept: nobody read them]\n",
+                           result->dropped);
+    result->dropped = 0;
+    message->parsed = json_string(text);
+    message->event.name = "stderr";
+    message->event.text = json_string_value(message->parsed);
+    message->event.text_size = strlen(text);
+    free(text);
+    return message;
+}
+
+static struct phalanx_message *pop(struct phalanx_result *result)
+{
+    struct phalanx_message *message = result->head;
+    if (!message)
+        return result->dropped ? dropped_notice(result) : NULL;
+    result->head = message->next;
+    if (!result->head)
+        result->tail = NULL;
+    if (message->event.type == PHALANX_STREAM || message->event.type == PHALANX_OUTPUT)
+        result->unread -= message->bytes;
+    return message;
+}
+
+enum phalanx_code phalanx_next(phalanx_result *result, int64_t timeout_ms,
+                               struct phalanx_event *event)
+{
+    phalanx_message_free(result->current);
+    pthread_mutex_lock(&result->client->lock);
+    enum phalanx_code code = wait_until(result, PHALANX_EVENT, px_deadline(timeout_ms));
+    result->current = pop(result);
+    if (result->current)
+        code = PHALANX_OK;
+    else if (code == PHALANX_OK)
+        code = PHALANX_DONE;
+    pthread_mutex_unlock(&result->client->lock);
+    if (result->current)
+        *event = result->current->event;
+    return code;
+}
+
+phalanx_message *phalanx_take(phalanx_result *result)
+{
+    struct phalanx_message *message = result->current;
+    result->current = NULL;
+    return message;
+}
+
+/* ---- filing (the I/O thread, lock held) -------------------------------------------- */
+
+static void file_event(struct phalanx_result *result, struct phalanx_message *message)
+{
+    message->next = NULL;
+    if (message->event.type == PHALANX_STREAM || message->event.type == PHALANX_OUTPUT) {
+        if (result->unread + message->bytes > PX_UNREAD_LIMIT) {
+            result->dropped += message->bytes;
+            phalanx_message_free(message);
+            return;
+        }
+        result->unread += message->bytes;
+    }
+    if (result->tail)
+        result->tail->next = message;
+    else
+        result->head = message;
+    result->tail = message;
+}
+
+void px_result_file(struct phalanx_result *result)
+{
+    struct phalanx_message *message = result->staged.head, *next;
+    for (; message; message = next) {
+        next = message->next;
+        if (message->event.engine >= 0)
+            result->tasks[message->event.task]->engine = message->event.engine;
+        file_event(result, message);
+    }
+    result->replied += result->staged.replied;
+    result->finished += result->staged.finished;
+    result->closed |= result->staged.closed;
+    memset(&result->staged, 0, sizeof result->staged);
+    struct px_waiter *waiter;
+    DL_FOREACH (result->waiters, waiter) {
+        if (result->closed || is_ready(result, waiter->until))
+            sem_post(&waiter->sem);
+    }
+}
+
+void px_result_close(struct phalanx_result *result)
+{
+    pthread_mutex_lock(&result->client->lock);
+    result->staged.closed = true;
+    px_result_file(result);
+    pthread_mutex_unlock(&result->client->lock);
+}
+
+/* ---- tasks ----------------------------------------------------------------------------- */
+
+void px_result_append(struct phalanx_result *result, struct px_task *task)
+{
+    if (result->count == result->capacity) {
+        result->capacity = result->capacity ? 2 * result->capacity : 4;
+        result->tasks = px_realloc(result->tasks, result->capacity * sizeof(struct px_task *));
+    }
+    task->index = result->count;
+    result->tasks[result->count++] = task;
+}
+
+size_t phalanx_task_count(const phalanx_result *result)
+{
+    pthread_mutex_lock(&result->client->lock);
+    const size_t count = result->count;
+    pthread_mutex_unlock(&result->client->lock);
+    return count;
+}
+
+const char *phalanx_task_id(const phalanx_result *result, size_t task)
+{
+    pthread_mutex_lock(&result->client->lock);
+    const char *id = task < result->count ? result->tasks[task]->id : NULL;
+    pthread_mutex_unlock(&result->client->lock);
+    return id;
+}
+
+int phalanx_task_engine(const phalanx_result *result, size_t task)
+{
+    pthread_mutex_lock(&result->client->lock);
+    const int engine = task < result->count ? result->tasks[task]->engine : -1;
+    pthread_mutex_unlock(&result->client->lock);
+    return engine;
+}
+
+size_t phalanx_replied(const phalanx_result *result)
+{
+    pthread_mutex_lock(&result->client->lock);
+    const size_t count = result->replied;
+    pthread_mutex_unlock(&result->client->lock);
+    return count;
+}
+
+size_t phalanx_finished(const phalanx_result *result)
+{
+    pthread_mutex_lock(&result->client->lock);
+    const size_t count = result->finished;
+    pthread_mutex_unlock(&result->client->lock);
+    return count;
+}
+
+/* ---- lifetime ------------------------------------------------------------------------------ */
+
+struct phalanx_result *px_result_create(struct phalanx_client *client)
+{
+    struct phalanx_result *result = px_alloc(sizeof *result);
+    result->client = client;
+    px_client_ref(client);
+    atomic_init(&result->refs, 1);
+    return result;
+}
+
+static void free_messages(struct phalanx_message *message)
+{
+    while (message) {
+        struct phalanx_message *next = message->next;
+        phalanx_message_free(message);
+        message = next;
+    }
+}
+
+void px_result_unref(struct phalanx_result *result)
+{
+    if (atomic_fetch_sub(&result->refs, 1) != 1)
+        return;
+    free_messages(result->head);
+    free_messages(result->staged.head);
+    phalanx_message_free(result->current);
+    for (size_t i = 0; i < result->count; i++)
+        free(result->tasks[i]);
+    free(result->tasks);
+    px_client_unref(result->client);
+    free(result);
+}
+
+void phalanx_result_free(phalanx_result *result)
+{
+    if (!result)
+        return;
+    struct phalanx_client *client = result->client;
+    atomic_store(&result->abandoned, true);
+    pthread_mutex_lock(&client->lock);
+    const bool posted = result->finished < result->count &&
+                        px_client_post_result(client, result, px_io_forget);
+    pthread_mutex_unlock(&client->lock);
+    if (!posted)
+        px_result_unref(result);
+}

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * submit: a request becomes one signed message a target, and a command to the I/O thread.
+ *
+ * Building and signing happen on the caller's thread. Content and metadata are
+ * composed once; buffers enter the first message and are shared by reference with the others, so
+ * an array for sixteen engines is not copied sixteen times.
+ */
+#include "client/client.h"
+#include "protocol.h"
+
+#include <limits.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- errors ------------------------------------------------------------------- */
+
+static enum phalanx_code refuse(struct phalanx_error *err, enum phalanx_code code,
+                                const char *fmt, ...) PX_PRINTF(3, 4);
+
+static enum phalanx_code refuse(struct phalanx_error *err, enum phalanx_code code,
+                                const char *fmt, ...)
+{
+    if (err) {
+        va_list args;
+        va_start(args, fmt);
+        vsnprintf(err->text, sizeof err->text, fmt, args);
+        va_end(args);
+        err->code = code;
+    }
+    return code;
+}
+
+/* ---- targets --------------------------------------------------------------------- */
+
+struct target {
+    int id; /* -1: whichever the scheduler chooses */
+    char uuid[PX_MAX_IDENTITY + 1];
+};
+
+struct targets {
+    struct target *items;
+    size_t count;
+};
+
+/* Lock held. */
+static enum phalanx_code add_target(const struct phalanx_client *client, int id,
+                                    struct targets *out, struct phalanx_error *err)
+{
+    const struct px_engine *engine = px_engines_find_id(&client->engines, id);
+    if (!engine || !engine->alive)
+        return refuse(err, PHALANX_ENOENT, "No such engine: %d", id);
+    out->items[out->count].id = id;
+    strcpy(out->items[out->count++].uuid, engine->uuid);
+    return PHALANX_OK;
+}
+
+static enum phalanx_code resolve_targets(struct phalanx_client *client,
+                                         const struct phalanx_request *request,
+                                         struct targets *out, struct phalanx_error *err)
+{
+    enum phalanx_code code = PHALANX_OK;
+    pthread_mutex_lock(&client->lock);
+    size_t count = request->target_count;
+    int *all = request->targets ? NULL : px_engines_ids(&client->engines, &count);
+    const int *ids = all ? all : request->targets;
+    if (count == 0)
+        code = refuse(err, PHALANX_ENOENT, all ? "No engines are registered" : "No target is named");
+    out->items = px_alloc((count + 1) * sizeof *out->items);
+    for (size_t i = 0; i < count && code == PHALANX_OK; i++)
+        code = add_target(client, ids[i], out, err);
+    pthread_mutex_unlock(&client->lock);
+    free(all);
+    return code;
+}
+
+/* ---- what is sent ------------------------------------------------------------------- */
+
+struct letter {
+    enum px_channel channel;
+    const char *type;
+    bool unanswered;
+    struct px_buf content, metadata;
+};
+
+static void execute_content(const struct phalanx_request *request, struct px_buf *out)
+{
+    px_buf_text(out, "{\"code\": ");
+    px_buf_json_string(out, request->code, strlen(request->code));
+    px_buf_printf(out,
+                  ", \"silent\": %s, \"user_expressions\": {}, \"allow_stdin\": %s, "
+                  "\"stop_on_error\": true, \"store_history\": %s}",
+                  request->silent ? "true" : "false", request->allow_stdin ? "true" : "false",
+                  request->silent ? "false" : "true");
+}
+
+/* The engines that a load-balanced task may run on. */
+static void target_metadata(const struct targets *targets, struct px_buf *out)
+{
+    px_buf_text(out, "\"targets\": [");
+    for (size_t i = 0; i < targets->count; i++) {
+        px_buf_text(out, i ? ", " : "");
+        px_buf_json_string(out, targets->items[i].uuid, strlen(targets->items[i].uuid));
+    }
+    px_buf_text(out, "]");
+}
+
+static void compose(const struct phalanx_request *request, struct targets *targets,
+                    struct letter *out)
+{
+    static const char *const types[] = {
+        [PHALANX_EXECUTE] = PX_EXECUTE_REQUEST, [PHALANX_APPLY] = PX_APPLY_REQUEST};
+    const bool balanced = request->route == PHALANX_BALANCED;
+    const bool named = request->type == PHALANX_CONTROL || request->type == PHALANX_MESSAGE;
+    out->channel = request->type == PHALANX_CONTROL ? PX_CHANNEL_CONTROL
+                   : balanced                       ? PX_CHANNEL_TASK
+                                                    : PX_CHANNEL_MUX;
+    out->type = named ? request->message : types[request->type];
+    out->unanswered = named && strncmp(request->message, "comm_", 5) == 0;
+    if (request->type == PHALANX_EXECUTE)
+        execute_content(request, &out->content);
+    else
+        px_buf_text(&out->content, request->content && named ? request->content : "{}");
+
+    px_buf_text(&out->metadata, "{");
+    if (balanced && targets->count)
+        target_metadata(targets, &out->metadata);
+    if (request->metadata && *request->metadata)
+        px_buf_printf(&out->metadata, "%s%s", out->metadata.size > 1 ? ", " : "",
+                      request->metadata);
+    px_buf_text(&out->metadata, "}");
+    if (balanced) { /* one message, to whom the scheduler likes */
+        targets->count = 1;
+        targets->items[0] = (struct target){.id = -1};
+    }
+}
+
+struct lease {
+    void (*release)(void *hint);
+    void *hint;
+};
+
+static void release_lease(void *data, void *hint)
+{
+    (void)data;
+    struct lease *lease = hint;
+    lease->release(lease->hint);
+    free(lease);
+}
+
+static void append_buffer(struct px_msg *msg, const struct phalanx_buffer *buffer)
+{
+    if (!buffer->release) {
+        px_msg_append(msg, buffer->data, buffer->size);
+        return;
+    }
+    struct lease *lease = px_alloc(sizeof *lease);
+    *lease = (struct lease){.release = buffer->release, .hint = buffer->hint};
+    px_msg_append_new(msg, (void *)(uintptr_t)buffer->data, buffer->size, release_lease, lease);
+}
+
+static void release_buffers(const struct phalanx_request *request)
+{
+    for (size_t i = 0; i < request->buffer_count; i++) {
+        if (request->buffers[i].release)
+            request->buffers[i].release(request->buffers[i].hint);
+    }
+}
+
+/* ---- the command ---------------------------------------------------------------------- */
+
+struct parcel {
+    struct px_task *task;
+    struct px_msg *msg;
+};
+
+struct submission {
+    struct px_command command;
+    struct phalanx_result *result; /* a reference */
+    size_t count;
+    struct parcel parcels[];
+};
+
+static void run_submission(struct phalanx_client *client, struct px_command *command, bool dead)
+{
+    struct submission *self = (struct submission *)command;
+    const bool unwanted = dead || atomic_load(&self->result->abandoned);
+    for (size_t i = 0; i < self->count; i++) {
+        if (unwanted)
+            px_msg_destroy(self->parcels[i].msg);
+        else
+            px_io_send(client, self->parcels[i].task, self->parcels[i].msg);
+    }
+    if (dead)
+        px_result_close(self->result);
+    else
+        px_io_watch(client, NULL);
+    px_result_unref(self->result);
+    free(self);
+}
+
+static struct px_task *task_create(struct phalanx_result *result, const struct letter *letter,
+                                   int engine, const char *id)
+{
+    const size_t size = strlen(id) + 1;
+    struct px_task *task = px_alloc(sizeof *task + size);
+    task->result = result;
+    task->engine = engine;
+    task->channel = letter->channel;
+    task->unanswered = letter->unanswered;
+    memcpy(task->id, id, size);
+    return task;
+}
+
+static struct submission *build(struct phalanx_result *result, const struct letter *letter,
+                                const struct targets *targets,
+                                const struct phalanx_request *request)
+{
+    struct phalanx_client *client = result->client;
+    struct submission *self =
+        px_alloc(sizeof *self + targets->count * sizeof self->parcels[0]);
+    self->command.run = run_submission;
+    self->count = targets->count;
+    pthread_mutex_lock(&client->session_lock);
+    for (size_t i = 0; i < targets->count; i++) {
+        const struct px_span ident = px_span_of(targets->items[i].uuid);
+        const struct px_draft draft = {.idents = &ident,
+                                       .ident_count = ident.size ? 1 : 0,
+                                       .type = letter->type,
+                                       .metadata = px_buf_span(&letter->metadata),
+                                       .content = px_buf_span(&letter->content)};
+        self->parcels[i].msg = px_session_build(client->out, &draft);
+        self->parcels[i].task = task_create(result, letter, targets->items[i].id,
+                                            px_session_last_id(client->out));
+    }
+    pthread_mutex_unlock(&client->session_lock);
+
+    struct px_msg *first = self->parcels[0].msg;
+    for (size_t i = 0; i < request->buffer_count; i++)
+        append_buffer(first, &request->buffers[i]);
+    for (size_t i = 1; i < self->count && request->buffer_count; i++)
+        px_msg_append_frames(self->parcels[i].msg, first, px_msg_first_buffer(first),
+                             request->buffer_count);
+    return self;
+}
+
+static void discard(struct submission *self)
+{
+    for (size_t i = 0; i < self->count; i++) {
+        px_msg_destroy(self->parcels[i].msg);
+        free(self->parcels[i].task);
+    }
+    free(self);
+}
+
+static enum phalanx_code post(struct submission *self, struct phalanx_result *result,
+                              struct phalanx_error *err)
+{
+    struct phalanx_client *client = result->client;
+    pthread_mutex_lock(&client->lock);
+    const bool open = !client->closed;
+    if (open) {
+        self->result = result;
+        atomic_fetch_add(&result->refs, 1);
+        for (size_t i = 0; i < self->count; i++)
+            px_result_append(result, self->parcels[i].task);
+        px_client_post(client, &self->command);
+    }
+    pthread_mutex_unlock(&client->lock);
+    if (open)
+        return PHALANX_OK;
+    discard(self);
+    return refuse(err, PHALANX_ECLOSED, "The client is closed, or its controller was shut down");
+}
+
+/* ---- the public side ---------------------------------------------------------------------- */
+
+static enum phalanx_code check(const struct phalanx_request *request, struct phalanx_error *err)
+{
+    const bool named = request->type == PHALANX_CONTROL || request->type == PHALANX_MESSAGE;
+    if ((unsigned)request->type > PHALANX_MESSAGE || (unsigned)request->route > PHALANX_BALANCED)
+        return refuse(err, PHALANX_EINVAL, "The request's type or route is unknown");
+    if (request->type == PHALANX_EXECUTE && !request->code)
+        return refuse(err, PHALANX_EINVAL, "A request to execute needs code");
+    if (request->type == PHALANX_APPLY && request->buffer_count < 1)
+        return refuse(err, PHALANX_EINVAL, "A request to apply needs buffers");
+    if (named && (!request->message || !*request->message))
+        return refuse(err, PHALANX_EINVAL, "The request needs a message type");
+    if (named && request->route == PHALANX_BALANCED)
+        return refuse(err, PHALANX_EINVAL, "Only execute and apply can be load-balanced");
+    if (request->buffer_count > PX_MAX_FRAMES / 2)
+        return refuse(err, PHALANX_EINVAL, "The request has %zu buffers; at most %d can be sent",
+                      request->buffer_count, PX_MAX_FRAMES / 2);
+    return PHALANX_OK;
+}
+
+enum phalanx_code phalanx_add(phalanx_result *result, const struct phalanx_request *request,
+                              struct phalanx_error *err)
+{
+    struct targets targets = {0};
+    struct letter letter = {0};
+    enum phalanx_code code = check(request, err);
+    const bool anywhere = request->route == PHALANX_BALANCED && !request->targets;
+    if (code == PHALANX_OK && !anywhere)
+        code = resolve_targets(result->client, request, &targets, err);
+    if (anywhere)
+        targets.items = px_alloc(sizeof *targets.items);
+    if (code == PHALANX_OK) {
+        compose(request, &targets, &letter);
+        code = post(build(result, &letter, &targets, request), result, err);
+    } else {
+        release_buffers(request);
+    }
+    px_buf_fini(&letter.content);
+    px_buf_fini(&letter.metadata);
+    free(targets.items);
+    return code;
+}
+
+phalanx_result *phalanx_submit(phalanx_client *client, const struct phalanx_request *request,
+                               struct phalanx_error *err)
+{
+    struct phalanx_result *result = px_result_create(client);
+    if (phalanx_add(result, request, err) == PHALANX_OK)
+        return result;
+    px_result_unref(result);
+    return NULL;
+}
+
+/* ---- the hub -------------------------------------------------------------------------------- */
+
+char *phalanx_query(phalanx_client *client, const char *type, const char *content,
+                    int64_t timeout_ms, struct phalanx_error *err)
+{
+    static const struct phalanx_request nothing = {0};
+    struct target hub = {.id = -1};
+    const struct targets targets = {.items = &hub, .count = 1};
+    struct letter letter = {.channel = PX_CHANNEL_QUERY, .type = type};
+    px_buf_text(&letter.content, content ? content : "{}");
+    px_buf_text(&letter.metadata, "{}");
+    char *answer = NULL;
+    struct phalanx_result *result = px_result_create(client);
+    enum phalanx_code code = post(build(result, &letter, &targets, &nothing), result, err);
+    if (code == PHALANX_OK) {
+        struct phalanx_event event = {0};
+        code = phalanx_next(result, timeout_ms, &event);
+        if (code == PHALANX_OK && !event.lost)
+            answer = px_strdup(event.content);
+        else if (code == PHALANX_ETIME || code == PHALANX_OK)
+            refuse(err, PHALANX_ETIME, "The hub has not answered a %s", type);
+        else
+            refuse(err, code, code == PHALANX_EINTR ? "Interrupted" : "The client was closed");
+    }
+    px_buf_fini(&letter.content);
+    px_buf_fini(&letter.metadata);
+    phalanx_result_free(result);
+    return answer;
+}
