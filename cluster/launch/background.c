@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * --daemonize: the work goes on in a child; the command returns when that says how it went.
+ *
+ * The two share a socket pair. What the child writes goes to the parent's stderr; a byte 0
+ * and a status byte end it, and the parent exits with that status. A child that dies
+ * closes the socket without them, which is a failure. A parent that is killed or interrupted
+ * closes its end, which the child takes as a wish to stop: nothing is started for nobody.
+ */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static void write_all(int fd, const char *data, size_t size)
+{
+    while (size > 0) {
+        const ssize_t wrote = write(fd, data, size);
+        if (wrote < 0 && errno != EINTR)
+            return;
+        if (wrote > 0) {
+            data += wrote;
+            size -= (size_t)wrote;
+        }
+    }
+}
+
+/* In the parent. After an interrupt it stays until the child has cleaned up. */
+PX_NORETURN static void pass_on(int channel)
+{
+    char bytes[4096];
+    bool ended = false;
+    for (;;) {
+        const ssize_t size = read(channel, bytes, sizeof bytes);
+        if (size < 0 && errno == EINTR) {
+            shutdown(channel, SHUT_WR); /* the child reads the end of file */
+            continue;
+        }
+        if (size <= 0)
+            break;
+        for (ssize_t i = 0; i < size; i++) {
+            if (ended)
+                exit((unsigned char)bytes[i]);
+            if (bytes[i] == 0)
+                ended = true;
+            else
+                write_all(STDERR_FILENO, &bytes[i], 1);
+        }
+    }
+    px_die(1, "the background process ended before the cluster was ready");
+}
+
+static void on_interrupt(int signo)
+{
+    (void)signo; /* read() returns EINTR; that is all */
+}
+
+static int become_daemon(const char *log, struct px_error *err)
+{
+    setsid();
+    signal(SIGPIPE, SIG_IGN);
+    const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    const int out = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    if (null < 0 || out < 0)
+        return px_fail(err, PX_EIO, "cannot open %s: %s", log, strerror(errno));
+    dup2(null, 0);
+    dup2(null, 1);
+    dup2(out, 2);
+    return 0;
+}
+
+int px_background(const char *log, int *channel, struct px_error *err)
+{
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+        return px_fail(err, PX_EIO, "cannot make a socket pair: %s", strerror(errno));
+    fflush(NULL);
+    const pid_t child = fork();
+    if (child < 0) {
+        close(ends[0]);
+        close(ends[1]);
+        return px_fail(err, PX_EIO, "cannot fork: %s", strerror(errno));
+    }
+    if (child > 0) {
+        const struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART */
+        sigaction(SIGINT, &action, NULL);
+        sigaction(SIGTERM, &action, NULL);
+        sigaction(SIGHUP, &action, NULL);
+        close(ends[1]);
+        pass_on(ends[0]);
+    }
+    *channel = ends[1];
+    px_close_descriptors(ends[1]); /* the caller's, which may be pipes that somebody reads to the end */
+    return become_daemon(log, err);
+}
+
+void px_background_say(int channel, const char *text)
+{
+    write_all(channel, text, strlen(text));
+}
+
+void px_background_done(int channel, int status)
+{
+    const char end[2] = {0, (char)status};
+    write_all(channel, end, sizeof end);
+    close(channel);
+}

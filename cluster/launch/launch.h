@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * launch: what the files of pxcluster share. One process, one thread, one loop.
+ *
+ *     main.c         the commands
+ *     start.c        the commands start and engines: options, checks, --daemonize
+ *     supervisor.c   start a controller and engines, watch them, stop them
+ *     stop.c         stop clusters found through their files
+ *     list.c         list clusters
+ *     clean.c        remove logs and files that dead clusters left
+ *     background.c   --daemonize: fork, and tell the waiting parent how it went
+ *     confirm.c      a client's view: are the engines there?
+ *     stopper.c      end sets of processes in order, with patience, then without
+ *     local.c        the launcher for processes on this host
+ *     process.c      one process: start it, is it still the same one, signal it
+ *     clusterfile.c  cluster-<id>.json, shared with ipcluster
+ *
+ * A launcher is a row of functions (struct px_launcher_ops) for one way of running
+ * programs; controller and engines are sets of the same kind. A set comes from `start`, or
+ * from `restore`, which reads what a cluster file says about it.
+ */
+#ifndef PX_LAUNCH_H
+#define PX_LAUNCH_H
+
+#include "base/base.h"
+#include "loop/loop.h"
+#include "wire/wire.h"
+
+#include <jansson.h>
+#include <sys/types.h>
+
+/* Exit statuses beyond 0, 1 and 2: ipcluster's. */
+enum { PX_ALREADY_RUNNING = 10, PX_NOT_RUNNING = 11, PX_NO_CLUSTER = 12 };
+
+#define PX_STOP_GRACE_MS 5000 /* from SIGTERM to SIGKILL; ipyparallel's stop_seconds_until_kill */
+
+/* ---- which cluster -------------------------------------------------------- */
+
+/* The options that every command has. */
+struct px_common_options {
+    const char *profile, *profile_dir, *ipython_dir, *cluster_id;
+    int log_level;
+};
+#define PX_COMMON_DEFAULTS {.log_level = PX_INFO}
+/* clang-format off */
+#define PX_COMMON_ROWS(owner, member) \
+    {.type = PX_OPT_HEADING, .help = "Which cluster"}, \
+    {"profile", 0, PX_OPT_STRING, offsetof(owner, member.profile), 0, "NAME", \
+     "profile name (default: default)", 0, 0}, \
+    {"profile-dir", 0, PX_OPT_STRING, offsetof(owner, member.profile_dir), 0, "DIR", \
+     "profile directory, instead of a name", 0, 0}, \
+    {"ipython-dir", 0, PX_OPT_STRING, offsetof(owner, member.ipython_dir), 0, "DIR", \
+     "where profiles live (default: $IPYTHONDIR or ~/.ipython)", 0, 0}, \
+    {"cluster-id", 0, PX_OPT_STRING, offsetof(owner, member.cluster_id), 0, "ID", \
+     "tells several clusters of one profile apart (default: none)", 0, 0}, \
+    {"log-level", 0, PX_OPT_LEVEL, offsetof(owner, member.log_level), 0, "LEVEL", \
+     "debug, info, warn, error or 10 to 40 (default: info)", 0, 0}, \
+    {"debug", 0, PX_OPT_SET, offsetof(owner, member.log_level), PX_DEBUG, NULL, \
+     "the same as --log-level=debug", 0, 0}, \
+    {"quiet", 0, PX_OPT_SET, offsetof(owner, member.log_level), PX_ERROR, NULL, \
+     "the same as --log-level=error", 0, 0}
+/* clang-format on */
+
+/* A cluster's place on disk; paths are absolute. */
+struct px_place {
+    char profile_dir[PX_PATH_SIZE];
+    char cluster_id[128];
+    char file[PX_PATH_SIZE];        /* cluster-<id>.json */
+    char client_file[PX_PATH_SIZE]; /* ipcontroller[-<id>]-client.json */
+    char engine_file[PX_PATH_SIZE];
+};
+/* With `create`, makes a profile that is missing. PX_ENOENT, PX_EINVAL, PX_EIO. */
+PX_MUST_USE int px_place_find(const struct px_common_options *options, bool create,
+                              struct px_place *out, struct px_error *err);
+/* The place in another profile directory, or of another cluster id. */
+PX_MUST_USE int px_place_make(const char *profile_dir, const char *cluster_id,
+                              struct px_place *out, struct px_error *err);
+
+/* ---- one process ------------------------------------------------------------ */
+
+/* A pid alone can come to mean another process; with the time of its start it cannot. */
+struct px_process {
+    pid_t pid;
+    uint64_t started; /* clock ticks since boot; 0: not known */
+};
+
+struct px_spawn {
+    char *const *argv; /* argv[0] is looked for in PATH unless it has a slash */
+    const char *log;   /* gets stdout and stderr, at its end */
+    int keep_fd;       /* stays open in the new process under the same number; -1: none */
+};
+/*
+ * Starts a program in a session of its own, with stdin from /dev/null, default signal handling,
+ * and no descriptor but keep_fd. It gets SIGTERM should this process die first. PX_ENOENT
+ * names the program that could not be run.
+ */
+PX_MUST_USE int px_process_spawn(const struct px_spawn *spawn, struct px_process *out,
+                                 struct px_error *err);
+/* The process that has this pid now. False if there is none, or a zombie. */
+bool px_process_find(pid_t pid, struct px_process *out);
+/* Whether it still runs: same pid, same start, not a zombie. */
+bool px_process_alive(struct px_process process);
+/* When it started, in seconds of the wall clock. */
+double px_process_start_time(struct px_process process);
+/* The parent, grandparent or its parent that is a program called `name`. */
+bool px_process_ancestor(struct px_process process, const char *name, struct px_process *out);
+/* Signals it, unless it is gone or has become another. */
+void px_process_signal(struct px_process process, int signo);
+/* Signals all of its session that share its process group; while it, even as a zombie, exists. */
+void px_process_signal_group(struct px_process process, int signo);
+/* Closes every descriptor from 3 up, except `keep` (-1: none). */
+void px_close_descriptors(int keep);
+/* The path of `program` beside this one, or its name alone, for PATH. Caller frees. */
+char *px_program_path(const char *program);
+
+/* ---- sets of processes --------------------------------------------------------- */
+
+struct px_set;
+
+struct px_set_events {
+    /* An engine says that it is registered. */
+    void (*registered)(struct px_set *set, int engine, pid_t pid, void *ctx);
+    /* The controller says that it is ready. */
+    void (*ready)(struct px_set *set, void *ctx);
+    /* A member ended that nobody had asked to; `why` is a phrase. */
+    void (*ended)(struct px_set *set, pid_t pid, const char *why, void *ctx);
+    void *ctx;
+};
+
+enum px_set_kind { PX_CONTROLLER_SET, PX_ENGINE_SET };
+
+struct px_set_spec {
+    enum px_set_kind kind;
+    int count;                /* engines */
+    const char *command;      /* the user's words for the program; NULL: ours */
+    const char *const *args;  /* further arguments, ends with NULL; may be NULL */
+    const struct px_place *place;
+    const char *set_id;       /* engines: names the set in the cluster file */
+    int log_level;
+    struct px_loop *loop;     /* outlives the set */
+    struct px_set_events events;
+};
+
+struct px_launcher_ops {
+    const char *name; /* as in --engines and in the cluster file's "class" */
+    /* Starts the processes. PX_ENOENT, PX_EIO; then nothing runs. */
+    struct px_set *(*start)(const struct px_set_spec *spec, struct px_error *err);
+    /* The set a cluster file's `state` speaks of, as far as it runs still. `written` is the
+     * file's time of change in seconds; what started later is another process. */
+    struct px_set *(*restore)(const json_t *state, double written);
+    /* The state for the cluster file; new reference. */
+    json_t *(*save)(const struct px_set *set);
+    /* Asks the whole set. SIGKILL leaves nothing of it. */
+    void (*signal)(struct px_set *set, int signo);
+    /* Looks which members have ended, reaps them and tells `events`. Returns how many run. */
+    size_t (*refresh)(struct px_set *set);
+    /* Appends the last lines of the members' logs, each set off under the log's name. */
+    void (*tail)(const struct px_set *set, struct px_buf *out);
+    /* Lets go of the set; does not touch its processes. */
+    void (*destroy)(struct px_set *set);
+};
+
+/* Every launcher's own struct starts with this. */
+struct px_set {
+    const struct px_launcher_ops *ops;
+    bool speaks; /* its programs tell when they are ready or registered */
+    pid_t pid;   /* the one that stands for the set in the cluster file; -1: each member has its own */
+};
+
+extern const struct px_launcher_ops px_local_launcher;
+/* The launcher of that name (upper or lower case), or NULL. */
+const struct px_launcher_ops *px_launcher_find(const char *name);
+void px_set_destroy(struct px_set *set); /* NULL allowed */
+
+/* A set of one process that is not this one's child. */
+struct px_set *px_local_adopt(struct px_process process);
+
+/* ---- stopping -------------------------------------------------------------------- */
+
+struct px_stopper;
+
+/*
+ * Ends the sets one after the other: SIGTERM, then SIGKILL once `grace_ms` have passed for
+ * that set. Looks every 20 ms, and whenever px_stopper_check is called. Calls `done` when nothing
+ * runs. The sets stay the caller's.
+ */
+struct px_stopper *px_stopper_start(struct px_loop *loop, struct px_set *const *sets, size_t count,
+                                    int64_t grace_ms, px_loop_fn *done, void *ctx);
+void px_stopper_check(struct px_stopper *stopper);
+void px_stopper_hurry(struct px_stopper *stopper); /* SIGKILL from now on */
+void px_stopper_destroy(struct px_stopper *stopper); /* NULL allowed */
+
+/* ---- cluster files ------------------------------------------------------------------ */
+
+/*
+ * {"cluster": {...}, "controller": {"class", "state"}, "engines": {"class", "sets": {...}}}
+ * as ipyparallel.cluster.Cluster writes and reads it (PROTOCOL 16.4): no key more, because
+ * ipcluster rewrites a file whose keys it does not know.
+ */
+json_t *px_clusterfile_read(const char *path, double *written, struct px_error *err);
+/* Serialises changes among pxclusters: holds the profile's lock until px_clusterfile_unlock. */
+PX_MUST_USE int px_clusterfile_lock(const struct px_place *place, struct px_error *err);
+void px_clusterfile_unlock(int lock);
+
+/* What one supervisor contributes. */
+struct px_contribution {
+    const struct px_launcher_ops *launcher;
+    const struct px_set *controller; /* or NULL */
+    const struct px_set *engines;    /* or NULL */
+    const char *set_id;
+    int n;
+    const char *ip, *location;       /* or NULL */
+    const char *const *controller_args; /* ends with NULL; or NULL */
+};
+/* Puts it into the file, beside what others have there; with a controller, the file begins anew. */
+PX_MUST_USE int px_clusterfile_put(const struct px_place *place,
+                                   const struct px_contribution *contribution,
+                                   struct px_error *err);
+/* Takes out the controller with this pid (0: none) and the set; removes the file with the last. */
+void px_clusterfile_withdraw(const struct px_place *place, pid_t controller, const char *set_id);
+
+/* The members of a cluster that still run, from its file. */
+struct px_cluster {
+    json_t *file;               /* pruned: what has ended is left out */
+    struct px_set *controller;  /* NULL: not running */
+    struct px_set **engines;    /* sets */
+    size_t engine_sets;
+    size_t engine_count;        /* running engines */
+    const char *launcher;       /* of the engines; may be one that we do not have */
+    const char *foreign;        /* the class of a part we cannot reach; NULL: none */
+    struct px_process supervisors[8]; /* the pxclusters that watch over parts of it */
+    size_t supervisor_count;
+};
+PX_MUST_USE int px_cluster_load(const char *path, struct px_cluster *out, struct px_error *err);
+bool px_cluster_runs(const struct px_cluster *cluster);
+void px_cluster_fini(struct px_cluster *cluster);
+
+/* ---- telling the user ------------------------------------------------------------------ */
+
+/*
+ * Forks. The parent passes on what the child says and exits with the status that the child
+ * gives, or when the child dies; it never returns. The child returns 0 in its own session,
+ * with stderr in `log`, and *channel set to the descriptor that reaches the parent. When that
+ * becomes readable the parent is gone.
+ */
+PX_MUST_USE int px_background(const char *log, int *channel, struct px_error *err);
+void px_background_say(int channel, const char *text);
+void px_background_done(int channel, int status); /* the parent exits; closes the channel */
+
+/*
+ * Forks a client that connects to the cluster, writes "connected <n>\n" when it knows that n
+ * engines are there, then waits until `count` more than `counted_from` are. It writes "ok\n", or
+ * a sentence; then it exits. `counted_from` < 0: from those n. Returns the descriptor to read from.
+ */
+PX_MUST_USE int px_confirm_start(const struct px_place *place, int counted_from, int count,
+                                 int64_t timeout_ms, struct px_process *child,
+                                 struct px_error *err);
+
+/* ---- supervising ------------------------------------------------------------------------ */
+
+/* What to start, and how to tell of it. */
+struct px_plan {
+    const struct px_place *place;
+    const struct px_launcher_ops *launcher;
+    bool with_controller;      /* false: engines for a cluster that is there */
+    int n;                     /* engines; 0 is allowed with a controller */
+    int64_t timeout_ms;        /* for all of them to register */
+    const char *controller_command, *engine_command; /* NULL: ours */
+    const char *const *controller_args;              /* ends with NULL; after --ip and --location */
+    const char *const *engine_args;
+    const char *ip, *location; /* for the cluster file; NULL: not given */
+    int log_level;
+    const char *log;           /* a background process's own; NULL: none */
+    bool clean_logs;           /* remove those of this cluster's earlier lives */
+    int channel;               /* to the parent of a background process; -1: in the foreground */
+    int ready_fd;              /* gets "ready <n>\n"; -1: none */
+    bool stop_on_eof;          /* end with standard input */
+};
+/* Returns when nothing of it runs any more: the exit status. */
+int px_supervise(const struct px_plan *plan);
+
+/* ---- commands ------------------------------------------------------------------------------ */
+
+/* argv[0] is the command's name. Each returns the exit status. */
+int px_command_start(int argc, char **argv);
+int px_command_engines(int argc, char **argv);
+int px_command_stop(int argc, char **argv);
+int px_command_list(int argc, char **argv);
+int px_command_clean(int argc, char **argv);
+
+/* Removes the logs of earlier clusters of this place, but not `keep` (a path, or NULL). */
+void px_clean_logs(const struct px_place *place, const char *keep);
+
+/* Below, a function that returns anything but 0 ends the walk, which returns that. */
+
+typedef int px_cluster_fn(const char *profile_dir, const char *path, void *ctx);
+/* Every cluster file of a profile, sorted. */
+int px_each_cluster_in(const char *profile_dir, px_cluster_fn *fn, void *ctx);
+/* Every profile directory: the one that `options` names, or else all in the IPython directory. */
+int px_each_profile(const struct px_common_options *options,
+                    int (*fn)(const char *profile_dir, void *ctx), void *ctx);
+
+#endif

@@ -1,0 +1,551 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The launcher for processes on this host.
+ *
+ * A set holds *children*, which this process started and reaps, and *guests*, which it
+ * only knows: engines that a pxengine forked, and whatever a cluster file names. Our own programs are
+ * told a descriptor (--ready-fd) and say there, a line each,
+ *
+ *     ready                     the controller: files written, sockets bound
+ *     registered <id> <pid>     an engine
+ *     exited <pid> <why>        an engine, by its fork server
+ *
+ * One pxengine serves all engines of a set. Any other program named with --controller-cmd or
+ * --engine-cmd is started as ipyparallel starts its own (PROTOCOL 16.2): one process an
+ * engine, and nothing is heard of it but its end.
+ */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <wordexp.h>
+
+#define MAX_READY_LINE 1024 /* "exited", a pid and a phrase */
+#define TAIL_BYTES 4096     /* of each log, in a report */
+#define TAIL_LINES 15
+#define TAIL_LOGS 3         /* logs shown; a hundred engines fail for one reason */
+
+struct member {
+    struct px_process process;
+    int id;      /* engine id or index; -1 for a fork server */
+    bool child;  /* ours to reap */
+    bool engine; /* belongs into the cluster file as an engine */
+    bool ended;
+    bool asked;  /* was sent SIGTERM or SIGKILL by us */
+    char *log;
+};
+
+struct local_set {
+    struct px_set base;
+    enum px_set_kind kind;
+    int count;
+    char *profile_dir, *cluster_id;
+    struct px_loop *loop; /* NULL for a restored set */
+    struct px_set_events events;
+    struct member *members;
+    size_t member_count;
+    int ready_fd;
+    struct px_watch *ready_watch;
+    struct px_buf line;
+};
+
+static struct local_set *local_of(struct px_set *set)
+{
+    return (struct local_set *)set;
+}
+
+static struct member *add_member(struct local_set *set, struct px_process process, int id,
+                                 const char *log)
+{
+    set->members = px_realloc(set->members, (set->member_count + 1) * sizeof *set->members);
+    struct member *member = &set->members[set->member_count++];
+    *member = (struct member){.process = process, .id = id, .log = px_strdup(log)};
+    return member;
+}
+
+static void close_ready(struct local_set *set)
+{
+    px_loop_unwatch(set->loop, set->ready_watch);
+    set->ready_watch = NULL;
+    if (set->ready_fd >= 0)
+        close(set->ready_fd);
+    set->ready_fd = -1;
+}
+
+static void local_destroy(struct px_set *base)
+{
+    struct local_set *set = local_of(base);
+    if (set->loop)
+        close_ready(set);
+    for (size_t i = 0; i < set->member_count; i++)
+        free(set->members[i].log);
+    free(set->members);
+    free(set->profile_dir);
+    free(set->cluster_id);
+    px_buf_fini(&set->line);
+    free(set);
+}
+
+static struct local_set *create_set(enum px_set_kind kind)
+{
+    struct local_set *set = px_alloc(sizeof *set);
+    set->base = (struct px_set){.ops = &px_local_launcher, .pid = -1};
+    set->kind = kind;
+    set->ready_fd = -1;
+    return set;
+}
+
+/* ---- what our programs say ---- */
+
+static struct member *member_of(struct local_set *set, pid_t pid)
+{
+    for (size_t i = 0; i < set->member_count; i++)
+        if (set->members[i].process.pid == pid && !set->members[i].ended)
+            return &set->members[i];
+    return NULL;
+}
+
+static void on_registered(struct local_set *set, int id, pid_t pid)
+{
+    struct px_process process;
+    if (member_of(set, pid) || !px_process_find(pid, &process))
+        return;
+    add_member(set, process, id, set->members[0].log)->engine = true;
+    if (set->events.registered)
+        set->events.registered(&set->base, id, pid, set->events.ctx);
+}
+
+static void on_exited(struct local_set *set, pid_t pid, const char *why)
+{
+    struct member *member = member_of(set, pid);
+    if (member && member->child)
+        return; /* the fork server's own end is ours to see */
+    const bool asked = set->members[0].asked;
+    if (member)
+        member->ended = true;
+    if (!asked && set->events.ended)
+        set->events.ended(&set->base, pid, why, set->events.ctx);
+}
+
+static void on_line(struct local_set *set, const char *line)
+{
+    int id, at = 0;
+    long pid;
+    if (strncmp(line, "ready", 5) == 0) {
+        if (set->events.ready)
+            set->events.ready(&set->base, set->events.ctx);
+    } else if (sscanf(line, "registered %d %ld", &id, &pid) == 2 && id >= 0 && pid > 0) {
+        on_registered(set, id, (pid_t)pid);
+    } else if (sscanf(line, "exited %ld %n", &pid, &at) == 1 && at > 0 && pid > 0) {
+        on_exited(set, (pid_t)pid, line + at);
+    } else {
+        px_log(PX_WARN, "ready.unknown", "line=\"%.80s\"", line);
+    }
+}
+
+static void on_ready_fd(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct local_set *set = ctx;
+    char bytes[4096];
+    const ssize_t size = read(set->ready_fd, bytes, sizeof bytes);
+    if (size < 0 && (errno == EINTR || errno == EAGAIN))
+        return;
+    if (size <= 0) {
+        close_ready(set);
+        return;
+    }
+    for (ssize_t i = 0; i < size; i++) {
+        if (bytes[i] != '\n') {
+            if (set->line.size < MAX_READY_LINE)
+                px_buf_append(&set->line, &bytes[i], 1);
+            continue;
+        }
+        if (set->line.size)
+            on_line(set, set->line.data);
+        px_buf_clear(&set->line);
+    }
+}
+
+/* ---- starting ---- */
+
+/* Whether a command is one of our two programs, which know --ready-fd and -n. */
+static bool is_ours(const char *program)
+{
+    const char *slash = strrchr(program, '/');
+    const char *base = slash ? slash + 1 : program;
+    return strcmp(base, "pxcontroller") == 0 || strcmp(base, "pxengine") == 0;
+}
+
+struct argv {
+    char **items;
+    size_t count;
+};
+
+static void argv_add_new(struct argv *argv, char *item)
+{
+    argv->items = px_realloc(argv->items, (argv->count + 2) * sizeof *argv->items);
+    argv->items[argv->count++] = item;
+    argv->items[argv->count] = NULL;
+}
+
+static void argv_fini(struct argv *argv)
+{
+    for (size_t i = 0; i < argv->count; i++)
+        free(argv->items[i]);
+    free(argv->items);
+}
+
+/* Words as a shell would split them, without running anything. */
+static int argv_split(struct argv *argv, const char *command, struct px_error *err)
+{
+    wordexp_t words;
+    if (wordexp(command, &words, WRDE_NOCMD | WRDE_UNDEF) != 0 || words.we_wordc == 0)
+        return px_fail(err, PX_EINVAL, "'%.200s' is not a command", command);
+    for (size_t i = 0; i < words.we_wordc; i++)
+        argv_add_new(argv, px_strdup(words.we_wordv[i]));
+    wordfree(&words);
+    return 0;
+}
+
+static int build_argv(struct argv *argv, const struct px_set_spec *spec, int ready_fd,
+                      struct px_error *err)
+{
+    static const char *const programs[] = {[PX_CONTROLLER_SET] = "pxcontroller",
+                                           [PX_ENGINE_SET] = "pxengine"};
+    if (!spec->command)
+        argv_add_new(argv, px_program_path(programs[spec->kind]));
+    else if (argv_split(argv, spec->command, err) < 0)
+        return -1;
+    argv_add_new(argv, px_strdup("--profile-dir"));
+    argv_add_new(argv, px_strdup(spec->place->profile_dir));
+    argv_add_new(argv, px_strdup("--cluster-id"));
+    argv_add_new(argv, px_strdup(spec->place->cluster_id));
+    if (spec->kind == PX_ENGINE_SET || spec->log_level != PX_INFO)
+        argv_add_new(argv, px_format("--log-level=%d", spec->log_level));
+    if (ready_fd >= 0)
+        argv_add_new(argv, px_format("--ready-fd=%d", ready_fd));
+    if (ready_fd >= 0 && spec->kind == PX_ENGINE_SET)
+        argv_add_new(argv, px_format("-n%d", spec->count));
+    for (const char *const *arg = spec->args; arg && *arg; arg++)
+        argv_add_new(argv, px_strdup(*arg));
+    return 0;
+}
+
+/* As ipyparallel names them, so that `ipcluster start` cleans them up as well. */
+static char *log_path(const struct px_set_spec *spec, int index)
+{
+    const struct px_place *place = spec->place;
+    if (spec->kind == PX_CONTROLLER_SET)
+        return px_format("%s/log/ipcontroller%s%s-%ld.log", place->profile_dir,
+                         place->cluster_id[0] ? "-" : "", place->cluster_id, (long)getpid());
+    if (index < 0)
+        return px_format("%s/log/ipengine-%s-%s.log", place->profile_dir, place->cluster_id,
+                         spec->set_id);
+    return px_format("%s/log/ipengine-%s-%s-%d.log", place->profile_dir, place->cluster_id,
+                     spec->set_id, index);
+}
+
+static int start_process(struct local_set *set, char *const *argv, const char *log, int keep_fd,
+                         int id, struct px_error *err)
+{
+    struct px_process process;
+    const struct px_spawn spawn = {.argv = argv, .log = log, .keep_fd = keep_fd};
+    if (px_process_spawn(&spawn, &process, err) < 0)
+        return -1;
+    px_log(PX_DEBUG, "process.started", "pid=%ld program=%s", (long)process.pid, argv[0]);
+    struct member *member = add_member(set, process, id, log);
+    member->child = true;
+    member->engine = id >= 0 && set->kind == PX_ENGINE_SET;
+    return 0;
+}
+
+/* One of our programs, with the descriptor it answers on. */
+static int start_ours(struct local_set *set, const struct px_set_spec *spec, struct px_error *err)
+{
+    int result = -1, ends[2];
+    struct argv argv = {0};
+    char *log = log_path(spec, -1);
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        px_fail(err, PX_EIO, "cannot make a pipe: %s", strerror(errno));
+        goto free_log;
+    }
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    if (build_argv(&argv, spec, ends[1], err) == 0)
+        result = start_process(set, argv.items, log, ends[1], -1, err);
+    close(ends[1]);
+    set->ready_fd = ends[0];
+    set->ready_watch = px_loop_fd(set->loop, ends[0], on_ready_fd, set);
+    argv_fini(&argv);
+free_log:
+    free(log);
+    return result;
+}
+
+/* Programs that we know nothing of: one an engine. */
+static int start_others(struct local_set *set, const struct px_set_spec *spec,
+                        struct px_error *err)
+{
+    int result = 0;
+    struct argv argv = {0};
+    if (build_argv(&argv, spec, -1, err) < 0)
+        result = -1;
+    const int count = spec->kind == PX_ENGINE_SET ? spec->count : 1;
+    for (int i = 0; i < count && result == 0; i++) {
+        char *log = log_path(spec, i);
+        result = start_process(set, argv.items, log, -1, i, err);
+        free(log);
+    }
+    argv_fini(&argv);
+    return result;
+}
+
+static bool command_is_ours(const char *command)
+{
+    struct argv argv = {0};
+    const bool ours = !command || (argv_split(&argv, command, NULL) == 0 && is_ours(argv.items[0]));
+    argv_fini(&argv);
+    return ours;
+}
+
+static struct px_set *local_start(const struct px_set_spec *spec, struct px_error *err)
+{
+    struct local_set *set = create_set(spec->kind);
+    set->count = spec->count;
+    set->loop = spec->loop;
+    set->events = spec->events;
+    set->profile_dir = px_strdup(spec->place->profile_dir);
+    set->cluster_id = px_strdup(spec->place->cluster_id);
+    set->base.speaks = command_is_ours(spec->command);
+    const int failed =
+        set->base.speaks ? start_ours(set, spec, err) : start_others(set, spec, err);
+    if (failed == 0) {
+        if (spec->kind == PX_CONTROLLER_SET)
+            set->base.pid = set->members[0].process.pid;
+        return &set->base;
+    }
+    /* Those that did start have registered nowhere yet: nothing is lost by ending them hard. */
+    set->events = (struct px_set_events){0};
+    set->base.ops->signal(&set->base, SIGKILL);
+    for (size_t i = 0; i < set->member_count; i++)
+        waitpid(set->members[i].process.pid, NULL, 0);
+    local_destroy(&set->base);
+    return NULL;
+}
+
+/* ---- what a cluster file says ---- */
+
+static void restore_member(struct local_set *set, const json_t *state, int id, bool engine,
+                           double written)
+{
+    struct px_process process;
+    const json_int_t pid = json_integer_value(json_object_get(state, "pid"));
+    if (pid <= 0 || pid > INT32_MAX || !px_process_find((pid_t)pid, &process))
+        return;
+    /* Clock ticks and a file's time are coarse, and the file is written after the start. */
+    if (px_process_start_time(process) > written + 1.0)
+        return;
+    const char *log = json_string_value(json_object_get(state, "output_file"));
+    add_member(set, process, id, log ? log : "")->engine = engine;
+}
+
+static struct px_set *local_restore(const json_t *state, double written)
+{
+    json_t *engines = json_object_get(state, "engines");
+    struct local_set *set = create_set(engines ? PX_ENGINE_SET : PX_CONTROLLER_SET);
+    const char *dir = json_string_value(json_object_get(state, "profile_dir"));
+    const char *id = json_string_value(json_object_get(state, "cluster_id"));
+    set->profile_dir = px_strdup(dir ? dir : "");
+    set->cluster_id = px_strdup(id ? id : "");
+    restore_member(set, state, -1, false, written);
+    const char *key;
+    json_t *engine;
+    json_object_foreach(engines, key, engine)
+        restore_member(set, engine, atoi(key), true, written);
+    set->count = (int)set->member_count;
+    return &set->base;
+}
+
+struct px_set *px_local_adopt(struct px_process process)
+{
+    struct local_set *set = create_set(PX_CONTROLLER_SET);
+    add_member(set, process, -1, "");
+    return &set->base;
+}
+
+/* `n` < 0: leaves it out, as for a controller. Keys in ipyparallel's order. */
+static json_t *save_one(const struct local_set *set, int n, const char *log, pid_t pid)
+{
+    json_t *state = json_object();
+    json_object_set_new(state, "cluster_id", json_string(set->cluster_id));
+    if (n >= 0)
+        json_object_set_new(state, "n", json_integer(n));
+    if (log)
+        json_object_set_new(state, "output_file", json_string(log));
+    json_object_set_new(state, "pid", json_integer(pid));
+    json_object_set_new(state, "profile_dir", json_string(set->profile_dir));
+    json_object_set_new(state, "state", json_string("running"));
+    return state;
+}
+
+static json_t *local_save(const struct px_set *base)
+{
+    const struct local_set *set = (const struct local_set *)base;
+    if (set->kind == PX_CONTROLLER_SET)
+        return save_one(set, -1, set->members[0].log, set->members[0].process.pid);
+    json_t *engines = json_object();
+    for (size_t i = 0; i < set->member_count; i++) {
+        const struct member *member = &set->members[i];
+        if (!member->engine || member->ended)
+            continue;
+        char key[16];
+        snprintf(key, sizeof key, "%d", member->id);
+        json_object_set_new(engines, key, save_one(set, 1, member->log, member->process.pid));
+    }
+    json_t *state = save_one(set, (int)json_object_size(engines), NULL, -1);
+    json_object_set_new(state, "engines", engines);
+    return state;
+}
+
+/* ---- signalling and ends ---- */
+
+/* A fork server ends its engines; other signals are meant for the engines themselves. */
+static bool gets(const struct local_set *set, const struct member *member, int signo)
+{
+    const bool server = set->members[0].child && set->members[0].id < 0;
+    if (!server || set->kind != PX_ENGINE_SET || signo == SIGKILL)
+        return true;
+    return signo == SIGTERM ? member->child || set->members[0].ended : member->engine;
+}
+
+static void local_signal(struct px_set *base, int signo)
+{
+    struct local_set *set = local_of(base);
+    const bool end = signo == SIGTERM || signo == SIGKILL;
+    for (size_t i = 0; i < set->member_count; i++) {
+        struct member *member = &set->members[i];
+        member->asked = member->asked || end;
+        if (member->ended || !gets(set, member, signo))
+            continue;
+        if (signo == SIGKILL)
+            px_process_signal_group(member->process, signo);
+        else
+            px_process_signal(member->process, signo);
+    }
+}
+
+static void describe_end(const siginfo_t *info, char *out, size_t size)
+{
+    if (info->si_code == CLD_EXITED)
+        snprintf(out, size, "exit status %d", info->si_status);
+    else
+        snprintf(out, size, "killed by SIG%s", sigabbrev_np(info->si_status)
+                                                   ? sigabbrev_np(info->si_status)
+                                                   : "?");
+}
+
+/* True if the child has ended; it is reaped, and what it left in its process group is killed. */
+static bool reap(struct local_set *set, struct member *member)
+{
+    const pid_t pid = member->process.pid;
+    siginfo_t info = {0};
+    if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
+        if (errno != ECHILD)
+            return false;
+        info.si_code = CLD_EXITED; /* somebody else reaped it; cannot be */
+    } else if (!info.si_pid) {
+        return false;
+    }
+    kill(-pid, SIGKILL); /* while the zombie keeps the number of its group taken */
+    waitpid(pid, NULL, WNOHANG);
+    member->ended = true;
+    char why[64];
+    describe_end(&info, why, sizeof why);
+    px_log(PX_DEBUG, "process.ended", "pid=%ld why=\"%s\"", (long)pid, why);
+    if (!member->asked && set->events.ended)
+        set->events.ended(&set->base, pid, why, set->events.ctx);
+    return true;
+}
+
+/* A dead fork server leaves its engines without a keeper. */
+static void end_orphans(struct local_set *set)
+{
+    for (size_t i = 0; i < set->member_count; i++)
+        if (!set->members[i].child && !set->members[i].ended)
+            px_process_signal_group(set->members[i].process, SIGKILL);
+}
+
+static size_t local_refresh(struct px_set *base)
+{
+    struct local_set *set = local_of(base);
+    size_t running = 0;
+    for (size_t i = 0; i < set->member_count; i++) {
+        struct member *member = &set->members[i];
+        if (member->ended)
+            continue;
+        if (member->child ? reap(set, member) : !px_process_alive(member->process)) {
+            set->members[i].ended = true;
+            if (set->members[i].child && set->members[i].id < 0)
+                end_orphans(set);
+            continue;
+        }
+        running++;
+    }
+    return running;
+}
+
+/* ---- logs ---- */
+
+static void tail_log(const char *path, struct px_buf *out)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    const off_t size = lseek(fd, 0, SEEK_END);
+    char bytes[TAIL_BYTES + 1];
+    const off_t from = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
+    const ssize_t got = pread(fd, bytes, TAIL_BYTES, from);
+    close(fd);
+    if (got <= 0)
+        return;
+    bytes[got] = 0;
+    const char *start = bytes + got;
+    for (int lines = 0; start > bytes; start--)
+        if (start[-1] == '\n' && start != bytes + got && ++lines == TAIL_LINES)
+            break;
+    px_buf_printf(out, "--- %s\n%s%s", path, start, bytes[got - 1] == '\n' ? "" : "\n");
+}
+
+static void local_tail(const struct px_set *base, struct px_buf *out)
+{
+    const struct local_set *set = (const struct local_set *)base;
+    int shown = 0;
+    for (size_t i = 0; i < set->member_count && shown < TAIL_LOGS; i++) {
+        const struct member *member = &set->members[i];
+        /* Of engines with a log each, those that ended explain most. */
+        if (member->child && (member->ended || set->member_count == 1 || member->id < 0)) {
+            tail_log(member->log, out);
+            shown++;
+        }
+    }
+    if (!shown && set->member_count)
+        tail_log(set->members[0].log, out);
+}
+
+const struct px_launcher_ops px_local_launcher = {
+    .name = "local",
+    .start = local_start,
+    .restore = local_restore,
+    .save = local_save,
+    .signal = local_signal,
+    .refresh = local_refresh,
+    .tail = local_tail,
+    .destroy = local_destroy,
+};

@@ -1,0 +1,636 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The supervisor: starts a controller and engines, says when they are there, watches, stops.
+ *
+ *     STARTING --- every engine has registered, and a client sees them ---> RUNNING
+ *         |  an engine or the controller ended, time is up, a signal            |
+ *         +--------------------------> STOPPING <------ a signal, controller ended
+ *                     engines first, then the controller; then the loop ends
+ *
+ * Nothing here waits a fixed time: the controller's "ready" (or the appearance of its
+ * connection files, where the program is not ours) starts the engines and a client; their
+ * words and the client's end STARTING. Engines are let go before the controller, so that
+ * clients hear of every one.
+ *
+ * Should the supervisor itself be killed, its children get SIGTERM from the kernel (process.c)
+ * and end as they do when asked: the fork server ends its engines, the controller removes its files.
+ */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FILE_DELAY_MS 100 /* changes of the cluster file while running are gathered this long */
+
+enum phase { STARTING, RUNNING, STOPPING };
+
+struct supervisor {
+    const struct px_plan *plan;
+    const struct px_place *place;
+    struct px_loop *loop;
+    enum phase phase;
+    int status;
+    int64_t begun_ms;
+    int channel; /* plan's, until told */
+    struct px_watch *channel_watch, *stdin_watch;
+
+    struct px_set *controller, *engines;
+    char set_id[64];
+    pid_t controller_pid; /* as in the cluster file */
+    bool speaks;          /* engines tell of their registration */
+    int registered;
+    bool seen; /* a client sees all of them */
+
+    int files_fd; /* inotify on the security directory, for a controller that says nothing */
+    struct px_watch *files_watch;
+
+    struct px_process client; /* confirm.c */
+    int client_fd;
+    struct px_watch *client_watch;
+    struct px_buf client_line;
+
+    struct px_timer *deadline, *file_timer;
+    struct px_stopper *stopper;
+};
+
+/* ---- telling ---- */
+
+static void say(struct supervisor *sv, const char *fmt, ...) PX_PRINTF(2, 3);
+static void say(struct supervisor *sv, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    char *line = px_format("pxcluster: %s\n", text);
+    fputs(line, stderr);
+    if (sv->channel >= 0)
+        px_background_say(sv->channel, line);
+    free(line);
+}
+
+static void tell_tail(struct supervisor *sv, const struct px_set *set)
+{
+    struct px_buf tail = {0};
+    if (set)
+        set->ops->tail(set, &tail);
+    if (tail.size) {
+        fputs(tail.data, stderr);
+        if (sv->channel >= 0)
+            px_background_say(sv->channel, tail.data);
+    }
+    px_buf_fini(&tail);
+}
+
+static void close_channel(struct supervisor *sv, int status)
+{
+    if (sv->channel < 0)
+        return;
+    px_loop_unwatch(sv->loop, sv->channel_watch);
+    sv->channel_watch = NULL;
+    px_background_done(sv->channel, status);
+    sv->channel = -1;
+}
+
+/* ---- the cluster file ---- */
+
+/* With the lock held. */
+static int put_file(struct supervisor *sv, struct px_error *err)
+{
+    const struct px_plan *plan = sv->plan;
+    const struct px_contribution contribution = {.launcher = plan->launcher,
+                                                 .controller = sv->controller,
+                                                 .engines = sv->engines,
+                                                 .set_id = sv->set_id,
+                                                 .n = plan->n,
+                                                 .ip = plan->ip,
+                                                 .location = plan->location,
+                                                 .controller_args = plan->controller_args};
+    return px_clusterfile_put(sv->place, &contribution, err);
+}
+
+static int write_file(struct supervisor *sv, struct px_error *err)
+{
+    const int lock = px_clusterfile_lock(sv->place, err);
+    if (lock < 0)
+        return -1;
+    const int result = put_file(sv, err);
+    px_clusterfile_unlock(lock);
+    return result;
+}
+
+static void on_file_timer(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct supervisor *sv = ctx;
+    struct px_error err;
+    sv->file_timer = NULL;
+    if (sv->phase == RUNNING && write_file(sv, &err) < 0)
+        px_log(PX_WARN, "clusterfile.write", "why=\"%s\"", err.text);
+}
+
+static void file_changed(struct supervisor *sv)
+{
+    if (sv->phase == RUNNING && !sv->file_timer)
+        sv->file_timer = px_loop_timer(sv->loop, FILE_DELAY_MS, 0, on_file_timer, sv);
+}
+
+/* ---- stopping ---- */
+
+static void end_client(struct supervisor *sv)
+{
+    px_loop_unwatch(sv->loop, sv->client_watch);
+    sv->client_watch = NULL;
+    if (sv->client_fd >= 0)
+        close(sv->client_fd);
+    sv->client_fd = -1;
+    if (!sv->client.pid)
+        return;
+    kill(sv->client.pid, SIGKILL); /* ours and not reaped: it cannot be another */
+    waitpid(sv->client.pid, NULL, 0);
+    sv->client = (struct px_process){0};
+}
+
+static void end_files(struct supervisor *sv)
+{
+    px_loop_unwatch(sv->loop, sv->files_watch);
+    sv->files_watch = NULL;
+    if (sv->files_fd >= 0)
+        close(sv->files_fd);
+    sv->files_fd = -1;
+}
+
+static void on_stopped(struct px_loop *loop, void *ctx)
+{
+    struct supervisor *sv = ctx;
+    struct px_error err;
+    const int lock = px_clusterfile_lock(sv->place, &err);
+    px_clusterfile_withdraw(sv->place, sv->controller_pid, sv->set_id);
+    px_clusterfile_unlock(lock);
+    px_loop_stop(loop);
+}
+
+static void stop(struct supervisor *sv, int status)
+{
+    if (sv->phase == STOPPING)
+        return;
+    sv->phase = STOPPING;
+    sv->status = status;
+    px_loop_cancel(sv->loop, sv->deadline);
+    px_loop_cancel(sv->loop, sv->file_timer);
+    sv->deadline = sv->file_timer = NULL;
+    end_client(sv);
+    end_files(sv);
+    struct px_set *const order[] = {sv->engines, sv->controller};
+    sv->stopper = px_stopper_start(sv->loop, order, PX_COUNT(order), PX_STOP_GRACE_MS, on_stopped,
+                                   sv);
+}
+
+/* A start that failed: says why, shows the log of whoever is to blame, and clears up. */
+static void give_up(struct supervisor *sv, const struct px_set *whose, const char *why)
+{
+    if (sv->phase == STOPPING)
+        return;
+    if (sv->phase == STARTING && sv->speaks && sv->plan->n > 0)
+        say(sv, "%s (%d of %d engines had registered)", why, sv->registered, sv->plan->n);
+    else
+        say(sv, "%s", why);
+    tell_tail(sv, whose);
+    stop(sv, 1);
+}
+
+/* ---- becoming ready ---- */
+
+static void write_ready(int fd, int n)
+{
+    if (fd < 0)
+        return;
+    dprintf(fd, "ready %d\n", n);
+    close(fd);
+}
+
+static void check_ready(struct supervisor *sv)
+{
+    if (sv->phase != STARTING || !sv->seen || (sv->speaks && sv->registered < sv->plan->n))
+        return;
+    struct px_error err;
+    if (write_file(sv, &err) < 0) {
+        give_up(sv, NULL, err.text);
+        return;
+    }
+    sv->phase = RUNNING;
+    px_loop_cancel(sv->loop, sv->deadline);
+    sv->deadline = NULL;
+    end_client(sv);
+    const double seconds = (double)(px_now_ms() - sv->begun_ms) / 1000;
+    if (sv->plan->log_level <= PX_INFO) {
+        say(sv, "%d engine%s ready in %.2f s: %s", sv->plan->n, sv->plan->n == 1 ? "" : "s",
+            seconds, sv->place->client_file);
+        if (sv->channel < 0 && !sv->plan->stop_on_eof && isatty(STDERR_FILENO))
+            say(sv, "Ctrl-C stops the cluster");
+    }
+    write_ready(sv->plan->ready_fd, sv->plan->n);
+    close_channel(sv, 0);
+}
+
+static void on_deadline(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct supervisor *sv = ctx;
+    sv->deadline = NULL;
+    char why[128];
+    snprintf(why, sizeof why, "no cluster of %d engines within %lld s", sv->plan->n,
+             (long long)(sv->plan->timeout_ms / 1000));
+    give_up(sv, sv->engines ? sv->engines : sv->controller, why);
+}
+
+/* ---- engines ---- */
+
+static void on_registered(struct px_set *set, int engine, pid_t pid, void *ctx)
+{
+    (void)set;
+    struct supervisor *sv = ctx;
+    px_log(PX_DEBUG, "engine.registered", "id=%d pid=%ld", engine, (long)pid);
+    sv->registered++;
+    file_changed(sv);
+    check_ready(sv);
+}
+
+static void on_engine_ended(struct px_set *set, pid_t pid, const char *why, void *ctx)
+{
+    struct supervisor *sv = ctx;
+    char text[300];
+    snprintf(text, sizeof text, "engine process %ld ended: %.200s", (long)pid, why);
+    if (sv->phase == STARTING) {
+        give_up(sv, set, text);
+    } else if (sv->phase == RUNNING) {
+        say(sv, "%s", text);
+        file_changed(sv);
+    }
+}
+
+static void start_engines(struct supervisor *sv)
+{
+    const struct px_plan *plan = sv->plan;
+    if (sv->engines || plan->n == 0)
+        return;
+    const struct px_set_spec spec = {.kind = PX_ENGINE_SET,
+                                     .count = plan->n,
+                                     .command = plan->engine_command,
+                                     .args = plan->engine_args,
+                                     .place = sv->place,
+                                     .set_id = sv->set_id,
+                                     .log_level = plan->log_level,
+                                     .loop = sv->loop,
+                                     .events = {.registered = on_registered,
+                                                .ended = on_engine_ended,
+                                                .ctx = sv}};
+    struct px_error err;
+    sv->engines = plan->launcher->start(&spec, &err);
+    if (!sv->engines) {
+        give_up(sv, NULL, err.text);
+        return;
+    }
+    sv->speaks = sv->engines->speaks;
+    /* Whoever lists clusters meanwhile finds the processes that are there. */
+    if (!sv->speaks && write_file(sv, &err) < 0)
+        give_up(sv, NULL, err.text);
+}
+
+/* ---- the client's view ---- */
+
+static void on_client_line(struct supervisor *sv, const char *line)
+{
+    if (strncmp(line, "connected ", 10) == 0) {
+        start_engines(sv);
+    } else if (strcmp(line, "ok") == 0) {
+        sv->seen = true;
+        check_ready(sv);
+    } else {
+        give_up(sv, sv->engines ? sv->engines : sv->controller, line);
+    }
+}
+
+static void on_client(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct supervisor *sv = ctx;
+    char bytes[1024];
+    const ssize_t size = read(sv->client_fd, bytes, sizeof bytes);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    for (ssize_t i = 0; i < size && sv->client_fd >= 0; i++) {
+        if (bytes[i] != '\n') {
+            px_buf_append(&sv->client_line, &bytes[i], 1);
+            continue;
+        }
+        char *line = px_strndup(sv->client_line.data, sv->client_line.size);
+        px_buf_clear(&sv->client_line);
+        on_client_line(sv, line ? line : "");
+        free(line);
+    }
+    if (size <= 0 && sv->client_fd >= 0) {
+        end_client(sv);
+        if (!sv->seen)
+            give_up(sv, sv->controller, "the client that was to see the engines ended");
+    }
+}
+
+static void start_client(struct supervisor *sv)
+{
+    struct px_error err;
+    const int64_t left = sv->begun_ms + sv->plan->timeout_ms - px_now_ms();
+    sv->client_fd = px_confirm_start(sv->place, sv->plan->with_controller ? 0 : -1, sv->plan->n,
+                                     left > 1 ? left : 1, &sv->client, &err);
+    if (sv->client_fd < 0)
+        give_up(sv, NULL, err.text);
+    else
+        sv->client_watch = px_loop_fd(sv->loop, sv->client_fd, on_client, sv);
+}
+
+/* ---- the controller ---- */
+
+static void on_controller_ready(struct px_set *set, void *ctx)
+{
+    (void)set;
+    struct supervisor *sv = ctx;
+    if (sv->phase != STARTING || sv->engines || sv->client_fd >= 0)
+        return;
+    start_engines(sv);
+    if (sv->phase == STARTING)
+        start_client(sv);
+}
+
+static void on_controller_ended(struct px_set *set, pid_t pid, const char *why, void *ctx)
+{
+    struct supervisor *sv = ctx;
+    char text[300];
+    snprintf(text, sizeof text, "the controller (pid %ld) ended: %.200s; stopping the engines",
+             (long)pid, why);
+    give_up(sv, set, text);
+}
+
+static bool connection_files_are_there(const struct px_place *place)
+{
+    struct px_cluster_connection client, engine;
+    if (px_cluster_connection_read(place->client_file, PX_ROLE_CLIENT, &client, NULL) < 0)
+        return false;
+    px_cluster_connection_fini(&client);
+    if (px_cluster_connection_read(place->engine_file, PX_ROLE_ENGINE, &engine, NULL) < 0)
+        return false;
+    px_cluster_connection_fini(&engine);
+    return true;
+}
+
+static void on_files(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct supervisor *sv = ctx;
+    char events[4096];
+    if (read(sv->files_fd, events, sizeof events) < 0 && errno != EAGAIN && errno != EINTR)
+        px_log(PX_WARN, "inotify.read", "why=\"%s\"", strerror(errno));
+    if (!connection_files_are_there(sv->place))
+        return;
+    end_files(sv);
+    on_controller_ready(sv->controller, sv);
+}
+
+/* Whether the controller was told to take over the files that are there. */
+static bool reuses_files(const struct px_plan *plan)
+{
+    for (const char *const *arg = plan->controller_args; arg && *arg; arg++)
+        if (strstr(*arg, "--reuse") == *arg || strstr(*arg, "--restore") == *arg)
+            return true;
+    return false;
+}
+
+static int watch_files(struct supervisor *sv, struct px_error *err)
+{
+    char dir[PX_PATH_SIZE + 16];
+    snprintf(dir, sizeof dir, "%s/security", sv->place->profile_dir);
+    sv->files_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    if (sv->files_fd < 0 ||
+        inotify_add_watch(sv->files_fd, dir, IN_CLOSE_WRITE | IN_MOVED_TO) < 0)
+        return px_fail(err, PX_EIO, "cannot watch %.200s: %s", dir, strerror(errno));
+    sv->files_watch = px_loop_fd(sv->loop, sv->files_fd, on_files, sv);
+    return 0;
+}
+
+static int start_controller(struct supervisor *sv, struct px_error *err)
+{
+    const struct px_plan *plan = sv->plan;
+    const struct px_set_spec spec = {.kind = PX_CONTROLLER_SET,
+                                     .count = 1,
+                                     .command = plan->controller_command,
+                                     .args = plan->controller_args,
+                                     .place = sv->place,
+                                     .log_level = plan->log_level,
+                                     .loop = sv->loop,
+                                     .events = {.ready = on_controller_ready,
+                                                .ended = on_controller_ended,
+                                                .ctx = sv}};
+    if (!reuses_files(plan)) { /* of a cluster that did not end well */
+        unlink(sv->place->client_file);
+        unlink(sv->place->engine_file);
+    }
+    if (watch_files(sv, err) < 0)
+        return -1;
+    sv->controller = plan->launcher->start(&spec, err);
+    if (!sv->controller)
+        return -1;
+    if (sv->controller->speaks)
+        end_files(sv);
+    sv->controller_pid = sv->controller->pid;
+    return 0;
+}
+
+/* ---- signals and ends ---- */
+
+static void on_child(struct px_loop *loop, int signo, void *ctx)
+{
+    (void)loop, (void)signo;
+    struct supervisor *sv = ctx;
+    if (sv->controller)
+        sv->controller->ops->refresh(sv->controller);
+    if (sv->engines && sv->engines->ops->refresh(sv->engines) == 0 && sv->phase == RUNNING) {
+        say(sv, "no engine is left");
+        if (!sv->controller)
+            stop(sv, 1);
+    }
+    if (sv->stopper)
+        px_stopper_check(sv->stopper);
+}
+
+static void on_end_signal(struct px_loop *loop, int signo, void *ctx)
+{
+    (void)loop;
+    struct supervisor *sv = ctx;
+    if (sv->phase == STOPPING) {
+        px_stopper_hurry(sv->stopper); /* asked twice */
+        return;
+    }
+    if (sv->plan->log_level <= PX_INFO)
+        say(sv, "SIG%s: stopping", sigabbrev_np(signo));
+    stop(sv, sv->phase == STARTING ? 1 : 0);
+}
+
+static void on_relay_signal(struct px_loop *loop, int signo, void *ctx)
+{
+    (void)loop;
+    struct supervisor *sv = ctx;
+    if (sv->engines && sv->phase == RUNNING)
+        sv->engines->ops->signal(sv->engines, signo);
+}
+
+/* The parent is gone, or standard input has ended: nobody wants this any more. */
+static void on_hangup(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct supervisor *sv = ctx;
+    struct px_watch **watch = sv->channel_watch ? &sv->channel_watch : &sv->stdin_watch;
+    char bytes[256];
+    const int fd = sv->channel_watch ? sv->channel : STDIN_FILENO;
+    const ssize_t size = read(fd, bytes, sizeof bytes);
+    if (size > 0 || (size < 0 && (errno == EINTR || errno == EAGAIN)))
+        return;
+    px_loop_unwatch(sv->loop, *watch);
+    *watch = NULL;
+    stop(sv, sv->phase == STARTING ? 1 : 0);
+}
+
+static int watch_signals(struct supervisor *sv, struct px_error *err)
+{
+    static const struct {
+        int signo;
+        px_signal_fn *fn;
+    } rows[] = {
+        {SIGINT, on_end_signal},    {SIGTERM, on_end_signal},   {SIGCHLD, on_child},
+        {SIGUSR1, on_relay_signal}, {SIGUSR2, on_relay_signal},
+    };
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL); /* ignored by whoever started us, children would leave no status */
+    for (size_t i = 0; i < PX_COUNT(rows); i++)
+        if (px_loop_signal(sv->loop, rows[i].signo, rows[i].fn, sv, err) < 0)
+            return -1;
+    if (sv->channel < 0)
+        return px_loop_signal(sv->loop, SIGHUP, on_end_signal, sv, err);
+    signal(SIGHUP, SIG_IGN); /* a daemon has no terminal to lose */
+    return 0;
+}
+
+/* ---- the whole ---- */
+
+/* Whether a cluster runs there already; a file that names a dead one is removed. */
+static int refuse_running(struct supervisor *sv, struct px_error *err)
+{
+    struct px_cluster cluster;
+    if (px_cluster_load(sv->place->file, &cluster, NULL) < 0) {
+        unlink(sv->place->file); /* there is none, or it is no cluster file */
+        return 0;
+    }
+    const bool runs = px_cluster_runs(&cluster) || cluster.foreign;
+    const size_t engines = cluster.engine_count;
+    px_cluster_fini(&cluster);
+    if (!runs) {
+        unlink(sv->place->file);
+        return 0;
+    }
+    sv->status = PX_ALREADY_RUNNING;
+    if (sv->plan->log) /* nothing of interest will be in it */
+        unlink(sv->plan->log);
+    return px_fail(err, PX_EEXIST, "a cluster is running already (%zu engines, %.300s)", engines,
+                   sv->place->file);
+}
+
+static int begin_with_controller(struct supervisor *sv, struct px_error *err)
+{
+    const int lock = px_clusterfile_lock(sv->place, err);
+    if (lock < 0)
+        return -1;
+    int result = refuse_running(sv, err);
+    if (result == 0 && sv->plan->clean_logs)
+        px_clean_logs(sv->place, sv->plan->log);
+    if (result == 0)
+        result = start_controller(sv, err);
+    if (result == 0)
+        result = put_file(sv, err);
+    px_clusterfile_unlock(lock);
+    return result;
+}
+
+static int begin_engines(struct supervisor *sv, struct px_error *err)
+{
+    if (access(sv->place->client_file, F_OK) < 0) {
+        sv->status = PX_NO_CLUSTER;
+        return px_fail(err, PX_ENOENT, "no cluster is running: there is no %.300s",
+                       sv->place->client_file);
+    }
+    start_client(sv);
+    return 0;
+}
+
+static void init(struct supervisor *sv, const struct px_plan *plan)
+{
+    *sv = (struct supervisor){.plan = plan,
+                              .place = plan->place,
+                              .status = 1,
+                              .begun_ms = px_now_ms(),
+                              .channel = plan->channel,
+                              .files_fd = -1,
+                              .client_fd = -1};
+    /* ipyparallel's form, which is digits alone where one set a second is started. */
+    snprintf(sv->set_id, sizeof sv->set_id, plan->with_controller ? "%ld" : "%ld-%ld",
+             (long)time(NULL), (long)getpid());
+    sv->loop = px_loop_create(NULL);
+    if (sv->channel >= 0)
+        sv->channel_watch = px_loop_fd(sv->loop, sv->channel, on_hangup, sv);
+    else if (plan->stop_on_eof)
+        sv->stdin_watch = px_loop_fd(sv->loop, STDIN_FILENO, on_hangup, sv);
+}
+
+static void fini(struct supervisor *sv)
+{
+    end_client(sv);
+    end_files(sv);
+    px_stopper_destroy(sv->stopper);
+    px_set_destroy(sv->engines);
+    px_set_destroy(sv->controller);
+    px_buf_fini(&sv->client_line);
+    close_channel(sv, sv->status);
+    px_loop_destroy(sv->loop);
+}
+
+int px_supervise(const struct px_plan *plan)
+{
+    struct supervisor sv;
+    struct px_error err;
+    init(&sv, plan);
+    int result = watch_signals(&sv, &err);
+    if (result == 0)
+        result = plan->with_controller ? begin_with_controller(&sv, &err)
+                                       : begin_engines(&sv, &err);
+    if (result < 0) {
+        say(&sv, "%s", err.text);
+        if (!sv.controller)
+            goto done;
+        stop(&sv, 1);
+    } else if (sv.phase == STARTING) {
+        sv.deadline = px_loop_timer(sv.loop, plan->timeout_ms, 0, on_deadline, &sv);
+        if (sv.files_watch) /* with --reuse the files may be there already */
+            on_files(sv.loop, &sv);
+    }
+    if (px_loop_run(sv.loop, &err) < 0)
+        say(&sv, "%s", err.text);
+done:
+    fini(&sv);
+    return sv.status;
+}

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Included by cluster/CMakeLists.txt. Everything but main.c is a library, so that tests can link it.
+set(LAUNCH ${CMAKE_CURRENT_LIST_DIR})
+px_library(px_launch
+  SOURCES ${LAUNCH}/process.c ${LAUNCH}/local.c ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
+          ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/supervisor.c ${LAUNCH}/start.c
+          ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/clean.c
+  LIBS px_wire px_loop PkgConfig::JANSSON
+  PRIVATE phalanx)
+target_include_directories(px_launch PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+px_program(pxcluster SOURCES ${LAUNCH}/main.c LIBS px_launch)
