@@ -165,6 +165,7 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
     }
     px_log_init("pxcluster", (enum px_level)options.common.log_level);
     launcher_option(usage, "controller", options.controller);
+    const struct px_launcher_ops *launcher = launcher_option(usage, "engines", options.engines);
 
     struct px_place place;
     struct px_error err;
@@ -179,7 +180,7 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
     words_own(&engine, "python", options.python);
     words_finish(&engine, (char *const *)options.engine_args.items, options.engine_args.count);
     struct px_plan plan = {.place = &place,
-                           .launcher = launcher_option(usage, "engines", options.engines),
+                           .launcher = launcher,
                            .with_controller = with_controller,
                            .n = options.n,
                            .timeout_ms = (int64_t)options.timeout * 1000,

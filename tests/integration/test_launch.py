@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""pxcluster: what a user types, what runs then, and that nothing runs afterwards."""
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import (BIN, PYTHON, STOCK_CONTROLLER, STOCK_ENGINE, Cluster, alive, processes_with,
+                      wait_for)
+
+pytestmark = pytest.mark.usefixtures("no_leftovers")
+
+STOCK = [f"--controller-cmd={STOCK_CONTROLLER}", f"--engine-cmd={STOCK_ENGINE}"]
+OURS = (BIN / "pxcontroller").exists() and (BIN / "pxengine").exists()
+
+ours = pytest.mark.skipif(not OURS, reason="pxcontroller and pxengine are not built")
+
+MIXES = [
+    pytest.param([], id="ours", marks=ours),
+    pytest.param(STOCK, id="stock", marks=pytest.mark.stock),
+    pytest.param(STOCK[:1], id="stock-controller", marks=[ours, pytest.mark.stock]),
+    pytest.param(STOCK[1:], id="stock-engines", marks=[ours, pytest.mark.stock]),
+]
+
+
+def ipcluster(env, *args, check=True):
+    return subprocess.run([PYTHON, "-m", "ipyparallel.cluster", *args], env=env, check=check,
+                          text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=60)
+
+
+def supervisor_of(pid):
+    return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def foreground(env, px_bin):
+    """Starts `pxcluster start` in the foreground; returns the process once it says ready."""
+    started = []
+
+    def start(*options, n=2, ready=True, **kwargs):
+        process = subprocess.Popen([px_bin / "pxcluster", "start", "-n", str(n), *options], env=env,
+                                   stderr=subprocess.PIPE, text=True,
+                                   **{"stdin": subprocess.DEVNULL, **kwargs})
+        started.append(process)
+        if ready:
+            line = process.stderr.readline()
+            assert " ready in " in line, line + process.stderr.read()
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=30)
+
+
+# ---- start and stop ----
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_daemonize_returns_when_a_client_sees_all(cluster, run, mix):
+    import ipyparallel as ipp
+    where = cluster(2, *mix)
+    with ipp.Client(str(where.client_file)) as rc:
+        assert rc.ids == [0, 1]
+        assert rc[:].apply_sync(os.getpid) == [rc[i].apply_sync(os.getpid) for i in rc.ids]
+        assert sorted(rc[:].apply_sync(os.getpid)) == sorted(where.engine_pids)
+    pids = [where.controller_pid, *where.engine_pids]
+    assert all(map(alive, pids))
+    done = run("pxcluster", "stop")
+    assert "stopped cluster: 2 engines" in done.stderr
+    assert not any(map(alive, pids))
+    assert not where.cluster_file.exists()
+    assert not where.client_file.exists() and not where.engine_file.exists()
+
+
+@ours
+@pytest.mark.parametrize("spelling", [["-n", "2"], ["-n2"], ["--n=2"], ["--n", "2"]])
+def test_spellings_of_n(run, spelling):
+    done = run("pxcluster", "start", "--daemonize", *spelling)
+    assert "2 engines ready" in done.stderr
+    run("pxcluster", "stop")
+
+
+@ours
+def test_default_is_one_engine_a_processor(cluster, run, ipython_dir):
+    done = run("pxcluster", "start", "--daemonize")
+    assert re.search(rf"\b{os.cpu_count()} engines? ready", done.stderr)
+    assert len(Cluster(ipython_dir, "default", "").engine_pids) == os.cpu_count()
+    run("pxcluster", "stop")
+
+
+@ours
+def test_no_engines(cluster):
+    where = cluster(0)
+    assert where.client_file.exists() and where.engine_pids == []
+
+
+@ours
+def test_modes_of_files(cluster):
+    where = cluster(1)
+    assert (where.profile_dir / "security").stat().st_mode & 0o777 == 0o700
+    for path in (where.client_file, where.engine_file, where.cluster_file):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+@ours
+@pytest.mark.parametrize("signo", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_everything(foreground, ipython_dir, signo):
+    process = foreground()
+    where = Cluster(ipython_dir, "default", "")
+    pids = [where.controller_pid, *where.engine_pids]
+    process.send_signal(signo)
+    assert process.wait(timeout=20) == 0
+    assert not any(map(alive, pids))
+    assert not where.cluster_file.exists()
+
+
+@ours
+def test_ready_fd_and_end_of_stdin(env, px_bin, ipython_dir):
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [px_bin / "pxcluster", "start", "-n", "1", "--quiet", f"--ready-fd={write}",
+         "--stop-on-eof"], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        pass_fds=[write])
+    os.close(write)
+    with os.fdopen(read) as ready:
+        assert ready.read() == "ready 1\n"
+    process.stdin.close()
+    assert process.wait(timeout=20) == 0
+    assert process.stderr.read() == b""
+
+
+@ours
+def test_profiles_and_ids(cluster, run):
+    one = cluster(1, profile="one")
+    two = cluster(1, profile="one", cluster_id="two")
+    assert one.client_file.name == "ipcontroller-client.json"
+    assert two.client_file.name == "ipcontroller-two-client.json"
+    listed = run("pxcluster", "list").stdout.splitlines()
+    assert [line.split()[:4] for line in listed[1:]] == [["one", "''", "True", "1"],
+                                                         ["one", "two", "True", "1"]]
+    run("pxcluster", "stop", "--profile=one", "two")
+    assert not two.cluster_file.exists() and one.cluster_file.exists()
+    run("pxcluster", "stop", "--profile=one", "--all")
+    assert not one.cluster_file.exists()
+
+
+@ours
+def test_profile_dir_and_environment(run, env, tmp_path):
+    env["IPP_PROFILE_DIR"] = str(tmp_path / "place")
+    env["IPP_CLUSTER_ID"] = "env"
+    run("pxcluster", "start", "-n1", "--daemonize")
+    assert (tmp_path / "place/security/cluster-env.json").exists()
+    run("pxcluster", "stop", f"--profile-dir={tmp_path / 'place'}")
+
+
+@ours
+def test_arguments_for_the_controller(cluster):
+    where = cluster(1, "--location=here.example", "--", "--ping=700")
+    assert json.loads(where.client_file.read_text())["location"] == "here.example"
+    command = open(f"/proc/{where.controller_pid}/cmdline").read().split("\0")
+    assert "--ping=700" in command
+    assert where.state()["cluster"]["controller_args"][-1] == "--ping=700"
+
+
+@ours
+def test_more_engines(cluster, run):
+    import ipyparallel as ipp
+    where = cluster(1)
+    run("pxcluster", "engines", "-n", "2", "--daemonize")
+    with ipp.Client(str(where.client_file)) as rc:
+        assert rc.ids == [0, 1, 2]
+    assert len(where.engine_pids) == 3
+    pids = where.engine_pids
+    run("pxcluster", "stop")
+    assert not any(map(alive, pids))
+
+
+# ---- the reference finds ours, and we find the reference's ----
+
+
+@ours
+def test_ipcluster_lists_and_stops_ours(cluster, env):
+    where = cluster(2)
+    before = where.cluster_file.read_bytes()
+    listed = json.loads(ipcluster(env, "list", "-o", "json").stdout)
+    assert listed == [json.loads(before)]
+    assert where.cluster_file.read_bytes() == before  # it saw nothing to correct
+    assert "True          2 Local" in ipcluster(env, "list").stdout
+    assert ipcluster(env, "start", "-n1", "--daemonize", check=False).returncode == 10
+    pids = [where.controller_pid, *where.engine_pids]
+    pids.append(supervisor_of(pids[0]))
+    ipcluster(env, "stop")
+    wait_for(lambda: not any(map(alive, pids)), what="all processes to end")
+    assert not where.cluster_file.exists()
+
+
+@pytest.mark.stock
+def test_we_list_and_stop_theirs(env, run, ipython_dir):
+    ipcluster(env, "start", "-n", "2", "--daemonize")
+    where = Cluster(ipython_dir, "default", "")
+    assert "True          2 Local" in run("pxcluster", "list").stdout
+    assert json.loads(run("pxcluster", "list", "-o", "json").stdout) == [where.state()]
+    assert run("pxcluster", "start", "-n1", check=False).returncode == 10
+    pids = [where.controller_pid, *where.engine_pids]
+    wait_for(where.client_file.exists, what="the connection file")
+    run("pxcluster", "stop")
+    assert not any(map(alive, pids))
+    assert not where.cluster_file.exists()
+
+
+# ---- refusals ----
+
+
+@ours
+def test_second_start_is_refused(cluster, run):
+    where = cluster(1)
+    done = run("pxcluster", "start", "-n1", check=False)
+    assert done.returncode == 10
+    assert done.stderr.startswith("pxcluster: a cluster is running already")
+    assert where.logs()  # a refused start removes nobody's logs
+    assert run("pxcluster", "start", "-n1", "--daemonize", check=False).returncode == 10
+    assert len(where.engine_pids) == 1
+
+
+def test_stop_without_a_cluster(run):
+    assert run("pxcluster", "stop", check=False).returncode == 11
+    assert run("pxcluster", "stop", "--all", check=False).returncode == 11
+    assert run("pxcluster", "stop", "--profile=nobody", check=False).returncode == 11
+
+
+def test_engines_without_a_cluster(run):
+    assert run("pxcluster", "engines", "-n1", check=False).returncode == 12
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["start", "--nn=3"], "unknown option"),
+    (["start", "-n", "many"], "whole number"),
+    (["start", "-n", "-1"], "not between"),
+    (["start", "stray"], "unexpected argument 'stray'"),
+    (["start", "--engines=pigeon"], "no launcher 'pigeon'"),
+    (["list", "-o", "xml"], "neither text nor json"),
+    (["strat"], "did you mean 'start'?"),
+    ([], "Usage"),
+])
+def test_misuse_exits_2_with_one_line(run, arguments, words, ipython_dir):
+    done = run("pxcluster", *arguments, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not arguments or done.stderr.count("\n") == 1
+    assert not list(ipython_dir.iterdir())
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "list", "engines", "clean"])
+def test_help(run, command):
+    text = run("pxcluster", command, "--help").stdout
+    assert text.startswith(f"Usage: pxcluster {command}") and "Examples:" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert re.fullmatch(r"pxcluster \d+\.\d+\.\d+\n", run("pxcluster", "--version").stdout)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"cluster": 1}', '{"cluster": {}}',
+                                  '{"cluster": {}, "controller": {"class": "local", "state": 3}}',
+                                  '{"cluster": {}, "engines": {"class": 7, "sets": []}}',
+                                  '{"cluster": {}, "controller": {"class": "local", '
+                                  '"state": {"pid": 99999999999999}}}'])
+def test_a_broken_cluster_file(run, ipython_dir, text):
+    security = ipython_dir / "profile_default" / "security"
+    security.mkdir(parents=True)
+    (security / "cluster-.json").write_text(text)
+    run("pxcluster", "list")
+    assert run("pxcluster", "stop", check=False).returncode in (1, 11)
+
+
+def test_a_pid_that_came_to_mean_another_process(run, ipython_dir):
+    """A file from before a restart names a pid that is somebody else's now: ours, here."""
+    security = ipython_dir / "profile_default" / "security"
+    security.mkdir(parents=True)
+    file = security / "cluster-.json"
+    file.write_text(json.dumps({
+        "cluster": {"cluster_id": ""},
+        "controller": {"class": "local", "state": {"pid": os.getpid()}},
+        "engines": {"class": "local", "sets": {}}}))
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    assert "False         0" in run("pxcluster", "list").stdout
+    assert run("pxcluster", "stop", check=False).returncode == 11
+    assert not file.exists()
+
+
+# ---- failures: nothing is left, and the reason is told ----
+
+
+def expect_failure(run, ipython_dir, *options, n=2):
+    done = run("pxcluster", "start", "-n", n, "--daemonize", *options, check=False)
+    assert done.returncode == 1, done.stderr
+    assert not list(ipython_dir.glob("profile_*/security/cluster-*.json"))
+    return done.stderr
+
+
+@pytest.mark.parametrize("which", ["--controller-cmd", "--engine-cmd"])
+def test_program_that_is_not_there(run, ipython_dir, which):
+    other = [o for o in STOCK if not o.startswith(which)]
+    said = expect_failure(run, ipython_dir, f"{which}=no-such-program", *other)
+    assert "cannot run no-such-program: No such file or directory" in said
+
+
+def test_engine_that_dies_at_once(run, ipython_dir):
+    said = expect_failure(run, ipython_dir, *STOCK[:1],
+                          "--engine-cmd=sh -c 'echo the reason is this >&2; exit 3'")
+    assert "exit status 3" in said and "the reason is this" in said
+
+
+def test_controller_that_dies_at_once(run, ipython_dir):
+    said = expect_failure(run, ipython_dir,
+                          "--controller-cmd=sh -c 'echo no luck today; exit 4'")
+    assert "exit status 4" in said and "no luck today" in said
+
+
+def test_controller_that_never_writes_its_files(run, ipython_dir):
+    said = expect_failure(run, ipython_dir, "--controller-cmd=tail -f /dev/null --", "--timeout=1")
+    assert "within 1 s" in said or "ended" in said
+
+
+@ours
+def test_engine_that_never_registers(run, ipython_dir):
+    said = expect_failure(run, ipython_dir, "--engine-cmd=sh -c 'exec tail -f /dev/null'",
+                          "--timeout=2")
+    assert "sees 0 of 2 engines" in said or "within 2 s" in said
+
+
+@ours
+def test_controller_killed_ends_all(foreground, ipython_dir):
+    process = foreground()
+    where = Cluster(ipython_dir, "default", "")
+    pids = where.engine_pids
+    os.kill(where.controller_pid, signal.SIGKILL)
+    assert process.wait(timeout=20) == 1
+    assert "controller" in process.stderr.read()
+    assert not any(map(alive, pids))
+    assert not where.cluster_file.exists()
+
+
+@ours
+def test_supervisor_killed_takes_all_along(cluster):
+    where = cluster(2)
+    pids = [where.controller_pid, *where.engine_pids]
+    os.kill(supervisor_of(pids[0]), signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, pids)), what="controller and engines to end")
+
+
+@ours
+def test_start_after_a_supervisor_was_killed(cluster, run):
+    where = cluster(1)
+    pids = [where.controller_pid, *where.engine_pids]
+    os.kill(supervisor_of(pids[0]), signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, pids)), what="controller and engines to end")
+    run("pxcluster", "start", "-n1", "--daemonize")
+
+
+@ours
+def test_fork_server_killed(cluster, run):
+    where = cluster(2)
+    engines = where.engine_pids
+    os.kill(supervisor_of(engines[0]), signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, engines)), what="orphaned engines to end")
+    assert alive(where.controller_pid)
+    wait_for(lambda: where.engine_pids == [], what="the file to say so")
+
+
+@ours
+def test_engine_killed_leaves_the_file(cluster):
+    where = cluster(2)
+    os.kill(where.engine_pids[0], signal.SIGKILL)
+    wait_for(lambda: len(where.engine_pids) == 1, what="the file to say so")
+
+
+@ours
+def test_interrupted_while_starting(env, px_bin, ipython_dir):
+    """The command in front is interrupted before the cluster is ready: the daemon ends too."""
+    process = subprocess.Popen(
+        [px_bin / "pxcluster", "start", "-n1", "--daemonize",
+         "--engine-cmd=sh -c 'exec tail -f /dev/null'"], env=env, stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True)
+    file = ipython_dir / "profile_default/security/cluster-.json"
+    wait_for(file.exists, what="the cluster file")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 1
+    assert not processes_with(f"IPYTHONDIR={ipython_dir}")
+    process.stderr.close()
+
+
+@ours
+def test_waiting_command_killed_while_starting(env, px_bin, ipython_dir):
+    process = subprocess.Popen(
+        [px_bin / "pxcluster", "start", "-n1", "--daemonize",
+         "--engine-cmd=sh -c 'exec tail -f /dev/null'"], env=env, stdin=subprocess.DEVNULL)
+    wait_for((ipython_dir / "profile_default/security/cluster-.json").exists, what="the file")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not processes_with(f"IPYTHONDIR={ipython_dir}"), what="the daemon to end")
+
+
+def test_an_engine_deaf_to_sigterm_is_killed(run, ipython_dir):
+    """The grace is 5 s; then SIGKILL, and its process group with it."""
+    begun = time.monotonic()
+    expect_failure(run, ipython_dir, *STOCK[:1], "--timeout=1", n=1,
+                   *["--engine-cmd=sh -c 'trap : TERM; while :; do wait; tail -f /dev/null & done'"])
+    assert time.monotonic() - begun < 20
+
+
+# ---- cleaning ----
+
+
+@ours
+def test_clean(cluster, run):
+    where = cluster(1)
+    assert run("pxcluster", "clean", check=False).returncode == 1
+    assert where.logs()
+    run("pxcluster", "stop")
+    run("pxcluster", "clean")
+    assert not list((where.profile_dir / "log").iterdir())
