@@ -79,19 +79,14 @@ static int end_members(const struct px_cluster *cluster, struct px_error *err)
     return result;
 }
 
-static const char *quoted(const char *cluster_id, char *out, size_t size)
-{
-    snprintf(out, size, cluster_id[0] ? " '%.100s'" : "", cluster_id);
-    return out;
-}
-
 /* 0, 1 or PX_NOT_RUNNING. */
 static int stop_cluster(const struct px_place *place)
 {
     struct px_error err;
     struct px_cluster cluster;
-    char name[128];
-    quoted(place->cluster_id, name, sizeof name);
+    char name[sizeof place->cluster_id + 4] = "";
+    if (place->cluster_id[0])
+        snprintf(name, sizeof name, " '%s'", place->cluster_id);
     if (px_cluster_load(place->file, &cluster, &err) < 0) {
         if (err.code == PX_ENOENT)
             fprintf(stderr, "pxcluster: no cluster%s is running: there is no %s\n", name,

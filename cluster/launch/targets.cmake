@@ -7,5 +7,5 @@ px_library(px_launch
           ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/clean.c
   LIBS px_wire px_loop PkgConfig::JANSSON
   PRIVATE phalanx)
-target_include_directories(px_launch PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_include_directories(px_launch PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 px_program(pxcluster SOURCES ${LAUNCH}/main.c LIBS px_launch)
