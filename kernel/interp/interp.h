@@ -30,7 +30,7 @@ enum px_publication {
     PX_UPDATE_DISPLAY_DATA, /* the same */
     PX_EXECUTE_RESULT,      /* {"data", "metadata", "execution_count"} */
     PX_CLEAR_OUTPUT,        /* {"wait"} */
-    PX_ERROR,               /* {"ename", "evalue", "traceback"} */
+    PX_ERROR_OUTPUT,        /* {"ename", "evalue", "traceback"} */
     PX_COMM_OPEN,           /* {"comm_id", "target_name", "data"} */
     PX_COMM_MSG,            /* {"comm_id", "data"} */
     PX_COMM_CLOSE,          /* {"comm_id", "data"} */
@@ -61,8 +61,9 @@ struct px_interp_host {
                     const struct px_buffer *buffers, size_t buffer_count);
 
     /* A line from the user, appended to `line`. Interpreter thread only. Blocks without the
-     * language's lock. PX_EINTR when a signal was handled while waiting (let the language act on it,
-     * and call again or give up), PX_ENOENT when the front end takes no input. */
+     * language's lock. PX_EINTR when a signal may have been handled while waiting: let the language
+     * act on it, then give up, or call again with `prompt` NULL, which waits on without asking
+     * again. PX_ENOENT when the front end takes no input. */
     int (*input)(void *ctx, const char *prompt, bool password, struct px_buf *line,
                  struct px_error *err);
 
@@ -144,7 +145,8 @@ struct px_interp_ops {
     /* Optional: forget the user's names (clear_request). */
     void (*clear)(void *self);
 
-    /* Any thread, no lock held: interrupt what runs. */
+    /* Any thread, no lock of the language held: interrupt what runs. A language also takes SIGINT as
+     * an interrupt, and forgets one that comes when nothing runs. */
     void (*interrupt)(void *self);
 
     /* Optional: lets the language use idle time. Waits until `fd` can be read, running the language's

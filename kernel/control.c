@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * control: the requests that the service thread answers, whatever the interpreter does.
+ */
+#include "core.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+
+void px_on_kernel_info_request(struct px_kernel *kernel, struct px_request *request)
+{
+    px_request_reply(kernel, request, px_span_of(kernel->info));
+}
+
+void px_on_connect_request(struct px_kernel *kernel, struct px_request *request)
+{
+    px_request_reply(kernel, request, px_span_of(kernel->connect));
+}
+
+void px_on_comm_info_request(struct px_kernel *kernel, struct px_request *request)
+{
+    json_t *json = px_json_parse(px_request_content(request), NULL);
+    struct px_buf content = {0};
+    px_buf_text(&content, "{\"status\": \"ok\", \"comms\": ");
+    px_comms_list(kernel->comms, json_string_value(json_object_get(json, "target_name")),
+                  &content);
+    px_buf_text(&content, "}");
+    json_decref(json);
+    px_request_reply(kernel, request, px_buf_span(&content));
+    px_buf_fini(&content);
+}
+
+void px_on_interrupt_request(struct px_kernel *kernel, struct px_request *request)
+{
+    px_kernel_interrupt(kernel);
+    px_request_reply(kernel, request, PX_SPAN("{\"status\": \"ok\"}"));
+}
+
+void px_on_shutdown_request(struct px_kernel *kernel, struct px_request *request)
+{
+    json_t *json = px_json_parse(px_request_content(request), NULL);
+    const bool restart = json_is_true(json_object_get(json, "restart"));
+    json_decref(json);
+    const struct px_span content = restart ? PX_SPAN("{\"status\": \"ok\", \"restart\": true}")
+                                           : PX_SPAN("{\"status\": \"ok\", \"restart\": false}");
+    px_kernel_flush(kernel); /* output that came before */
+    px_kernel_publish(kernel, request, "shutdown_reply", PX_TOPIC_SHUTDOWN, content);
+    px_request_reply(kernel, request, content);
+    kernel->config.shutdown(kernel->config.ctx, restart);
+}
+
+/* ---- abort ---- */
+
+/* Ids that never arrive are kept: enough for any client's mistakes, no more. */
+#define MOST_ABORTS 65536
+
+struct abort_row {
+    UT_hash_handle hh;
+    char id[];
+};
+
+void px_aborts_fini(struct px_kernel *kernel)
+{
+    struct abort_row *row, *next;
+    HASH_ITER(hh, kernel->aborts, row, next) {
+        HASH_DEL(kernel->aborts, row);
+        free(row);
+    }
+}
+
+bool px_abort_awaits(struct px_kernel *kernel, const struct px_request *request)
+{
+    const struct px_span id = request->header.msg_id;
+    struct abort_row *row;
+    HASH_FIND(hh, kernel->aborts, id.data, id.size, row);
+    if (!row)
+        return false;
+    HASH_DEL(kernel->aborts, row);
+    free(row);
+    return true;
+}
+
+static void await(struct px_kernel *kernel, const char *id)
+{
+    struct abort_row *row;
+    HASH_FIND_STR(kernel->aborts, id, row);
+    if (row || HASH_COUNT(kernel->aborts) >= MOST_ABORTS)
+        return;
+    row = px_alloc(sizeof *row + strlen(id) + 1);
+    strcpy(row->id, id);
+    HASH_ADD_STR(kernel->aborts, id, row);
+}
+
+static bool has_id(const struct px_request *request, void *id)
+{
+    return px_span_equal(request->header.msg_id, id);
+}
+
+static bool is_execute(const struct px_request *request, void *unused)
+{
+    (void)unused;
+    return px_span_equal(request->header.msg_type, "execute_request");
+}
+
+/* Statuses and reply "aborted" for requests taken out of the queue, from this thread. */
+static void answer_aborted(struct px_kernel *kernel, struct px_request *requests)
+{
+    while (requests) {
+        struct px_request *request = requests;
+        requests = request->next;
+        struct px_handler here = *request->handler;
+        here.place = PX_ON_SERVICE;
+        request->handler = &here;
+        request->aborted = true;
+        px_kernel_serve(kernel, request);
+    }
+}
+
+static void abort_id(struct px_kernel *kernel, const char *id)
+{
+    struct px_request *queued = px_queue_remove(&kernel->queue, has_id, (void *)id);
+    if (queued)
+        answer_aborted(kernel, queued);
+    else
+        await(kernel, id);
+}
+
+/* All ids are strings, or the one value is. */
+static bool are_ids(const json_t *ids)
+{
+    size_t i;
+    json_t *id;
+    if (json_is_string(ids))
+        return true;
+    json_array_foreach(ids, i, id)
+        if (!json_is_string(id))
+            return false;
+    return json_is_array(ids);
+}
+
+void px_on_abort_request(struct px_kernel *kernel, struct px_request *request)
+{
+    json_t *json = px_json_parse(px_request_content(request), NULL);
+    json_t *ids = json_object_get(json, "msg_ids");
+    if (!are_ids(ids)) {
+        json_decref(json);
+        px_request_refuse(kernel, request, "ValueError", "msg_ids is not a list of strings");
+        return;
+    }
+    size_t i;
+    json_t *id;
+    json_array_foreach(ids, i, id)
+        abort_id(kernel, json_string_value(id));
+    if (json_is_string(ids))
+        abort_id(kernel, json_string_value(ids));
+    else if (json_array_size(ids) == 0)
+        answer_aborted(kernel, px_queue_remove(&kernel->queue, is_execute, NULL));
+    json_decref(json);
+    px_request_reply(kernel, request, PX_SPAN("{\"status\": \"ok\"}"));
+}

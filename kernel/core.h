@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * core: private to the kernel core: requests, their queue, the outbox, comms, input.
+ *
+ * Locks: the queue, the outbox, the comms and the input each have their own, held for a few
+ * instructions and never two at once.
+ */
+#ifndef PX_CORE_H
+#define PX_CORE_H
+
+#include "kernel.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* ---- requests ---- */
+
+struct px_parent {
+    atomic_uint references;
+    size_t size;
+    char header[]; /* JSON text */
+};
+
+struct px_request {
+    struct px_request *next;
+    struct px_msg *msg; /* NULL once replied: it went along for its identities */
+    struct px_header header;
+    enum px_channel channel;
+    const struct px_handler *handler; /* NULL: nobody knows the type */
+    struct px_parent *parent;
+    bool aborted;                     /* to be answered "aborted" when its turn comes */
+    bool allow_stdin;
+    char started[PX_DATE_SIZE];
+};
+
+/* Takes *msg in any case. NULL when the header is not one. */
+struct px_request *px_request_create(struct px_msg **msg, enum px_channel channel,
+                                     struct px_error *err);
+void px_request_destroy(struct px_request *request);
+
+struct px_parent *px_parent_ref(struct px_parent *parent); /* NULL gives NULL */
+void px_parent_unref(struct px_parent *parent);
+
+/* ---- queue of requests: the service thread pushes, the interpreter thread takes ---- */
+
+/* How long after a failure a request that was sent before it may still arrive. */
+#define PX_ABORT_WINDOW_MS 100
+
+struct px_queue {
+    pthread_mutex_t lock;
+    struct px_request *first, **last;
+    bool asleep;  /* the taker has seen an empty queue; the next push rings */
+    bool stopped;
+    int fd;       /* eventfd */
+    int64_t abort_until_ms;        /* execute_requests dated before abort_date that arrive */
+    char abort_date[PX_DATE_SIZE]; /* earlier than this are aborted */
+};
+
+PX_MUST_USE int px_queue_init(struct px_queue *queue, struct px_error *err);
+void px_queue_fini(struct px_queue *queue);
+void px_queue_push(struct px_queue *queue, struct px_request *request);
+/* The oldest request, or NULL; after NULL the next push or stop rings. */
+struct px_request *px_queue_take(struct px_queue *queue);
+void px_queue_stop(struct px_queue *queue);
+bool px_queue_stopped(struct px_queue *queue);
+/* Marks every execute_request that was sent before now as aborted. */
+void px_queue_abort_executes(struct px_queue *queue);
+/* Unlinks and returns the requests that `match` accepts, in order. */
+struct px_request *px_queue_remove(struct px_queue *queue,
+                                   bool (*match)(const struct px_request *request, void *ctx),
+                                   void *ctx);
+
+/* ---- outbox: the interpreter's threads post, the service thread takes ---- */
+
+struct px_item {
+    struct px_item *next;
+    enum px_channel channel;
+    const char *type;
+    const char *topic;        /* borrowed from the kernel; NULL: `own_topic` or identities */
+    char *own_topic;
+    struct px_msg *request;   /* whose identities a reply goes to */
+    struct px_parent *parent; /* NULL: {} */
+    struct px_buf metadata, content;
+    struct px_buffer *buffers; /* malloc'ed array */
+    size_t buffer_count;
+    int stream;               /* enum px_stream while `content` is bare text; else -1 */
+    int64_t due_ms;           /* of a stream */
+};
+
+struct px_item *px_item_create(enum px_channel channel, const char *type,
+                               struct px_parent *parent);
+void px_item_destroy(struct px_item *item);
+
+struct px_outbox {
+    pthread_mutex_t lock;
+    pthread_cond_t room;
+    struct px_item *first, *tail;
+    size_t bytes;
+    bool asleep;
+    bool open; /* false: nobody waits for room any more */
+    int fd;    /* eventfd */
+};
+
+PX_MUST_USE int px_outbox_init(struct px_outbox *outbox, struct px_error *err);
+void px_outbox_fini(struct px_outbox *outbox);
+/* Takes `item`. With `wait`, blocks while the outbox is full. */
+void px_outbox_post(struct px_outbox *outbox, struct px_item *item, bool wait);
+/* Adds text to the last item when it is the same stream of the same parent, else makes a new
+ * item. At most PX_STREAM_MAX bytes. Blocks while the outbox is full. */
+#define PX_STREAM_MAX (256u << 10)
+void px_outbox_stream(struct px_outbox *outbox, struct px_parent *parent, enum px_stream which,
+                      const char *topic, const char *text, size_t size);
+/* The oldest item if it is due (or `all`), else NULL with *delay_ms until it is, -1 for none. */
+struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *delay_ms);
+/* Lets writers go that wait for room. */
+void px_outbox_close(struct px_outbox *outbox);
+
+/* ---- comms that are open, so that comm_info is answered while the interpreter is busy ---- */
+
+struct px_comms;
+struct px_comms *px_comms_create(void);
+void px_comms_destroy(struct px_comms *comms);
+/* Follows comm_open and comm_close of either side; other publications change nothing. */
+void px_comms_follow(struct px_comms *comms, enum px_publication what, struct px_span content);
+/* Appends {"<id>": {"target_name": "…"}, …}; `target` NULL for all. */
+void px_comms_list(struct px_comms *comms, const char *target, struct px_buf *out);
+
+/* ---- input(): one question at a time ---- */
+
+struct px_input {
+    pthread_mutex_t lock;
+    bool asked, answered, interrupted;
+    struct px_buf answer;
+    int fd; /* eventfd */
+};
+
+PX_MUST_USE int px_input_init(struct px_input *input, struct px_error *err);
+void px_input_fini(struct px_input *input);
+void px_input_ask(struct px_input *input); /* forgets earlier answers */
+/* Waits for the answer and appends it. PX_EINTR when a signal was handled or px_input_interrupt called. */
+PX_MUST_USE int px_input_wait(struct px_input *input, struct px_buf *line, struct px_error *err);
+void px_input_answer(struct px_input *input, struct px_span content); /* of input_reply */
+void px_input_interrupt(struct px_input *input);
+
+/* ---- kernel ---- */
+
+struct px_kernel {
+    struct px_kernel_config config;
+    char *topics[PX_TOPIC_COUNT];
+    char *info;      /* kernel_info_reply */
+    char *connect;   /* connect_reply */
+    char *metadata;  /* of a message that has no other */
+    struct px_interp_host host;
+    struct px_queue queue;
+    struct px_outbox outbox;
+    struct px_comms *comms;
+    struct px_input input;
+    struct px_log_limiter refused; /* service thread */
+    struct abort_row *aborts;      /* ids to abort that have not arrived; service thread */
+
+    pthread_mutex_t lock;      /* of the next two */
+    struct px_parent *current; /* of the request that runs, or ran last */
+    bool running;
+    void *self;                /* the language's instance; NULL before px_kernel_run; under lock */
+
+    /* interpreter thread */
+    struct px_request *serving;
+    int next_count;      /* execution count of the next cell */
+    bool exit_requested;
+};
+
+extern const struct px_handler px_core_handlers[];
+
+px_handler_fn px_on_execute_request, px_on_query, px_on_comm;
+px_handler_fn px_on_kernel_info_request, px_on_connect_request, px_on_comm_info_request;
+px_handler_fn px_on_interrupt_request, px_on_shutdown_request;
+
+/* Builds, signs and sends, on the service thread; takes `item`. */
+void px_kernel_send(struct px_kernel *kernel, struct px_item *item);
+/* Sends now on the service thread, or posts, as the request's place says; takes `item`. */
+void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
+                    struct px_item *item);
+/* An iopub message of the request; `content` is copied. */
+void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request,
+                       const char *type, enum px_topic topic, struct px_span content);
+/* Reply to execute, apply, or anything aborted: content, and a task's metadata. */
+void px_reply_task(struct px_kernel *kernel, struct px_request *request, const char *status,
+                   struct px_outcome *outcome, struct px_span content);
+/* The "aborted" reply. */
+void px_reply_aborted(struct px_kernel *kernel, struct px_request *request);
+/* True when an abort_request named this request before it came; forgets the id. */
+bool px_abort_awaits(struct px_kernel *kernel, const struct px_request *request);
+void px_aborts_fini(struct px_kernel *kernel);
+/* Runs one request that belongs on the service thread, statuses included; takes it. */
+void px_kernel_serve(struct px_kernel *kernel, struct px_request *request);
+
+#endif

@@ -1,0 +1,610 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * kernel: from a message to its handler, and from an item to a message.
+ *
+ * Requests have a fixed frame here, whatever their handler does: status busy, the handler,
+ * status idle, each with the request as parent. A type that nobody knows gets the two
+ * statuses and no reply; a message that has no readable header is dropped and counted.
+ *
+ * This file also holds the services for the language (struct px_interp_host): they may be
+ * called from any thread and only post to the outbox.
+ */
+#include "core.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- requests ---- */
+
+struct px_request *px_request_create(struct px_msg **msg, enum px_channel channel,
+                                     struct px_error *err)
+{
+    struct px_msg *taken = *msg;
+    *msg = NULL;
+    struct px_request *request = px_alloc(sizeof *request);
+    request->msg = taken;
+    request->channel = channel;
+    const struct px_span header = px_msg_header(taken);
+    if (px_header_scan(header, &request->header, err) < 0) {
+        px_request_destroy(request);
+        return NULL;
+    }
+    request->parent = px_alloc(sizeof *request->parent + header.size);
+    atomic_init(&request->parent->references, 1);
+    request->parent->size = header.size;
+    memcpy(request->parent->header, header.data, header.size);
+    return request;
+}
+
+void px_request_destroy(struct px_request *request)
+{
+    if (!request)
+        return;
+    px_msg_destroy(request->msg);
+    px_parent_unref(request->parent);
+    free(request);
+}
+
+struct px_span px_request_content(const struct px_request *request)
+{
+    return px_msg_content(request->msg);
+}
+
+struct px_span px_request_metadata(const struct px_request *request)
+{
+    return px_msg_metadata(request->msg);
+}
+
+struct px_span px_request_msg_id(const struct px_request *request)
+{
+    return request->header.msg_id;
+}
+
+int px_request_arg(const struct px_request *request)
+{
+    return request->handler->arg;
+}
+
+struct px_parent *px_parent_ref(struct px_parent *parent)
+{
+    if (parent)
+        atomic_fetch_add(&parent->references, 1);
+    return parent;
+}
+
+void px_parent_unref(struct px_parent *parent)
+{
+    if (parent && atomic_fetch_sub(&parent->references, 1) == 1)
+        free(parent);
+}
+
+/* ---- sending ---- */
+
+struct release {
+    void (*fn)(void *hint);
+    void *hint;
+};
+
+static void release_buffer(void *data, void *hint)
+{
+    (void)data;
+    const struct release release = *(struct release *)hint;
+    free(hint);
+    release.fn(release.hint);
+}
+
+static void append_buffers(struct px_msg *msg, struct px_item *item)
+{
+    for (size_t i = 0; i < item->buffer_count; i++) {
+        struct px_buffer *buffer = &item->buffers[i];
+        if (!buffer->release) {
+            px_msg_append(msg, buffer->data, buffer->size);
+            continue;
+        }
+        struct release *release = px_alloc(sizeof *release);
+        *release = (struct release){buffer->release, buffer->hint};
+        buffer->release = NULL; /* the message's business from here on */
+        px_msg_append_new(msg, (void *)buffer->data, buffer->size, release_buffer, release);
+    }
+}
+
+/* Bare text becomes the content of a stream message. */
+static void dress_stream(struct px_item *item)
+{
+    struct px_buf json = {0};
+    px_buf_text(&json, item->stream == PX_STDOUT ? "{\"name\": \"stdout\", \"text\": "
+                                                 : "{\"name\": \"stderr\", \"text\": ");
+    px_buf_json_string(&json, item->content.data, item->content.size);
+    px_buf_text(&json, "}");
+    px_buf_fini(&item->content);
+    item->content = json;
+}
+
+void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
+{
+    if (item->stream >= 0)
+        dress_stream(item);
+    const struct px_span topic = px_span_of(item->own_topic ? item->own_topic : item->topic);
+    const struct px_draft draft = {
+        .idents = &topic,
+        .ident_count = topic.size ? 1 : 0,
+        .idents_of = item->request,
+        .type = item->type,
+        .parent = item->parent ? (struct px_span){item->parent->header, item->parent->size}
+                               : (struct px_span){0},
+        .metadata = item->metadata.size ? px_buf_span(&item->metadata)
+                                        : px_span_of(kernel->metadata),
+        .content = px_buf_span(&item->content),
+    };
+    struct px_msg *msg = px_session_build(kernel->config.session, &draft);
+    append_buffers(msg, item);
+    kernel->config.send(kernel->config.ctx, item->channel, &msg);
+    px_item_destroy(item);
+}
+
+void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
+                    struct px_item *item)
+{
+    if (!request->handler || request->handler->place == PX_ON_SERVICE)
+        px_kernel_send(kernel, item);
+    else
+        px_outbox_post(&kernel->outbox, item, false);
+}
+
+void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request,
+                       const char *type, enum px_topic topic, struct px_span content)
+{
+    struct px_item *item = px_item_create(PX_IOPUB, type, request->parent);
+    item->topic = kernel->topics[topic];
+    px_buf_append(&item->content, content.data, content.size);
+    px_kernel_emit(kernel, request, item);
+}
+
+static void publish_state(struct px_kernel *kernel, const struct px_request *request,
+                          struct px_span content)
+{
+    px_kernel_publish(kernel, request, "status", PX_TOPIC_STATUS, content);
+}
+
+void px_request_reply(struct px_kernel *kernel, struct px_request *request, struct px_span content)
+{
+    struct px_item *item =
+        px_item_create(request->channel, request->handler->reply, request->parent);
+    px_buf_append(&item->content, content.data, content.size);
+    item->request = request->msg;
+    request->msg = NULL;
+    px_kernel_emit(kernel, request, item);
+}
+
+void px_request_refuse(struct px_kernel *kernel, struct px_request *request, const char *ename,
+                       const char *fmt, ...)
+{
+    char why[512];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(why, sizeof why, fmt, args);
+    va_end(args);
+    struct px_buf content = {0};
+    px_buf_printf(&content, "{\"status\": \"error\", \"ename\": \"%s\", \"evalue\": ", ename);
+    px_buf_json_string(&content, why, strlen(why));
+    px_buf_text(&content, ", \"traceback\": []}");
+    px_request_reply(kernel, request, px_buf_span(&content));
+    px_buf_fini(&content);
+}
+
+/* ---- service thread ---- */
+
+void px_kernel_serve(struct px_kernel *kernel, struct px_request *request)
+{
+    publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"busy\"}"));
+    if (request->aborted)
+        px_reply_aborted(kernel, request);
+    else if (request->handler)
+        request->handler->fn(kernel, request);
+    publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"idle\"}"));
+    px_request_destroy(request);
+}
+
+static const struct px_handler *find_row(const struct px_handler *rows, struct px_span type)
+{
+    for (; rows && rows->type; rows++)
+        if (px_span_equal(type, rows->type))
+            return rows;
+    return NULL;
+}
+
+static const struct px_handler *find_handler(const struct px_kernel *kernel, struct px_span type)
+{
+    const struct px_handler *row = find_row(kernel->config.handlers, type);
+    return row ? row : find_row(px_core_handlers, type);
+}
+
+void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct px_msg **msg)
+{
+    struct px_error err;
+    struct px_request *request = px_request_create(msg, channel, &err);
+    if (!request) {
+        px_log_limited(&kernel->refused, PX_WARN, "message.refused", "why=\"%s\"", err.text);
+        return;
+    }
+    px_log(PX_DEBUG, "message.in", "channel=%d type=%.*s id=%.*s", (int)channel,
+           (int)request->header.msg_type.size, request->header.msg_type.data,
+           (int)request->header.msg_id.size, request->header.msg_id.data);
+    if (channel == PX_STDIN) {
+        if (px_span_equal(request->header.msg_type, "input_reply"))
+            px_input_answer(&kernel->input, px_request_content(request));
+        px_request_destroy(request);
+        return;
+    }
+    request->handler = find_handler(kernel, request->header.msg_type);
+    const bool queued = request->handler && request->handler->place == PX_ON_INTERPRETER;
+    if (queued && kernel->aborts && px_abort_awaits(kernel, request))
+        request->aborted = true;
+    if (queued)
+        px_queue_push(&kernel->queue, request);
+    else
+        px_kernel_serve(kernel, request);
+}
+
+void px_kernel_announce(struct px_kernel *kernel)
+{
+    struct px_item *item = px_item_create(PX_IOPUB, "status", NULL);
+    item->topic = kernel->topics[PX_TOPIC_STATUS];
+    px_buf_text(&item->content, "{\"execution_state\": \"starting\"}");
+    px_kernel_send(kernel, item);
+}
+
+int px_kernel_fd(const struct px_kernel *kernel)
+{
+    return kernel->outbox.fd;
+}
+
+/* A turn sends at most this many, so that requests are read meanwhile. */
+#define SERVICE_BATCH 256
+
+int64_t px_kernel_service(struct px_kernel *kernel)
+{
+    int64_t delay_ms;
+    for (int i = 0; i < SERVICE_BATCH; i++) {
+        struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
+        if (!item)
+            return delay_ms;
+        px_kernel_send(kernel, item);
+    }
+    return 0;
+}
+
+void px_kernel_flush(struct px_kernel *kernel)
+{
+    int64_t delay_ms;
+    struct px_item *item;
+    while ((item = px_outbox_take(&kernel->outbox, true, &delay_ms)))
+        px_kernel_send(kernel, item);
+}
+
+/* ---- any thread ---- */
+
+void px_kernel_interrupt(struct px_kernel *kernel)
+{
+    pthread_mutex_lock(&kernel->lock);
+    void *self = kernel->running ? kernel->self : NULL;
+    if (self) {
+        px_input_interrupt(&kernel->input);
+        kernel->config.ops->interrupt(self);
+    }
+    pthread_mutex_unlock(&kernel->lock);
+}
+
+void px_kernel_stop(struct px_kernel *kernel)
+{
+    px_outbox_close(&kernel->outbox);
+    px_queue_stop(&kernel->queue);
+}
+
+bool px_kernel_busy(struct px_kernel *kernel)
+{
+    pthread_mutex_lock(&kernel->lock);
+    const bool running = kernel->running;
+    pthread_mutex_unlock(&kernel->lock);
+    return running;
+}
+
+/* ---- services for the language ---- */
+
+/* A new reference to `parent`, or to the request that runs or ran last. */
+static struct px_parent *resolve(struct px_kernel *kernel, struct px_parent *parent)
+{
+    if (parent)
+        return px_parent_ref(parent);
+    pthread_mutex_lock(&kernel->lock);
+    parent = px_parent_ref(kernel->current);
+    pthread_mutex_unlock(&kernel->lock);
+    return parent;
+}
+
+/* Where to cut a long text: at most PX_STREAM_MAX bytes, not inside a UTF-8 character. */
+static size_t piece(const char *text, size_t size)
+{
+    if (size <= PX_STREAM_MAX)
+        return size;
+    size_t cut = PX_STREAM_MAX;
+    while (cut > PX_STREAM_MAX - 4 && ((unsigned char)text[cut] & 0xc0) == 0x80)
+        cut--;
+    return cut;
+}
+
+static void host_stream(void *ctx, struct px_parent *parent, enum px_stream which,
+                        const char *text, size_t size)
+{
+    struct px_kernel *kernel = ctx;
+    const char *topic = kernel->topics[which == PX_STDOUT ? PX_TOPIC_STDOUT : PX_TOPIC_STDERR];
+    parent = resolve(kernel, parent);
+    while (size > 0) {
+        const size_t now = piece(text, size);
+        px_outbox_stream(&kernel->outbox, parent, which, topic, text, now);
+        text += now;
+        size -= now;
+    }
+    px_parent_unref(parent);
+}
+
+static const struct publication {
+    const char *type;
+    int topic; /* -1: comm-<comm_id> */
+} publications[PX_PUBLICATION_COUNT] = {
+    [PX_DISPLAY_DATA] = {"display_data", PX_TOPIC_DISPLAY},
+    [PX_UPDATE_DISPLAY_DATA] = {"update_display_data", PX_TOPIC_DISPLAY},
+    [PX_EXECUTE_RESULT] = {"execute_result", PX_TOPIC_RESULT},
+    [PX_CLEAR_OUTPUT] = {"clear_output", PX_TOPIC_DISPLAY},
+    [PX_ERROR_OUTPUT] = {"error", PX_TOPIC_ERROR},
+    [PX_COMM_OPEN] = {"comm_open", -1},
+    [PX_COMM_MSG] = {"comm_msg", -1},
+    [PX_COMM_CLOSE] = {"comm_close", -1},
+    [PX_DATA_MESSAGE] = {"data_message", PX_TOPIC_DATA},
+};
+
+static char *comm_topic(struct px_span content)
+{
+    struct px_span id = {0};
+    if (px_scan(content, (const char *[]){"comm_id"}, &id, 1) < 0 || !px_scan_string(id, &id))
+        id = PX_SPAN("");
+    return px_format("comm-%.*s", (int)id.size, id.data);
+}
+
+static struct px_buffer *own_buffers(const struct px_buffer *buffers, size_t count)
+{
+    struct px_buffer *owned = px_alloc(count * sizeof *owned);
+    for (size_t i = 0; i < count; i++) {
+        owned[i] = buffers[i];
+        if (owned[i].release)
+            continue;
+        char *copy = px_alloc(owned[i].size + 1);
+        if (owned[i].size)
+            memcpy(copy, buffers[i].data, owned[i].size);
+        owned[i] = (struct px_buffer){copy, buffers[i].size, free, copy};
+    }
+    return owned;
+}
+
+static void host_publish(void *ctx, struct px_parent *parent, enum px_publication what,
+                         struct px_span content, struct px_span metadata,
+                         const struct px_buffer *buffers, size_t buffer_count)
+{
+    struct px_kernel *kernel = ctx;
+    const struct publication *row = &publications[what];
+    px_comms_follow(kernel->comms, what, content);
+    parent = resolve(kernel, parent);
+    struct px_item *item = px_item_create(PX_IOPUB, row->type, parent);
+    px_parent_unref(parent);
+    if (row->topic >= 0)
+        item->topic = kernel->topics[row->topic];
+    else
+        item->own_topic = comm_topic(content);
+    px_buf_append(&item->content, content.data, content.size);
+    if (!px_span_equal(metadata, "{}"))
+        px_buf_append(&item->metadata, metadata.data, metadata.size);
+    if (buffer_count) {
+        item->buffers = own_buffers(buffers, buffer_count);
+        item->buffer_count = buffer_count;
+    }
+    px_outbox_post(&kernel->outbox, item, true);
+}
+
+static void ask(struct px_kernel *kernel, const char *prompt, bool password)
+{
+    const struct px_request *request = kernel->serving;
+    struct px_item *item = px_item_create(PX_STDIN, "input_request", request->parent);
+    item->request = px_msg_copy(request->msg);
+    px_buf_text(&item->content, "{\"prompt\": ");
+    px_buf_json_string(&item->content, prompt, strlen(prompt));
+    px_buf_text(&item->content, password ? ", \"password\": true}" : ", \"password\": false}");
+    px_input_ask(&kernel->input);
+    px_outbox_post(&kernel->outbox, item, false);
+}
+
+static int host_input(void *ctx, const char *prompt, bool password, struct px_buf *line,
+                      struct px_error *err)
+{
+    struct px_kernel *kernel = ctx;
+    const struct px_request *request = kernel->serving;
+    if (!kernel->config.has_stdin || !request || !request->msg || !request->allow_stdin)
+        return px_fail(err, PX_ENOENT, "this front end takes no input");
+    if (prompt)
+        ask(kernel, prompt, password);
+    return px_input_wait(&kernel->input, line, err);
+}
+
+static struct px_parent *host_parent_ref(void *ctx)
+{
+    return resolve(ctx, NULL);
+}
+
+static struct px_span host_parent_header(struct px_parent *parent)
+{
+    return (struct px_span){parent->header, parent->size};
+}
+
+/* ---- interpreter thread ---- */
+
+const struct px_interp_host *px_kernel_host(struct px_kernel *kernel)
+{
+    return &kernel->host;
+}
+
+static void set_running(struct px_kernel *kernel, struct px_request *request)
+{
+    kernel->serving = request;
+    pthread_mutex_lock(&kernel->lock);
+    struct px_parent *last = NULL;
+    kernel->running = request != NULL;
+    if (request) {
+        last = kernel->current;
+        kernel->current = px_parent_ref(request->parent);
+    }
+    pthread_mutex_unlock(&kernel->lock);
+    px_parent_unref(last);
+}
+
+static void wait_for_request(struct px_kernel *kernel, void *self)
+{
+    struct pollfd wake = {.fd = kernel->queue.fd, .events = POLLIN};
+    if (kernel->config.ops->idle)
+        kernel->config.ops->idle(self, kernel->queue.fd);
+    else
+        (void)poll(&wake, 1, -1); /* a signal ends the wait too; the caller looks again */
+}
+
+static void set_self(struct px_kernel *kernel, void *self)
+{
+    pthread_mutex_lock(&kernel->lock);
+    kernel->self = self;
+    pthread_mutex_unlock(&kernel->lock);
+}
+
+void px_kernel_run(struct px_kernel *kernel, void *self)
+{
+    set_self(kernel, self);
+    while (!kernel->exit_requested && !px_queue_stopped(&kernel->queue)) {
+        struct px_request *request = px_queue_take(&kernel->queue);
+        if (!request) {
+            wait_for_request(kernel, self);
+            continue;
+        }
+        px_date_now(request->started);
+        set_running(kernel, request);
+        publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"busy\"}"));
+        if (request->aborted)
+            px_reply_aborted(kernel, request);
+        else
+            request->handler->fn(kernel, request);
+        set_running(kernel, NULL);
+        publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"idle\"}"));
+        px_request_destroy(request);
+    }
+    set_self(kernel, NULL);
+}
+
+bool px_kernel_execute(struct px_kernel *kernel, void *self, struct px_span code)
+{
+    struct px_outcome outcome = {0};
+    const struct px_execute run = {.code = code,
+                                   .user_expressions = PX_SPAN("{}"),
+                                   .metadata = PX_SPAN("{}"),
+                                   .silent = true};
+    kernel->config.ops->execute(self, &run, &outcome);
+    const bool good = !outcome.failed;
+    if (!good)
+        px_log(PX_ERROR, "startup.failed", "%.*s", (int)outcome.error.size,
+               outcome.error.size ? outcome.error.data : "");
+    px_outcome_fini(&outcome);
+    return good;
+}
+
+/* ---- create and destroy ---- */
+
+const struct px_handler px_core_handlers[] = {
+    {"execute_request", "execute_reply", PX_ON_INTERPRETER, px_on_execute_request, 0},
+    {"complete_request", "complete_reply", PX_ON_INTERPRETER, px_on_query, PX_COMPLETE},
+    {"inspect_request", "inspect_reply", PX_ON_INTERPRETER, px_on_query, PX_INSPECT},
+    {"is_complete_request", "is_complete_reply", PX_ON_INTERPRETER, px_on_query, PX_IS_COMPLETE},
+    {"history_request", "history_reply", PX_ON_INTERPRETER, px_on_query, PX_HISTORY},
+    {"comm_open", NULL, PX_ON_INTERPRETER, px_on_comm, PX_COMM_OPEN},
+    {"comm_msg", NULL, PX_ON_INTERPRETER, px_on_comm, PX_COMM_MSG},
+    {"comm_close", NULL, PX_ON_INTERPRETER, px_on_comm, PX_COMM_CLOSE},
+    {"kernel_info_request", "kernel_info_reply", PX_ON_SERVICE, px_on_kernel_info_request, 0},
+    {"connect_request", "connect_reply", PX_ON_SERVICE, px_on_connect_request, 0},
+    {"comm_info_request", "comm_info_reply", PX_ON_SERVICE, px_on_comm_info_request, 0},
+    {"interrupt_request", "interrupt_reply", PX_ON_SERVICE, px_on_interrupt_request, 0},
+    {"shutdown_request", "shutdown_reply", PX_ON_SERVICE, px_on_shutdown_request, 0},
+    {0},
+};
+
+static void name_topics(struct px_kernel *kernel)
+{
+    const struct px_kernel_config *config = &kernel->config;
+    for (int i = 0; i < PX_TOPIC_COUNT; i++) {
+        const bool prefixed = config->topics[i][0] == '.';
+        kernel->topics[i] =
+            px_format("%s%s", prefixed ? config->topic_prefix : "", config->topics[i]);
+    }
+}
+
+struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct px_error *err)
+{
+    struct px_kernel *kernel = px_alloc(sizeof *kernel);
+    kernel->config = *config;
+    kernel->next_count = 1;
+    pthread_mutex_init(&kernel->lock, NULL);
+    kernel->comms = px_comms_create();
+    name_topics(kernel);
+    kernel->info = px_format("{\"status\": \"ok\", \"protocol_version\": \"%s\", %s}",
+                             PX_PROTOCOL_VERSION, config->ops->info_json);
+    kernel->connect = px_format("{\"status\": \"ok\"%s}",
+                                config->connect_info ? config->connect_info : "");
+    kernel->metadata = config->stamp_engine
+                           ? px_format("{\"engine\": \"%s\"}", px_session_id(config->session))
+                           : px_strdup("{}");
+    kernel->host = (struct px_interp_host){.ctx = kernel,
+                                           .stream = host_stream,
+                                           .publish = host_publish,
+                                           .input = host_input,
+                                           .parent_ref = host_parent_ref,
+                                           .parent_unref = px_parent_unref,
+                                           .parent_header = host_parent_header};
+    /* All three, so that destroying finds each initialised whichever failed. */
+    const int queue = px_queue_init(&kernel->queue, err);
+    const int outbox = px_outbox_init(&kernel->outbox, err);
+    const int input = px_input_init(&kernel->input, err);
+    if (queue < 0 || outbox < 0 || input < 0) {
+        px_kernel_destroy(kernel);
+        return NULL;
+    }
+    kernel->config.topic_prefix = kernel->config.connect_info = NULL; /* were borrowed */
+    return kernel;
+}
+
+void px_kernel_destroy(struct px_kernel *kernel)
+{
+    if (!kernel)
+        return;
+    px_queue_fini(&kernel->queue);
+    px_outbox_fini(&kernel->outbox);
+    px_input_fini(&kernel->input);
+    px_comms_destroy(kernel->comms);
+    px_aborts_fini(kernel);
+    px_parent_unref(kernel->current);
+    for (int i = 0; i < PX_TOPIC_COUNT; i++)
+        free(kernel->topics[i]);
+    free(kernel->info);
+    free(kernel->connect);
+    free(kernel->metadata);
+    pthread_mutex_destroy(&kernel->lock);
+    free(kernel);
+}
+
+void *px_kernel_ctx(const struct px_kernel *kernel)
+{
+    return kernel->config.ctx;
+}

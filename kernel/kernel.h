@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * kernel: what a Jupyter kernel does with messages, without sockets.
+ *
+ * Two threads share a kernel. The service thread owns the sockets and the session: it feeds
+ * located and verified messages to px_kernel_receive() and sends what the kernel gives back
+ * through `send`. The interpreter thread (the process's main thread) sits in px_kernel_run()
+ * and calls the language. Requests go one way through a queue, messages the other way through
+ * an outbox; each has a descriptor that wakes its reader.
+ *
+ *     service thread                                interpreter thread
+ *     px_kernel_receive ── queue of requests ─────▶ px_kernel_run ─▶ language
+ *     px_kernel_service ◀─ outbox of messages ───── its output, replies, statuses
+ *
+ * A handler table says for each message type which thread answers it. What the service
+ * thread answers (kernel_info, interrupt, shutdown, abort, comm_info) is answered while the
+ * interpreter is busy, sleeps, or has not started. Statuses busy and idle surround every
+ * request and are sent here, never by a handler.
+ *
+ * Reference: "Messaging in Jupyter" 5.3.
+ */
+#ifndef PX_KERNEL_H
+#define PX_KERNEL_H
+
+#include "base/base.h"
+#include "interp/interp.h"
+#include "wire/wire.h"
+
+enum px_channel { PX_SHELL, PX_CONTROL, PX_STDIN, PX_IOPUB, PX_CHANNEL_COUNT };
+
+struct px_kernel;
+struct px_request;
+
+/* ---- handlers ------------------------------------------------------------ */
+
+enum px_place { PX_ON_SERVICE, PX_ON_INTERPRETER };
+
+typedef void px_handler_fn(struct px_kernel *kernel, struct px_request *request);
+
+/* One message type. To add a message, write on_<type> and a row. */
+struct px_handler {
+    const char *type;
+    const char *reply; /* type of the reply; NULL: there is none */
+    enum px_place place;
+    px_handler_fn *fn;
+    int arg; /* for a function that serves several rows: px_request_arg() */
+};
+
+/* Rows that only some kernels offer; they stand in the tables of those. */
+px_handler_fn px_on_apply_request, px_on_clear_request, px_on_abort_request;
+
+/* What a handler may ask. Spans are valid until the reply is given. */
+struct px_span px_request_content(const struct px_request *request);
+struct px_span px_request_metadata(const struct px_request *request);
+struct px_span px_request_msg_id(const struct px_request *request);
+int px_request_arg(const struct px_request *request);
+
+/* Gives the reply, once, on the handler's thread; afterwards the request's spans are gone. */
+void px_request_reply(struct px_kernel *kernel, struct px_request *request,
+                      struct px_span content);
+/* The same for a refusal: {"status": "error", "ename", "evalue", "traceback": []}. */
+void px_request_refuse(struct px_kernel *kernel, struct px_request *request, const char *ename,
+                       const char *fmt, ...) PX_PRINTF(4, 5);
+
+/* ---- configuration -------------------------------------------------------- */
+
+enum px_topic {
+    PX_TOPIC_STATUS,
+    PX_TOPIC_EXECUTE_INPUT,
+    PX_TOPIC_STDOUT,
+    PX_TOPIC_STDERR,
+    PX_TOPIC_DISPLAY,
+    PX_TOPIC_RESULT,
+    PX_TOPIC_ERROR,
+    PX_TOPIC_SHUTDOWN,
+    PX_TOPIC_DATA,
+    PX_TOPIC_COUNT
+};
+
+/* Everything is copied but the tables, `ops` and `session`, which are borrowed for life. */
+struct px_kernel_config {
+    const struct px_interp_ops *ops;
+    struct px_session *session;      /* used on the service thread only */
+    const char *topic_prefix;        /* "kernel.<id>", "engine.3" */
+    const char *const *topics;       /* PX_TOPIC_COUNT names; one that starts with '.' follows the prefix */
+    const struct px_handler *handlers; /* more rows, ending with an empty one; NULL: none */
+    const char *connect_info;        /* members of connect_reply's content, with a leading comma; NULL */
+    int engine_id;                   /* in engine_info of errors; -1 for none */
+    bool stamp_engine;               /* metadata of every message names the engine */
+    bool has_stdin;
+
+    void *ctx; /* of the functions below, all called on the service thread */
+    /* Sends on a channel and sets *msg to NULL. */
+    void (*send)(void *ctx, enum px_channel channel, struct px_msg **msg);
+    /* A shutdown_request was answered. The owner ends the process (px_kernel_stop first). */
+    void (*shutdown)(void *ctx, bool restart);
+    /* Optional: appends members, each with a leading comma, to the metadata of a task's reply.
+     * Called on the thread of the request. */
+    void (*task_metadata)(void *ctx, const struct px_request *request, struct px_buf *out);
+};
+
+struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct px_error *err);
+/* When neither thread uses it any more. NULL allowed. */
+void px_kernel_destroy(struct px_kernel *kernel);
+void *px_kernel_ctx(const struct px_kernel *kernel); /* of the configuration */
+
+/* ---- service thread -------------------------------------------------------- */
+
+/* Publishes the status "starting". */
+void px_kernel_announce(struct px_kernel *kernel);
+/* Takes a located, verified message. */
+void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct px_msg **msg);
+/* Readable when px_kernel_service() has something to do. */
+int px_kernel_fd(const struct px_kernel *kernel);
+/* Sends what is due. Returns the milliseconds after which more is due, -1 for none. */
+int64_t px_kernel_service(struct px_kernel *kernel);
+/* Sends all there is, whether due or not. */
+void px_kernel_flush(struct px_kernel *kernel);
+
+/* ---- any thread ------------------------------------------------------------ */
+
+/* Interrupts what runs; does nothing when nothing runs. */
+void px_kernel_interrupt(struct px_kernel *kernel);
+/* Makes px_kernel_run() return after the request that runs now. */
+void px_kernel_stop(struct px_kernel *kernel);
+/* True while the interpreter thread serves a request. */
+bool px_kernel_busy(struct px_kernel *kernel);
+
+/* ---- interpreter thread ------------------------------------------------------ */
+
+/* The services for the language. */
+const struct px_interp_host *px_kernel_host(struct px_kernel *kernel);
+/* Serves requests with the language's instance until px_kernel_stop(), or until the user's code
+ * asked to end. */
+void px_kernel_run(struct px_kernel *kernel, void *self);
+/* Runs code as a silent request without a sender would (start-up code); true when it succeeded. */
+bool px_kernel_execute(struct px_kernel *kernel, void *self, struct px_span code);
+
+#endif
