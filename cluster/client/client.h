@@ -83,7 +83,7 @@ struct px_waiter {
     struct px_waiter *next, *prev;
 };
 
-/* The deadline of a time-out from now; INT64_MAX for ever. */
+/* The deadline of a time-out from now; INT64_MAX for ever, 0 for not at all. */
 int64_t px_deadline(int64_t timeout_ms);
 /* Waits for a post. PHALANX_OK, _ETIME, _EINTR. */
 enum phalanx_code px_waiter_sleep(struct px_waiter *waiter, int64_t deadline_ms);

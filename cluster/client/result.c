@@ -21,6 +21,8 @@
 
 int64_t px_deadline(int64_t timeout_ms)
 {
+    if (timeout_ms == 0)
+        return 0;
     const int64_t now = px_now_ms();
     return timeout_ms < 0 || timeout_ms > INT64_MAX / 2 - now ? INT64_MAX : now + timeout_ms;
 }
@@ -56,6 +58,10 @@ static bool is_ready(const struct phalanx_result *result, int until)
 static enum phalanx_code wait_until(struct phalanx_result *result, int until, int64_t deadline_ms)
 {
     struct phalanx_client *client = result->client;
+    if (is_ready(result, until))
+        return PHALANX_OK;
+    if (deadline_ms == 0)
+        return result->closed ? PHALANX_ECLOSED : PHALANX_ETIME;
     struct px_waiter waiter = {.until = until};
     sem_init(&waiter.sem, 0, 0);
     DL_APPEND(result->waiters, &waiter);

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Private to cluster/python: what the two halves of the extension share.
+ *
+ * Every function here is called with the GIL held unless it says otherwise. The GIL is given up
+ * around each call that waits. ZeroMQ's thread never takes it: a buffer that has been sent
+ * goes onto its client's list of leases, and the next call from Python gives it back.
+ */
+#ifndef PX_EXTENSION_H
+#define PX_EXTENSION_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "client/phalanx.h"
+
+#include <stdatomic.h>
+#include <sys/types.h>
+
+/* Bytes-like arguments from this size on are sent in place; smaller ones are copied. */
+#define PX_LEASE_SIZE 65536
+/* A signal that is handled just before a wait begins does not end it: look again this often. */
+#define PX_SLICE_MS 1000
+
+struct px_lease;
+
+/* A client and what outlives its Python object while results are around. Freed with its last user. */
+struct px_handle {
+    int users; /* GIL */
+    pid_t pid; /* the process whose thread serves it */
+    phalanx_client *client; /* NULL once closed */
+    int borrowers;          /* GIL: threads that wait on the client itself */
+    phalanx_client *doomed; /* GIL: closed while there were some; the last one ends it */
+    _Atomic(struct px_lease *) leases; /* sent; waiting for the GIL */
+};
+
+struct px_module {
+    PyTypeObject *client_type, *result_type, *buffer_type, *event_type;
+    PyObject *closed_error;
+};
+
+struct px_module *px_module_of(PyTypeObject *type); /* NULL with an exception */
+extern struct PyModuleDef px_module_def;
+
+void px_handle_unref(struct px_handle *handle);
+/* Gives back the buffers that have been sent. */
+void px_handle_sweep(struct px_handle *handle);
+/* False with an exception when the client is closed or belongs to another process. */
+bool px_handle_check(struct px_handle *handle, PyObject *closed_error);
+bool px_handle_inherited(const struct px_handle *handle);
+
+/* Seconds, or None for ever, as milliseconds. False with an exception. */
+bool px_timeout(PyObject *seconds, int64_t *out);
+
+/*
+ * Calls `wait(ctx, timeout_ms)` without the GIL, again after signals whose Python handlers
+ * did not raise. The code, or -1 with an exception.
+ */
+int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), void *ctx,
+                   int64_t timeout_ms);
+
+/* A Result; takes `result`. */
+PyObject *px_result_wrap_new(struct px_module *module, struct px_handle *handle,
+                             phalanx_result *result);
+/* The C result of a Python one. */
+phalanx_result *px_result_of(PyObject *self);
+
+extern PyType_Spec px_result_spec, px_buffer_spec;
+extern PyStructSequence_Desc px_event_desc;
+
+#endif

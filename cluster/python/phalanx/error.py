@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Exceptions of the client, with ipyparallel's names.
+
+A task that fails on an engine raises RemoteError here; several of them in one call raise
+CompositeError. Failures that the controller or this client states (an engine died, a dependency
+cannot be met) are RemoteErrors as well as the exception that they are named after, so either
+kind of `except` catches them.
+"""
+
+import builtins
+
+
+class IPythonError(Exception):
+    """The root of everything here."""
+
+
+class KernelError(IPythonError):
+    """The cluster could not do what was asked."""
+
+
+class EngineError(KernelError):
+    """An engine is gone."""
+
+
+class NoEnginesRegistered(KernelError):
+    """Engines are needed, and there are none."""
+
+    def __str__(self):
+        return (
+            "This operation requires engines."
+            " Try client.wait_for_engines(n) to wait for engines to register."
+        )
+
+
+class TaskAborted(KernelError):
+    """The task was taken from the queue before it ran."""
+
+
+class TaskTimeout(KernelError):
+    """The task waited longer than its timeout allows."""
+
+
+TimeoutError = builtins.TimeoutError
+
+
+class UnmetDependency(KernelError):
+    """A dependency is not met on this engine; the task is to run elsewhere."""
+
+
+class ImpossibleDependency(UnmetDependency):
+    """No engine can meet the dependency."""
+
+
+class DependencyTimeout(ImpossibleDependency):
+    """The dependency was not met in time."""
+
+
+class InvalidDependency(ImpossibleDependency):
+    """The dependency names a task that nobody knows, or the task itself."""
+
+
+class TaskRejectError(KernelError):
+    """Raised by a task that wants to run on another engine."""
+
+
+class RemoteError(KernelError):
+    """An exception that was raised on an engine.
+
+    ename, evalue: its class name and its text; traceback: the remote traceback as one string;
+    engine_info: {"engine_id", "engine_uuid", "method"} where known.
+    """
+
+    ename = None
+    evalue = None
+    traceback = None
+    engine_info = None
+
+    def __init__(self, ename, evalue, traceback, engine_info=None):
+        super().__init__(ename, evalue)
+        self.ename = ename
+        self.evalue = evalue
+        self.traceback = traceback
+        self.engine_info = engine_info or {}
+
+    def __reduce__(self):
+        return type(self), (self.ename, self.evalue, self.traceback, self.engine_info)
+
+    def __repr__(self):
+        return "<Remote[%s]:%s(%s)>" % (
+            self.engine_info.get("engine_id", " "), self.ename, self.evalue
+        )
+
+    def __str__(self):
+        label = _engine_label(self.engine_info)
+        text = "%s: %s" % (self.ename, self.evalue) if self.evalue else str(self.ename)
+        return "%s %s" % (label, text) if label else text
+
+    def render_traceback(self):
+        """The remote traceback as a list of lines."""
+        lines = (self.traceback or "").splitlines() or [str(self)]
+        label = _engine_label(self.engine_info)
+        return [label + ":"] + lines if label else lines
+
+    def _render_traceback_(self):
+        # IPython shows this in the place of the local traceback.
+        return self.render_traceback()
+
+    def print_traceback(self, excid=None):
+        """Prints the remote traceback."""
+        print("\n".join(self.render_traceback()))
+
+
+def _engine_label(info):
+    if not info or info.get("engine_id") is None:
+        return ""
+    return "[%s:%s]" % (info["engine_id"], info.get("method") or "apply")
+
+
+def _named(name, base):
+    return type(name, (RemoteError, base), {"__module__": __name__, "__doc__": base.__doc__})
+
+
+_stated = {
+    base.__name__: _named("Remote" + base.__name__, base)
+    for base in (
+        EngineError, TaskTimeout, ImpossibleDependency, DependencyTimeout, InvalidDependency,
+        UnmetDependency,
+    )
+}
+globals().update({cls.__name__: cls for cls in _stated.values()})
+
+
+class CompositeError(RemoteError):
+    """The exceptions of several engines.
+
+    elist: tuples (ename, evalue, traceback, engine_info).
+    """
+
+    tb_limit = 4
+
+    def __init__(self, message, elist):
+        Exception.__init__(self, message, elist)
+        self.msg = message
+        self.elist = elist
+        self.args = [e[0] for e in elist]
+
+    def __reduce__(self):
+        return type(self), (self.msg, self.elist)
+
+    def _engine_str(self, info):
+        label = _engine_label(info)
+        return label + ": " if label else "[Engine Exception]: "
+
+    def __str__(self):
+        lines = [str(self.msg)]
+        for ename, evalue, _, info in self.elist[: self.tb_limit]:
+            lines.append("%s%s: %s" % (self._engine_str(info), ename, evalue))
+        if len(self.elist) > self.tb_limit:
+            lines.append(".... %i more exceptions ..." % (len(self.elist) - self.tb_limit))
+        return "\n".join(lines)
+
+    def __repr__(self):
+        return "<%s(%i)>" % (type(self).__name__, len(self.elist))
+
+    def _render_one(self, entry):
+        ename, evalue, traceback, info = entry
+        lines = (traceback or "").splitlines() or ["%s: %s" % (ename, evalue)]
+        return [self._engine_str(info)] + lines
+
+    def render_traceback(self, excid=None):
+        """The tracebacks (at most tb_limit), or that of one exception, as a list of lines."""
+        if excid is not None:
+            return self._render_one(self._entry(excid))
+        lines = []
+        for entry in self.elist[: self.tb_limit]:
+            lines += self._render_one(entry) + [""]
+        if len(self.elist) > self.tb_limit:
+            lines.append("... %i more exceptions ..." % (len(self.elist) - self.tb_limit))
+        return lines
+
+    def _entry(self, excid):
+        try:
+            return self.elist[excid]
+        except IndexError:
+            raise IndexError("an exception with index %i does not exist" % excid) from None
+
+    def print_traceback(self, excid=None):
+        print("\n".join(self.render_traceback(excid)))
+
+    def raise_exception(self, excid=0):
+        """Raises one of the exceptions as a RemoteError."""
+        raise RemoteError(*self._entry(excid))
+
+
+def from_reply(content, engine_id=None, method="apply"):
+    """The exception that a reply's content describes."""
+    if content.get("status") == "aborted":
+        return TaskAborted("the task was aborted before it ran")
+    info = dict(content.get("engine_info") or {})
+    if info:
+        info.setdefault("method", method)
+        if engine_id is not None:
+            info["engine_id"] = engine_id
+    ename = content.get("ename") or "RemoteError"
+    cls = _stated.get(ename, RemoteError) if not info else RemoteError
+    traceback = "\n".join(content.get("traceback") or [])
+    return cls(ename, content.get("evalue") or "", traceback, info)
+
+
+def collect_exceptions(results, method="unspecified"):
+    """Returns `results`, or raises the exceptions among them as one CompositeError."""
+    elist = []
+    for result in results:
+        if isinstance(result, CompositeError):
+            elist += result.elist
+        elif isinstance(result, RemoteError):
+            elist.append((result.ename, result.evalue, result.traceback, result.engine_info))
+        elif isinstance(result, KernelError):
+            elist.append((type(result).__name__, str(result), "", {}))
+    if elist:
+        raise CompositeError("one or more exceptions from call to method: %s" % method, elist)
+    return results

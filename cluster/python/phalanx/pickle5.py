@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The form in which our client and our engines exchange apply messages.
+
+One pickle (protocol 5) of (function, args, kwargs), then its out-of-band buffers: arrays, wherever
+they are inside the arguments, travel without a copy. Used only where every engine
+concerned has said that it knows the feature "pickle5".
+
+Functions of __main__ travel as code, and see the user's namespace on the engine as their
+globals, as in ipyparallel. Functions of modules travel by name. Classes of __main__ are
+cloudpickle's work where it is installed. What the stream names is the standard library's
+alone, so nothing need be installed on the engine for it.
+"""
+
+import functools
+import io
+import marshal
+import pickle
+import types
+
+from .canning import (
+    BUFFER_THRESHOLD, ModuleRef, Reference, found_by_name, is_array, is_plain, published_method,
+)
+
+METADATA = '"px_pickle": 5'
+
+
+class _Attribute:
+    """Pickles as a module's attribute, by name, also where the attribute itself would refuse."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+    def __call__(self):  # pickle wants what it calls to look callable
+        raise TypeError(self.name)
+
+    def __reduce__(self):
+        return getattr, (ModuleRef(self.module), self.name)
+
+
+class _Namespace:
+    """Pickles as a module's namespace, the live one."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __reduce__(self):
+        return vars, (ModuleRef(self.module),)
+
+
+_function_type = _Attribute("types", "FunctionType")
+_cell_type = _Attribute("types", "CellType")
+
+
+def _reduce_function(f):
+    home = f.__module__ or "__main__"
+    home = "__main__" if home.startswith("__") else home
+    args = (f.__code__, _Namespace(home), f.__name__, f.__defaults__, f.__closure__)
+    slots = {
+        "__kwdefaults__": f.__kwdefaults__,
+        "__annotations__": f.__annotations__,
+        "__qualname__": f.__qualname__,
+        "__module__": f.__module__,
+    }
+    return _function_type, args, (f.__dict__ or None, {k: v for k, v in slots.items() if v})
+
+
+def _reduce_cell(cell):
+    # The contents come after the cell, which may be inside them.
+    try:
+        return _cell_type, (), (None, {"cell_contents": cell.cell_contents})
+    except ValueError:
+        return _cell_type, ()
+
+
+def _reduce_main_class(cls):
+    skip = ("__dict__", "__weakref__", "__module__", "__qualname__")
+    members = {k: v for k, v in cls.__dict__.items() if k not in skip}
+    start = {"__module__": "__main__", "__qualname__": cls.__qualname__}
+    if "__slots__" in members:
+        start["__slots__"] = members["__slots__"]
+        for name in cls.__slots__:
+            members.pop(name, None)
+    return type(cls), (cls.__name__, cls.__bases__, start), (None, members)
+
+
+def _override(obj):
+    """How this form pickles what pickle itself would get wrong; NotImplemented otherwise."""
+    kind = type(obj)
+    if kind is types.FunctionType:
+        return NotImplemented if found_by_name(obj) else _reduce_function(obj)
+    if kind is types.CodeType:
+        return marshal.loads, (marshal.dumps(obj),)
+    if kind is types.CellType:
+        return _reduce_cell(obj)
+    if kind is types.BuiltinMethodType or kind is types.MethodType:
+        return published_method(obj)
+    if kind is Reference:
+        return eval, (obj.name, _Namespace("__main__"))
+    return NotImplemented
+
+
+class _PlainPickler(pickle.Pickler):
+    def reducer_override(self, obj):
+        reduced = _override(obj)
+        if reduced is NotImplemented and isinstance(obj, type) and obj.__module__ == "__main__":
+            return _reduce_main_class(obj)
+        return reduced
+
+
+def _find_pickler():
+    try:
+        import cloudpickle
+    except ImportError:
+        return _PlainPickler
+
+    class CloudPickler(cloudpickle.CloudPickler):
+        def reducer_override(self, obj):
+            reduced = _override(obj)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+    return CloudPickler
+
+
+_pickler = None
+
+
+def _is_simple(obj):
+    if is_array(obj):
+        return not obj.dtype.hasobject
+    return is_plain(obj)
+
+
+def dumps(obj, simple=False):
+    """[stream, buffer...]. `simple`: the caller knows that plain pickle does it right."""
+    buffers = []
+
+    def leave_out(buffer):
+        raw = buffer.raw()
+        if raw.nbytes <= BUFFER_THRESHOLD:
+            return True
+        buffers.append(raw)
+        return False
+
+    if simple:
+        return [pickle.dumps(obj, 5, buffer_callback=leave_out)] + buffers
+    global _pickler
+    if _pickler is None:
+        _pickler = _find_pickler()
+    out = io.BytesIO()
+    _pickler(out, 5, buffer_callback=leave_out).dump(obj)
+    return [out.getvalue()] + buffers
+
+
+class _Packed:
+    """A function that was pickled before, and is unpickled where the call is."""
+
+    def __init__(self, f):
+        stream, *buffers = dumps(f)
+        self.stream = pickle.PickleBuffer(stream)
+        self.buffers = [pickle.PickleBuffer(buffer) for buffer in buffers]
+
+    def __reduce__(self):
+        if self.buffers:  # a closure over an array
+            return functools.partial(pickle.loads, buffers=self.buffers), (self.stream,)
+        return pickle.loads, (self.stream,)
+
+
+def pack_function(f):
+    """The part of an apply message that is the same for every task of a map."""
+    return _Packed(f)
+
+
+def pack_call(function, args, kwargs):
+    """The buffers of an apply_request; `function` from pack_function."""
+    simple = all(map(_is_simple, args)) and all(map(_is_simple, kwargs.values()))
+    return dumps((function, tuple(args), kwargs), simple)
+
+
+def unpack_result(buffers):
+    """The value that an apply_reply carries."""
+    return pickle.loads(buffers[0], buffers=buffers[1:])
+
+
+prepare = pack_function
+
+
+def pack_map(mapping, function, parts):
+    """The buffers of a task that calls mapping(function, *parts); both prepared."""
+    return dumps((mapping, (function, *parts), {}), all(map(_is_simple, parts)))

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The types Result, Event and Buffer of phalanx._phalanx.
+ *
+ * A Result hands out events as they come; the Python side files them. A Buffer is one
+ * received frame, held by reference and writable, so that an array from an engine is
+ * built on the memory it arrived in.
+ */
+#include "extension.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Buffer ---------------------------------------------------------------- */
+
+/* Frames of one message share it. */
+struct shared_message {
+    int users; /* GIL */
+    phalanx_message *message;
+};
+
+struct buffer {
+    PyObject_HEAD
+    struct shared_message *shared;
+    void *data;
+    Py_ssize_t size;
+};
+
+static void buffer_dealloc(PyObject *object)
+{
+    struct buffer *self = (struct buffer *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    if (self->shared && --self->shared->users == 0) {
+        phalanx_message_free(self->shared->message);
+        free(self->shared);
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static int buffer_get(PyObject *object, Py_buffer *view, int flags)
+{
+    struct buffer *self = (struct buffer *)object;
+    return PyBuffer_FillInfo(view, object, self->data, self->size, 0, flags);
+}
+
+static Py_ssize_t buffer_length(PyObject *object)
+{
+    return ((struct buffer *)object)->size;
+}
+
+static PyType_Slot buffer_slots[] = {
+    {Py_tp_dealloc, buffer_dealloc},
+    {Py_bf_getbuffer, buffer_get},
+    {Py_sq_length, buffer_length},
+    {Py_tp_doc, "One received frame; supports the buffer protocol, writable."},
+    {0, NULL},
+};
+
+PyType_Spec px_buffer_spec = {
+    .name = "phalanx._phalanx.Buffer",
+    .basicsize = sizeof(struct buffer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = buffer_slots,
+};
+
+static PyObject *buffer_create(struct px_module *module, struct shared_message *shared,
+                               const struct phalanx_buffer *from)
+{
+    struct buffer *self = (struct buffer *)module->buffer_type->tp_alloc(module->buffer_type, 0);
+    if (!self)
+        return NULL;
+    self->shared = shared;
+    shared->users++;
+    self->data = (void *)(uintptr_t)from->data;
+    self->size = (Py_ssize_t)from->size;
+    return (PyObject *)self;
+}
+
+/* ---- Event ------------------------------------------------------------------- */
+
+static PyStructSequence_Field event_fields[] = {
+    {"type", "STREAM, OUTPUT, REPLY or IDLE"},
+    {"task", "index of the task in its result"},
+    {"engine", "id, -1 when not known"},
+    {"failed", "REPLY: the status is not ok"},
+    {"lost", "REPLY: made here, because engine or controller are gone"},
+    {"name", "STREAM: stdout or stderr; OUTPUT: the message type"},
+    {"text", "STREAM: what was written"},
+    {"content", "JSON text"},
+    {"metadata", "JSON text"},
+    {"header", "JSON text"},
+    {"buffers", "list of Buffer"},
+    {"received", "seconds since 1970"},
+    {NULL, NULL},
+};
+
+PyStructSequence_Desc px_event_desc = {
+    .name = "phalanx._phalanx.Event",
+    .doc = "Something that arrived for a result.",
+    .fields = event_fields,
+    .n_in_sequence = 12,
+};
+
+static PyObject *text_of(const char *text, size_t size)
+{
+    if (!text)
+        Py_RETURN_NONE;
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "replace");
+}
+
+static PyObject *string_of(const char *text)
+{
+    return text_of(text, text ? strlen(text) : 0);
+}
+
+static PyObject *buffers_of(struct px_module *module, phalanx_result *result,
+                            const struct phalanx_event *event)
+{
+    PyObject *list = PyList_New((Py_ssize_t)event->buffer_count);
+    if (!list || !event->buffer_count)
+        return list;
+    struct shared_message *shared = calloc(1, sizeof *shared);
+    if (!shared) {
+        Py_DECREF(list);
+        return PyErr_NoMemory();
+    }
+    shared->users = 1;
+    shared->message = phalanx_take(result);
+    for (size_t i = 0; list && i < event->buffer_count; i++) {
+        PyObject *buffer = buffer_create(module, shared, &event->buffers[i]);
+        if (buffer)
+            PyList_SET_ITEM(list, (Py_ssize_t)i, buffer);
+        else
+            Py_CLEAR(list);
+    }
+    if (--shared->users == 0) {
+        phalanx_message_free(shared->message);
+        free(shared);
+    }
+    return list;
+}
+
+static PyObject *event_create(struct px_module *module, phalanx_result *result,
+                              const struct phalanx_event *event)
+{
+    PyObject *self = PyStructSequence_New(module->event_type);
+    if (!self)
+        return NULL;
+    PyObject *const values[] = {
+        PyLong_FromLong(event->type),
+        PyLong_FromSize_t(event->task),
+        PyLong_FromLong(event->engine),
+        PyBool_FromLong(event->failed),
+        PyBool_FromLong(event->lost),
+        string_of(event->name),
+        text_of(event->text, event->text_size),
+        string_of(event->content),
+        string_of(event->metadata),
+        string_of(event->header),
+        buffers_of(module, result, event), /* last of those that read the event: it takes it */
+        PyFloat_FromDouble(event->received),
+    };
+    bool whole = true;
+    for (Py_ssize_t i = 0; i < 12; i++) {
+        whole &= values[i] != NULL;
+        PyStructSequence_SetItem(self, i, values[i] ? values[i] : Py_NewRef(Py_None));
+    }
+    if (!whole)
+        Py_CLEAR(self);
+    return self;
+}
+
+/* ---- Result -------------------------------------------------------------------- */
+
+struct result {
+    PyObject_HEAD
+    struct px_handle *handle;
+    phalanx_result *result;
+};
+
+phalanx_result *px_result_of(PyObject *self)
+{
+    return ((struct result *)self)->result;
+}
+
+PyObject *px_result_wrap_new(struct px_module *module, struct px_handle *handle,
+                             phalanx_result *result)
+{
+    struct result *self = (struct result *)module->result_type->tp_alloc(module->result_type, 0);
+    if (!self) {
+        phalanx_result_free(result);
+        return NULL;
+    }
+    self->handle = handle;
+    handle->users++;
+    self->result = result;
+    return (PyObject *)self;
+}
+
+static void result_dealloc(PyObject *object)
+{
+    struct result *self = (struct result *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    if (self->handle) {
+        if (!px_handle_inherited(self->handle))
+            phalanx_result_free(self->result);
+        px_handle_unref(self->handle);
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+/* False with an exception in a forked child. */
+static bool usable(struct result *self)
+{
+    if (!px_handle_inherited(self->handle))
+        return true;
+    PyErr_SetString(PyExc_RuntimeError, "this result belongs to the process that forked");
+    return false;
+}
+
+static PyObject *result_next(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct result *self = (struct result *)object;
+    struct px_module *module = px_module_of(Py_TYPE(object));
+    if (!module || !usable(self))
+        return NULL;
+    px_handle_sweep(self->handle);
+    struct phalanx_event event;
+    if (phalanx_next(self->result, 0, &event) != PHALANX_OK)
+        Py_RETURN_NONE;
+    return event_create(module, self->result, &event);
+}
+
+struct waiting {
+    phalanx_result *result;
+    enum phalanx_until until;
+};
+
+static enum phalanx_code wait_result(void *ctx, int64_t timeout_ms)
+{
+    const struct waiting *waiting = ctx;
+    return phalanx_wait(waiting->result, waiting->until, timeout_ms);
+}
+
+static PyObject *result_wait(PyObject *object, PyObject *args)
+{
+    struct result *self = (struct result *)object;
+    struct px_module *module = px_module_of(Py_TYPE(object));
+    PyObject *seconds = Py_None;
+    int until;
+    int64_t timeout_ms;
+    if (!module || !PyArg_ParseTuple(args, "i|O:wait", &until, &seconds) ||
+        !px_timeout(seconds, &timeout_ms) || !usable(self))
+        return NULL;
+    struct waiting waiting = {self->result, (enum phalanx_until)until};
+    /* The wait must not outlive the result, which another thread may let go of. */
+    Py_INCREF(object);
+    const int code = px_wait_python(wait_result, &waiting, timeout_ms);
+    Py_DECREF(object);
+    if (code < 0)
+        return NULL;
+    px_handle_sweep(self->handle);
+    if (code == PHALANX_ECLOSED) {
+        PyErr_SetString(module->closed_error, "the client was closed");
+        return NULL;
+    }
+    return PyBool_FromLong(code == PHALANX_OK);
+}
+
+static PyObject *result_task_id(PyObject *object, PyObject *index)
+{
+    struct result *self = (struct result *)object;
+    const size_t task = PyLong_AsSize_t(index);
+    if (PyErr_Occurred() || !usable(self))
+        return NULL;
+    const char *id = phalanx_task_id(self->result, task);
+    if (!id)
+        return PyErr_Format(PyExc_IndexError, "the result has no task %zu", task);
+    return PyUnicode_FromString(id);
+}
+
+static PyObject *result_task_engine(PyObject *object, PyObject *index)
+{
+    struct result *self = (struct result *)object;
+    const size_t task = PyLong_AsSize_t(index);
+    if (PyErr_Occurred() || !usable(self))
+        return NULL;
+    return PyLong_FromLong(phalanx_task_engine(self->result, task));
+}
+
+static Py_ssize_t result_length(PyObject *object)
+{
+    struct result *self = (struct result *)object;
+    return usable(self) ? (Py_ssize_t)phalanx_task_count(self->result) : -1;
+}
+
+static PyObject *result_replied(PyObject *object, void *unused)
+{
+    (void)unused;
+    struct result *self = (struct result *)object;
+    return usable(self) ? PyLong_FromSize_t(phalanx_replied(self->result)) : NULL;
+}
+
+static PyObject *result_finished(PyObject *object, void *unused)
+{
+    (void)unused;
+    struct result *self = (struct result *)object;
+    return usable(self) ? PyLong_FromSize_t(phalanx_finished(self->result)) : NULL;
+}
+
+static PyMethodDef result_methods[] = {
+    {"next", result_next, METH_NOARGS, "The next Event that has arrived, or None. Does not wait."},
+    {"wait", result_wait, METH_VARARGS,
+     "wait(until, timeout=None): whether it came to pass within `timeout` seconds. `until` is "
+     "EVENT, REPLIES or FINISHED."},
+    {"task_id", result_task_id, METH_O, "The msg_id of a task."},
+    {"task_engine", result_task_engine, METH_O, "The engine of a task, -1 when not known."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef result_properties[] = {
+    {"replied", result_replied, NULL, "How many tasks have their reply.", NULL},
+    {"finished", result_finished, NULL, "How many have their reply and all output.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot result_slots[] = {
+    {Py_tp_dealloc, result_dealloc},
+    {Py_tp_methods, result_methods},
+    {Py_tp_getset, result_properties},
+    {Py_sq_length, result_length},
+    {Py_tp_doc, "Tasks that were sent, and what comes back for them."},
+    {0, NULL},
+};
+
+PyType_Spec px_result_spec = {
+    .name = "phalanx._phalanx.Result",
+    .basicsize = sizeof(struct result),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = result_slots,
+};
