@@ -1,0 +1,454 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What C calls: one object, whose methods take and give JSON text.
+
+IPython is slow to import, so the shell is made when something first needs it. Where IPython is not
+installed a plain one takes its place. Cells run while an asyncio loop counts as running, so that
+`asyncio.create_task` works in them as in other kernels; C lets that loop run between cells.
+"""
+
+import atexit
+import builtins
+import json
+import os
+import sys
+import threading
+import traceback
+import types
+
+import _phalanx_host as host
+
+
+def _simple(value):
+    """JSON for what the json module does not know."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        import base64
+
+        return base64.b64encode(value).decode("ascii")
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
+    if isinstance(value, (set, frozenset, types.GeneratorType)) or hasattr(value, "__next__"):
+        return list(value)
+    return repr(value)
+
+
+def _clean(value):
+    """A copy with nothing in it that JSON cannot say: no NaN, no odd keys."""
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else repr(value)
+    if isinstance(value, dict):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    if value is None or isinstance(value, (str, int)):
+        return value
+    return _clean(_simple(value))
+
+
+def encode(value):
+    """JSON text as bytes."""
+    try:
+        text = json.dumps(value, default=_simple, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = json.dumps(_clean(value), ensure_ascii=False)
+    return text.encode("utf-8", "replace")
+
+
+def members(value):
+    """The same without the braces."""
+    return encode(value)[1:-1]
+
+
+def describe(error, lines):
+    """An exception in the protocol's form."""
+    try:
+        text = str(error)
+    except Exception as failure:
+        text = f"Failed to cast exception to string: {failure}"
+    return {"ename": type(error).__name__, "evalue": text, "traceback": lines}
+
+
+def publish(kind, content, metadata=None, buffers=None):
+    host.publish(kind, encode(content), encode(metadata or {}), buffers)
+
+
+class Session:
+    """The little of a Jupyter session that engine code asks of `get_ipython().kernel.session`."""
+
+    kinds = {
+        "display_data": host.DISPLAY_DATA,
+        "update_display_data": host.UPDATE_DISPLAY_DATA,
+        "execute_result": host.EXECUTE_RESULT,
+        "clear_output": host.CLEAR_OUTPUT,
+        "error": host.ERROR,
+        "comm_open": host.COMM_OPEN,
+        "comm_msg": host.COMM_MSG,
+        "comm_close": host.COMM_CLOSE,
+        "data_message": host.DATA_MESSAGE,
+    }
+    buffer_threshold = 1024
+    item_threshold = 64
+
+    def msg(self, msg_type, content=None, parent=None, header=None, metadata=None):
+        return {
+            "header": {"msg_type": msg_type, **(header or {})},
+            "msg_type": msg_type,
+            "parent_header": parent or {},
+            "content": content or {},
+            "metadata": metadata or {},
+        }
+
+    def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None,
+             track=False, header=None, metadata=None):
+        if not isinstance(msg_or_type, str):
+            content, metadata = msg_or_type["content"], msg_or_type["metadata"]
+            buffers = buffers or msg_or_type.get("buffers")
+            msg_or_type = msg_or_type["msg_type"]
+        kind = self.kinds.get(msg_or_type)
+        if kind is None:
+            raise ValueError(f"a {msg_or_type!r} message cannot be sent from here")
+        if msg_or_type.startswith("comm_"):
+            content = {**content}
+        publish(kind, content, metadata, buffers)
+        return self.msg(msg_or_type, content, metadata=metadata)
+
+
+class Kernel:
+    """`get_ipython().kernel`: what code written for IPython's kernels and engines looks for."""
+
+    implementation = "phalanx"
+    iopub_socket = None
+    eventloop = None
+
+    def __init__(self, bridge):
+        self._bridge = bridge
+        self.engine_id = self.int_id = -1
+        self.ident = ""
+        self.session = Session()
+
+    @property
+    def shell(self):
+        return self._bridge.shell
+
+    @property
+    def log(self):
+        import logging
+
+        return logging.getLogger("phalanx")
+
+    @property
+    def comm_manager(self):
+        return self._bridge.comms
+
+    def get_parent(self, channel="shell"):
+        header = json.loads(host.parent())
+        return {"header": header, "parent_header": {}, "metadata": {}, "content": {}}
+
+    def _topic(self, topic):
+        where = f"engine.{self.engine_id}" if self.engine_id >= 0 else "kernel"
+        return f"{where}.{topic}".encode()
+
+
+class Bridge:
+    def __init__(self, options):
+        self.options = options
+        self.engine = options["engine"]
+        self.kernel = Kernel(self)
+        self.allow_stdin = False
+        self._shell = None
+        self._comms = None
+        self._loop = None
+        self._started = False
+        self._modules = {}
+        self._install()
+
+    # ---- the process -------------------------------------------------------
+
+    def _install(self):
+        """Makes this process a kernel for whatever looks at `sys` and `builtins`."""
+        import io
+
+        io.TextIOBase.register(host.Stream)
+        sys.stdout, sys.stderr = host.stdout, host.stderr
+        sys.stdin = open(os.devnull, encoding="utf-8")
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        if self.options["module_dir"]:
+            sys.path.append(self.options["module_dir"])
+        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        builtins.input = self.input
+        builtins.get_ipython = lambda: self.shell
+        import getpass
+
+        getpass.getpass = self.getpass
+        self.main = sys.modules["__main__"]
+
+    def embedded(self, name):
+        """The embedded module `name`, executed on first use."""
+        module = self._modules.get(name)
+        if module is None:
+            import linecache
+
+            source, file = getattr(host, name + "_source"), f"<phalanx>/{name}.py"
+            linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+            module = types.ModuleType("_phalanx_" + name)
+            module.__file__ = file
+            sys.modules[module.__name__] = module
+            exec(compile(source, file, "exec"), module.__dict__)
+            self._modules[name] = module
+        return module
+
+    def attach(self, engine_id, engine_uuid):
+        self.kernel.engine_id = self.kernel.int_id = engine_id
+        self.kernel.ident = engine_uuid or ""
+
+    def warm(self):
+        """Imports and builds what forked children share. No thread may start here."""
+        import gc
+
+        self._make_shell()
+        gc.collect()
+        gc.freeze()
+
+    def after_fork(self):
+        import random
+
+        random.seed()
+        if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "random"):
+            sys.modules["numpy"].random.seed()
+        self._loop = None
+
+    def stop(self):
+        """Runs what the user left to be run at exit. True if none of the user's threads is left."""
+        if self._shell is not None:
+            self._shell.px_stop()
+        atexit._run_exitfuncs()
+        current = threading.current_thread()
+        return not any(t is not current for t in threading.enumerate())
+
+    # ---- the shell ---------------------------------------------------------
+
+    def _make_shell(self):
+        if self._shell is not None:
+            return
+        try:
+            module = self.embedded("shell")
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in ("IPython", "traitlets"):
+                raise
+            sys.modules.pop("_phalanx_shell", None)
+            module = self.embedded("plain")
+        self._shell = module.create(self)
+
+    @property
+    def shell(self):
+        """The shell, with the user's startup files run."""
+        self._make_shell()
+        if not self._started:
+            self._started = True
+            self._shell.px_start()
+        return self._shell
+
+    # ---- requests ----------------------------------------------------------
+
+    def execute(self, code, silent, store_history, allow_stdin, expressions):
+        shell = self.shell
+        self.allow_stdin = bool(allow_stdin)
+        try:
+            with self.running_loop():
+                error = shell.px_execute(code, bool(silent), bool(store_history))
+                values = {}
+                if error is None and expressions not in ("", "{}"):
+                    values = shell.user_expressions(json.loads(expressions))
+        finally:
+            self.allow_stdin = False
+        payload, leave = shell.px_take_payload()
+        return (
+            None if error is None else members(error),
+            shell.execution_count - 1,
+            encode(payload) if payload else None,
+            encode(values) if values else None,
+            leave,
+            self._has_background(),
+        )
+
+    def query(self, what, content):
+        try:
+            request = json.loads(content)
+            reply = getattr(self, "on_" + what)(request)
+        except Exception as error:
+            traceback.print_exc(file=sys.__stderr__)
+            reply = {"status": "error", **describe(error, [])}
+        return encode(reply)
+
+    def on_complete(self, request):
+        code = request["code"]
+        return self.shell.px_complete(code, request.get("cursor_pos", len(code)))
+
+    def on_inspect(self, request):
+        code = request["code"]
+        where = request.get("cursor_pos", len(code))
+        return self.shell.px_inspect(code, where, request.get("detail_level", 0))
+
+    def on_is_complete(self, request):
+        return self.shell.px_is_complete(request["code"])
+
+    def on_history(self, request):
+        return {"status": "ok", "history": self.shell.px_history(request)}
+
+    def on_comm_info(self, request):
+        known = self._comms.comms if self._comms is not None else {}
+        wanted = request.get("target_name")
+        comms = {
+            key: {"target_name": comm.target_name}
+            for key, comm in known.items()
+            if wanted is None or comm.target_name == wanted
+        }
+        return {"status": "ok", "comms": comms}
+
+    def clear(self):
+        if self._shell is not None:
+            self._shell.reset(False)
+        else:
+            names = self.main.__dict__
+            for name in [name for name in names if not name.startswith("__")]:
+                del names[name]
+
+    def describe(self, error):
+        """An exception as JSON members, and whether it means that a dependency is not met."""
+        if self._shell is not None:
+            lines = self._shell.px_traceback(error)
+        else:
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+        return members(describe(error, lines)), type(error).__name__ == "UnmetDependency"
+
+    # ---- comms -------------------------------------------------------------
+
+    @property
+    def comms(self):
+        """The manager of comms, whichever of the packages that define it is installed."""
+        if self._comms is None:
+            self._comms = self.embedded("comms").create(self)
+        return self._comms
+
+    def comm(self, kind, content, metadata, buffers):
+        message = {
+            "content": json.loads(content),
+            "metadata": json.loads(metadata),
+            "buffers": buffers,
+            "header": json.loads(host.parent()),
+        }
+        handlers = {
+            host.COMM_OPEN: "comm_open",
+            host.COMM_MSG: "comm_msg",
+            host.COMM_CLOSE: "comm_close",
+        }
+        self.shell
+        with self.running_loop():
+            getattr(self.comms, handlers[kind])(None, None, message)
+
+    # ---- input -------------------------------------------------------------
+
+    def _ask(self, prompt, password):
+        line = None
+        if self.allow_stdin and threading.current_thread() is threading.main_thread():
+            line = host.input(str(prompt), password)
+        if line is None:
+            raise self._no_stdin()(
+                "input was asked for, but whoever runs this code does not take requests for input"
+            )
+        if line == "\x04":
+            raise EOFError
+        return line
+
+    @staticmethod
+    def _no_stdin():
+        try:
+            from IPython.core.error import StdinNotImplementedError
+        except ImportError:
+            return NotImplementedError
+        return StdinNotImplementedError
+
+    def input(self, prompt=""):
+        """A line of text from the user. The prompt is shown first; Ctrl-D raises EOFError."""
+        return self._ask(prompt, False)
+
+    def getpass(self, prompt="Password: ", stream=None):
+        """A line of text from the user, who does not see it while typing."""
+        return self._ask(prompt, True)
+
+    # ---- asyncio -----------------------------------------------------------
+
+    @property
+    def loop(self):
+        if self._loop is None or self._loop.is_closed():
+            import asyncio
+
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        return self._loop
+
+    def running_loop(self):
+        return RunningLoop(self)
+
+    def run_coroutine(self, coroutine):
+        """Runs a cell that awaits. An interrupt is delivered inside the cell, where its `finally`
+        blocks and context managers see it."""
+        import asyncio
+
+        loop = self.loop
+        asyncio._set_running_loop(None)
+        task = loop.create_task(coroutine)
+        try:
+            while True:
+                try:
+                    return loop.run_until_complete(task)
+                except KeyboardInterrupt:
+                    if task.done():
+                        raise
+                    self._shell.px_interrupted = True
+                    task.cancel()
+        finally:
+            asyncio._set_running_loop(loop)
+
+    def _has_background(self):
+        loop = self._loop
+        if loop is None:
+            return False
+        try:
+            if loop._ready or loop._scheduled or len(loop._selector.get_map()) > 1:
+                return True
+        except AttributeError:  # another kind of loop
+            pass
+        import asyncio
+
+        return bool(asyncio.all_tasks(loop))
+
+    def idle(self, fd):
+        """Lets the loop run until `fd` can be read."""
+        loop = self.loop
+        loop.add_reader(fd, loop.stop)
+        try:
+            loop.run_forever()
+        except (KeyboardInterrupt, SystemExit):
+            pass
+        finally:
+            loop.remove_reader(fd)
+
+
+class RunningLoop:
+    """The loop counts as running while a cell does, if anything has made one or may want one."""
+
+    def __init__(self, bridge):
+        self.bridge = bridge
+
+    def __enter__(self):
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is not None:
+            asyncio._set_running_loop(self.bridge.loop)
+
+    def __exit__(self, *error):
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is not None:
+            asyncio._set_running_loop(None)

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * python: CPython as a language: start, stop, interrupt, fork, and the table itself.
+ *
+ * The interpreter is configured through PyConfig to be the program that px_python_select chose, so
+ * sys.executable, sys.prefix and site-packages are that program's. Its own SIGINT handler is
+ * installed: an interrupt is that signal sent to the interpreter thread, which makes KeyboardInterrupt
+ * and ends blocking system calls. One that arrives when nothing runs is dropped on the next entry.
+ *
+ * Stopping runs what was registered with atexit but does not wait for the user's threads: a kernel
+ * that is told to end must end.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "python.h"
+
+static const char info_json[] =
+    "\"implementation\": \"phalanx\", \"implementation_version\": \"" PX_VERSION "\", "
+    "\"language_info\": {\"name\": \"python\", \"version\": \"" PY_VERSION "\", "
+    "\"mimetype\": \"text/x-python\", \"codemirror_mode\": {\"name\": \"ipython\", \"version\": 3}, "
+    "\"pygments_lexer\": \"ipython3\", \"nbconvert_exporter\": \"python\", "
+    "\"file_extension\": \".py\"}, "
+    "\"banner\": \"Python " PY_VERSION " on Phalanx " PX_VERSION
+    ": type ? for help, %%px to run a cell on a cluster\\n\", "
+    "\"help_links\": ["
+    "{\"text\": \"Python Reference\", \"url\": \"https://docs.python.org/3\"}, "
+    "{\"text\": \"IPython Reference\", \"url\": "
+    "\"https://ipython.readthedocs.io/en/stable/\"}, "
+    "{\"text\": \"NumPy Reference\", \"url\": \"https://numpy.org/doc/stable/\"}, "
+    "{\"text\": \"Matplotlib Reference\", \"url\": \"https://matplotlib.org/stable/\"}]";
+
+void px_python_enter(struct px_python *self)
+{
+    PyEval_RestoreThread(self->thread);
+    if (PyErr_CheckSignals() != 0)
+        PyErr_Clear();
+    px_loan_collect(self);
+}
+
+void px_python_leave(struct px_python *self)
+{
+    self->thread = PyEval_SaveThread();
+}
+
+void px_python_append(struct px_buf *buf, PyObject *text)
+{
+    Py_ssize_t size = 0;
+    if (!text)
+        return;
+    if (PyBytes_Check(text)) {
+        px_buf_append(buf, PyBytes_AS_STRING(text), (size_t)PyBytes_GET_SIZE(text));
+        return;
+    }
+    const char *data = PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
+    if (data)
+        px_buf_append(buf, data, (size_t)size);
+    else
+        PyErr_Clear();
+}
+
+/* The last resort, when even the bridge could not describe an exception. */
+static void describe_plainly(struct px_outcome *out, PyObject *type, PyObject *value)
+{
+    const char *name = type && PyType_Check(type) ? ((PyTypeObject *)type)->tp_name : "Exception";
+    PyObject *text = value ? PyObject_Str(value) : NULL;
+    Py_ssize_t size = 0;
+    const char *data = text ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
+    PyErr_Clear();
+    px_buf_text(&out->error, "\"ename\": ");
+    px_buf_json_string(&out->error, name, strlen(name));
+    px_buf_text(&out->error, ", \"evalue\": ");
+    px_buf_json_string(&out->error, data ? data : "", (size_t)size);
+    px_buf_text(&out->error, ", \"traceback\": []");
+    out->unmet = strcmp(name, "UnmetDependency") == 0;
+    Py_XDECREF(text);
+}
+
+void px_python_failed(struct px_python *self, struct px_outcome *out)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    if (value && trace)
+        PyException_SetTraceback(value, trace);
+    out->failed = true;
+    px_buf_clear(&out->error);
+    PyObject *json = self->bridge && value
+                         ? PyObject_CallMethod(self->bridge, "describe", "O", value)
+                         : NULL;
+    PyObject *unmet = json && PyTuple_Check(json) ? PyTuple_GET_ITEM(json, 1) : NULL;
+    if (unmet) {
+        px_python_append(&out->error, PyTuple_GET_ITEM(json, 0));
+        out->unmet = unmet == Py_True;
+    }
+    PyErr_Clear();
+    if (out->error.size == 0)
+        describe_plainly(out, type, value);
+    Py_XDECREF(json);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+}
+
+/* ---- start ---------------------------------------------------------------- */
+
+static int refused(struct px_error *err, PyStatus status, const char *python)
+{
+    return px_fail(err, PX_EIO, "Python %s does not start: %s", python,
+                   status.err_msg ? status.err_msg : "it asked to exit");
+}
+
+static int set_arguments(PyConfig *config, const struct px_interp_config *wanted, PyStatus *status)
+{
+    char *none[] = {(char *)""};
+    bool given = wanted->argc > 0;
+    *status = PyConfig_SetBytesArgv(config, given ? wanted->argc : 1, given ? wanted->argv : none);
+    return PyStatus_Exception(*status) ? -1 : 0;
+}
+
+static int initialize(const struct px_interp_config *wanted, const char *python,
+                      struct px_error *err)
+{
+    int result = -1;
+    PyConfig config;
+    PyConfig_InitPythonConfig(&config);
+    config.parse_argv = 0;
+    config.install_signal_handlers = 1;
+    config.pathconfig_warnings = 0;
+    PyStatus status = PyConfig_SetBytesString(&config, &config.program_name, python);
+    if (PyStatus_Exception(status))
+        goto done;
+    if (set_arguments(&config, wanted, &status) != 0)
+        goto done;
+    status = Py_InitializeFromConfig(&config);
+    if (PyStatus_Exception(status))
+        goto done;
+    result = 0;
+done:
+    PyConfig_Clear(&config);
+    return result == 0 ? 0 : refused(err, status, python);
+}
+
+/* GIL. Runs an embedded file as module `name`, with a file name that tracebacks can show. */
+static PyObject *load_module(const char *name, const char *file, const char *source)
+{
+    PyObject *module = NULL;
+    PyObject *code = Py_CompileString(source, file, Py_file_input);
+    if (code)
+        module = PyImport_ExecCodeModuleEx(name, code, file);
+    Py_XDECREF(code);
+    return module;
+}
+
+/* GIL. plain and shell stay source until something imports them: the bridge asks for what it needs. */
+static int add_sources(PyObject *module)
+{
+    if (PyModule_AddStringConstant(module, "plain_source", px_embedded_plain) != 0)
+        return -1;
+    return PyModule_AddStringConstant(module, "shell_source", px_embedded_shell);
+}
+
+/* GIL. Builds Python's side of this host. */
+static int start_bridge(struct px_python *self, const struct px_interp_config *config)
+{
+    self->module = px_services_create(self);
+    if (!self->module || add_sources(self->module) != 0)
+        return -1;
+    if (PyDict_SetItemString(PyImport_GetModuleDict(), "_phalanx_host", self->module) != 0)
+        return -1;
+    PyObject *module = load_module("_phalanx_bridge", "<phalanx>/bridge.py", px_embedded_bridge);
+    if (!module)
+        return -1;
+    self->bridge = PyObject_CallMethod(module, "Bridge", "{szszszsO}", "profile_dir",
+                                       config->profile_dir, "colors", config->colors, "module_dir",
+                                       config->module_dir, "engine",
+                                       config->engine ? Py_True : Py_False);
+    Py_DECREF(module);
+    return self->bridge ? 0 : -1;
+}
+
+static void python_destroy(void *arg);
+
+static void *python_create(const struct px_interp_config *config, struct px_error *err)
+{
+    char *python = px_python_select(config->python, err);
+    if (!python)
+        return NULL;
+    int status = initialize(config, python, err);
+    free(python);
+    if (status != 0)
+        return NULL;
+    struct px_python *self = px_alloc(sizeof *self);
+    self->engine = config->engine;
+    self->main_thread = pthread_self();
+    if (start_bridge(self, config) != 0) {
+        struct px_outcome out = {0};
+        px_python_failed(self, &out);
+        px_fail(err, PX_EIO, "Python starts, but its bridge does not: %s", out.error.data);
+        px_outcome_fini(&out);
+        px_python_leave(self);
+        python_destroy(self);
+        return NULL;
+    }
+    px_python_leave(self);
+    return self;
+}
+
+/* GIL. Calls a method of the bridge for its effect; `format` as for Py_BuildValue, a tuple. A failure
+ * is one line in the log. */
+static void tell_bridge(struct px_python *self, const char *method, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    PyObject *list = Py_VaBuildValue(format, args);
+    va_end(args);
+    PyObject *function = list ? PyObject_GetAttrString(self->bridge, method) : NULL;
+    PyObject *result = function ? PyObject_CallObject(function, list) : NULL;
+    if (!result) {
+        struct px_outcome out = {0};
+        px_python_failed(self, &out);
+        px_log(PX_WARN, "python-host", "call=%s %s", method, out.error.data);
+        px_outcome_fini(&out);
+    }
+    Py_XDECREF(list);
+    Py_XDECREF(function);
+    Py_XDECREF(result);
+}
+
+static void python_attach(void *arg, const struct px_interp_host *host, int engine_id,
+                          const char *engine_uuid)
+{
+    struct px_python *self = arg;
+    self->host = host;
+    px_python_enter(self);
+    tell_bridge(self, "attach", "(iz)", engine_id, engine_uuid);
+    px_python_leave(self);
+}
+
+static void python_destroy(void *arg)
+{
+    struct px_python *self = arg;
+    if (!self)
+        return;
+    px_python_enter(self);
+    bool alone = true;
+    if (self->bridge) {
+        PyObject *result = PyObject_CallMethod(self->bridge, "stop", NULL);
+        alone = result == Py_True;
+        PyErr_Clear();
+        Py_XDECREF(result);
+    }
+    self->host = NULL;
+    Py_CLEAR(self->bridge);
+    Py_CLEAR(self->module);
+    px_loan_collect(self);
+    if (!alone) { /* the user's threads still use the module's state: it lives on with the process */
+        px_python_leave(self);
+        return;
+    }
+    Py_FinalizeEx();
+    free(self);
+}
+
+/* ---- interrupt, idle, fork ----------------------------------------------------- */
+
+static void python_interrupt(void *arg)
+{
+    struct px_python *self = arg;
+    pthread_kill(self->main_thread, SIGINT);
+}
+
+static void python_idle(void *arg, int fd)
+{
+    struct px_python *self = arg;
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    if (!self->background) {
+        while (poll(&wait, 1, -1) < 0 && errno == EINTR)
+            ;
+        return;
+    }
+    if (poll(&wait, 1, 0) > 0)
+        return;
+    px_python_enter(self);
+    tell_bridge(self, "idle", "(i)", fd);
+    px_python_leave(self);
+}
+
+static int python_warm(void *arg, struct px_error *err)
+{
+    struct px_python *self = arg;
+    int status = 0;
+    px_python_enter(self);
+    PyObject *result = PyObject_CallMethod(self->bridge, "warm", NULL);
+    if (!result) {
+        struct px_outcome out = {0};
+        px_python_failed(self, &out);
+        status = px_fail(err, PX_EIO, "Python does not warm up: %s", out.error.data);
+        px_outcome_fini(&out);
+    }
+    Py_XDECREF(result);
+    px_python_leave(self);
+    return status;
+}
+
+static void python_before_fork(void *arg)
+{
+    px_python_enter(arg);
+    PyOS_BeforeFork();
+}
+
+static void python_after_fork_parent(void *arg)
+{
+    PyOS_AfterFork_Parent();
+    px_python_leave(arg);
+}
+
+static void python_after_fork_child(void *arg)
+{
+    struct px_python *self = arg;
+    self->main_thread = pthread_self();
+    PyOS_AfterFork_Child();
+    tell_bridge(self, "after_fork", "()");
+    px_python_leave(self);
+}
+
+const struct px_interp_ops px_interp_python = {
+    .name = "python",
+    .info_json = info_json,
+    .create = python_create,
+    .attach = python_attach,
+    .destroy = python_destroy,
+    .execute = px_cell_execute,
+    .query = px_cell_query,
+    .comm = px_cell_comm,
+    .clear = px_cell_clear,
+    .interrupt = python_interrupt,
+    .idle = python_idle,
+    .warm = python_warm,
+    .before_fork = python_before_fork,
+    .after_fork_parent = python_after_fork_parent,
+    .after_fork_child = python_after_fork_child,
+};

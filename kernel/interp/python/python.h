@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * python: what the files of the CPython host share. Private to this folder.
+ *
+ * Rules of the global lock (GIL): between two ops the interpreter thread does not hold it, so that
+ * the user's threads run on. Every op is bracketed by px_python_enter and px_python_leave; functions
+ * that say "GIL" are called between them, or from Python. A service of the host that may block is
+ * called without it.
+ *
+ * There is one interpreter a process (CPython allows no other), and hence one struct px_python;
+ * it is passed along, and Python's side reaches it through the state of the module `_phalanx_host`.
+ */
+#ifndef PX_PYTHON_H
+#define PX_PYTHON_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <pthread.h>
+
+#include "interp/interp.h"
+
+struct px_apply;
+
+/* Bytes lent to the host, come back: their owner waits here for the GIL. */
+struct px_loan {
+    struct px_loan *next;
+    struct px_python *python;
+    Py_buffer view;
+};
+
+struct px_python {
+    const struct px_interp_host *host; /* NULL until attached */
+    PyThreadState *thread;             /* of the interpreter thread, while it is outside Python */
+    pthread_t main_thread;             /* the one that interrupts go to */
+    bool engine;
+    bool background;                   /* the event loop has something to do between cells */
+    PyObject *module;                  /* _phalanx_host */
+    PyObject *bridge;                  /* instance of bridge.Bridge */
+    struct px_apply *apply;
+    _Atomic(struct px_loan *) returned; /* pushed by any thread, popped under the GIL */
+};
+
+/* Take and give up the GIL on the interpreter thread. Entering drops an interrupt that was meant for
+ * a request which has ended. */
+void px_python_enter(struct px_python *self);
+void px_python_leave(struct px_python *self);
+
+/* The interpreter to be: an owned absolute path, or NULL with a sentence. Any thread, no Python. */
+char *px_python_select(const char *wanted, struct px_error *err);
+
+/* GIL. The module `_phalanx_host`, with the streams in it; a new reference or NULL with an exception. */
+PyObject *px_services_create(struct px_python *self);
+/* GIL. The object behind sys.stdout or sys.stderr. */
+PyObject *px_stream_create(struct px_python *self, PyObject *module, enum px_stream which);
+
+/* GIL. Fills `out` with a buffer that keeps `object`'s bytes until released from any thread. -1 with an
+ * exception if it offers none. */
+int px_loan_make(struct px_python *self, PyObject *object, struct px_buffer *out);
+/* GIL. Lets go of what was given back. */
+void px_loan_collect(struct px_python *self);
+
+/* GIL. Turns the current exception into `outcome` (failed) without raising another. */
+void px_python_failed(struct px_python *self, struct px_outcome *out);
+/* GIL. Appends a str or bytes object; anything else is ignored. */
+void px_python_append(struct px_buf *buf, PyObject *text);
+
+/* The ops that cell.c and apply.c hold. */
+void px_cell_execute(void *self, const struct px_execute *request, struct px_outcome *out);
+void px_cell_query(void *self, enum px_query what, struct px_span content, struct px_buf *reply);
+void px_cell_comm(void *self, enum px_publication what, struct px_span content,
+                  struct px_span metadata, const struct px_span *buffers, size_t buffer_count);
+void px_cell_clear(void *self);
+
+extern const char px_embedded_bridge[];
+extern const char px_embedded_plain[];
+extern const char px_embedded_shell[];
+
+#endif

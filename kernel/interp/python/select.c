@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * select: which Python a kernel or engine becomes.
+ *
+ * The one that is named; else that of the active environment ($VIRTUAL_ENV, $CONDA_PREFIX); else the
+ * one this program was built with. The library that is linked in has one minor version, and extension
+ * modules fit only that one, so a candidate must have it too: a named one that has not is an error,
+ * an active one is passed over with a line in the log.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "python.h"
+
+/* "version = 3.11.2" or "version_info = 3.11.2.final.0" of an environment's pyvenv.cfg. */
+static bool version_of_environment(const char *python, int *major, int *minor)
+{
+    bool found = false;
+    const char *slash = strrchr(python, '/');
+    char *path = px_format("%.*s/../pyvenv.cfg", (int)(slash - python), python);
+    FILE *file = fopen(path, "re");
+    free(path);
+    if (!file)
+        return false;
+    char line[PATH_MAX];
+    while (!found && fgets(line, sizeof line, file))
+        found = sscanf(line, "version = %d.%d", major, minor) == 2 ||
+                sscanf(line, "version_info = %d.%d", major, minor) == 2;
+    fclose(file);
+    return found;
+}
+
+/* The program's own name often says it: /usr/bin/python3 is a link to python3.11. */
+static bool version_of_name(const char *python, int *major, int *minor)
+{
+    char real[PATH_MAX];
+    char end;
+    if (!realpath(python, real))
+        return false;
+    return sscanf(strrchr(real, '/'), "/python%d.%d%c", major, minor, &end) == 2;
+}
+
+static bool version_by_asking(const char *python, int *major, int *minor)
+{
+    char *quoted = px_alloc(4 * strlen(python) + 1);
+    char *out = quoted;
+    for (const char *in = python; *in; in++)
+        out = *in == '\'' ? stpcpy(out, "'\\''") : (*out = *in, out + 1);
+    char *command = px_format("'%s' -SEc 'import sys; print(*sys.version_info[:2])' 2>/dev/null",
+                              quoted);
+    free(quoted);
+    FILE *pipe = popen(command, "re");
+    free(command);
+    if (!pipe)
+        return false;
+    bool found = fscanf(pipe, "%d %d", major, minor) == 2;
+    return pclose(pipe) == 0 && found;
+}
+
+static int check(const char *python, struct px_error *err)
+{
+    int major = 0, minor = 0;
+    if (access(python, X_OK) != 0)
+        return px_fail(err, PX_ENOENT, "%s: no Python to run there: %s", python, strerror(errno));
+    if (!version_of_environment(python, &major, &minor) &&
+        !version_of_name(python, &major, &minor) && !version_by_asking(python, &major, &minor))
+        return px_fail(err, PX_EINVAL, "%s: not a Python interpreter", python);
+    if (major != PY_MAJOR_VERSION || minor != PY_MINOR_VERSION)
+        return px_fail(err, PX_EINVAL, "%s: is Python %d.%d, but this program was built for %d.%d",
+                       python, major, minor, PY_MAJOR_VERSION, PY_MINOR_VERSION);
+    return 0;
+}
+
+/* A name without a slash is looked up on PATH, as a shell would. */
+static char *find(const char *wanted)
+{
+    if (strchr(wanted, '/'))
+        return wanted[0] == '/' ? px_strdup(wanted) : NULL;
+    const char *path = getenv("PATH");
+    for (const char *dir = path ? path : ""; *dir;) {
+        size_t size = strcspn(dir, ":");
+        char *candidate = px_format("%.*s/%s", (int)size, dir, wanted);
+        if (size > 0 && dir[0] == '/' && access(candidate, X_OK) == 0)
+            return candidate;
+        free(candidate);
+        dir += size + (dir[size] == ':');
+    }
+    return NULL;
+}
+
+static char *absolute(const char *wanted)
+{
+    char *found = find(wanted);
+    if (found)
+        return found;
+    char here[PATH_MAX];
+    return getcwd(here, sizeof here) ? px_format("%s/%s", here, wanted) : px_strdup(wanted);
+}
+
+static char *of_environment(const char *variable)
+{
+    const char *prefix = getenv(variable);
+    if (!prefix || prefix[0] != '/')
+        return NULL;
+    struct px_error err;
+    char *python = px_format("%s/bin/python", prefix);
+    if (check(python, &err) == 0)
+        return python;
+    px_log(PX_WARN, "environment-ignored", "variable=%s why=\"%s\"", variable, err.text);
+    free(python);
+    return NULL;
+}
+
+char *px_python_select(const char *wanted, struct px_error *err)
+{
+    char *python = wanted ? absolute(wanted) : NULL;
+    if (!python)
+        python = of_environment("VIRTUAL_ENV");
+    if (!python)
+        python = of_environment("CONDA_PREFIX");
+    if (!python)
+        python = px_strdup(PX_PYTHON_DEFAULT);
+    if (check(python, err) == 0)
+        return python;
+    free(python);
+    return NULL;
+}

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * services: the module `_phalanx_host`, through which Python's side calls the host.
+ *
+ *     publish(kind, content, metadata, buffers)   iopub; texts are JSON
+ *     input(prompt, password)                     a line, or None when the front end takes no input
+ *     parent()                                    the header of the request that runs, as JSON text
+ *     stdout, stderr                              streams.c
+ *     DISPLAY_DATA ... DATA_MESSAGE               the kinds
+ *
+ * Buffers leave without a copy: px_loan keeps the owner alive until the host gives the bytes back, on
+ * whatever thread; the owner itself is let go when the GIL is next held.
+ */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "python.h"
+
+#define MOST_BUFFERS 65536
+
+struct state {
+    struct px_python *python;
+};
+
+static struct px_python *python_of(PyObject *module)
+{
+    return ((struct state *)PyModule_GetState(module))->python;
+}
+
+/* ---- loans ---------------------------------------------------------------- */
+
+static void loan_return(void *hint)
+{
+    struct px_loan *loan = hint;
+    struct px_python *self = loan->python;
+    loan->next = atomic_load(&self->returned);
+    while (!atomic_compare_exchange_weak(&self->returned, &loan->next, loan))
+        ;
+}
+
+int px_loan_make(struct px_python *self, PyObject *object, struct px_buffer *out)
+{
+    struct px_loan *loan = px_alloc(sizeof *loan);
+    loan->python = self;
+    if (PyObject_GetBuffer(object, &loan->view, PyBUF_C_CONTIGUOUS) != 0) {
+        free(loan);
+        return -1;
+    }
+    *out = (struct px_buffer){loan->view.buf, (size_t)loan->view.len, loan_return, loan};
+    return 0;
+}
+
+void px_loan_collect(struct px_python *self)
+{
+    if (!atomic_load_explicit(&self->returned, memory_order_relaxed))
+        return;
+    struct px_loan *loan = atomic_exchange(&self->returned, NULL);
+    while (loan) {
+        struct px_loan *next = loan->next;
+        PyBuffer_Release(&loan->view);
+        free(loan);
+        loan = next;
+    }
+}
+
+/* ---- the module's functions ------------------------------------------------ */
+
+static void release_all(struct px_buffer *buffers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        buffers[i].release(buffers[i].hint);
+    free(buffers);
+}
+
+/* The sequence's buffers as an array; NULL with an exception. */
+static struct px_buffer *lend_all(struct px_python *self, PyObject *sequence, size_t *count)
+{
+    PyObject *list = PySequence_Fast(sequence, "buffers must be a sequence");
+    if (!list)
+        return NULL;
+    Py_ssize_t size = PySequence_Fast_GET_SIZE(list);
+    struct px_buffer *buffers = NULL;
+    *count = 0;
+    if (size > MOST_BUFFERS)
+        PyErr_Format(PyExc_ValueError, "more than %d buffers", MOST_BUFFERS);
+    else
+        buffers = px_alloc((size_t)size * sizeof *buffers + 1);
+    for (Py_ssize_t i = 0; buffers && i < size; i++) {
+        if (px_loan_make(self, PySequence_Fast_GET_ITEM(list, i), &buffers[*count]) != 0) {
+            release_all(buffers, *count);
+            buffers = NULL;
+            break;
+        }
+        (*count)++;
+    }
+    Py_DECREF(list);
+    return buffers;
+}
+
+static PyObject *host_publish(PyObject *module, PyObject *args)
+{
+    struct px_python *self = python_of(module);
+    int kind;
+    struct px_span content, metadata;
+    Py_ssize_t content_size, metadata_size;
+    PyObject *sequence = NULL;
+    if (!PyArg_ParseTuple(args, "is#s#|O", &kind, &content.data, &content_size, &metadata.data,
+                          &metadata_size, &sequence))
+        return NULL;
+    if (kind < 0 || kind >= PX_PUBLICATION_COUNT)
+        return PyErr_Format(PyExc_ValueError, "no such kind of message: %d", kind);
+    content.size = (size_t)content_size;
+    metadata.size = (size_t)metadata_size;
+    px_loan_collect(self);
+    const struct px_interp_host *host = self->host;
+    if (!host)
+        Py_RETURN_NONE;
+    size_t count = 0;
+    struct px_buffer *buffers = NULL;
+    if (sequence && sequence != Py_None) {
+        buffers = lend_all(self, sequence, &count);
+        if (!buffers)
+            return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    host->publish(host->ctx, NULL, (enum px_publication)kind, content, metadata, buffers, count);
+    Py_END_ALLOW_THREADS
+    free(buffers);
+    Py_RETURN_NONE;
+}
+
+/* Waits for a line, letting signals act on Python in between. */
+static int wait_for_line(const struct px_interp_host *host, const char *prompt, bool password,
+                         struct px_buf *line, struct px_error *err)
+{
+    for (;;) {
+        int status;
+        Py_BEGIN_ALLOW_THREADS
+        status = host->input(host->ctx, prompt, password, line, err);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() != 0)
+            return -1;
+        if (status == 0 || err->code != PX_EINTR)
+            return status;
+        prompt = NULL; /* wait on, without asking again */
+    }
+}
+
+static PyObject *host_input(PyObject *module, PyObject *args)
+{
+    struct px_python *self = python_of(module);
+    const char *prompt;
+    int password;
+    if (!PyArg_ParseTuple(args, "sp", &prompt, &password))
+        return NULL;
+    const struct px_interp_host *host = self->host;
+    if (!host || !host->input)
+        Py_RETURN_NONE;
+    struct px_buf line = {0};
+    struct px_error err = {0};
+    PyObject *text = NULL;
+    if (wait_for_line(host, prompt, password, &line, &err) == 0)
+        text = PyUnicode_DecodeUTF8(line.data ? line.data : "", (Py_ssize_t)line.size, "replace");
+    else if (!PyErr_Occurred() && err.code == PX_ENOENT)
+        text = Py_NewRef(Py_None);
+    else if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_EOFError, err.text);
+    px_buf_fini(&line);
+    return text;
+}
+
+static PyObject *host_parent(PyObject *module, PyObject *args)
+{
+    (void)args;
+    const struct px_interp_host *host = python_of(module)->host;
+    struct px_parent *parent = host && host->parent_ref ? host->parent_ref(host->ctx) : NULL;
+    if (!parent)
+        return PyUnicode_FromString("{}");
+    struct px_span header = host->parent_header(parent);
+    PyObject *text = PyUnicode_DecodeUTF8(header.data, (Py_ssize_t)header.size, "replace");
+    host->parent_unref(parent);
+    return text;
+}
+
+static PyMethodDef host_functions[] = {
+    {"publish", host_publish, METH_VARARGS, PyDoc_STR("publish(kind, content, metadata, buffers)")},
+    {"input", host_input, METH_VARARGS, PyDoc_STR("input(prompt, password)")},
+    {"parent", host_parent, METH_NOARGS, PyDoc_STR("The running request's header, as JSON.")},
+    {0},
+};
+
+static struct PyModuleDef host_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_phalanx_host",
+    .m_doc = PyDoc_STR("What the kernel or engine around this interpreter does for it."),
+    .m_size = sizeof(struct state),
+    .m_methods = host_functions,
+};
+
+static const struct {
+    const char *name;
+    enum px_publication value;
+} kinds[] = {
+    {"DISPLAY_DATA", PX_DISPLAY_DATA},     {"UPDATE_DISPLAY_DATA", PX_UPDATE_DISPLAY_DATA},
+    {"EXECUTE_RESULT", PX_EXECUTE_RESULT}, {"CLEAR_OUTPUT", PX_CLEAR_OUTPUT},
+    {"ERROR", PX_ERROR_OUTPUT},                 {"COMM_OPEN", PX_COMM_OPEN},
+    {"COMM_MSG", PX_COMM_MSG},             {"COMM_CLOSE", PX_COMM_CLOSE},
+    {"DATA_MESSAGE", PX_DATA_MESSAGE},
+};
+
+PyObject *px_services_create(struct px_python *self)
+{
+    PyObject *module = PyModule_Create(&host_module);
+    if (!module)
+        return NULL;
+    ((struct state *)PyModule_GetState(module))->python = self;
+    int status = 0;
+    for (size_t i = 0; i < PX_COUNT(kinds) && status == 0; i++)
+        status = PyModule_AddIntConstant(module, kinds[i].name, (long)kinds[i].value);
+    static const char *const names[] = {[PX_STDOUT] = "stdout", [PX_STDERR] = "stderr"};
+    for (size_t i = 0; i < PX_COUNT(names) && status == 0; i++) {
+        PyObject *stream = px_stream_create(self, module, (enum px_stream)i);
+        status = stream ? PyModule_AddObject(module, names[i], stream) : -1;
+    }
+    if (status != 0)
+        Py_CLEAR(module);
+    return module;
+}

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""IPython's shell, with its output, errors and payloads going to the host.
+
+Only what IPython has kept stable from 7 to 9 is used. The names that begin with px_ are what
+bridge.py asks of a shell.
+"""
+
+import os
+import sys
+import traceback
+
+import _phalanx_host as host
+from _phalanx_bridge import describe, publish
+from IPython.core import page, payloadpage
+from IPython.core.application import BaseIPythonApplication
+from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.displayhook import DisplayHook as BaseDisplayHook
+from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.shellapp import InteractiveShellApp
+from IPython.utils.tokenutil import token_at_cursor
+from traitlets import Any, CBool, Instance, Type, default
+from traitlets.config import Config
+
+
+class DisplayPublisher(BaseDisplayPublisher):
+    def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kwargs):
+        kind = host.UPDATE_DISPLAY_DATA if update else host.DISPLAY_DATA
+        content = {"data": data, "metadata": metadata or {}, "transient": transient or {}}
+        publish(kind, content)
+
+    def clear_output(self, wait=False):
+        publish(host.CLEAR_OUTPUT, {"wait": bool(wait)})
+
+
+class DisplayHook(BaseDisplayHook):
+    """Shows a cell's value as an execute_result."""
+
+    _content = None
+
+    def start_displayhook(self):
+        self._content = {"data": {}, "metadata": {}, "execution_count": self.prompt_count}
+
+    def write_output_prompt(self):
+        self._content["execution_count"] = self.prompt_count
+
+    def write_format_data(self, format_dict, md_dict=None):
+        self._content["data"] = format_dict
+        self._content["metadata"] = md_dict or {}
+
+    def finish_displayhook(self):
+        content, self._content = self._content, None
+        if content["data"]:
+            publish(host.EXECUTE_RESULT, content)
+
+
+@magics_class
+class KernelMagics(Magics):
+    """Magics whose terminal form makes no sense in a notebook."""
+
+    @line_magic
+    def clear(self, line):
+        """Clear the output of the cell."""
+        self.shell.display_pub.clear_output()
+
+    @line_magic
+    def less(self, line):
+        """Show a file in the pager."""
+        if not line:
+            raise UsageError("Missing filename.")
+        with open(os.path.expanduser(line), encoding="utf-8", errors="replace") as file:
+            text = file.read()
+        page.page(self.shell.pycolorize(text) if line.endswith(".py") else text)
+
+    more = line_magic("more")(less)
+
+    @line_magic
+    def man(self, line):
+        """Show a page of the manual in the pager."""
+        page.page(self.shell.getoutput(f"man {line} | col -b", split=False))
+
+
+class Shell(InteractiveShell):
+    displayhook_class = Type(DisplayHook)
+    display_pub_class = Type(DisplayPublisher)
+    kernel = Any()
+    bridge = Any()
+    exiter = Instance(ZMQExitAutocall)
+    readline_use = CBool(False)
+    autoindent = CBool(False)
+    keepkernel_on_exit = None
+    px_interrupted = False
+    _last_traceback = None
+    _leave = False
+
+    @default("exiter")
+    def _default_exiter(self):
+        return ZMQExitAutocall(self)
+
+    # ---- IPython asks ------------------------------------------------------
+
+    def init_environment(self):
+        os.environ.update(TERM="xterm-color", CLICOLOR="1", PAGER="cat", GIT_PAGER="cat")
+
+    def init_virtualenv(self):
+        pass  # the interpreter is the environment's own
+
+    def init_hooks(self):
+        super().init_hooks()
+        self.set_hook("show_in_pager", page.as_hook(payloadpage.page), 99)
+
+    def init_magics(self):
+        super().init_magics()
+        self.register_magics(KernelMagics)
+
+    def init_data_pub(self):
+        pass  # see data_pub
+
+    def enable_gui(self, gui=None):
+        if gui not in (None, "inline"):
+            raise UsageError(f"the {gui!r} event loop is not available in this kernel")
+
+    def ask_exit(self):
+        self._leave = not self.keepkernel_on_exit
+        payload = {"source": "ask_exit", "keepkernel": self.keepkernel_on_exit}
+        self.payload_manager.write_payload(payload)
+
+    def set_next_input(self, text, replace=False):
+        payload = {"source": "set_next_input", "text": text, "replace": replace}
+        self.payload_manager.write_payload(payload)
+
+    def get_parent(self):
+        return self.kernel.get_parent()
+
+    @property
+    def data_pub(self):
+        """ipyparallel's data publisher."""
+        return self
+
+    def publish_data(self, data):
+        from ipyparallel.serialize import serialize_object
+
+        publish(host.DATA_MESSAGE, {"keys": list(data)}, None, serialize_object(data))
+
+    def _showtraceback(self, etype, evalue, stb):
+        if self.px_interrupted and etype.__name__ == "CancelledError":
+            self.px_interrupted = False
+            etype, evalue = KeyboardInterrupt, KeyboardInterrupt()
+        self._last_traceback = describe(evalue, list(stb))
+        publish(host.ERROR, self._last_traceback)
+
+    def system_piped(self, cmd):
+        """Runs a command, showing its output as it comes."""
+        if cmd.rstrip().endswith("&"):
+            raise OSError("Background processes not supported.")
+        from IPython.utils.process import system
+
+        self.user_ns["_exit_code"] = system(self.var_expand(cmd, depth=1))
+
+    system = system_piped
+
+    # ---- the bridge asks ---------------------------------------------------
+
+    def px_start(self):
+        """Runs startup files and extensions of the profile, then loads the parallel magics."""
+        self.parent.px_start(self)
+        if not self.bridge.engine and self.bridge.options["module_dir"]:
+            self._load_parallel_magics()
+
+    def _load_parallel_magics(self):
+        try:
+            import phalanx
+
+            phalanx.load_ipython_extension(self)
+        except Exception as error:
+            why = "".join(traceback.format_exception_only(type(error), error)).strip()
+            print(f"phalanx: the parallel magics are not available: {why}", file=sys.__stderr__)
+
+    def px_stop(self):
+        thread = getattr(self.history_manager, "save_thread", None)
+        if thread is not None and thread.is_alive():
+            self.history_manager.end_session()
+            thread.stop()
+
+    def px_execute(self, code, silent, store_history):
+        """None, or the error that ended the cell."""
+        self._last_traceback = None
+        self.px_interrupted = False
+        try:
+            result = self.run_cell(code, store_history=store_history, silent=silent)
+        except BaseException as error:  # an interrupt outside the user's code
+            content = describe(error, self.px_traceback(error))
+            publish(host.ERROR, content)
+            return content
+        failure = result.error_before_exec or result.error_in_exec
+        if failure is None:
+            return None
+        return self._last_traceback or describe(failure, [])
+
+    def px_take_payload(self):
+        payload = self.payload_manager.read_payload()
+        self.payload_manager.clear_payload()
+        leave, self._leave = self._leave, False
+        return payload, leave
+
+    def px_traceback(self, error):
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith("<phalanx>"):
+            trace = trace.tb_next
+        try:
+            if hasattr(error, "_render_traceback_"):
+                return list(error._render_traceback_())
+            return list(self.InteractiveTB.structured_traceback(type(error), error, trace))
+        except Exception:
+            return traceback.format_exception(type(error), error, trace)
+
+    def px_complete(self, code, where):
+        from IPython.core.completer import provisionalcompleter, rectify_completions
+
+        with provisionalcompleter():
+            found = list(rectify_completions(code, self.Completer.completions(code, where)))
+        kinds = [
+            {"start": c.start, "end": c.end, "text": c.text, "type": c.type,
+             "signature": c.signature}
+            for c in found
+        ]
+        return {
+            "status": "ok",
+            "matches": [c.text for c in found],
+            "cursor_start": found[0].start if found else where,
+            "cursor_end": found[0].end if found else where,
+            "metadata": {"_jupyter_types_experimental": kinds},
+        }
+
+    def px_inspect(self, code, where, detail):
+        reply = {"status": "ok", "found": False, "data": {}, "metadata": {}}
+        try:
+            name = token_at_cursor(code, where)
+            data = self.object_inspect_mime(name, detail_level=detail)
+        except KeyError:
+            return reply
+        if not self.enable_html_pager:
+            data.pop("text/html", None)
+        return {**reply, "found": True, "data": data}
+
+    def px_is_complete(self, code):
+        transformer = getattr(self, "input_transformer_manager", None)
+        status, indent = transformer.check_complete(code)
+        reply = {"status": status}
+        return {**reply, "indent": " " * indent} if status == "incomplete" else reply
+
+    def px_history(self, request):
+        history = self.history_manager
+        raw, output = request.get("raw", True), request.get("output", False)
+        kind = request.get("hist_access_type", "tail")
+        if kind == "tail":
+            found = history.get_tail(request.get("n") or 10, raw=raw, output=output,
+                                     include_latest=True)
+        elif kind == "range":
+            found = history.get_range(request.get("session", 0), request.get("start", 0),
+                                      request.get("stop"), raw=raw, output=output)
+        elif kind == "search":
+            found = history.search(request.get("pattern") or "*", raw=raw, output=output,
+                                   n=request.get("n"), unique=request.get("unique", False))
+        else:
+            found = []
+        return [tuple(entry) for entry in found]
+
+
+class App(BaseIPythonApplication, InteractiveShellApp):
+    """The profile: its configuration, extensions and startup files."""
+
+    name = "ipython-kernel"
+
+    def init_crash_handler(self):
+        pass
+
+    def px_start(self, shell):
+        self.shell = shell
+        self.init_path()
+        self.init_gui_pylab()
+        self.init_extensions()
+        self.init_code()
+
+
+def _configuration(options):
+    config = Config()
+    if options["profile_dir"]:
+        config.ProfileDir.location = options["profile_dir"]
+    if options["colors"]:
+        config.InteractiveShell.colors = options["colors"]
+    if options["engine"]:
+        config.HistoryManager.enabled = False
+    return config
+
+
+def create(bridge):
+    config = _configuration(bridge.options)
+    app = App(config=config)
+    try:
+        app.initialize([])
+    except Exception as error:
+        print(f"phalanx: the IPython profile is ignored: {error}", file=sys.__stderr__)
+        config.HistoryManager.enabled = False
+        app = App(config=config)
+    shell = Shell.instance(
+        parent=app,
+        profile_dir=app.profile_dir,
+        user_module=bridge.main,
+        user_ns=bridge.main.__dict__,
+        kernel=bridge.kernel,
+        bridge=bridge,
+    )
+    shell.loop_runner = bridge.run_coroutine
+    return shell

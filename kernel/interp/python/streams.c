@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * streams: sys.stdout and sys.stderr as native objects.
+ *
+ * Text goes straight to the host, which coalesces it; nothing is kept here, so flush has nothing to
+ * do and output is in order with displays by construction. Before a host is attached, and after it
+ * has gone, text goes to the real descriptor. They look like text files in the ways libraries test:
+ * isatty, fileno, encoding, buffer, writable. Closing one is refused quietly, as the next cell needs
+ * it.
+ */
+#include <errno.h>
+#include <unistd.h>
+
+#include "python.h"
+#include <structmember.h>
+
+struct stream {
+    PyObject_HEAD
+    struct px_python *python;
+    PyObject *dict;  /* libraries hang things on sys.stdout */
+    PyObject *weak;
+    int which;       /* enum px_stream */
+    int fd;          /* the real one */
+    bool binary;     /* this is the `buffer` of the other kind */
+};
+
+/* Without the GIL, unless the host is sure not to block: handing it over costs up to 5 ms a write
+ * when one of the user's threads computes. */
+static void send_text(struct stream *self, const char *text, size_t size)
+{
+    struct px_python *python = self->python;
+    const struct px_interp_host *host = python->host;
+    Py_BEGIN_ALLOW_THREADS
+    if (host) {
+        host->stream(host->ctx, NULL, (enum px_stream)self->which, text, size);
+    } else {
+        while (size > 0) {
+            ssize_t done = write(self->fd, text, size);
+            if (done < 0 && errno == EINTR)
+                continue;
+            if (done <= 0)
+                break;
+            text += done;
+            size -= (size_t)done;
+        }
+    }
+    Py_END_ALLOW_THREADS
+}
+
+/* Text that is not UTF-8 (lone surrogates of file names) is shown escaped, not refused. */
+static int write_text(struct stream *self, PyObject *text)
+{
+    Py_ssize_t size;
+    const char *data = PyUnicode_AsUTF8AndSize(text, &size);
+    if (data) {
+        if (size > 0)
+            send_text(self, data, (size_t)size);
+        return 0;
+    }
+    PyErr_Clear();
+    PyObject *bytes = PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace");
+    if (!bytes)
+        return -1;
+    send_text(self, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+    Py_DECREF(bytes);
+    return 0;
+}
+
+static PyObject *stream_write(PyObject *arg, PyObject *text)
+{
+    struct stream *self = (struct stream *)arg;
+    if (!self->binary) {
+        if (!PyUnicode_Check(text))
+            return PyErr_Format(PyExc_TypeError, "write() argument must be str, not %s",
+                                Py_TYPE(text)->tp_name);
+        return write_text(self, text) == 0 ? PyLong_FromSsize_t(PyUnicode_GET_LENGTH(text)) : NULL;
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(text, &view, PyBUF_SIMPLE) != 0)
+        return NULL;
+    send_text(self, view.buf, (size_t)view.len);
+    PyObject *length = PyLong_FromSsize_t(view.len);
+    PyBuffer_Release(&view);
+    return length;
+}
+
+static PyObject *stream_writelines(PyObject *self, PyObject *lines)
+{
+    PyObject *iterator = PyObject_GetIter(lines);
+    PyObject *line;
+    while (iterator && (line = PyIter_Next(iterator))) {
+        PyObject *done = stream_write(self, line);
+        Py_DECREF(line);
+        if (!done)
+            break;
+        Py_DECREF(done);
+    }
+    Py_XDECREF(iterator);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *answer_none(PyObject *self, PyObject *args)
+{
+    (void)self;
+    (void)args;
+    Py_RETURN_NONE;
+}
+
+static PyObject *answer_true(PyObject *self, PyObject *args)
+{
+    (void)self;
+    (void)args;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *answer_false(PyObject *self, PyObject *args)
+{
+    (void)self;
+    (void)args;
+    Py_RETURN_FALSE;
+}
+
+static PyObject *stream_fileno(PyObject *self, PyObject *args)
+{
+    (void)args;
+    return PyLong_FromLong(((struct stream *)self)->fd);
+}
+
+static PyObject *stream_enter(PyObject *self, PyObject *args)
+{
+    (void)args;
+    return Py_NewRef(self);
+}
+
+static PyObject *refuse_read(PyObject *self, PyObject *args)
+{
+    (void)self;
+    (void)args;
+    PyObject *io = PyImport_ImportModule("io");
+    PyObject *type = io ? PyObject_GetAttrString(io, "UnsupportedOperation") : NULL;
+    if (type)
+        PyErr_SetString(type, "not readable");
+    Py_XDECREF(io);
+    Py_XDECREF(type);
+    return NULL;
+}
+
+static PyObject *answer_reconfigure(PyObject *self, PyObject *args, PyObject *named)
+{
+    (void)named;
+    return answer_none(self, args);
+}
+
+static PyMethodDef stream_methods[] = {
+    {"write", stream_write, METH_O, PyDoc_STR("Sends text to whoever runs this request.")},
+    {"writelines", stream_writelines, METH_O, NULL},
+    {"flush", answer_none, METH_NOARGS, PyDoc_STR("Nothing to do: text is never kept.")},
+    {"close", answer_none, METH_NOARGS, PyDoc_STR("Does nothing: the next cell needs it.")},
+    {"isatty", answer_false, METH_NOARGS, NULL},
+    {"readable", answer_false, METH_NOARGS, NULL},
+    {"seekable", answer_false, METH_NOARGS, NULL},
+    {"writable", answer_true, METH_NOARGS, NULL},
+    {"fileno", stream_fileno, METH_NOARGS, PyDoc_STR("The process's own descriptor.")},
+    {"read", refuse_read, METH_VARARGS, NULL},
+    {"readline", refuse_read, METH_VARARGS, NULL},
+    {"reconfigure", (PyCFunction)(void (*)(void))answer_reconfigure, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("Accepted and ignored.")},
+    {"__enter__", stream_enter, METH_NOARGS, NULL},
+    {"__exit__", answer_none, METH_VARARGS, NULL},
+    {0},
+};
+
+static PyObject *get_constant(PyObject *self, void *text)
+{
+    (void)self;
+    return text ? PyUnicode_FromString(text) : Py_NewRef(Py_None);
+}
+
+static PyObject *get_name(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyUnicode_FromString(((struct stream *)self)->which == PX_STDOUT ? "<stdout>" : "<stderr>");
+}
+
+static PyObject *get_false(PyObject *self, void *unused)
+{
+    (void)unused;
+    return answer_false(self, NULL);
+}
+
+static PyObject *get_buffer(PyObject *arg, void *unused)
+{
+    (void)unused;
+    struct stream *self = (struct stream *)arg;
+    if (self->binary)
+        return Py_NewRef(arg);
+    struct stream *other = PyObject_GC_New(struct stream, Py_TYPE(arg));
+    if (!other)
+        return NULL;
+    other->python = self->python;
+    other->dict = NULL;
+    other->weak = NULL;
+    other->which = self->which;
+    other->fd = self->fd;
+    other->binary = true;
+    PyObject_GC_Track(other);
+    return (PyObject *)other;
+}
+
+static PyGetSetDef stream_attributes[] = {
+    {"encoding", get_constant, NULL, NULL, "UTF-8"},
+    {"errors", get_constant, NULL, NULL, "backslashreplace"},
+    {"mode", get_constant, NULL, NULL, "w"},
+    {"newlines", get_constant, NULL, NULL, NULL},
+    {"name", get_name, NULL, NULL, NULL},
+    {"closed", get_false, NULL, NULL, NULL},
+    {"line_buffering", get_false, NULL, NULL, NULL},
+    {"write_through", get_false, NULL, NULL, NULL},
+    {"buffer", get_buffer, NULL, NULL, NULL},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {0},
+};
+
+static PyMemberDef stream_members[] = {
+    {"__dictoffset__", T_PYSSIZET, offsetof(struct stream, dict), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct stream, weak), READONLY, NULL},
+    {0},
+};
+
+static int stream_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((struct stream *)self)->dict);
+    return 0;
+}
+
+static int stream_clear(PyObject *self)
+{
+    Py_CLEAR(((struct stream *)self)->dict);
+    return 0;
+}
+
+static void stream_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    PyObject_ClearWeakRefs(self);
+    stream_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("Output that goes to whoever runs the current request.")},
+    {Py_tp_methods, stream_methods},
+    {Py_tp_getset, stream_attributes},
+    {Py_tp_members, stream_members},
+    {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
+    {Py_tp_dealloc, stream_dealloc},
+    {0},
+};
+
+static PyType_Spec stream_spec = {
+    .name = "_phalanx_host.Stream",
+    .basicsize = sizeof(struct stream),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = stream_slots,
+};
+
+PyObject *px_stream_create(struct px_python *python, PyObject *module, enum px_stream which)
+{
+    PyObject *type = PyObject_GetAttrString(module, "Stream");
+    if (!type) {
+        PyErr_Clear();
+        type = PyType_FromModuleAndSpec(module, &stream_spec, NULL);
+        if (!type || PyModule_AddType(module, (PyTypeObject *)type) != 0)
+            return NULL;
+    }
+    struct stream *self = PyObject_GC_New(struct stream, (PyTypeObject *)type);
+    Py_DECREF(type);
+    if (!self)
+        return NULL;
+    self->python = python;
+    self->dict = NULL;
+    self->weak = NULL;
+    self->which = (int)which;
+    self->fd = which == PX_STDOUT ? STDOUT_FILENO : STDERR_FILENO;
+    self->binary = false;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# CPython as a language. The Python files beside this one are embedded, so that a program needs
+# nothing but itself to start.
+set(PX_EMBEDDED)
+foreach(module bridge plain shell)
+  set(source ${CMAKE_CURRENT_LIST_DIR}/${module}.py)
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/embedded_${module}.c)
+  add_custom_command(OUTPUT ${output}
+    COMMAND ${CMAKE_COMMAND} -DINPUT=${source} -DOUTPUT=${output} -DNAME=px_embedded_${module}
+            -P ${CMAKE_CURRENT_LIST_DIR}/embed.cmake
+    DEPENDS ${source} ${CMAKE_CURRENT_LIST_DIR}/embed.cmake VERBATIM)
+  list(APPEND PX_EMBEDDED ${output})
+endforeach()
+
+px_library(px_python
+  SOURCES interp/python/python.c interp/python/select.c interp/python/cell.c
+          interp/python/streams.c interp/python/services.c ${PX_EMBEDDED}
+  LIBS px_interp Python3::Python)
+target_compile_definitions(px_python PRIVATE PX_PYTHON_DEFAULT="${Python3_EXECUTABLE}")
+target_include_directories(px_python PRIVATE ${CMAKE_CURRENT_LIST_DIR})
