@@ -97,7 +97,7 @@ int px_background(const char *log, int *channel, struct px_error *err)
         pass_on(ends[0]);
     }
     *channel = ends[1];
-    px_close_descriptors(ends[1]); /* the caller's, which may be pipes that somebody reads to the end */
+    px_close_descriptors(ends[1]); /* the caller's: pipes that somebody may read to the end */
     return become_daemon(log, err);
 }
 

@@ -2,10 +2,10 @@
 /*
  * A client's view of the cluster: are N engines there?
  *
- * What engines say of themselves is one thing; that a client sees them is what "started" means. The client
- * runs in a child process, so that the supervisor holds no ZeroMQ context and no thread
- * while it starts others, stays small for the rest of its life, and can end the attempt at any
- * moment.
+ * What engines say of themselves is one thing; that a client sees them is what "started" means.
+ * The client runs in a child process, so that the supervisor holds no ZeroMQ context and no
+ * thread while it starts others, stays small for the rest of its life, and can end the attempt
+ * at any moment. The child writes a line "connected", then "ok" or a sentence, and exits.
  */
 #define _GNU_SOURCE
 #include "launch.h"
@@ -16,9 +16,25 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#define MAX_LINE 1024
+
+struct px_confirm {
+    struct px_loop *loop;
+    struct px_watch *watch;
+    pid_t child;
+    int fd; /* what the child writes */
+    struct px_buf line;
+    struct px_confirm_events events;
+    bool told; /* seen or failed was called */
+};
+
+/* ---- in the child ---- */
 
 struct question {
     const struct px_place *place;
@@ -38,10 +54,10 @@ static void ask(const struct question *question, int answer)
         return;
     }
     const size_t seen = phalanx_engines(client, NULL, 0);
-    dprintf(answer, "connected %zu\n", seen);
+    dprintf(answer, "connected\n");
     const size_t from = question->counted_from < 0 ? seen : (size_t)question->counted_from;
     const size_t wanted = from + (size_t)question->count;
-    int64_t left = deadline - px_now_ms();
+    const int64_t left = deadline - px_now_ms();
     if (phalanx_wait_engines(client, wanted, left > 0 ? left : 0) == PHALANX_OK)
         dprintf(answer, "ok\n");
     else
@@ -49,29 +65,110 @@ static void ask(const struct question *question, int answer)
                 wanted);
 }
 
-int px_confirm_start(const struct px_place *place, int counted_from, int count, int64_t timeout_ms,
-                     struct px_process *child, struct px_error *err)
+PX_NORETURN static void run_child(const struct question *question, pid_t parent, int answer)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGPIPE, SIG_IGN);
+    if (getppid() == parent)
+        ask(question, answer);
+    _exit(0); /* the client's sockets end with the process */
+}
+
+/* ---- in the supervisor ---- */
+
+static void on_line(struct px_confirm *confirm, const char *line)
+{
+    const struct px_confirm_events *events = &confirm->events;
+    if (strcmp(line, "connected") == 0) {
+        events->connected(events->ctx);
+        return;
+    }
+    confirm->told = true;
+    if (strcmp(line, "ok") == 0)
+        events->seen(events->ctx);
+    else
+        events->failed(line, events->ctx);
+}
+
+/* The next whole line, or NULL; caller frees. */
+static char *next_line(struct px_confirm *confirm)
+{
+    char *end = confirm->line.size ? memchr(confirm->line.data, '\n', confirm->line.size) : NULL;
+    if (!end)
+        return NULL;
+    const size_t size = (size_t)(end - confirm->line.data);
+    char *line = px_strndup(confirm->line.data, size);
+    memmove(confirm->line.data, end + 1, confirm->line.size - size - 1);
+    confirm->line.size -= size + 1;
+    return line;
+}
+
+static void on_answer(struct px_loop *loop, void *ctx)
+{
+    struct px_confirm *confirm = ctx;
+    char bytes[MAX_LINE];
+    const ssize_t size = read(confirm->fd, bytes, sizeof bytes);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (size <= 0) {
+        px_loop_unwatch(loop, confirm->watch);
+        confirm->watch = NULL;
+        if (!confirm->told)
+            confirm->events.failed("the client that was to see the engines ended",
+                                   confirm->events.ctx);
+        return;
+    }
+    if (confirm->line.size < MAX_LINE)
+        px_buf_append(&confirm->line, bytes, (size_t)size);
+    /* A callback may end the start; the object lives until the supervisor does. */
+    for (char *line; !confirm->told && (line = next_line(confirm)); free(line))
+        on_line(confirm, line);
+}
+
+struct px_confirm *px_confirm_start(struct px_loop *loop, const struct px_place *place,
+                                    int counted_from, int count, int64_t timeout_ms,
+                                    const struct px_confirm_events *events, struct px_error *err)
 {
     const struct question question = {place, counted_from, count, timeout_ms};
     int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0)
-        return px_fail(err, PX_EIO, "cannot make a pipe: %s", strerror(errno));
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        px_fail(err, PX_EIO, "cannot make a pipe: %s", strerror(errno));
+        return NULL;
+    }
     const pid_t parent = getpid(), pid = fork();
+    if (pid == 0)
+        run_child(&question, parent, ends[1]);
+    close(ends[1]);
     if (pid < 0) {
         close(ends[0]);
-        close(ends[1]);
-        return px_fail(err, PX_EIO, "cannot fork: %s", strerror(errno));
+        px_fail(err, PX_EIO, "cannot fork: %s", strerror(errno));
+        return NULL;
     }
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        signal(SIGPIPE, SIG_IGN);
-        if (getppid() == parent)
-            ask(&question, ends[1]);
-        _exit(0); /* the client's sockets end with the process */
-    }
-    close(ends[1]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    if (!px_process_find(pid, child))
-        *child = (struct px_process){pid, 0};
-    return ends[0];
+    struct px_confirm *confirm = px_alloc(sizeof *confirm);
+    *confirm = (struct px_confirm){
+        .loop = loop, .child = pid, .fd = ends[0], .events = *events};
+    confirm->watch = px_loop_fd(loop, ends[0], on_answer, confirm);
+    return confirm;
+}
+
+void px_confirm_end(struct px_confirm *confirm)
+{
+    if (!confirm || confirm->fd < 0)
+        return;
+    px_loop_unwatch(confirm->loop, confirm->watch);
+    confirm->watch = NULL;
+    confirm->told = true;
+    close(confirm->fd);
+    confirm->fd = -1;
+    kill(confirm->child, SIGKILL); /* ours and not reaped: it cannot be another */
+    waitpid(confirm->child, NULL, 0);
+}
+
+void px_confirm_destroy(struct px_confirm *confirm)
+{
+    px_confirm_end(confirm);
+    if (confirm)
+        px_buf_fini(&confirm->line);
+    free(confirm);
 }

@@ -10,6 +10,7 @@
  *     clean.c        remove logs and files that dead clusters left
  *     background.c   --daemonize: fork, and tell the waiting parent how it went
  *     confirm.c      a client's view: are the engines there?
+ *     files.c        wait for connection files, where a controller says nothing else
  *     stopper.c      end sets of processes in order, with patience, then without
  *     local.c        the launcher for processes on this host
  *     process.c      one process: start it, is it still the same one, signal it
@@ -164,7 +165,7 @@ struct px_launcher_ops {
 struct px_set {
     const struct px_launcher_ops *ops;
     bool speaks; /* its programs tell when they are ready or registered */
-    pid_t pid;   /* the one that stands for the set in the cluster file; -1: each member has its own */
+    pid_t pid;   /* stands for the set in the cluster file; -1: each member has its own */
 };
 
 extern const struct px_launcher_ops px_local_launcher;
@@ -247,14 +248,31 @@ PX_MUST_USE int px_background(const char *log, int *channel, struct px_error *er
 void px_background_say(int channel, const char *text);
 void px_background_done(int channel, int status); /* the parent exits; closes the channel */
 
+/* ---- waiting for what others do ----------------------------------------------------------- */
+
+/* At most one of `seen` and `failed` is called, once. */
+struct px_confirm_events {
+    void (*connected)(void *ctx); /* a client has connected, and has counted the engines */
+    void (*seen)(void *ctx);      /* it sees as many as were wanted */
+    void (*failed)(const char *why, void *ctx);
+    void *ctx;
+};
+struct px_confirm;
 /*
- * Forks a client that connects to the cluster, writes "connected <n>\n" when it knows that n
- * engines are there, then waits until `count` more than `counted_from` are. It writes "ok\n", or
- * a sentence; then it exits. `counted_from` < 0: from those n. Returns the descriptor to read from.
+ * Forks a client that connects to the cluster at `place` and waits until it sees `count` engines
+ * more than `counted_from`; with that < 0, than when it had connected.
  */
-PX_MUST_USE int px_confirm_start(const struct px_place *place, int counted_from, int count,
-                                 int64_t timeout_ms, struct px_process *child,
-                                 struct px_error *err);
+struct px_confirm *px_confirm_start(struct px_loop *loop, const struct px_place *place,
+                                    int counted_from, int count, int64_t timeout_ms,
+                                    const struct px_confirm_events *events, struct px_error *err);
+void px_confirm_end(struct px_confirm *confirm);     /* kills and reaps it; NULL allowed */
+void px_confirm_destroy(struct px_confirm *confirm); /* as well; not inside its callbacks */
+
+struct px_files;
+/* Calls `fn` once, when both connection files are there and whole. */
+struct px_files *px_files_wait(struct px_loop *loop, const struct px_place *place, px_loop_fn *fn,
+                               void *ctx, struct px_error *err);
+void px_files_destroy(struct px_files *files); /* NULL allowed; not inside `fn` */
 
 /* ---- supervising ------------------------------------------------------------------------ */
 

@@ -2,9 +2,9 @@
 /*
  * The launcher for processes on this host.
  *
- * A set holds *children*, which this process started and reaps, and *guests*, which it
- * only knows: engines that a pxengine forked, and whatever a cluster file names. Our own programs are
- * told a descriptor (--ready-fd) and say there, a line each,
+ * A set holds *children*, which this process started and reaps, and *guests*, which it only
+ * knows: engines that a pxengine forked, and whatever a cluster file names. Our own programs
+ * are told a descriptor (--ready-fd) and say there, a line each,
  *
  *     ready                     the controller: files written, sockets bound
  *     registered <id> <pid>     an engine

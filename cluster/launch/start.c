@@ -129,10 +129,19 @@ static void words_fini(struct words *words)
     free(words->items);
 }
 
-/* Into the background if asked; then the work. */
-static int launch(const struct start_options *options, struct px_plan *plan)
+/* Into the background if asked; then the work. `words` are further ones for the controller. */
+static int launch(const struct start_options *options, struct px_plan *plan, char **words,
+                  char **words_end)
 {
     struct px_error err;
+    struct words controller = {0}, engine = {0};
+    words_own(&controller, "ip", options->ip);
+    words_own(&controller, "location", options->location);
+    words_finish(&controller, words, (size_t)(words_end - words));
+    words_own(&engine, "python", options->python);
+    words_finish(&engine, (char *const *)options->engine_args.items, options->engine_args.count);
+    plan->controller_args = controller.items;
+    plan->engine_args = engine.items;
     char *log = px_format("%s/log/pxcluster%s%s-%s%ld.log", plan->place->profile_dir,
                           plan->place->cluster_id[0] ? "-" : "", plan->place->cluster_id,
                           plan->with_controller ? "" : "engines-", (long)getpid());
@@ -143,6 +152,8 @@ static int launch(const struct start_options *options, struct px_plan *plan)
         fprintf(stderr, "pxcluster: %s\n", err.text);
     else
         status = px_supervise(plan);
+    words_fini(&controller);
+    words_fini(&engine);
     free(log);
     return status;
 }
@@ -173,12 +184,7 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
         fprintf(stderr, "%s: %s\n", usage->program, err.text);
         return with_controller ? 1 : PX_NO_CLUSTER;
     }
-    struct words controller = {0}, engine = {0};
-    words_own(&controller, "ip", options.ip);
-    words_own(&controller, "location", options.location);
-    words_finish(&controller, argv + own + 1, own < argc ? (size_t)(argc - own - 1) : 0);
-    words_own(&engine, "python", options.python);
-    words_finish(&engine, (char *const *)options.engine_args.items, options.engine_args.count);
+    char **controller_words = own < argc ? argv + own + 1 : argv + argc;
     struct px_plan plan = {.place = &place,
                            .launcher = launcher,
                            .with_controller = with_controller,
@@ -186,17 +192,13 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
                            .timeout_ms = (int64_t)options.timeout * 1000,
                            .controller_command = options.controller_command,
                            .engine_command = options.engine_command,
-                           .controller_args = controller.items,
-                           .engine_args = engine.items,
                            .ip = options.ip,
                            .location = options.location,
                            .log_level = options.common.log_level,
                            .channel = -1,
                            .ready_fd = options.ready_fd,
                            .stop_on_eof = options.stop_on_eof && !options.daemonize};
-    const int status = launch(&options, &plan);
-    words_fini(&controller);
-    words_fini(&engine);
+    const int status = launch(&options, &plan, controller_words, argv + argc);
     free(options.engine_args.items);
     return status;
 }

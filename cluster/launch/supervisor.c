@@ -13,7 +13,8 @@
  * clients hear of every one.
  *
  * Should the supervisor itself be killed, its children get SIGTERM from the kernel (process.c)
- * and end as they do when asked: the fork server ends its engines, the controller removes its files.
+ * and end as they do when asked: the fork server ends its engines, the controller removes its
+ * files.
  */
 #define _GNU_SOURCE
 #include "launch.h"
@@ -23,8 +24,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/inotify.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,14 +48,8 @@ struct supervisor {
     int registered;
     bool seen; /* a client sees all of them */
 
-    int files_fd; /* inotify on the security directory, for a controller that says nothing */
-    struct px_watch *files_watch;
-
-    struct px_process client; /* confirm.c */
-    int client_fd;
-    struct px_watch *client_watch;
-    struct px_buf client_line;
-
+    struct px_files *files; /* for a controller that says nothing */
+    struct px_confirm *confirm;
     struct px_timer *deadline, *file_timer;
     struct px_stopper *stopper;
 };
@@ -146,29 +139,6 @@ static void file_changed(struct supervisor *sv)
 
 /* ---- stopping ---- */
 
-static void end_client(struct supervisor *sv)
-{
-    px_loop_unwatch(sv->loop, sv->client_watch);
-    sv->client_watch = NULL;
-    if (sv->client_fd >= 0)
-        close(sv->client_fd);
-    sv->client_fd = -1;
-    if (!sv->client.pid)
-        return;
-    kill(sv->client.pid, SIGKILL); /* ours and not reaped: it cannot be another */
-    waitpid(sv->client.pid, NULL, 0);
-    sv->client = (struct px_process){0};
-}
-
-static void end_files(struct supervisor *sv)
-{
-    px_loop_unwatch(sv->loop, sv->files_watch);
-    sv->files_watch = NULL;
-    if (sv->files_fd >= 0)
-        close(sv->files_fd);
-    sv->files_fd = -1;
-}
-
 static void on_stopped(struct px_loop *loop, void *ctx)
 {
     struct supervisor *sv = ctx;
@@ -188,8 +158,7 @@ static void stop(struct supervisor *sv, int status)
     px_loop_cancel(sv->loop, sv->deadline);
     px_loop_cancel(sv->loop, sv->file_timer);
     sv->deadline = sv->file_timer = NULL;
-    end_client(sv);
-    end_files(sv);
+    px_confirm_end(sv->confirm);
     struct px_set *const order[] = {sv->engines, sv->controller};
     sv->stopper = px_stopper_start(sv->loop, order, PX_COUNT(order), PX_STOP_GRACE_MS, on_stopped,
                                    sv);
@@ -230,7 +199,7 @@ static void check_ready(struct supervisor *sv)
     sv->phase = RUNNING;
     px_loop_cancel(sv->loop, sv->deadline);
     sv->deadline = NULL;
-    end_client(sv);
+    px_confirm_end(sv->confirm);
     const double seconds = (double)(px_now_ms() - sv->begun_ms) / 1000;
     if (sv->plan->log_level <= PX_INFO) {
         say(sv, "%d engine%s ready in %.2f s: %s", sv->plan->n, sv->plan->n == 1 ? "" : "s",
@@ -308,53 +277,34 @@ static void start_engines(struct supervisor *sv)
 
 /* ---- the client's view ---- */
 
-static void on_client_line(struct supervisor *sv, const char *line)
+static void on_connected(void *ctx)
 {
-    if (strncmp(line, "connected ", 10) == 0) {
-        start_engines(sv);
-    } else if (strcmp(line, "ok") == 0) {
-        sv->seen = true;
-        check_ready(sv);
-    } else {
-        give_up(sv, sv->engines ? sv->engines : sv->controller, line);
-    }
+    start_engines(ctx);
 }
 
-static void on_client(struct px_loop *loop, void *ctx)
+static void on_seen(void *ctx)
 {
-    (void)loop;
     struct supervisor *sv = ctx;
-    char bytes[1024];
-    const ssize_t size = read(sv->client_fd, bytes, sizeof bytes);
-    if (size < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    for (ssize_t i = 0; i < size && sv->client_fd >= 0; i++) {
-        if (bytes[i] != '\n') {
-            px_buf_append(&sv->client_line, &bytes[i], 1);
-            continue;
-        }
-        char *line = px_strndup(sv->client_line.data, sv->client_line.size);
-        px_buf_clear(&sv->client_line);
-        on_client_line(sv, line ? line : "");
-        free(line);
-    }
-    if (size <= 0 && sv->client_fd >= 0) {
-        end_client(sv);
-        if (!sv->seen)
-            give_up(sv, sv->controller, "the client that was to see the engines ended");
-    }
+    sv->seen = true;
+    check_ready(sv);
+}
+
+static void on_not_seen(const char *why, void *ctx)
+{
+    struct supervisor *sv = ctx;
+    give_up(sv, sv->engines ? sv->engines : sv->controller, why);
 }
 
 static void start_client(struct supervisor *sv)
 {
-    struct px_error err;
+    const struct px_confirm_events events = {
+        .connected = on_connected, .seen = on_seen, .failed = on_not_seen, .ctx = sv};
     const int64_t left = sv->begun_ms + sv->plan->timeout_ms - px_now_ms();
-    sv->client_fd = px_confirm_start(sv->place, sv->plan->with_controller ? 0 : -1, sv->plan->n,
-                                     left > 1 ? left : 1, &sv->client, &err);
-    if (sv->client_fd < 0)
+    struct px_error err;
+    sv->confirm = px_confirm_start(sv->loop, sv->place, sv->plan->with_controller ? 0 : -1,
+                                   sv->plan->n, left > 1 ? left : 1, &events, &err);
+    if (!sv->confirm)
         give_up(sv, NULL, err.text);
-    else
-        sv->client_watch = px_loop_fd(sv->loop, sv->client_fd, on_client, sv);
 }
 
 /* ---- the controller ---- */
@@ -363,7 +313,7 @@ static void on_controller_ready(struct px_set *set, void *ctx)
 {
     (void)set;
     struct supervisor *sv = ctx;
-    if (sv->phase != STARTING || sv->engines || sv->client_fd >= 0)
+    if (sv->phase != STARTING || sv->engines || sv->confirm)
         return;
     start_engines(sv);
     if (sv->phase == STARTING)
@@ -379,29 +329,10 @@ static void on_controller_ended(struct px_set *set, pid_t pid, const char *why, 
     give_up(sv, set, text);
 }
 
-static bool connection_files_are_there(const struct px_place *place)
-{
-    struct px_cluster_connection client, engine;
-    if (px_cluster_connection_read(place->client_file, PX_ROLE_CLIENT, &client, NULL) < 0)
-        return false;
-    px_cluster_connection_fini(&client);
-    if (px_cluster_connection_read(place->engine_file, PX_ROLE_ENGINE, &engine, NULL) < 0)
-        return false;
-    px_cluster_connection_fini(&engine);
-    return true;
-}
-
 static void on_files(struct px_loop *loop, void *ctx)
 {
     (void)loop;
-    struct supervisor *sv = ctx;
-    char events[4096];
-    if (read(sv->files_fd, events, sizeof events) < 0 && errno != EAGAIN && errno != EINTR)
-        px_log(PX_WARN, "inotify.read", "why=\"%s\"", strerror(errno));
-    if (!connection_files_are_there(sv->place))
-        return;
-    end_files(sv);
-    on_controller_ready(sv->controller, sv);
+    on_controller_ready(NULL, ctx);
 }
 
 /* Whether the controller was told to take over the files that are there. */
@@ -411,18 +342,6 @@ static bool reuses_files(const struct px_plan *plan)
         if (strstr(*arg, "--reuse") == *arg || strstr(*arg, "--restore") == *arg)
             return true;
     return false;
-}
-
-static int watch_files(struct supervisor *sv, struct px_error *err)
-{
-    char dir[PX_PATH_SIZE + 16];
-    snprintf(dir, sizeof dir, "%s/security", sv->place->profile_dir);
-    sv->files_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-    if (sv->files_fd < 0 ||
-        inotify_add_watch(sv->files_fd, dir, IN_CLOSE_WRITE | IN_MOVED_TO) < 0)
-        return px_fail(err, PX_EIO, "cannot watch %.200s: %s", dir, strerror(errno));
-    sv->files_watch = px_loop_fd(sv->loop, sv->files_fd, on_files, sv);
-    return 0;
 }
 
 static int start_controller(struct supervisor *sv, struct px_error *err)
@@ -442,15 +361,13 @@ static int start_controller(struct supervisor *sv, struct px_error *err)
         unlink(sv->place->client_file);
         unlink(sv->place->engine_file);
     }
-    if (watch_files(sv, err) < 0)
-        return -1;
     sv->controller = plan->launcher->start(&spec, err);
     if (!sv->controller)
         return -1;
-    if (sv->controller->speaks)
-        end_files(sv);
     sv->controller_pid = sv->controller->pid;
-    return 0;
+    if (!sv->controller->speaks)
+        sv->files = px_files_wait(sv->loop, sv->place, on_files, sv, err);
+    return sv->controller->speaks || sv->files ? 0 : -1;
 }
 
 /* ---- signals and ends ---- */
@@ -584,9 +501,7 @@ static void init(struct supervisor *sv, const struct px_plan *plan)
                               .place = plan->place,
                               .status = 1,
                               .begun_ms = px_now_ms(),
-                              .channel = plan->channel,
-                              .files_fd = -1,
-                              .client_fd = -1};
+                              .channel = plan->channel};
     /* ipyparallel's form, which is digits alone where one set a second is started. */
     snprintf(sv->set_id, sizeof sv->set_id, plan->with_controller ? "%ld" : "%ld-%ld",
              (long)time(NULL), (long)getpid());
@@ -599,12 +514,11 @@ static void init(struct supervisor *sv, const struct px_plan *plan)
 
 static void fini(struct supervisor *sv)
 {
-    end_client(sv);
-    end_files(sv);
+    px_confirm_destroy(sv->confirm);
+    px_files_destroy(sv->files);
     px_stopper_destroy(sv->stopper);
     px_set_destroy(sv->engines);
     px_set_destroy(sv->controller);
-    px_buf_fini(&sv->client_line);
     close_channel(sv, sv->status);
     px_loop_destroy(sv->loop);
 }
@@ -625,8 +539,6 @@ int px_supervise(const struct px_plan *plan)
         stop(&sv, 1);
     } else if (sv.phase == STARTING) {
         sv.deadline = px_loop_timer(sv.loop, plan->timeout_ms, 0, on_deadline, &sv);
-        if (sv.files_watch) /* with --reuse the files may be there already */
-            on_files(sv.loop, &sv);
     }
     if (px_loop_run(sv.loop, &err) < 0)
         say(&sv, "%s", err.text);

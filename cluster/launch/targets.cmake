@@ -3,7 +3,8 @@
 set(LAUNCH ${CMAKE_CURRENT_LIST_DIR})
 px_library(px_launch
   SOURCES ${LAUNCH}/process.c ${LAUNCH}/local.c ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
-          ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/supervisor.c ${LAUNCH}/start.c
+          ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/files.c
+          ${LAUNCH}/supervisor.c ${LAUNCH}/start.c
           ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/clean.c
   LIBS px_wire px_loop PkgConfig::JANSSON
   PRIVATE phalanx)

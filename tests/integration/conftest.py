@@ -91,6 +91,10 @@ def env(ipython_dir, tmp_path):
     env["HOME"] = str(tmp_path)
     env["PATH"] = f"{BIN}:{env.get('PATH', '/usr/bin:/bin')}"
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PYTHONPATH), env.get("PYTHONPATH")]))
+    # Under a sanitizer pytest has its runtime preloaded and does not look for leaks; programs do.
+    if "PX_ASAN_OPTIONS" in os.environ:
+        env.pop("LD_PRELOAD", None)
+        env["ASAN_OPTIONS"] = os.environ["PX_ASAN_OPTIONS"]
     # An in-process stock client looks for profiles in the same place.
     saved = os.environ.get("IPYTHONDIR")
     os.environ["IPYTHONDIR"] = str(ipython_dir)
