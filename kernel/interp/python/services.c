@@ -129,7 +129,7 @@ static PyObject *host_publish(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Waits for a line, letting signals act on Python in between. */
+/* Waits for a line, letting signals act on Python in between. The prompt is asked once. */
 static int wait_for_line(const struct px_interp_host *host, const char *prompt, bool password,
                          struct px_buf *line, struct px_error *err)
 {
@@ -142,6 +142,7 @@ static int wait_for_line(const struct px_interp_host *host, const char *prompt, 
             return -1;
         if (status == 0 || err->code != PX_EINTR)
             return status;
+        prompt = NULL;
         prompt = NULL; /* wait on, without asking again */
     }
 }
