@@ -476,16 +476,17 @@ static void wait_for_request(struct px_kernel *kernel, void *self)
         (void)poll(&wake, 1, -1); /* a signal ends the wait too; the caller looks again */
 }
 
-static void set_self(struct px_kernel *kernel, void *self)
+static void set_self(struct px_kernel *kernel, void *self, bool running)
 {
     pthread_mutex_lock(&kernel->lock);
     kernel->self = self;
+    kernel->running = running;
     pthread_mutex_unlock(&kernel->lock);
 }
 
 void px_kernel_run(struct px_kernel *kernel, void *self)
 {
-    set_self(kernel, self);
+    set_self(kernel, self, false);
     while (!kernel->exit_requested && !px_queue_stopped(&kernel->queue)) {
         struct px_request *request = px_queue_take(&kernel->queue);
         if (!request) {
@@ -503,7 +504,7 @@ void px_kernel_run(struct px_kernel *kernel, void *self)
         publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"idle\"}"));
         px_request_destroy(request);
     }
-    set_self(kernel, NULL);
+    set_self(kernel, NULL, false);
 }
 
 bool px_kernel_execute(struct px_kernel *kernel, void *self, struct px_span code)
@@ -513,7 +514,9 @@ bool px_kernel_execute(struct px_kernel *kernel, void *self, struct px_span code
                                    .user_expressions = PX_SPAN("{}"),
                                    .metadata = PX_SPAN("{}"),
                                    .silent = true};
+    set_self(kernel, self, true); /* so that it can be interrupted */
     kernel->config.ops->execute(self, &run, &outcome);
+    set_self(kernel, NULL, false);
     const bool good = !outcome.failed;
     if (!good)
         px_log(PX_ERROR, "startup.failed", "%.*s", (int)outcome.error.size,

@@ -5,3 +5,16 @@ px_library(px_interp SOURCES interp/interp.c interp/echo.c LIBS px_base Threads:
 px_library(px_kernel
   SOURCES kernel.c queue.c outbox.c execute.c control.c comm.c input.c
   LIBS px_wire px_interp PkgConfig::JANSSON Threads::Threads)
+
+px_library(px_service SOURCES service.c LIBS px_kernel px_loop Threads::Threads)
+
+px_library(px_program SOURCES program.c LIBS px_interp)
+target_compile_definitions(px_program PRIVATE PX_PYTHON_DIR="${PX_PYTHON_DIR}")
+if(TARGET px_python)
+  target_compile_definitions(px_program PRIVATE "PX_PYTHON_ROW=&px_interp_python,")
+  target_link_libraries(px_program PUBLIC px_python)
+else()
+  target_compile_definitions(px_program PRIVATE PX_PYTHON_ROW=)
+endif()
+
+px_program(pxkernel SOURCES main.c channels.c install.c LIBS px_service px_program)

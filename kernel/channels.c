@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * channels: shell, control, stdin, iopub and heartbeat on the service thread.
+ *
+ *     shell, control, stdin   ROUTER   requests; a client that comes back takes over its id
+ *     iopub                   PUB      what everybody sees
+ *     hb                      ROUTER   each message goes back as it came
+ *
+ * A front end that dies without a word leaves kernels behind; jupyter_client puts its
+ * process id into JPY_PARENT_PID, and the kernel ends when that process does.
+ *
+ * Reference: "Messaging in Jupyter" 5.3; jupyter_client, "Making kernels for Jupyter".
+ */
+#define _GNU_SOURCE
+#include "channels.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct px_channels {
+    struct px_kernel_connection connection;
+    void *context;
+    struct px_session *session;
+    struct px_kernel *kernel;
+    struct px_service *service;
+    /* service thread */
+    struct px_socket *sockets[PX_CHANNEL_COUNT];
+    struct px_socket *heart;
+    int parent_fd; /* pidfd of the front end, or -1 */
+    struct px_watch *parent_watch;
+    struct px_log_limiter refused, unsent;
+};
+
+static const char *const topics[PX_TOPIC_COUNT] = {
+    [PX_TOPIC_STATUS] = ".status",
+    [PX_TOPIC_EXECUTE_INPUT] = ".execute_input",
+    [PX_TOPIC_STDOUT] = "stream.stdout",
+    [PX_TOPIC_STDERR] = "stream.stderr",
+    [PX_TOPIC_DISPLAY] = "display_data",
+    [PX_TOPIC_RESULT] = ".execute_result",
+    [PX_TOPIC_ERROR] = ".error",
+    [PX_TOPIC_SHUTDOWN] = ".shutdown",
+    [PX_TOPIC_DATA] = "datapub",
+};
+
+/* ---- in and out ---- */
+
+static void receive(struct px_channels *channels, enum px_channel channel)
+{
+    struct px_error err;
+    for (int i = 0; i < PX_LOOP_BATCH; i++) {
+        struct px_msg *msg = px_socket_recv(channels->sockets[channel]);
+        if (!msg)
+            return;
+        if (px_msg_locate(msg, &err) == 0 &&
+            px_session_verify(channels->session, msg, &err) == 0) {
+            px_kernel_receive(channels->kernel, channel, &msg);
+            continue;
+        }
+        px_log_limited(&channels->refused, PX_WARN, "message.refused", "channel=%d why=\"%s\"",
+                       (int)channel, err.text);
+        px_msg_destroy(msg);
+    }
+}
+
+static void on_shell(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    receive(ctx, PX_SHELL);
+}
+
+static void on_control(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    receive(ctx, PX_CONTROL);
+}
+
+static void on_stdin(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    receive(ctx, PX_STDIN);
+}
+
+static void on_heart(struct px_loop *loop, void *ctx)
+{
+    struct px_channels *channels = ctx;
+    (void)loop;
+    for (int i = 0; i < PX_LOOP_BATCH; i++) {
+        struct px_msg *beat = px_socket_recv(channels->heart);
+        if (!beat)
+            return;
+        if (px_socket_send(channels->heart, &beat) != PX_SENT)
+            px_msg_destroy(beat);
+    }
+}
+
+static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg)
+{
+    struct px_channels *channels = ctx;
+    if (px_socket_send(channels->sockets[channel], msg) == PX_SENT)
+        return;
+    px_log_limited(&channels->unsent, PX_INFO, "message.unsent", "channel=%d why=\"client gone\"",
+                   (int)channel);
+    px_msg_destroy(*msg);
+    *msg = NULL;
+}
+
+/* ---- ends ---- */
+
+static void on_shutdown(void *ctx, bool restart)
+{
+    struct px_channels *channels = ctx;
+    px_log(PX_INFO, "shutdown", "restart=%d", restart);
+    px_service_end(channels->service, 0);
+}
+
+static void on_parent_gone(struct px_loop *loop, void *ctx)
+{
+    struct px_channels *channels = ctx;
+    px_log(PX_WARN, "frontend.gone", NULL);
+    px_loop_unwatch(loop, channels->parent_watch);
+    px_service_end(channels->service, 0);
+}
+
+static void close_sockets(void *ctx)
+{
+    struct px_channels *channels = ctx;
+    for (int i = 0; i < PX_CHANNEL_COUNT; i++) {
+        px_socket_destroy(channels->sockets[i]);
+        channels->sockets[i] = NULL;
+    }
+    px_socket_destroy(channels->heart);
+    channels->heart = NULL;
+    px_context_destroy(channels->context);
+    channels->context = NULL;
+}
+
+/* ---- setting up: on the main thread, before the service thread exists ---- */
+
+struct bind_row {
+    enum px_socket_type type;
+    int *port;
+    px_loop_fn *fn; /* NULL: only sends */
+    struct px_socket **socket;
+};
+
+static int bind_one(struct px_channels *channels, const struct bind_row *row, struct px_error *err)
+{
+    const struct px_kernel_connection *connection = &channels->connection;
+    char *interface = px_format("%s://%s", connection->transport, connection->ip);
+    int result = -1;
+    *row->socket = px_socket_create(channels->context, row->type, err);
+    if (*row->socket) {
+        if (row->type == PX_ROUTER)
+            px_socket_set_handover(*row->socket);
+        result = px_socket_bind_port(*row->socket, interface, row->port, err);
+    }
+    free(interface);
+    if (result == 0 && row->fn)
+        px_loop_socket(px_service_loop(channels->service), px_socket_raw(*row->socket), row->fn,
+                       channels);
+    return result;
+}
+
+static int bind_all(struct px_channels *channels, struct px_error *err)
+{
+    struct px_kernel_connection *connection = &channels->connection;
+    const struct bind_row rows[] = {
+        {PX_ROUTER, &connection->shell_port, on_shell, &channels->sockets[PX_SHELL]},
+        {PX_ROUTER, &connection->control_port, on_control, &channels->sockets[PX_CONTROL]},
+        {PX_ROUTER, &connection->stdin_port, on_stdin, &channels->sockets[PX_STDIN]},
+        {PX_PUB, &connection->iopub_port, NULL, &channels->sockets[PX_IOPUB]},
+        {PX_ROUTER, &connection->hb_port, on_heart, &channels->heart},
+    };
+    for (size_t i = 0; i < PX_COUNT(rows); i++)
+        if (bind_one(channels, &rows[i], err) < 0)
+            return -1;
+    return 0;
+}
+
+static bool has_free_port(const struct px_kernel_connection *connection)
+{
+    return !connection->shell_port || !connection->control_port || !connection->stdin_port ||
+           !connection->iopub_port || !connection->hb_port;
+}
+
+static int create_kernel(struct px_channels *channels, const struct px_interp_ops *ops,
+                         struct px_error *err)
+{
+    const struct px_kernel_connection *connection = &channels->connection;
+    char *prefix = px_format("kernel.%s", px_session_id(channels->session));
+    char *ports = px_format(", \"shell_port\": %d, \"iopub_port\": %d, \"stdin_port\": %d, "
+                            "\"hb_port\": %d, \"control_port\": %d",
+                            connection->shell_port, connection->iopub_port, connection->stdin_port,
+                            connection->hb_port, connection->control_port);
+    const struct px_kernel_config config = {.ops = ops,
+                                            .session = channels->session,
+                                            .topic_prefix = prefix,
+                                            .topics = topics,
+                                            .connect_info = ports,
+                                            .engine_id = -1,
+                                            .has_stdin = true,
+                                            .ctx = channels,
+                                            .send = send_message,
+                                            .shutdown = on_shutdown};
+    channels->kernel = px_kernel_create(&config, err);
+    free(prefix);
+    free(ports);
+    return channels->kernel ? 0 : -1;
+}
+
+static void watch_parent(struct px_channels *channels)
+{
+    const char *text = getenv("JPY_PARENT_PID");
+    const long pid = text ? strtol(text, NULL, 10) : 0;
+    if (pid <= 1)
+        return;
+    channels->parent_fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+    if (channels->parent_fd >= 0)
+        channels->parent_watch = px_loop_fd(px_service_loop(channels->service),
+                                            channels->parent_fd, on_parent_gone, channels);
+    else
+        px_log(PX_DEBUG, "frontend.unwatched", "pid=%ld why=\"%s\"", pid, strerror(errno));
+}
+
+static int set_up(struct px_channels *channels, const char *path, const struct px_interp_ops *ops,
+                  struct px_error *err)
+{
+    struct px_kernel_connection *connection = &channels->connection;
+    const struct px_service_calls calls = {.ctx = channels, .close = close_sockets};
+    if (px_kernel_connection_read(path, connection, err) < 0)
+        return -1;
+    channels->session =
+        px_session_create(connection->key, connection->signature_scheme, NULL, err);
+    channels->service = channels->session ? px_service_create(&calls, err) : NULL;
+    if (!channels->service)
+        return -1;
+    channels->context = px_context_create(1);
+    const bool choose = has_free_port(connection);
+    if (bind_all(channels, err) < 0)
+        return -1;
+    if (choose && px_kernel_connection_write(path, connection, err) < 0)
+        return -1;
+    if (create_kernel(channels, ops, err) < 0)
+        return -1;
+    px_service_adopt(channels->service, channels->kernel);
+    watch_parent(channels);
+    px_kernel_announce(channels->kernel);
+    return px_service_start(channels->service, err);
+}
+
+struct px_channels *px_channels_open(const char *path, const struct px_interp_ops *ops,
+                                     struct px_error *err)
+{
+    struct px_channels *channels = px_alloc(sizeof *channels);
+    channels->parent_fd = -1;
+    if (set_up(channels, path, ops, err) < 0) {
+        close_sockets(channels); /* the thread does it where there is one */
+        px_channels_close(channels);
+        return NULL;
+    }
+    return channels;
+}
+
+struct px_kernel *px_channels_kernel(struct px_channels *channels)
+{
+    return channels->kernel;
+}
+
+void px_channels_close(struct px_channels *channels)
+{
+    if (channels->service)
+        px_service_finish(channels->service);
+    px_service_destroy(channels->service);
+    px_kernel_destroy(channels->kernel);
+    px_session_destroy(channels->session);
+    px_kernel_connection_fini(&channels->connection);
+    if (channels->parent_fd >= 0)
+        close(channels->parent_fd);
+    free(channels);
+}

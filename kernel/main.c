@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pxkernel: a Jupyter kernel on a connection file; or `pxkernel install`, which tells Jupyter of it.
+ *
+ * The sockets are up, and kernel_info is answered, before the language starts.
+ */
+#include "channels.h"
+#include "install.h"
+#include "program.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct options {
+    const char *file, *language, *python, *profile_dir, *colors;
+    int log_level;
+};
+
+#define AT(member) offsetof(struct options, member)
+
+static const struct px_option option_rows[] = {
+    {"file", 'f', PX_OPT_STRING, AT(file), 0, "FILE", "connection file (required)", 0, 0},
+    {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "python (default) or echo", 0, 0},
+    {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
+     "interpreter to be (default: the active environment's)", 0, 0},
+    {"profile-dir", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR", "IPython profile to load", 0, 0},
+    {"colors", 0, PX_OPT_STRING, AT(colors), 0, "SCHEME", "of tracebacks: nocolor, linux, ...", 0,
+     0},
+    {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
+     "debug, info, warn (default), error, or 10 to 50", 0, 0},
+    {0},
+};
+
+static const struct px_usage usage = {
+    .program = "pxkernel",
+    .synopsis = "[options] -f FILE\n       pxkernel install [--user | --prefix P | --sys-prefix]",
+    .about = "The Phalanx Jupyter kernel. Jupyter starts it; 'pxkernel install' tells Jupyter how.",
+    .examples = "  pxkernel install --user\n  pxkernel --language echo -f connection.json\n",
+    .options = option_rows,
+};
+
+/* Until the language has its own handler, an interrupt waits instead of ending the process. */
+static void hold_interrupts(bool hold)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
+static void run_language(struct px_kernel *kernel, const struct px_interp_ops *ops,
+                         const struct px_interp_config *config)
+{
+    struct px_error err;
+    void *self = ops->create(config, &err);
+    if (!self)
+        px_die(1, "%s", err.text);
+    hold_interrupts(false);
+    ops->attach(self, px_kernel_host(kernel), -1, NULL);
+    px_kernel_run(kernel, self);
+    ops->destroy(self);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "install") == 0)
+        return px_install_main(argc - 1, argv + 1);
+    struct options options = {.log_level = PX_WARN};
+    const int rest = px_options_main(&usage, argc, argv, &options);
+    struct px_error err;
+    const struct px_interp_ops *ops = px_language_find(options.language, &err);
+    if (!ops)
+        px_die(2, "%s", err.text);
+    if (rest < argc)
+        px_die(2, "'%.60s' is not an option; see --help", argv[rest]);
+    if (!options.file)
+        px_die(2, "no connection file: say -f FILE; see --help");
+    px_log_init("pxkernel", (enum px_level)options.log_level);
+    hold_interrupts(true);
+    struct px_channels *channels = px_channels_open(options.file, ops, &err);
+    if (!channels)
+        px_die(1, "%s", err.text);
+    char *modules = px_program_modules();
+    const struct px_interp_config config = {.python = options.python,
+                                            .profile_dir = options.profile_dir,
+                                            .colors = options.colors,
+                                            .module_dir = modules,
+                                            .argc = argc,
+                                            .argv = argv};
+    run_language(px_channels_kernel(channels), ops, &config);
+    px_channels_close(channels);
+    free(modules);
+    return 0;
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "service.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define GRACE_CODE_MS 1000
+#define GRACE_ALL_MS 2300
+
+struct px_service {
+    struct px_service_calls calls;
+    struct px_loop *loop;
+    struct px_kernel *kernel; /* NULL until adopted */
+    struct px_timer *flush;   /* armed while output waits for more */
+    int finish_fd; /* eventfd, rung by the main thread */
+    int term_fd;   /* eventfd, rung by the handler of SIGTERM */
+    bool ending, forced;
+    int status;
+    bool started;
+    pthread_t thread;
+};
+
+/* A signal handler has no context argument. The signal cannot be blocked and read from a signalfd
+ * instead: programs that the user's code starts would inherit the mask and not end on SIGTERM. */
+static volatile sig_atomic_t term_fd = -1;
+
+static void on_sigterm(int signo)
+{
+    const int saved = errno;
+    (void)signo;
+    (void)eventfd_write(term_fd, 1);
+    errno = saved;
+}
+
+/* ---- output ---- */
+
+static void on_flush_due(struct px_loop *loop, void *ctx)
+{
+    struct px_service *service = ctx;
+    (void)loop;
+    service->flush = NULL;
+    px_service_push(service);
+}
+
+void px_service_push(struct px_service *service)
+{
+    const int64_t delay_ms = px_kernel_service(service->kernel);
+    if (delay_ms > 0 && !service->flush)
+        service->flush = px_loop_timer(service->loop, delay_ms, 0, on_flush_due, service);
+}
+
+static void on_outbox(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    px_service_push(ctx);
+}
+
+void px_service_adopt(struct px_service *service, struct px_kernel *kernel)
+{
+    service->kernel = kernel;
+    px_loop_fd(service->loop, px_kernel_fd(kernel), on_outbox, service);
+}
+
+/* ---- the end ---- */
+
+static void force(struct px_service *service)
+{
+    px_log(PX_WARN, "end.forced", "status=%d", service->status);
+    service->forced = true;
+    px_loop_stop(service->loop);
+}
+
+static void on_code_overdue(struct px_loop *loop, void *ctx)
+{
+    struct px_service *service = ctx;
+    (void)loop;
+    if (service->kernel && px_kernel_busy(service->kernel))
+        force(service);
+}
+
+static void on_all_overdue(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    force(ctx);
+}
+
+void px_service_end(struct px_service *service, int status)
+{
+    if (service->ending)
+        return;
+    service->ending = true;
+    service->status = status;
+    if (service->kernel) {
+        px_kernel_stop(service->kernel);
+        px_kernel_interrupt(service->kernel);
+    }
+    px_loop_timer(service->loop, GRACE_CODE_MS, 0, on_code_overdue, service);
+    px_loop_timer(service->loop, GRACE_ALL_MS, 0, on_all_overdue, service);
+}
+
+static void on_term(struct px_loop *loop, void *ctx)
+{
+    struct px_service *service = ctx;
+    eventfd_t count;
+    (void)loop;
+    if (eventfd_read(service->term_fd, &count) < 0)
+        return;
+    if (service->calls.terminated)
+        service->calls.terminated(service->calls.ctx);
+    px_service_end(service, 0);
+}
+
+static void on_finish(struct px_loop *loop, void *ctx)
+{
+    (void)ctx;
+    px_loop_stop(loop);
+}
+
+/* ---- the thread ---- */
+
+static void *service_thread(void *ctx)
+{
+    struct px_service *service = ctx;
+    struct px_error err;
+    if (service->calls.open)
+        service->calls.open(service->calls.ctx);
+    if (px_loop_run(service->loop, &err) < 0)
+        px_die(1, "%s", err.text);
+    if (service->kernel)
+        px_kernel_flush(service->kernel);
+    service->calls.close(service->calls.ctx);
+    if (service->forced)
+        _exit(service->status);
+    return NULL;
+}
+
+struct px_service *px_service_create(const struct px_service_calls *calls, struct px_error *err)
+{
+    struct px_service *service = px_alloc(sizeof *service);
+    service->calls = *calls;
+    service->finish_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    service->term_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    service->loop = px_loop_create(err);
+    if (service->finish_fd < 0 || service->term_fd < 0 || !service->loop) {
+        px_fail(err, PX_EIO, "no eventfd: %s", strerror(errno));
+        px_service_destroy(service);
+        return NULL;
+    }
+    px_loop_fd(service->loop, service->finish_fd, on_finish, service);
+    px_loop_fd(service->loop, service->term_fd, on_term, service);
+    struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    term_fd = service->term_fd;
+    sigaction(SIGTERM, &action, NULL);
+    return service;
+}
+
+void px_service_destroy(struct px_service *service)
+{
+    if (!service)
+        return;
+    if (term_fd == service->term_fd)
+        term_fd = -1; /* a late SIGTERM writes to no descriptor */
+    px_loop_destroy(service->loop);
+    if (service->finish_fd >= 0)
+        close(service->finish_fd);
+    if (service->term_fd >= 0)
+        close(service->term_fd);
+    free(service);
+}
+
+struct px_loop *px_service_loop(struct px_service *service)
+{
+    return service->loop;
+}
+
+int px_service_start(struct px_service *service, struct px_error *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int failed = pthread_create(&service->thread, NULL, service_thread, service);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed)
+        return px_fail(err, PX_EIO, "no thread: %s", strerror(failed));
+    service->started = true;
+    return 0;
+}
+
+void px_service_finish(struct px_service *service)
+{
+    if (!service->started)
+        return;
+    (void)eventfd_write(service->finish_fd, 1);
+    pthread_join(service->thread, NULL);
+    service->started = false;
+}
