@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * controller: what the parts of pxcontroller know of each other.
+ *
+ *   traffic thread   port.c   a bound socket: receive, verify, count
+ *                    route.c  towards engines: waits for sockets that are not connected yet
+ *                    relay.c  mux, control, iopub, and the task queue of the scheme "pure"
+ *                    task.c   the task scheduler's sockets; schedule.h decides
+ *                    broadcast.c, heart.c
+ *                    traffic.c makes them, owns the roster of engines, carries out orders
+ *   hub thread       hub.c      registration, notifications, and who answers which request
+ *                    request.c  the queries of clients
+ *                    monitor.c  what is learned from copies of the traffic
+ *                    record.c, query.c, db.c, db_sqlite.c  the task database
+ *   both             link.c   notes (traffic to hub) and orders (hub to traffic)
+ *   before threads   settings.c, sockets.c; main.c places the threads
+ *
+ * The traffic thread never touches a disk and never waits for the hub.
+ */
+#ifndef PX_CONTROLLER_H
+#define PX_CONTROLLER_H
+
+#include "base/base.h"
+#include "loop/loop.h"
+#include "wire/wire.h"
+
+#include <stdatomic.h>
+
+#define PX_MAX_UUID 255
+#define PX_FEATURE_PICKLE5 1u
+
+/* ---- settings: options, environment and configuration files (settings.c) ---- */
+
+#define PX_MAX_PORTS 4096
+
+struct px_port_pool {
+    int ports[PX_MAX_PORTS];
+    int count, used;
+};
+
+enum px_db_kind { PX_DB_MEMORY, PX_DB_NONE, PX_DB_SQLITE };
+
+struct px_settings {
+    /* where */
+    const char *profile, *profile_dir, *ipython_dir, *cluster_id, *work_dir;
+    /* addresses */
+    const char *ip, *engine_ip, *client_ip, *transport, *location;
+    const char *ssh, *engine_ssh;
+    const char *ports, *engine_ports, *client_ports;
+    int port;
+    /* heartbeat */
+    int ping_ms, max_misses;
+    int registration_timeout_s; /* 0: from ping_ms */
+    /* tasks */
+    const char *scheme;
+    int hwm;
+    int broadcast_depth; /* accepted for ipcontroller's sake; ours is flat */
+    /* database */
+    int db;
+    const char *db_class;
+    int record_limit;
+    double size_limit, cull_fraction;
+    const char *sqlite_file, *sqlite_dir;
+    /* files, keys */
+    int reuse, restore, secure, curve;
+    const char *curve_public, *curve_secret, *session_key, *signature_scheme, *ident;
+    const char *engine_file, *client_file;
+    /* operation */
+    int log_level, ready_fd;
+    int ignored; /* flags of ipcontroller without a meaning here */
+    const char *ignored_text, *packer;
+    char **owned; /* strings from configuration files */
+    size_t owned_count;
+};
+
+/*
+ * Reads options, environment and the profile's ipcontroller_config.{json,py}; makes the profile.
+ * The command line wins, then the environment, then files. Strings live as long as argv and
+ * the process. Exits (through px_options_main) on --help, --version and bad usage.
+ */
+PX_MUST_USE int px_settings_read(int argc, char **argv, struct px_settings *out,
+                                 char profile_dir[PX_PATH_SIZE], struct px_error *err);
+void px_settings_fini(struct px_settings *settings);
+/* Sets one trait, as in "HeartMonitor.period", from the text of a Python or JSON literal.
+ * PX_ENOENT for a name that is not known, PX_EINVAL for a value that is not right. */
+PX_MUST_USE int px_settings_trait(struct px_settings *settings, const char *name,
+                                  struct px_span literal, struct px_error *err);
+/* One configuration file's text (.py: lines `c.Class.trait = literal`; .json: an object). What
+ * is not known or not a literal is passed over. Pure. Returns how many settings it made. */
+int px_settings_config_py(struct px_settings *settings, struct px_span text);
+int px_settings_config_json(struct px_settings *settings, struct px_span text);
+/* "10101-10105,10108" and "[1, 2]". */
+PX_MUST_USE int px_ports_parse(const char *text, struct px_port_pool *out, struct px_error *err);
+
+/* ---- sockets: everything that is bound, and the connection files (sockets.c) ---- */
+
+struct px_sockets {
+    void *context;
+    struct px_socket *query;
+    struct px_socket *notification;
+    struct px_socket *mux_in, *mux_out, *control_in, *control_out, *task_in, *task_out;
+    struct px_socket *iopub_in, *iopub_out, *broadcast_in, *broadcast_out;
+    struct px_socket *ping, *pong;
+    struct px_cluster_connection client, engine; /* what the two files say */
+    char client_path[PX_PATH_SIZE], engine_path[PX_PATH_SIZE], engines_path[PX_PATH_SIZE];
+    bool files_written, reused;
+};
+
+PX_MUST_USE int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settings,
+                                const char *profile_dir, struct px_error *err);
+PX_MUST_USE int px_sockets_write_files(struct px_sockets *sockets,
+                                       const struct px_settings *settings, struct px_error *err);
+/* Closes all; removes the files unless they are to be reused. */
+void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *settings);
+
+/* ---- link: between the two threads (link.c) --------------------------------- */
+
+/* What the traffic thread tells the hub. The hub trusts it: signatures were verified. */
+enum px_note_kind {
+    PX_NOTE_MUX_REQUEST,      /* engine, client | message */
+    PX_NOTE_MUX_REPLY,        /* client, engine | message */
+    PX_NOTE_TASK_REQUEST,     /* client | message */
+    PX_NOTE_TASK_DESTINATION, /* no message; `text` is the msg_id, a 0, the engine's uuid */
+    PX_NOTE_TASK_REPLY,       /* client, engine | message; without engine when made here */
+    PX_NOTE_IOPUB,            /* topic | message */
+    PX_NOTE_NEW_HEART,        /* `text` is the uuid */
+    PX_NOTE_STOPPED_HEART,
+    PX_NOTE_KINDS,
+};
+
+struct px_note {
+    enum px_note_kind kind;
+    struct px_msg *msg;
+    char *text;
+    size_t bytes;
+};
+
+#define PX_NOTES_BATCH 64
+struct px_notes {
+    size_t count;
+    struct px_note items[PX_NOTES_BATCH];
+};
+
+/* What the hub asks of the traffic thread. */
+enum px_order_kind {
+    PX_ORDER_ENGINE_UP,   /* uuid, id, features: finished registration */
+    PX_ORDER_ENGINE_DOWN, /* uuid, id */
+    PX_ORDER_EXPECT,      /* uuid: a heart that should be beating (restored engine) */
+    PX_ORDER_SUBMIT,      /* msg: a task, as if a client had sent it; identities | message */
+    PX_ORDER_SUMMARY,     /* log the state */
+    PX_ORDER_STOP,
+    PX_ORDER_KINDS,
+};
+
+struct px_order {
+    enum px_order_kind kind;
+    int id;
+    unsigned features;
+    struct px_msg *msg;
+    char uuid[PX_MAX_UUID + 1];
+};
+
+/* Copies for the hub that it has not looked at yet: beyond either limit they are dropped. */
+#define PX_MAX_BACKLOG 500000u
+#define PX_MAX_BACKLOG_BYTES ((size_t)2 << 30)
+
+struct px_link {
+    struct px_doorbell *to_hub;     /* struct px_notes */
+    struct px_doorbell *to_traffic; /* struct px_order */
+    atomic_size_t backlog, backlog_bytes;
+    /* traffic thread */
+    struct px_notes *batch;
+    unsigned long lost; /* copies dropped */
+    struct px_log_limiter limiter;
+};
+
+PX_MUST_USE int px_link_init(struct px_link *link, struct px_error *err);
+void px_link_fini(struct px_link *link);
+/* Traffic thread. Copies by reference / copies the text; px_link_flush() sends what was noted. */
+void px_link_note(struct px_link *link, enum px_note_kind kind, const struct px_msg *msg);
+void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_span first,
+                       struct px_span second);
+void px_link_flush(struct px_link *link);
+/* Hub thread. `order` is copied, its message taken. */
+void px_link_order(struct px_link *link, const struct px_order *order);
+/* Hub thread, after it has handled a batch: frees it. */
+void px_link_notes_done(struct px_link *link, struct px_notes *notes);
+
+/* ---- error replies (reply.c) -------------------------------------------------- */
+
+/* {"status": "error", "ename", "evalue", "traceback", "engine_info"} as ipyparallel's wrap_exception. */
+void px_error_content(struct px_buf *out, const char *ename, const char *evalue);
+
+/* ---- traffic ------------------------------------------------------------------- */
+
+struct px_traffic;
+
+struct px_traffic_config {
+    struct px_sockets *sockets;
+    struct px_link *link;
+    const char *key, *signature_scheme;
+    const char *scheme;
+    int hwm, ping_ms, max_misses;
+};
+
+struct px_traffic *px_traffic_create(const struct px_traffic_config *config, struct px_error *err);
+void px_traffic_destroy(struct px_traffic *traffic);
+/* Runs until PX_ORDER_STOP; on the traffic thread. */
+PX_MUST_USE int px_traffic_run(struct px_traffic *traffic, struct px_error *err);
+
+/* Who is registered, as the traffic thread knows it. */
+struct px_engine_entry;
+bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid);
+
+/* ---- port: a bound socket (port.c) ----------------------------------------------- */
+
+struct px_port {
+    const char *name;
+    struct px_socket *socket;
+    struct px_session *session;
+    size_t least_idents;
+    void (*handle)(void *ctx, struct px_msg **msg); /* a verified message; may take it */
+    void (*after)(void *ctx);                       /* once after each batch */
+    void *ctx, *after_ctx;
+    unsigned long received, malformed, forged, unroutable;
+    unsigned long long bytes;
+    struct px_log_limiter limiter;
+};
+
+void px_port_watch(struct px_port *port, struct px_loop *loop);
+/* Handles what has arrived, at most PX_LOOP_BATCH messages. Returns how many there were. */
+size_t px_port_drain(struct px_port *port);
+/* Sends; a peer that is not there any more loses the message, which is counted. Takes `msg`. */
+void px_port_send(struct px_port *port, struct px_msg *msg);
+void px_port_summary(const struct px_port *port);
+
+/* ---- route: a ROUTER towards engines (route.c) -------------------------------------- */
+
+#define PX_ROUTE_RETRY_MS 10
+#define PX_ROUTE_PATIENCE_MS 10000 /* how long a message waits for a registered engine to connect */
+#define PX_ROUTE_MAX_HELD 100000u
+
+struct px_route;
+struct px_route *px_route_create(struct px_loop *loop, struct px_port *port,
+                                 struct px_traffic *traffic);
+void px_route_destroy(struct px_route *route);
+/* Frame 0 is the engine's uuid. Takes `msg`. A registered engine whose socket is not connected
+ * yet gets it when it is, in order; for any other it is dropped and counted. */
+void px_route_send(struct px_route *route, struct px_msg *msg);
+void px_route_forget(struct px_route *route, struct px_span uuid);
+
+/* ---- relay (relay.c) ------------------------------------------------------------------ */
+
+struct px_relay;
+/* What all parts of the traffic thread are given. */
+struct px_shared {
+    struct px_loop *loop;
+    struct px_session *session;
+    struct px_link *link;
+    struct px_traffic *traffic;
+};
+void px_shared_after(void *shared); /* a port's `after`: sends the notes */
+
+/* Clients' ROUTER `in`, engines' ROUTER `out`. `noted`: whether the hub sees copies. */
+struct px_relay *px_relay_create(const struct px_shared *shared, const char *name,
+                                 struct px_socket *in, struct px_socket *out, bool noted);
+void px_relay_destroy(struct px_relay *relay);
+void px_relay_engine_down(struct px_relay *relay, struct px_span uuid);
+void px_relay_summary(const struct px_relay *relay);
+
+/* The task queue of the scheme "pure": `out` is a DEALER that deals to engines in turn. */
+struct px_pure;
+struct px_pure *px_pure_create(const struct px_shared *shared, struct px_socket *in,
+                               struct px_socket *out);
+void px_pure_destroy(struct px_pure *pure);
+void px_pure_submit(struct px_pure *pure, struct px_msg *msg);
+void px_pure_summary(const struct px_pure *pure);
+
+struct px_iopub;
+struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socket *in,
+                                 struct px_socket *out);
+void px_iopub_destroy(struct px_iopub *iopub);
+void px_iopub_summary(const struct px_iopub *iopub);
+
+/* ---- task (task.c) ---------------------------------------------------------------------- */
+
+struct px_tasks;
+struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socket *in,
+                                 struct px_socket *out, const char *scheme, int hwm);
+void px_tasks_destroy(struct px_tasks *tasks);
+void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned features);
+void px_tasks_engine_down(struct px_tasks *tasks, struct px_span uuid);
+/* A task from the hub: identities | message. Takes `msg`. */
+void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
+void px_tasks_summary(const struct px_tasks *tasks);
+
+/* ---- broadcast (broadcast.c) --------------------------------------------------------------- */
+
+struct px_broadcast;
+struct px_broadcast *px_broadcast_create(const struct px_shared *shared, struct px_socket *in,
+                                         struct px_socket *out);
+void px_broadcast_destroy(struct px_broadcast *broadcast);
+void px_broadcast_engine_down(struct px_broadcast *broadcast, struct px_span uuid);
+void px_broadcast_summary(const struct px_broadcast *broadcast);
+
+/* ---- heart (heart.c) -------------------------------------------------------------------------- */
+
+struct px_heart;
+struct px_heart *px_heart_create(const struct px_shared *shared, struct px_socket *ping,
+                                 struct px_socket *pong, int period_ms, int max_misses);
+void px_heart_destroy(struct px_heart *heart);
+void px_heart_expect(struct px_heart *heart, struct px_span uuid);
+void px_heart_forget(struct px_heart *heart, struct px_span uuid);
+void px_heart_summary(const struct px_heart *heart);
+
+#endif

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * hub: what the hub thread's files share: engines, tasks that are not finished, records of
+ * tasks, and answering requests. Everything here belongs to the hub thread.
+ */
+#ifndef PX_HUB_H
+#define PX_HUB_H
+
+#include "controller.h"
+#include "schedule.h"
+
+#include <uthash.h>
+
+/* ---- records of tasks (record.c) ------------------------------------------------ */
+
+#define PX_MAX_RECORD_TEXT (16u << 20) /* stdout or stderr kept for one task */
+
+/* A task as ipyparallel's TaskRecord. JSON is parsed only when somebody asks. */
+struct px_record {
+    struct px_msg *request, *reply; /* compact copies; either may be NULL */
+    const char *queue;              /* "mux", "task" or NULL */
+    char *engine_uuid, *resubmitted;
+    char received[PX_DATE_SIZE]; /* "" for none */
+    /* An engine died with it: stands in for the reply. */
+    json_t *lost_header, *lost_content;
+    /* From iopub. */
+    struct px_buf standard_out, standard_err;
+    json_t *execute_input, *execute_result, *error, *display_data;
+    size_t bytes; /* buffers and text, as counted by the database */
+    UT_hash_handle hh;
+    char msg_id[];
+};
+
+/* A message of its own: small frames are copied, so that none keeps a receive buffer alive. */
+struct px_msg *px_msg_compact(const struct px_msg *msg);
+void px_record_destroy(struct px_record *record);
+/* New reference, JSON null when it is not known; NULL when there is no such field. Buffers are
+ * not JSON: their fields give null here. */
+json_t *px_record_field(const struct px_record *record, const char *name);
+bool px_record_has_field(const char *name);
+/* All fields but buffers, or msg_id and `keys` (which are all known). New reference. */
+json_t *px_record_json(const struct px_record *record, const json_t *keys);
+bool px_record_is_complete(const struct px_record *record);
+/* Microseconds since 1970, or -1 when the text is not an ISO 8601 date and time. */
+int64_t px_date_parse(struct px_span text);
+
+/* ---- query language (query.c) ----------------------------------------------------- */
+
+struct px_query;
+/* Parses {field: value | {"$op": value, ...}, ...}. NULL with the Python exception in ename, evalue. */
+struct px_exception {
+    char ename[64];
+    char evalue[512];
+};
+struct px_query *px_query_create(const json_t *query, struct px_exception *exception);
+void px_query_destroy(struct px_query *query);
+/* 1, 0, or -1 with the exception when values cannot be compared. `get` gives a new reference or
+ * NULL for what is not there. */
+int px_query_match(const struct px_query *query, json_t *(*get)(void *ctx, const char *field),
+                   void *ctx, struct px_exception *exception);
+
+/* ---- task database (db.c) ----------------------------------------------------------- */
+
+struct px_db;
+struct px_db *px_db_create(enum px_db_kind kind, size_t record_limit, double size_limit,
+                           double cull_fraction);
+void px_db_destroy(struct px_db *db);
+bool px_db_stores(const struct px_db *db); /* false for --nodb */
+struct px_record *px_db_get(struct px_db *db, struct px_span msg_id);
+/* The record of that id, made if there is none. NULL when nothing is stored. May cull others. */
+struct px_record *px_db_want(struct px_db *db, struct px_span msg_id);
+/* Counts `bytes` more for `record`; may cull others. */
+void px_db_grow(struct px_db *db, struct px_record *record, size_t bytes);
+void px_db_drop(struct px_db *db, struct px_record *record);
+/* In the order of their making; NULL after the last. `record` may be dropped after the call. */
+struct px_record *px_db_first(struct px_db *db);
+struct px_record *px_db_next(struct px_record *record);
+size_t px_db_count(const struct px_db *db);
+size_t px_db_bytes(const struct px_db *db);
+
+/* ---- engines and unfinished tasks (hub.c) ----------------------------------------------- */
+
+struct px_job;
+
+struct px_member {
+    int id;
+    bool alive;
+    unsigned features;
+    json_t *names; /* of features, as it said them; NULL for none */
+    int64_t left_ms; /* when it was unregistered */
+    struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
+    size_t queue_count, task_count, completed;
+    UT_hash_handle hh;      /* by id: all that ever registered */
+    UT_hash_handle hh_uuid; /* by uuid: alive */
+    char uuid[];
+};
+
+/* A request that was not answered yet. */
+struct px_job {
+    struct px_member *member; /* NULL: unassigned */
+    bool mux;
+    struct px_job *prev, *next; /* of the member, or unassigned */
+    UT_hash_handle hh;
+    char msg_id[];
+};
+
+struct px_pending; /* a registration that waits for its heart */
+
+struct px_hub {
+    struct px_loop *loop;
+    struct px_session *session;
+    struct px_link *link;
+    struct px_sockets *sockets;
+    const struct px_settings *settings;
+    int64_t registration_timeout_ms;
+    struct px_member *by_id, *by_uuid;
+    size_t dead;
+    struct px_pending *pending;
+    int next_id;
+    struct px_job *jobs, *unassigned;
+    size_t unassigned_count;
+    struct px_history *finished; /* ids that were completed */
+    struct px_db *db;
+    struct px_timer *sweep, *save;
+    bool stopping;
+    unsigned long requests, refused, malformed, forged;
+    struct px_log_limiter limiter;
+};
+
+struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid); /* alive */
+struct px_member *px_hub_member_id(const struct px_hub *hub, int id); /* alive or dead */
+void px_hub_unregister(struct px_hub *hub, struct px_member *member);
+void px_hub_new_heart(struct px_hub *hub, struct px_span uuid);
+void px_hub_stop(struct px_hub *hub);
+
+struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
+/* Books a request as unfinished with `member`, or unassigned for NULL. */
+void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux);
+void px_hub_unbook(struct px_hub *hub, struct px_job *job);
+
+/* ---- requests (request.c) ------------------------------------------------------------------- */
+
+struct px_request {
+    struct px_hub *hub;
+    const struct px_msg *msg;
+    struct px_span type;
+    json_t *content;
+};
+
+/* Sends a reply; `content` is taken. Buffers: frames of `buffers` from `first` on, may be NULL. */
+void px_request_reply(const struct px_request *request, const char *type, json_t *content,
+                      const struct px_msg *buffers);
+/* The same with an error in place of content. */
+void px_request_fail(const struct px_request *request, const char *type, const char *ename,
+                     const char *evalue);
+/* hub_error KeyError: a key that must be there is not. */
+void px_request_missing(const struct px_request *request, const char *key);
+/* Appends `text` as Python's repr() of a string. */
+void px_repr(struct px_buf *out, const char *text);
+json_t *px_error_json(const char *ename, const char *evalue);
+
+typedef void px_request_fn(const struct px_request *request);
+struct px_request_row {
+    const char *type;
+    px_request_fn *handle;
+};
+extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */
+
+/* ---- copies of the traffic (monitor.c) --------------------------------------------------------- */
+
+void px_monitor_note(struct px_hub *hub, const struct px_note *note);
+
+/* ---- the hub itself ------------------------------------------------------------------------------ */
+
+struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
+                             const struct px_settings *settings, struct px_error *err);
+void px_hub_destroy(struct px_hub *hub);
+/* Takes back the engines that a killed controller had, before any thread runs. */
+PX_MUST_USE int px_hub_restore(struct px_hub *hub, struct px_error *err);
+/* Runs until SIGINT, SIGTERM or a shutdown_request. */
+PX_MUST_USE int px_hub_run(struct px_hub *hub, struct px_error *err);
+
+#endif

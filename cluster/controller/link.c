@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * link: the two queues between the traffic thread and the hub.
+ *
+ * Notes are gathered in batches, posted when a batch is full or a socket's turn ends, so that
+ * the hub is woken once for many messages. A note holds its message by reference. When the hub
+ * falls behind by more than the limits, further copies are dropped and counted, never the
+ * traffic itself; what hearts say is never dropped.
+ */
+#include "controller.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void fini_note(struct px_note *note)
+{
+    px_msg_destroy(note->msg);
+    free(note->text);
+}
+
+static void drop_notes(void *item)
+{
+    struct px_notes *notes = item;
+    for (size_t i = 0; i < notes->count; i++)
+        fini_note(&notes->items[i]);
+    free(notes);
+}
+
+static void drop_order(void *item)
+{
+    struct px_order *order = item;
+    px_msg_destroy(order->msg);
+    free(order);
+}
+
+int px_link_init(struct px_link *link, struct px_error *err)
+{
+    *link = (struct px_link){0};
+    link->to_hub = px_doorbell_create(err);
+    link->to_traffic = link->to_hub ? px_doorbell_create(err) : NULL;
+    return link->to_traffic ? 0 : -1;
+}
+
+void px_link_fini(struct px_link *link)
+{
+    if (link->batch != NULL)
+        drop_notes(link->batch);
+    link->batch = NULL;
+    if (link->to_hub != NULL)
+        px_doorbell_destroy(link->to_hub, drop_notes);
+    if (link->to_traffic != NULL)
+        px_doorbell_destroy(link->to_traffic, drop_order);
+}
+
+void px_link_flush(struct px_link *link)
+{
+    struct px_notes *batch = link->batch;
+    if (batch == NULL || batch->count == 0)
+        return;
+    size_t bytes = 0;
+    for (size_t i = 0; i < batch->count; i++)
+        bytes += batch->items[i].bytes;
+    atomic_fetch_add(&link->backlog, batch->count);
+    atomic_fetch_add(&link->backlog_bytes, bytes);
+    link->batch = NULL;
+    px_doorbell_post(link->to_hub, batch);
+}
+
+/* A place for one more note. */
+static struct px_note *next_note(struct px_link *link, enum px_note_kind kind)
+{
+    if (link->batch == NULL)
+        link->batch = px_alloc(sizeof(*link->batch));
+    struct px_note *note = &link->batch->items[link->batch->count++];
+    note->kind = kind;
+    return note;
+}
+
+static void post_if_full(struct px_link *link)
+{
+    if (link->batch->count == PX_NOTES_BATCH)
+        px_link_flush(link);
+}
+
+static bool is_behind(struct px_link *link)
+{
+    if (atomic_load_explicit(&link->backlog, memory_order_relaxed) < PX_MAX_BACKLOG &&
+        atomic_load_explicit(&link->backlog_bytes, memory_order_relaxed) < PX_MAX_BACKLOG_BYTES)
+        return false;
+    link->lost++;
+    px_log_limited(&link->limiter, PX_WARN, "hub-behind", "copies_dropped=%lu", link->lost);
+    return true;
+}
+
+void px_link_note(struct px_link *link, enum px_note_kind kind, const struct px_msg *msg)
+{
+    if (is_behind(link))
+        return;
+    struct px_note *note = next_note(link, kind);
+    note->msg = px_msg_copy(msg);
+    note->bytes = px_msg_bytes(msg);
+    post_if_full(link);
+}
+
+void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_span first,
+                       struct px_span second)
+{
+    if (kind == PX_NOTE_TASK_DESTINATION && is_behind(link))
+        return;
+    struct px_note *note = next_note(link, kind);
+    note->text = px_alloc(first.size + second.size + 2);
+    memcpy(note->text, first.data, first.size);
+    if (second.size > 0)
+        memcpy(note->text + first.size + 1, second.data, second.size);
+    post_if_full(link);
+}
+
+void px_link_order(struct px_link *link, const struct px_order *order)
+{
+    struct px_order *copy = px_alloc(sizeof(*copy));
+    *copy = *order;
+    px_doorbell_post(link->to_traffic, copy);
+}
+
+void px_link_notes_done(struct px_link *link, struct px_notes *notes)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < notes->count; i++)
+        bytes += notes->items[i].bytes;
+    atomic_fetch_sub(&link->backlog, notes->count);
+    atomic_fetch_sub(&link->backlog_bytes, bytes);
+    drop_notes(notes);
+}

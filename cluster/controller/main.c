@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pxcontroller: the controller of a cluster. Reads settings, binds all sockets, starts the
+ * traffic thread, writes the connection files, says that it is ready, and runs the hub on this
+ * thread until it is told to stop. Exit codes: 0 stopped, 1 failed, 2 misused.
+ *
+ * Which part runs on which thread is decided here and nowhere else: the hub on the main thread,
+ * which also gets the signals, everything of px_traffic on the other.
+ */
+#include "hub.h"
+
+#include <malloc.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Two threads need no more arenas, and freed memory goes back early: a controller lives for weeks. */
+static void tune_memory(void)
+{
+    mallopt(M_ARENA_MAX, 2);
+    mallopt(M_TRIM_THRESHOLD, 256 * 1024);
+}
+
+static void *traffic_thread(void *ctx)
+{
+    struct px_error err;
+    if (px_traffic_run(ctx, &err) != 0)
+        px_die(1, "traffic: %s", err.text);
+    return NULL;
+}
+
+static void say_ready(int fd)
+{
+    if (fd < 0)
+        return;
+    if (write(fd, "ready\n", 6) != 6)
+        px_log(PX_WARN, "ready-unsaid", "fd=%d", fd);
+    close(fd);
+}
+
+static void announce(const struct px_sockets *sockets, const char *profile_dir)
+{
+    px_log(PX_INFO, "listening", "Hub listening on %s:%d for registration.",
+           sockets->engine.interface, sockets->engine.registration);
+    px_log(PX_INFO, "profile", "dir=%s", profile_dir);
+}
+
+/* Everything between bound sockets and the end. Returns -1 with the reason. */
+static int serve(struct px_sockets *sockets, const struct px_settings *settings,
+                 const char *profile_dir, struct px_error *err)
+{
+    struct px_link link;
+    struct px_traffic *traffic = NULL;
+    struct px_hub *hub = NULL;
+    pthread_t thread;
+    int rc = -1;
+    if (px_link_init(&link, err) != 0)
+        goto done;
+    /* The hub first: it blocks signals, and the other thread inherits that. */
+    hub = px_hub_create(sockets, &link, settings, err);
+    if (hub == NULL || (settings->restore && px_hub_restore(hub, err) != 0))
+        goto done;
+    struct px_traffic_config config = {.sockets = sockets, .link = &link,
+                                       .key = sockets->client.key,
+                                       .signature_scheme = sockets->client.signature_scheme,
+                                       .scheme = settings->scheme, .hwm = settings->hwm,
+                                       .ping_ms = settings->ping_ms,
+                                       .max_misses = settings->max_misses};
+    traffic = px_traffic_create(&config, err);
+    if (traffic == NULL)
+        goto done;
+    if (pthread_create(&thread, NULL, traffic_thread, traffic) != 0) {
+        px_fail(err, PX_EIO, "cannot start a thread");
+        goto done;
+    }
+    rc = px_sockets_write_files(sockets, settings, err);
+    if (rc == 0) {
+        announce(sockets, profile_dir);
+        say_ready(settings->ready_fd);
+        rc = px_hub_run(hub, err);
+    }
+    px_link_order(&link, &(struct px_order){.kind = PX_ORDER_STOP});
+    pthread_join(thread, NULL);
+
+done:
+    px_traffic_destroy(traffic);
+    px_hub_destroy(hub);
+    px_link_fini(&link);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    static struct px_sockets sockets;
+    struct px_settings settings;
+    char profile_dir[PX_PATH_SIZE];
+    struct px_error err;
+    px_log_init("IPController", PX_INFO);
+    tune_memory();
+    if (px_settings_read(argc, argv, &settings, profile_dir, &err) != 0)
+        px_die(err.code == PX_EINVAL || err.code == PX_ENOENT ? 2 : 1, "%s", err.text);
+    px_log_init("IPController", (enum px_level)settings.log_level);
+    int rc = px_sockets_bind(&sockets, &settings, profile_dir, &err);
+    if (rc == 0)
+        rc = serve(&sockets, &settings, profile_dir, &err);
+    px_sockets_fini(&sockets, &settings);
+    px_settings_fini(&settings);
+    if (rc != 0)
+        px_die(1, "%s", err.text);
+    px_log(PX_INFO, "stopped", NULL);
+    return 0;
+}

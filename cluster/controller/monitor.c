@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * monitor: what the hub learns from copies of the traffic (PROTOCOL 8.6). One function a kind
+ * of note. Output on iopub may arrive before the request that it belongs to, and a request may
+ * come twice (resubmission); records merge what comes, in any order.
+ */
+#include "hub.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- helpers ------------------------------------------------------------------- */
+
+/* A string member of a JSON frame; empty when it is not there. */
+static struct px_span member_text(struct px_span object, const char *key)
+{
+    struct px_span value, text;
+    if (px_scan(object, &key, &value, 1) != 0 || !px_scan_string(value, &text))
+        return (struct px_span){"", 0};
+    return text;
+}
+
+static size_t buffer_bytes(const struct px_msg *msg)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < px_msg_buffer_count(msg); i++)
+        bytes += px_msg_buffer(msg, i).size;
+    return bytes;
+}
+
+static void set_engine(struct px_record *record, struct px_span uuid)
+{
+    if (uuid.size == 0)
+        return;
+    free(record->engine_uuid);
+    record->engine_uuid = px_strndup(uuid.data, uuid.size);
+}
+
+static void store_request(struct px_hub *hub, const struct px_msg *msg, struct px_span msg_id,
+                          const char *queue, struct px_span engine)
+{
+    struct px_record *record = px_db_want(hub->db, msg_id);
+    if (record == NULL)
+        return;
+    record->queue = queue;
+    set_engine(record, engine);
+    if (record->request != NULL)
+        return; /* a resubmission that the hub itself has recorded */
+    record->request = px_msg_compact(msg);
+    px_db_grow(hub->db, record, buffer_bytes(msg));
+}
+
+static void store_reply(struct px_hub *hub, const struct px_msg *msg, struct px_span msg_id,
+                        struct px_span engine)
+{
+    struct px_record *record = px_db_get(hub->db, msg_id);
+    if (record == NULL)
+        return;
+    px_msg_destroy(record->reply);
+    record->reply = px_msg_compact(msg);
+    px_date_now(record->received);
+    set_engine(record, engine);
+    px_db_grow(hub->db, record, buffer_bytes(msg));
+}
+
+/* ---- mux -------------------------------------------------------------------------- */
+
+static void on_mux_request(struct px_hub *hub, const struct px_note *note)
+{
+    struct px_header header;
+    struct px_member *member = px_hub_member(hub, px_msg_ident(note->msg, 0));
+    if (member == NULL || px_header_scan(px_msg_header(note->msg), &header, NULL) != 0)
+        return;
+    store_request(hub, note->msg, header.msg_id, "mux", px_span_of(member->uuid));
+    px_hub_book(hub, header.msg_id, member, true);
+}
+
+static void on_mux_reply(struct px_hub *hub, const struct px_note *note)
+{
+    struct px_span msg_id = member_text(px_msg_parent(note->msg), "msg_id");
+    struct px_job *job = px_hub_job(hub, msg_id);
+    if (job != NULL) {
+        if (job->member != NULL)
+            job->member->completed++;
+        px_hub_unbook(hub, job);
+        px_history_set(hub->finished, msg_id, PX_SUCCEEDED, 0);
+    } else if (px_history_get(hub->finished, msg_id, NULL) == PX_UNKNOWN) {
+        return;
+    }
+    store_reply(hub, note->msg, msg_id, px_msg_ident(note->msg, 1));
+}
+
+/* ---- task ---------------------------------------------------------------------------- */
+
+static void on_task_request(struct px_hub *hub, const struct px_note *note)
+{
+    struct px_header header;
+    if (px_header_scan(px_msg_header(note->msg), &header, NULL) != 0)
+        return;
+    store_request(hub, note->msg, header.msg_id, "task", (struct px_span){0});
+    px_hub_book(hub, header.msg_id, NULL, false);
+}
+
+static void on_task_destination(struct px_hub *hub, const struct px_note *note)
+{
+    struct px_span msg_id = px_span_of(note->text);
+    struct px_span uuid = px_span_of(note->text + msg_id.size + 1);
+    struct px_member *member = px_hub_member(hub, uuid);
+    struct px_record *record = px_db_get(hub->db, msg_id);
+    if (member != NULL && px_hub_job(hub, msg_id) != NULL)
+        px_hub_book(hub, msg_id, member, false);
+    if (record != NULL)
+        set_engine(record, uuid);
+}
+
+static void on_task_reply(struct px_hub *hub, const struct px_note *note)
+{
+    struct px_span msg_id = member_text(px_msg_parent(note->msg), "msg_id");
+    struct px_span engine = member_text(px_msg_metadata(note->msg), "engine");
+    struct px_span status = member_text(px_msg_metadata(note->msg), "status");
+    struct px_job *job = px_hub_job(hub, msg_id);
+    if (job == NULL)
+        return;
+    struct px_member *member = px_hub_member(hub, engine);
+    if (member != NULL && !px_span_equal(status, "aborted"))
+        member->completed++;
+    px_hub_unbook(hub, job);
+    px_history_set(hub->finished, msg_id, PX_SUCCEEDED, 0);
+    store_reply(hub, note->msg, msg_id, engine);
+}
+
+/* ---- iopub ------------------------------------------------------------------------------ */
+
+typedef void output_fn(struct px_hub *hub, struct px_record *record, json_t *content);
+
+static void append_text(struct px_hub *hub, struct px_record *record, struct px_buf *buf,
+                        const json_t *text)
+{
+    size_t size = json_string_length(text);
+    if (size > PX_MAX_RECORD_TEXT - buf->size)
+        size = PX_MAX_RECORD_TEXT - buf->size;
+    if (size == 0)
+        return;
+    px_buf_append(buf, json_string_value(text), size);
+    px_db_grow(hub->db, record, size);
+}
+
+static void on_stream(struct px_hub *hub, struct px_record *record, json_t *content)
+{
+    const char *name = json_string_value(json_object_get(content, "name"));
+    struct px_buf *buf = name != NULL && strcmp(name, "stderr") == 0 ? &record->standard_err
+                                                                     : &record->standard_out;
+    append_text(hub, record, buf, json_object_get(content, "text"));
+}
+
+static void keep(json_t **place, json_t *value)
+{
+    json_decref(*place);
+    *place = json_incref(value);
+}
+
+static void on_error(struct px_hub *hub, struct px_record *record, json_t *content)
+{
+    (void)hub;
+    keep(&record->error, content);
+}
+
+static void on_execute_input(struct px_hub *hub, struct px_record *record, json_t *content)
+{
+    (void)hub;
+    keep(&record->execute_input, json_object_get(content, "code"));
+}
+
+static void on_execute_result(struct px_hub *hub, struct px_record *record, json_t *content)
+{
+    (void)hub;
+    keep(&record->execute_result, content);
+}
+
+static void on_display_data(struct px_hub *hub, struct px_record *record, json_t *content)
+{
+    (void)hub;
+    keep(&record->display_data, content);
+}
+
+static const struct {
+    const char *type;
+    output_fn *handle;
+} outputs[] = {
+    {"stream", on_stream},
+    {"error", on_error},
+    {"execute_input", on_execute_input},
+    {"execute_result", on_execute_result},
+    {"display_data", on_display_data},
+};
+
+static output_fn *find_output(struct px_span type)
+{
+    for (size_t i = 0; i < PX_COUNT(outputs); i++) {
+        if (px_span_equal(type, outputs[i].type))
+            return outputs[i].handle;
+    }
+    return NULL;
+}
+
+static void on_iopub(struct px_hub *hub, const struct px_note *note)
+{
+    struct px_header header;
+    if (px_header_scan(px_msg_header(note->msg), &header, NULL) != 0)
+        return;
+    if (px_span_equal(header.msg_type, "shutdown_reply")) {
+        struct px_member *member = px_hub_member(hub, header.session);
+        if (member != NULL)
+            px_hub_unregister(hub, member);
+        return;
+    }
+    struct px_span msg_id = member_text(px_msg_parent(note->msg), "msg_id");
+    output_fn *handle = find_output(header.msg_type);
+    if (handle == NULL || msg_id.size == 0 || msg_id.size > PX_MAX_MSG_ID)
+        return;
+    struct px_record *record = px_db_want(hub->db, msg_id);
+    json_t *content = record ? px_json_parse(px_msg_content(note->msg), NULL) : NULL;
+    if (content != NULL)
+        handle(hub, record, content);
+    json_decref(content);
+}
+
+/* ---- hearts -------------------------------------------------------------------------------- */
+
+static void on_new_heart(struct px_hub *hub, const struct px_note *note)
+{
+    px_hub_new_heart(hub, px_span_of(note->text));
+}
+
+static void on_stopped_heart(struct px_hub *hub, const struct px_note *note)
+{
+    struct px_member *member = px_hub_member(hub, px_span_of(note->text));
+    if (member != NULL)
+        px_hub_unregister(hub, member);
+}
+
+static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_note *) = {
+    [PX_NOTE_MUX_REQUEST] = on_mux_request,
+    [PX_NOTE_MUX_REPLY] = on_mux_reply,
+    [PX_NOTE_TASK_REQUEST] = on_task_request,
+    [PX_NOTE_TASK_DESTINATION] = on_task_destination,
+    [PX_NOTE_TASK_REPLY] = on_task_reply,
+    [PX_NOTE_IOPUB] = on_iopub,
+    [PX_NOTE_NEW_HEART] = on_new_heart,
+    [PX_NOTE_STOPPED_HEART] = on_stopped_heart,
+};
+
+void px_monitor_note(struct px_hub *hub, const struct px_note *note)
+{
+    handlers[note->kind](hub, note);
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * port: a bound socket of the traffic thread. What arrives is counted, its frames are checked
+ * and its signature verified before anybody looks further; garbage, forgeries and replays are
+ * dropped, counted, and logged at most once a second.
+ */
+#include "controller.h"
+
+static bool is_good(struct px_port *port, struct px_msg *msg)
+{
+    struct px_error err;
+    if (px_msg_locate(msg, &err) != 0 || px_msg_ident_count(msg) < port->least_idents) {
+        port->malformed++;
+        px_log_limited(&port->limiter, PX_WARN, "message-malformed", "socket=%s dropped=%lu",
+                       port->name, port->malformed);
+        return false;
+    }
+    if (px_session_verify(port->session, msg, &err) != 0) {
+        port->forged++;
+        px_log_limited(&port->limiter, PX_WARN, "message-unauthorized",
+                       "socket=%s dropped=%lu why=\"%s\"", port->name, port->forged, err.text);
+        return false;
+    }
+    return true;
+}
+
+size_t px_port_drain(struct px_port *port)
+{
+    size_t count = 0;
+    for (; count < PX_LOOP_BATCH; count++) {
+        struct px_msg *msg = px_socket_recv(port->socket);
+        if (msg == NULL)
+            break;
+        port->received++;
+        port->bytes += px_msg_bytes(msg);
+        if (is_good(port, msg))
+            port->handle(port->ctx, &msg);
+        px_msg_destroy(msg);
+    }
+    if (port->after != NULL)
+        port->after(port->after_ctx);
+    return count;
+}
+
+static void on_readable(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    px_port_drain(ctx);
+}
+
+void px_port_watch(struct px_port *port, struct px_loop *loop)
+{
+    px_loop_socket(loop, px_socket_raw(port->socket), on_readable, port);
+}
+
+void px_port_send(struct px_port *port, struct px_msg *msg)
+{
+    if (px_socket_send(port->socket, &msg) == PX_SENT)
+        return;
+    port->unroutable++;
+    px_msg_destroy(msg);
+}
+
+void px_port_summary(const struct px_port *port)
+{
+    px_log(PX_INFO, "socket",
+           "name=%s received=%lu bytes=%llu malformed=%lu forged=%lu oversized=%lu unroutable=%lu",
+           port->name, port->received, port->bytes, port->malformed, port->forged,
+           px_socket_dropped(port->socket), port->unroutable);
+}

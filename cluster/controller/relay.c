@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * relay: messages that are passed on as they came.
+ *
+ *     client  ->  C | E | <IDS|MSG> ...  ->  swap  ->  E | C | <IDS|MSG> ...  ->  engine E
+ *     engine  ->  E | C | <IDS|MSG> ...  ->  swap  ->  C | E | <IDS|MSG> ...  ->  client C
+ *
+ * mux and control are such relays; the hub sees copies of mux. Frames move, none is written
+ * anew, so signatures stay right. iopub goes one way, to all clients, and the hub sees all but
+ * status messages. "pure" deals tasks to engines in turn, without a swap and without a book.
+ */
+#include "controller.h"
+
+#include <stdlib.h>
+
+struct px_relay {
+    struct px_shared shared;
+    struct px_port in, out;
+    struct px_route *route;
+    bool noted;
+};
+
+static void on_request(void *ctx, struct px_msg **msg)
+{
+    struct px_relay *relay = ctx;
+    px_msg_swap(*msg, 0, 1);
+    if (relay->noted)
+        px_link_note(relay->shared.link, PX_NOTE_MUX_REQUEST, *msg);
+    px_route_send(relay->route, *msg);
+    *msg = NULL;
+}
+
+static void on_reply(void *ctx, struct px_msg **msg)
+{
+    struct px_relay *relay = ctx;
+    px_msg_swap(*msg, 0, 1);
+    if (relay->noted)
+        px_link_note(relay->shared.link, PX_NOTE_MUX_REPLY, *msg);
+    px_port_send(&relay->in, *msg);
+    *msg = NULL;
+}
+
+void px_shared_after(void *ctx)
+{
+    const struct px_shared *shared = ctx;
+    px_link_flush(shared->link);
+}
+
+struct px_relay *px_relay_create(const struct px_shared *shared, const char *name,
+                                 struct px_socket *in, struct px_socket *out, bool noted)
+{
+    struct px_relay *relay = px_alloc(sizeof(*relay));
+    relay->shared = *shared;
+    relay->noted = noted;
+    relay->in = (struct px_port){.name = name, .socket = in, .session = shared->session,
+                                 .least_idents = 2, .handle = on_request, .ctx = relay,
+                                 .after = px_shared_after, .after_ctx = &relay->shared};
+    relay->out = relay->in;
+    relay->out.socket = out;
+    relay->out.handle = on_reply;
+    relay->route = px_route_create(shared->loop, &relay->out, shared->traffic);
+    px_port_watch(&relay->in, shared->loop);
+    px_port_watch(&relay->out, shared->loop);
+    return relay;
+}
+
+void px_relay_destroy(struct px_relay *relay)
+{
+    if (relay == NULL)
+        return;
+    px_route_destroy(relay->route);
+    free(relay);
+}
+
+void px_relay_engine_down(struct px_relay *relay, struct px_span uuid)
+{
+    px_route_forget(relay->route, uuid);
+}
+
+void px_relay_summary(const struct px_relay *relay)
+{
+    px_port_summary(&relay->in);
+    px_port_summary(&relay->out);
+}
+
+/* ---- pure ------------------------------------------------------------------------ */
+
+struct px_pure {
+    struct px_shared shared;
+    struct px_port in, out;
+};
+
+void px_pure_submit(struct px_pure *pure, struct px_msg *msg)
+{
+    px_link_note(pure->shared.link, PX_NOTE_TASK_REQUEST, msg);
+    px_port_send(&pure->out, msg);
+}
+
+static void on_pure_request(void *ctx, struct px_msg **msg)
+{
+    px_pure_submit(ctx, *msg);
+    *msg = NULL;
+}
+
+static void on_pure_reply(void *ctx, struct px_msg **msg)
+{
+    struct px_pure *pure = ctx;
+    px_link_note(pure->shared.link, PX_NOTE_TASK_REPLY, *msg);
+    px_port_send(&pure->in, *msg);
+    *msg = NULL;
+}
+
+struct px_pure *px_pure_create(const struct px_shared *shared, struct px_socket *in,
+                               struct px_socket *out)
+{
+    struct px_pure *pure = px_alloc(sizeof(*pure));
+    pure->shared = *shared;
+    pure->in = (struct px_port){.name = "task", .socket = in, .session = shared->session,
+                                .least_idents = 1, .handle = on_pure_request, .ctx = pure,
+                                .after = px_shared_after, .after_ctx = &pure->shared};
+    pure->out = pure->in;
+    pure->out.socket = out;
+    pure->out.handle = on_pure_reply;
+    px_port_watch(&pure->in, shared->loop);
+    px_port_watch(&pure->out, shared->loop);
+    return pure;
+}
+
+void px_pure_destroy(struct px_pure *pure)
+{
+    free(pure);
+}
+
+void px_pure_summary(const struct px_pure *pure)
+{
+    px_port_summary(&pure->in);
+    px_port_summary(&pure->out);
+}
+
+/* ---- iopub ------------------------------------------------------------------------ */
+
+struct px_iopub {
+    struct px_shared shared;
+    struct px_port in;
+    struct px_port out;
+};
+
+static void on_iopub(void *ctx, struct px_msg **msg)
+{
+    struct px_iopub *iopub = ctx;
+    struct px_header header;
+    bool told = px_header_scan(px_msg_header(*msg), &header, NULL) != 0 ||
+                px_span_equal(header.msg_type, "status");
+    if (!told)
+        px_link_note(iopub->shared.link, PX_NOTE_IOPUB, *msg);
+    px_port_send(&iopub->out, *msg);
+    *msg = NULL;
+}
+
+/* Subscriptions arrive as messages on an XPUB; ZeroMQ has already heeded them. */
+static void on_subscription(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct px_iopub *iopub = ctx;
+    struct px_msg *msg;
+    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(iopub->out.socket)) != NULL; i++)
+        px_msg_destroy(msg);
+}
+
+struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socket *in,
+                                 struct px_socket *out)
+{
+    struct px_iopub *iopub = px_alloc(sizeof(*iopub));
+    iopub->shared = *shared;
+    iopub->in = (struct px_port){.name = "iopub", .socket = in, .session = shared->session,
+                                 .handle = on_iopub, .ctx = iopub, .after = px_shared_after,
+                                 .after_ctx = &iopub->shared};
+    iopub->out = (struct px_port){.name = "iopub", .socket = out};
+    px_port_watch(&iopub->in, shared->loop);
+    px_loop_socket(shared->loop, px_socket_raw(out), on_subscription, iopub);
+    return iopub;
+}
+
+void px_iopub_destroy(struct px_iopub *iopub)
+{
+    free(iopub);
+}
+
+void px_iopub_summary(const struct px_iopub *iopub)
+{
+    px_port_summary(&iopub->in);
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * route: messages to engines by their uuid.
+ *
+ * An engine is registered as soon as its heart has answered, which may be some milliseconds
+ * before the connection of another of its sockets stands. A message that finds no such peer is
+ * held then, and with it everything later for the same engine, and tried again by a short timer
+ * that runs only while something is held. It is given up when the engine goes, when it has
+ * waited for PX_ROUTE_PATIENCE_MS, or when too many are held. To an engine that is not
+ * registered nothing is held.
+ */
+#include "controller.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+struct held {
+    struct px_msg *msg;
+    int64_t until_ms;
+    struct held *prev, *next;
+};
+
+struct line {
+    struct held *first;
+    UT_hash_handle hh;
+    char uuid[];
+};
+
+struct px_route {
+    struct px_loop *loop;
+    struct px_port *port;
+    struct px_traffic *traffic;
+    struct line *lines;
+    size_t held;
+    struct px_timer *timer;
+};
+
+static struct line *find_line(const struct px_route *route, struct px_span uuid)
+{
+    struct line *line;
+    HASH_FIND(hh, route->lines, uuid.data, uuid.size, line);
+    return line;
+}
+
+static void drop_first(struct px_route *route, struct line *line)
+{
+    struct held *held = line->first;
+    DL_DELETE(line->first, held);
+    px_msg_destroy(held->msg);
+    free(held);
+    route->held--;
+}
+
+static void free_line(struct px_route *route, struct line *line)
+{
+    while (line->first != NULL)
+        drop_first(route, line);
+    HASH_DEL(route->lines, line);
+    free(line);
+}
+
+/* Sends what can be sent; the line stays while something is left. */
+static void try_line(struct px_route *route, struct line *line, int64_t now_ms)
+{
+    while (line->first != NULL) {
+        struct held *held = line->first;
+        enum px_sent sent = px_socket_send(route->port->socket, &held->msg);
+        if (sent != PX_SENT && held->until_ms > now_ms)
+            return;
+        if (sent != PX_SENT) {
+            route->port->unroutable++;
+            px_log(PX_WARN, "engine-unreachable", "socket=%s engine=%s", route->port->name,
+                   line->uuid);
+        }
+        drop_first(route, line);
+    }
+    free_line(route, line);
+}
+
+static void on_retry(struct px_loop *loop, void *ctx)
+{
+    struct px_route *route = ctx;
+    int64_t now_ms = px_now_ms();
+    struct line *line, *next;
+    HASH_ITER(hh, route->lines, line, next)
+        try_line(route, line, now_ms);
+    if (route->lines != NULL)
+        return;
+    px_loop_cancel(loop, route->timer);
+    route->timer = NULL;
+}
+
+static void hold(struct px_route *route, struct px_span uuid, struct px_msg *msg)
+{
+    struct line *line = find_line(route, uuid);
+    if (line == NULL) {
+        line = px_alloc(sizeof(*line) + uuid.size + 1);
+        memcpy(line->uuid, uuid.data, uuid.size);
+        HASH_ADD_KEYPTR(hh, route->lines, line->uuid, uuid.size, line);
+    }
+    struct held *held = px_alloc(sizeof(*held));
+    held->msg = msg;
+    held->until_ms = px_now_ms() + PX_ROUTE_PATIENCE_MS;
+    DL_APPEND(line->first, held);
+    route->held++;
+    if (route->timer == NULL)
+        route->timer =
+            px_loop_timer(route->loop, PX_ROUTE_RETRY_MS, PX_ROUTE_RETRY_MS, on_retry, route);
+}
+
+void px_route_send(struct px_route *route, struct px_msg *msg)
+{
+    struct px_span uuid = px_msg_frame(msg, 0);
+    bool behind = route->lines != NULL && find_line(route, uuid) != NULL;
+    if (!behind && px_socket_send(route->port->socket, &msg) == PX_SENT)
+        return;
+    if (route->held < PX_ROUTE_MAX_HELD && px_traffic_knows(route->traffic, uuid)) {
+        hold(route, uuid, msg);
+        return;
+    }
+    route->port->unroutable++;
+    px_log_limited(&route->port->limiter, PX_WARN, "engine-unknown",
+                   "socket=%s engine=%.*s dropped=%lu", route->port->name,
+                   (int)(uuid.size > 64 ? 64 : uuid.size), uuid.data, route->port->unroutable);
+    px_msg_destroy(msg);
+}
+
+void px_route_forget(struct px_route *route, struct px_span uuid)
+{
+    struct line *line = find_line(route, uuid);
+    if (line != NULL)
+        free_line(route, line);
+}
+
+struct px_route *px_route_create(struct px_loop *loop, struct px_port *port,
+                                 struct px_traffic *traffic)
+{
+    struct px_route *route = px_alloc(sizeof(*route));
+    route->loop = loop;
+    route->port = port;
+    route->traffic = traffic;
+    return route;
+}
+
+void px_route_destroy(struct px_route *route)
+{
+    if (route == NULL)
+        return;
+    struct line *line, *next;
+    HASH_ITER(hh, route->lines, line, next)
+        free_line(route, line);
+    px_loop_cancel(route->loop, route->timer);
+    free(route);
+}

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * schedule: the events. Each changes the books of tasks and engines and ends with
+ * px_schedule_run(), which follows up what it set off, until nothing more can start. See
+ * schedule.h for the contract, schedule_parts.h for where everything is kept.
+ */
+#include "schedule_parts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct px_worker *px_schedule_worker(const struct px_schedule *schedule, const char *uuid,
+                                     size_t size)
+{
+    struct px_worker *worker;
+    HASH_FIND(hh, schedule->workers, uuid, size, worker);
+    return worker;
+}
+
+struct task *px_schedule_task(const struct px_schedule *schedule, struct px_span msg_id)
+{
+    struct task *task;
+    HASH_FIND(hh, schedule->tasks, msg_id.data, msg_id.size, task);
+    return task;
+}
+
+bool px_serials_has(const uint32_t *set, size_t count, uint32_t serial)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (set[i] == serial)
+            return true;
+    }
+    return false;
+}
+
+void px_serials_add(uint32_t **set, size_t *count, uint32_t serial)
+{
+    if (px_serials_has(*set, *count, serial))
+        return;
+    *set = px_realloc(*set, (*count + 1) * sizeof(**set));
+    (*set)[(*count)++] = serial;
+}
+
+/* ---- the end of a task ------------------------------------------------------------ */
+
+static size_t *counter_of(struct px_schedule *schedule, enum state state)
+{
+    size_t *counters[] = {&schedule->stats.blocked, &schedule->stats.waiting,
+                          &schedule->stats.running, NULL};
+    return counters[state];
+}
+
+void px_task_set_state(struct px_schedule *schedule, struct task *task, enum state state)
+{
+    --*counter_of(schedule, task->state);
+    task->state = state;
+    if (state != DONE)
+        ++*counter_of(schedule, state);
+}
+
+/* The task is over: its fate is written down; its dependents hear of it in px_schedule_run(). */
+void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate fate,
+                     uint32_t serial)
+{
+    px_task_leave(schedule, task);
+    px_graph_cut(task);
+    px_heap_remove(&schedule->deadlines, &task->deadline_at);
+    px_task_set_state(schedule, task, DONE);
+    struct px_span msg_id = px_span_of(task->msg_id);
+    px_history_set(schedule->history, msg_id, fate, serial);
+    ++*(fate == PX_SUCCEEDED ? &schedule->stats.succeeded : &schedule->stats.failed);
+    HASH_DEL(schedule->tasks, task);
+    schedule->ops.release(schedule->ctx, task->payload);
+    task->payload = NULL;
+    DL_APPEND(schedule->done, task);
+}
+
+void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why why,
+                      const struct px_worker *on)
+{
+    schedule->ops.fail(schedule->ctx, task->msg_id, task->payload, why, on);
+    px_task_end(schedule, task, PX_FAILED, on ? on->serial : 0);
+}
+
+/* Takes the task from its engine, which thereby has room for another. */
+static void take_back(struct px_schedule *schedule, struct task *task)
+{
+    struct px_worker *worker = task->worker;
+    DL_DELETE(desk_of(worker)->running, task);
+    task->prev = task->next = NULL;
+    task->worker = NULL;
+    if (!worker->alive)
+        return;
+    px_balance_release(schedule->balance, worker);
+    if (schedule->freed_count == schedule->freed_size) {
+        schedule->freed_size = schedule->freed_size * 2 + 16;
+        schedule->freed =
+            px_realloc(schedule->freed, schedule->freed_size * sizeof(*schedule->freed));
+    }
+    schedule->freed[schedule->freed_count++] = worker->serial;
+}
+
+static void free_task(struct task *task)
+{
+    px_task_spec_fini(&task->spec);
+    free(task->homes);
+    free(task->shunned);
+    free(task);
+}
+
+/* ---- events ------------------------------------------------------------------------ */
+
+void px_schedule_run(struct px_schedule *schedule)
+{
+    while (schedule->done != NULL) {
+        struct task *task = schedule->done;
+        DL_DELETE(schedule->done, task);
+        uint32_t serial;
+        enum px_fate fate =
+            px_history_get(schedule->history, px_span_of(task->msg_id), &serial);
+        while (task->dependents != NULL) {
+            struct edge *edge = task->dependents;
+            DL_DELETE(task->dependents, edge);
+            px_graph_tell(schedule, edge, fate, serial);
+        }
+        free_task(task);
+    }
+    for (size_t i = 0; i < schedule->freed_count; i++) {
+        struct px_worker *worker = schedule->by_serial[schedule->freed[i]];
+        if (worker != NULL && worker->alive)
+            px_schedule_serve(schedule, worker);
+    }
+    schedule->freed_count = 0;
+}
+
+int px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
+                       struct px_task_spec *spec, void *payload)
+{
+    if (px_schedule_task(schedule, msg_id) != NULL)
+        return -1;
+    struct task *task = px_alloc(sizeof(*task) + msg_id.size + 1);
+    memcpy(task->msg_id, msg_id.data, msg_id.size);
+    task->payload = payload;
+    task->spec = *spec;
+    task->spec.needs &= QUEUES - 1;
+    *spec = (struct px_task_spec){0};
+    HASH_ADD_KEYPTR(hh, schedule->tasks, task->msg_id, msg_id.size, task);
+    schedule->stats.submitted++;
+    schedule->stats.blocked++;
+    /* Written down only after the look at its dependencies, lest it know itself. */
+    bool admitted = px_graph_admit(schedule, task);
+    if (admitted) {
+        px_history_set(schedule->history, msg_id, PX_UNFINISHED, 0);
+        px_task_wait(schedule, task);
+    }
+    px_schedule_run(schedule);
+    return 0;
+}
+
+enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span uuid,
+                                  struct px_span msg_id, enum px_reply reply)
+{
+    struct task *task = px_schedule_task(schedule, msg_id);
+    struct px_worker *worker = px_schedule_worker(schedule, uuid.data, uuid.size);
+    if (task == NULL || worker == NULL || task->state != RUNNING || task->worker != worker)
+        return PX_STALE;
+    take_back(schedule, task);
+    bool retry = reply == PX_REPLY_REJECTED || (reply == PX_REPLY_ERROR && task->spec.retries > 0);
+    if (!retry) {
+        px_task_end(schedule, task, reply == PX_REPLY_OK ? PX_SUCCEEDED : PX_FAILED, worker->serial);
+        return PX_DELIVER;
+    }
+    if (reply == PX_REPLY_ERROR)
+        task->spec.retries--;
+    schedule->stats.rejected++;
+    px_serials_add(&task->shunned, &task->shunned_count, worker->serial);
+    px_task_wait(schedule, task);
+    return PX_SWALLOW;
+}
+
+bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, unsigned features)
+{
+    if (px_schedule_worker(schedule, uuid.data, uuid.size) != NULL)
+        return false;
+    struct px_worker *worker = px_alloc(sizeof(*worker) + uuid.size + 1);
+    struct desk *desk = px_alloc(sizeof(*desk));
+    memcpy(worker->uuid, uuid.data, uuid.size);
+    worker->uuid_size = uuid.size;
+    worker->features = features & (QUEUES - 1);
+    worker->state = desk;
+    worker->slot = PX_NO_SLOT;
+    worker->alive = true;
+    worker->serial = ++schedule->serials;
+    if ((worker->serial & (worker->serial - 1)) == 0)
+        schedule->by_serial = px_realloc(
+            schedule->by_serial, (size_t)worker->serial * 2 * sizeof(*schedule->by_serial));
+    schedule->by_serial[worker->serial] = worker;
+    HASH_ADD_KEYPTR(hh, schedule->workers, worker->uuid, uuid.size, worker);
+    schedule->live++;
+    for (unsigned bit = 0; bit < FEATURE_BITS; bit++)
+        schedule->lacking[bit] += (worker->features & 1u << bit) == 0;
+    px_balance_add(schedule->balance, worker);
+
+    struct task *orphans = schedule->orphans, *task, *next;
+    schedule->orphans = NULL;
+    DL_FOREACH_SAFE(orphans, task, next) {
+        task->prev = task->next = NULL;
+        px_task_place(schedule, task);
+    }
+    px_schedule_serve(schedule, worker);
+    px_schedule_run(schedule);
+    return true;
+}
+
+static void put_down(struct px_schedule *schedule, struct px_worker *worker)
+{
+    worker->alive = false;
+    schedule->live--;
+    for (unsigned bit = 0; bit < FEATURE_BITS; bit++)
+        schedule->lacking[bit] -= (worker->features & 1u << bit) == 0;
+    px_balance_remove(schedule->balance, worker);
+    const struct px_heap_entry *top;
+    while ((top = px_heap_top(&desk_of(worker)->seats)) != NULL)
+        px_task_place(schedule, ((struct seat *)top->item)->task); /* leaves this heap at least */
+    px_schedule_run(schedule);
+}
+
+void px_schedule_engine_down(struct px_schedule *schedule, struct px_span uuid)
+{
+    struct px_worker *worker = px_schedule_worker(schedule, uuid.data, uuid.size);
+    if (worker != NULL && worker->alive)
+        put_down(schedule, worker);
+}
+
+static void free_worker(struct px_worker *worker)
+{
+    px_heap_fini(&desk_of(worker)->seats);
+    free(worker->state);
+    free(worker);
+}
+
+void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid)
+{
+    struct px_worker *worker = px_schedule_worker(schedule, uuid.data, uuid.size);
+    if (worker == NULL)
+        return;
+    if (worker->alive)
+        put_down(schedule, worker);
+    while (desk_of(worker)->running != NULL) {
+        struct task *task = desk_of(worker)->running;
+        take_back(schedule, task);
+        if (task->spec.retries == 0) {
+            px_task_fail(schedule, task, PX_WHY_ENGINE_DIED, worker);
+            continue;
+        }
+        task->spec.retries--;
+        px_serials_add(&task->shunned, &task->shunned_count, worker->serial);
+        px_task_wait(schedule, task);
+    }
+    schedule->by_serial[worker->serial] = NULL;
+    HASH_DEL(schedule->workers, worker);
+    free_worker(worker);
+    px_schedule_run(schedule);
+}
+
+void px_schedule_tick(struct px_schedule *schedule, int64_t now_ms)
+{
+    schedule->now_ms = now_ms;
+    const struct px_heap_entry *top;
+    while ((top = px_heap_top(&schedule->deadlines)) != NULL && (int64_t)top->key <= now_ms)
+        px_task_fail(schedule, top->item, PX_WHY_TIMEOUT, NULL);
+    if (schedule->done != NULL)
+        px_schedule_run(schedule);
+}
+
+int64_t px_schedule_deadline(const struct px_schedule *schedule)
+{
+    const struct px_heap_entry *top = px_heap_top(&schedule->deadlines);
+    return top ? (int64_t)top->key : -1;
+}
+
+void px_schedule_stats(const struct px_schedule *schedule, struct px_schedule_stats *out)
+{
+    *out = schedule->stats;
+    out->engines = schedule->live;
+    out->history_bytes = px_history_bytes(schedule->history);
+}
+
+/* ---- create, destroy ---------------------------------------------------------------- */
+
+void px_task_spec_fini(struct px_task_spec *spec)
+{
+    px_depend_fini(&spec->after);
+    px_depend_fini(&spec->follow);
+    px_names_free(spec->targets, spec->target_count);
+    *spec = (struct px_task_spec){0};
+}
+
+struct px_schedule *px_schedule_create(const struct px_schedule_ops *ops, void *ctx,
+                                       const struct px_scheme *scheme, unsigned hwm, uint64_t seed)
+{
+    struct px_schedule *schedule = px_alloc(sizeof(*schedule));
+    schedule->ops = *ops;
+    schedule->ctx = ctx;
+    schedule->scheme = scheme;
+    schedule->balance = px_balance_create(hwm, seed);
+    schedule->history = px_history_create(PX_HISTORY_BYTES);
+    return schedule;
+}
+
+static void destroy_tasks(struct px_schedule *schedule)
+{
+    struct task *task, *next;
+    HASH_ITER(hh, schedule->tasks, task, next) {
+        px_task_leave(schedule, task);
+        px_graph_cut(task);
+    }
+    HASH_ITER(hh, schedule->tasks, task, next) {
+        HASH_DEL(schedule->tasks, task);
+        schedule->ops.release(schedule->ctx, task->payload);
+        free_task(task);
+    }
+}
+
+void px_schedule_destroy(struct px_schedule *schedule)
+{
+    if (schedule == NULL)
+        return;
+    px_schedule_run(schedule);
+    destroy_tasks(schedule);
+    struct px_worker *worker, *next;
+    HASH_ITER(hh, schedule->workers, worker, next) {
+        HASH_DEL(schedule->workers, worker);
+        free_worker(worker);
+    }
+    for (unsigned needs = 0; needs < QUEUES; needs++)
+        px_heap_fini(&schedule->queues[needs]);
+    px_heap_fini(&schedule->deadlines);
+    free(schedule->picky.items);
+    free(schedule->by_serial);
+    free(schedule->freed);
+    free(schedule->scratch);
+    px_balance_destroy(schedule->balance);
+    px_history_destroy(schedule->history);
+    free(schedule);
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * schedule: which task runs on which engine, when. Pure: no sockets, no clock, no threads.
+ *
+ * Events go in (a task was submitted, an engine came or went, a reply arrived, time passed),
+ * actions come out through three functions (send, fail, release). The rules are those of
+ * ipyparallel's TaskScheduler: `after` and `follow` dependencies, targets, retries on other
+ * engines, time-outs while waiting, a high-water mark an engine.
+ *
+ * In four files: history.c (how every task ended, in a few bytes each), depend.c (dependency
+ * sets), scheme.c (engines by load and the five choosers), schedule.c (the rest).
+ *
+ * A task is  blocked   until its `after` is met and its `follow` can be decided,
+ *            waiting   until an engine that may run it has room,
+ *            running   on one engine until its reply,
+ * and then forgotten but for its fate. The invariant between events: no waiting task could
+ * run on an engine that has room.
+ */
+#ifndef PX_SCHEDULE_H
+#define PX_SCHEDULE_H
+
+#include "base/base.h"
+
+#include <uthash.h>
+
+#define PX_MAX_MSG_ID 255
+#define PX_MAX_DEPENDENCIES 100000 /* ids in one `after` or `follow` */
+#define PX_MAX_TARGETS 65536       /* engines named by one task */
+#define PX_MAX_RETRIES 1000000
+#define PX_HISTORY_BYTES (16u << 20) /* fates of some 3,000,000 tasks */
+
+/* ---- history: the fate of every task ----------------------------------- */
+
+enum px_fate { PX_UNKNOWN, PX_UNFINISHED, PX_SUCCEEDED, PX_FAILED };
+
+/*
+ * Message ids are "<session>_<pid>_<n>" with n counting up: a block of 64 neighbours costs some
+ * 350 bytes. Other ids are kept as well, at the price of a block each. Beyond `most_bytes` the
+ * oldest blocks without an unfinished task are forgotten.
+ */
+struct px_history;
+struct px_history *px_history_create(size_t most_bytes);
+void px_history_destroy(struct px_history *history);
+/* `engine` is the serial number of the engine it ran on, 0 for none. */
+void px_history_set(struct px_history *history, struct px_span msg_id, enum px_fate fate,
+                    uint32_t engine);
+enum px_fate px_history_get(const struct px_history *history, struct px_span msg_id,
+                            uint32_t *engine);
+size_t px_history_bytes(const struct px_history *history);
+
+/* ---- depend: a set of ids and what is asked of them --------------------- */
+
+struct px_depend {
+    char **ids; /* sorted, no duplicates */
+    size_t count;
+    bool all, success, failure;
+};
+
+/*
+ * Parses the JSON value of `after` or `follow`: null, a string, a list of strings, or
+ * {"dependencies": [...], "all", "success", "failure"}. An absent value (NULL data) is empty.
+ * PX_EINVAL, PX_ELIMIT; `out` is then empty.
+ */
+PX_MUST_USE int px_depend_parse(struct px_span json, struct px_depend *out, struct px_error *err);
+void px_depend_fini(struct px_depend *depend);
+bool px_depend_has(const struct px_depend *depend, struct px_span msg_id);
+/* Whether a task that ended so counts towards the set. */
+bool px_depend_accepts(const struct px_depend *depend, enum px_fate fate);
+
+/* Parses a JSON list of strings (task targets); null and absent are empty. */
+PX_MUST_USE int px_names_parse(struct px_span json, size_t most, char ***names, size_t *count,
+                               struct px_error *err);
+void px_names_free(char **names, size_t count);
+
+/* ---- scheme: engines by load --------------------------------------------- */
+
+/* An engine as the scheduler sees it. The balance owns the fields down to `newer`. */
+struct px_worker {
+    unsigned load;            /* tasks it was given and has not answered */
+    size_t slot;              /* place among the open workers, or PX_NO_SLOT */
+    int64_t stamp;            /* grows each time it goes to the end of the line */
+    struct px_worker *prev, *next;   /* workers of the same load */
+    struct px_worker *older, *newer; /* open workers, least recently used first */
+
+    uint32_t serial;   /* from 1, never given again */
+    unsigned features; /* bits: what it understands beyond the common protocol */
+    bool alive;
+    void *state; /* schedule.c's own */
+    UT_hash_handle hh;
+    size_t uuid_size;
+    char uuid[];
+};
+#define PX_NO_SLOT SIZE_MAX
+
+struct px_balance;
+/* `hwm`: tasks an engine may have at a time; 0 for any number. `seed` feeds the random schemes. */
+struct px_balance *px_balance_create(unsigned hwm, uint64_t seed);
+void px_balance_destroy(struct px_balance *balance); /* does not free the workers */
+void px_balance_add(struct px_balance *balance, struct px_worker *worker); /* to the front */
+void px_balance_remove(struct px_balance *balance, struct px_worker *worker);
+void px_balance_take(struct px_balance *balance, struct px_worker *worker);    /* load + 1 */
+void px_balance_release(struct px_balance *balance, struct px_worker *worker); /* load - 1 */
+size_t px_balance_open(const struct px_balance *balance); /* workers with room */
+struct px_worker *px_balance_at(const struct px_balance *balance, size_t index);
+static inline bool px_worker_open(const struct px_worker *worker)
+{
+    return worker->slot != PX_NO_SLOT;
+}
+
+/* What a scheme chooses from: all open workers, or `some` of them. Never empty. */
+struct px_pool {
+    struct px_balance *balance;
+    struct px_worker **some; /* NULL: all that are open */
+    size_t count;
+};
+
+struct px_scheme {
+    const char *name;
+    const char *help;
+    struct px_worker *(*choose)(const struct px_pool *pool);
+};
+const struct px_scheme *px_scheme_find(const char *name); /* NULL: none of that name */
+/* The i-th scheme or NULL; the first is the default. */
+const struct px_scheme *px_scheme_at(size_t index);
+
+/* ---- schedule -------------------------------------------------------------- */
+
+struct px_schedule;
+
+enum px_why { PX_WHY_INVALID, PX_WHY_IMPOSSIBLE, PX_WHY_TIMEOUT, PX_WHY_ENGINE_DIED };
+
+struct px_schedule_ops {
+    /* Send the task to this engine now. The payload stays with the schedule. */
+    void (*send)(void *ctx, const char *msg_id, void *payload, const struct px_worker *to);
+    /* The task ends without a result; `on` is the engine that died, otherwise NULL. */
+    void (*fail)(void *ctx, const char *msg_id, void *payload, enum px_why why,
+                 const struct px_worker *on);
+    /* The schedule no longer holds the payload: called once for each task, last. */
+    void (*release)(void *ctx, void *payload);
+};
+
+struct px_schedule *px_schedule_create(const struct px_schedule_ops *ops, void *ctx,
+                                       const struct px_scheme *scheme, unsigned hwm,
+                                       uint64_t seed);
+void px_schedule_destroy(struct px_schedule *schedule); /* releases what is left */
+
+/* Time in milliseconds on any steady scale: says what time it is and ends what waited too long. */
+void px_schedule_tick(struct px_schedule *schedule, int64_t now_ms);
+/* When the next waiting task runs out of time; -1 for never. */
+int64_t px_schedule_deadline(const struct px_schedule *schedule);
+
+/* What is asked of a task. Everything is taken: a spec is empty afterwards. */
+struct px_task_spec {
+    struct px_depend after, follow;
+    char **targets; /* engine uuids; NULL for any */
+    size_t target_count;
+    int64_t timeout_ms; /* 0: none */
+    int retries;
+    unsigned needs; /* features that its engine must have */
+};
+void px_task_spec_fini(struct px_task_spec *spec);
+
+/*
+ * Submits a task. Returns -1, taking nothing of `payload`, when a task of that id is unfinished.
+ * Otherwise the payload belongs to the schedule until it is released, which may be at once.
+ */
+PX_MUST_USE int px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
+                                   struct px_task_spec *spec, void *payload);
+
+/* False when an engine of that uuid is there already. */
+bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, unsigned features);
+/* The engine gets nothing more; replies that are on their way are still welcome. */
+void px_schedule_engine_down(struct px_schedule *schedule, struct px_span uuid);
+/* Nothing more can come from it: its tasks are tried elsewhere or fail. */
+void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid);
+
+enum px_reply { PX_REPLY_OK, PX_REPLY_ERROR, PX_REPLY_REJECTED };
+enum px_outcome {
+    PX_DELIVER, /* the client is to have this reply; the task is finished */
+    PX_SWALLOW, /* the task goes to another engine */
+    PX_STALE,   /* no such task is running there: nothing was changed */
+};
+/*
+ * An engine replied. Only the books are changed; call px_schedule_run() after the reply was
+ * delivered, so that a client hears of a task before its successors start.
+ */
+PX_MUST_USE enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span uuid,
+                                              struct px_span msg_id, enum px_reply reply);
+void px_schedule_run(struct px_schedule *schedule);
+
+struct px_schedule_stats {
+    size_t engines, blocked, waiting, running;
+    size_t submitted, succeeded, failed, rejected;
+    size_t history_bytes;
+};
+void px_schedule_stats(const struct px_schedule *schedule, struct px_schedule_stats *out);
+
+#endif

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * schedule_parts: what schedule.c (events), task_queue.c (who gets which task) and task_graph.c
+ * (dependencies) share. Nobody else includes this.
+ *
+ * Where a task is found:
+ *   blocked   on the edges of the tasks it depends on;
+ *   waiting   for any engine: in `queues`, one a set of needed features, by ticket;
+ *             for any engine but those that refused it: in `picky`, by ticket. An engine reads
+ *             picky from where it stopped, because who refused a task once is never asked again;
+ *             for certain engines (targets, follow): in the heap of each of these;
+ *             for targets while there is no engine at all: in `orphans`;
+ *   running   in the list of its engine.
+ * Tickets are given when a task is submitted or refused, so the longest waiting goes first.
+ *
+ * A task that ends goes onto `done`, and px_schedule_run() tells its dependents from there: a
+ * chain of a hundred thousand failures is a loop, not a recursion.
+ */
+#ifndef PX_SCHEDULE_PARTS_H
+#define PX_SCHEDULE_PARTS_H
+
+#include "heap.h"
+#include "schedule.h"
+
+#include <utlist.h>
+
+#define FEATURE_BITS 2
+#define QUEUES (1u << FEATURE_BITS)
+
+enum state { BLOCKED, WAITING, RUNNING, DONE };
+
+struct task;
+
+/* `waiter` depends on `on`. */
+struct edge {
+    struct task *waiter, *on;
+    bool follow;
+    struct edge *prev, *next;   /* of `on` */
+    struct edge *left, *right;  /* of `waiter` */
+};
+
+/* A task in the heap of one engine. */
+struct seat {
+    struct task *task;
+    struct px_worker *worker;
+    size_t at;
+    struct seat *sibling; /* of the task */
+};
+
+struct task {
+    void *payload;
+    enum state state;
+    struct px_task_spec spec;
+    bool after_met;
+    size_t after_left, follow_left; /* dependencies that have not ended */
+    struct edge *waits_on; /* by left and right */
+    struct edge *dependents;
+    uint32_t *homes; /* serials of engines where followed tasks ended as wished */
+    size_t home_count;
+    uint32_t *shunned; /* serials of engines that refused it or failed at it */
+    size_t shunned_count;
+    uint64_t ticket;
+    uint64_t picky;    /* its number in `picky` plus one */
+    size_t queue_at;   /* in queues[spec.needs] */
+    size_t deadline_at;
+    struct seat *seats;
+    struct px_worker *worker; /* running */
+    struct task *prev, *next; /* its engine's running tasks, orphans, or done */
+    UT_hash_handle hh;
+    char msg_id[];
+};
+
+/* What the schedule keeps for a worker. */
+struct desk {
+    struct px_heap seats;
+    uint64_t cursor; /* into picky */
+    struct task *running;
+};
+
+/* Tasks by ascending number; a task that left is a NULL. */
+struct picky {
+    struct task **items;
+    size_t head, count, size; /* items[head..count) */
+    uint64_t base;            /* number of items[0] */
+};
+
+struct px_schedule {
+    struct px_schedule_ops ops;
+    void *ctx;
+    const struct px_scheme *scheme;
+    struct px_balance *balance;
+    struct px_history *history;
+    struct px_worker *workers;    /* hash by uuid: alive, or down and not yet lost */
+    struct px_worker **by_serial; /* NULL once lost */
+    uint32_t serials;
+    size_t live;
+    size_t lacking[FEATURE_BITS]; /* live engines without the feature */
+    struct task *tasks;           /* hash by msg_id */
+    struct px_heap queues[QUEUES];
+    struct px_heap deadlines;
+    struct picky picky;
+    struct task *orphans, *done;
+    uint32_t *freed; /* serials of engines that have got room */
+    size_t freed_count, freed_size;
+    struct px_worker **scratch;
+    size_t scratch_count, scratch_size;
+    uint64_t tickets;
+    int64_t now_ms;
+    struct px_schedule_stats stats;
+};
+
+static inline struct desk *desk_of(const struct px_worker *worker)
+{
+    return worker->state;
+}
+
+struct px_worker *px_schedule_worker(const struct px_schedule *schedule, const char *uuid,
+                                     size_t size);
+struct task *px_schedule_task(const struct px_schedule *schedule, struct px_span msg_id);
+
+/* Small sets of engine serials. */
+bool px_serials_has(const uint32_t *set, size_t count, uint32_t serial);
+void px_serials_add(uint32_t **set, size_t *count, uint32_t serial);
+
+/* ---- schedule.c -------------------------------------------------------------- */
+
+void px_task_set_state(struct px_schedule *schedule, struct task *task, enum state state);
+/* The task is over: its fate is written down; its dependents hear of it in px_schedule_run(). */
+void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate fate,
+                 uint32_t serial);
+void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why why,
+                  const struct px_worker *on);
+
+/* ---- task_queue.c -------------------------------------------------------------- */
+
+/* Takes a task that waits out of whatever it waits in. */
+void px_task_leave(struct px_schedule *schedule, struct task *task);
+/* Runs the task if an engine may have it now, otherwise puts it where it will be found. */
+void px_task_place(struct px_schedule *schedule, struct task *task);
+/* Starts a task's wait: its turn and its time-out count from now. */
+void px_task_wait(struct px_schedule *schedule, struct task *task);
+/* Gives an engine tasks while it has room and there are any for it. */
+void px_schedule_serve(struct px_schedule *schedule, struct px_worker *worker);
+
+/* ---- task_graph.c -------------------------------------------------------------- */
+
+/* Ties a new task to its dependencies. False when it was failed instead. */
+bool px_graph_admit(struct px_schedule *schedule, struct task *task);
+/* Tells a task that one of its dependencies has ended so. Frees the edge, which has left `on`. */
+void px_graph_tell(struct px_schedule *schedule, struct edge *edge, enum px_fate fate,
+                   uint32_t serial);
+void px_graph_cut(struct task *task);
+
+#endif

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * sockets: binds everything, in the order in which ipcontroller hands out ports, and writes the
+ * two connection files. Nothing is written before all is bound. With --reuse, key and ports
+ * come from files that a controller left behind.
+ *
+ * The hub's registration socket listens on both addresses when engines and clients have
+ * different ones. ipc addresses are bound under both spellings that peers use (PROTOCOL 2.3).
+ */
+#include "controller.h"
+#include "protocol.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Ports for one side, then for both. */
+struct pools {
+    struct px_port_pool *own, *common;
+};
+
+static int take_port(const struct pools *pools)
+{
+    if (pools->own->used < pools->own->count)
+        return pools->own->ports[pools->own->used++];
+    if (pools->common->used < pools->common->count)
+        return pools->common->ports[pools->common->used++];
+    return 0;
+}
+
+static int bind_more(struct px_socket *socket, const char *interface, int port,
+                     struct px_error *err)
+{
+    char endpoint[PX_ENDPOINT_SIZE];
+    if (strncmp(interface, "ipc://", 6) != 0)
+        return 0;
+    snprintf(endpoint, sizeof(endpoint), "%s:%d", interface, port);
+    return px_socket_bind(socket, endpoint, err);
+}
+
+struct plan {
+    enum px_socket_type type;
+    const char *identity;
+    size_t socket; /* offset in px_sockets */
+    size_t port;   /* offset in px_cluster_connection */
+};
+
+#define SOCKET(field) offsetof(struct px_sockets, field)
+#define PORT(field) offsetof(struct px_cluster_connection, field)
+
+static const struct plan engine_plan[] = {
+    {PX_ROUTER, NULL, SOCKET(query), PORT(registration)},
+    {PX_ROUTER, PX_ID_CONTROL_OUT, SOCKET(control_out), PORT(control)},
+    {PX_ROUTER, PX_ID_MUX_OUT, SOCKET(mux_out), PORT(mux)},
+    {PX_ROUTER, PX_ID_TASK_OUT, SOCKET(task_out), PORT(task)},
+    {PX_SUB, NULL, SOCKET(iopub_in), PORT(iopub)},
+    {PX_XPUB, NULL, SOCKET(ping), PORT(hb_ping)},
+    {PX_ROUTER, NULL, SOCKET(pong), PORT(hb_pong)},
+    {PX_ROUTER, PX_ID_BROADCAST_ROOT "0", SOCKET(broadcast_out), PORT(broadcast)},
+};
+
+static const struct plan client_plan[] = {
+    {PX_ROUTER, "control_in", SOCKET(control_in), PORT(control)},
+    {PX_ROUTER, "mux_in", SOCKET(mux_in), PORT(mux)},
+    {PX_ROUTER, "task_in", SOCKET(task_in), PORT(task)},
+    {PX_XPUB, NULL, SOCKET(iopub_out), PORT(iopub)},
+    {PX_PUB, NULL, SOCKET(notification), PORT(notification)},
+    {PX_ROUTER, PX_ID_BROADCAST_ROOT, SOCKET(broadcast_in), PORT(broadcast)},
+};
+
+static int bind_one(struct px_sockets *sockets, const struct plan *plan,
+                    struct px_cluster_connection *file, const struct pools *pools,
+                    const struct px_settings *settings, struct px_error *err)
+{
+    struct px_socket **socket = (struct px_socket **)((char *)sockets + plan->socket);
+    int *port = (int *)((char *)file + plan->port);
+    bool pure = socket == &sockets->task_out && strcmp(settings->scheme, "pure") == 0;
+    *socket = px_socket_create(sockets->context, pure ? PX_DEALER : plan->type, err);
+    if (*socket == NULL)
+        return -1;
+    if (plan->identity != NULL)
+        px_socket_set_identity(*socket, plan->identity);
+    if (plan->type == PX_SUB)
+        px_socket_subscribe(*socket, "");
+    if (settings->curve && settings->curve_secret != NULL)
+        px_socket_curve_server(*socket, settings->curve_secret);
+    if (*port == 0)
+        *port = take_port(pools);
+    if (px_socket_bind_port(*socket, file->interface, port, err) != 0)
+        return -1;
+    return bind_more(*socket, file->interface, *port, err);
+}
+
+static int bind_plan(struct px_sockets *sockets, const struct plan *plans, size_t count,
+                     struct px_cluster_connection *file, const struct pools *pools,
+                     const struct px_settings *settings, struct px_error *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (bind_one(sockets, &plans[i], file, pools, settings, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static char *make_interface(const struct px_settings *settings, const char *ip,
+                            const char *profile_dir)
+{
+    if (strcmp(settings->transport, "ipc") == 0 && ip == NULL)
+        return px_format("ipc://%s/security/ipc%s%s", profile_dir,
+                         settings->cluster_id[0] ? "-" : "", settings->cluster_id);
+    return px_format("%s://%s", settings->transport, ip ? ip : "127.0.0.1");
+}
+
+static void describe(struct px_cluster_connection *file, const struct px_settings *settings,
+                     const char *ip, const char *ssh, const char *key, const char *profile_dir)
+{
+    char host[256] = "localhost";
+    gethostname(host, sizeof(host) - 1);
+    file->ssh = px_strdup(ssh ? ssh : "");
+    file->interface = make_interface(settings, ip, profile_dir);
+    file->key = px_strdup(key);
+    file->curve_serverkey = settings->curve ? px_strdup(settings->curve_public) : NULL;
+    file->location = px_strdup(settings->location ? settings->location : host);
+    file->pack = px_strdup("json");
+    file->unpack = px_strdup("json");
+    file->signature_scheme = px_strdup(settings->signature_scheme);
+    file->broadcast_count = 1;
+}
+
+/* Both files from before, which must agree. Returns 1 when there are none to reuse. */
+static int read_files(struct px_sockets *sockets, const struct px_settings *settings,
+                      struct px_error *err)
+{
+    if (!settings->reuse || access(sockets->client_path, F_OK) != 0 ||
+        access(sockets->engine_path, F_OK) != 0)
+        return 1;
+    if (px_cluster_connection_read(sockets->client_path, PX_ROLE_CLIENT, &sockets->client, err) !=
+            0 ||
+        px_cluster_connection_read(sockets->engine_path, PX_ROLE_ENGINE, &sockets->engine, err) !=
+            0)
+        return -1;
+    const struct px_cluster_connection *a = &sockets->client, *b = &sockets->engine;
+    if (strcmp(a->key, b->key) != 0 || a->registration != b->registration ||
+        strcmp(a->signature_scheme, b->signature_scheme) != 0)
+        return px_fail(err, PX_EINVAL, "the two connection files to reuse do not belong together");
+    sockets->reused = true;
+    return 0;
+}
+
+static void make_files(struct px_sockets *sockets, const struct px_settings *settings,
+                       const char *profile_dir)
+{
+    char key[PX_ID_SIZE] = "";
+    const char *client_ip = settings->client_ip ? settings->client_ip : settings->ip;
+    const char *engine_ip = settings->engine_ip ? settings->engine_ip : settings->ip;
+    if (settings->secure && settings->session_key == NULL && !settings->curve)
+        px_id_random(key);
+    const char *chosen = settings->secure && settings->session_key ? settings->session_key : key;
+    describe(&sockets->client, settings, client_ip, settings->ssh, chosen, profile_dir);
+    describe(&sockets->engine, settings, engine_ip, settings->engine_ssh, chosen, profile_dir);
+    sockets->client.task_scheme = px_strdup(settings->scheme);
+}
+
+static void name_file(char out[PX_PATH_SIZE], const char *profile_dir, const char *name,
+                      const char *cluster_id, enum px_role role)
+{
+    if (name == NULL)
+        px_profile_connection_file(profile_dir, cluster_id, role, out);
+    else if (name[0] == '/')
+        snprintf(out, PX_PATH_SIZE, "%s", name);
+    else
+        snprintf(out, PX_PATH_SIZE, "%.*s/security/%s", PX_PATH_SIZE / 2, profile_dir, name);
+}
+
+static int bind_all(struct px_sockets *sockets, const struct px_settings *settings,
+                    struct px_error *err)
+{
+    struct px_port_pool common, engine, client;
+    if (px_ports_parse(settings->ports, &common, err) != 0 ||
+        px_ports_parse(settings->engine_ports, &engine, err) != 0 ||
+        px_ports_parse(settings->client_ports, &client, err) != 0)
+        return -1;
+    if (settings->port != 0 && engine.count < PX_MAX_PORTS)
+        engine.ports[engine.count++] = settings->port;
+    if (settings->port != 0 && engine.count > 1) {
+        memmove(engine.ports + 1, engine.ports, (size_t)(engine.count - 1) * sizeof(int));
+        engine.ports[0] = settings->port;
+    }
+    struct pools engine_pools = {&engine, &common}, client_pools = {&client, &common};
+    if (bind_plan(sockets, engine_plan, PX_COUNT(engine_plan), &sockets->engine, &engine_pools,
+                  settings, err) != 0)
+        return -1;
+    sockets->client.registration = sockets->engine.registration;
+    if (strcmp(sockets->client.interface, sockets->engine.interface) != 0 &&
+        px_socket_bind_port(sockets->query, sockets->client.interface,
+                            &sockets->client.registration, err) != 0)
+        return -1;
+    return bind_plan(sockets, client_plan, PX_COUNT(client_plan), &sockets->client, &client_pools,
+                     settings, err);
+}
+
+int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settings,
+                    const char *profile_dir, struct px_error *err)
+{
+    *sockets = (struct px_sockets){0};
+    name_file(sockets->client_path, profile_dir, settings->client_file, settings->cluster_id,
+              PX_ROLE_CLIENT);
+    name_file(sockets->engine_path, profile_dir, settings->engine_file, settings->cluster_id,
+              PX_ROLE_ENGINE);
+    snprintf(sockets->engines_path, PX_PATH_SIZE, "%.*s/log/engines%.200s.json", PX_PATH_SIZE / 2,
+             profile_dir, settings->cluster_id);
+    sockets->context = px_context_create(1);
+    if (sockets->context == NULL)
+        return px_fail(err, PX_EIO, "no ZeroMQ context");
+    int found = read_files(sockets, settings, err);
+    if (found < 0)
+        return -1;
+    if (found > 0)
+        make_files(sockets, settings, profile_dir);
+    return bind_all(sockets, settings, err);
+}
+
+int px_sockets_write_files(struct px_sockets *sockets, const struct px_settings *settings,
+                           struct px_error *err)
+{
+    (void)settings;
+    if (sockets->reused)
+        return 0;
+    if (px_cluster_connection_write(sockets->engine_path, PX_ROLE_ENGINE, &sockets->engine, err) !=
+        0)
+        return -1;
+    sockets->files_written = true;
+    return px_cluster_connection_write(sockets->client_path, PX_ROLE_CLIENT, &sockets->client,
+                                       err);
+}
+
+void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *settings)
+{
+    static const struct {
+        const struct plan *plans;
+        size_t count;
+    } all[] = {{engine_plan, PX_COUNT(engine_plan)}, {client_plan, PX_COUNT(client_plan)}};
+    if (sockets->files_written && !settings->reuse) {
+        unlink(sockets->client_path);
+        unlink(sockets->engine_path);
+    }
+    for (size_t i = 0; i < PX_COUNT(all); i++) {
+        for (size_t j = 0; j < all[i].count; j++)
+            px_socket_destroy(
+                *(struct px_socket **)((char *)sockets + all[i].plans[j].socket));
+    }
+    if (sockets->context != NULL)
+        px_context_destroy(sockets->context);
+    px_cluster_connection_fini(&sockets->client);
+    px_cluster_connection_fini(&sockets->engine);
+}

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# pxcontroller: its parts as a library for tests, and the program.
+set(DIR ${CMAKE_CURRENT_LIST_DIR})
+
+# The scheduling core is pure: it sees base and jansson alone.
+px_library(px_schedule
+  SOURCES ${DIR}/schedule.c ${DIR}/task_queue.c ${DIR}/task_graph.c ${DIR}/scheme.c
+          ${DIR}/history.c ${DIR}/depend.c ${DIR}/heap.c
+  LIBS px_base PkgConfig::JANSSON)
+target_include_directories(px_schedule PUBLIC ${DIR} ${CMAKE_SOURCE_DIR}/cluster)
+
+px_library(px_controller
+  SOURCES ${DIR}/settings.c ${DIR}/sockets.c ${DIR}/link.c ${DIR}/port.c ${DIR}/route.c
+          ${DIR}/relay.c ${DIR}/reply.c ${DIR}/task.c ${DIR}/broadcast.c ${DIR}/heart.c
+          ${DIR}/traffic.c ${DIR}/hub.c ${DIR}/request.c ${DIR}/monitor.c ${DIR}/record.c
+          ${DIR}/query.c ${DIR}/db.c
+  LIBS px_schedule px_wire px_loop Threads::Threads)
+
+px_program(pxcontroller SOURCES ${DIR}/main.c LIBS px_controller)

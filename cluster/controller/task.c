@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * task: the task queue's sockets. Messages in, messages out; what goes where, and when, is
+ * decided by the schedule (schedule.h), which knows neither.
+ *
+ *     client       ->  C | <IDS|MSG> ...        header and metadata are scanned, not parsed
+ *     to engine    ->  E | C | <IDS|MSG> ...    the same frames by reference
+ *     engine       ->  E | C | <IDS|MSG> ...    parent's msg_id; metadata: status, dependencies_met
+ *     to client    ->  C | E | <IDS|MSG> ...    or C | <IDS|MSG> apply_reply made here
+ *
+ * A task's message is kept until it has been answered: it may have to go to another engine.
+ * When an engine goes, replies it has sent may still be on their way, so what ran there fails
+ * or moves on only after GRACE_MS, and replies that come until then count.
+ */
+#include "controller.h"
+#include "protocol.h"
+#include "schedule.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#define GRACE_MS 300
+#define DRAIN_TURNS 64 /* batches read from engines before one is taken for gone */
+
+struct farewell {
+    struct px_tasks *tasks;
+    struct px_timer *timer;
+    struct farewell *prev, *next;
+    size_t size;
+    char uuid[];
+};
+
+struct px_tasks {
+    struct px_shared shared;
+    struct px_port in, out;
+    struct px_route *route;
+    struct px_schedule *schedule;
+    struct px_timer *timer; /* of the next time-out */
+    int64_t timer_ms;
+    struct farewell *farewells;
+    unsigned long refused, stale;
+};
+
+/* ---- what the schedule asks for ----------------------------------------------- */
+
+static void send_task(void *ctx, const char *msg_id, void *payload, const struct px_worker *to)
+{
+    struct px_tasks *tasks = ctx;
+    struct px_msg *msg = px_msg_copy(payload);
+    px_msg_prepend(msg, to->uuid, to->uuid_size);
+    px_route_send(tasks->route, msg);
+    px_link_note_text(tasks->shared.link, PX_NOTE_TASK_DESTINATION, px_span_of(msg_id),
+                      (struct px_span){to->uuid, to->uuid_size});
+}
+
+static const char *const enames[] = {
+    [PX_WHY_INVALID] = "InvalidDependency",
+    [PX_WHY_IMPOSSIBLE] = "ImpossibleDependency",
+    [PX_WHY_TIMEOUT] = "TaskTimeout",
+    [PX_WHY_ENGINE_DIED] = "EngineError",
+};
+
+static void append_metadata(struct px_buf *out, const struct px_worker *on)
+{
+    char date[PX_DATE_SIZE];
+    px_date_now(date);
+    px_buf_text(out, "{\"status\": \"error\", \"engine\": ");
+    px_buf_json_string(out, on->uuid, on->uuid_size);
+    px_buf_printf(out, ", \"date\": \"%s\"}", date);
+}
+
+/* An apply_reply in the engine's stead, whatever the request was, as ipyparallel does. */
+static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why why,
+                      const struct px_worker *on)
+{
+    struct px_tasks *tasks = ctx;
+    struct px_buf content = {0}, metadata = {0}, evalue = {0};
+    struct px_span idents[2] = {px_msg_ident(payload, 0)};
+    px_buf_text(&evalue, "");
+    if (on != NULL) {
+        px_buf_printf(&evalue, "Engine b'%s' died while running task '%s'", on->uuid, msg_id);
+        append_metadata(&metadata, on);
+        idents[1] = (struct px_span){on->uuid, on->uuid_size};
+    }
+    px_error_content(&content, enames[why], evalue.data ? evalue.data : "");
+    struct px_draft draft = {.idents = idents,
+                             .ident_count = on != NULL ? 2 : 1,
+                             .type = PX_APPLY_REPLY,
+                             .parent = px_msg_header(payload),
+                             .metadata = px_buf_span(&metadata),
+                             .content = px_buf_span(&content)};
+    struct px_msg *msg = px_session_build(tasks->shared.session, &draft);
+    px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
+    px_port_send(&tasks->in, msg);
+    px_log(PX_INFO, "task-failed", "msg_id=%s why=%s", msg_id, enames[why]);
+    px_buf_fini(&content);
+    px_buf_fini(&metadata);
+    px_buf_fini(&evalue);
+}
+
+static void release_task(void *ctx, void *payload)
+{
+    (void)ctx;
+    px_msg_destroy(payload);
+}
+
+static const struct px_schedule_ops schedule_ops = {
+    .send = send_task,
+    .fail = fail_task,
+    .release = release_task,
+};
+
+/* ---- time-outs -------------------------------------------------------------------- */
+
+static void arm(struct px_tasks *tasks);
+
+static void on_timeout(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct px_tasks *tasks = ctx;
+    tasks->timer = NULL;
+    px_schedule_tick(tasks->schedule, px_now_ms());
+    arm(tasks);
+    px_link_flush(tasks->shared.link);
+}
+
+/* One timer, for the earliest time-out. */
+static void arm(struct px_tasks *tasks)
+{
+    int64_t deadline_ms = px_schedule_deadline(tasks->schedule);
+    if (tasks->timer != NULL && (deadline_ms < 0 || tasks->timer_ms != deadline_ms)) {
+        px_loop_cancel(tasks->shared.loop, tasks->timer);
+        tasks->timer = NULL;
+    }
+    if (deadline_ms < 0 || tasks->timer != NULL)
+        return;
+    int64_t delay_ms = deadline_ms - px_now_ms();
+    tasks->timer_ms = deadline_ms;
+    tasks->timer =
+        px_loop_timer(tasks->shared.loop, delay_ms > 0 ? delay_ms : 0, 0, on_timeout, tasks);
+}
+
+static void after_batch(void *ctx)
+{
+    struct px_tasks *tasks = ctx;
+    arm(tasks);
+    px_link_flush(tasks->shared.link);
+}
+
+/* ---- submission ---------------------------------------------------------------------- */
+
+enum { AFTER, FOLLOW, TARGETS, TIMEOUT, RETRIES, PICKLE, SUBMIT_KEYS };
+static const char *const submit_keys[SUBMIT_KEYS] = {
+    [AFTER] = "after",     [FOLLOW] = "follow",   [TARGETS] = "targets",
+    [TIMEOUT] = "timeout", [RETRIES] = "retries", [PICKLE] = "px_pickle",
+};
+
+/* A number in JSON; `otherwise` when the value is absent or null. */
+static int read_number(struct px_span value, double otherwise, double *out)
+{
+    char text[64];
+    *out = otherwise;
+    if (value.data == NULL || px_span_equal(value, "null"))
+        return 0;
+    if (value.size >= sizeof(text))
+        return -1;
+    memcpy(text, value.data, value.size);
+    text[value.size] = 0;
+    char *end;
+    *out = strtod(text, &end);
+    return end == text || *end != 0 || *out != *out ? -1 : 0;
+}
+
+static int read_numbers(const struct px_span *values, struct px_task_spec *spec,
+                        struct px_error *err)
+{
+    double timeout_s, retries, pickle;
+    if (read_number(values[TIMEOUT], 0, &timeout_s) != 0 ||
+        read_number(values[RETRIES], 0, &retries) != 0 ||
+        read_number(values[PICKLE], 0, &pickle) != 0)
+        return px_fail(err, PX_EINVAL, "timeout, retries or px_pickle is not a number");
+    if (timeout_s > 0)
+        spec->timeout_ms = timeout_s < 1e12 ? (int64_t)(timeout_s * 1000) + 1 : 0;
+    if (retries > 0)
+        spec->retries = retries < PX_MAX_RETRIES ? (int)retries : PX_MAX_RETRIES;
+    spec->needs = pickle >= 5 ? PX_FEATURE_PICKLE5 : 0;
+    return 0;
+}
+
+static int read_values(const struct px_span *values, struct px_task_spec *spec,
+                       struct px_error *err)
+{
+    if (read_numbers(values, spec, err) != 0 ||
+        px_depend_parse(values[AFTER], &spec->after, err) != 0 ||
+        px_depend_parse(values[FOLLOW], &spec->follow, err) != 0)
+        return -1;
+    return px_names_parse(values[TARGETS], PX_MAX_TARGETS, &spec->targets, &spec->target_count,
+                          err);
+}
+
+/* The scan is not sure of this metadata: it is written anew by jansson and scanned again. */
+static int read_parsed(struct px_span metadata, struct px_task_spec *spec, struct px_error *err)
+{
+    json_t *object = px_json_parse(metadata, err);
+    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_decref(object);
+    struct px_span values[SUBMIT_KEYS];
+    int rc = -1;
+    if (text == NULL || px_scan(px_span_of(text), submit_keys, values, SUBMIT_KEYS) != 0)
+        px_fail(err, PX_EINVAL, "metadata is not an object");
+    else
+        rc = read_values(values, spec, err);
+    free(text);
+    return rc;
+}
+
+static int read_spec(struct px_span metadata, struct px_task_spec *spec, struct px_error *err)
+{
+    struct px_span values[SUBMIT_KEYS];
+    if (px_scan(metadata, submit_keys, values, SUBMIT_KEYS) == 0)
+        return read_values(values, spec, err);
+    return read_parsed(metadata, spec, err);
+}
+
+static void refuse(struct px_tasks *tasks, const char *why)
+{
+    tasks->refused++;
+    px_log_limited(&tasks->in.limiter, PX_WARN, "task-refused", "dropped=%lu why=\"%s\"",
+                   tasks->refused, why);
+}
+
+void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
+{
+    struct px_error err;
+    struct px_header header;
+    struct px_task_spec spec = {0};
+    if (px_header_scan(px_msg_header(msg), &header, &err) != 0 ||
+        read_spec(px_msg_metadata(msg), &spec, &err) != 0) {
+        refuse(tasks, err.text);
+        px_msg_destroy(msg);
+        px_task_spec_fini(&spec);
+        return;
+    }
+    px_link_note(tasks->shared.link, PX_NOTE_TASK_REQUEST, msg);
+    px_schedule_tick(tasks->schedule, px_now_ms());
+    if (px_schedule_submit(tasks->schedule, header.msg_id, &spec, msg) != 0) {
+        refuse(tasks, "a task of that id is unfinished");
+        px_msg_destroy(msg);
+    }
+    px_task_spec_fini(&spec);
+}
+
+static void on_submission(void *ctx, struct px_msg **msg)
+{
+    px_tasks_submit(ctx, *msg);
+    *msg = NULL;
+}
+
+/* ---- replies ---------------------------------------------------------------------------- */
+
+static bool is_false(struct px_span value)
+{
+    return px_span_equal(value, "false");
+}
+
+/* Engines state the status in metadata; where it is missing, content has it. */
+static bool is_ok(struct px_span status, struct px_span content)
+{
+    static const char *const keys[] = {"status"};
+    struct px_span word;
+    if (status.data == NULL && px_scan(content, keys, &status, 1) != 0)
+        return false;
+    return px_scan_string(status, &word) && px_span_equal(word, "ok");
+}
+
+static int read_reply(const struct px_msg *msg, struct px_span *msg_id, enum px_reply *reply)
+{
+    static const char *const keys[] = {"dependencies_met", "status"};
+    static const char *const parent_keys[] = {"msg_id"};
+    struct px_span values[2], id;
+    if (px_scan(px_msg_parent(msg), parent_keys, &id, 1) != 0 || !px_scan_string(id, msg_id) ||
+        px_scan(px_msg_metadata(msg), keys, values, 2) != 0)
+        return -1;
+    if (is_false(values[0]))
+        *reply = PX_REPLY_REJECTED;
+    else
+        *reply = is_ok(values[1], px_msg_content(msg)) ? PX_REPLY_OK : PX_REPLY_ERROR;
+    return 0;
+}
+
+static void on_result(void *ctx, struct px_msg **msg)
+{
+    struct px_tasks *tasks = ctx;
+    struct px_span msg_id;
+    enum px_reply reply;
+    if (read_reply(*msg, &msg_id, &reply) != 0) {
+        tasks->out.malformed++;
+        px_log_limited(&tasks->out.limiter, PX_WARN, "reply-malformed", "socket=task dropped=%lu",
+                       tasks->out.malformed);
+        return;
+    }
+    px_schedule_tick(tasks->schedule, px_now_ms());
+    enum px_outcome outcome =
+        px_schedule_reply(tasks->schedule, px_msg_ident(*msg, 0), msg_id, reply);
+    if (outcome == PX_DELIVER) {
+        px_msg_swap(*msg, 0, 1);
+        px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, *msg);
+        px_port_send(&tasks->in, *msg);
+        *msg = NULL;
+    }
+    tasks->stale += outcome == PX_STALE;
+    px_schedule_run(tasks->schedule);
+}
+
+/* ---- engines ------------------------------------------------------------------------------ */
+
+static struct px_span uuid_of(const struct farewell *farewell)
+{
+    return (struct px_span){farewell->uuid, farewell->size};
+}
+
+/* Reads all that engines have sent so far: a reply in the socket is not lost. */
+static void drain_replies(struct px_tasks *tasks)
+{
+    for (int turn = 0; turn < DRAIN_TURNS; turn++) {
+        if (px_port_drain(&tasks->out) < PX_LOOP_BATCH)
+            return;
+    }
+}
+
+static void on_grace_over(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct farewell *farewell = ctx;
+    struct px_tasks *tasks = farewell->tasks;
+    drain_replies(tasks);
+    px_schedule_tick(tasks->schedule, px_now_ms());
+    px_schedule_engine_lost(tasks->schedule, uuid_of(farewell));
+    DL_DELETE(tasks->farewells, farewell);
+    free(farewell);
+    after_batch(tasks);
+}
+
+void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned features)
+{
+    px_schedule_tick(tasks->schedule, px_now_ms());
+    if (!px_schedule_engine_up(tasks->schedule, uuid, features))
+        px_log(PX_WARN, "engine-known", "engine=%.*s", (int)uuid.size, uuid.data);
+    after_batch(tasks);
+}
+
+void px_tasks_engine_down(struct px_tasks *tasks, struct px_span uuid)
+{
+    px_schedule_tick(tasks->schedule, px_now_ms());
+    px_schedule_engine_down(tasks->schedule, uuid);
+    px_route_forget(tasks->route, uuid);
+    drain_replies(tasks);
+    struct farewell *farewell = px_alloc(sizeof(*farewell) + uuid.size + 1);
+    farewell->tasks = tasks;
+    farewell->size = uuid.size;
+    memcpy(farewell->uuid, uuid.data, uuid.size);
+    DL_APPEND(tasks->farewells, farewell);
+    farewell->timer = px_loop_timer(tasks->shared.loop, GRACE_MS, 0, on_grace_over, farewell);
+    after_batch(tasks);
+}
+
+/* ---- create, destroy ---------------------------------------------------------------------- */
+
+struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socket *in,
+                                 struct px_socket *out, const char *scheme, int hwm)
+{
+    struct px_tasks *tasks = px_alloc(sizeof(*tasks));
+    uint64_t seed;
+    px_random(&seed, sizeof(seed));
+    tasks->shared = *shared;
+    tasks->in = (struct px_port){.name = "task", .socket = in, .session = shared->session,
+                                 .least_idents = 1, .handle = on_submission, .ctx = tasks,
+                                 .after = after_batch, .after_ctx = tasks};
+    tasks->out = tasks->in;
+    tasks->out.socket = out;
+    tasks->out.least_idents = 2;
+    tasks->out.handle = on_result;
+    tasks->route = px_route_create(shared->loop, &tasks->out, shared->traffic);
+    tasks->schedule = px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme),
+                                         (unsigned)hwm, seed);
+    px_port_watch(&tasks->in, shared->loop);
+    px_port_watch(&tasks->out, shared->loop);
+    return tasks;
+}
+
+void px_tasks_destroy(struct px_tasks *tasks)
+{
+    if (tasks == NULL)
+        return;
+    struct farewell *farewell, *next;
+    DL_FOREACH_SAFE(tasks->farewells, farewell, next) {
+        px_loop_cancel(tasks->shared.loop, farewell->timer);
+        free(farewell);
+    }
+    px_loop_cancel(tasks->shared.loop, tasks->timer);
+    px_schedule_destroy(tasks->schedule);
+    px_route_destroy(tasks->route);
+    free(tasks);
+}
+
+void px_tasks_summary(const struct px_tasks *tasks)
+{
+    struct px_schedule_stats stats;
+    px_schedule_stats(tasks->schedule, &stats);
+    px_port_summary(&tasks->in);
+    px_port_summary(&tasks->out);
+    px_log(PX_INFO, "tasks",
+           "engines=%zu blocked=%zu waiting=%zu running=%zu submitted=%zu succeeded=%zu failed=%zu "
+           "rejected=%zu refused=%lu stale=%lu history_bytes=%zu",
+           stats.engines, stats.blocked, stats.waiting, stats.running, stats.submitted,
+           stats.succeeded, stats.failed, stats.rejected, tasks->refused, tasks->stale,
+           stats.history_bytes);
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * traffic: the traffic thread. Makes relays, task queue, broadcast and heart on one loop, keeps
+ * the roster of registered engines, and carries out what the hub orders.
+ *
+ * The hub orders an engine up before anybody hears of it, but a client may be quicker than
+ * the doorbell's turn in the loop; so before an engine is called unknown, orders are looked at.
+ */
+#include "controller.h"
+
+#include "schedule.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+
+struct px_engine_entry {
+    int id;
+    UT_hash_handle hh;
+    char uuid[];
+};
+
+struct px_traffic {
+    struct px_shared shared;
+    struct px_engine_entry *roster;
+    struct px_relay *mux, *control;
+    struct px_iopub *iopub;
+    struct px_tasks *tasks; /* one of these two */
+    struct px_pure *pure;
+    struct px_broadcast *broadcast;
+    struct px_heart *heart;
+    bool in_orders;
+};
+
+static struct px_engine_entry *find_entry(const struct px_traffic *traffic, struct px_span uuid)
+{
+    struct px_engine_entry *entry;
+    HASH_FIND(hh, traffic->roster, uuid.data, uuid.size, entry);
+    return entry;
+}
+
+/* ---- orders ----------------------------------------------------------------------- */
+
+static void on_engine_up(struct px_traffic *traffic, struct px_order *order)
+{
+    struct px_span uuid = px_span_of(order->uuid);
+    if (find_entry(traffic, uuid) != NULL)
+        return;
+    struct px_engine_entry *entry = px_alloc(sizeof(*entry) + uuid.size + 1);
+    memcpy(entry->uuid, uuid.data, uuid.size);
+    entry->id = order->id;
+    HASH_ADD_KEYPTR(hh, traffic->roster, entry->uuid, uuid.size, entry);
+    if (traffic->tasks != NULL)
+        px_tasks_engine_up(traffic->tasks, uuid, order->features);
+}
+
+static void on_engine_down(struct px_traffic *traffic, struct px_order *order)
+{
+    struct px_span uuid = px_span_of(order->uuid);
+    struct px_engine_entry *entry = find_entry(traffic, uuid);
+    px_heart_forget(traffic->heart, uuid);
+    if (entry == NULL)
+        return;
+    HASH_DEL(traffic->roster, entry);
+    free(entry);
+    px_relay_engine_down(traffic->mux, uuid);
+    px_relay_engine_down(traffic->control, uuid);
+    px_broadcast_engine_down(traffic->broadcast, uuid);
+    if (traffic->tasks != NULL)
+        px_tasks_engine_down(traffic->tasks, uuid);
+}
+
+static void on_expect(struct px_traffic *traffic, struct px_order *order)
+{
+    px_heart_expect(traffic->heart, px_span_of(order->uuid));
+}
+
+static void on_submit(struct px_traffic *traffic, struct px_order *order)
+{
+    if (traffic->tasks != NULL)
+        px_tasks_submit(traffic->tasks, order->msg);
+    else
+        px_pure_submit(traffic->pure, order->msg);
+    order->msg = NULL;
+    px_link_flush(traffic->shared.link);
+}
+
+static void on_summary(struct px_traffic *traffic, struct px_order *order)
+{
+    (void)order;
+    px_relay_summary(traffic->mux);
+    px_relay_summary(traffic->control);
+    px_iopub_summary(traffic->iopub);
+    px_broadcast_summary(traffic->broadcast);
+    if (traffic->tasks != NULL)
+        px_tasks_summary(traffic->tasks);
+    else
+        px_pure_summary(traffic->pure);
+    px_heart_summary(traffic->heart);
+    px_log(PX_INFO, "link", "backlog=%zu backlog_bytes=%zu lost=%lu",
+           atomic_load(&traffic->shared.link->backlog),
+           atomic_load(&traffic->shared.link->backlog_bytes), traffic->shared.link->lost);
+}
+
+static void on_stop(struct px_traffic *traffic, struct px_order *order)
+{
+    (void)order;
+    px_loop_stop(traffic->shared.loop);
+}
+
+static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct px_order *) = {
+    [PX_ORDER_ENGINE_UP] = on_engine_up, [PX_ORDER_ENGINE_DOWN] = on_engine_down,
+    [PX_ORDER_EXPECT] = on_expect,       [PX_ORDER_SUBMIT] = on_submit,
+    [PX_ORDER_SUMMARY] = on_summary,     [PX_ORDER_STOP] = on_stop,
+};
+
+/*
+ * Carrying out an order may send, and sending may ask who is registered: not again then. The task
+ * queue sends only to engines that are in the roster, so it is never interrupted by an order.
+ */
+static void take_orders(struct px_traffic *traffic)
+{
+    struct px_order *order;
+    if (traffic->in_orders)
+        return;
+    traffic->in_orders = true;
+    while ((order = px_doorbell_take(traffic->shared.link->to_traffic)) != NULL) {
+        order_handlers[order->kind](traffic, order);
+        px_msg_destroy(order->msg);
+        free(order);
+    }
+    traffic->in_orders = false;
+}
+
+static void on_bell(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    take_orders(ctx);
+}
+
+bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid)
+{
+    if (find_entry(traffic, uuid) != NULL)
+        return true;
+    take_orders(traffic);
+    return find_entry(traffic, uuid) != NULL;
+}
+
+/* ---- create, run, destroy ------------------------------------------------------------ */
+
+static void make_parts(struct px_traffic *traffic, const struct px_traffic_config *config)
+{
+    const struct px_shared *shared = &traffic->shared;
+    struct px_sockets *sockets = config->sockets;
+    traffic->heart = px_heart_create(shared, sockets->ping, sockets->pong, config->ping_ms,
+                                     config->max_misses);
+    traffic->control =
+        px_relay_create(shared, "control", sockets->control_in, sockets->control_out, false);
+    traffic->mux = px_relay_create(shared, "mux", sockets->mux_in, sockets->mux_out, true);
+    traffic->broadcast =
+        px_broadcast_create(shared, sockets->broadcast_in, sockets->broadcast_out);
+    if (strcmp(config->scheme, "pure") == 0)
+        traffic->pure = px_pure_create(shared, sockets->task_in, sockets->task_out);
+    else
+        traffic->tasks = px_tasks_create(shared, sockets->task_in, sockets->task_out,
+                                         config->scheme, config->hwm);
+    traffic->iopub = px_iopub_create(shared, sockets->iopub_in, sockets->iopub_out);
+}
+
+struct px_traffic *px_traffic_create(const struct px_traffic_config *config, struct px_error *err)
+{
+    struct px_traffic *traffic = px_alloc(sizeof(*traffic));
+    traffic->shared.traffic = traffic;
+    traffic->shared.link = config->link;
+    traffic->shared.loop = px_loop_create(err);
+    if (traffic->shared.loop == NULL)
+        goto fail;
+    traffic->shared.session = px_session_create(config->key, config->signature_scheme, NULL, err);
+    if (traffic->shared.session == NULL)
+        goto fail;
+    px_loop_fd(traffic->shared.loop, px_doorbell_fd(config->link->to_traffic), on_bell, traffic);
+    make_parts(traffic, config);
+    return traffic;
+
+fail:
+    px_traffic_destroy(traffic);
+    return NULL;
+}
+
+int px_traffic_run(struct px_traffic *traffic, struct px_error *err)
+{
+    return px_loop_run(traffic->shared.loop, err);
+}
+
+void px_traffic_destroy(struct px_traffic *traffic)
+{
+    if (traffic == NULL)
+        return;
+    px_relay_destroy(traffic->mux);
+    px_relay_destroy(traffic->control);
+    px_iopub_destroy(traffic->iopub);
+    px_tasks_destroy(traffic->tasks);
+    px_pure_destroy(traffic->pure);
+    px_broadcast_destroy(traffic->broadcast);
+    px_heart_destroy(traffic->heart);
+    struct px_engine_entry *entry, *next;
+    HASH_ITER(hh, traffic->roster, entry, next) {
+        HASH_DEL(traffic->roster, entry);
+        free(entry);
+    }
+    px_session_destroy(traffic->shared.session);
+    px_loop_destroy(traffic->shared.loop);
+    free(traffic);
+}
