@@ -69,6 +69,8 @@ struct px_socket *px_socket_create(void *context, enum px_socket_type type, stru
     zmq_setsockopt(handle, ZMQ_MAXMSGSIZE, &most, sizeof most);
     if (socket->type == ZMQ_ROUTER)
         set_int(socket, ZMQ_ROUTER_MANDATORY, 1);
+    if (socket->type == ZMQ_XPUB)
+        set_int(socket, ZMQ_XPUB_VERBOSE, 1); /* tell of every subscriber, not of the first */
     return socket;
 }
 
