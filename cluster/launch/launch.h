@@ -182,8 +182,8 @@ struct px_stopper;
 
 /*
  * Ends the sets one after the other: SIGTERM, then SIGKILL once `grace_ms` have passed for
- * that set. Looks every 20 ms, and whenever px_stopper_check is called. Calls `done` when nothing
- * runs. The sets stay the caller's.
+ * that set. Looks every 20 ms, and whenever px_stopper_check is called, which is allowed while the
+ * loop runs. Calls `done` once, when nothing runs. The sets stay the caller's.
  */
 struct px_stopper *px_stopper_start(struct px_loop *loop, struct px_set *const *sets, size_t count,
                                     int64_t grace_ms, px_loop_fn *done, void *ctx);
