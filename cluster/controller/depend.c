@@ -86,7 +86,7 @@ static int names_from_value(const json_t *value, size_t most, char ***names, siz
 
 static bool is_blank(struct px_span json)
 {
-    return json.data == NULL || px_span_equal(json, "[]") || px_span_equal(json, "null");
+    return json.size == 0 || px_span_equal(json, "[]") || px_span_equal(json, "null");
 }
 
 int px_names_parse(struct px_span json, size_t most, char ***names, size_t *count,

@@ -199,16 +199,17 @@ bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, un
     schedule->live++;
     for (unsigned bit = 0; bit < FEATURE_BITS; bit++)
         schedule->lacking[bit] += (worker->features & 1u << bit) == 0;
-    px_balance_add(schedule->balance, worker);
 
+    /* The orphans queue up like everybody else before the engine takes its first task. */
     struct task *orphans = schedule->orphans, *task, *next;
     schedule->orphans = NULL;
     DL_FOREACH_SAFE(orphans, task, next) {
         task->prev = task->next = NULL;
         px_task_place(schedule, task);
     }
-    px_schedule_serve(schedule, worker);
     px_schedule_run(schedule);
+    px_balance_add(schedule->balance, worker);
+    px_schedule_serve(schedule, worker);
     return true;
 }
 
