@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The kernel, driven by jupyter_client's session over plain sockets: from the start of the process
+to its first replies, and the round trip of a cell. The requests wait in the socket's queue when
+the kernel comes up; the socket tries to connect every 2 ms, where libzmq's default of 100 ms
+would be most of what is measured."""
+import os
+import subprocess
+import tempfile
+import time
+
+import zmq
+from common import BIN, PYTHON, Row, median, time_each
+from jupyter_client.connect import write_connection_file
+from jupyter_client.session import Session
+
+OURS = [str(BIN / "pxkernel"), "-f"]
+THEIRS = [PYTHON, "-m", "ipykernel_launcher", "-f"]
+
+
+class Kernel:
+    def __init__(self, command):
+        self.directory = tempfile.TemporaryDirectory(prefix="px-bench-")
+        path, info = write_connection_file(os.path.join(self.directory.name, "kernel.json"),
+                                           key=b"a key of the benchmark")
+        env = dict(os.environ, IPYTHONDIR=self.directory.name,
+                   PYTHONPATH=os.environ["PX_PYTHONPATH"])
+        self.context = zmq.Context()
+        self.session = Session(key=b"a key of the benchmark")
+        self.begun = time.perf_counter()
+        self.process = subprocess.Popen([*command, path], env=env, stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.shell = self.connect("shell", info)
+        self.control = self.connect("control", info)
+
+    def connect(self, channel, info):
+        socket = self.context.socket(zmq.DEALER)
+        socket.linger = 0
+        socket.reconnect_ivl = 2
+        socket.connect(f"tcp://127.0.0.1:{info[channel + '_port']}")
+        return socket
+
+    def send(self, kind, content, socket=None):
+        self.session.send(socket or self.shell, kind, content)
+
+    def receive(self, socket=None, timeout=60):
+        socket = socket or self.shell
+        if not socket.poll(timeout * 1000):
+            raise TimeoutError("the kernel does not answer")
+        _, frames = self.session.feed_identities(socket.recv_multipart())
+        return self.session.deserialize(frames)
+
+    def execute(self, code):
+        self.send("execute_request", {"code": code, "silent": False, "store_history": True,
+                                      "user_expressions": {}, "allow_stdin": False,
+                                      "stop_on_error": True})
+        reply = self.receive()
+        assert reply["content"]["status"] == "ok", reply["content"]
+
+    def stop(self):
+        self.send("shutdown_request", {"restart": False}, self.control)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.context.destroy(linger=0)
+        self.directory.cleanup()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.stop()
+
+
+def first_replies(command, runs):
+    """(kernel_info_reply, first execute_reply), seconds after the process was started."""
+    info, result = [], []
+    for _ in range(runs):
+        with Kernel(command) as kernel:
+            kernel.send("kernel_info_request", {})
+            kernel.receive()
+            info.append(time.perf_counter() - kernel.begun)
+            kernel.execute("1 + 1")
+            result.append(time.perf_counter() - kernel.begun)
+    return median(info), median(result)
+
+
+def round_trip(command):
+    with Kernel(command) as kernel:
+        kernel.execute("pass")
+        return time_each(lambda: kernel.execute("pass"), 300)
+
+
+def rows(runs):
+    ours, theirs = first_replies(OURS, runs + 2), first_replies(THEIRS, runs + 2)
+    yield Row("kernel: start to kernel_info_reply", "ms", ours[0] * 1e3, theirs[0] * 1e3)
+    yield Row("kernel: start to the reply of a first cell", "ms", ours[1] * 1e3, theirs[1] * 1e3)
+    yield Row("kernel: round trip of a cell `pass`", "ms", round_trip(OURS) * 1e3,
+              round_trip(THEIRS) * 1e3)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""No-op tasks through the load-balanced view of four engines, all submitted, then all awaited."""
+import time
+
+from common import Cluster, Row, median
+
+
+def noop():
+    return None
+
+
+def same(x):
+    return x
+
+
+def rate(view, count, runs):
+    """Tasks a second by apply: one message a task."""
+    rates = []
+    for _ in range(runs + 1):  # the first warms up
+        begun = time.perf_counter()
+        results = [view.apply_async(noop) for _ in range(count)]
+        for result in results:
+            result.get()
+        rates.append(count / (time.perf_counter() - begun))
+    return median(rates[1:])
+
+
+def map_rate(view, count, runs):
+    """Items a second by map_sync with its defaults: the client chooses how many go together."""
+    rates = []
+    for _ in range(runs + 1):
+        begun = time.perf_counter()
+        assert list(view.map_sync(same, range(count))) == list(range(count))
+        rates.append(count / (time.perf_counter() - begun))
+    return median(rates[1:])
+
+
+def measure(client, count, runs):
+    view = client.load_balanced_view()
+    try:
+        return rate(view, count, runs), map_rate(view, count, runs)
+    finally:
+        client.close()
+
+
+def rows(runs):
+    with Cluster(False, 4) as cluster:
+        theirs = measure(cluster.stock_client(), 400, runs)
+    with Cluster(True, 4) as cluster:
+        stock = measure(cluster.stock_client(), 400, runs)
+        yield Row("no-op tasks by apply, stock client on both", "1/s", stock[0], theirs[0], False)
+        yield Row("items by map_sync, stock client on both", "1/s", stock[1], theirs[1], False)
+        own = measure(cluster.our_client(), 5000, runs)
+    yield Row("no-op tasks by apply, own clients", "1/s", own[0], theirs[0], False)
+    yield Row("items by map_sync, own clients", "1/s", own[1], theirs[1], False)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the benchmarks share: clusters of both kinds, medians, rows."""
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+
+BIN = Path(os.environ["PX_BIN"])
+PYTHON = sys.executable
+sys.path.insert(0, os.environ["PX_PYTHONPATH"])
+
+
+@dataclasses.dataclass
+class Row:
+    what: str
+    unit: str
+    ours: float
+    theirs: float
+    less_is_better: bool = True
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def wait_for(condition, timeout=60):
+    """Looks every 2 ms, which is the resolution of what is timed with it."""
+    pause, deadline = threading.Event(), time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("a cluster did not come up")
+        pause.wait(0.002)
+
+
+class Cluster:
+    """Ours or theirs in a directory of its own."""
+
+    def __init__(self, ours, n):
+        self.ours, self.n = ours, n
+        self.command = [str(BIN / "pxcluster")] if ours else [PYTHON, "-m", "ipyparallel.cluster"]
+        self.directory = tempfile.TemporaryDirectory(prefix="px-bench-")
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("IPP_")}
+        self.env["IPYTHONDIR"] = self.directory.name
+        self.env["PYTHONPATH"] = os.environ["PX_PYTHONPATH"]
+        security = Path(self.directory.name) / "profile_default" / "security"
+        self.client_file = security / "ipcontroller-client.json"
+        self.cluster_file = security / "cluster-.json"
+
+    def call(self, *args):
+        return subprocess.run([*self.command, *args], env=self.env, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def start(self):
+        """Returns the seconds from the command to all engines in a stock client's `ids`."""
+        begun = time.monotonic()
+        process = subprocess.Popen([*self.command, "start", f"-n={self.n}" if not self.ours else
+                                    f"-n{self.n}", "--daemonize"], env=self.env,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        try:
+            wait_for(self.client_file.exists)
+            client = self.stock_client()
+            wait_for(lambda: len(client.ids) >= self.n)
+            seconds = time.monotonic() - begun
+            client.close()
+        finally:
+            process.wait()
+        return seconds
+
+    def stock_client(self):
+        import ipyparallel
+        with contextlib.redirect_stdout(None):
+            deadline = time.monotonic() + 10
+            while True:  # ipcontroller writes its file in place: it may not be whole yet
+                try:
+                    return ipyparallel.Client(str(self.client_file), timeout=60)
+                except ValueError:
+                    if time.monotonic() > deadline:
+                        raise
+
+    def our_client(self):
+        import phalanx
+        return phalanx.Client(str(self.client_file))
+
+    def pids(self):
+        """(controller, engines) as the cluster file has them."""
+        state = json.loads(self.cluster_file.read_text())
+        sets = state["engines"]["sets"].values()
+        return (state["controller"]["state"]["pid"],
+                [e["pid"] for s in sets for e in s["engines"].values()])
+
+    def stop(self):
+        self.call("stop")
+        self.directory.cleanup()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.stop()
+
+
+def time_each(action, count, warmup=20):
+    """The median of `count` calls, in seconds."""
+    for _ in range(warmup):
+        action()
+    times = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - begun)
+    return median(times)
