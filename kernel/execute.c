@@ -190,12 +190,9 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
     kernel->config.ops->execute(kernel->self, &args.run, &outcome);
     kernel->next_count = outcome.execution_count + 1;
     kernel->exit_requested = outcome.exit_requested;
-    if (outcome.failed) {
-        publish_error(kernel, request, &outcome);
-        /* Before the reply: what a client sends after reading it is not to be aborted. */
-        if (!args.run.silent && args.stop_on_error)
-            px_queue_abort_executes(&kernel->queue);
-    }
+    /* Before the reply: what a client sends after reading it is not to be aborted. */
+    if (outcome.failed && !args.run.silent && args.stop_on_error)
+        px_queue_abort_executes(&kernel->queue);
     reply_execute(kernel, request, &outcome);
     px_outcome_fini(&outcome);
     execute_args_fini(&args);

@@ -169,7 +169,7 @@ static int copy_logo(const char *program, const char *dir, const char *logo, str
 
 static int write_spec(const struct options *options, const char *dir, struct px_error *err)
 {
-    char *program = px_program_path();
+    char *program = px_own_path();
     char *text = kernel_json(options, program, err);
     char *path = px_format("%s/kernel.json", dir);
     int result = -1;

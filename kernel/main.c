@@ -81,7 +81,7 @@ int main(int argc, char **argv)
     struct px_channels *channels = px_channels_open(options.file, ops, &err);
     if (!channels)
         px_die(1, "%s", err.text);
-    char *modules = px_program_modules();
+    char *modules = px_own_modules();
     const struct px_interp_config config = {.python = options.python,
                                             .profile_dir = options.profile_dir,
                                             .colors = options.colors,

@@ -29,17 +29,17 @@ const struct px_interp_ops *px_language_find(const char *name, struct px_error *
     return NULL;
 }
 
-char *px_program_path(void)
+char *px_own_path(void)
 {
     char path[PATH_MAX];
     const ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
     return px_strndup(path, size > 0 ? (size_t)size : 0);
 }
 
-char *px_program_modules(void)
+char *px_own_modules(void)
 {
     static const char *const places[] = {PX_PYTHON_DIR, "python"}; /* installed; build tree */
-    char *program = px_program_path();
+    char *program = px_own_path();
     char *slash = strrchr(program, '/');
     if (slash)
         *slash = 0;

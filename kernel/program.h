@@ -15,9 +15,9 @@ extern const struct px_interp_ops *const px_languages[];
 const struct px_interp_ops *px_language_find(const char *name, struct px_error *err);
 
 /* Absolute path of this program's file; the caller frees. */
-char *px_program_path(void);
+char *px_own_path(void);
 /* The directory that holds the Python package `phalanx` of this installation, or of this build
  * tree; NULL when there is none. The caller frees. */
-char *px_program_modules(void);
+char *px_own_modules(void);
 
 #endif

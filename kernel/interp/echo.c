@@ -97,6 +97,14 @@ static void publish_text(struct echo *echo, enum px_publication what, const char
     px_buf_fini(&content);
 }
 
+static void publish_error(struct echo *echo)
+{
+    char *content = px_format("{%s}", echo->out->error.data);
+    echo->host->publish(echo->host->ctx, NULL, PX_ERROR_OUTPUT, px_span_of(content), PX_SPAN("{}"),
+                        NULL, 0);
+    free(content);
+}
+
 /* ---- commands ---- */
 
 static void print_to(struct echo *echo, enum px_stream which, const char *text)
@@ -197,7 +205,9 @@ static void run_lines(struct echo *echo, char *code)
     }
     if (atomic_load(&interrupted) && !echo->out->failed)
         fail(echo, "KeyboardInterrupt", "");
-    if (rest.size && !echo->out->failed && !echo->cell->silent)
+    if (echo->out->failed)
+        publish_error(echo);
+    else if (rest.size && !echo->cell->silent)
         publish_text(echo, PX_EXECUTE_RESULT, rest.data);
     px_buf_fini(&rest);
 }

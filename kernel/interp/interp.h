@@ -72,6 +72,11 @@ struct px_interp_host {
     void (*parent_unref)(struct px_parent *parent);
     /* JSON text of its header; valid as long as the reference. */
     struct px_span (*parent_header)(struct px_parent *parent);
+
+    /* Optional. Interpreter thread, during apply: keeps buffer `index` of the request beyond its
+     * end. `out` gets its bytes, which the language may also write to; it calls out->release once,
+     * from any thread. False: it cannot, and the language copies. */
+    bool (*keep_buffer)(void *ctx, size_t index, struct px_buffer *out);
 };
 
 /* ---- what a language offers ---------------------------------------------- */
@@ -122,6 +127,9 @@ struct px_interp_ops {
     const char *info_json; /* members of kernel_info_reply without braces: "implementation", …,
                               "language_info", "banner", "help_links"; there before start */
 
+    const char *features;  /* what an engine may announce beyond the common protocol: JSON strings,
+                              comma separated ("\"pickle5\""); NULL for nothing */
+
     /* An instance, or NULL. `host` is borrowed and may be NULL until px_interp attaches one. */
     void *(*create)(const struct px_interp_config *config, struct px_error *err);
     /* From now on output goes to `host`; after a fork the child attaches its own. */
@@ -129,9 +137,11 @@ struct px_interp_ops {
                    const char *engine_uuid);
     void (*destroy)(void *self);
 
+    /* Publishes what the cell shows, the result and PX_ERROR_OUTPUT included. */
     void (*execute)(void *self, const struct px_execute *request, struct px_outcome *out);
 
-    /* Optional: ipyparallel's apply. `buffers` and `metadata` as received. `msg_id` for names. */
+    /* Optional: ipyparallel's apply. `buffers` and `metadata` as received. `msg_id` for names. The
+     * host publishes the outcome's error. */
     void (*apply)(void *self, struct px_span msg_id, struct px_span metadata,
                   const struct px_span *buffers, size_t buffer_count, struct px_outcome *out);
 

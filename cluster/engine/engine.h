@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * engine: the kernel core on a cluster's sockets, and the fork server that makes many of one.
+ *
+ *     pxengine (fork server)   reads the connection file, warms one interpreter, forks; no thread
+ *      │                       and no ZeroMQ context, so that it may fork for ever
+ *      ├── nanny               tells the hub at once when an engine has died
+ *      ├── engine              attaches, makes a context and a service thread, registers, runs
+ *      └── engine …
+ */
+#ifndef PX_ENGINE_H
+#define PX_ENGINE_H
+
+#include "interp/interp.h"
+#include "wire/wire.h"
+
+struct px_engine_config {
+    const struct px_cluster_connection *connection;
+    const struct px_interp_ops *ops;
+    const char *ident;   /* uuid to use; NULL: a random one */
+    int wanted_id;       /* asked of the hub; -1: any */
+    int timeout_ms;      /* for the hub's answer */
+    int max_misses;      /* heartbeats missed before the hub is taken for gone; 0: for ever */
+    const char *startup; /* code to run first; NULL */
+    int log_level;
+};
+
+/*
+ * Runs one engine on the calling thread, which must be the process's main thread, until it is
+ * told to end. Writes "registered <id> <pid>\n" to `report_fd` (-1: to nobody). Returns the
+ * exit status. `self` is the language's instance; it is destroyed.
+ */
+int px_engine_run(const struct px_engine_config *config, void *self, int report_fd);
+
+struct px_forkserver_config {
+    struct px_engine_config engine;
+    int count;
+    int ready_fd; /* where "registered <id> <pid>" and "exited <pid> <why>" go, a line each; -1 */
+};
+
+/* Forks the engines and serves them until all have ended. Returns the exit status. `self` has been
+ * warmed. */
+int px_forkserver_run(const struct px_forkserver_config *config, void *self);
+
+/* Forks the nanny. Returns the descriptor to which the fork server writes "+<id>\n" when an engine
+ * has registered and "-<id>\n" when it has ended; at the descriptor's end the nanny reports
+ * those that are left, and exits. *pid is its process. -1 with an error. */
+PX_MUST_USE int px_nanny_start(const struct px_cluster_connection *connection, pid_t *pid,
+                               struct px_error *err);
+
+#endif

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * forkserver: one warm interpreter, forked into engines, and what becomes of them.
+ *
+ * This process has no thread and no ZeroMQ context, now or later, so that forking is safe at any
+ * time. It learns ids through a pipe that the engines share, reaps them, says why each ended,
+ * and has the nanny tell the hub. Signals that it gets go on to every engine; SIGTERM ends
+ * them all, and then itself. An engine has a process group of its own, so that a signal to this
+ * process's group reaches it once; and it gets SIGTERM when this process dies.
+ */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include "loop/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define KILL_AFTER_MS 4000 /* an engine forces its own end after 2.3 s */
+#define MOST_LINE 128
+
+struct child {
+    pid_t pid;
+    int id; /* -1 until registered */
+    bool ended;
+};
+
+struct forkserver {
+    const struct px_forkserver_config *config;
+    void *self;
+    struct px_loop *loop;
+    sigset_t mask;  /* before the loop blocked signals: the engines' own */
+    int reports[2]; /* pipe from the engines */
+    int nanny_fd;
+    pid_t nanny;
+    struct child *children;
+    int living;
+    bool stopping, failed;
+    char line[MOST_LINE];
+    size_t line_size;
+};
+
+/* ---- saying ---- */
+
+static void PX_PRINTF(2, 3) say(int fd, const char *fmt, ...)
+{
+    char line[MOST_LINE + 64];
+    va_list args;
+    va_start(args, fmt);
+    const int size = vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    if (fd >= 0 && write(fd, line, (size_t)size) < 0)
+        px_log(PX_WARN, "report.failed", "why=\"%s\"", strerror(errno));
+}
+
+static struct child *child_of(struct forkserver *server, pid_t pid)
+{
+    for (int i = 0; i < server->config->count; i++)
+        if (server->children[i].pid == pid && !server->children[i].ended)
+            return &server->children[i];
+    return NULL;
+}
+
+static void on_report_line(struct forkserver *server)
+{
+    int id, pid;
+    if (sscanf(server->line, "registered %d %d", &id, &pid) != 2)
+        return;
+    struct child *child = child_of(server, pid);
+    if (!child)
+        return;
+    child->id = id;
+    say(server->nanny_fd, "+%d\n", id);
+    say(server->config->ready_fd, "registered %d %d\n", id, pid);
+}
+
+static void on_reports(struct px_loop *loop, void *ctx)
+{
+    struct forkserver *server = ctx;
+    char bytes[1024];
+    (void)loop;
+    const ssize_t size = read(server->reports[0], bytes, sizeof bytes);
+    for (ssize_t i = 0; i < size; i++) {
+        if (bytes[i] != '\n') {
+            if (server->line_size < MOST_LINE - 1)
+                server->line[server->line_size++] = bytes[i];
+            continue;
+        }
+        server->line[server->line_size] = 0;
+        on_report_line(server);
+        server->line_size = 0;
+    }
+}
+
+/* ---- ends ---- */
+
+static void describe(int status, char *out, size_t size)
+{
+    if (WIFSIGNALED(status))
+        snprintf(out, size, "killed by SIG%s", sigabbrev_np(WTERMSIG(status)));
+    else
+        snprintf(out, size, "exit status %d", WEXITSTATUS(status));
+}
+
+static void on_ended(struct forkserver *server, struct child *child, int status, long peak_kb)
+{
+    char why[64];
+    const bool bad = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+    on_reports(server->loop, server); /* an id may still be in the pipe */
+    describe(status, why, sizeof why);
+    child->ended = true;
+    server->living--;
+    server->failed = server->failed || bad;
+    px_log(bad && !server->stopping ? PX_ERROR : PX_INFO, "engine.ended",
+           "id=%d pid=%d why=\"%s\" peak_rss_mb=%ld", child->id, (int)child->pid, why,
+           peak_kb / 1024);
+    if (child->id >= 0)
+        say(server->nanny_fd, "-%d\n", child->id);
+    say(server->config->ready_fd, "exited %d %s\n", (int)child->pid, why);
+    if (server->living == 0)
+        px_loop_stop(server->loop);
+}
+
+static void on_child(struct px_loop *loop, int signo, void *ctx)
+{
+    struct forkserver *server = ctx;
+    struct rusage usage;
+    int status;
+    (void)loop, (void)signo;
+    for (pid_t pid; (pid = wait4(-1, &status, WNOHANG, &usage)) > 0;) {
+        struct child *child = child_of(server, pid);
+        if (child)
+            on_ended(server, child, status, usage.ru_maxrss);
+        else if (pid == server->nanny)
+            px_log(PX_WARN, "nanny.ended", "effect=\"the hub notices dead engines later\"");
+    }
+}
+
+static void signal_all(struct forkserver *server, int signo)
+{
+    for (int i = 0; i < server->config->count; i++)
+        if (!server->children[i].ended)
+            kill(server->children[i].pid, signo);
+}
+
+static void on_kill_due(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    signal_all(ctx, SIGKILL);
+}
+
+static void on_forward(struct px_loop *loop, int signo, void *ctx)
+{
+    (void)loop;
+    signal_all(ctx, signo);
+}
+
+static void on_terminate(struct px_loop *loop, int signo, void *ctx)
+{
+    struct forkserver *server = ctx;
+    (void)signo;
+    if (!server->stopping)
+        px_loop_timer(loop, KILL_AFTER_MS, 0, on_kill_due, server);
+    server->stopping = true;
+    signal_all(server, SIGTERM);
+}
+
+/* ---- forking ---- */
+
+static void hook(void (*fn)(void *self), void *self)
+{
+    if (fn)
+        fn(self);
+}
+
+static _Noreturn void be_engine(struct forkserver *server, pid_t parent)
+{
+    const struct px_forkserver_config *config = server->config;
+    hook(config->engine.ops->after_fork_child, server->self);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) /* it died before we asked to be told */
+        _exit(1);
+    setpgid(0, 0);
+    px_loop_destroy(server->loop);
+    close(server->reports[0]);
+    close(server->nanny_fd);
+    if (config->ready_fd >= 0)
+        close(config->ready_fd);
+    free(server->children);
+    pthread_sigmask(SIG_SETMASK, &server->mask, NULL);
+    const int status = px_engine_run(&config->engine, server->self, server->reports[1]);
+    fflush(NULL);
+    _exit(status); /* exit handlers are the fork server's */
+}
+
+static int fork_engine(struct forkserver *server, struct child *child, struct px_error *err)
+{
+    const struct px_interp_ops *ops = server->config->engine.ops;
+    const pid_t parent = getpid();
+    hook(ops->before_fork, server->self);
+    const pid_t pid = fork();
+    if (pid == 0)
+        be_engine(server, parent);
+    const int why = errno;
+    hook(ops->after_fork_parent, server->self);
+    if (pid < 0)
+        return px_fail(err, PX_EIO, "cannot fork: %s", strerror(why));
+    *child = (struct child){.pid = pid, .id = -1};
+    server->living++;
+    return 0;
+}
+
+static int watch_signals(struct forkserver *server, struct px_error *err)
+{
+    static const struct {
+        int signo;
+        px_signal_fn *fn;
+    } rows[] = {
+        {SIGCHLD, on_child},    {SIGTERM, on_terminate}, {SIGINT, on_forward},
+        {SIGHUP, on_terminate}, {SIGUSR1, on_forward},   {SIGUSR2, on_forward},
+    };
+    pthread_sigmask(SIG_SETMASK, NULL, &server->mask);
+    for (size_t i = 0; i < PX_COUNT(rows); i++)
+        if (px_loop_signal(server->loop, rows[i].signo, rows[i].fn, server, err) < 0)
+            return -1;
+    return 0;
+}
+
+static int start(struct forkserver *server, struct px_error *err)
+{
+    if (pipe2(server->reports, O_CLOEXEC) < 0)
+        return px_fail(err, PX_EIO, "no pipe: %s", strerror(errno));
+    fcntl(server->reports[0], F_SETFL, O_NONBLOCK);
+    if (server->config->ready_fd >= 0)
+        fcntl(server->config->ready_fd, F_SETFD, FD_CLOEXEC);
+    server->nanny_fd = px_nanny_start(server->config->engine.connection, &server->nanny, err);
+    server->loop = server->nanny_fd < 0 ? NULL : px_loop_create(err);
+    if (!server->loop || watch_signals(server, err) < 0)
+        return -1;
+    px_loop_fd(server->loop, server->reports[0], on_reports, server);
+    for (int i = 0; i < server->config->count; i++)
+        if (fork_engine(server, &server->children[i], err) < 0)
+            return -1;
+    return 0;
+}
+
+int px_forkserver_run(const struct px_forkserver_config *config, void *self)
+{
+    struct px_error err;
+    struct forkserver server = {.config = config, .self = self, .reports = {-1, -1}};
+    server.children = px_alloc((size_t)config->count * sizeof *server.children);
+    for (int i = 0; i < config->count; i++)
+        server.children[i].ended = true;
+    signal(SIGPIPE, SIG_IGN); /* whoever asked for reports may be gone */
+    int result = start(&server, &err);
+    if (result < 0) {
+        px_log(PX_ERROR, "engines.failed", "why=\"%s\"", err.text);
+        server.failed = true;
+        signal_all(&server, SIGTERM);
+    }
+    if (server.living > 0 && px_loop_run(server.loop, &err) < 0)
+        px_die(1, "%s", err.text);
+    close(server.nanny_fd);
+    px_loop_destroy(server.loop);
+    close(server.reports[0]);
+    close(server.reports[1]);
+    free(server.children);
+    return server.failed && !server.stopping ? 1 : 0;
+}

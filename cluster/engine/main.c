@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pxengine: one or many engines of a cluster. Stands in for ipengine: the options of the same
+ * names and the environment (IPP_CLUSTER_ID, IPP_PROFILE_DIR, IPP_CONNECTION_INFO, IPP_SESSION_KEY,
+ * IPP_CURVE_SERVERKEY) mean the same.
+ */
+#include "engine.h"
+
+#include "program.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LOOK_EVERY_MS 50 /* for the connection file */
+
+struct options {
+    const char *profile, *profile_dir, *ipython_dir, *cluster_id;
+    const char *file, *work_dir, *ident, *code, *language, *python, *colors;
+    int count, id, wait, max_misses, log_level, ready_fd;
+    double timeout;
+};
+
+#define AT(member) offsetof(struct options, member)
+
+static const struct px_option option_rows[] = {
+    {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Which cluster", 0, 0},
+    {"profile", 0, PX_OPT_STRING, AT(profile), 0, "NAME", "profile name (default: default)", 0, 0},
+    {"profile-dir", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR",
+     "profile directory, instead of a name", 0, 0},
+    {"ipython-dir", 0, PX_OPT_STRING, AT(ipython_dir), 0, "DIR",
+     "where profiles live (default: $IPYTHONDIR or ~/.ipython)", 0, 0},
+    {"cluster-id", 0, PX_OPT_STRING, AT(cluster_id), 0, "ID",
+     "tells several clusters of one profile apart (default: none)", 0, 0},
+    {"file", 0, PX_OPT_STRING, AT(file), 0, "FILE",
+     "connection file (default: ipcontroller-engine.json of the profile)", 0, 0},
+    {"wait", 0, PX_OPT_INT, AT(wait), 0, "SECONDS",
+     "for the connection file to appear (default: 10)", 0, 86400},
+    {"timeout", 0, PX_OPT_DOUBLE, AT(timeout), 0, "SECONDS",
+     "for the hub to answer the registration (default: 5)", 0, 0},
+    {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Engines", 0, 0},
+    {"n", 'n', PX_OPT_INT, AT(count), 0, "N", "how many (default: 1)", 1, 4096},
+    {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "python (default) or echo", 0, 0},
+    {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
+     "interpreter to be (default: the active environment's)", 0, 0},
+    {"code", 'c', PX_OPT_STRING, AT(code), 0, "CODE", "run this first", 0, 0},
+    {"work-dir", 0, PX_OPT_STRING, AT(work_dir), 0, "DIR", "change to this directory", 0, 0},
+    {"ident", 0, PX_OPT_STRING, AT(ident), 0, "UUID", "the one engine's uuid (default: random)",
+     0, 0},
+    {"id", 0, PX_OPT_INT, AT(id), 0, "N", "ask the hub for this id", 0, 1000000000},
+    {"max-heartbeat-misses", 0, PX_OPT_INT, AT(max_misses), 0, "N",
+     "then the hub is gone; 0: wait for ever (default: 50)", 0, 1000000},
+    {"colors", 0, PX_OPT_STRING, AT(colors), 0, "SCHEME", "of tracebacks: nocolor, linux, ...", 0,
+     0},
+    {"InteractiveShell.colors", 0, PX_OPT_STRING, AT(colors), 0, "SCHEME", NULL, 0, 0},
+    {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Reports", 0, 0},
+    {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
+     "debug, info (default), warn, error, or 10 to 50", 0, 0},
+    {"debug", 0, PX_OPT_SET, AT(log_level), PX_DEBUG, NULL, "the same as --log-level=debug", 0, 0},
+    {"quiet", 0, PX_OPT_SET, AT(log_level), PX_ERROR, NULL, "the same as --log-level=error", 0, 0},
+    {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "FD",
+     "write 'registered ID PID' and 'exited PID WHY' there, a line each", 0, 1000000},
+    {0},
+};
+
+static const struct px_usage usage = {
+    .program = "pxengine",
+    .synopsis = "[options]",
+    .about = "Engines of a cluster: interpreters that take work over the network.",
+    .examples = "  pxengine -n 8\n"
+                "  pxengine --profile=lab --cluster-id=two -c 'import numpy'\n",
+    .options = option_rows,
+};
+
+/* ---- the connection ---- */
+
+static void find_file(const struct options *options, char out[PX_PATH_SIZE])
+{
+    const struct px_profile_choice choice = {.ipython_dir = options->ipython_dir,
+                                             .profile = options->profile,
+                                             .profile_dir = options->profile_dir,
+                                             .cluster_id = options->cluster_id};
+    char profile[PX_PATH_SIZE];
+    struct px_error err;
+    if (options->file) {
+        if (strlen(options->file) >= PX_PATH_SIZE)
+            px_die(2, "the name of the connection file is too long");
+        strcpy(out, options->file);
+        return;
+    }
+    if (px_profile_dir(&choice, false, profile, &err) < 0)
+        px_die(1, "%s", err.text);
+    px_profile_connection_file(profile, px_profile_cluster_id(&choice), PX_ROLE_ENGINE, out);
+}
+
+/* The file may be missing, or half written, until the controller is up. */
+static void wait_for_file(const char *path, int wait_s, struct px_cluster_connection *out)
+{
+    struct px_error err;
+    const int64_t deadline = px_now_ms() + 1000 * (int64_t)wait_s;
+    while (px_cluster_connection_read(path, PX_ROLE_ENGINE, out, &err) < 0) {
+        if (err.code == PX_EIO || px_now_ms() >= deadline)
+            px_die(1, "no cluster to join after %d s: %s", wait_s, err.text);
+        (void)poll(NULL, 0, LOOK_EVERY_MS);
+    }
+}
+
+static void fill_from_environment(char **value, const char *variable)
+{
+    const char *given = getenv(variable);
+    if (given && given[0] && (!*value || !(*value)[0])) {
+        free(*value);
+        *value = px_strdup(given);
+    }
+}
+
+static void read_connection(const struct options *options, const char *path,
+                            struct px_cluster_connection *out)
+{
+    const char *info = getenv("IPP_CONNECTION_INFO");
+    struct px_error err;
+    if (options->file || !info || !info[0])
+        wait_for_file(path, options->wait, out);
+    else if (px_cluster_connection_parse(px_span_of(info), "$IPP_CONNECTION_INFO", PX_ROLE_ENGINE,
+                                         out, &err) < 0)
+        px_die(1, "%s", err.text);
+    fill_from_environment(&out->key, "IPP_SESSION_KEY");
+    fill_from_environment(&out->curve_serverkey, "IPP_CURVE_SERVERKEY");
+}
+
+/* ---- main ---- */
+
+static void *start_language(const struct options *options, const struct px_interp_ops *ops,
+                            char **argv)
+{
+    struct px_error err;
+    char *modules = px_own_modules();
+    const struct px_interp_config config = {.python = options->python,
+                                            .colors = options->colors,
+                                            .module_dir = modules,
+                                            .engine = true,
+                                            .argc = 1,
+                                            .argv = argv};
+    void *self = ops->create(&config, &err);
+    free(modules);
+    if (!self || (ops->warm && ops->warm(self, &err) < 0))
+        px_die(1, "%s", err.text);
+    return self;
+}
+
+static void check(const struct options *options, int rest, int argc, char **argv)
+{
+    if (rest < argc)
+        px_die(2, "'%.60s' is not an option; see --help", argv[rest]);
+    if (options->count > 1 && (options->ident || options->id >= 0))
+        px_die(2, "--ident and --id name one engine, but -n asks for %d", options->count);
+    if (options->timeout <= 0 || options->timeout > 86400)
+        px_die(2, "--timeout must be more than 0 and at most 86400 seconds");
+    if (options->work_dir && chdir(options->work_dir) < 0)
+        px_die(1, "cannot change to %s: %s", options->work_dir, strerror(errno));
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = {.count = 1,
+                              .id = -1,
+                              .wait = 10,
+                              .timeout = 5,
+                              .max_misses = 50,
+                              .log_level = PX_INFO,
+                              .ready_fd = -1};
+    struct px_error err;
+    const int rest = px_options_main(&usage, argc, argv, &options);
+    px_log_init("pxengine", (enum px_level)options.log_level);
+    check(&options, rest, argc, argv);
+    const struct px_interp_ops *ops = px_language_find(options.language, &err);
+    if (!ops)
+        px_die(2, "%s", err.text);
+    char path[PX_PATH_SIZE];
+    find_file(&options, path);
+    void *self = start_language(&options, ops, argv); /* meanwhile the controller may come up */
+    struct px_cluster_connection connection;
+    read_connection(&options, path, &connection);
+    const struct px_forkserver_config config = {
+        .engine = {.connection = &connection,
+                   .ops = ops,
+                   .ident = options.ident,
+                   .wanted_id = options.id,
+                   .timeout_ms = (int)(1000 * options.timeout),
+                   .max_misses = options.max_misses,
+                   .startup = options.code,
+                   .log_level = options.log_level},
+        .count = options.count,
+        .ready_fd = options.ready_fd,
+    };
+    const int status = px_forkserver_run(&config, self);
+    px_cluster_connection_fini(&connection);
+    ops->destroy(self);
+    return status;
+}
