@@ -163,8 +163,8 @@ static size_t utf8_sequence(const unsigned char *s, size_t size)
 
 static void append_escape(struct px_buf *buf, unsigned char c)
 {
-    static const char names[128] = {['"'] = '"',  ['\\'] = '\\', ['\n'] = 'n',
-                                    ['\r'] = 'r', ['\t'] = 't'};
+    static const char names[128] = {
+        ['"'] = '"', ['\\'] = '\\', ['\n'] = 'n', ['\r'] = 'r', ['\t'] = 't'};
     if (names[c])
         px_buf_append(buf, (char[2]){'\\', names[c]}, 2);
     else

@@ -145,13 +145,13 @@ int px_log_parse_level(const char *text);
  * Not thread-safe (getopt keeps global state).
  */
 enum px_option_type {
-    PX_OPT_SET,    /* int: becomes `value` */
-    PX_OPT_INT,    /* int */
-    PX_OPT_DOUBLE, /* double */
-    PX_OPT_STRING, /* const char *: points into argv */
-    PX_OPT_LEVEL,  /* int: a log level */
+    PX_OPT_SET,     /* int: becomes `value` */
+    PX_OPT_INT,     /* int */
+    PX_OPT_DOUBLE,  /* double */
+    PX_OPT_STRING,  /* const char *: points into argv */
+    PX_OPT_LEVEL,   /* int: a log level */
     PX_OPT_HEADING, /* no option: `help` starts a group in --help */
-    PX_OPT_LIST,   /* struct px_list: each use appends */
+    PX_OPT_LIST,    /* struct px_list: each use appends */
 };
 
 struct px_list {
@@ -171,10 +171,10 @@ struct px_option {
 };
 
 struct px_usage {
-    const char *program;  /* "pxcluster start" */
-    const char *synopsis; /* "[options] -f FILE" */
-    const char *about;    /* one or two sentences */
-    const char *examples; /* two lines */
+    const char *program;             /* "pxcluster start" */
+    const char *synopsis;            /* "[options] -f FILE" */
+    const char *about;               /* one or two sentences */
+    const char *examples;            /* two lines */
     const struct px_option *options; /* ends with an empty row */
 };
 

@@ -14,9 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_ROWS 96    /* a table is one screen of help */
-#define MAX_WORD 64    /* longer words have no near neighbours */
-#define ROW_BASE 1000  /* getopt's value for row i is ROW_BASE + i, apart from letters */
+#define MAX_ROWS 96   /* a table is one screen of help */
+#define MAX_WORD 64   /* longer words have no near neighbours */
+#define ROW_BASE 1000 /* getopt's value for row i is ROW_BASE + i, apart from letters */
 
 static bool takes_value(const struct px_option *row)
 {

@@ -21,8 +21,8 @@ struct px_doorbell {
     pthread_mutex_t lock;
     void **items; /* ring of `capacity`, a power of two */
     size_t capacity, first, count;
-    bool asleep;  /* the owner has seen an empty queue; the next post rings */
-    bool rung;    /* the eventfd holds a count that the owner has not read */
+    bool asleep; /* the owner has seen an empty queue; the next post rings */
+    bool rung;   /* the eventfd holds a count that the owner has not read */
     int fd;
 };
 

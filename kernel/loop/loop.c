@@ -136,9 +136,8 @@ static void rebuild(struct px_loop *loop)
     free(loop->items);
     loop->items = px_alloc((kept + 1) * sizeof *loop->items);
     for (size_t i = 0; i < kept; i++)
-        loop->items[i] = (zmq_pollitem_t){.socket = loop->watches[i]->socket,
-                                          .fd = loop->watches[i]->fd,
-                                          .events = ZMQ_POLLIN};
+        loop->items[i] = (zmq_pollitem_t){
+            .socket = loop->watches[i]->socket, .fd = loop->watches[i]->fd, .events = ZMQ_POLLIN};
     loop->changed = false;
 }
 

@@ -16,7 +16,8 @@
 
 #include <sys/types.h>
 
-/* A socket's callback handles at most this many messages a turn, so that a flood on one starves none. */
+/* A socket's callback handles at most this many messages a turn, so that a flood on one starves
+ * none. */
 #define PX_LOOP_BATCH 128
 
 struct px_loop;

@@ -28,8 +28,8 @@ struct field {
     const char *key;
     enum field_type type;
     size_t offset;
-    int has;   /* roles whose file holds it; a kernel's file counts as BOTH */
-    int needs; /* roles that refuse a file without it */
+    int has;               /* roles whose file holds it; a kernel's file counts as BOTH */
+    int needs;             /* roles that refuse a file without it */
     const char *otherwise; /* TEXT: the value when it may be missing */
 };
 
@@ -241,8 +241,8 @@ void px_kernel_endpoint(const struct px_kernel_connection *connection, int port,
                         char out[PX_ENDPOINT_SIZE])
 {
     const char separator = strcmp(connection->transport, "ipc") == 0 ? '-' : ':';
-    snprintf(out, PX_ENDPOINT_SIZE, "%s://%s%c%d", connection->transport, connection->ip,
-             separator, port);
+    snprintf(out, PX_ENDPOINT_SIZE, "%s://%s%c%d", connection->transport, connection->ip, separator,
+             port);
 }
 
 /* ---- a cluster's file ---- */
@@ -252,8 +252,7 @@ int px_cluster_connection_parse(struct px_span json, const char *name, enum px_r
 {
     *out = (struct px_cluster_connection){0};
     const int mask = role == PX_ROLE_CLIENT ? CLIENT : ENGINE;
-    int result =
-        read_fields(json, name, cluster_fields, PX_COUNT(cluster_fields), mask, out, err);
+    int result = read_fields(json, name, cluster_fields, PX_COUNT(cluster_fields), mask, out, err);
     if (result == 0 && (strcmp(out->pack, "json") != 0 || strcmp(out->unpack, "json") != 0))
         result = px_fail(err, PX_EINVAL, "%s: packer \"%.60s\": only json is spoken here", name,
                          strcmp(out->pack, "json") != 0 ? out->pack : out->unpack);

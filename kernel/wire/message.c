@@ -75,8 +75,7 @@ static void share_frame(zmq_msg_t *to, const zmq_msg_t *from)
     zmq_msg_copy(to, (zmq_msg_t *)from);
 }
 
-void px_msg_append_frames(struct px_msg *msg, const struct px_msg *from, size_t first,
-                          size_t count)
+void px_msg_append_frames(struct px_msg *msg, const struct px_msg *from, size_t first, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         share_frame(px_msg_new_frame(msg), &from->frames[from->first + first + i]);
@@ -181,8 +180,10 @@ static int check_sizes(const struct px_msg *msg, struct px_error *err)
         size_t most;
         const char *name;
     } limits[] = {
-        {SIGNATURE, 256, "signature"},   {HEADER, PX_MAX_HEADER, "header"},
-        {PARENT, PX_MAX_HEADER, "parent header"}, {METADATA, PX_MAX_JSON, "metadata"},
+        {SIGNATURE, 256, "signature"},
+        {HEADER, PX_MAX_HEADER, "header"},
+        {PARENT, PX_MAX_HEADER, "parent header"},
+        {METADATA, PX_MAX_JSON, "metadata"},
         {CONTENT, PX_MAX_JSON, "content"},
     };
     for (size_t i = 0; i < PX_COUNT(limits); i++) {

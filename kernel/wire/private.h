@@ -14,8 +14,8 @@
 #define PX_NOT_LOCATED SIZE_MAX
 
 struct px_msg {
-    size_t first;     /* frames before it were dropped from the front and are closed */
-    size_t end;       /* one past the last */
+    size_t first; /* frames before it were dropped from the front and are closed */
+    size_t end;   /* one past the last */
     size_t capacity;
     size_t delimiter; /* index into frames, or PX_NOT_LOCATED */
     zmq_msg_t *frames;

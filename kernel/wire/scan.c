@@ -17,8 +17,7 @@ struct cursor {
 
 static void skip_space(struct cursor *c)
 {
-    while (c->at < c->end &&
-           (*c->at == ' ' || *c->at == '\n' || *c->at == '\r' || *c->at == '\t'))
+    while (c->at < c->end && (*c->at == ' ' || *c->at == '\n' || *c->at == '\r' || *c->at == '\t'))
         c->at++;
 }
 
@@ -135,7 +134,8 @@ static bool skip_key(struct cursor *c)
     return c->at < c->end && *c->at == '"' && skip_string(c, &escaped) && skip_char(c, ':');
 }
 
-/* After an opening bracket, or after a comma: is there a member to come? Handles an empty container. */
+/* After an opening bracket, or after a comma: is there a member to come? Handles an empty
+ * container. */
 static bool open_container(struct cursor *c, char kind, bool *empty)
 {
     *empty = skip_char(c, kind == '{' ? '}' : ']');

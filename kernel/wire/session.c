@@ -26,15 +26,15 @@
 #define SET_SIZE (2 * PX_REPLAY_WINDOW) /* open addressing, at most half full; power of two */
 
 struct replay {
-    uint64_t *ring;   /* oldest first, wrapping */
-    uint64_t *set;    /* 0: free */
+    uint64_t *ring; /* oldest first, wrapping */
+    uint64_t *set;  /* 0: free */
     size_t next, count;
 };
 
 struct px_session {
     char id[128];
-    char *fixed;         /* the header's text between msg_type and date: username and session */
-    EVP_MAC_CTX *mac;    /* NULL without a key */
+    char *fixed;      /* the header's text between msg_type and date: username and session */
+    EVP_MAC_CTX *mac; /* NULL without a key */
     size_t digest_size;
     unsigned long counter;
     pid_t pid;
@@ -92,8 +92,8 @@ static void digest(struct px_session *session, const struct px_span parts[4],
     size_t size = 0;
     bool good = EVP_MAC_init(session->mac, NULL, 0, NULL); /* back to the state with the key */
     for (int i = 0; i < 4; i++)
-        good = good && EVP_MAC_update(session->mac, (const unsigned char *)parts[i].data,
-                                      parts[i].size);
+        good = good &&
+               EVP_MAC_update(session->mac, (const unsigned char *)parts[i].data, parts[i].size);
     if (!good || !EVP_MAC_final(session->mac, out, &size, EVP_MAX_MD_SIZE))
         px_die(1, "the HMAC failed");
 }
@@ -247,8 +247,8 @@ int px_session_verify(struct px_session *session, const struct px_msg *msg, stru
 
 void px_session_header(struct px_session *session, const char *type, struct px_buf *out)
 {
-    snprintf(session->last_id, sizeof session->last_id, "%s_%d_%lu", session->id,
-             (int)session->pid, session->counter++);
+    snprintf(session->last_id, sizeof session->last_id, "%s_%d_%lu", session->id, (int)session->pid,
+             session->counter++);
     char date[PX_DATE_SIZE];
     const size_t date_size = px_date_now(date);
     px_buf_text(out, "{\"msg_id\": \"");

@@ -52,9 +52,9 @@ static void set_int(struct px_socket *socket, int option, int value)
 
 struct px_socket *px_socket_create(void *context, enum px_socket_type type, struct px_error *err)
 {
-    static const int types[] = {[PX_ROUTER] = ZMQ_ROUTER, [PX_DEALER] = ZMQ_DEALER,
-                                [PX_PUB] = ZMQ_PUB,       [PX_SUB] = ZMQ_SUB,
-                                [PX_XPUB] = ZMQ_XPUB,     [PX_PAIR] = ZMQ_PAIR};
+    static const int types[] = {
+        [PX_ROUTER] = ZMQ_ROUTER, [PX_DEALER] = ZMQ_DEALER, [PX_PUB] = ZMQ_PUB,
+        [PX_SUB] = ZMQ_SUB,       [PX_XPUB] = ZMQ_XPUB,     [PX_PAIR] = ZMQ_PAIR};
     void *handle = zmq_socket(context, types[type]);
     if (!handle) {
         px_fail(err, PX_EIO, "no socket: %s", zmq_strerror(errno));
@@ -130,9 +130,9 @@ void px_socket_curve_client(struct px_socket *socket, const char *server_key)
 
 static int refuse_address(const char *verb, const char *endpoint, struct px_error *err)
 {
-    const enum px_code code = errno == EADDRINUSE                        ? PX_EEXIST
+    const enum px_code code = errno == EADDRINUSE                           ? PX_EEXIST
                               : errno == EINVAL || errno == EPROTONOSUPPORT ? PX_EINVAL
-                                                                         : PX_EIO;
+                                                                            : PX_EIO;
     return px_fail(err, code, "cannot %s %s: %s", verb, endpoint, zmq_strerror(errno));
 }
 
@@ -192,7 +192,8 @@ int px_socket_connect(struct px_socket *socket, const char *endpoint, struct px_
                                                      : 0;
 }
 
-/* Reads one event from a monitor (zmq_socket_monitor(3)): a frame with the event, one with the address. */
+/* Reads one event from a monitor (zmq_socket_monitor(3)): a frame with the event, one with the
+ * address. */
 static int read_event(void *monitor)
 {
     zmq_msg_t frame;

@@ -31,14 +31,14 @@
 
 /* ---- limits on what comes from outside -------------------------------- */
 
-#define PX_MAX_FRAMES 65536           /* apply with many arguments: one frame each */
-#define PX_MAX_IDENTITIES 16          /* a broadcast tree of depth 10 needs 12 */
-#define PX_MAX_IDENTITY 255           /* ZeroMQ's own limit on a routing id */
-#define PX_MAX_HEADER (64u << 10)     /* header and parent header; real ones have 210 bytes */
-#define PX_MAX_JSON (256u << 20)      /* metadata, content */
+#define PX_MAX_FRAMES 65536             /* apply with many arguments: one frame each */
+#define PX_MAX_IDENTITIES 16            /* a broadcast tree of depth 10 needs 12 */
+#define PX_MAX_IDENTITY 255             /* ZeroMQ's own limit on a routing id */
+#define PX_MAX_HEADER (64u << 10)       /* header and parent header; real ones have 210 bytes */
+#define PX_MAX_JSON (256u << 20)        /* metadata, content */
 #define PX_MAX_FRAME ((int64_t)4 << 30) /* any frame: ZMQ_MAXMSGSIZE */
-#define PX_MAX_JSON_DEPTH 512         /* the scanner; jansson has its own limit of 2048 */
-#define PX_REPLAY_WINDOW 65536        /* signatures remembered, as jupyter_client's digest history */
+#define PX_MAX_JSON_DEPTH 512           /* the scanner; jansson has its own limit of 2048 */
+#define PX_REPLAY_WINDOW 65536 /* signatures remembered, as jupyter_client's digest history */
 
 #define PX_DELIMITER "<IDS|MSG>"
 #define PX_PROTOCOL_VERSION "5.3"
@@ -53,7 +53,8 @@ void px_msg_destroy(struct px_msg *msg); /* NULL allowed */
 struct px_msg *px_msg_copy(const struct px_msg *msg);
 
 size_t px_msg_count(const struct px_msg *msg);
-struct px_span px_msg_frame(const struct px_msg *msg, size_t index); /* valid while msg is not changed */
+struct px_span px_msg_frame(const struct px_msg *msg,
+                            size_t index);     /* valid while msg is not changed */
 size_t px_msg_bytes(const struct px_msg *msg); /* of all frames */
 
 void px_msg_append(struct px_msg *msg, const void *data, size_t size); /* copies */
@@ -94,11 +95,11 @@ json_t *px_json_parse(struct px_span text, struct px_error *err);
 /* ---- scan: a few fields of a JSON object, without a parse -------------- */
 
 /*
- * Finds the values of up to 16 top-level keys of the JSON object `object`. values[i] becomes the raw
- * text of the value of keys[i] (strings with their quotes), or an empty span with NULL
- * data when it is absent; the last of duplicates wins. The text is checked to be one well-formed
- * object within PX_MAX_JSON_DEPTH (UTF-8 inside strings is not validated). Returns -1
- * when it is malformed or when the scan is not sure (an escape inside a top-level key): then parse.
+ * Finds the values of up to 16 top-level keys of the JSON object `object`. values[i] becomes the
+ * raw text of the value of keys[i] (strings with their quotes), or an empty span with NULL data
+ * when it is absent; the last of duplicates wins. The text is checked to be one well-formed object
+ * within PX_MAX_JSON_DEPTH (UTF-8 inside strings is not validated). Returns -1 when it is malformed
+ * or when the scan is not sure (an escape inside a top-level key): then parse.
  */
 PX_MUST_USE int px_scan(struct px_span object, const char *const *keys, struct px_span *values,
                         size_t count);
@@ -178,7 +179,7 @@ void px_context_destroy(void *context); /* blocks until lingering messages are o
  * that are not there (ZMQ_ROUTER_MANDATORY): see px_socket_send.
  */
 struct px_socket *px_socket_create(void *context, enum px_socket_type type, struct px_error *err);
-void px_socket_destroy(struct px_socket *socket); /* NULL allowed */
+void px_socket_destroy(struct px_socket *socket);                      /* NULL allowed */
 void px_socket_set_identity(struct px_socket *socket, const char *id); /* before connect or bind */
 void px_socket_set_hwm(struct px_socket *socket, int messages);        /* send and receive */
 void px_socket_set_linger(struct px_socket *socket, int ms);
@@ -245,7 +246,8 @@ void px_kernel_endpoint(const struct px_kernel_connection *connection, int port,
 
 #define PX_MAX_LEAVES 64 /* broadcast leaves: depth 6 */
 
-/* ipcontroller-{client,engine}.json (PROTOCOL 2.2). A port that the role lacks is 0. Owned strings. */
+/* ipcontroller-{client,engine}.json (PROTOCOL 2.2). A port that the role lacks is 0. Owned strings.
+ */
 struct px_cluster_connection {
     char *ssh, *interface, *key, *curve_serverkey, *location, *pack, *unpack, *signature_scheme;
     char *task_scheme; /* client */
@@ -259,8 +261,7 @@ enum px_role { PX_ROLE_CLIENT, PX_ROLE_ENGINE };
 
 /* Refuses packers other than json, and missing keys, by name. */
 PX_MUST_USE int px_cluster_connection_read(const char *path, enum px_role role,
-                                           struct px_cluster_connection *out,
-                                           struct px_error *err);
+                                           struct px_cluster_connection *out, struct px_error *err);
 PX_MUST_USE int px_cluster_connection_parse(struct px_span json, const char *name,
                                             enum px_role role, struct px_cluster_connection *out,
                                             struct px_error *err);

@@ -32,14 +32,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         json_decref(oracle);
         return 0;
     }
-    assert(read || memchr(data, '\\', size) || memchr(data, 0, size) || depth_bound(text) > PX_MAX_JSON_DEPTH);
+    assert(read || memchr(data, '\\', size) || memchr(data, 0, size) ||
+           depth_bound(text) > PX_MAX_JSON_DEPTH);
     for (size_t i = 0; read && i < PX_COUNT(keys); i++) {
         const json_t *wanted = json_object_get(oracle, keys[i]);
         assert(!wanted == !values[i].data);
         if (!wanted)
             continue;
-        json_t *found = json_loadb(values[i].data, values[i].size,
-                                   JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
+        json_t *found =
+            json_loadb(values[i].data, values[i].size, JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
         assert(found && json_equal(found, wanted));
         json_decref(found);
     }

@@ -61,9 +61,9 @@ static void json_strings_are_escaped_and_valid_utf8(void **state)
         {"\0", "\"\\u0000\"", 1},
         {"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"", 9},
         {"\xff", "\"\\ufffd\"", 1},
-        {"\xc3", "\"\\ufffd\"", 1},                         /* cut short */
-        {"\xc0\x80", "\"\\ufffd\\ufffd\"", 2},              /* overlong */
-        {"\xed\xa0\x80", "\"\\ufffd\\ufffd\\ufffd\"", 3},   /* a surrogate */
+        {"\xc3", "\"\\ufffd\"", 1},                                  /* cut short */
+        {"\xc0\x80", "\"\\ufffd\\ufffd\"", 2},                       /* overlong */
+        {"\xed\xa0\x80", "\"\\ufffd\\ufffd\\ufffd\"", 3},            /* a surrogate */
         {"\xf4\x90\x80\x80", "\"\\ufffd\\ufffd\\ufffd\\ufffd\"", 4}, /* beyond U+10FFFF */
         {"\xe2\x82x", "\"\\ufffd\\ufffdx\"", 3},
     };

@@ -25,9 +25,8 @@ static void files_of_the_reference_are_read(void **state)
     (void)state;
     struct px_cluster_connection c;
     struct px_error err;
-    assert_int_equal(px_cluster_connection_parse(px_span_of(client_file), "f", PX_ROLE_CLIENT, &c,
-                                                 &err),
-                     0);
+    assert_int_equal(
+        px_cluster_connection_parse(px_span_of(client_file), "f", PX_ROLE_CLIENT, &c, &err), 0);
     assert_int_equal(c.registration, 47621);
     assert_int_equal(c.notification, 38873);
     assert_int_equal(c.broadcast_count, 1);
@@ -38,9 +37,8 @@ static void files_of_the_reference_are_read(void **state)
     assert_int_equal(px_cluster_endpoint(&c, c.mux, endpoint, &err), 0);
     assert_string_equal(endpoint, "tcp://127.0.0.1:33593");
     px_cluster_connection_fini(&c);
-    assert_int_equal(px_cluster_connection_parse(px_span_of(engine_file), "f", PX_ROLE_ENGINE, &c,
-                                                 &err),
-                     0);
+    assert_int_equal(
+        px_cluster_connection_parse(px_span_of(engine_file), "f", PX_ROLE_ENGINE, &c, &err), 0);
     assert_int_equal(c.hb_pong, 7);
     assert_int_equal(c.broadcast_count, 2);
     assert_string_equal(c.key, "");

@@ -56,9 +56,9 @@ static void a_profile_is_made_closed_to_others(void **state)
     }
     snprintf(path, sizeof path, "rm -r %s", root);
     assert_int_equal(system(path), 0);
-    assert_int_equal(px_profile_dir(&(struct px_profile_choice){.profile_dir = "/dev/null/x"}, true,
-                                    out, &err),
-                     -1);
+    assert_int_equal(
+        px_profile_dir(&(struct px_profile_choice){.profile_dir = "/dev/null/x"}, true, out, &err),
+        -1);
     assert_non_null(strstr(err.text, "/dev/null/x"));
 }
 

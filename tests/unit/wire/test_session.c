@@ -54,8 +54,9 @@ static void wrong_signatures_are_refused_and_not_remembered(void **state)
         assert_int_equal(px_session_verify(session, msg, NULL), -1);
         px_msg_destroy(msg);
     }
-    const char *const others[] = {"", "9b51", "9B51AAA5DE97339AA766533748A11644D5BAA3D1BD2B8A760CD6"
-                                              "0BEC12E00EA1"};
+    const char *const others[] = {"", "9b51",
+                                  "9B51AAA5DE97339AA766533748A11644D5BAA3D1BD2B8A760CD6"
+                                  "0BEC12E00EA1"};
     for (size_t i = 0; i < PX_COUNT(others); i++) {
         struct px_msg *msg = vector_message(others[i]);
         assert_int_equal(px_session_verify(session, msg, NULL), -1);
@@ -69,7 +70,8 @@ static void wrong_signatures_are_refused_and_not_remembered(void **state)
 
 static struct px_msg *build(struct px_session *session)
 {
-    return px_session_build(session, &(struct px_draft){.type = "t", .content = PX_SPAN("{\"a\": 1}")});
+    return px_session_build(session,
+                            &(struct px_draft){.type = "t", .content = PX_SPAN("{\"a\": 1}")});
 }
 
 static void what_one_builds_another_verifies(void **state)
