@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""pxcontroller with the installed ipyparallel: stock engines, stock client.
+
+PX_BIN names the directory of the built programs. Each test has its own IPYTHONDIR and its own
+process groups, which are killed at its end.
+"""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+
+import pytest
+
+ipp = pytest.importorskip("ipyparallel")
+zmq = pytest.importorskip("zmq")
+
+BIN = os.environ.get("PX_BIN", "build/bin")
+CONTROLLER = os.path.join(BIN, "pxcontroller")
+DEADLINE = 60
+
+pytestmark = pytest.mark.skipif(not os.path.exists(CONTROLLER), reason="no pxcontroller in PX_BIN")
+
+
+def wait_until(condition, timeout=DEADLINE, what="condition"):
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not come true in {timeout} s")
+        time.sleep(0.02)
+
+
+class Cluster:
+    """A controller and engines in one profile directory."""
+
+    def __init__(self, folder):
+        self.profile_dir = str(folder / "profile_default")
+        self.log_path = str(folder / "controller.log")
+        # Engines find this module, which the functions below belong to.
+        self.env = dict(os.environ, IPYTHONDIR=str(folder),
+                        PYTHONPATH=os.path.dirname(os.path.abspath(__file__)))
+        self.controller = None
+        self.engines = []
+        self.clients = []
+
+    def spawn(self, argv, **kwargs):
+        return subprocess.Popen(argv, env=self.env, start_new_session=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **kwargs)
+
+    def start(self, *options):
+        read_fd, write_fd = os.pipe()
+        with open(self.log_path, "ab") as log:
+            self.controller = self.spawn(
+                [CONTROLLER, "--profile-dir", self.profile_dir, "--ping=250",
+                 f"--ready-fd={write_fd}", *options],
+                stderr=log, pass_fds=[write_fd])
+        os.close(write_fd)
+        with os.fdopen(read_fd) as ready:
+            assert ready.readline() == "ready\n", self.log()
+
+    def add_engines(self, count):
+        for _ in range(count):
+            self.engines.append(self.spawn(
+                ["/usr/bin/python3", "-m", "ipyparallel.engine", "--profile-dir",
+                 self.profile_dir, "--log-level=30"],
+                stderr=subprocess.DEVNULL))
+
+    def client(self, count=0):
+        client = ipp.Client(profile_dir=self.profile_dir, timeout=DEADLINE)
+        self.clients.append(client)
+        wait_until(lambda: len(client.ids) >= count, what=f"{count} engines")
+        return client
+
+    def security(self, name=""):
+        return os.path.join(self.profile_dir, "security", name)
+
+    def log(self):
+        with open(self.log_path) as log:
+            return log.read()
+
+    def close(self):
+        for client in self.clients:
+            client.close()
+        for process in self.engines + [self.controller]:
+            if process is None:
+                continue
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    cluster = Cluster(tmp_path)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Three engines for the tests that harm nobody."""
+    cluster = Cluster(tmp_path_factory.mktemp("shared"))
+    cluster.start()
+    cluster.add_engines(3)
+    cluster.rc = cluster.client(3)
+    yield cluster
+    cluster.close()
+
+
+# ---- files, options, signals -------------------------------------------------------------
+
+
+def test_files_and_clean_exit(cluster):
+    cluster.start()
+    names = ["ipcontroller-client.json", "ipcontroller-engine.json"]
+    assert sorted(os.listdir(cluster.security())) == names
+    for name in names:
+        assert stat.S_IMODE(os.stat(cluster.security(name)).st_mode) == 0o600
+        with open(cluster.security(name)) as file:
+            assert json.load(file)["signature_scheme"] == "hmac-sha256"
+    assert stat.S_IMODE(os.stat(cluster.security()).st_mode) == 0o700
+    cluster.controller.send_signal(signal.SIGTERM)
+    assert cluster.controller.wait(10) == 0
+    assert os.listdir(cluster.security()) == []
+
+
+def test_cluster_id_and_interrupt(cluster):
+    cluster.start("--cluster-id", "abc")
+    assert os.path.exists(cluster.security("ipcontroller-abc-client.json"))
+    cluster.controller.send_signal(signal.SIGINT)
+    assert cluster.controller.wait(10) == 0
+
+
+def test_reuse_keeps_key_and_ports(cluster):
+    cluster.start("--reuse")
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        before = json.load(file)
+    cluster.controller.terminate()
+    assert cluster.controller.wait(10) == 0
+    cluster.start("--reuse")
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        assert json.load(file) == before
+    assert cluster.client().ids == []
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--skheme=lru"], "scheme"),
+    (["--scheme=fastest"], "no such scheme"),
+    (["--ping=fast"], "ping"),
+    (["--ports=x"], "ports"),
+    (["--HeartMonitor.peroid=3"], "HeartMonitor.period"),
+    (["surplus"], "surplus"),
+])
+def test_misuse_is_one_line_and_exit_2(cluster, options, words):
+    result = subprocess.run([CONTROLLER, "--profile-dir", cluster.profile_dir, *options],
+                            env=cluster.env, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("pxcontroller: ")
+    assert words in result.stderr
+    assert not os.path.exists(cluster.profile_dir)
+
+
+def test_taken_port_is_one_line_and_exit_1(cluster):
+    cluster.start()
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        port = json.load(file)["registration"]
+    other = cluster.profile_dir + "2"
+    result = subprocess.run([CONTROLLER, "--profile-dir", other, f"--port={port}"],
+                            env=cluster.env, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1 and str(port) in result.stderr
+    assert os.listdir(os.path.join(other, "security")) == []
+
+
+def test_profile_that_cannot_be_made(cluster, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = subprocess.run([CONTROLLER, "--profile-dir", str(tmp_path / "file" / "p")],
+                            env=cluster.env, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode in (1, 2)
+    assert result.stderr.count("\n") == 1
+
+
+def test_configuration_files(cluster):
+    os.makedirs(cluster.profile_dir)
+    with open(os.path.join(cluster.profile_dir, "ipcontroller_config.py"), "w") as file:
+        file.write("c.TaskScheduler.scheme_name = 'twobin'  # comment\nc.Other.x = f()\n")
+    with open(os.path.join(cluster.profile_dir, "ipcontroller_config.json"), "w") as file:
+        json.dump({"IPController": {"location": "elsewhere"}}, file)
+    cluster.start()
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        connection = json.load(file)
+    assert connection["task_scheme"] == "twobin"
+    assert connection["location"] == "elsewhere"
+
+
+def test_summary_on_signal(cluster):
+    cluster.start()
+    cluster.controller.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "| hub engines=0" in cluster.log() and "| tasks engines=0" in cluster.log(),
+               what="summary")
+
+
+# ---- direct views --------------------------------------------------------------------------
+
+
+def test_engines_and_apply(shared):
+    rc = shared.rc
+    assert rc.ids == [0, 1, 2]
+    pids = rc[:].apply_sync(os.getpid)
+    assert len(set(pids)) == 3
+
+
+def test_execute_output_and_results(shared):
+    ar = shared.rc[:].execute("print('hi'); 1 + 1", silent=False)
+    ar.get(DEADLINE)
+    ar.wait_for_output(DEADLINE)
+    assert ar.stdout == ["hi\n"] * 3
+    assert [r.execute_result["data"]["text/plain"] for r in ar.get()] == ["2"] * 3
+
+
+def test_push_pull_scatter_gather(shared):
+    view = shared.rc[:]
+    view.push({"a": 5, "b": b"x" * 100000}, block=True)
+    assert view.pull("a", block=True) == [5] * 3
+    assert view.pull("b", block=True) == [b"x" * 100000] * 3
+    view.scatter("x", list(range(10)), block=True)
+    assert view.gather("x", block=True) == list(range(10))
+
+
+def test_remote_error(shared):
+    with pytest.raises(ipp.error.CompositeError) as info:
+        shared.rc[:].apply_sync(lambda: 1 / 0)
+    assert "ZeroDivisionError" in str(info.value)
+
+
+def test_abort(shared):
+    view = shared.rc[0]
+    first = view.apply_async(time.sleep, 1)
+    second = view.apply_async(lambda: 2)
+    view.abort(second)
+    with pytest.raises(ipp.error.TaskAborted):
+        second.get(DEADLINE)
+    first.get(DEADLINE)
+
+
+def test_large_buffers(shared):
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(3_000_000, dtype=float)
+    assert numpy.array_equal(shared.rc[1].apply_sync(lambda x: x * 2, array), array * 2)
+
+
+# ---- load balancing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--scheme=lru"], ["--scheme=twobin", "--hwm=0"],
+                                     ["--scheme=weighted"], ["--scheme=plainrandom"],
+                                     ["--scheme=pure"]])
+def test_map_under_each_scheme(cluster, options):
+    cluster.start(*options)
+    cluster.add_engines(2)
+    view = cluster.client(2).load_balanced_view()
+    assert view.map_sync(lambda x: x**10, range(32)) == [x**10 for x in range(32)]
+
+
+def test_dependencies(shared):
+    view = shared.rc.load_balanced_view()
+    first = view.apply_async(lambda: 1)
+    with view.temp_flags(after=[first]):
+        second = view.apply_async(lambda: 2)
+    with view.temp_flags(follow=[second]):
+        third = view.apply_async(lambda: 3)
+    assert (first.get(DEADLINE), second.get(DEADLINE), third.get(DEADLINE)) == (1, 2, 3)
+    assert second.engine_id == third.engine_id
+    assert second.metadata["started"] >= first.metadata["completed"]
+
+
+def test_impossible_and_invalid_dependencies(shared):
+    view = shared.rc.load_balanced_view()
+    failing = view.apply_async(lambda: 1 / 0)
+    with view.temp_flags(after=[failing]):
+        impossible = view.apply_async(lambda: 2)
+    with view.temp_flags(after=["no-such-task"]):
+        invalid = view.apply_async(lambda: 2)
+    with pytest.raises(ipp.error.RemoteError, match="ImpossibleDependency"):
+        impossible.get(DEADLINE)
+    with pytest.raises(ipp.error.RemoteError, match="InvalidDependency"):
+        invalid.get(DEADLINE)
+
+
+def test_retries_and_timeout(shared):
+    view = shared.rc.load_balanced_view()
+    with view.temp_flags(retries=2):
+        with pytest.raises(ipp.error.RemoteError, match="ZeroDivisionError"):
+            view.apply_async(lambda: 1 / 0).get(DEADLINE)
+    with view.temp_flags(retries=3, timeout=0.2):
+        with pytest.raises(ipp.error.RemoteError, match="TaskTimeout"):
+            view.apply_async(lambda: 1 / 0).get(DEADLINE)
+
+
+def test_functional_dependency(shared):
+    view = shared.rc.load_balanced_view()
+    shared.rc[:].execute("special = False", block=True)
+    shared.rc[2].execute("special = True", block=True)
+
+    @ipp.interactive
+    def is_special():
+        return special  # noqa: F821
+
+    task = ipp.depend(is_special)(lambda: True)
+    ars = [view.apply_async(task) for _ in range(5)]
+    assert all(ar.get(DEADLINE) for ar in ars)
+    assert {ar.engine_id for ar in ars} == {2}
+
+
+def test_targets(shared):
+    view = shared.rc.load_balanced_view(targets=[1])
+    ars = [view.apply_async(lambda: 1) for _ in range(10)]
+    assert [ar.get(DEADLINE) for ar in ars] == [1] * 10
+    assert {ar.engine_id for ar in ars} == {1}
+
+
+# ---- broadcast -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coalescing", [False, True])
+def test_broadcast(shared, coalescing):
+    view = shared.rc.broadcast_view(coalescing=coalescing)
+    direct = shared.rc[:].apply_sync(os.getpid)
+    assert sorted(view.apply_sync(os.getpid)) == sorted(direct)
+
+
+# ---- the hub ------------------------------------------------------------------------------------------
+
+
+def test_results_from_another_client(shared):
+    ar = shared.rc.load_balanced_view().apply_async(lambda x: x + 1, 41)
+    assert ar.get(DEADLINE) == 42
+    other = shared.client()
+    assert other.get_result(ar.msg_ids[0]).get(DEADLINE) == 42
+    status = other.result_status(ar.msg_ids, status_only=True)
+    assert status["completed"] == ar.msg_ids and status["pending"] == []
+    assert ar.msg_ids[0] in other.hub_history()
+
+
+def test_queue_status(shared):
+    rc = shared.rc
+    wait_until(lambda: rc.queue_status()[0]["queue"] == 0)
+    ar = rc[0].apply_async(time.sleep, 0.5)
+    wait_until(lambda: rc.queue_status()[0]["queue"] == 1, 5)
+    assert rc.queue_status(verbose=True)[0]["queue"] == ar.msg_ids
+    ar.get(DEADLINE)
+    wait_until(lambda: rc.queue_status()[0]["queue"] == 0)
+
+
+def test_db_query(shared):
+    rc = shared.rc
+    ar = rc[1].apply_async(lambda: 1)
+    ar.get(DEADLINE)
+    wait_until(lambda: rc.db_query({"msg_id": ar.msg_ids[0]})[0]["completed"] is not None)
+    record = rc.db_query({"msg_id": {"$in": ar.msg_ids}, "queue": "mux"},
+                         keys=["engine_uuid", "submitted", "completed", "buffers"])[0]
+    assert record["engine_uuid"] == rc._engines[1]
+    assert record["submitted"] <= record["completed"]
+    later = rc.db_query({"submitted": {"$gt": record["submitted"]}}, keys=["submitted"])
+    assert all(r["submitted"] > record["submitted"] for r in later)
+    with pytest.raises(ipp.error.RemoteError, match="KeyError"):
+        rc.db_query({"msg_id": {"$like": 1}})
+
+
+def test_resubmit_and_purge(shared):
+    rc = shared.rc
+    ar = rc.load_balanced_view().apply_async(lambda: 7)
+    assert ar.get(DEADLINE) == 7
+    wait_until(lambda: rc.result_status(ar.msg_ids, status_only=True)["completed"])
+    again = rc.resubmit(ar.msg_ids)
+    assert again.get(DEADLINE) == [7]
+    rc.purge_hub_results("all")
+    wait_until(lambda: rc.hub_history() == [])
+
+
+def test_no_database(cluster):
+    cluster.start("--nodb")
+    rc = cluster.client()
+    with pytest.raises(ipp.error.RemoteError, match="NoDB"):
+        rc.hub_history()
+
+
+# ---- engines that come and go ------------------------------------------------------------------------------
+
+
+def test_killed_engine_fails_its_tasks(cluster):
+    cluster.start()
+    cluster.add_engines(2)
+    rc = cluster.client(2)
+    view = rc.load_balanced_view()
+    pids = rc[:].apply_async(os.getpid).get_dict(DEADLINE)
+    ars = [view.apply_async(time.sleep, 1) for _ in range(4)]
+    wait_until(lambda: all(s["tasks"] for i, s in rc.queue_status().items() if i in pids), 10)
+    os.kill(pids[0], signal.SIGKILL)
+    failed = 0
+    for ar in ars:
+        try:
+            ar.get(20)
+        except ipp.error.RemoteError as error:
+            assert error.ename == "EngineError"
+            failed += 1
+    assert failed == 1
+    assert rc.ids == [1]
+
+
+def test_killed_engine_with_retries_moves_on(cluster):
+    cluster.start()
+    cluster.add_engines(2)
+    rc = cluster.client(2)
+    view = rc.load_balanced_view()
+    pids = rc[:].apply_async(os.getpid).get_dict(DEADLINE)
+    with view.temp_flags(retries=1):
+        ars = [view.apply_async(time.sleep, 1) for _ in range(2)]
+    wait_until(lambda: all(s["tasks"] for i, s in rc.queue_status().items() if i in pids), 10)
+    os.kill(pids[1], signal.SIGKILL)
+    for ar in ars:
+        ar.get(20)
+
+
+def test_stopped_heart(cluster):
+    cluster.start("--HeartMonitor.max_heartmonitor_misses=3")
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    pid = rc[0].apply_sync(os.getpid)
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: rc.ids == [], 15, "unregistration")
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_restore_after_kill(cluster):
+    cluster.start()
+    cluster.add_engines(2)
+    rc = cluster.client(2)
+    pids = rc[:].apply_sync(os.getpid)
+    state = os.path.join(cluster.profile_dir, "log", "engines.json")
+    wait_until(lambda: os.path.exists(state) and len(json.load(open(state))["engines"]) == 2)
+    rc.close()
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--restore")
+    again = cluster.client(2)
+    assert again.ids == [0, 1]
+    assert again[:].apply_async(os.getpid).get(DEADLINE) == pids
+    view = again.load_balanced_view()
+    assert view.map_sync(lambda x: x + 1, range(10)) == list(range(1, 11))
+
+
+def test_shutdown(cluster):
+    cluster.start()
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    rc.shutdown(hub=True, block=True)
+    assert cluster.controller.wait(10) == 0
+    for engine in cluster.engines:
+        engine.wait(10)
+    assert os.listdir(cluster.security()) == []
+
+
+# ---- hostile peers --------------------------------------------------------------------------------------------
+
+
+def test_garbage_everywhere_is_dropped(cluster):
+    cluster.start()
+    cluster.add_engines(1)
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        client = json.load(file)
+    with open(cluster.security("ipcontroller-engine.json")) as file:
+        engine = json.load(file)
+    ports = [client[k] for k in ("registration", "control", "mux", "task", "broadcast")]
+    ports += [engine[k] for k in ("control", "mux", "task", "hb_pong")] + engine["broadcast"]
+    messages = [[b""], [b"x"], [b"a", b"b"], [b"<IDS|MSG>"], [b"<IDS|MSG>", b"", b"{}"],
+                [b"e", b"<IDS|MSG>", b"0" * 64, b"{}", b"{}", b"{}", b"{}"],
+                [b"<IDS|MSG>", b"", b"{" * 100000, b"{}", b"{}", b"{}"], [b"\xff" * 300] * 50]
+    context = zmq.Context()
+    for port in ports:
+        with context.socket(zmq.DEALER) as socket:
+            socket.linger = 1000
+            socket.connect(f"tcp://127.0.0.1:{port}")
+            for message in messages:
+                socket.send_multipart(message)
+    with context.socket(zmq.PUB) as socket:
+        socket.linger = 1000
+        socket.connect(f"tcp://127.0.0.1:{engine['iopub']}")
+        for message in messages:
+            socket.send_multipart(message)
+    context.term()
+    rc = cluster.client(1)
+    assert rc[:].apply_sync(lambda: 1) == [1]
+    assert rc.load_balanced_view().map_sync(lambda x: x, range(5)) == list(range(5))
+    assert cluster.controller.poll() is None
+
+
+def test_wrong_key_gets_no_answer(cluster):
+    cluster.start()
+    path = cluster.security("ipcontroller-client.json")
+    wrong = cluster.security("wrong.json")
+    with open(path) as file:
+        connection = json.load(file)
+    connection["key"] = "not-the-key"
+    with open(wrong, "w") as file:
+        json.dump(connection, file)
+    with pytest.raises((TimeoutError, ipp.error.TimeoutError)):
+        ipp.Client(wrong, timeout=1)
+    assert cluster.client().ids == []
