@@ -47,6 +47,11 @@ static bool is_alive(const struct phalanx_client *client, int id)
 
 void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
 {
+    if (atomic_load(&task->result->abandoned)) { /* sent, and what comes of it is nobody's */
+        if (px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
+            px_msg_destroy(msg);
+        return;
+    }
     HASH_ADD_KEYPTR(hh, client->tasks, task->id, strlen(task->id), task);
     task->listed = true;
     atomic_fetch_add(&task->result->refs, 1);

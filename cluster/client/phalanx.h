@@ -196,7 +196,8 @@ enum phalanx_until {
 /* Waits, and leaves the events for phalanx_next. PHALANX_OK, _ETIME, _EINTR, _ECLOSED. */
 PHALANX_API enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until,
                                            int64_t timeout_ms);
-/* Forgets the result; what still arrives for it is dropped. NULL allowed. */
+/* Forgets the result: what was submitted is sent all the same, what arrives for it is dropped.
+ * NULL allowed. */
 PHALANX_API void phalanx_result_free(phalanx_result *result);
 
 /* ---- the hub ----------------------------------------------------------------------- */

@@ -185,9 +185,8 @@ struct submission {
 static void run_submission(struct phalanx_client *client, struct px_command *command, bool dead)
 {
     struct submission *self = (struct submission *)command;
-    const bool unwanted = dead || atomic_load(&self->result->abandoned);
     for (size_t i = 0; i < self->count; i++) {
-        if (unwanted)
+        if (dead)
             px_msg_destroy(self->parcels[i].msg);
         else
             px_io_send(client, self->parcels[i].task, self->parcels[i].msg);

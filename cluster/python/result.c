@@ -291,6 +291,14 @@ static PyObject *result_task_engine(PyObject *object, PyObject *index)
     return PyLong_FromLong(phalanx_task_engine(self->result, task));
 }
 
+/* For other C code in this process: valid as long as the Result. */
+static PyObject *result_capsule(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct result *self = (struct result *)object;
+    return usable(self) ? PyCapsule_New(self->result, "phalanx.result", NULL) : NULL;
+}
+
 static Py_ssize_t result_length(PyObject *object)
 {
     struct result *self = (struct result *)object;
@@ -318,6 +326,7 @@ static PyMethodDef result_methods[] = {
      "EVENT, REPLIES or FINISHED."},
     {"task_id", result_task_id, METH_O, "The msg_id of a task."},
     {"task_engine", result_task_engine, METH_O, "The engine of a task, -1 when not known."},
+    {"capsule", result_capsule, METH_NOARGS, "The phalanx_result, for C code."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -26,12 +26,17 @@ __all__ = [
 
 def load_ipython_extension(ip):
     """%load_ext phalanx."""
-    from . import _magics
+    from . import magics
 
-    _magics.load(ip)
+    magics.register(ip)
 
 
 def _activate(view, suffix):
-    from . import _magics
+    from IPython import get_ipython
 
-    _magics.activate(view, suffix)
+    from . import magics
+
+    shell = get_ipython()
+    if shell is None:
+        raise RuntimeError("%px works within IPython only")
+    magics.register(shell, view, suffix)

@@ -2,6 +2,7 @@
 """Client: a connection to a cluster, and the views of its engines."""
 
 import atexit
+import itertools
 import json
 import os
 import signal
@@ -11,15 +12,25 @@ from . import _phalanx, canning, error, pickle5
 from .asyncresult import AsyncResult
 from .view import DirectView, LoadBalancedView
 
-_open_clients = weakref.WeakSet()
+_open_clients = weakref.WeakValueDictionary()  # by a number that grows
+_numbers = itertools.count()
 
 
 def _close_all():
-    for client in list(_open_clients):
+    for client in list(_open_clients.values()):
         client.close()
 
 
 atexit.register(_close_all)
+
+
+def newest():
+    """The open client that was made last, or None."""
+    for number in sorted(_open_clients.keys(), reverse=True):
+        client = _open_clients.get(number)
+        if client is not None and not client._raw.closed:
+            return client
+    return None
 
 
 class Client:
@@ -45,20 +56,13 @@ class Client:
             )
         except FileNotFoundError as e:
             raise FileNotFoundError("%s; is a cluster running? (pxcluster start)" % e) from None
-        _open_clients.add(self)
-
-    @classmethod
-    def _of(cls, raw):
-        """A client on a connection that exists."""
-        self = cls.__new__(cls)
-        self.block, self._raw = False, raw
-        _open_clients.add(self)
-        return self
+        self._number = next(_numbers)
+        _open_clients[self._number] = self
 
     def close(self, linger=None):
         """Ends the connection. Results that have not come yet fail."""
         self._raw.close()
-        _open_clients.discard(self)
+        _open_clients.pop(self._number, None)
 
     def __enter__(self):
         return self

@@ -17,6 +17,10 @@ class IPythonError(Exception):
 class KernelError(IPythonError):
     """The cluster could not do what was asked."""
 
+    def _render_traceback_(self):
+        # In IPython: what is wrong, without the path through this package.
+        return ["%s: %s" % (type(self).__name__, self)]
+
 
 class EngineError(KernelError):
     """An engine is gone."""
@@ -202,7 +206,9 @@ def from_reply(content, engine_id=None, method="apply"):
         if engine_id is not None:
             info["engine_id"] = engine_id
     ename = content.get("ename") or "RemoteError"
-    cls = _stated.get(ename, RemoteError) if not info else RemoteError
+    cls = RemoteError if info else _stated.get(ename, RemoteError)
+    if not info and engine_id is not None and engine_id >= 0:
+        info = {"engine_id": engine_id, "method": method}
     traceback = "\n".join(content.get("traceback") or [])
     return cls(ename, content.get("evalue") or "", traceback, info)
 
