@@ -9,7 +9,7 @@ set_target_properties(_phalanx PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY ${PX_PACKAGE_DIR} INSTALL_RPATH "$ORIGIN/../../..")
 
 # Python files are copied as they change, so that the build tree's package is always whole.
-file(GLOB PX_PYTHON_FILES RELATIVE ${DIR}/phalanx CONFIGURE_DEPENDS ${DIR}/phalanx/*.py)
+file(GLOB_RECURSE PX_PYTHON_FILES RELATIVE ${DIR}/phalanx CONFIGURE_DEPENDS ${DIR}/phalanx/*.py)
 set(copies)
 foreach(file ${PX_PYTHON_FILES})
   add_custom_command(OUTPUT ${PX_PACKAGE_DIR}/${file}
