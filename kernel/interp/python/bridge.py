@@ -73,6 +73,11 @@ def publish(kind, content, metadata=None, buffers=None):
     host.publish(kind, encode(content), encode(metadata or {}), buffers)
 
 
+def publish_data(data):
+    """ipyparallel's data publishing: a dict for the client, while a task runs."""
+    publish(host.DATA_MESSAGE, {"keys": list(data)}, None, host.bridge.pack(data))
+
+
 class Session:
     """The little of a Jupyter session that engine code asks of `get_ipython().kernel.session`."""
 
@@ -108,8 +113,6 @@ class Session:
         kind = self.kinds.get(msg_or_type)
         if kind is None:
             raise ValueError(f"a {msg_or_type!r} message cannot be sent from here")
-        if msg_or_type.startswith("comm_"):
-            content = {**content}
         publish(kind, content, metadata, buffers)
         return self.msg(msg_or_type, content, metadata=metadata)
 
@@ -158,9 +161,11 @@ class Bridge:
         self.allow_stdin = False
         self._shell = None
         self._comms = None
+        self._apply = None
         self._loop = None
         self._started = False
         self._modules = {}
+        host.bridge = self
         self._install()
 
     # ---- the process -------------------------------------------------------
@@ -176,6 +181,7 @@ class Bridge:
             sys.path.insert(0, "")
         if self.options["module_dir"]:
             sys.path.append(self.options["module_dir"])
+            sys.path.append(os.path.join(self.options["module_dir"], "phalanx", "stand_ins"))
         os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
         builtins.input = self.input
         builtins.get_ipython = lambda: self.shell
@@ -208,6 +214,8 @@ class Bridge:
         import gc
 
         self._make_shell()
+        if self.options["module_dir"]:
+            self.apply
         gc.collect()
         gc.freeze()
 
@@ -247,6 +255,7 @@ class Bridge:
         self._make_shell()
         if not self._started:
             self._started = True
+            self.comms
             self._shell.px_start()
         return self._shell
 
@@ -323,11 +332,36 @@ class Bridge:
             lines = traceback.format_exception(type(error), error, error.__traceback__)
         return members(describe(error, lines)), type(error).__name__ == "UnmetDependency"
 
+    # ---- apply -------------------------------------------------------------
+
+    def make_apply(self):
+        """The slow half of apply, for C. Startup files come before the first call, if there are any."""
+        if self._shell is not None or self._has_startup_files():
+            self.shell
+        return self.apply
+
+    @property
+    def apply(self):
+        if self._apply is None:
+            self._apply = self.embedded("apply").create(self)
+        return self._apply
+
+    def _has_startup_files(self):
+        startup = os.path.join(self.options["profile_dir"] or "", "startup")
+        try:
+            return any(name.endswith((".py", ".ipy")) for name in os.listdir(startup))
+        except OSError:
+            return False
+
+    def pack(self, value):
+        """The buffers of an object, in ipyparallel's form."""
+        return self.apply.pack(value)
+
     # ---- comms -------------------------------------------------------------
 
     @property
     def comms(self):
-        """The manager of comms, whichever of the packages that define it is installed."""
+        """The manager of comms, which widgets find through `comm` or `ipykernel.comm`."""
         if self._comms is None:
             self._comms = self.embedded("comms").create(self)
         return self._comms
@@ -344,9 +378,8 @@ class Bridge:
             host.COMM_MSG: "comm_msg",
             host.COMM_CLOSE: "comm_close",
         }
-        self.shell
         with self.running_loop():
-            getattr(self.comms, handlers[kind])(None, None, message)
+            getattr(self.comms, handlers[kind])(message)
 
     # ---- input -------------------------------------------------------------
 

@@ -91,7 +91,7 @@ void px_python_failed(struct px_python *self, struct px_outcome *out)
     out->failed = true;
     px_buf_clear(&out->error);
     PyObject *json = self->bridge && value
-                         ? PyObject_CallMethod(self->bridge, "describe", "O", value)
+                         ? PyObject_CallMethod(self->bridge, "describe", "(O)", value)
                          : NULL;
     PyObject *unmet = json && PyTuple_Check(json) ? PyTuple_GET_ITEM(json, 1) : NULL;
     if (unmet) {
@@ -157,12 +157,21 @@ static PyObject *load_module(const char *name, const char *file, const char *sou
     return module;
 }
 
-/* GIL. plain and shell stay source until something imports them: the bridge asks for what it needs. */
+/* GIL. The other files stay source until something needs them. */
 static int add_sources(PyObject *module)
 {
-    if (PyModule_AddStringConstant(module, "plain_source", px_embedded_plain) != 0)
-        return -1;
-    return PyModule_AddStringConstant(module, "shell_source", px_embedded_shell);
+    static const struct {
+        const char *name, *text;
+    } sources[] = {
+        {"apply_source", px_embedded_apply},
+        {"comms_source", px_embedded_comms},
+        {"plain_source", px_embedded_plain},
+        {"shell_source", px_embedded_shell},
+    };
+    for (size_t i = 0; i < PX_COUNT(sources); i++)
+        if (PyModule_AddStringConstant(module, sources[i].name, sources[i].text) != 0)
+            return -1;
+    return 0;
 }
 
 /* GIL. Builds Python's side of this host. */
@@ -256,6 +265,7 @@ static void python_destroy(void *arg)
         Py_XDECREF(result);
     }
     self->host = NULL;
+    px_apply_destroy(self);
     Py_CLEAR(self->bridge);
     Py_CLEAR(self->module);
     px_loan_collect(self);
@@ -336,6 +346,7 @@ const struct px_interp_ops px_interp_python = {
     .attach = python_attach,
     .destroy = python_destroy,
     .execute = px_cell_execute,
+    .apply = px_apply_run,
     .query = px_cell_query,
     .comm = px_cell_comm,
     .clear = px_cell_clear,

@@ -70,8 +70,14 @@ void px_cell_query(void *self, enum px_query what, struct px_span content, struc
 void px_cell_comm(void *self, enum px_publication what, struct px_span content,
                   struct px_span metadata, const struct px_span *buffers, size_t buffer_count);
 void px_cell_clear(void *self);
+void px_apply_run(void *self, struct px_span msg_id, struct px_span metadata,
+                  const struct px_span *buffers, size_t buffer_count, struct px_outcome *out);
+/* GIL. Forgets what apply remembers. */
+void px_apply_destroy(struct px_python *self);
 
+extern const char px_embedded_apply[];
 extern const char px_embedded_bridge[];
+extern const char px_embedded_comms[];
 extern const char px_embedded_plain[];
 extern const char px_embedded_shell[];
 

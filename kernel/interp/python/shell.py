@@ -10,7 +10,7 @@ import sys
 import traceback
 
 import _phalanx_host as host
-from _phalanx_bridge import describe, publish
+from _phalanx_bridge import describe, publish, publish_data
 from IPython.core import page, payloadpage
 from IPython.core.application import BaseIPythonApplication
 from IPython.core.autocall import ZMQExitAutocall
@@ -140,9 +140,7 @@ class Shell(InteractiveShell):
         return self
 
     def publish_data(self, data):
-        from ipyparallel.serialize import serialize_object
-
-        publish(host.DATA_MESSAGE, {"keys": list(data)}, None, serialize_object(data))
+        publish_data(data)
 
     def _showtraceback(self, etype, evalue, stb):
         if self.px_interrupted and etype.__name__ == "CancelledError":

@@ -2,7 +2,7 @@
 # CPython as a language. The Python files beside this one are embedded, so that a program needs
 # nothing but itself to start.
 set(PX_EMBEDDED)
-foreach(module bridge plain shell)
+foreach(module apply bridge comms plain shell)
   set(source ${CMAKE_CURRENT_LIST_DIR}/${module}.py)
   set(output ${CMAKE_CURRENT_BINARY_DIR}/embedded_${module}.c)
   add_custom_command(OUTPUT ${output}
@@ -13,7 +13,7 @@ foreach(module bridge plain shell)
 endforeach()
 
 px_library(px_python
-  SOURCES interp/python/python.c interp/python/select.c interp/python/cell.c
+  SOURCES interp/python/python.c interp/python/select.c interp/python/cell.c interp/python/apply.c
           interp/python/streams.c interp/python/services.c ${PX_EMBEDDED}
   LIBS px_interp Python3::Python)
 target_compile_definitions(px_python PRIVATE PX_PYTHON_DEFAULT="${Python3_EXECUTABLE}")

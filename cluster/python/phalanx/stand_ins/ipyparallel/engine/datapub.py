@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Publishing data while a task runs."""
+
+
+def publish_data(data):
+    """Sends a dict to the client, which finds it as the result's `data`."""
+    from _phalanx_bridge import publish_data as publish
+
+    publish(data)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Canned objects, and the switches that clients flip on both ends."""
+
+from types import FunctionType
+
+from _phalanx_wire.canning import *
+from _phalanx_wire.canning import (
+    CannedArray, CannedBytes, CannedCell, CannedClass, CannedFunction, CannedMemoryView,
+    CannedObject, CannedPartial,
+)
+
+CannedBuffer = CannedMemoryView
+can_map, uncan_map = {}, {}
+_original_can_map = {FunctionType: CannedFunction}
+
+
+def use_dill():
+    import dill
+
+
+def use_cloudpickle():
+    import cloudpickle
+
+
+def use_pickle():
+    pass

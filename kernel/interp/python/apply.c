@@ -1,0 +1,481 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * apply: calls a function that came as buffers, and gives its result back as buffers.
+ *
+ * Two forms arrive. ipyparallel's: [function..., info, argument..., keyword argument...], each object
+ * a pickle and then the large buffers that were taken out of it; info says how many. Our own, marked
+ * in the metadata: one pickle of (function, args, kwargs) and its out-of-band buffers.
+ *
+ * Small tasks are the hot path. The pickle of a function is looked up by its bytes and gives a fresh
+ * function from remembered code; arguments and results that need nothing but pickle go
+ * through it directly. Whatever else there is goes to apply.py.
+ *
+ * Large buffers are neither copied in (the request's memory is kept as long as an object uses it, if
+ * the host offers that) nor out (px_loan).
+ */
+#define _GNU_SOURCE /* memmem */
+#include <stdlib.h>
+#include <string.h>
+
+#include "python.h"
+
+#define MOST_REMEMBERED 1024        /* functions, and descriptions of arguments */
+#define LONGEST_REMEMBERED (1 << 16) /* bytes of pickle of one */
+#define SMALL 1024                  /* ipyparallel takes larger buffers out of pickles */
+#define COPIED 4096                 /* results up to this are copied: cheaper than a loan */
+
+struct px_apply {
+    PyObject *slow;      /* apply.Apply */
+    PyObject *loads, *dumps;
+    PyObject *buffers_keyword; /* ("buffers",) */
+    PyObject *functions; /* bytes -> what Apply.template gave */
+    PyObject *infos;     /* bytes -> (nargs, narg_bufs, kw_keys) */
+    PyTypeObject *kept;
+};
+
+/* One request. */
+struct call {
+    struct px_python *python;
+    struct px_apply *apply;
+    const struct px_span *buffers;
+    size_t count;
+    PyObject *function, *args, *kwargs;
+};
+
+/* ---- memory of the request, kept by an object --------------------------------- */
+
+struct kept {
+    PyObject_HEAD
+    struct px_buffer buffer;
+    bool readonly;
+};
+
+static int kept_get(PyObject *arg, Py_buffer *view, int flags)
+{
+    struct kept *self = (struct kept *)arg;
+    return PyBuffer_FillInfo(view, arg, (void *)self->buffer.data, (Py_ssize_t)self->buffer.size,
+                             self->readonly, flags);
+}
+
+static void kept_dealloc(PyObject *arg)
+{
+    struct kept *self = (struct kept *)arg;
+    PyTypeObject *type = Py_TYPE(arg);
+    if (self->buffer.release)
+        self->buffer.release(self->buffer.hint);
+    type->tp_free(arg);
+    Py_DECREF(type);
+}
+
+static PyType_Slot kept_slots[] = {
+    {Py_bf_getbuffer, kept_get},
+    {Py_tp_dealloc, kept_dealloc},
+    {0},
+};
+
+static PyType_Spec kept_spec = {
+    .name = "_phalanx_host.RequestBuffer",
+    .basicsize = sizeof(struct kept),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = kept_slots,
+};
+
+/* Buffer `index` as an object that outlives the request. */
+static PyObject *keep(struct call *call, size_t index, bool readonly)
+{
+    const struct px_interp_host *host = call->python->host;
+    struct px_span bytes = call->buffers[index];
+    struct px_buffer buffer;
+    if (bytes.size > SMALL && host && host->keep_buffer &&
+        host->keep_buffer(host->ctx, index, &buffer)) {
+        struct kept *self = PyObject_New(struct kept, call->apply->kept);
+        if (!self) {
+            buffer.release(buffer.hint);
+            return NULL;
+        }
+        self->buffer = buffer;
+        self->readonly = readonly;
+        return (PyObject *)self;
+    }
+    if (readonly)
+        return PyBytes_FromStringAndSize(bytes.data, (Py_ssize_t)bytes.size);
+    return PyByteArray_FromStringAndSize(bytes.data, (Py_ssize_t)bytes.size);
+}
+
+static PyObject *keep_from(struct call *call, size_t first, bool readonly)
+{
+    PyObject *list = PyList_New((Py_ssize_t)(call->count - first));
+    for (size_t i = first; list && i < call->count; i++) {
+        PyObject *item = keep(call, i, readonly);
+        if (!item)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)(i - first), item);
+    }
+    return list;
+}
+
+/* ---- unpacking ---------------------------------------------------------------- */
+
+/* The object of a pickle that is only borrowed: what it holds is copied out of it. */
+static PyObject *loads(struct px_apply *apply, struct px_span pickle, PyObject *buffers)
+{
+    PyObject *view = PyMemoryView_FromMemory((char *)pickle.data, (Py_ssize_t)pickle.size, PyBUF_READ);
+    if (!view)
+        return NULL;
+    PyObject *args[] = {view, buffers};
+    PyObject *value = PyObject_Vectorcall(apply->loads, args, 1, buffers ? apply->buffers_keyword
+                                                                        : NULL);
+    Py_DECREF(view);
+    return value;
+}
+
+static int remember(PyObject *dict, PyObject *key, PyObject *value)
+{
+    if (PyBytes_GET_SIZE(key) > LONGEST_REMEMBERED)
+        return 0;
+    if (PyDict_GET_SIZE(dict) >= MOST_REMEMBERED)
+        PyDict_Clear(dict);
+    return PyDict_SetItem(dict, key, value);
+}
+
+/* ((code, globals, name, defaults), annotations or None, keyword defaults or None) */
+static PyObject *build_function(PyObject *template)
+{
+    PyObject *dicts[2] = {NULL, NULL};
+    PyObject *function =
+        PyObject_Call((PyObject *)&PyFunction_Type, PyTuple_GET_ITEM(template, 0), NULL);
+    for (int i = 0; function && i < 2; i++) {
+        PyObject *given = PyTuple_GET_ITEM(template, i + 1);
+        if (given == Py_None)
+            continue;
+        dicts[i] = PyDict_Copy(given);
+        if (!dicts[i])
+            Py_CLEAR(function);
+    }
+    if (function && dicts[0])
+        PyFunction_SetAnnotations(function, dicts[0]);
+    if (function && dicts[1])
+        PyFunction_SetKwDefaults(function, dicts[1]);
+    Py_XDECREF(dicts[0]);
+    Py_XDECREF(dicts[1]);
+    return function;
+}
+
+/* The function in buffer 0, if its pickle always means the same: 1, 0 if not, -1 with an exception. */
+static int find_function(struct call *call)
+{
+    struct px_apply *apply = call->apply;
+    struct px_span pickle = call->buffers[0];
+    int result = -1;
+    PyObject *key = PyBytes_FromStringAndSize(pickle.data, (Py_ssize_t)pickle.size);
+    if (!key)
+        return -1;
+    PyObject *template = Py_XNewRef(PyDict_GetItemWithError(apply->functions, key));
+    if (!template && !PyErr_Occurred()) {
+        template = PyObject_CallMethod(apply->slow, "template", "O", key);
+        if (template && remember(apply->functions, key, template) != 0)
+            Py_CLEAR(template);
+    }
+    if (template && PyTuple_Check(template))
+        call->function = build_function(template);
+    else if (template && template != Py_None)
+        call->function = Py_NewRef(template);
+    if (call->function)
+        result = 1;
+    else if (template == Py_None)
+        result = 0;
+    Py_XDECREF(template);
+    Py_DECREF(key);
+    return result;
+}
+
+/* The function, wherever it ends: sets `next` to the buffer behind it. */
+static int unpack_function(struct call *call, size_t *next)
+{
+    int found = find_function(call);
+    *next = 1;
+    if (found != 0)
+        return found > 0 ? 0 : -1;
+    PyObject *list = keep_from(call, 0, true);
+    PyObject *answer = list ? PyObject_CallMethod(call->apply->slow, "function", "O", list) : NULL;
+    Py_ssize_t used = 0;
+    if (answer && PyArg_ParseTuple(answer, "On", &call->function, &used))
+        Py_INCREF(call->function);
+    Py_XDECREF(list);
+    Py_XDECREF(answer);
+    *next = (size_t)used;
+    return call->function ? 0 : -1;
+}
+
+/* {"nargs": 1, "narg_bufs": 1, "kw_keys": []} as a tuple; a new reference. */
+static PyObject *read_info(struct px_apply *apply, struct px_span pickle)
+{
+    PyObject *key = PyBytes_FromStringAndSize(pickle.data, (Py_ssize_t)pickle.size);
+    PyObject *tuple = key ? Py_XNewRef(PyDict_GetItemWithError(apply->infos, key)) : NULL;
+    if (!key || tuple || PyErr_Occurred()) {
+        Py_XDECREF(key);
+        return tuple;
+    }
+    PyObject *info = loads(apply, pickle, NULL);
+    if (info && PyDict_Check(info)) {
+        PyObject *nargs = PyDict_GetItemString(info, "nargs");
+        PyObject *buffers = PyDict_GetItemString(info, "narg_bufs");
+        PyObject *keys = PyDict_GetItemString(info, "kw_keys");
+        if (nargs && buffers && keys && PyLong_Check(nargs) && PyLong_Check(buffers) &&
+            PyList_Check(keys))
+            tuple = Py_BuildValue("OON", nargs, buffers, PyList_AsTuple(keys));
+    }
+    if (tuple && remember(apply->infos, key, tuple) != 0)
+        Py_CLEAR(tuple);
+    if (!tuple && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "the description of the arguments is not one");
+    Py_XDECREF(info);
+    Py_DECREF(key);
+    return tuple;
+}
+
+/* Whether everything from `first` on is a pickle that needs nothing but pickle. */
+static bool all_plain(const struct call *call, size_t first)
+{
+    static const char name[] = "ipyparallel";
+    for (size_t i = first; i < call->count; i++)
+        if (memmem(call->buffers[i].data, call->buffers[i].size, name, sizeof name - 1))
+            return false;
+    return true;
+}
+
+static int unpack_plain(struct call *call, size_t first, Py_ssize_t nargs, PyObject *keys)
+{
+    Py_ssize_t named = PyTuple_GET_SIZE(keys);
+    call->args = PyTuple_New(nargs);
+    call->kwargs = named > 0 ? PyDict_New() : NULL;
+    if (!call->args || (named > 0 && !call->kwargs))
+        return -1;
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyObject *value = loads(call->apply, call->buffers[first + (size_t)i], NULL);
+        if (!value)
+            return -1;
+        PyTuple_SET_ITEM(call->args, i, value);
+    }
+    for (Py_ssize_t i = 0; i < named; i++) {
+        PyObject *value = loads(call->apply, call->buffers[first + (size_t)(nargs + i)], NULL);
+        int status = value ? PyDict_SetItem(call->kwargs, PyTuple_GET_ITEM(keys, i), value) : -1;
+        Py_XDECREF(value);
+        if (status != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int unpack_arguments(struct call *call, size_t first, PyObject *info)
+{
+    Py_ssize_t nargs, positional;
+    PyObject *keys;
+    if (!PyArg_ParseTuple(info, "nnO!", &nargs, &positional, &PyTuple_Type, &keys))
+        return -1;
+    size_t left = call->count - first;
+    if (nargs >= 0 && positional == nargs &&
+        left == (size_t)nargs + (size_t)PyTuple_GET_SIZE(keys) && all_plain(call, first))
+        return unpack_plain(call, first, nargs, keys);
+    if (nargs < 0 || positional < 0 || (size_t)nargs > left) {
+        PyErr_SetString(PyExc_ValueError, "there are fewer buffers than the message says");
+        return -1;
+    }
+    PyObject *list = keep_from(call, first, true);
+    PyObject *answer = list ? PyObject_CallMethod(call->apply->slow, "arguments", "nnOO", nargs,
+                                                  positional, keys, list)
+                            : NULL;
+    Py_XDECREF(list);
+    if (answer && PyArg_ParseTuple(answer, "O!O!", &PyTuple_Type, &call->args, &PyDict_Type,
+                                   &call->kwargs)) {
+        Py_INCREF(call->args);
+        Py_INCREF(call->kwargs);
+    }
+    Py_XDECREF(answer);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int unpack_canned(struct call *call)
+{
+    size_t next = 0;
+    if (call->count < 2) {
+        PyErr_SetString(PyExc_ValueError, "a function and a description of its arguments are missing");
+        return -1;
+    }
+    if (unpack_function(call, &next) != 0)
+        return -1;
+    if (next >= call->count) {
+        PyErr_SetString(PyExc_ValueError, "the description of the arguments is missing");
+        return -1;
+    }
+    PyObject *info = read_info(call->apply, call->buffers[next]);
+    int status = info ? unpack_arguments(call, next + 1, info) : -1;
+    Py_XDECREF(info);
+    return status;
+}
+
+static int unpack_pickle5(struct call *call)
+{
+    if (call->count < 1) {
+        PyErr_SetString(PyExc_ValueError, "the pickle of the call is missing");
+        return -1;
+    }
+    PyObject *list = call->count > 1 ? keep_from(call, 1, false) : NULL;
+    if (call->count > 1 && !list)
+        return -1;
+    PyObject *answer = loads(call->apply, call->buffers[0], list);
+    Py_XDECREF(list);
+    if (answer && PyTuple_Check(answer) &&
+        PyArg_ParseTuple(answer, "OO!O!", &call->function, &PyTuple_Type, &call->args, &PyDict_Type,
+                         &call->kwargs)) {
+        Py_INCREF(call->function);
+        Py_INCREF(call->args);
+        Py_INCREF(call->kwargs);
+    } else if (answer && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_TypeError, "the pickle holds no (function, args, kwargs)");
+    }
+    Py_XDECREF(answer);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* ---- packing -------------------------------------------------------------------- */
+
+/* Bytes that leave: a copy if they are few, else the object's own, on loan. */
+static int give(struct px_python *python, PyObject *object, struct px_buffer *out)
+{
+    if (!PyBytes_Check(object) || PyBytes_GET_SIZE(object) > COPIED)
+        return px_loan_make(python, object, out);
+    size_t size = (size_t)PyBytes_GET_SIZE(object);
+    char *copy = px_alloc(size + 1);
+    memcpy(copy, PyBytes_AS_STRING(object), size);
+    *out = (struct px_buffer){copy, size, free, copy};
+    return 0;
+}
+
+static int give_one(struct px_python *python, PyObject *bytes, struct px_outcome *out)
+{
+    out->buffers = px_alloc(sizeof *out->buffers);
+    if (give(python, bytes, out->buffers) != 0)
+        return -1;
+    out->buffer_count = 1;
+    return 0;
+}
+
+static int give_list(struct px_python *python, PyObject *list, struct px_outcome *out)
+{
+    Py_ssize_t count = PyList_GET_SIZE(list);
+    out->buffers = px_alloc((size_t)(count + 1) * sizeof *out->buffers);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (give(python, PyList_GET_ITEM(list, i), &out->buffers[i]) != 0)
+            return -1;
+        out->buffer_count++;
+    }
+    return 0;
+}
+
+static bool is_atom(PyObject *value)
+{
+    return value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value) ||
+           PyFloat_CheckExact(value) || PyUnicode_CheckExact(value);
+}
+
+static int pack(struct px_python *python, PyObject *value, bool pickle5, struct px_outcome *out)
+{
+    struct px_apply *apply = python->apply;
+    PyObject *packed = NULL;
+    int status = -1;
+    if (is_atom(value)) {
+        packed = PyObject_CallOneArg(apply->dumps, value);
+        status = packed ? give_one(python, packed, out) : -1;
+    } else {
+        packed = PyObject_CallMethod(apply->slow, pickle5 ? "pack5" : "pack", "(O)", value);
+        if (packed && !PyList_Check(packed))
+            PyErr_SetString(PyExc_TypeError, "a result packs into a list");
+        else if (packed)
+            status = give_list(python, packed, out);
+    }
+    Py_XDECREF(packed);
+    return status;
+}
+
+/* ---- the op ---------------------------------------------------------------------- */
+
+/* Our client's mark. A key of the object, so what follows it is a colon; a text that is the same
+ * word, or quotes it, has none. */
+static bool says_pickle5(struct px_span metadata)
+{
+    static const char key[] = "\"px_pickle\"";
+    const char *end = metadata.data + metadata.size;
+    const char *at = metadata.size ? memmem(metadata.data, metadata.size, key, sizeof key - 1) : NULL;
+    if (!at)
+        return false;
+    at += sizeof key - 1;
+    while (at < end && (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r'))
+        at++;
+    return at < end && *at == ':';
+}
+
+static struct px_apply *create_apply(struct px_python *python)
+{
+    struct px_apply *apply = px_alloc(sizeof *apply);
+    python->apply = apply;
+    PyObject *pickle = PyImport_ImportModule("_pickle");
+    if (pickle) {
+        apply->loads = PyObject_GetAttrString(pickle, "loads");
+        apply->dumps = PyObject_GetAttrString(pickle, "dumps");
+        Py_DECREF(pickle);
+    }
+    apply->buffers_keyword = Py_BuildValue("(s)", "buffers");
+    apply->functions = PyDict_New();
+    apply->infos = PyDict_New();
+    apply->kept = (PyTypeObject *)PyType_FromSpec(&kept_spec);
+    if (apply->loads && apply->dumps && apply->buffers_keyword && apply->functions &&
+        apply->infos && apply->kept)
+        apply->slow = PyObject_CallMethod(python->bridge, "make_apply", NULL);
+    if (apply->slow)
+        return apply;
+    px_apply_destroy(python);
+    return NULL;
+}
+
+void px_apply_destroy(struct px_python *python)
+{
+    struct px_apply *apply = python->apply;
+    if (!apply)
+        return;
+    python->apply = NULL;
+    Py_XDECREF(apply->slow);
+    Py_XDECREF(apply->loads);
+    Py_XDECREF(apply->dumps);
+    Py_XDECREF(apply->buffers_keyword);
+    Py_XDECREF(apply->functions);
+    Py_XDECREF(apply->infos);
+    Py_XDECREF(apply->kept);
+    free(apply);
+}
+
+void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
+                  const struct px_span *buffers, size_t buffer_count, struct px_outcome *out)
+{
+    struct px_python *self = arg;
+    (void)msg_id; /* names nothing here: the call is made directly */
+    px_python_enter(self);
+    struct call call = {.python = self, .buffers = buffers, .count = buffer_count};
+    call.apply = self->apply ? self->apply : create_apply(self);
+    bool pickle5 = says_pickle5(metadata);
+    int status = call.apply ? 0 : -1;
+    if (status == 0)
+        status = pickle5 ? unpack_pickle5(&call) : unpack_canned(&call);
+    if (status == 0) {
+        PyObject *value = PyObject_Call(call.function, call.args, call.kwargs);
+        status = value ? pack(self, value, pickle5, out) : -1;
+        Py_XDECREF(value);
+    }
+    if (status != 0)
+        px_python_failed(self, out);
+    Py_XDECREF(call.function);
+    Py_XDECREF(call.args);
+    Py_XDECREF(call.kwargs);
+    px_python_leave(self);
+}

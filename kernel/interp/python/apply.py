@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The slow half of apply: what apply.c does not decide by itself.
+
+The wire forms are read and written by the package's own canning.py and pickle5.py, loaded under
+the name `_phalanx_wire`, so that an engine neither imports the client nor writes them twice.
+
+Functions of ipyparallel's modules arrive as code and are linked to those modules here. Importing
+that package takes half a second, so small stand-ins serve until somebody imports the real one: then
+they step aside. Where it is not installed they are found, last of all, as `ipyparallel` itself.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import types
+
+_STAND_INS = (
+    "error", "util", "serialize.canning", "serialize.codeutil", "serialize.serialize", "serialize",
+    "client.remotefunction", "client.view", "controller.dependency", "engine.datapub", "datapub",
+)  # each after those that it imports
+_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+
+
+class StepAside:
+    """Takes the stand-ins out of the way of the real package when that is first imported."""
+
+    def __init__(self, modules):
+        self.modules = modules
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "ipyparallel":
+            sys.meta_path.remove(self)
+            for key, module in self.modules.items():
+                if sys.modules.get(key) is module:
+                    del sys.modules[key]
+        return None
+
+
+def _load(name, root):
+    """Imports a stand-in without its parents, which importing it by name would bring."""
+    path = os.path.join(root, *name.split("."))
+    package = os.path.isdir(path)
+    spec = importlib.util.spec_from_file_location(
+        name,
+        os.path.join(path, "__init__.py") if package else path + ".py",
+        submodule_search_locations=[path] if package else None,
+    )
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _stand_in(root):
+    if "ipyparallel" in sys.modules:
+        return
+    modules = {}
+    sys.meta_path.insert(0, StepAside(modules))
+    for name in _STAND_INS:
+        name = "ipyparallel." + name
+        if name not in sys.modules:
+            modules[name] = _load(name, root)
+
+
+def _wire(directory):
+    """The package `phalanx` without its __init__, which would bring in the client."""
+    package = types.ModuleType("_phalanx_wire")
+    package.__path__ = [directory]
+    sys.modules[package.__name__] = package
+    return importlib.import_module("_phalanx_wire.canning")
+
+
+class Apply:
+    def __init__(self, bridge):
+        directory = os.path.join(bridge.options["module_dir"] or "", "phalanx")
+        if not os.path.exists(os.path.join(directory, "canning.py")):
+            raise RuntimeError(f"{directory}: the package phalanx is not there")
+        self.bridge = bridge
+        self.user_ns = bridge.main.__dict__
+        self.canning = _wire(directory)
+        self._pickle5 = None
+        self._taught = None
+        _stand_in(os.path.join(directory, "stand_ins"))
+
+    def _teach_real_package(self):
+        """ipyparallel's own `uncan`, called by user code, is to know what we unpickled."""
+        real = sys.modules.get("ipyparallel.serialize.canning")
+        if real is not self._taught and hasattr(real, "uncan_map"):
+            self._taught = real
+            real.uncan_map[self.canning.CannedObject] = lambda obj, g: obj.get_object(g)
+
+    # ---- called by C ---------------------------------------------------------
+
+    def template(self, data):
+        """What the pickle of a function always gives: the function itself if it is one that its
+        module has, arguments for FunctionType (with annotations and keyword defaults) if it is
+        code without state of its own, or None."""
+        self._teach_real_package()
+        canned = self.canning.loads(data)
+        if isinstance(canned, (types.FunctionType, type)):
+            return canned if self.canning.found_by_name(canned) else None
+        if isinstance(canned, types.BuiltinFunctionType):
+            return canned if isinstance(canned.__self__, types.ModuleType) else None
+        if type(canned) is not self.canning.CannedFunction or canned.closure:
+            return None
+        defaults = [*(canned.defaults or ()), *(canned.kwdefaults or {}).values()]
+        notes = (canned.annotations or {}).values()
+        if not all(type(value) in _ATOMS for value in defaults):
+            return None
+        if any(isinstance(note, self.canning.CannedObject) for note in notes):
+            return None
+        home = self.user_ns
+        if not canned.module.startswith("__"):
+            home = importlib.import_module(canned.module).__dict__
+        positional = tuple(canned.defaults) if canned.defaults else None
+        args = (canned.code, home, canned.__name__, positional)
+        return args, canned.annotations or None, canned.kwdefaults or None
+
+    def function(self, buffers):
+        """(function, how many buffers it took)."""
+        self._teach_real_package()
+        function, left = self.canning.deserialize_object(buffers, self.user_ns)
+        return function, len(buffers) - len(left)
+
+    def arguments(self, count, positional, keys, buffers):
+        """(args, kwargs) of the buffers behind the description."""
+        self._teach_real_package()
+        if positional > len(buffers):
+            raise ValueError("there are fewer buffers than the message says")
+        args, kwargs = [], {}
+        left, rest = buffers[:positional], buffers[positional:]
+        for _ in range(count):
+            value, left = self.canning.deserialize_object(left, self.user_ns)
+            args.append(value)
+        for key in keys:
+            kwargs[key], rest = self.canning.deserialize_object(rest, self.user_ns)
+        if left or rest:
+            raise ValueError("there are more buffers than the message says")
+        return tuple(args), kwargs
+
+    def pack(self, value):
+        """The buffers of a result, in ipyparallel's form."""
+        return self.canning.serialize_object(value)
+
+    def pack5(self, value):
+        """The same in our own form."""
+        if self._pickle5 is None:
+            self._pickle5 = importlib.import_module("_phalanx_wire.pickle5")
+        return self._pickle5.dumps(value, self._pickle5._is_simple(value))
+
+
+def create(bridge):
+    return Apply(bridge)
