@@ -127,6 +127,8 @@ static void on_file_timer(struct px_loop *loop, void *ctx)
     struct supervisor *sv = ctx;
     struct px_error err;
     sv->file_timer = NULL;
+    if (sv->engines) /* engines are no children of this process: only looking tells of their end */
+        sv->engines->ops->refresh(sv->engines);
     if (sv->phase == RUNNING && write_file(sv, &err) < 0)
         px_log(PX_WARN, "clusterfile.write", "why=\"%s\"", err.text);
 }

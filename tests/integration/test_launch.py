@@ -14,15 +14,21 @@ from conftest import (BIN, PYTHON, STOCK_CONTROLLER, STOCK_ENGINE, Cluster, aliv
 pytestmark = pytest.mark.usefixtures("no_leftovers")
 
 STOCK = [f"--controller-cmd={STOCK_CONTROLLER}", f"--engine-cmd={STOCK_ENGINE}"]
-OURS = (BIN / "pxcontroller").exists() and (BIN / "pxengine").exists()
 
-ours = pytest.mark.skipif(not OURS, reason="pxcontroller and pxengine are not built")
+our_controller = pytest.mark.skipif(not (BIN / "pxcontroller").exists(),
+                                    reason="pxcontroller is not built")
+our_engines = pytest.mark.skipif(not (BIN / "pxengine").exists(), reason="pxengine is not built")
+
+
+def ours(thing):
+    return our_controller(our_engines(thing))
+
 
 MIXES = [
-    pytest.param([], id="ours", marks=ours),
+    pytest.param([], id="ours", marks=[our_controller, our_engines]),
     pytest.param(STOCK, id="stock", marks=pytest.mark.stock),
-    pytest.param(STOCK[:1], id="stock-controller", marks=[ours, pytest.mark.stock]),
-    pytest.param(STOCK[1:], id="stock-engines", marks=[ours, pytest.mark.stock]),
+    pytest.param(STOCK[:1], id="stock-controller", marks=[our_engines, pytest.mark.stock]),
+    pytest.param(STOCK[1:], id="stock-engines", marks=[our_controller, pytest.mark.stock]),
 ]
 
 
@@ -192,7 +198,7 @@ def test_ipcluster_lists_and_stops_ours(cluster, env):
     assert listed == [json.loads(before)]
     assert where.cluster_file.read_bytes() == before  # it saw nothing to correct
     assert "True          2 Local" in ipcluster(env, "list").stdout
-    assert ipcluster(env, "start", "-n1", "--daemonize", check=False).returncode == 10
+    assert ipcluster(env, "start", "-n", "1", "--daemonize", check=False).returncode == 10
     pids = [where.controller_pid, *where.engine_pids]
     pids.append(supervisor_of(pids[0]))
     ipcluster(env, "stop")
