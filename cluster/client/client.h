@@ -197,6 +197,7 @@ struct phalanx_client {
     struct px_timer *grace_timer, *death_timer, *probe_timer;
     char probe_id[PX_MAX_IDENTITY + 1];
     int probe_misses;
+    bool gone;  /* the controller has said goodbye */
     bool heard; /* something verified has arrived since the last probe */
     struct phalanx_result *touched;
     unsigned long refused; /* messages dropped: unsigned, malformed */

@@ -55,7 +55,7 @@ void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_m
     HASH_ADD_KEYPTR(hh, client->tasks, task->id, strlen(task->id), task);
     task->listed = true;
     atomic_fetch_add(&task->result->refs, 1);
-    if (client->closed)
+    if (client->gone)
         px_file_lost(client, task, "the controller was shut down");
     else if (task->engine >= 0 && !is_alive(client, task->engine))
         px_file_lost(client, task, NULL);
@@ -178,7 +178,7 @@ static void on_unregistration_notification(struct phalanx_client *client, json_t
 static void on_shutdown_notification(struct phalanx_client *client, json_t *content)
 {
     (void)content;
-    client->closed = true;
+    client->closed = client->gone = true;
     engines_changed(client, false);
 }
 
@@ -202,7 +202,7 @@ static void on_notification(struct phalanx_client *client, struct px_msg *msg)
                 notifications[i].handle(client, content);
         }
         pthread_mutex_unlock(&client->lock);
-        if (client->closed)
+        if (client->gone)
             fail_outstanding(client, "the controller was shut down");
     }
     json_decref(content);
