@@ -169,6 +169,9 @@ struct px_link {
     struct px_doorbell *to_traffic; /* struct px_order */
     atomic_size_t backlog, backlog_bytes;
     /* traffic thread */
+    struct px_loop *loop;
+    struct px_timer *timer; /* a batch that is not full goes with the next millisecond */
+    int64_t posted_ms;
     struct px_notes *batch;
     unsigned long lost; /* copies dropped */
     struct px_log_limiter limiter;
@@ -176,10 +179,13 @@ struct px_link {
 
 PX_MUST_USE int px_link_init(struct px_link *link, struct px_error *err);
 void px_link_fini(struct px_link *link);
+/* Traffic thread: its loop, before the first note; NULL before the loop is destroyed. */
+void px_link_attach(struct px_link *link, struct px_loop *loop);
 /* Traffic thread. Copies by reference / copies the text; px_link_flush() sends what was noted. */
 void px_link_note(struct px_link *link, enum px_note_kind kind, const struct px_msg *msg);
 void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_span first,
                        struct px_span second);
+/* After each socket's turn: at most one batch a millisecond wakes the hub, besides full ones. */
 void px_link_flush(struct px_link *link);
 /* Hub thread. `order` is copied, its message taken. */
 void px_link_order(struct px_link *link, const struct px_order *order);

@@ -14,7 +14,7 @@
 
 #include "protocol.h"
 
-#include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +22,7 @@
 
 #define SWEEP_MS 500
 #define SAVE_DELAY_MS 50
+#define TIDY_MS 1000
 #define STRANDED_MS 5000   /* how long a dead engine's direct tasks wait for a late reply */
 #define MAX_DEAD 10000     /* engines that are gone and still listed */
 #define MAX_PENDING 100000 /* registrations at a time */
@@ -600,10 +601,35 @@ static void on_query(struct px_loop *loop, void *ctx)
     }
 }
 
+/*
+ * Some time after traffic: what is kept is copied out of ZeroMQ's receive buffers, and when the
+ * traffic has stopped, memory goes back to the system.
+ */
+static void on_tidy(struct px_loop *loop, void *ctx)
+{
+    struct px_hub *hub = ctx;
+    px_db_compact(hub->db);
+    if (hub->noted) {
+        hub->noted = false;
+        return;
+    }
+    px_loop_cancel(loop, hub->tidy);
+    hub->tidy = NULL;
+    malloc_trim(0);
+}
+
+static void start_tidying(struct px_hub *hub)
+{
+    hub->noted = true;
+    if (hub->tidy == NULL)
+        hub->tidy = px_loop_timer(hub->loop, TIDY_MS, TIDY_MS, on_tidy, hub);
+}
+
 /* A bounded number of batches a turn, so that requests are answered while traffic floods. */
 static void on_notes(struct px_loop *loop, void *ctx)
 {
     struct px_hub *hub = ctx;
+    start_tidying(hub);
     for (int i = 0; i < PX_LOOP_BATCH; i++) {
         struct px_notes *notes = px_doorbell_take(hub->link->to_hub);
         if (notes == NULL)

@@ -17,7 +17,8 @@
 
 /* A task as ipyparallel's TaskRecord. JSON is parsed only when somebody asks. */
 struct px_record {
-    struct px_msg *request, *reply; /* compact copies; either may be NULL */
+    struct px_msg *request, *reply; /* either may be NULL */
+    bool request_compact, reply_compact;
     const char *queue;              /* "mux", "task" or NULL */
     char *engine_uuid, *resubmitted;
     char received[PX_DATE_SIZE]; /* "" for none */
@@ -75,6 +76,8 @@ void px_db_drop(struct px_db *db, struct px_record *record);
 /* In the order of their making; NULL after the last. `record` may be dropped after the call. */
 struct px_record *px_db_first(struct px_db *db);
 struct px_record *px_db_next(struct px_record *record);
+/* Makes the messages of all records compact. Records that come and go under load never are. */
+void px_db_compact(struct px_db *db);
 size_t px_db_count(const struct px_db *db);
 size_t px_db_bytes(const struct px_db *db);
 
@@ -121,8 +124,8 @@ struct px_hub {
     size_t unassigned_count;
     struct px_history *finished; /* ids that were completed */
     struct px_db *db;
-    struct px_timer *sweep, *save;
-    bool stopping;
+    struct px_timer *sweep, *save, *tidy;
+    bool stopping, noted; /* noted: copies of traffic came since the last tidying */
     unsigned long requests, refused, malformed, forged;
     struct px_log_limiter limiter;
 };

@@ -2,8 +2,8 @@
 /*
  * link: the two queues between the traffic thread and the hub.
  *
- * Notes are gathered in batches, posted when a batch is full or a socket's turn ends, so that
- * the hub is woken once for many messages. A note holds its message by reference. When the hub
+ * Notes are gathered in batches, posted when a batch is full or once a millisecond, so that the
+ * hub is woken once for many messages and seldom for few. A note holds its message by reference. When the hub
  * falls behind by more than the limits, further copies are dropped and counted, never the
  * traffic itself; what hearts say is never dropped.
  */
@@ -52,11 +52,9 @@ void px_link_fini(struct px_link *link)
         px_doorbell_destroy(link->to_traffic, drop_order);
 }
 
-void px_link_flush(struct px_link *link)
+static void post(struct px_link *link)
 {
     struct px_notes *batch = link->batch;
-    if (batch == NULL || batch->count == 0)
-        return;
     size_t bytes = 0;
     for (size_t i = 0; i < batch->count; i++)
         bytes += batch->items[i].bytes;
@@ -64,6 +62,37 @@ void px_link_flush(struct px_link *link)
     atomic_fetch_add(&link->backlog_bytes, bytes);
     link->batch = NULL;
     px_doorbell_post(link->to_hub, batch);
+}
+
+static void on_timer(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct px_link *link = ctx;
+    link->timer = NULL;
+    link->posted_ms = px_now_ms();
+    if (link->batch != NULL)
+        post(link);
+}
+
+void px_link_flush(struct px_link *link)
+{
+    if (link->batch == NULL)
+        return;
+    int64_t now_ms = px_now_ms();
+    if (now_ms != link->posted_ms) {
+        link->posted_ms = now_ms;
+        post(link);
+    } else if (link->timer == NULL && link->loop != NULL) {
+        link->timer = px_loop_timer(link->loop, 1, 0, on_timer, link);
+    }
+}
+
+void px_link_attach(struct px_link *link, struct px_loop *loop)
+{
+    if (link->loop != NULL)
+        px_loop_cancel(link->loop, link->timer);
+    link->timer = NULL;
+    link->loop = loop;
 }
 
 /* A place for one more note. */
@@ -79,7 +108,7 @@ static struct px_note *next_note(struct px_link *link, enum px_note_kind kind)
 static void post_if_full(struct px_link *link)
 {
     if (link->batch->count == PX_NOTES_BATCH)
-        px_link_flush(link);
+        post(link);
 }
 
 static bool is_behind(struct px_link *link)

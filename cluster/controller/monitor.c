@@ -46,7 +46,7 @@ static void store_request(struct px_hub *hub, const struct px_msg *msg, struct p
     set_engine(record, engine);
     if (record->request != NULL)
         return; /* a resubmission that the hub itself has recorded */
-    record->request = px_msg_compact(msg);
+    record->request = px_msg_copy(msg);
     px_db_grow(hub->db, record, buffer_bytes(msg));
 }
 
@@ -57,7 +57,8 @@ static void store_reply(struct px_hub *hub, const struct px_msg *msg, struct px_
     if (record == NULL)
         return;
     px_msg_destroy(record->reply);
-    record->reply = px_msg_compact(msg);
+    record->reply = px_msg_copy(msg);
+    record->reply_compact = false;
     px_date_now(record->received);
     set_engine(record, engine);
     px_db_grow(hub->db, record, buffer_bytes(msg));

@@ -26,7 +26,7 @@ struct px_msg *px_msg_compact(const struct px_msg *msg)
     if (px_msg_locate(copy, NULL) == 0)
         return copy;
     px_msg_destroy(copy);
-    return NULL;
+    return px_msg_copy(msg);
 }
 
 void px_record_destroy(struct px_record *record)

@@ -640,7 +640,7 @@ static void resubmit(struct px_hub *hub, struct px_record *record, json_t *resub
     struct px_record *copy = px_db_want(hub->db, id);
     if (copy != NULL) {
         copy->queue = "task";
-        copy->request = px_msg_compact(msg);
+        copy->request = px_msg_copy(msg);
     }
     struct px_order order = {.kind = PX_ORDER_SUBMIT, .msg = msg};
     px_link_order(hub->link, &order);

@@ -178,6 +178,7 @@ struct px_traffic *px_traffic_create(const struct px_traffic_config *config, str
     traffic->shared.session = px_session_create(config->key, config->signature_scheme, NULL, err);
     if (traffic->shared.session == NULL)
         goto fail;
+    px_link_attach(config->link, traffic->shared.loop);
     px_loop_fd(traffic->shared.loop, px_doorbell_fd(config->link->to_traffic), on_bell, traffic);
     make_parts(traffic, config);
     return traffic;
@@ -209,6 +210,7 @@ void px_traffic_destroy(struct px_traffic *traffic)
         free(entry);
     }
     px_session_destroy(traffic->shared.session);
+    px_link_attach(traffic->shared.link, NULL);
     px_loop_destroy(traffic->shared.loop);
     free(traffic);
 }
