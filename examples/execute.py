@@ -31,7 +31,7 @@ def as_text(output):
     prompt = ""
     if output["output_type"] == "execute_result":
         prompt = f"Out[{output['execution_count']}]: "
-    return prompt + data.get("text/plain", "") + "\n" + "".join(others)
+    return prompt + data.get("text/plain", "").rstrip("\n") + "\n" + "".join(others)
 
 
 class LiveClient(NotebookClient):
