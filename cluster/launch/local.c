@@ -150,17 +150,16 @@ static void on_line(struct local_set *set, const char *line)
     }
 }
 
-static void on_ready_fd(struct px_loop *loop, void *ctx)
+/* One read's worth of lines. False when there is nothing more for now. */
+static bool read_lines(struct local_set *set)
 {
-    (void)loop;
-    struct local_set *set = ctx;
     char bytes[4096];
-    const ssize_t size = read(set->ready_fd, bytes, sizeof bytes);
+    const ssize_t size = set->ready_fd < 0 ? 0 : read(set->ready_fd, bytes, sizeof bytes);
     if (size < 0 && (errno == EINTR || errno == EAGAIN))
-        return;
+        return false;
     if (size <= 0) {
         close_ready(set);
-        return;
+        return false;
     }
     for (ssize_t i = 0; i < size; i++) {
         if (bytes[i] != '\n') {
@@ -172,6 +171,13 @@ static void on_ready_fd(struct px_loop *loop, void *ctx)
             on_line(set, set->line.data);
         px_buf_clear(&set->line);
     }
+    return true;
+}
+
+static void on_ready_fd(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    read_lines(ctx);
 }
 
 /* ---- starting ---- */
@@ -452,9 +458,9 @@ static void describe_end(const siginfo_t *info, char *out, size_t size)
 }
 
 /* True if the child has ended; it is reaped, and what it left in its process group is killed. */
-static bool reap(struct local_set *set, struct member *member)
+static bool reap(struct local_set *set, size_t index)
 {
-    const pid_t pid = member->process.pid;
+    const pid_t pid = set->members[index].process.pid;
     siginfo_t info = {0};
     if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
         if (errno != ECHILD)
@@ -463,8 +469,11 @@ static bool reap(struct local_set *set, struct member *member)
     } else if (!info.si_pid) {
         return false;
     }
+    while (set->ready_fd >= 0 && read_lines(set))
+        ; /* what it said before it ended comes before its end */
     kill(-pid, SIGKILL); /* while the zombie keeps the number of its group taken */
     waitpid(pid, NULL, WNOHANG);
+    struct member *member = &set->members[index];
     member->ended = true;
     char why[64];
     describe_end(&info, why, sizeof why);
@@ -490,7 +499,7 @@ static size_t local_refresh(struct px_set *base)
         struct member *member = &set->members[i];
         if (member->ended)
             continue;
-        if (member->child ? reap(set, member) : !px_process_alive(member->process)) {
+        if (member->child ? reap(set, i) : !px_process_alive(member->process)) {
             set->members[i].ended = true;
             if (set->members[i].child && set->members[i].id < 0)
                 end_orphans(set);

@@ -23,7 +23,9 @@ struct fixture {
     struct px_set *set;
     struct px_buf story;
     size_t stop_after; /* events */
-    pid_t engine;
+    struct px_process engine;
+    bool kill_engine;  /* as soon as it has registered */
+    struct px_timer *late;
 };
 
 static void told(struct fixture *fixture)
@@ -37,7 +39,9 @@ static void on_registered(struct px_set *set, int engine, pid_t pid, void *ctx)
     (void)set;
     struct fixture *fixture = ctx;
     px_buf_printf(&fixture->story, "registered %d, ", engine);
-    fixture->engine = pid;
+    px_process_find(pid, &fixture->engine);
+    if (fixture->kill_engine)
+        kill(pid, SIGKILL);
     told(fixture);
 }
 
@@ -60,8 +64,16 @@ static void on_child(struct px_loop *loop, int signo, void *ctx)
 static void on_late(struct px_loop *loop, void *ctx)
 {
     struct fixture *fixture = ctx;
+    fixture->late = NULL;
     px_buf_text(&fixture->story, "LATE");
     px_loop_stop(loop);
+}
+
+static void on_look(struct px_loop *loop, void *ctx)
+{
+    struct fixture *fixture = ctx;
+    if (!px_process_alive(fixture->engine))
+        px_loop_stop(loop);
 }
 
 static int setup(void **state)
@@ -122,12 +134,17 @@ static int start(struct fixture *fixture, const char *script, struct px_error *e
 }
 
 /* Runs the loop until so many events came. */
-static void expect(struct fixture *fixture, size_t events, const char *story)
+static void run(struct fixture *fixture, size_t events)
 {
     fixture->stop_after = events;
-    struct px_timer *late = px_loop_timer(fixture->loop, 20000, 0, on_late, fixture);
+    fixture->late = px_loop_timer(fixture->loop, 20000, 0, on_late, fixture);
     assert_int_equal(px_loop_run(fixture->loop, NULL), 0);
-    px_loop_cancel(fixture->loop, late);
+    px_loop_cancel(fixture->loop, fixture->late);
+}
+
+static void expect(struct fixture *fixture, size_t events, const char *story)
+{
+    run(fixture, events);
     assert_string_equal(fixture->story.data, story);
     px_buf_clear(&fixture->story);
 }
@@ -135,11 +152,12 @@ static void expect(struct fixture *fixture, size_t events, const char *story)
 static void test_registration_and_exit(void **state)
 {
     struct fixture *fixture = *state;
+    fixture->kill_engine = true;
     assert_int_equal(start(fixture,
                            "tail -f /dev/null & engine=$!\n"
                            "eval \"printf 'nonsense\\nregister' >&$fd\"\n"
                            "eval \"echo ed 7 $engine >&$fd\"\n"
-                           "kill -9 $engine; wait $engine 2>/dev/null\n"
+                           "wait $engine 2>/dev/null\n"
                            "eval \"echo exited $engine killed by a test >&$fd\"\n"
                            "exec tail -f /dev/null",
                            NULL),
@@ -157,14 +175,18 @@ static void test_a_dead_fork_server_takes_its_engines(void **state)
     assert_int_equal(start(fixture,
                            "setsid tail -f /dev/null & engine=$!\n"
                            "eval \"echo registered 0 $engine >&$fd\"\n"
-                           "read line < /dev/null; exit 3",
+                           "exit 3",
                            NULL),
                      0);
-    fixture->stop_after = 2;
-    struct px_timer *late = px_loop_timer(fixture->loop, 20000, 0, on_late, fixture);
+    run(fixture, 2);
+    assert_string_equal(fixture->story.data, "registered 0, ended (exit status 3), ");
+    assert_true(fixture->engine.pid > 0);
+    fixture->stop_after = 0;
+    fixture->late = px_loop_timer(fixture->loop, 20000, 0, on_late, fixture);
+    px_loop_timer(fixture->loop, 0, 5, on_look, fixture);
     assert_int_equal(px_loop_run(fixture->loop, NULL), 0);
-    px_loop_cancel(fixture->loop, late);
-    assert_non_null(strstr(fixture->story.data, "ended (exit status 3), "));
+    px_loop_cancel(fixture->loop, fixture->late);
+    assert_false(px_process_alive(fixture->engine));
 }
 
 static void test_the_log_is_shown(void **state)
