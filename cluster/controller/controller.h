@@ -8,8 +8,9 @@
  *                    task.c   the task scheduler's sockets; schedule.h decides
  *                    broadcast.c, heart.c
  *                    traffic.c makes them, owns the roster of engines, carries out orders
- *   hub thread       hub.c      registration, notifications, and who answers which request
- *                    request.c  the queries of clients
+ *   hub thread       hub.c      the loop, and who answers which request
+ *                    member.c   registration and notifications
+ *                    request.c, request_db.c  the queries of clients
  *                    monitor.c  what is learned from copies of the traffic
  *                    record.c, query.c, db.c, db_sqlite.c  the task database
  *   both             link.c   notes (traffic to hub) and orders (hub to traffic)

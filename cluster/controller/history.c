@@ -3,7 +3,7 @@
  * history: how each task ended and where, kept for dependencies.
  *
  * An id is split into a prefix and a number ("<session>_<pid>" and n); ids without a number are
- * all prefix, with number 0. 64 neighbouring numbers of one prefix share a block: two bits of
+ * all prefix. 64 neighbouring numbers of one prefix share a block: two bits of
  * fate each, and, once one of them ran on an engine, that engine's serial number. Blocks are
  * in the order of their creation; when the limit is passed the oldest goes, unless one of its
  * tasks is unfinished: then it goes to the end of the line.
@@ -16,6 +16,7 @@
 
 #define BLOCK_SIZE 64
 #define MAX_DIGITS 15
+#define NO_NUMBER UINT64_MAX /* in place of a block's number */
 
 struct prefix {
     uint64_t number;
@@ -57,7 +58,7 @@ struct place {
 /* Splits "<prefix>_<n>" where n is canonical, so that no two ids have one place. */
 static struct place place_of(struct px_span msg_id)
 {
-    struct place place = {.prefix = msg_id};
+    struct place place = {.prefix = msg_id, .block = NO_NUMBER};
     size_t at = msg_id.size;
     uint64_t number = 0, weight = 1;
     while (at > 0 && msg_id.size - at < MAX_DIGITS && msg_id.data[at - 1] >= '0' &&
@@ -69,8 +70,7 @@ static struct place place_of(struct px_span msg_id)
     if (digits == 0 || at == 0 || msg_id.data[at - 1] != '_' ||
         (digits > 1 && msg_id.data[at] == '0'))
         return place;
-    /* The '_' stays with the prefix, so that the id "x" and the id "x_0" differ. */
-    place.prefix.size = at;
+    place.prefix.size = at - 1;
     place.block = number / BLOCK_SIZE;
     place.index = (unsigned)(number % BLOCK_SIZE);
     return place;

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * hub: who is registered, and who is told.
+ * hub: the hub thread's loop: requests, notes from the traffic thread, signals.
  *
- * An engine asks to be registered and is given a number; it is registered when its heart is
- * heard for the first time, and only then is anybody told: the traffic thread first, so that
- * what a client sends at once is delivered, then the clients. It is unregistered when it asks,
- * when its nanny or its iopub says that it ends, or when its heart stops.
- *
- * Requests are verified, then found in a table: registration here, queries in request.c.
- * A request that cannot be authenticated gets no answer; any other gets one, if only hub_error.
+ * Requests are verified, then found in a table: registration in member.c, queries in request.c
+ * and request_db.c. A request that cannot be authenticated gets no answer; any other gets
+ * one, if only hub_error. Notes are handled in bounded batches with requests in between, so
+ * that a client is answered while traffic floods.
  */
 #include "hub.h"
 
@@ -16,479 +13,15 @@
 
 #include <malloc.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utlist.h>
 
-#define SWEEP_MS 500
-#define SAVE_DELAY_MS 50
 #define TIDY_MS 1000
-#define STRANDED_MS 5000   /* how long a dead engine's direct tasks wait for a late reply */
-#define MAX_DEAD 10000     /* engines that are gone and still listed */
-#define MAX_PENDING 100000 /* registrations at a time */
-#define MAX_STATE_FILE (64u << 20)
 #define SHUTDOWN_DELAY_MS 1000
 #define HISTORY_BYTES (8u << 20)
 
-struct px_pending {
-    int id;
-    unsigned features;
-    json_t *names;
-    int64_t until_ms;
-    UT_hash_handle hh;
-    char uuid[];
-};
-
-/* ---- members and jobs --------------------------------------------------------- */
-
-struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid)
-{
-    struct px_member *member;
-    HASH_FIND(hh_uuid, hub->by_uuid, uuid.data, uuid.size, member);
-    return member;
-}
-
-struct px_member *px_hub_member_id(const struct px_hub *hub, int id)
-{
-    struct px_member *member;
-    HASH_FIND_INT(hub->by_id, &id, member);
-    return member;
-}
-
-struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id)
-{
-    struct px_job *job;
-    HASH_FIND(hh, hub->jobs, msg_id.data, msg_id.size, job);
-    return job;
-}
-
-static void leave_list(struct px_hub *hub, struct px_job *job)
-{
-    struct px_member *member = job->member;
-    if (member == NULL) {
-        DL_DELETE(hub->unassigned, job);
-        hub->unassigned_count--;
-    } else if (job->mux) {
-        DL_DELETE(member->queue, job);
-        member->queue_count--;
-    } else {
-        DL_DELETE(member->tasks, job);
-        member->task_count--;
-    }
-}
-
-void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux)
-{
-    struct px_job *job = px_hub_job(hub, msg_id);
-    if (job != NULL) {
-        leave_list(hub, job);
-    } else {
-        job = px_alloc(sizeof(*job) + msg_id.size + 1);
-        memcpy(job->msg_id, msg_id.data, msg_id.size);
-        HASH_ADD_KEYPTR(hh, hub->jobs, job->msg_id, msg_id.size, job);
-    }
-    job->member = member;
-    job->mux = mux;
-    if (member == NULL) {
-        DL_APPEND(hub->unassigned, job);
-        hub->unassigned_count++;
-    } else if (mux) {
-        DL_APPEND(member->queue, job);
-        member->queue_count++;
-    } else {
-        DL_APPEND(member->tasks, job);
-        member->task_count++;
-    }
-}
-
-void px_hub_unbook(struct px_hub *hub, struct px_job *job)
-{
-    leave_list(hub, job);
-    HASH_DEL(hub->jobs, job);
-    free(job);
-}
-
-/* ---- the state file ----------------------------------------------------------------- */
-
-static void save_state(struct px_hub *hub)
-{
-    json_t *engines = json_object();
-    struct px_member *member, *next;
-    HASH_ITER(hh, hub->by_id, member, next) {
-        char id[16];
-        snprintf(id, sizeof(id), "%d", member->id);
-        if (member->alive)
-            json_object_set_new(engines, id, json_string(member->uuid));
-    }
-    json_t *state = json_pack("{s:o, s:i}", "engines", engines, "next_id", hub->next_id);
-    char *text = json_dumps(state, 0);
-    struct px_error err;
-    if (text != NULL &&
-        px_file_write(hub->sockets->engines_path, 0600, px_span_of(text), &err) != 0)
-        px_log(PX_WARN, "state-unsaved", "why=\"%s\"", err.text);
-    free(text);
-    json_decref(state);
-}
-
-static void on_save(struct px_loop *loop, void *ctx)
-{
-    (void)loop;
-    struct px_hub *hub = ctx;
-    hub->save = NULL;
-    save_state(hub);
-}
-
-/* Soon, once for many: a thousand engines that come together are one write. */
-static void save_soon(struct px_hub *hub)
-{
-    if (hub->save == NULL)
-        hub->save = px_loop_timer(hub->loop, SAVE_DELAY_MS, 0, on_save, hub);
-}
-
-/* ---- notifications ---------------------------------------------------------------------- */
-
-/* Takes `content`. */
-static void notify(struct px_hub *hub, const char *type, json_t *content, struct px_span parent)
-{
-    char *text = json_dumps(content, 0);
-    struct px_draft draft = {.type = type, .parent = parent, .content = px_span_of(text)};
-    struct px_msg *msg = px_session_build(hub->session, &draft);
-    if (px_socket_send(hub->sockets->notification, &msg) != PX_SENT)
-        px_msg_destroy(msg);
-    free(text);
-    json_decref(content);
-}
-
-static void order_engine(struct px_hub *hub, enum px_order_kind kind,
-                         const struct px_member *member)
-{
-    struct px_order order = {.kind = kind, .id = member->id, .features = member->features};
-    memcpy(order.uuid, member->uuid, strlen(member->uuid));
-    px_link_order(hub->link, &order);
-}
-
-/* ---- becoming a member, and ceasing to be one ---------------------------------------------- */
-
-static void free_member(struct px_hub *hub, struct px_member *member)
-{
-    HASH_DEL(hub->by_id, member);
-    while (member->queue != NULL)
-        px_hub_unbook(hub, member->queue);
-    while (member->tasks != NULL)
-        px_hub_unbook(hub, member->tasks);
-    json_decref(member->names);
-    free(member);
-}
-
-/* The list of the dead is bounded: the oldest without unfinished tasks go. */
-static void forget_dead(struct px_hub *hub)
-{
-    struct px_member *member, *next;
-    HASH_ITER(hh, hub->by_id, member, next) {
-        if (hub->dead <= MAX_DEAD)
-            return;
-        if (member->alive || member->queue != NULL || member->tasks != NULL)
-            continue;
-        free_member(hub, member);
-        hub->dead--;
-    }
-}
-
-static struct px_member *add_member(struct px_hub *hub, const char *uuid, int id,
-                                    unsigned features, json_t *names)
-{
-    struct px_member *member = px_alloc(sizeof(*member) + strlen(uuid) + 1);
-    strcpy(member->uuid, uuid);
-    member->id = id;
-    member->alive = true;
-    member->features = features;
-    member->names = json_incref(names);
-    HASH_ADD_INT(hub->by_id, id, member);
-    HASH_ADD_KEYPTR(hh_uuid, hub->by_uuid, member->uuid, strlen(member->uuid), member);
-    order_engine(hub, PX_ORDER_ENGINE_UP, member);
-    return member;
-}
-
-static json_t *describe_member(const struct px_member *member)
-{
-    json_t *content = json_pack("{s:i, s:s}", "id", member->id, "uuid", member->uuid);
-    if (member->names != NULL)
-        json_object_set_new(content, "px", json_pack("{s:O}", "features", member->names));
-    return content;
-}
-
-static void free_pending(struct px_hub *hub, struct px_pending *pending)
-{
-    HASH_DEL(hub->pending, pending);
-    json_decref(pending->names);
-    free(pending);
-}
-
-static struct px_pending *find_pending(const struct px_hub *hub, struct px_span uuid)
-{
-    struct px_pending *pending;
-    HASH_FIND(hh, hub->pending, uuid.data, uuid.size, pending);
-    return pending;
-}
-
-void px_hub_new_heart(struct px_hub *hub, struct px_span uuid)
-{
-    struct px_pending *pending = find_pending(hub, uuid);
-    if (pending == NULL) {
-        px_log(PX_DEBUG, "heart-ignored", "engine=%.*s", (int)uuid.size, uuid.data);
-        return;
-    }
-    struct px_member *member =
-        add_member(hub, pending->uuid, pending->id, pending->features, pending->names);
-    free_pending(hub, pending);
-    notify(hub, PX_REGISTRATION_NOTIFICATION, describe_member(member), (struct px_span){0});
-    px_log(PX_INFO, "engine-registered", "id=%d engine=%s", member->id, member->uuid);
-    save_soon(hub);
-}
-
-static void start_sweep(struct px_hub *hub);
-
-void px_hub_unregister(struct px_hub *hub, struct px_member *member)
-{
-    if (!member->alive)
-        return;
-    member->alive = false;
-    member->left_ms = px_now_ms();
-    HASH_DELETE(hh_uuid, hub->by_uuid, member);
-    order_engine(hub, PX_ORDER_ENGINE_DOWN, member);
-    notify(hub, PX_UNREGISTRATION_NOTIFICATION,
-           json_pack("{s:i, s:s}", "id", member->id, "uuid", member->uuid), (struct px_span){0});
-    px_log(PX_INFO, "engine-unregistered", "id=%d engine=%s", member->id, member->uuid);
-    hub->dead++;
-    forget_dead(hub);
-    save_soon(hub);
-    start_sweep(hub);
-}
-
-/* ---- sweeping: registrations that stall, direct tasks that nobody will answer --------------- */
-
-static void give_up_job(struct px_hub *hub, struct px_member *member, struct px_job *job)
-{
-    struct px_record *record = px_db_get(hub->db, px_span_of(job->msg_id));
-    char date[PX_DATE_SIZE];
-    px_date_now(date);
-    px_history_set(hub->finished, px_span_of(job->msg_id), PX_SUCCEEDED, 0);
-    if (record != NULL && record->reply == NULL) {
-        char *evalue = px_format("Engine %d died while running task '%s'", member->id,
-                                 job->msg_id);
-        json_decref(record->lost_header);
-        json_decref(record->lost_content);
-        record->lost_header = json_pack("{s:s, s:s}", "engine", member->uuid, "date", date);
-        record->lost_content = px_error_json("EngineError", evalue);
-        free(record->engine_uuid);
-        record->engine_uuid = px_strdup(member->uuid);
-        free(evalue);
-    }
-    px_hub_unbook(hub, job);
-}
-
-static bool sweep_member(struct px_hub *hub, struct px_member *member, int64_t now_ms)
-{
-    if (member->alive || member->queue == NULL)
-        return false;
-    if (now_ms - member->left_ms < STRANDED_MS)
-        return true;
-    while (member->queue != NULL)
-        give_up_job(hub, member, member->queue);
-    return false;
-}
-
-static void on_sweep(struct px_loop *loop, void *ctx)
-{
-    struct px_hub *hub = ctx;
-    int64_t now_ms = px_now_ms();
-    struct px_pending *pending, *next;
-    HASH_ITER(hh, hub->pending, pending, next) {
-        if (pending->until_ms > now_ms)
-            continue;
-        px_log(PX_WARN, "registration-stalled", "id=%d engine=%s", pending->id, pending->uuid);
-        free_pending(hub, pending);
-    }
-    bool busy = hub->pending != NULL;
-    struct px_member *member, *after;
-    HASH_ITER(hh, hub->by_id, member, after)
-        busy |= sweep_member(hub, member, now_ms);
-    if (busy)
-        return;
-    px_loop_cancel(loop, hub->sweep);
-    hub->sweep = NULL;
-}
-
-static void start_sweep(struct px_hub *hub)
-{
-    if (hub->sweep == NULL)
-        hub->sweep = px_loop_timer(hub->loop, SWEEP_MS, SWEEP_MS, on_sweep, hub);
-}
-
-/* ---- requests of engines ---------------------------------------------------------------------- */
-
-/* Whether a number is taken, by a member or by a registration that is under way. */
-static bool is_taken(const struct px_hub *hub, int id)
-{
-    const struct px_member *member = px_hub_member_id(hub, id);
-    if (member != NULL)
-        return true; /* alive, or dead and remembered: a number means one engine */
-    const struct px_pending *pending, *next;
-    HASH_ITER(hh, hub->pending, pending, next) {
-        if (pending->id == id)
-            return true;
-    }
-    return false;
-}
-
-static int choose_id(struct px_hub *hub, const json_t *wanted)
-{
-    json_int_t id = json_is_integer(wanted) ? json_integer_value(wanted) : -1;
-    if (id < 0 || id >= INT32_MAX || is_taken(hub, (int)id))
-        return hub->next_id++;
-    if ((int)id >= hub->next_id)
-        hub->next_id = (int)id + 1;
-    return (int)id;
-}
-
-static json_t *connection_info(const struct px_cluster_connection *file)
-{
-    json_t *leaves = json_array();
-    for (size_t i = 0; i < file->broadcast_count; i++)
-        json_array_append_new(leaves, json_integer(file->broadcast[i]));
-    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "interface", file->interface,
-                     "registration", file->registration, "control", file->control, "mux",
-                     file->mux, "task", file->task, "iopub", file->iopub, "hb_ping",
-                     file->hb_ping, "hb_pong", file->hb_pong, "broadcast", leaves);
-}
-
-/* "px": {"features": ["pickle5", ...]}: what the engine understands beyond the common protocol. */
-static json_t *features_of(const json_t *content, unsigned *features)
-{
-    static const struct {
-        const char *name;
-        unsigned bit;
-    } known[] = {{"pickle5", PX_FEATURE_PICKLE5}};
-    json_t *names = json_object_get(json_object_get(content, "px"), "features");
-    *features = 0;
-    if (!json_is_array(names) || json_array_size(names) > 64)
-        return NULL;
-    for (size_t i = 0; i < json_array_size(names); i++) {
-        const char *name = json_string_value(json_array_get(names, i));
-        for (size_t k = 0; k < PX_COUNT(known); k++) {
-            if (name != NULL && strcmp(name, known[k].name) == 0)
-                *features |= known[k].bit;
-        }
-    }
-    return names;
-}
-
-static void add_pending(struct px_hub *hub, const char *uuid, int id, const json_t *content)
-{
-    struct px_pending *pending = px_alloc(sizeof(*pending) + strlen(uuid) + 1);
-    strcpy(pending->uuid, uuid);
-    pending->id = id;
-    pending->names = json_incref(features_of(content, &pending->features));
-    pending->until_ms = px_now_ms() + hub->registration_timeout_ms;
-    HASH_ADD_KEYPTR(hh, hub->pending, pending->uuid, strlen(pending->uuid), pending);
-    start_sweep(hub);
-}
-
-static bool is_uuid(const json_t *value)
-{
-    const char *text = json_string_value(value);
-    size_t size = json_string_length(value);
-    if (text == NULL || size == 0 || size > PX_MAX_UUID || strlen(text) != size)
-        return false;
-    for (size_t i = 0; i < size; i++) {
-        if (text[i] <= ' ' || text[i] > '~')
-            return false;
-    }
-    return true;
-}
-
-static void refuse_uuid(const struct px_request *request, const char *uuid)
-{
-    struct px_buf what = {0}, evalue = {0};
-    px_buf_printf(&what, "uuid '%s' in use", uuid);
-    px_repr(&evalue, what.data);
-    json_t *content = px_error_json("KeyError", evalue.data);
-    struct px_span parent = {0};
-    char *text = json_dumps(content, 0);
-    struct px_draft draft = {.idents_of = request->msg, .type = PX_REGISTRATION_REPLY,
-                             .parent = parent, .content = px_span_of(text)};
-    struct px_msg *msg = px_session_build(request->hub->session, &draft);
-    if (px_socket_send(request->hub->sockets->query, &msg) != PX_SENT)
-        px_msg_destroy(msg);
-    px_log(PX_WARN, "registration-refused", "engine=%s why=\"in use\"", uuid);
-    free(text);
-    json_decref(content);
-    px_buf_fini(&what);
-    px_buf_fini(&evalue);
-}
-
-/* The reply has an empty parent, as ipyparallel's. */
-static void accept_engine(const struct px_request *request, const char *uuid, int id)
-{
-    struct px_hub *hub = request->hub;
-    json_t *content = json_pack("{s:i, s:s, s:i, s:o}", "id", id, "status", "ok", "hb_period",
-                                hub->settings->ping_ms, "connection_info",
-                                connection_info(&hub->sockets->engine));
-    char *text = json_dumps(content, 0);
-    struct px_draft draft = {.idents_of = request->msg, .type = PX_REGISTRATION_REPLY,
-                             .content = px_span_of(text)};
-    struct px_msg *msg = px_session_build(hub->session, &draft);
-    add_pending(hub, uuid, id, request->content);
-    if (px_socket_send(hub->sockets->query, &msg) != PX_SENT)
-        px_msg_destroy(msg);
-    free(text);
-    json_decref(content);
-}
-
-static void on_registration_request(const struct px_request *request)
-{
-    struct px_hub *hub = request->hub;
-    const json_t *uuid = json_object_get(request->content, "uuid");
-    const json_t *wanted = json_object_get(request->content, "id");
-    if (uuid == NULL) {
-        px_log(PX_WARN, "registration-refused", "why=\"no uuid\"");
-        return;
-    }
-    if (wanted != NULL && !json_is_integer(wanted) && !json_is_null(wanted)) {
-        px_request_fail(request, "hub_error", "TypeError", "an engine's id must be an integer");
-        return;
-    }
-    if (!is_uuid(uuid) || HASH_COUNT(hub->pending) >= MAX_PENDING) {
-        px_request_fail(request, "hub_error", "ValueError", "an engine's uuid must be ASCII");
-        return;
-    }
-    struct px_span name = px_span_of(json_string_value(uuid));
-    int id = choose_id(hub, wanted);
-    if (px_hub_member(hub, name) != NULL || find_pending(hub, name) != NULL)
-        refuse_uuid(request, name.data);
-    else
-        accept_engine(request, name.data, id);
-}
-
-static void on_unregistration_request(const struct px_request *request)
-{
-    struct px_hub *hub = request->hub;
-    const json_t *id = json_object_get(request->content, "id");
-    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
-        return;
-    struct px_member *member = px_hub_member_id(hub, (int)json_integer_value(id));
-    if (member != NULL && member->alive) {
-        px_hub_unregister(hub, member);
-        return;
-    }
-    struct px_pending *pending, *next;
-    HASH_ITER(hh, hub->pending, pending, next) {
-        if (pending->id == (int)json_integer_value(id))
-            free_pending(hub, pending);
-    }
-}
-
-/* ---- requests of clients -------------------------------------------------------------------------- */
+/* ---- requests of clients ----------------------------------------------------------------- */
 
 static void on_connection_request(const struct px_request *request)
 {
@@ -511,8 +44,8 @@ static void on_connection_request(const struct px_request *request)
 
 static void on_stop(struct px_loop *loop, void *ctx)
 {
-    (void)loop;
-    px_hub_stop(ctx);
+    (void)ctx;
+    px_loop_stop(loop);
 }
 
 static void on_shutdown_request(const struct px_request *request)
@@ -520,7 +53,7 @@ static void on_shutdown_request(const struct px_request *request)
     struct px_hub *hub = request->hub;
     px_log(PX_INFO, "shutdown-requested", NULL);
     px_request_reply(request, "shutdown_reply", json_pack("{s:s}", "status", "ok"), NULL);
-    notify(hub, PX_SHUTDOWN_NOTIFICATION, json_pack("{s:s}", "status", "ok"),
+    px_hub_notify(hub, PX_SHUTDOWN_NOTIFICATION, json_pack("{s:s}", "status", "ok"),
            px_msg_header(request->msg));
     if (!hub->stopping)
         px_loop_timer(hub->loop, SHUTDOWN_DELAY_MS, 0, on_stop, hub);
@@ -528,14 +61,14 @@ static void on_shutdown_request(const struct px_request *request)
 }
 
 static const struct px_request_row own_requests[] = {
-    {PX_REGISTRATION_REQUEST, on_registration_request},
-    {PX_UNREGISTRATION_REQUEST, on_unregistration_request},
+    {PX_REGISTRATION_REQUEST, px_on_registration_request},
+    {PX_UNREGISTRATION_REQUEST, px_on_unregistration_request},
     {PX_CONNECTION_REQUEST, on_connection_request},
     {PX_SHUTDOWN_REQUEST, on_shutdown_request},
     {NULL, NULL},
 };
 
-/* ---- receiving requests ------------------------------------------------------------------------------ */
+/* ---- receiving requests ------------------------------------------------------------------ */
 
 static px_request_fn *find_handler(const struct px_request_row *rows, struct px_span type)
 {
@@ -551,6 +84,8 @@ static void answer(struct px_request *request)
     px_request_fn *handle = find_handler(own_requests, request->type);
     if (handle == NULL)
         handle = find_handler(px_query_requests, request->type);
+    if (handle == NULL)
+        handle = find_handler(px_db_requests, request->type);
     if (handle != NULL) {
         handle(request);
         return;
@@ -644,12 +179,7 @@ static void on_notes(struct px_loop *loop, void *ctx)
     px_loop_timer(loop, 0, 0, on_notes, hub);
 }
 
-/* ---- signals ---------------------------------------------------------------------------------------------- */
-
-void px_hub_stop(struct px_hub *hub)
-{
-    px_loop_stop(hub->loop);
-}
+/* ---- signals ----------------------------------------------------------------------------- */
 
 static void on_end_signal(struct px_loop *loop, int signo, void *ctx)
 {
@@ -666,9 +196,9 @@ static void on_summary_signal(struct px_loop *loop, int signo, void *ctx)
     struct px_order order = {.kind = PX_ORDER_SUMMARY};
     px_link_order(hub->link, &order);
     px_log(PX_INFO, "hub",
-           "engines=%u pending=%u dead=%zu unfinished=%u unassigned=%zu records=%zu "
+           "engines=%u pending=%zu dead=%zu unfinished=%u unassigned=%zu records=%zu "
            "record_bytes=%zu requests=%lu refused=%lu malformed=%lu forged=%lu",
-           HASH_CNT(hh_uuid, hub->by_uuid), HASH_COUNT(hub->pending), hub->dead,
+           HASH_CNT(hh_uuid, hub->by_uuid), px_hub_pending_count(hub), hub->dead,
            HASH_COUNT(hub->jobs), hub->unassigned_count, px_db_count(hub->db),
            px_db_bytes(hub->db), hub->requests, hub->refused, hub->malformed, hub->forged);
 }
@@ -683,7 +213,7 @@ static int watch_signals(struct px_hub *hub, struct px_error *err)
     return px_loop_signal(hub->loop, SIGUSR1, on_summary_signal, hub, err);
 }
 
-/* ---- create, restore, run, destroy --------------------------------------------------------------------------- */
+/* ---- create, run, destroy ---------------------------------------------------------------- */
 
 static int64_t registration_timeout(const struct px_settings *settings)
 {
@@ -716,48 +246,6 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
     return hub;
 }
 
-static void restore_engine(struct px_hub *hub, const char *key, const json_t *uuid)
-{
-    char *end;
-    long id = strtol(key, &end, 10);
-    if (*end != 0 || end == key || id < 0 || id >= INT32_MAX || !is_uuid(uuid) ||
-        px_hub_member_id(hub, (int)id) != NULL ||
-        px_hub_member(hub, px_span_of(json_string_value(uuid))) != NULL) {
-        px_log(PX_WARN, "restore-skipped", "id=%.20s", key);
-        return;
-    }
-    struct px_member *member = add_member(hub, json_string_value(uuid), (int)id, 0, NULL);
-    order_engine(hub, PX_ORDER_EXPECT, member);
-    if ((int)id >= hub->next_id)
-        hub->next_id = (int)id + 1;
-}
-
-int px_hub_restore(struct px_hub *hub, struct px_error *err)
-{
-    struct px_buf text = {0};
-    struct px_error why;
-    if (px_file_read(hub->sockets->engines_path, MAX_STATE_FILE, &text, &why) != 0) {
-        px_buf_fini(&text);
-        if (why.code == PX_ENOENT)
-            return 0;
-        return px_fail(err, why.code, "%s", why.text);
-    }
-    json_t *state = px_json_parse(px_buf_span(&text), &why);
-    px_buf_fini(&text);
-    if (state == NULL)
-        return px_fail(err, PX_EINVAL, "%s is not a list of engines", hub->sockets->engines_path);
-    const char *id;
-    json_t *uuid;
-    json_object_foreach(json_object_get(state, "engines"), id, uuid)
-        restore_engine(hub, id, uuid);
-    json_int_t next_id = json_integer_value(json_object_get(state, "next_id"));
-    if (next_id > hub->next_id && next_id < INT32_MAX)
-        hub->next_id = (int)next_id;
-    px_log(PX_INFO, "restored", "engines=%u", HASH_COUNT(hub->by_id));
-    json_decref(state);
-    return 0;
-}
-
 int px_hub_run(struct px_hub *hub, struct px_error *err)
 {
     return px_loop_run(hub->loop, err);
@@ -767,17 +255,7 @@ void px_hub_destroy(struct px_hub *hub)
 {
     if (hub == NULL)
         return;
-    if (hub->save != NULL)
-        save_state(hub);
-    struct px_member *member, *after;
-    HASH_CLEAR(hh_uuid, hub->by_uuid);
-    HASH_ITER(hh, hub->by_id, member, after)
-        free_member(hub, member);
-    while (hub->unassigned != NULL)
-        px_hub_unbook(hub, hub->unassigned);
-    struct px_pending *pending, *next;
-    HASH_ITER(hh, hub->pending, pending, next)
-        free_pending(hub, pending);
+    px_members_fini(hub);
     px_history_destroy(hub->finished);
     px_db_destroy(hub->db);
     px_loop_destroy(hub->loop);

@@ -81,7 +81,7 @@ void px_db_compact(struct px_db *db);
 size_t px_db_count(const struct px_db *db);
 size_t px_db_bytes(const struct px_db *db);
 
-/* ---- engines and unfinished tasks (hub.c) ----------------------------------------------- */
+/* ---- engines and unfinished tasks (member.c) ----------------------------------------------- */
 
 struct px_job;
 
@@ -134,7 +134,10 @@ struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid); 
 struct px_member *px_hub_member_id(const struct px_hub *hub, int id); /* alive or dead */
 void px_hub_unregister(struct px_hub *hub, struct px_member *member);
 void px_hub_new_heart(struct px_hub *hub, struct px_span uuid);
-void px_hub_stop(struct px_hub *hub);
+size_t px_hub_pending_count(const struct px_hub *hub);
+/* Publishes a notification; `content` is taken, `parent` may be empty. */
+void px_hub_notify(struct px_hub *hub, const char *type, json_t *content, struct px_span parent);
+void px_members_fini(struct px_hub *hub);
 
 struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
 /* Books a request as unfinished with `member`, or unassigned for NULL. */
@@ -167,7 +170,19 @@ struct px_request_row {
     const char *type;
     px_request_fn *handle;
 };
+px_request_fn px_on_registration_request, px_on_unregistration_request; /* member.c */
 extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */
+extern const struct px_request_row px_db_requests[];    /* request_db.c */
+
+/* The list of strings under `key`. NULL when it is missing or not that; then hub_error was sent. */
+const json_t *px_request_ids(const struct px_request *request, const char *key);
+struct px_span px_id_at(const json_t *ids, size_t index);
+/* KeyError: its text is the repr of `what`. */
+void px_request_fail_key(const struct px_request *request, const char *type, const char *what);
+/* The engine named by an id or a uuid; NULL. */
+struct px_member *px_hub_target(const struct px_hub *hub, const json_t *target);
+/* Appends a JSON value as Python's repr(). */
+void px_repr_json(struct px_buf *out, const json_t *value);
 
 /* ---- copies of the traffic (monitor.c) --------------------------------------------------------- */
 

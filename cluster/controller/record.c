@@ -114,6 +114,8 @@ static int64_t zone(const char *at, const char *end)
 
 int64_t px_date_parse(struct px_span text)
 {
+    if (text.size == 0)
+        return -1;
     const char *at = text.data, *end = text.data + text.size;
     int64_t year = digits(&at, end, 4);
     bool dashes = skip(&at, end, '-');

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
+px_test(controller/test_history.c LIBS px_schedule)
+px_test(controller/test_depend.c LIBS px_schedule)
+px_test(controller/test_scheme.c LIBS px_schedule)
 px_test(controller/test_schedule.c LIBS px_schedule)
+px_test(controller/test_query.c LIBS px_controller)
+px_test(controller/test_settings.c LIBS px_controller)
 
 # Run by hand or by tests/bench: it needs a running controller.
 add_executable(bench_tasks bench/bench_tasks.c)
