@@ -362,6 +362,9 @@ class _Unpickler(pickle.Unpickler):
             return getattr(_codeutil, name)
         if module == "ipyparallel.error":
             module = "phalanx.error"
+        known = sys.modules.get(module)
+        if known is not None and "." not in name:  # its packages need not be imported, too
+            return getattr(known, name)
         return super().find_class(module, name)
 
 

@@ -406,14 +406,16 @@ static int pack(struct px_python *python, PyObject *value, bool pickle5, struct 
 static bool says_pickle5(struct px_span metadata)
 {
     static const char key[] = "\"px_pickle\"";
-    const char *end = metadata.data + metadata.size;
-    const char *at = metadata.size ? memmem(metadata.data, metadata.size, key, sizeof key - 1) : NULL;
-    if (!at)
-        return false;
-    at += sizeof key - 1;
-    while (at < end && (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r'))
-        at++;
-    return at < end && *at == ':';
+    const char *at = metadata.data;
+    const char *end = at ? at + metadata.size : NULL;
+    while (at < end && (at = memmem(at, (size_t)(end - at), key, sizeof key - 1))) {
+        at += sizeof key - 1;
+        while (at < end && (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r'))
+            at++;
+        if (at < end && *at == ':')
+            return true;
+    }
+    return false;
 }
 
 static struct px_apply *create_apply(struct px_python *python)
@@ -473,7 +475,7 @@ void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
         Py_XDECREF(value);
     }
     if (status != 0)
-        px_python_failed(self, out);
+        px_python_failed(self, true, out);
     Py_XDECREF(call.function);
     Py_XDECREF(call.args);
     Py_XDECREF(call.kwargs);

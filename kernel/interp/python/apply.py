@@ -23,7 +23,8 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 
 
 class StepAside:
-    """Takes the stand-ins out of the way of the real package when that is first imported."""
+    """Takes the stand-ins out of the way of the real package when that is first imported, save what
+    publishes data: the real one works only in ipykernel."""
 
     def __init__(self, modules):
         self.modules = modules
@@ -32,7 +33,7 @@ class StepAside:
         if name == "ipyparallel":
             sys.meta_path.remove(self)
             for key, module in self.modules.items():
-                if sys.modules.get(key) is module:
+                if sys.modules.get(key) is module and not key.endswith("datapub"):
                     del sys.modules[key]
         return None
 

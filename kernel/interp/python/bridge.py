@@ -286,9 +286,9 @@ class Bridge:
         try:
             request = json.loads(content)
             reply = getattr(self, "on_" + what)(request)
-        except Exception as error:
-            traceback.print_exc(file=sys.__stderr__)
-            reply = {"status": "error", **describe(error, [])}
+        except BaseException as error:  # an interrupt, too, is no reason not to answer
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+            reply = {"status": "error", **describe(error, lines)}
         return encode(reply)
 
     def on_complete(self, request):
@@ -324,13 +324,17 @@ class Bridge:
             for name in [name for name in names if not name.startswith("__")]:
                 del names[name]
 
-    def describe(self, error):
-        """An exception as JSON members, and whether it means that a dependency is not met."""
-        if self._shell is not None:
-            lines = self._shell.px_traceback(error)
+    def describe(self, error, show):
+        """An exception as JSON members, and whether it means that a dependency is not met. With
+        `show`, it is published too, as that of a cell is."""
+        if self._shell is not None or show:
+            lines = self.shell.px_traceback(error)
         else:
             lines = traceback.format_exception(type(error), error, error.__traceback__)
-        return members(describe(error, lines)), type(error).__name__ == "UnmetDependency"
+        content = describe(error, lines)
+        if show:
+            publish(host.ERROR, content)
+        return members(content), content["ename"] == "UnmetDependency"
 
     # ---- apply -------------------------------------------------------------
 

@@ -81,7 +81,7 @@ static void describe_plainly(struct px_outcome *out, PyObject *type, PyObject *v
     Py_XDECREF(text);
 }
 
-void px_python_failed(struct px_python *self, struct px_outcome *out)
+void px_python_failed(struct px_python *self, bool show, struct px_outcome *out)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
@@ -91,7 +91,7 @@ void px_python_failed(struct px_python *self, struct px_outcome *out)
     out->failed = true;
     px_buf_clear(&out->error);
     PyObject *json = self->bridge && value
-                         ? PyObject_CallMethod(self->bridge, "describe", "(O)", value)
+                         ? PyObject_CallMethod(self->bridge, "describe", "OO", value, show ? Py_True : Py_False)
                          : NULL;
     PyObject *unmet = json && PyTuple_Check(json) ? PyTuple_GET_ITEM(json, 1) : NULL;
     if (unmet) {
@@ -209,7 +209,7 @@ static void *python_create(const struct px_interp_config *config, struct px_erro
     self->main_thread = pthread_self();
     if (start_bridge(self, config) != 0) {
         struct px_outcome out = {0};
-        px_python_failed(self, &out);
+        px_python_failed(self, false, &out);
         px_fail(err, PX_EIO, "Python starts, but its bridge does not: %s", out.error.data);
         px_outcome_fini(&out);
         px_python_leave(self);
@@ -232,7 +232,7 @@ static void tell_bridge(struct px_python *self, const char *method, const char *
     PyObject *result = function ? PyObject_CallObject(function, list) : NULL;
     if (!result) {
         struct px_outcome out = {0};
-        px_python_failed(self, &out);
+        px_python_failed(self, false, &out);
         px_log(PX_WARN, "python-host", "call=%s %s", method, out.error.data);
         px_outcome_fini(&out);
     }
@@ -309,7 +309,7 @@ static int python_warm(void *arg, struct px_error *err)
     PyObject *result = PyObject_CallMethod(self->bridge, "warm", NULL);
     if (!result) {
         struct px_outcome out = {0};
-        px_python_failed(self, &out);
+        px_python_failed(self, false, &out);
         status = px_fail(err, PX_EIO, "Python does not warm up: %s", out.error.data);
         px_outcome_fini(&out);
     }

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <poll.h>
+#include <string.h>
+
+#include "fake_host.h"
+
+static void on_stream(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
+                      size_t size)
+{
+    struct fake_host *fake = ctx;
+    (void)parent;
+    pthread_mutex_lock(&fake->lock);
+    px_buf_append(&fake->text[which], text, size);
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+static void on_publish(void *ctx, struct px_parent *parent, enum px_publication what,
+                       struct px_span content, struct px_span metadata,
+                       const struct px_buffer *buffers, size_t buffer_count)
+{
+    struct fake_host *fake = ctx;
+    (void)parent;
+    (void)metadata;
+    pthread_mutex_lock(&fake->lock);
+    px_buf_printf(&fake->published, "%d ", (int)what);
+    px_buf_append(&fake->published, content.data, content.size);
+    px_buf_printf(&fake->published, " +%zu\n", buffer_count);
+    for (size_t i = 0; i < buffer_count; i++)
+        if (buffers[i].release)
+            buffers[i].release(buffers[i].hint);
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+static int on_input(void *ctx, const char *prompt, bool password, struct px_buf *line,
+                    struct px_error *err)
+{
+    struct fake_host *fake = ctx;
+    if (!fake->answer)
+        return px_fail(err, PX_ENOENT, "there is nobody to ask");
+    if (prompt) {
+        px_buf_printf(&fake->prompt, "%s%s", prompt, password ? " (secret)" : "");
+        on_stream(ctx, NULL, PX_STDOUT, "asked", 5);
+    }
+    if (!fake->answer[0]) {
+        poll(NULL, 0, 20); /* a signal may have come before; the language looks and calls again */
+        return px_fail(err, PX_EINTR, "a signal came");
+    }
+    px_buf_text(line, fake->answer);
+    return 0;
+}
+
+static void on_release(void *hint)
+{
+    struct fake_host *fake = hint;
+    fake->kept--;
+}
+
+static bool on_keep_buffer(void *ctx, size_t index, struct px_buffer *out)
+{
+    struct fake_host *fake = ctx;
+    struct px_span span = fake->buffers[index];
+    fake->kept++;
+    *out = (struct px_buffer){span.data, span.size, on_release, fake};
+    return true;
+}
+
+void fake_host_init(struct fake_host *fake)
+{
+    memset(fake, 0, sizeof *fake);
+    pthread_mutex_init(&fake->lock, NULL);
+    pthread_cond_init(&fake->changed, NULL);
+    fake->ops = (struct px_interp_host){
+        .ctx = fake,
+        .stream = on_stream,
+        .publish = on_publish,
+        .input = on_input,
+        .keep_buffer = on_keep_buffer,
+    };
+}
+
+void fake_host_fini(struct fake_host *fake)
+{
+    px_buf_fini(&fake->text[PX_STDOUT]);
+    px_buf_fini(&fake->text[PX_STDERR]);
+    px_buf_fini(&fake->published);
+    px_buf_fini(&fake->prompt);
+    pthread_cond_destroy(&fake->changed);
+    pthread_mutex_destroy(&fake->lock);
+}
+
+void fake_host_clear(struct fake_host *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    px_buf_clear(&fake->text[PX_STDOUT]);
+    px_buf_clear(&fake->text[PX_STDERR]);
+    px_buf_clear(&fake->published);
+    px_buf_clear(&fake->prompt);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+static bool contains(const struct px_buf *buf, const char *piece)
+{
+    return buf->size > 0 && strstr(buf->data, piece);
+}
+
+bool fake_host_has(struct fake_host *fake, const char *piece)
+{
+    pthread_mutex_lock(&fake->lock);
+    bool found = contains(&fake->published, piece);
+    pthread_mutex_unlock(&fake->lock);
+    return found;
+}
+
+void fake_host_wait(struct fake_host *fake, const char *piece)
+{
+    pthread_mutex_lock(&fake->lock);
+    while (!contains(&fake->text[PX_STDOUT], piece))
+        pthread_cond_wait(&fake->changed, &fake->lock);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_host_run(const struct px_interp_ops *ops, void *self, const char *code,
+                   struct px_outcome *out)
+{
+    struct px_execute request = {
+        .code = px_span_of(code),
+        .user_expressions = PX_SPAN("{}"),
+        .store_history = true,
+        .allow_stdin = true,
+    };
+    *out = (struct px_outcome){0};
+    ops->execute(self, &request, out);
+}
