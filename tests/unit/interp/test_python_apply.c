@@ -272,7 +272,7 @@ static void test_engine_names(void **state)
     if (f->out.failed)
         fail_msg("%s", f->out.error.data);
     assert_true(fake_host_has(&f->host, "8 {\"keys\": [\"a\"]} +1"));
-    run(f, "k = get_ipython().kernel; assert k.ident == 'uuid-3' and k.int_id == 3 and k.session\n"
+    run(f, "e = get_ipython().kernel; assert e.ident == 'uuid-3' and e.int_id == 3 and e.session\n"
            "import sys; assert 'ipyparallel' not in sys.modules");
 }
 
