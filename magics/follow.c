@@ -458,6 +458,7 @@ PyObject *px_follow(PyObject *shell, PyObject *result, const struct px_line *lin
     struct run run = {.shell = shell, .result = result, .stream = stream};
     run.notebook = is_notebook(shell);
     run.color = has_color(shell);
+    run.flushed_ms = px_now_ms(); /* quick cells show their streams once, in the engines' order */
     run.signal = line->signal_on_interrupt != 0;
     run.raw = PyObject_GetAttrString(result, "_raw");
     PyObject *capsule = run.raw ? PyObject_CallMethod(run.raw, "capsule", NULL) : NULL;

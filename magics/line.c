@@ -294,7 +294,7 @@ struct row {
     enum value_type type;
     size_t offset;
     int value; /* SET */
-    const char *help;
+    const char *help; /* NULL: accepted, because ipyparallel does, and not listed */
 };
 
 #define AT(field) offsetof(struct px_line, field)
@@ -311,7 +311,7 @@ static const struct row rows[] = {
     {'r', NULL, SET, AT(group), PX_GROUP_ORDER, "same as --group-outputs=order"},
     {0, "verbose", SET, AT(verbose), 1, "say on which engines code runs"},
     {0, "no-verbose", SET, AT(verbose), 0, "do not"},
-    {0, "progress-after", NUMBER, AT(progress_after), 0, "seconds; accepted, shows nothing yet"},
+    {0, "progress-after", NUMBER, AT(progress_after), 0, NULL}, /* no progress is shown */
     {0, "signal-on-interrupt", SET, AT(signal_on_interrupt), 1,
      "an interrupt goes to the engines (the default)"},
     {0, "no-signal-on-interrupt", SET, AT(signal_on_interrupt), 0, "it only ends the waiting"},
@@ -515,6 +515,8 @@ void px_line_help(struct px_buf *out)
     px_buf_text(out, "Runs Python code on the engines of a cluster.\n\nOptions:\n");
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
         char flags[64];
+        if (!rows[i].help)
+            continue;
         if (rows[i].name && rows[i].letter)
             snprintf(flags, sizeof flags, "-%c, --%s", rows[i].letter, rows[i].name);
         else if (rows[i].name)
