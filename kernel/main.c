@@ -78,6 +78,7 @@ int main(int argc, char **argv)
         px_die(2, "no connection file: say -f FILE; see --help");
     px_log_init("pxkernel", (enum px_level)options.log_level);
     hold_interrupts(true);
+    signal(SIGINT, SIG_DFL); /* a shell's background job ignores it, and the language would too */
     struct px_channels *channels = px_channels_open(options.file, ops, &err);
     if (!channels)
         px_die(1, "%s", err.text);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -76,23 +77,30 @@ static const struct px_usage usage = {
 
 /* ---- the connection ---- */
 
-static void find_file(const struct options *options, char out[PX_PATH_SIZE])
+/* The profile's directory, or "" when there is none and a file was named instead. */
+static void find_profile(const struct options *options, char out[PX_PATH_SIZE])
 {
     const struct px_profile_choice choice = {.ipython_dir = options->ipython_dir,
                                              .profile = options->profile,
                                              .profile_dir = options->profile_dir,
                                              .cluster_id = options->cluster_id};
-    char profile[PX_PATH_SIZE];
     struct px_error err;
-    if (options->file) {
-        if (strlen(options->file) >= PX_PATH_SIZE)
-            px_die(2, "the name of the connection file is too long");
-        strcpy(out, options->file);
+    if (px_profile_dir(&choice, false, out, &err) == 0)
         return;
-    }
-    if (px_profile_dir(&choice, false, profile, &err) < 0)
+    if (!options->file)
         px_die(1, "%s", err.text);
-    px_profile_connection_file(profile, px_profile_cluster_id(&choice), PX_ROLE_ENGINE, out);
+    out[0] = 0;
+}
+
+static void find_file(const struct options *options, const char *profile, char out[PX_PATH_SIZE])
+{
+    const struct px_profile_choice choice = {.cluster_id = options->cluster_id};
+    if (!options->file)
+        px_profile_connection_file(profile, px_profile_cluster_id(&choice), PX_ROLE_ENGINE, out);
+    else if (strlen(options->file) < PX_PATH_SIZE)
+        strcpy(out, options->file);
+    else
+        px_die(2, "the name of the connection file is too long");
 }
 
 /* The file may be missing, or half written, until the controller is up. */
@@ -132,12 +140,14 @@ static void read_connection(const struct options *options, const char *path,
 
 /* ---- main ---- */
 
-static void *start_language(const struct options *options, const struct px_interp_ops *ops,
-                            char **argv)
+static void *start_language(const struct options *options, const char *profile,
+                            const struct px_interp_ops *ops, char **argv)
 {
     struct px_error err;
     char *modules = px_own_modules();
+    signal(SIGINT, SIG_DFL); /* a shell's background job ignores it, and the language would too */
     const struct px_interp_config config = {.python = options->python,
+                                            .profile_dir = profile[0] ? profile : NULL,
                                             .colors = options->colors,
                                             .module_dir = modules,
                                             .engine = true,
@@ -178,9 +188,10 @@ int main(int argc, char **argv)
     const struct px_interp_ops *ops = px_language_find(options.language, &err);
     if (!ops)
         px_die(2, "%s", err.text);
-    char path[PX_PATH_SIZE];
-    find_file(&options, path);
-    void *self = start_language(&options, ops, argv); /* meanwhile the controller may come up */
+    char profile[PX_PATH_SIZE], path[PX_PATH_SIZE];
+    find_profile(&options, profile);
+    find_file(&options, profile, path);
+    void *self = start_language(&options, profile, ops, argv); /* meanwhile the controller may come up */
     struct px_cluster_connection connection;
     read_connection(&options, path, &connection);
     const struct px_forkserver_config config = {
