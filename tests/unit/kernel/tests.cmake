@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+px_test(kernel/test_kernel.c SOURCES unit/kernel/kernel_fixture.c LIBS px_kernel)
