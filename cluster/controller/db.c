@@ -80,24 +80,6 @@ void px_db_grow(struct px_db *db, struct px_record *record, size_t bytes)
         cull_bytes(db, record);
 }
 
-static void compact(struct px_msg **msg, bool *done)
-{
-    if (*msg == NULL || *done)
-        return;
-    struct px_msg *copy = px_msg_compact(*msg);
-    px_msg_destroy(*msg);
-    *msg = copy;
-    *done = true;
-}
-
-void px_db_compact(struct px_db *db)
-{
-    for (struct px_record *record = db->records; record != NULL; record = px_db_next(record)) {
-        compact(&record->request, &record->request_compact);
-        compact(&record->reply, &record->reply_compact);
-    }
-}
-
 bool px_db_stores(const struct px_db *db)
 {
     return db->kind != PX_DB_NONE;

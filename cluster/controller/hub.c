@@ -136,14 +136,10 @@ static void on_query(struct px_loop *loop, void *ctx)
     }
 }
 
-/*
- * Some time after traffic: what is kept is copied out of ZeroMQ's receive buffers, and when the
- * traffic has stopped, memory goes back to the system.
- */
+/* When the traffic has stopped, memory that it needed goes back to the system. */
 static void on_tidy(struct px_loop *loop, void *ctx)
 {
     struct px_hub *hub = ctx;
-    px_db_compact(hub->db);
     if (hub->noted) {
         hub->noted = false;
         return;

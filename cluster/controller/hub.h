@@ -18,7 +18,6 @@
 /* A task as ipyparallel's TaskRecord. JSON is parsed only when somebody asks. */
 struct px_record {
     struct px_msg *request, *reply; /* either may be NULL */
-    bool request_compact, reply_compact;
     const char *queue;              /* "mux", "task" or NULL */
     char *engine_uuid, *resubmitted;
     char received[PX_DATE_SIZE]; /* "" for none */
@@ -32,8 +31,6 @@ struct px_record {
     char msg_id[];
 };
 
-/* A message of its own: small frames are copied, so that none keeps a receive buffer alive. */
-struct px_msg *px_msg_compact(const struct px_msg *msg);
 void px_record_destroy(struct px_record *record);
 /* New reference, JSON null when it is not known; NULL when there is no such field. Buffers are
  * not JSON: their fields give null here. */
@@ -76,8 +73,6 @@ void px_db_drop(struct px_db *db, struct px_record *record);
 /* In the order of their making; NULL after the last. `record` may be dropped after the call. */
 struct px_record *px_db_first(struct px_db *db);
 struct px_record *px_db_next(struct px_record *record);
-/* Makes the messages of all records compact. Records that come and go under load never are. */
-void px_db_compact(struct px_db *db);
 size_t px_db_count(const struct px_db *db);
 size_t px_db_bytes(const struct px_db *db);
 
@@ -125,7 +120,7 @@ struct px_hub {
     struct px_history *finished; /* ids that were completed */
     struct px_db *db;
     struct px_timer *sweep, *save, *tidy;
-    bool stopping, noted; /* noted: copies of traffic came since the last tidying */
+    bool stopping, noted; /* noted: traffic since the last look */
     unsigned long requests, refused, malformed, forged;
     struct px_log_limiter limiter;
 };

@@ -58,7 +58,6 @@ static void store_reply(struct px_hub *hub, const struct px_msg *msg, struct px_
         return;
     px_msg_destroy(record->reply);
     record->reply = px_msg_copy(msg);
-    record->reply_compact = false;
     px_date_now(record->received);
     set_engine(record, engine);
     px_db_grow(hub->db, record, buffer_bytes(msg));

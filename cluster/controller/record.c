@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * record: a task as the database knows it, with ipyparallel's field names. The request and the
- * reply are kept as messages; a field is parsed out of them when it is asked for, which for
+ * reply are kept as messages, whose frames are shared with those that went by; a field is parsed out of them when it is asked for, which for
  * most tasks is never.
  */
 #include "hub.h"
@@ -9,25 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define SHARE_FRAME 16384 /* frames from this size on are shared, not copied */
-
-struct px_msg *px_msg_compact(const struct px_msg *msg)
-{
-    struct px_msg *copy = px_msg_create();
-    size_t count = px_msg_count(msg);
-    for (size_t i = px_msg_ident_count(msg); i < count; i++) {
-        struct px_span frame = px_msg_frame(msg, i);
-        if (frame.size < SHARE_FRAME)
-            px_msg_append(copy, frame.data, frame.size);
-        else
-            px_msg_append_frames(copy, msg, i, 1);
-    }
-    if (px_msg_locate(copy, NULL) == 0)
-        return copy;
-    px_msg_destroy(copy);
-    return px_msg_copy(msg);
-}
 
 void px_record_destroy(struct px_record *record)
 {
