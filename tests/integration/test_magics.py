@@ -43,7 +43,8 @@ class Notebook:
         self.km.shutdown_kernel()
 
     def send(self, code):
-        return self.kc.execute(code)
+        # Without stop_on_error ipykernel does not abort the cell that follows a failed one closely.
+        return self.kc.execute(code, stop_on_error=False)
 
     def outputs(self, parent, timeout=60):
         """The messages that a cell publishes, as they come, to its idle."""
