@@ -11,6 +11,7 @@
 
 #include <malloc.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -20,6 +21,21 @@
 static void tune_memory(void)
 {
     mallopt(M_ARENA_MAX, 3);
+}
+
+/*
+ * Before ZeroMQ starts its threads: these block all signals, but only once they run, and a
+ * SIGTERM that met one before that would end the process with its files left behind. The hub
+ * reads the signals from a descriptor.
+ */
+static void block_signals(void)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
 }
 
 static void *traffic_thread(void *ctx)
@@ -102,6 +118,7 @@ int main(int argc, char **argv)
     if (px_settings_read(argc, argv, &settings, profile_dir, &err) != 0)
         px_die(err.code == PX_EINVAL || err.code == PX_ENOENT ? 2 : 1, "%s", err.text);
     px_log_init("IPController", (enum px_level)settings.log_level);
+    block_signals();
     int rc = px_sockets_bind(&sockets, &settings, profile_dir, &err);
     if (rc == 0)
         rc = serve(&sockets, &settings, profile_dir, &err);

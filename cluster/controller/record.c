@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * record: a task as the database knows it, with ipyparallel's field names. The request and the
- * reply are kept as messages, whose frames are shared with those that went by; a field is parsed out of them when it is asked for, which for
- * most tasks is never.
+ * reply are kept as messages, whose frames are shared with those that went by. A field is parsed
+ * out of them when it is asked for, which for most tasks is never.
  */
 #include "hub.h"
 
