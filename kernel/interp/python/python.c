@@ -6,6 +6,8 @@
  * sys.executable, sys.prefix and site-packages are that program's. Its own SIGINT handler is
  * installed: an interrupt is that signal sent to the interpreter thread, which makes KeyboardInterrupt
  * and ends blocking system calls. One that arrives when nothing runs is dropped on the next entry.
+ * LIMIT: one that arrives in the instant between CPython's last look and a system call is acted on when
+ * that call ends. CPython has no remedy; a second interrupt ends the call.
  *
  * Stopping runs what was registered with atexit but does not wait for the user's threads: a kernel
  * that is told to end must end.

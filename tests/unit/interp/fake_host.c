@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <poll.h>
 #include <string.h>
+#include <time.h>
 
 #include "fake_host.h"
 
@@ -118,6 +119,30 @@ void fake_host_wait(struct fake_host *fake, const char *piece)
     pthread_mutex_lock(&fake->lock);
     while (!contains(&fake->text[PX_STDOUT], piece))
         pthread_cond_wait(&fake->changed, &fake->lock);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_host_set_idle(struct fake_host *fake, bool idle)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->idle = idle;
+    pthread_cond_broadcast(&fake->changed);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_host_interrupt(struct fake_host *fake, const struct px_interp_ops *ops, void *self,
+                         const char *piece)
+{
+    fake_host_wait(fake, piece);
+    pthread_mutex_lock(&fake->lock);
+    while (!fake->idle) {
+        struct timespec patience;
+        ops->interrupt(self);
+        clock_gettime(CLOCK_REALTIME, &patience);
+        patience.tv_sec += 2;
+        while (!fake->idle && pthread_cond_timedwait(&fake->changed, &fake->lock, &patience) == 0)
+            ;
+    }
     pthread_mutex_unlock(&fake->lock);
 }
 

@@ -22,6 +22,7 @@ struct fake_host {
     struct px_buf prompt; /* what input() asked */
     const struct px_span *buffers; /* those of the apply that runs */
     int kept;             /* buffers that the language keeps now */
+    bool idle;            /* no cell runs */
 };
 
 void fake_host_init(struct fake_host *fake);
@@ -32,6 +33,12 @@ void fake_host_clear(struct fake_host *fake);
 bool fake_host_has(struct fake_host *fake, const char *piece);
 /* Any thread. Blocks until `piece` is in the standard output. */
 void fake_host_wait(struct fake_host *fake, const char *piece);
+
+/* Any thread. Once `piece` is in the standard output, interrupts until `idle` is set: CPython may
+ * overlook a signal that comes in the instant before a system call. */
+void fake_host_interrupt(struct fake_host *fake, const struct px_interp_ops *ops, void *self,
+                         const char *piece);
+void fake_host_set_idle(struct fake_host *fake, bool idle);
 
 /* Runs `code` as a cell that takes part in the history; the outcome's owner finis it. */
 void fake_host_run(const struct px_interp_ops *ops, void *self, const char *code,

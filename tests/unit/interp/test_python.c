@@ -208,8 +208,7 @@ struct interrupter {
 static void *interrupt_when_ready(void *arg)
 {
     struct interrupter *self = arg;
-    fake_host_wait(&self->fixture->host, self->after);
-    ops->interrupt(self->fixture->python);
+    fake_host_interrupt(&self->fixture->host, ops, self->fixture->python, self->after);
     return NULL;
 }
 
@@ -218,8 +217,10 @@ static void interrupt(struct fixture *f, const char *code, const char *after)
     struct interrupter self = {f, after};
     pthread_t thread;
     fake_host_clear(&f->host);
+    fake_host_set_idle(&f->host, false);
     pthread_create(&thread, NULL, interrupt_when_ready, &self);
     run(f, code);
+    fake_host_set_idle(&f->host, true);
     pthread_join(thread, NULL);
     assert_error(f, "KeyboardInterrupt");
 }
