@@ -133,6 +133,23 @@ void px_socket_curve_client(struct px_socket *socket, const char *server_key)
         px_die(1, "this libzmq has no CURVE, or the server key is not Z85");
 }
 
+int px_curve_keypair(char public_key[PX_CURVE_KEY_SIZE], char secret_key[PX_CURVE_KEY_SIZE],
+                     struct px_error *err)
+{
+    if (zmq_curve_keypair(public_key, secret_key) < 0)
+        return px_fail(err, PX_EIO, "this libzmq has no CURVE");
+    return 0;
+}
+
+int px_curve_public(char public_key[PX_CURVE_KEY_SIZE], const char *secret_key,
+                    struct px_error *err)
+{
+    if (strlen(secret_key) != PX_CURVE_KEY_SIZE - 1 ||
+        zmq_curve_public(public_key, secret_key) < 0)
+        return px_fail(err, PX_EINVAL, "not a CURVE key: 40 characters of Z85 are wanted");
+    return 0;
+}
+
 /* ---- addresses ---- */
 
 static int refuse_address(const char *verb, const char *endpoint, struct px_error *err)

@@ -188,6 +188,13 @@ void px_socket_subscribe(struct px_socket *socket, const char *prefix);
 /* CURVE, Z85 keys of 40 characters; before connect or bind. */
 void px_socket_curve_server(struct px_socket *socket, const char *secret_key);
 void px_socket_curve_client(struct px_socket *socket, const char *server_key);
+#define PX_CURVE_KEY_SIZE 41 /* 40 characters and a 0 */
+/* A fresh key pair. PX_EIO when this libzmq has no CURVE. */
+PX_MUST_USE int px_curve_keypair(char public_key[PX_CURVE_KEY_SIZE],
+                                 char secret_key[PX_CURVE_KEY_SIZE], struct px_error *err);
+/* The public key of a secret one. PX_EINVAL when it is not a key. */
+PX_MUST_USE int px_curve_public(char public_key[PX_CURVE_KEY_SIZE], const char *secret_key,
+                                struct px_error *err);
 
 /* PX_EEXIST when the address is taken, PX_EINVAL when it is not an address, PX_EIO. */
 PX_MUST_USE int px_socket_bind(struct px_socket *socket, const char *endpoint,
