@@ -64,7 +64,7 @@ struct px_settings {
     const char *sqlite_file, *sqlite_dir;
     /* files, keys */
     int reuse, restore, secure, curve;
-    const char *curve_public, *curve_secret, *session_key, *signature_scheme, *ident;
+    const char *curve_secret, *session_key, *signature_scheme, *ident;
     const char *engine_file, *client_file;
     /* operation */
     int log_level, ready_fd;
@@ -104,6 +104,7 @@ struct px_sockets {
     struct px_socket *ping, *pong;
     struct px_cluster_connection client, engine; /* what the two files say */
     char client_path[PX_PATH_SIZE], engine_path[PX_PATH_SIZE], engines_path[PX_PATH_SIZE];
+    char curve_public[PX_CURVE_KEY_SIZE], curve_secret[PX_CURVE_KEY_SIZE]; /* "" without CURVE */
     bool files_written, reused;
 };
 

@@ -44,6 +44,8 @@ static const struct px_option options[] = {
     {"transport", 0, PX_OPT_STRING, AT(transport), 0, "NAME", "tcp or ipc (tcp)", 0, 0},
     {"ssh", 0, PX_OPT_STRING, AT(ssh), 0, "HOST", "ssh server for clients to tunnel through", 0, 0},
     {"enginessh", 0, PX_OPT_STRING, AT(engine_ssh), 0, "HOST", "the same for engines", 0, 0},
+    {"enable-curve", 0, PX_OPT_SET, AT(curve), 1, NULL,
+     "encrypt everything; peers need the key in the connection files", 0, 0},
     {"no-secure", 0, PX_OPT_SET, AT(secure), 0, NULL, "sign no messages", 0, 0},
     {"secure", 0, PX_OPT_SET, AT(secure), 1, NULL, "sign messages (the default)", 0, 0},
     {.type = PX_OPT_HEADING, .help = "Tasks and heartbeat"},
@@ -115,6 +117,9 @@ static const struct trait traits[] = {
     {"IPController.broadcast_scheduler_depth", NUMBER, AT(broadcast_depth)},
     {"IPController.db_class", TEXT, AT(db_class)},
     {"IPController.use_threads", TRUTH, AT(ignored)},
+    {"IPController.enable_curve", TRUTH, AT(curve)},
+    {"IPController.curve_publickey", TEXT, AT(ignored_text)}, /* follows from the secret one */
+    {"IPController.curve_secretkey", TEXT, AT(curve_secret)},
     {"IPController.engine_json_file", TEXT, AT(engine_file)},
     {"IPController.client_json_file", TEXT, AT(client_file)},
     {"IPController.cluster_id", TEXT, AT(cluster_id)},
@@ -481,8 +486,8 @@ static void apply_environment(struct px_settings *settings)
         settings->curve = 1;
     if ((value = getenv("IPP_SESSION_KEY")) != NULL && value[0] != 0)
         settings->session_key = value;
-    settings->curve_public = getenv("IPP_CURVE_PUBLICKEY");
-    settings->curve_secret = getenv("IPP_CURVE_SECRETKEY");
+    if ((value = getenv("IPP_CURVE_SECRETKEY")) != NULL && value[0] != 0)
+        settings->curve_secret = value;
 }
 
 static int apply_db_class(struct px_settings *settings, struct px_error *err)

@@ -83,8 +83,8 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         px_socket_set_identity(*socket, plan->identity);
     if (plan->type == PX_SUB)
         px_socket_subscribe(*socket, "");
-    if (settings->curve && settings->curve_secret != NULL)
-        px_socket_curve_server(*socket, settings->curve_secret);
+    if (sockets->curve_secret[0] != 0)
+        px_socket_curve_server(*socket, sockets->curve_secret);
     if (*port == 0)
         *port = take_port(pools);
     if (px_socket_bind_port(*socket, file->interface, port, err) != 0)
@@ -112,20 +112,41 @@ static char *make_interface(const struct px_settings *settings, const char *ip,
     return px_format("%s://%s", settings->transport, ip ? ip : "127.0.0.1");
 }
 
-static void describe(struct px_cluster_connection *file, const struct px_settings *settings,
-                     const char *ip, const char *ssh, const char *key, const char *profile_dir)
+static void describe(const struct px_sockets *sockets, struct px_cluster_connection *file,
+                     const struct px_settings *settings, const char *ip, const char *ssh,
+                     const char *key, const char *profile_dir)
 {
     char host[256] = "localhost";
     gethostname(host, sizeof(host) - 1);
     file->ssh = px_strdup(ssh ? ssh : "");
     file->interface = make_interface(settings, ip, profile_dir);
     file->key = px_strdup(key);
-    file->curve_serverkey = settings->curve ? px_strdup(settings->curve_public) : NULL;
+    file->curve_serverkey = settings->curve ? px_strdup(sockets->curve_public) : NULL;
     file->location = px_strdup(settings->location ? settings->location : host);
     file->pack = px_strdup("json");
     file->unpack = px_strdup("json");
     file->signature_scheme = px_strdup(settings->signature_scheme);
     file->broadcast_count = 1;
+}
+
+/* The given key pair, or a fresh one. Reused files name a public key, which ours must be. */
+static int choose_curve_keys(struct px_sockets *sockets, const struct px_settings *settings,
+                             struct px_error *err)
+{
+    if (!settings->curve && !(sockets->reused && sockets->client.curve_serverkey != NULL))
+        return 0;
+    if (settings->curve_secret == NULL && !sockets->reused)
+        return px_curve_keypair(sockets->curve_public, sockets->curve_secret, err);
+    if (settings->curve_secret == NULL)
+        return px_fail(err, PX_EINVAL,
+                       "the files to reuse are encrypted: IPP_CURVE_SECRETKEY must hold their key");
+    if (px_curve_public(sockets->curve_public, settings->curve_secret, err) != 0)
+        return -1;
+    memcpy(sockets->curve_secret, settings->curve_secret, PX_CURVE_KEY_SIZE);
+    if (sockets->reused && (sockets->client.curve_serverkey == NULL ||
+                            strcmp(sockets->client.curve_serverkey, sockets->curve_public) != 0))
+        return px_fail(err, PX_EINVAL, "the CURVE key is not that of the files to reuse");
+    return 0;
 }
 
 /* Both files from before, which must agree. Returns 1 when there are none to reuse. */
@@ -157,8 +178,10 @@ static void make_files(struct px_sockets *sockets, const struct px_settings *set
     if (settings->secure && settings->session_key == NULL && !settings->curve)
         px_id_random(key);
     const char *chosen = settings->secure && settings->session_key ? settings->session_key : key;
-    describe(&sockets->client, settings, client_ip, settings->ssh, chosen, profile_dir);
-    describe(&sockets->engine, settings, engine_ip, settings->engine_ssh, chosen, profile_dir);
+    describe(sockets, &sockets->client, settings, client_ip, settings->ssh, chosen,
+             profile_dir);
+    describe(sockets, &sockets->engine, settings, engine_ip, settings->engine_ssh, chosen,
+             profile_dir);
     sockets->client.task_scheme = px_strdup(settings->scheme);
 }
 
@@ -214,7 +237,7 @@ int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settin
     if (sockets->context == NULL)
         return px_fail(err, PX_EIO, "no ZeroMQ context");
     int found = read_files(sockets, settings, err);
-    if (found < 0)
+    if (found < 0 || choose_curve_keys(sockets, settings, err) != 0)
         return -1;
     if (found > 0)
         make_files(sockets, settings, profile_dir);

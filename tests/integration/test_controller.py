@@ -478,6 +478,26 @@ def test_shutdown(cluster):
     assert os.listdir(cluster.security()) == []
 
 
+# ---- CURVE ---------------------------------------------------------------------------------------------------
+
+
+def test_curve(cluster):
+    cluster.start("--enable-curve")
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    assert rc[:].apply_sync(lambda: 1) == [1]
+    assert rc.load_balanced_view().map_sync(lambda x: x + 1, range(5)) == list(range(1, 6))
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        connection = json.load(file)
+    assert len(connection["curve_serverkey"]) == 40 and connection["key"] == ""
+    connection["curve_serverkey"] = None
+    plain = cluster.security("plain.json")
+    with open(plain, "w") as file:
+        json.dump(connection, file)
+    with pytest.raises((TimeoutError, ipp.error.TimeoutError)):
+        ipp.Client(plain, timeout=1)
+
+
 # ---- hostile peers --------------------------------------------------------------------------------------------
 
 
