@@ -128,8 +128,7 @@ static bool cut(struct px_span *rest, char mark, struct px_span *part)
 
 static int bad_targets(struct px_span text, struct px_error *err)
 {
-    return px_fail(err, PX_EINVAL,
-                   "'%.*s' names no engines; use an id, -1, 0:2, [0,2] or all",
+    return px_fail(err, PX_EINVAL, "'%.*s' names no engines; use an id, -1, 0:2, [0,2] or all",
                    (int)(text.size < 60 ? text.size : 60), text.data);
 }
 
@@ -293,7 +292,7 @@ struct row {
     const char *name;
     enum value_type type;
     size_t offset;
-    int value; /* SET */
+    int value;        /* SET */
     const char *help; /* NULL: accepted, because ipyparallel does, and not listed */
 };
 
@@ -466,8 +465,8 @@ static bool is_option(const char *word, bool cell)
     return find_name((struct px_span){word + 2, strcspn(word + 2, "=")}, true) != NULL;
 }
 
-static int parse_options(struct reader *reader, bool cell, struct px_buf *word,
-                         struct px_line *out, struct px_error *err)
+static int parse_options(struct reader *reader, bool cell, struct px_buf *word, struct px_line *out,
+                         struct px_error *err)
 {
     for (;;) {
         skip_space(reader);
@@ -493,11 +492,8 @@ static int parse_options(struct reader *reader, bool cell, struct px_buf *word,
 
 int px_line_parse(struct px_span line, bool cell, struct px_line *out, struct px_error *err)
 {
-    *out = (struct px_line){.block = -1,
-                            .stream = -1,
-                            .verbose = -1,
-                            .signal_on_interrupt = -1,
-                            .progress_after = NAN};
+    *out = (struct px_line){
+        .block = -1, .stream = -1, .verbose = -1, .signal_on_interrupt = -1, .progress_after = NAN};
     struct reader reader = {.text = line.data, .size = line.size};
     struct px_buf word = {0};
     const int status = parse_options(&reader, cell, &word, out, err);

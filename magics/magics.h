@@ -5,10 +5,10 @@
  *     line.c      a %px or %%px line becomes options and code
  *     render.c    labels, bounded transcripts of streams, what a terminal is shown
  *
- * The other half is the IPython face, phalanx._magics (face.h):
+ * The other half is the IPython face, phalanx._magics (pxmagics.h):
  *
  *     pxmagics.c  chooses engines and runs code on them
- *     follow.c    shows what comes
+ *     pxmagics_follow.c    shows what comes
  */
 #ifndef PX_MAGICS_H
 #define PX_MAGICS_H
@@ -23,8 +23,8 @@
 enum px_targets_kind {
     PX_TARGETS_DEFAULT, /* not said: the view's own */
     PX_TARGETS_ALL,
-    PX_TARGETS_ONE,  /* an id; negative: from the end */
-    PX_TARGETS_LIST, /* several of these */
+    PX_TARGETS_ONE,   /* an id; negative: from the end */
+    PX_TARGETS_LIST,  /* several of these */
     PX_TARGETS_SLICE, /* positions among the ids, as in Python: first:end:step */
 };
 
@@ -37,8 +37,7 @@ struct px_targets {
 };
 
 /* Parses "all", "3", "-1", "0:2", "::2", "0,2", "[0, -1]". PX_EINVAL. */
-PX_MUST_USE int px_targets_parse(struct px_span text, struct px_targets *out,
-                                 struct px_error *err);
+PX_MUST_USE int px_targets_parse(struct px_span text, struct px_targets *out, struct px_error *err);
 /* The engine ids meant, given those registered (ascending); `out` holds `most` of them. -1 with
  * PX_ENOENT when one does not exist or none is meant. Otherwise how many there are. */
 PX_MUST_USE long px_targets_resolve(const struct px_targets *targets, const int *ids, size_t count,
@@ -53,7 +52,7 @@ struct px_line {
     int block, stream, verbose, signal_on_interrupt;
     int local;
     enum px_group group;
-    double progress_after; /* seconds; NAN when not said */
+    double progress_after;  /* seconds; NAN when not said */
     char out[PX_NAME_SIZE]; /* "" when not said */
     struct px_targets targets;
     size_t code; /* where in the line its code begins; its length when there is none */
@@ -78,7 +77,7 @@ void px_line_help(struct px_buf *out);
 /* The text of one stream of one engine, bounded: its start, and its latest end. */
 struct px_transcript {
     struct px_buf head, tail;
-    size_t lost; /* bytes between the two */
+    size_t lost;  /* bytes between the two */
     bool changed; /* since px_transcript_show */
 };
 

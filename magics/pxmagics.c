@@ -7,17 +7,16 @@
  * A Magics object belongs to one view, or, without one, asks the default cluster for a view at
  * each run. Names and documentation are given to IPython by phalanx/magics.py.
  */
-#include "face.h"
+#include "pxmagics.h"
 
 #include <string.h>
 
 struct magics {
-    PyObject_HEAD
-    PyObject *shell;
-    PyObject *cluster; /* local.DefaultCluster: asked for a view when there is none */
-    PyObject *view;    /* the activated view, or NULL */
-    PyObject *last;    /* AsyncResult of the last run, or NULL */
-    PyObject *targets; /* %pxconfig --targets: its text, or NULL */
+    PyObject_HEAD PyObject *shell;
+    PyObject *cluster;          /* local.DefaultCluster: asked for a view when there is none */
+    PyObject *view;             /* the activated view, or NULL */
+    PyObject *last;             /* AsyncResult of the last run, or NULL */
+    PyObject *targets;          /* %pxconfig --targets: its text, or NULL */
     int block, stream, verbose; /* %pxconfig; block -1: as the view says */
 };
 
@@ -30,7 +29,8 @@ static void raise_usage(const char *magic, const char *text)
     Py_XDECREF(type);
 }
 
-/* ---- choosing engines -------------------------------------------------------------------------------- */
+/* ---- choosing engines
+ * -------------------------------------------------------------------------------- */
 
 static PyObject *current_view(struct magics *self)
 {
@@ -111,7 +111,8 @@ static int view_blocks(PyObject *view)
     return yes;
 }
 
-/* ---- running ------------------------------------------------------------------------------------------- */
+/* ---- running
+ * ------------------------------------------------------------------------------------------- */
 
 static int announce(bool block, PyObject *targets)
 {
@@ -128,8 +129,8 @@ static PyObject *start(struct magics *self, PyObject *view, PyObject *targets, P
 {
     PyObject *execute = PyObject_GetAttrString(view, "execute");
     PyObject *args = PyTuple_Pack(1, code);
-    PyObject *kwargs = Py_BuildValue("{sOsOsO}", "silent", Py_False, "block", Py_False, "targets",
-                                     targets);
+    PyObject *kwargs =
+        Py_BuildValue("{sOsOsO}", "silent", Py_False, "block", Py_False, "targets", targets);
     PyObject *result = execute && args && kwargs ? PyObject_Call(execute, args, kwargs) : NULL;
     Py_XDECREF(kwargs);
     Py_XDECREF(args);
@@ -180,7 +181,8 @@ static PyObject *run_on_engines(struct magics *self, const struct px_line *line,
     return value;
 }
 
-/* ---- the magics -------------------------------------------------------------------------------------------- */
+/* ---- the magics
+ * -------------------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(px_doc,
              "Runs a line of Python on the engines of a cluster, and shows what they say.\n\n"
@@ -248,7 +250,7 @@ static PyObject *magic_pxresult(PyObject *object, PyObject *text)
         if (!self->last)
             raise_usage("%pxresult", "there has been no %px yet");
         else if (px_discard(PyObject_CallMethod(self->last, "display_outputs", "s",
-                                             px_group_names[line.group])) == 0)
+                                                px_group_names[line.group])) == 0)
             value = PyObject_CallMethod(self->last, "get", NULL);
     }
     px_line_fini(&line);
@@ -304,7 +306,9 @@ static PyObject *magic_pxconfig(PyObject *object, PyObject *text)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-/* ---- the type ------------------------------------------------------------------------------------------------ */
+/* ---- the type
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int magics_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
@@ -367,15 +371,16 @@ static PyType_Slot magics_slots[] = {
     {Py_tp_traverse, magics_traverse},
     {Py_tp_clear, magics_clear},
     {Py_tp_methods, magics_methods},
-    {Py_tp_doc, "Magics(shell, cluster, view=None): the %px family. `cluster` is asked for a view when there "
-                "is none."},
+    {Py_tp_doc,
+     "Magics(shell, cluster, view=None): the %px family. `cluster` is asked for a view when there "
+     "is none."},
     {0, NULL},
 };
 
 static PyType_Spec magics_spec = {
     .name = "phalanx._magics.Magics",
     .basicsize = sizeof(struct magics),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC ,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = magics_slots,
 };
 
@@ -426,14 +431,10 @@ static PyModuleDef_Slot module_slots[] = {
 };
 
 static struct PyModuleDef module_def = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "_magics",
-    .m_doc = "The %px family.",
-    .m_size = sizeof(struct module_state),
-    .m_methods = module_methods,
-    .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
+    PyModuleDef_HEAD_INIT,         .m_name = "_magics",
+    .m_doc = "The %px family.",    .m_size = sizeof(struct module_state),
+    .m_methods = module_methods,   .m_slots = module_slots,
+    .m_traverse = module_traverse, .m_clear = module_clear,
 };
 
 PyMODINIT_FUNC PyInit__magics(void);

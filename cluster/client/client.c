@@ -230,8 +230,8 @@ phalanx_client *phalanx_connect(const struct phalanx_options *options, struct ph
         px_deadline(options->timeout_ms ? options->timeout_ms : PX_CLIENT_TIMEOUT_MS);
     int status = find_file(options, self.client->file, &why);
     if (status == 0)
-        status = px_cluster_connection_read(self.client->file, PX_ROLE_CLIENT, &self.connection,
-                                            &why);
+        status =
+            px_cluster_connection_read(self.client->file, PX_ROLE_CLIENT, &self.connection, &why);
     if (status == 0)
         status = make_sessions(&self, &why);
     if (status == 0)
@@ -280,8 +280,7 @@ struct result_command {
     void (*run)(struct phalanx_client *, struct phalanx_result *);
 };
 
-static void run_result_command(struct phalanx_client *client, struct px_command *command,
-                               bool dead)
+static void run_result_command(struct phalanx_client *client, struct px_command *command, bool dead)
 {
     struct result_command *self = (struct result_command *)command;
     if (!dead)
@@ -306,8 +305,8 @@ bool px_client_post_result(struct phalanx_client *client, struct phalanx_result 
 static void wake_engine_waiters(struct phalanx_client *client)
 {
     struct px_waiter *waiter;
-    DL_FOREACH (client->engine_waiters, waiter)
-        sem_post(&waiter->sem);
+    DL_FOREACH(client->engine_waiters, waiter)
+    sem_post(&waiter->sem);
 }
 
 static void stop_thread(struct phalanx_client *client)
@@ -385,8 +384,7 @@ enum phalanx_code phalanx_engine_uuid(phalanx_client *client, int id, char *uuid
     return engine ? PHALANX_OK : PHALANX_ENOENT;
 }
 
-bool phalanx_feature(phalanx_client *client, const int *targets, size_t count,
-                     const char *feature)
+bool phalanx_feature(phalanx_client *client, const int *targets, size_t count, const char *feature)
 {
     pthread_mutex_lock(&client->lock);
     int *all = targets ? NULL : px_engines_ids(&client->engines, &count);

@@ -53,7 +53,8 @@ struct px_engine {
     char uuid[PX_MAX_IDENTITY + 1];
 };
 
-/* Written by the I/O thread under the client's lock; read by it freely, by others under the lock. */
+/* Written by the I/O thread under the client's lock; read by it freely, by others under the lock.
+ */
 struct px_engines {
     struct px_engine *by_uuid, *by_id;
     size_t alive;
@@ -120,14 +121,15 @@ enum px_channel {
 struct px_task {
     UT_hash_handle hh; /* I/O thread: outstanding, by msg_id */
     struct phalanx_result *result;
-    struct px_task *next, *prev; /* I/O thread: replied, waiting for idle; earliest deadline first */
-    int64_t deadline_ms;         /* I/O thread */
+    struct px_task *next,
+        *prev;           /* I/O thread: replied, waiting for idle; earliest deadline first */
+    int64_t deadline_ms; /* I/O thread */
     uint64_t idle_from, reply_from; /* I/O thread: hashes of the engine's session; 0: none yet */
     size_t index;
     int engine; /* lock: engine id, -1: not known yet */
     enum px_channel channel;
     bool listed, replied, waiting; /* I/O thread: in the table; has its reply; waits for idle */
-    bool unanswered;       /* a message type that engines never reply to: ends with idle */
+    bool unanswered;               /* a message type that engines never reply to: ends with idle */
     char id[];
 };
 

@@ -125,8 +125,8 @@ void px_file_overdue(struct phalanx_client *client)
     while (client->waiting && client->waiting->deadline_ms <= now)
         finish(client, client->waiting);
     if (client->waiting && !client->grace_timer)
-        client->grace_timer = px_loop_timer(client->loop, client->waiting->deadline_ms - now, 0,
-                                            on_grace, client);
+        client->grace_timer =
+            px_loop_timer(client->loop, client->waiting->deadline_ms - now, 0, on_grace, client);
 }
 
 static void await_output(struct phalanx_client *client, struct px_task *task)
@@ -199,8 +199,8 @@ void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
                              (named.size && named.size == header.session.size &&
                               memcmp(named.data, header.session.data, named.size) == 0);
     task->reply_from = hash_of(header.session);
-    const bool due = output_is_due(task, from_engine, status) &&
-                     task->idle_from != task->reply_from;
+    const bool due =
+        output_is_due(task, from_engine, status) && task->idle_from != task->reply_from;
 
     struct phalanx_message *reply = px_event_create_new(PHALANX_REPLY, msg);
     reply->event.failed = !px_span_equal(status, "ok");

@@ -9,7 +9,8 @@
  *
  * Nobody tells a client that a controller was killed. So while somebody waits and nothing
  * arrives, the hub is asked for the engines every PX_PROBE_MS; the answer also mends the engine
- * table if a notification was missed. PX_PROBE_MISSES unanswered questions fail what is outstanding.
+ * table if a notification was missed. PX_PROBE_MISSES unanswered questions fail what is
+ * outstanding.
  */
 #define _GNU_SOURCE
 #include "client/client.h"
@@ -69,8 +70,8 @@ void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_m
 static void fail_outstanding(struct phalanx_client *client, const char *why)
 {
     struct px_task *task, *next;
-    HASH_ITER (hh, client->tasks, task, next)
-        px_file_lost(client, task, why);
+    HASH_ITER(hh, client->tasks, task, next)
+    px_file_lost(client, task, why);
 }
 
 static bool somebody_waits(struct phalanx_client *client)
@@ -118,8 +119,7 @@ void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused)
         return;
     client->probe_misses = 0;
     client->heard = true;
-    client->probe_timer =
-        px_loop_timer(client->loop, PX_PROBE_MS, PX_PROBE_MS, on_probe, client);
+    client->probe_timer = px_loop_timer(client->loop, PX_PROBE_MS, PX_PROBE_MS, on_probe, client);
 }
 
 /* ---- engines come and go --------------------------------------------------------------- */
@@ -131,7 +131,8 @@ static void on_death(struct px_loop *loop, void *ctx)
     struct phalanx_client *client = ctx;
     client->death_timer = NULL;
     struct px_task *task, *next;
-    HASH_ITER (hh, client->tasks, task, next) {
+    HASH_ITER(hh, client->tasks, task, next)
+    {
         if (task->channel != PX_CHANNEL_TASK && task->engine >= 0 && !task->replied &&
             !is_alive(client, task->engine))
             px_file_lost(client, task, NULL);
@@ -143,11 +144,10 @@ static void on_death(struct px_loop *loop, void *ctx)
 static void engines_changed(struct phalanx_client *client, bool removed)
 {
     struct px_waiter *waiter;
-    DL_FOREACH (client->engine_waiters, waiter)
-        sem_post(&waiter->sem);
+    DL_FOREACH(client->engine_waiters, waiter)
+    sem_post(&waiter->sem);
     if (removed && !client->death_timer)
-        client->death_timer =
-            px_loop_timer(client->loop, PX_DEATH_GRACE_MS, 0, on_death, client);
+        client->death_timer = px_loop_timer(client->loop, PX_DEATH_GRACE_MS, 0, on_death, client);
 }
 
 static void on_connection_reply(struct phalanx_client *client, const struct px_msg *msg)
@@ -299,18 +299,19 @@ void px_io_close(struct phalanx_client *client, struct phalanx_result *unused)
 {
     (void)unused;
     struct px_task *task, *next;
-    HASH_ITER (hh, client->tasks, task, next)
-        px_file_drop(client, task, true);
+    HASH_ITER(hh, client->tasks, task, next)
+    px_file_drop(client, task, true);
     px_loop_stop(client->loop);
 }
 
-/* ---- the thread ------------------------------------------------------------------------------- */
+/* ---- the thread -------------------------------------------------------------------------------
+ */
 
 void px_io_attach(struct phalanx_client *client)
 {
     static px_loop_fn *const handlers[PX_CHANNEL_COUNT] = {
-        [PX_CHANNEL_QUERY] = on_query,     [PX_CHANNEL_MUX] = on_mux,
-        [PX_CHANNEL_TASK] = on_task,       [PX_CHANNEL_CONTROL] = on_control,
+        [PX_CHANNEL_QUERY] = on_query,         [PX_CHANNEL_MUX] = on_mux,
+        [PX_CHANNEL_TASK] = on_task,           [PX_CHANNEL_CONTROL] = on_control,
         [PX_CHANNEL_NOTIFICATION] = on_notice, [PX_CHANNEL_IOPUB] = on_iopub,
     };
     for (int i = 0; i < PX_CHANNEL_COUNT; i++)

@@ -79,7 +79,8 @@ PHALANX_API const char *phalanx_file(const phalanx_client *client);
 
 /* ---- engines ---------------------------------------------------------------- */
 
-/* The ids of the engines registered now, ascending. Returns how many there are; fills at most `most`. */
+/* The ids of the engines registered now, ascending. Returns how many there are; fills at most
+ * `most`. */
 PHALANX_API size_t phalanx_engines(phalanx_client *client, int *ids, size_t most);
 /* Copies engine `id`'s uuid. PHALANX_ENOENT when there is none. */
 PHALANX_API enum phalanx_code phalanx_engine_uuid(phalanx_client *client, int id, char *uuid,
@@ -114,16 +115,18 @@ struct phalanx_buffer {
 struct phalanx_request {
     enum phalanx_type type;
     enum phalanx_route route;
-    const int *targets;  /* DIRECT: engine ids; NULL: all registered now. BALANCED: the engines it may
-                            run on; NULL: any */
+    const int *targets; /* DIRECT: engine ids; NULL: all registered now. BALANCED: the engines it
+                           may run on; NULL: any */
     size_t target_count;
-    const char *code;    /* EXECUTE */
-    bool silent;         /* EXECUTE: no execute_input, no result, no count */
+    const char *code; /* EXECUTE */
+    bool silent;      /* EXECUTE: no execute_input, no result, no count */
     bool allow_stdin;
-    const char *message; /* CONTROL, MESSAGE: message type */
-    const char *content; /* CONTROL, MESSAGE: JSON; NULL: {} */
-    const char *metadata; /* JSON members without braces, added to the metadata: "\"retries\": 1"; or NULL */
-    const struct phalanx_buffer *buffers; /* APPLY, MESSAGE; sent to every target without a copy each */
+    const char *message;  /* CONTROL, MESSAGE: message type */
+    const char *content;  /* CONTROL, MESSAGE: JSON; NULL: {} */
+    const char *metadata; /* JSON members without braces, added to the metadata: "\"retries\": 1";
+                             or NULL */
+    const struct phalanx_buffer
+        *buffers; /* APPLY, MESSAGE; sent to every target without a copy each */
     size_t buffer_count;
 };
 
@@ -141,29 +144,30 @@ PHALANX_API enum phalanx_code phalanx_add(phalanx_result *result,
 /* ---- results --------------------------------------------------------------------- */
 
 enum phalanx_event_type {
-    PHALANX_STREAM,  /* `text` of `name` ("stdout", "stderr") */
-    PHALANX_OUTPUT,  /* `name` is the message type: display_data, update_display_data, execute_result,
-                        clear_output, execute_input, error, data_message, comm_*: `content`, `buffers` */
-    PHALANX_REPLY,   /* the task ended: `content`, `metadata`, `buffers`; `failed` */
-    PHALANX_IDLE,    /* all its output has come, and its reply; the last event of each task */
+    PHALANX_STREAM, /* `text` of `name` ("stdout", "stderr") */
+    PHALANX_OUTPUT, /* `name` is the message type: display_data, update_display_data,
+                       execute_result, clear_output, execute_input, error, data_message, comm_*:
+                       `content`, `buffers` */
+    PHALANX_REPLY,  /* the task ended: `content`, `metadata`, `buffers`; `failed` */
+    PHALANX_IDLE,   /* all its output has come, and its reply; the last event of each task */
 };
 
 struct phalanx_event {
     enum phalanx_event_type type;
-    size_t task;   /* index into the result's tasks: the order of targets */
-    int engine;    /* engine id, -1 when not known */
-    bool failed;   /* REPLY: status is not "ok" */
-    bool lost;     /* REPLY: made here, because the engine or the controller is gone; `content`
-                      holds an EngineError */
+    size_t task; /* index into the result's tasks: the order of targets */
+    int engine;  /* engine id, -1 when not known */
+    bool failed; /* REPLY: status is not "ok" */
+    bool lost;   /* REPLY: made here, because the engine or the controller is gone; `content`
+                    holds an EngineError */
     const char *name;
     const char *text;
     size_t text_size;
     const char *content; /* JSON, terminated */
     const char *metadata;
-    const char *header;  /* of the reply or output message */
+    const char *header;                   /* of the reply or output message */
     const struct phalanx_buffer *buffers; /* of the message; valid as long as the event */
     size_t buffer_count;
-    double received;     /* when it arrived: seconds since 1970, UTC */
+    double received; /* when it arrived: seconds since 1970, UTC */
 };
 
 /*
@@ -183,7 +187,8 @@ PHALANX_API void phalanx_message_free(phalanx_message *message);
 
 PHALANX_API size_t phalanx_task_count(const phalanx_result *result);
 PHALANX_API const char *phalanx_task_id(const phalanx_result *result, size_t task); /* msg_id */
-PHALANX_API int phalanx_task_engine(const phalanx_result *result, size_t task); /* -1: not known yet */
+PHALANX_API int phalanx_task_engine(const phalanx_result *result,
+                                    size_t task); /* -1: not known yet */
 /* How many tasks have their reply; how many their reply and all output. Do not wait. */
 PHALANX_API size_t phalanx_replied(const phalanx_result *result);
 PHALANX_API size_t phalanx_finished(const phalanx_result *result);

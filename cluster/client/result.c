@@ -82,8 +82,7 @@ static enum phalanx_code wait_until(struct phalanx_result *result, int until, in
     return code;
 }
 
-enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until,
-                               int64_t timeout_ms)
+enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until, int64_t timeout_ms)
 {
     pthread_mutex_lock(&result->client->lock);
     const enum phalanx_code code = wait_until(result, (int)until, px_deadline(timeout_ms));
@@ -172,8 +171,8 @@ void phalanx_message_free(phalanx_message *message)
 static struct phalanx_message *dropped_notice(struct phalanx_result *result)
 {
     struct phalanx_message *message = px_event_create_text(PHALANX_STREAM, "{}");
-    char *text = px_format("[%zu bytes of output were not kept: nobody read them]\n",
-                           result->dropped);
+    char *text =
+        px_format("[%zu bytes of output were not kept: nobody read them]\n", result->dropped);
     result->dropped = 0;
     message->parsed = json_string(text);
     message->event.name = "stderr";
@@ -254,7 +253,8 @@ void px_result_file(struct phalanx_result *result)
     result->closed |= result->staged.closed;
     memset(&result->staged, 0, sizeof result->staged);
     struct px_waiter *waiter;
-    DL_FOREACH (result->waiters, waiter) {
+    DL_FOREACH(result->waiters, waiter)
+    {
         if (result->closed || is_ready(result, waiter->until))
             sem_post(&waiter->sem);
     }
@@ -361,8 +361,8 @@ void phalanx_result_free(phalanx_result *result)
     struct phalanx_client *client = result->client;
     atomic_store(&result->abandoned, true);
     pthread_mutex_lock(&client->lock);
-    const bool posted = result->finished < result->count &&
-                        px_client_post_result(client, result, px_io_forget);
+    const bool posted =
+        result->finished < result->count && px_client_post_result(client, result, px_io_forget);
     pthread_mutex_unlock(&client->lock);
     if (!posted)
         px_result_unref(result);

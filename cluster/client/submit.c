@@ -16,11 +16,11 @@
 
 /* ---- errors ------------------------------------------------------------------- */
 
-static enum phalanx_code refuse(struct phalanx_error *err, enum phalanx_code code,
-                                const char *fmt, ...) PX_PRINTF(3, 4);
+static enum phalanx_code refuse(struct phalanx_error *err, enum phalanx_code code, const char *fmt,
+                                ...) PX_PRINTF(3, 4);
 
-static enum phalanx_code refuse(struct phalanx_error *err, enum phalanx_code code,
-                                const char *fmt, ...)
+static enum phalanx_code refuse(struct phalanx_error *err, enum phalanx_code code, const char *fmt,
+                                ...)
 {
     if (err) {
         va_list args;
@@ -57,8 +57,8 @@ static enum phalanx_code add_target(const struct phalanx_client *client, int id,
 }
 
 static enum phalanx_code resolve_targets(struct phalanx_client *client,
-                                         const struct phalanx_request *request,
-                                         struct targets *out, struct phalanx_error *err)
+                                         const struct phalanx_request *request, struct targets *out,
+                                         struct phalanx_error *err)
 {
     enum phalanx_code code = PHALANX_OK;
     pthread_mutex_lock(&client->lock);
@@ -66,7 +66,8 @@ static enum phalanx_code resolve_targets(struct phalanx_client *client,
     int *all = request->targets ? NULL : px_engines_ids(&client->engines, &count);
     const int *ids = all ? all : request->targets;
     if (count == 0)
-        code = refuse(err, PHALANX_ENOENT, all ? "No engines are registered" : "No target is named");
+        code =
+            refuse(err, PHALANX_ENOENT, all ? "No engines are registered" : "No target is named");
     out->items = px_alloc((count + 1) * sizeof *out->items);
     for (size_t i = 0; i < count && code == PHALANX_OK; i++)
         code = add_target(client, ids[i], out, err);
@@ -217,8 +218,7 @@ static struct submission *build(struct phalanx_result *result, const struct lett
                                 const struct phalanx_request *request)
 {
     struct phalanx_client *client = result->client;
-    struct submission *self =
-        px_alloc(sizeof *self + targets->count * sizeof self->parcels[0]);
+    struct submission *self = px_alloc(sizeof *self + targets->count * sizeof self->parcels[0]);
     self->command.run = run_submission;
     self->count = targets->count;
     pthread_mutex_lock(&client->session_lock);
@@ -230,8 +230,8 @@ static struct submission *build(struct phalanx_result *result, const struct lett
                                        .metadata = px_buf_span(&letter->metadata),
                                        .content = px_buf_span(&letter->content)};
         self->parcels[i].msg = px_session_build(client->out, &draft);
-        self->parcels[i].task = task_create(result, letter, targets->items[i].id,
-                                            px_session_last_id(client->out));
+        self->parcels[i].task =
+            task_create(result, letter, targets->items[i].id, px_session_last_id(client->out));
     }
     pthread_mutex_unlock(&client->session_lock);
 

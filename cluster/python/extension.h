@@ -24,13 +24,14 @@
 
 struct px_lease;
 
-/* A client and what outlives its Python object while results are around. Freed with its last user. */
+/* A client and what outlives its Python object while results are around. Freed with its last user.
+ */
 struct px_handle {
-    int users; /* GIL */
-    pid_t pid; /* the process whose thread serves it */
-    phalanx_client *client; /* NULL once closed */
-    int borrowers;          /* GIL: threads that wait on the client itself */
-    phalanx_client *doomed; /* GIL: closed while there were some; the last one ends it */
+    int users;                         /* GIL */
+    pid_t pid;                         /* the process whose thread serves it */
+    phalanx_client *client;            /* NULL once closed */
+    int borrowers;                     /* GIL: threads that wait on the client itself */
+    phalanx_client *doomed;            /* GIL: closed while there were some; the last one ends it */
     _Atomic(struct px_lease *) leases; /* sent; waiting for the GIL */
 };
 
@@ -43,12 +44,27 @@ struct px_module *px_module_of(PyTypeObject *type); /* NULL with an exception */
 extern struct PyModuleDef px_module_def;
 
 void px_handle_unref(struct px_handle *handle);
+/* Closes the client; while threads wait on it, that is left to the last of them. */
+void px_handle_close(struct px_handle *handle);
+/* Around a wait on the client itself without the GIL. */
+phalanx_client *px_handle_borrow(struct px_handle *handle);
+void px_handle_return(struct px_handle *handle);
 /* Gives back the buffers that have been sent. */
 void px_handle_sweep(struct px_handle *handle);
 /* False with an exception when the client is closed or belongs to another process. */
 bool px_handle_check(struct px_handle *handle, PyObject *closed_error);
 bool px_handle_inherited(const struct px_handle *handle);
 
+/*
+ * The buffers of a request, from None or a sequence of bytes-like objects. Large ones are lent:
+ * they come back when ZeroMQ has sent them. False with an exception. px_buffers_submitted ends it,
+ * after the submission, which copied the small ones.
+ */
+bool px_buffers_lend(struct px_handle *handle, PyObject *sequence, struct phalanx_buffer **out,
+                     size_t *count);
+void px_buffers_submitted(struct px_handle *handle, struct phalanx_buffer *buffers, size_t count);
+
+int64_t px_clock_ms(void); /* monotonic */
 /* Seconds, or None for ever, as milliseconds. False with an exception. */
 bool px_timeout(PyObject *seconds, int64_t *out);
 
@@ -65,7 +81,7 @@ PyObject *px_result_wrap_new(struct px_module *module, struct px_handle *handle,
 /* The C result of a Python one. */
 phalanx_result *px_result_of(PyObject *self);
 
-extern PyType_Spec px_result_spec, px_buffer_spec;
+extern PyType_Spec px_client_spec, px_result_spec, px_buffer_spec;
 extern PyStructSequence_Desc px_event_desc;
 
 #endif

@@ -20,8 +20,7 @@ struct shared_message {
 };
 
 struct buffer {
-    PyObject_HEAD
-    struct shared_message *shared;
+    PyObject_HEAD struct shared_message *shared;
     void *data;
     Py_ssize_t size;
 };
@@ -174,8 +173,7 @@ static PyObject *event_create(struct px_module *module, phalanx_result *result,
 /* ---- Result -------------------------------------------------------------------- */
 
 struct result {
-    PyObject_HEAD
-    struct px_handle *handle;
+    PyObject_HEAD struct px_handle *handle;
     phalanx_result *result;
 };
 

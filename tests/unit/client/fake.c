@@ -16,7 +16,7 @@ struct fake {
     char dir[64], path[128];
     pthread_t thread;
     pthread_mutex_t lock;
-    char *engines;        /* lock */
+    char *engines; /* lock */
     atomic_bool stopping;
     struct px_socket *hub; /* the thread's */
 };

@@ -100,8 +100,8 @@ static void follows_a_connection_reply(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lists_ids_ascending),     cmocka_unit_test(refuses_what_cannot_be),
-        cmocka_unit_test(remembers_the_dead),      cmocka_unit_test(forgets_the_oldest_dead),
+        cmocka_unit_test(lists_ids_ascending),        cmocka_unit_test(refuses_what_cannot_be),
+        cmocka_unit_test(remembers_the_dead),         cmocka_unit_test(forgets_the_oldest_dead),
         cmocka_unit_test(follows_a_connection_reply),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -54,10 +54,8 @@ static phalanx_result *submit_one(phalanx_client *client)
 static phalanx_result *submit_balanced(phalanx_client *client)
 {
     const struct phalanx_buffer buffer = {.data = "f", .size = 1};
-    const struct phalanx_request request = {.type = PHALANX_APPLY,
-                                            .route = PHALANX_BALANCED,
-                                            .buffers = &buffer,
-                                            .buffer_count = 1};
+    const struct phalanx_request request = {
+        .type = PHALANX_APPLY, .route = PHALANX_BALANCED, .buffers = &buffer, .buffer_count = 1};
     phalanx_result *result = phalanx_submit(client, &request, NULL);
     assert_non_null(result);
     return result;
@@ -325,10 +323,8 @@ static void one_result_may_hold_many_requests(void **state)
     struct pair *pair = *state;
     phalanx_result *result = submit_balanced(pair->client);
     const struct phalanx_buffer buffer = {.data = "g", .size = 1};
-    const struct phalanx_request more = {.type = PHALANX_APPLY,
-                                         .route = PHALANX_BALANCED,
-                                         .buffers = &buffer,
-                                         .buffer_count = 1};
+    const struct phalanx_request more = {
+        .type = PHALANX_APPLY, .route = PHALANX_BALANCED, .buffers = &buffer, .buffer_count = 1};
     for (int i = 1; i < 300; i++)
         assert_int_equal(phalanx_add(result, &more, NULL), PHALANX_OK);
     assert_int_equal(phalanx_task_count(result), 300);
@@ -363,7 +359,8 @@ static void a_taken_message_outlives_its_result(void **state)
     px_msg_destroy(request);
 }
 
-/* ---- waiting ---------------------------------------------------------------------------------- */
+/* ---- waiting ----------------------------------------------------------------------------------
+ */
 
 static void on_alarm(int signo)
 {
@@ -417,7 +414,8 @@ static void a_controller_that_says_goodbye_ends_it_too(void **state)
     phalanx_result_free(result);
 }
 
-/* ---- connecting -------------------------------------------------------------------------------- */
+/* ---- connecting --------------------------------------------------------------------------------
+ */
 
 static void says_why_it_cannot_connect(void **state)
 {

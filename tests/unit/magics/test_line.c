@@ -14,15 +14,42 @@ static const struct {
     const char *text;
     const char *chosen; /* of engines 2, 3, 5 and 8; NULL: the text is refused */
 } target_rows[] = {
-    {"all", "2 3 5 8"},   {"2", "2"},           {"8", "8"},          {"-1", "8"},
-    {"-4", "2"},          {"-5", ""},           {"4", ""},           {"0:2", "2 3"},
-    {":", "2 3 5 8"},     {"::2", "2 5"},       {"::-1", "8 5 3 2"}, {"-2:", "5 8"},
-    {":-1", "2 3 5"},     {"3:1:-1", "8 5"},    {"1:99", "3 5 8"},   {"9:", ""},
-    {"[2,8]", "2 8"},     {"[ 2 , -1 ]", "2 8"}, {"2,3", "2 3"},     {"(5, 2)", "5 2"},
-    {"[3,]", "3"},        {"[2,7]", ""},        {" 5 ", "5"},        {"", NULL},
-    {"x", NULL},          {"2x", NULL},         {"[2,x]", NULL},     {"[]", NULL},
-    {"::0", NULL},        {"1:2:3:4", NULL},    {"9999999999", NULL}, {"[2", NULL},
-    {"0x2", NULL},        {"+2", NULL},         {"1.5", NULL},       {"[,2]", NULL},
+    {"all", "2 3 5 8"},
+    {"2", "2"},
+    {"8", "8"},
+    {"-1", "8"},
+    {"-4", "2"},
+    {"-5", ""},
+    {"4", ""},
+    {"0:2", "2 3"},
+    {":", "2 3 5 8"},
+    {"::2", "2 5"},
+    {"::-1", "8 5 3 2"},
+    {"-2:", "5 8"},
+    {":-1", "2 3 5"},
+    {"3:1:-1", "8 5"},
+    {"1:99", "3 5 8"},
+    {"9:", ""},
+    {"[2,8]", "2 8"},
+    {"[ 2 , -1 ]", "2 8"},
+    {"2,3", "2 3"},
+    {"(5, 2)", "5 2"},
+    {"[3,]", "3"},
+    {"[2,7]", ""},
+    {" 5 ", "5"},
+    {"", NULL},
+    {"x", NULL},
+    {"2x", NULL},
+    {"[2,x]", NULL},
+    {"[]", NULL},
+    {"::0", NULL},
+    {"1:2:3:4", NULL},
+    {"9999999999", NULL},
+    {"[2", NULL},
+    {"0x2", NULL},
+    {"+2", NULL},
+    {"1.5", NULL},
+    {"[,2]", NULL},
 };
 
 static void chosen_text(const struct px_targets *targets, char *out, size_t size)
@@ -110,8 +137,8 @@ static void reads_cell_lines(void **state)
             fail_msg("'%s': %s", cell_rows[i].line, err.text);
         if (cell_rows[i].error && status == 0)
             fail_msg("'%s' was not refused", cell_rows[i].line);
-        if (cell_rows[i].error && strncmp(err.text, cell_rows[i].error,
-                                          strlen(cell_rows[i].error)) != 0)
+        if (cell_rows[i].error &&
+            strncmp(err.text, cell_rows[i].error, strlen(cell_rows[i].error)) != 0)
             fail_msg("'%s': %s", cell_rows[i].line, err.text);
     }
 }
@@ -189,9 +216,12 @@ static void help_fits_one_screen(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_targets),       cmocka_unit_test(names_the_engines_there_are),
-        cmocka_unit_test(reads_cell_lines),    cmocka_unit_test(keeps_what_was_said),
-        cmocka_unit_test(finds_the_code_of_a_line), cmocka_unit_test(help_fits_one_screen),
+        cmocka_unit_test(reads_targets),
+        cmocka_unit_test(names_the_engines_there_are),
+        cmocka_unit_test(reads_cell_lines),
+        cmocka_unit_test(keeps_what_was_said),
+        cmocka_unit_test(finds_the_code_of_a_line),
+        cmocka_unit_test(help_fits_one_screen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

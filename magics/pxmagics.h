@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Private to magics: what the halves of phalanx._magics share. The GIL is held everywhere but
- * around the wait in follow.c.
+ * around the wait in pxmagics_follow.c.
  */
-#ifndef PX_FACE_H
-#define PX_FACE_H
+#ifndef PX_PXMAGICS_H
+#define PX_PXMAGICS_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * follow: waits for a run on engines and shows what comes, as it comes.
+ * pxmagics_follow: waits for a run on engines and shows what comes, as it comes.
  *
  * The wait is libphalanx's, without the GIL. A notebook gets one display for each stream of each
  * engine, updated at most every FLUSH_MS; a terminal gets labelled lines. Figures and other
@@ -10,7 +10,7 @@
  * Ctrl-C is a ladder: the first sends SIGINT to the engines that are still at it, and waits on; the
  * second gives up, and says which have not come back.
  */
-#include "face.h"
+#include "pxmagics.h"
 
 #include "client/phalanx.h"
 
@@ -100,10 +100,9 @@ static int publish(struct run *run, PyObject *data, PyObject *metadata, PyObject
     PyObject *publisher = PyObject_GetAttrString(run->shell, "display_pub");
     PyObject *method = publisher ? PyObject_GetAttrString(publisher, "publish") : NULL;
     PyObject *args = PyTuple_New(0);
-    PyObject *kwargs = Py_BuildValue("{sOsOsOsO}", "data", data, "metadata",
-                                     metadata ? metadata : Py_None, "transient",
-                                     transient ? transient : Py_None, "update",
-                                     update ? Py_True : Py_False);
+    PyObject *kwargs = Py_BuildValue(
+        "{sOsOsOsO}", "data", data, "metadata", metadata ? metadata : Py_None, "transient",
+        transient ? transient : Py_None, "update", update ? Py_True : Py_False);
     PyObject *done = method && args && kwargs ? PyObject_Call(method, args, kwargs) : NULL;
     Py_XDECREF(kwargs);
     Py_XDECREF(args);
@@ -137,10 +136,9 @@ static int flush_stream(struct run *run, size_t task, int which)
     struct px_buf text = {0};
     px_render_label(&text, stream_names[which], engine_of(run, task));
     px_transcript_show(&speaker->streams[which], &text);
-    PyObject *transient =
-        Py_BuildValue("{sN}", "display_id",
-                      PyUnicode_FromFormat("%s-%s", phalanx_task_id(run->c_result, task),
-                                           stream_names[which]));
+    PyObject *transient = Py_BuildValue(
+        "{sN}", "display_id",
+        PyUnicode_FromFormat("%s-%s", phalanx_task_id(run->c_result, task), stream_names[which]));
     const int status =
         transient ? publish_text(run, &text, transient, speaker->published[which]) : -1;
     speaker->published[which] = true;
@@ -187,9 +185,8 @@ static int on_stream(struct run *run, size_t task, PyObject *event)
 static PyObject *own_transient(PyObject *content, int engine)
 {
     PyObject *transient = PyDict_GetItemString(content, "transient"); /* borrowed */
-    PyObject *id = transient && PyDict_Check(transient)
-                       ? PyDict_GetItemString(transient, "display_id")
-                       : NULL;
+    PyObject *id =
+        transient && PyDict_Check(transient) ? PyDict_GetItemString(transient, "display_id") : NULL;
     if (!id)
         return PyDict_New();
     return Py_BuildValue("{sN}", "display_id", PyUnicode_FromFormat("engine%d-%S", engine, id));
@@ -228,7 +225,8 @@ static int show_display(struct run *run, size_t task, PyObject *event, bool upda
         if (status == 0 && !update)
             status = show_output_label(run, task);
         if (status == 0)
-            status = publish(run, data, PyDict_GetItemString(content, "metadata"), transient, update);
+            status =
+                publish(run, data, PyDict_GetItemString(content, "metadata"), transient, update);
     }
     Py_XDECREF(transient);
     Py_XDECREF(content);
@@ -247,7 +245,8 @@ static int on_output(struct run *run, size_t task, PyObject *event)
     return 0;
 }
 
-/* ---- watching --------------------------------------------------------------------------------- */
+/* ---- watching ---------------------------------------------------------------------------------
+ */
 
 static int on_event(struct run *run, PyObject *event)
 {
@@ -284,8 +283,7 @@ static size_t still_running(struct run *run, int *ids)
     size_t count = 0;
     PyObject *tasks = PyObject_GetAttrString(run->result, "_tasks");
     for (size_t i = 0; tasks && i < run->count; i++) {
-        PyObject *reply =
-            PyObject_GetAttrString(PyList_GetItem(tasks, (Py_ssize_t)i), "reply");
+        PyObject *reply = PyObject_GetAttrString(PyList_GetItem(tasks, (Py_ssize_t)i), "reply");
         if (reply == Py_None)
             ids[count++] = engine_of(run, i);
         Py_XDECREF(reply);
@@ -366,10 +364,9 @@ static int watch(struct run *run)
     while (!over) {
         const int64_t timeout_ms = time_to_wait(run);
         enum phalanx_code code;
-        Py_BEGIN_ALLOW_THREADS
-        code = phalanx_wait(run->c_result, PHALANX_EVENT, timeout_ms);
-        Py_END_ALLOW_THREADS
-        over = code == PHALANX_ECLOSED || phalanx_finished(run->c_result) == run->count;
+        Py_BEGIN_ALLOW_THREADS code = phalanx_wait(run->c_result, PHALANX_EVENT, timeout_ms);
+        Py_END_ALLOW_THREADS over =
+            code == PHALANX_ECLOSED || phalanx_finished(run->c_result) == run->count;
         if (drain(run) < 0)
             return -1;
         if (PyErr_CheckSignals() < 0 && on_interrupt(run) < 0)
@@ -380,7 +377,8 @@ static int watch(struct run *run)
     return 0;
 }
 
-/* ---- values at the end ---------------------------------------------------------------------------- */
+/* ---- values at the end
+ * ---------------------------------------------------------------------------- */
 
 /* The value's MIME bundle, its text under the prompt. NULL with an exception. */
 static PyObject *prompted(struct run *run, PyObject *data, int engine, long execution_count)
@@ -418,9 +416,8 @@ static int show_value(struct run *run, size_t task)
         PyObject *data = PyDict_GetItemString(content, "data");
         PyObject *count = PyDict_GetItemString(content, "execution_count");
         const long number = count && PyLong_Check(count) ? PyLong_AsLong(count) : 0;
-        PyObject *shown = data && PyDict_Check(data)
-                              ? prompted(run, data, engine_of(run, task), number)
-                              : NULL;
+        PyObject *shown =
+            data && PyDict_Check(data) ? prompted(run, data, engine_of(run, task), number) : NULL;
         status = shown ? publish(run, shown, PyDict_GetItemString(content, "metadata"), NULL, false)
                        : -1;
         Py_XDECREF(shown);
@@ -472,8 +469,8 @@ PyObject *px_follow(PyObject *shell, PyObject *result, const struct px_line *lin
         if (status == 0 && run.stream)
             status = show_values(&run);
         else if (status == 0)
-            status = px_discard(PyObject_CallMethod(result, "display_outputs", "s",
-                                                 px_group_names[line->group]));
+            status = px_discard(
+                PyObject_CallMethod(result, "display_outputs", "s", px_group_names[line->group]));
         if (status == 0)
             value = PyObject_CallMethod(result, "get", NULL);
     }

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The type Client of phalanx._phalanx: connecting, engines, submitting, the hub.
+ */
+#include "extension.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- Client --------------------------------------------------------------------------- */
+
+struct client {
+    PyObject_HEAD struct px_handle *handle;
+};
+
+static struct px_handle *handle_of(PyObject *object, struct px_module **module)
+{
+    *module = px_module_of(Py_TYPE(object));
+    struct client *self = (struct client *)object;
+    if (!*module || !px_handle_check(self->handle, (*module)->closed_error))
+        return NULL;
+    px_handle_sweep(self->handle);
+    return self->handle;
+}
+
+static PyObject *raise_phalanx(const struct phalanx_error *err, PyObject *closed_error)
+{
+    PyObject *type = PyExc_OSError;
+    if (err->code == PHALANX_ETIME)
+        type = PyExc_TimeoutError;
+    else if (err->code == PHALANX_ENOENT)
+        type = PyExc_FileNotFoundError;
+    else if (err->code == PHALANX_EINVAL)
+        type = PyExc_ValueError;
+    else if (err->code == PHALANX_ECLOSED)
+        type = closed_error;
+    PyErr_SetString(type, err->text);
+    return NULL;
+}
+
+static phalanx_client *connect_python(struct phalanx_options *options, int64_t timeout_ms,
+                                      PyObject *closed_error)
+{
+    const int64_t deadline = px_clock_ms() + (timeout_ms > 0 ? timeout_ms : 10000);
+    for (;;) {
+        struct phalanx_error err = {0};
+        phalanx_client *client;
+        options->timeout_ms = deadline - px_clock_ms();
+        if (options->timeout_ms < 1)
+            options->timeout_ms = 1;
+        Py_BEGIN_ALLOW_THREADS client = phalanx_connect(options, &err);
+        Py_END_ALLOW_THREADS if (client) return client;
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+        if (err.code != PHALANX_EINTR) {
+            raise_phalanx(&err, closed_error);
+            return NULL;
+        }
+    }
+}
+
+static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"file",       "profile", "profile_dir", "ipython_dir",
+                            "cluster_id", "timeout", NULL};
+    struct client *self = (struct client *)object;
+    struct px_module *module = px_module_of(Py_TYPE(object));
+    struct phalanx_options options = {0};
+    PyObject *timeout = Py_None;
+    int64_t timeout_ms;
+    if (!module ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "|zzzzzO:Client", names, &options.file,
+                                     &options.profile, &options.profile_dir, &options.ipython_dir,
+                                     &options.cluster_id, &timeout) ||
+        !px_timeout(timeout, &timeout_ms))
+        return -1;
+    if (self->handle) {
+        PyErr_SetString(PyExc_RuntimeError, "already connected");
+        return -1;
+    }
+    phalanx_client *client = connect_python(&options, timeout_ms, module->closed_error);
+    if (!client)
+        return -1;
+    self->handle = calloc(1, sizeof *self->handle);
+    if (!self->handle) {
+        phalanx_close(client);
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->handle->users = 1;
+    self->handle->pid = getpid();
+    self->handle->client = client;
+    return 0;
+}
+
+static void client_dealloc(PyObject *object)
+{
+    struct client *self = (struct client *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    if (self->handle) {
+        px_handle_close(self->handle);
+        px_handle_unref(self->handle);
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *client_close(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct client *self = (struct client *)object;
+    if (self->handle)
+        px_handle_close(self->handle);
+    Py_RETURN_NONE;
+}
+
+static PyObject *client_ids(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    if (!handle)
+        return NULL;
+    const size_t room = phalanx_engines(handle->client, NULL, 0) + 16;
+    int *ids = PyMem_Calloc(room, sizeof *ids);
+    if (!ids)
+        return PyErr_NoMemory();
+    const size_t known = phalanx_engines(handle->client, ids, room);
+    const size_t count = known < room ? known : room;
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list && i < count; i++)
+        PyList_SET_ITEM(list, (Py_ssize_t)i, PyLong_FromLong(ids[i]));
+    PyMem_Free(ids);
+    return list;
+}
+
+static PyObject *client_uuid(PyObject *object, PyObject *id)
+{
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    const int engine = _PyLong_AsInt(id);
+    char uuid[256];
+    if (!handle || (engine == -1 && PyErr_Occurred()))
+        return NULL;
+    if (phalanx_engine_uuid(handle->client, engine, uuid, sizeof uuid) != PHALANX_OK)
+        Py_RETURN_NONE;
+    return PyUnicode_FromString(uuid);
+}
+
+struct engine_wait {
+    struct px_handle *handle;
+    phalanx_client *client;
+    size_t count;
+};
+
+static enum phalanx_code wait_engines(void *ctx, int64_t timeout_ms)
+{
+    const struct engine_wait *wait = ctx;
+    if (!wait->handle->client)
+        return PHALANX_ECLOSED;
+    return phalanx_wait_engines(wait->client, wait->count, timeout_ms);
+}
+
+static PyObject *client_wait_engines(PyObject *object, PyObject *args)
+{
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    PyObject *seconds = Py_None;
+    Py_ssize_t count;
+    int64_t timeout_ms;
+    if (!handle || !PyArg_ParseTuple(args, "n|O:wait_engines", &count, &seconds) ||
+        !px_timeout(seconds, &timeout_ms))
+        return NULL;
+    struct engine_wait wait = {handle, px_handle_borrow(handle), count > 0 ? (size_t)count : 0};
+    const int code = px_wait_python(wait_engines, &wait, timeout_ms);
+    px_handle_return(handle);
+    if (code < 0)
+        return NULL;
+    if (code == PHALANX_ECLOSED) {
+        PyErr_SetString(module->closed_error, "the client was closed, or its controller shut down");
+        return NULL;
+    }
+    return PyBool_FromLong(code == PHALANX_OK);
+}
+
+/* None, or a sequence of ids, as an array that the caller frees. False with an exception. */
+static bool targets_from(PyObject *sequence, int **ids, size_t *count)
+{
+    *ids = NULL;
+    *count = 0;
+    if (!sequence || sequence == Py_None)
+        return true;
+    PyObject *fast = PySequence_Fast(sequence, "targets must be a sequence of engine ids");
+    if (!fast)
+        return false;
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(fast);
+    *ids = PyMem_Calloc((size_t)size + 1, sizeof **ids);
+    for (Py_ssize_t i = 0; *ids && i < size; i++)
+        (*ids)[i] = _PyLong_AsInt(PySequence_Fast_GET_ITEM(fast, i));
+    *count = (size_t)size;
+    Py_DECREF(fast);
+    if (*ids && !PyErr_Occurred())
+        return true;
+    if (!*ids)
+        PyErr_NoMemory();
+    PyMem_Free(*ids);
+    return false;
+}
+
+static PyObject *client_feature(PyObject *object, PyObject *args)
+{
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    const char *feature;
+    PyObject *targets = Py_None;
+    int *ids;
+    size_t count;
+    if (!handle || !PyArg_ParseTuple(args, "s|O:feature", &feature, &targets) ||
+        !targets_from(targets, &ids, &count))
+        return NULL;
+    const bool offered = phalanx_feature(handle->client, ids, count, feature);
+    PyMem_Free(ids);
+    return PyBool_FromLong(offered);
+}
+
+static PyObject *client_query(PyObject *object, PyObject *args)
+{
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    const char *type, *content = NULL;
+    PyObject *seconds = Py_None;
+    int64_t timeout_ms;
+    if (!handle || !PyArg_ParseTuple(args, "s|zO:query", &type, &content, &seconds) ||
+        !px_timeout(seconds, &timeout_ms))
+        return NULL;
+    struct phalanx_error err = {0};
+    char *answer;
+    phalanx_client *client = px_handle_borrow(handle);
+    Py_BEGIN_ALLOW_THREADS answer = phalanx_query(client, type, content, timeout_ms, &err);
+    Py_END_ALLOW_THREADS px_handle_return(handle);
+    if (PyErr_CheckSignals() < 0) {
+        free(answer);
+        return NULL;
+    }
+    if (!answer)
+        return raise_phalanx(&err, module->closed_error);
+    PyObject *text = PyUnicode_DecodeUTF8(answer, (Py_ssize_t)strlen(answer), "replace");
+    free(answer);
+    return text;
+}
+
+/* ---- Client.submit ------------------------------------------------------------------------ */
+
+static PyObject *submit(struct px_module *module, struct px_handle *handle,
+                        const struct phalanx_request *request, PyObject *into)
+{
+    struct phalanx_error err = {0};
+    if (into != Py_None) {
+        if (phalanx_add(px_result_of(into), request, &err) == PHALANX_OK)
+            return Py_NewRef(into);
+    } else {
+        phalanx_result *result = phalanx_submit(handle->client, request, &err);
+        if (result)
+            return px_result_wrap_new(module, handle, result);
+    }
+    if (err.code == PHALANX_ENOENT)
+        return PyErr_Format(PyExc_IndexError, "%s", err.text);
+    return raise_phalanx(&err, module->closed_error);
+}
+
+static PyObject *client_submit(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"type",    "route",    "targets", "code", "silent", "message",
+                            "content", "metadata", "buffers", "into", NULL};
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    PyObject *targets = Py_None, *buffers = Py_None, *into = Py_None;
+    int type, route = PHALANX_DIRECT, silent = 0;
+    struct phalanx_request request = {0};
+    if (!handle ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "i|iOzpzzzOO:submit", names, &type, &route,
+                                     &targets, &request.code, &silent, &request.message,
+                                     &request.content, &request.metadata, &buffers, &into))
+        return NULL;
+    if (into != Py_None && !Py_IS_TYPE(into, module->result_type)) {
+        PyErr_SetString(PyExc_TypeError, "into must be a Result");
+        return NULL;
+    }
+    struct phalanx_buffer *items;
+    int *ids;
+    if (!targets_from(targets, &ids, &request.target_count))
+        return NULL;
+    if (!px_buffers_lend(handle, buffers, &items, &request.buffer_count)) {
+        PyMem_Free(ids);
+        return NULL;
+    }
+    request.type = (enum phalanx_type)type;
+    request.route = (enum phalanx_route)route;
+    request.silent = silent;
+    request.targets = ids;
+    request.buffers = items;
+    PyObject *result = submit(module, handle, &request, into);
+    px_buffers_submitted(handle, items, request.buffer_count);
+    PyMem_Free(ids);
+    return result;
+}
+
+/* ---- the rest of Client --------------------------------------------------------------------- */
+
+/* For other C code in this process: valid until the GIL is given up or the client is closed. */
+static PyObject *client_capsule(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    return handle ? PyCapsule_New(handle->client, "phalanx.client", NULL) : NULL;
+}
+
+static PyObject *client_closed(PyObject *object, void *unused)
+{
+    (void)unused;
+    const struct client *self = (struct client *)object;
+    return PyBool_FromLong(!self->handle || !self->handle->client);
+}
+
+static PyObject *client_file(PyObject *object, void *unused)
+{
+    (void)unused;
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    return handle ? PyUnicode_DecodeFSDefault(phalanx_file(handle->client)) : NULL;
+}
+
+static PyObject *client_session(PyObject *object, void *unused)
+{
+    (void)unused;
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    return handle ? PyUnicode_FromString(phalanx_session(handle->client)) : NULL;
+}
+
+static PyMethodDef client_methods[] = {
+    {"close", client_close, METH_NOARGS, "Closes the connection. What is outstanding fails."},
+    {"ids", client_ids, METH_NOARGS, "The ids of the engines registered now."},
+    {"uuid", client_uuid, METH_O, "The uuid of an engine, or None."},
+    {"wait_engines", client_wait_engines, METH_VARARGS,
+     "wait_engines(count, timeout=None): whether so many were there within `timeout` seconds."},
+    {"feature", client_feature, METH_VARARGS,
+     "feature(name, targets=None): whether all of these engines offer it."},
+    {"query", client_query, METH_VARARGS,
+     "query(type, content=None, timeout=None): the hub's answer, as JSON text."},
+    {"submit", (PyCFunction)(void (*)(void))client_submit, METH_VARARGS | METH_KEYWORDS,
+     "submit(type, route=DIRECT, targets=None, code=None, silent=False, message=None, "
+     "content=None, metadata=None, buffers=None, into=None): sends a request; a Result."},
+    {"capsule", client_capsule, METH_NOARGS, "The phalanx_client, for C code, at once."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef client_properties[] = {
+    {"closed", client_closed, NULL, "Whether close() was called.", NULL},
+    {"file", client_file, NULL, "The connection file in use.", NULL},
+    {"session", client_session, NULL, "The session id of what this client sends.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot client_slots[] = {
+    {Py_tp_init, client_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, client_dealloc},
+    {Py_tp_methods, client_methods},
+    {Py_tp_getset, client_properties},
+    {Py_tp_doc, "Client(file=None, profile=None, profile_dir=None, ipython_dir=None, "
+                "cluster_id=None, timeout=None): a connection to a controller."},
+    {0, NULL},
+};
+
+PyType_Spec px_client_spec = {
+    .name = "phalanx._phalanx.Client",
+    .basicsize = sizeof(struct client),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = client_slots,
+};

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * handle: a connection as Python objects share it: who uses it, who waits on it, which of Python's
+ * buffers are lent to it; and waiting without the GIL.
+ */
+#include "extension.h"
+
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- leases: Python buffers lent to ZeroMQ ------------------------------------ */
+
+struct px_lease {
+    struct px_lease *next;
+    struct px_handle *handle;
+    Py_buffer view;
+};
+
+/* Any thread, without the GIL. */
+static void lease_sent(void *hint)
+{
+    struct px_lease *lease = hint;
+    struct px_handle *handle = lease->handle;
+    lease->next = atomic_load(&handle->leases);
+    while (!atomic_compare_exchange_weak(&handle->leases, &lease->next, lease))
+        continue;
+}
+
+void px_handle_sweep(struct px_handle *handle)
+{
+    struct px_lease *lease = atomic_exchange(&handle->leases, NULL);
+    while (lease) {
+        struct px_lease *next = lease->next;
+        PyBuffer_Release(&lease->view);
+        free(lease);
+        lease = next;
+    }
+}
+
+static bool buffer_from(struct px_handle *handle, PyObject *item, struct phalanx_buffer *out)
+{
+    struct px_lease *lease = calloc(1, sizeof *lease);
+    if (!lease) {
+        PyErr_NoMemory();
+        return false;
+    }
+    if (PyObject_GetBuffer(item, &lease->view, PyBUF_ANY_CONTIGUOUS) < 0) {
+        free(lease);
+        return false;
+    }
+    lease->handle = handle;
+    *out = (struct phalanx_buffer){.data = lease->view.buf,
+                                   .size = (size_t)lease->view.len,
+                                   .release = lease_sent,
+                                   .hint = lease};
+    return true;
+}
+
+/* Small buffers are copied by the submission; their leases come back at once through the list. */
+static void copy_if_small(struct phalanx_buffer *buffers, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (buffers[i].size < PX_LEASE_SIZE)
+            buffers[i].release = NULL;
+    }
+}
+
+void px_buffers_submitted(struct px_handle *handle, struct phalanx_buffer *buffers, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!buffers[i].release)
+            lease_sent(buffers[i].hint);
+    }
+    PyMem_Free(buffers);
+    px_handle_sweep(handle);
+}
+
+bool px_buffers_lend(struct px_handle *handle, PyObject *sequence, struct phalanx_buffer **out,
+                     size_t *count)
+{
+    *out = NULL;
+    *count = 0;
+    if (!sequence || sequence == Py_None)
+        return true;
+    PyObject *fast = PySequence_Fast(sequence, "buffers must be a sequence of bytes-like objects");
+    if (!fast)
+        return false;
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(fast);
+    *out = PyMem_Calloc((size_t)size + 1, sizeof **out);
+    bool good = *out != NULL;
+    for (Py_ssize_t i = 0; good && i < size; i++) {
+        good = buffer_from(handle, PySequence_Fast_GET_ITEM(fast, i), &(*out)[i]);
+        *count += good;
+    }
+    Py_DECREF(fast);
+    if (good) {
+        copy_if_small(*out, *count);
+        return true;
+    }
+    for (size_t i = 0; i < *count; i++)
+        lease_sent((*out)[i].hint);
+    PyMem_Free(*out);
+    return false;
+}
+
+/* ---- the handle ------------------------------------------------------------------ */
+
+bool px_handle_inherited(const struct px_handle *handle)
+{
+    return handle->pid != getpid();
+}
+
+void px_handle_unref(struct px_handle *handle)
+{
+    if (--handle->users > 0)
+        return;
+    px_handle_sweep(handle);
+    free(handle);
+}
+
+static void close_client(struct px_handle *handle, phalanx_client *client)
+{
+    if (px_handle_inherited(handle)) {
+        phalanx_forget(client);
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS phalanx_close(client);
+    Py_END_ALLOW_THREADS px_handle_sweep(handle);
+}
+
+void px_handle_close(struct px_handle *handle)
+{
+    phalanx_client *client = handle->client;
+    handle->client = NULL;
+    if (client && handle->borrowers > 0)
+        handle->doomed = client;
+    else if (client)
+        close_client(handle, client);
+}
+
+phalanx_client *px_handle_borrow(struct px_handle *handle)
+{
+    handle->users++;
+    handle->borrowers++;
+    return handle->client;
+}
+
+void px_handle_return(struct px_handle *handle)
+{
+    if (--handle->borrowers == 0 && handle->doomed) {
+        phalanx_client *client = handle->doomed;
+        handle->doomed = NULL;
+        close_client(handle, client);
+    }
+    px_handle_unref(handle);
+}
+
+bool px_handle_check(struct px_handle *handle, PyObject *closed_error)
+{
+    if (!handle || !handle->client) {
+        PyErr_SetString(closed_error, "the client is closed");
+        return false;
+    }
+    if (px_handle_inherited(handle)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this client belongs to the process that forked; connect another one");
+        return false;
+    }
+    return true;
+}
+
+/* ---- waiting ---------------------------------------------------------------------- */
+
+bool px_timeout(PyObject *seconds, int64_t *out)
+{
+    *out = -1;
+    if (seconds == Py_None)
+        return true;
+    const double value = PyFloat_AsDouble(seconds);
+    if (value == -1 && PyErr_Occurred())
+        return false;
+    if (value >= 0)
+        *out = value > 1e12 ? -1 : (int64_t)(value * 1000 + 0.999);
+    return true;
+}
+
+int64_t px_clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), void *ctx,
+                   int64_t timeout_ms)
+{
+    const int64_t deadline = timeout_ms < 0 ? INT64_MAX : px_clock_ms() + timeout_ms;
+    for (;;) {
+        const int64_t left = deadline == INT64_MAX ? PX_SLICE_MS : deadline - px_clock_ms();
+        const int64_t slice = left < 0 ? 0 : left < PX_SLICE_MS ? left : PX_SLICE_MS;
+        enum phalanx_code code;
+        Py_BEGIN_ALLOW_THREADS code = wait(ctx, slice);
+        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() < 0) return -1;
+        if (code != PHALANX_EINTR && (code != PHALANX_ETIME || px_clock_ms() >= deadline))
+            return code;
+    }
+}
