@@ -2,6 +2,7 @@
 """The package `phalanx` as its users know it, on our cluster and on ipyparallel's."""
 import functools
 import os
+import pickle
 import signal
 import subprocess
 import threading
@@ -18,6 +19,112 @@ error = phalanx.error
 
 # The functions below travel as a notebook's do: as code of __main__.
 __name__ = "__main__"
+
+
+# ---- the wire forms, without a cluster -------------------------------------------------------
+
+READ_PICKLE5 = """
+import pickle, sys
+buffers = pickle.load(sys.stdin.buffer)
+a = 41
+f, args, kwargs = pickle.loads(buffers[0], buffers=buffers[1:])
+assert "phalanx" not in sys.modules
+print(repr(f(*args, **kwargs)))
+"""
+READ_CANNED = """
+import pickle, sys
+from ipyparallel.serialize import unpack_apply_message
+buffers = pickle.load(sys.stdin.buffer)
+a = 41
+f, args, kwargs = unpack_apply_message(buffers, globals())
+print(repr(f(*args, **kwargs)))
+"""
+
+
+def outer(n):
+    k = 3
+
+    def inner(x):
+        return x + k + n
+
+    return inner
+
+
+class Base:
+    def __init__(self, n):
+        self.n = n
+
+    def twice(self):
+        return self.n * 2
+
+
+class Derived(Base):
+    def twice(self):
+        return super().twice() + 1
+
+
+def keyword_only(n, *, scale=1):
+    return n * scale
+
+
+BIG = numpy.arange(100_000.0)
+BOTH = [
+    (lambda x: x + 1, (5,), {}, "6"),
+    (lambda: a, (), {}, "41"),  # noqa: F821: of the reader's namespace
+    (outer(2), (1,), {}, "6"),
+    (keyword_only, (4,), {"scale": 3}, "12"),
+    (functools.partial(pow, 2), (5,), {}, "32"),
+    (lambda x: x.sum(), (BIG,), {}, repr(BIG.sum())),
+    (lambda cls: cls(4).twice(), (Base,), {}, "8"),
+    (lambda x: x + 1, (phalanx.Reference("a"),), {}, "42"),
+    (len, (b"x" * 5000,), {}, "5000"),
+    (numpy.linalg.norm, ([3.0, 4.0],), {}, "5.0"),
+]
+PICKLE5_ONLY = [
+    (lambda x: x.twice(), (Derived(4),), {}, "9"),
+    (lambda d: sum(v.sum() for v in d["l"]), ({"l": [BIG, BIG]},), {}, repr(2 * BIG.sum())),
+    (lambda f: f(3), (outer(1),), {}, "7"),
+]
+
+
+def call_elsewhere(reader, form, f, args, kwargs):
+    buffers = form.pack_call(form.pack_function(f), args, kwargs)
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "LD_PRELOAD")}
+    done = subprocess.run([PYTHON, "-c", reader], input=pickle.dumps([bytes(b) for b in buffers]),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, timeout=30)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip(), len(buffers)
+
+
+@pytest.mark.parametrize("f, args, kwargs, wanted", BOTH + PICKLE5_ONLY)
+def test_pickle5_needs_nothing_of_ours(f, args, kwargs, wanted):
+    from phalanx import pickle5
+
+    assert call_elsewhere(READ_PICKLE5, pickle5, f, args, kwargs)[0] == wanted
+
+
+@pytest.mark.parametrize("f, args, kwargs, wanted", BOTH)
+def test_ipyparallel_reads_the_canned_form(f, args, kwargs, wanted):
+    pytest.importorskip("ipyparallel")
+    assert call_elsewhere(READ_CANNED, phalanx.canning, f, args, kwargs)[0] == wanted
+
+
+def test_arrays_leave_the_stream():
+    from phalanx import pickle5
+
+    stream, *buffers = pickle5.pack_call(pickle5.pack_function(len), (BIG, [BIG]), {})
+    assert len(stream) < 1000
+    assert [memoryview(b).nbytes for b in buffers] == [BIG.nbytes]  # the same array, once
+
+
+def test_canned_bytes_are_ipyparallels():
+    stream, *buffers = phalanx.canning.serialize_object(b"x" * 2000)
+    assert stream == bytes.fromhex("80049546000000000000008c1d") + b"ipyparallel.serialize.canning" + \
+        bytes.fromhex("948c0b") + b"CannedBytes" + bytes.fromhex("9493942981947d948c07") + \
+        b"buffers" + bytes.fromhex("945d944e6173622e")
+    assert buffers == [b"x" * 2000]
+    inline, = phalanx.canning.serialize_object(b"x" * 1024)
+    assert phalanx.canning.deserialize_object([inline]) == (b"x" * 1024, [])
 
 
 # ---- two clusters --------------------------------------------------------------------------
@@ -142,28 +249,11 @@ def test_apply(rc, view):
     assert result.get_dict() == dict.fromkeys(rc.ids, 1024)
 
 
-def outer(n):
-    k = 3
-
-    def inner(x):
-        return x + k + n
-
-    return inner
-
-
-class Doubler:
-    def __init__(self, n):
-        self.n = n
-
-    def twice(self):
-        return self.n * 2
-
-
 def test_what_travels(rc):
     one = rc[0]
     assert one.apply_sync(outer(2), 1) == 6
     assert one.apply_sync(functools.partial(pow, 2), 5) == 32
-    assert one.apply_sync(lambda cls: cls(4).twice(), Doubler) == 8
+    assert one.apply_sync(lambda cls: cls(4).twice(), Base) == 8
     assert one.apply_sync(lambda x: x, {"a": [1, (2, None)], "b": {3}}) == {"a": [1, (2, None)], "b": {3}}
     assert one.apply_sync(lambda *a, **k: (a, k), 1, b=2) == ((1,), {"b": 2})
     assert one.apply_sync(lambda f: f(3), lambda x: x + 1) == 4
