@@ -12,7 +12,6 @@
  * Stopping runs what was registered with atexit but does not wait for the user's threads: a kernel
  * that is told to end must end.
  */
-#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -291,13 +290,8 @@ static void python_idle(void *arg, int fd)
 {
     struct px_python *self = arg;
     struct pollfd wait = {.fd = fd, .events = POLLIN};
-    if (!self->background) {
-        while (poll(&wait, 1, -1) < 0 && errno == EINTR)
-            ;
-        return;
-    }
-    if (poll(&wait, 1, 0) > 0)
-        return;
+    if (poll(&wait, 1, self->background ? 0 : -1) != 0 || !self->background)
+        return; /* a signal ends the wait, too: the caller looks again */
     px_python_enter(self);
     tell_bridge(self, "idle", "(i)", fd);
     px_python_leave(self);
