@@ -463,6 +463,7 @@ void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
     struct px_python *self = arg;
     (void)msg_id; /* names nothing here: the call is made directly */
     px_python_enter(self);
+    px_parent_begin(self);
     struct call call = {.python = self, .buffers = buffers, .count = buffer_count};
     call.apply = self->apply ? self->apply : create_apply(self);
     bool pickle5 = says_pickle5(metadata);

@@ -8,6 +8,7 @@ installed a plain one takes its place. Cells run while an asyncio loop counts as
 
 import atexit
 import builtins
+import functools
 import json
 import os
 import sys
@@ -153,6 +154,24 @@ class Kernel:
         return f"{where}.{topic}".encode()
 
 
+def attribute_threads(variable):
+    """What a thread prints belongs to the request of the thread that started it."""
+    start, bootstrap = threading.Thread.start, threading.Thread._bootstrap_inner
+
+    @functools.wraps(start)
+    def start_in_request(self):
+        self._phalanx_parent = variable.get(None)
+        return start(self)
+
+    @functools.wraps(bootstrap)
+    def bootstrap_in_request(self):
+        variable.set(self.__dict__.pop("_phalanx_parent", None))
+        return bootstrap(self)
+
+    threading.Thread.start = start_in_request
+    threading.Thread._bootstrap_inner = bootstrap_in_request
+
+
 class Bridge:
     def __init__(self, options):
         self.options = options
@@ -188,6 +207,7 @@ class Bridge:
         import getpass
 
         getpass.getpass = self.getpass
+        attribute_threads(host.parent_variable)
         self.main = sys.modules["__main__"]
 
     def embedded(self, name):

@@ -34,6 +34,7 @@ void px_cell_execute(void *arg, const struct px_execute *request, struct px_outc
 {
     struct px_python *self = arg;
     px_python_enter(self);
+    px_parent_begin(self);
     PyObject *code = text_of(request->code);
     PyObject *expressions = text_of(request->user_expressions);
     PyObject *answer = NULL;
@@ -91,6 +92,7 @@ void px_cell_comm(void *arg, enum px_publication what, struct px_span content,
 {
     struct px_python *self = arg;
     px_python_enter(self);
+    px_parent_begin(self);
     PyObject *text = text_of(content);
     PyObject *extra = text_of(metadata);
     PyObject *list = list_of(buffers, buffer_count);

@@ -269,6 +269,8 @@ static void python_destroy(void *arg)
     px_apply_destroy(self);
     Py_CLEAR(self->bridge);
     Py_CLEAR(self->module);
+    Py_CLEAR(self->parent_variable);
+    Py_CLEAR(self->parent_type);
     px_loan_collect(self);
     if (!alone) { /* the user's threads still use the module's state: it lives on with the process */
         px_python_leave(self);

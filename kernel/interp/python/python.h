@@ -35,6 +35,8 @@ struct px_python {
     bool engine;
     bool background;                   /* the event loop has something to do between cells */
     PyObject *module;                  /* _phalanx_host */
+    PyObject *parent_variable;         /* context variable: the request that output belongs to */
+    PyTypeObject *parent_type;         /* of its values */
     PyObject *bridge;                  /* instance of bridge.Bridge */
     struct px_apply *apply;
     _Atomic(struct px_loan *) returned; /* pushed by any thread, popped under the GIL */
@@ -50,6 +52,15 @@ char *px_python_select(const char *wanted, struct px_error *err);
 
 /* GIL. The module `_phalanx_host`, with the streams in it; a new reference or NULL with an exception. */
 PyObject *px_services_create(struct px_python *self);
+/* GIL. Makes what the next two need. -1 with an exception. */
+int px_parent_init(struct px_python *self);
+/* GIL. From now on output of this thread, and of threads and tasks that it starts, belongs to the
+ * request that runs now. */
+void px_parent_begin(struct px_python *self);
+/* GIL. The object that holds this thread's or task's request, and that request: a new reference, or
+ * NULL when it has none (the host then takes the one that runs). */
+PyObject *px_parent_current(struct px_python *self, struct px_parent **parent);
+
 /* GIL. The object behind sys.stdout or sys.stderr. */
 PyObject *px_stream_create(struct px_python *self, PyObject *module, enum px_stream which);
 

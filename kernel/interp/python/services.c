@@ -4,7 +4,8 @@
  *
  *     publish(kind, content, metadata, buffers)   iopub; texts are JSON
  *     input(prompt, password)                     a line, or None when the front end takes no input
- *     parent()                                    the header of the request that runs, as JSON text
+ *     parent()                                    the header of the caller's request, as JSON text
+ *     parent_variable                             what ties the caller to its request (parent.c)
  *     stdout, stderr                              streams.c
  *     DISPLAY_DATA ... DATA_MESSAGE               the kinds
  *
@@ -122,9 +123,12 @@ static PyObject *host_publish(PyObject *module, PyObject *args)
         if (!buffers)
             return NULL;
     }
+    struct px_parent *parent;
+    PyObject *token = px_parent_current(self, &parent);
     Py_BEGIN_ALLOW_THREADS
-    host->publish(host->ctx, NULL, (enum px_publication)kind, content, metadata, buffers, count);
+    host->publish(host->ctx, parent, (enum px_publication)kind, content, metadata, buffers, count);
     Py_END_ALLOW_THREADS
+    Py_XDECREF(token);
     free(buffers);
     Py_RETURN_NONE;
 }
@@ -173,20 +177,21 @@ static PyObject *host_input(PyObject *module, PyObject *args)
 static PyObject *host_parent(PyObject *module, PyObject *args)
 {
     (void)args;
-    const struct px_interp_host *host = python_of(module)->host;
-    struct px_parent *parent = host && host->parent_ref ? host->parent_ref(host->ctx) : NULL;
-    if (!parent)
+    struct px_python *self = python_of(module);
+    struct px_parent *parent;
+    PyObject *token = px_parent_current(self, &parent);
+    if (!token)
         return PyUnicode_FromString("{}");
-    struct px_span header = host->parent_header(parent);
+    struct px_span header = self->host->parent_header(parent);
     PyObject *text = PyUnicode_DecodeUTF8(header.data, (Py_ssize_t)header.size, "replace");
-    host->parent_unref(parent);
+    Py_DECREF(token);
     return text;
 }
 
 static PyMethodDef host_functions[] = {
     {"publish", host_publish, METH_VARARGS, PyDoc_STR("publish(kind, content, metadata, buffers)")},
     {"input", host_input, METH_VARARGS, PyDoc_STR("input(prompt, password)")},
-    {"parent", host_parent, METH_NOARGS, PyDoc_STR("The running request's header, as JSON.")},
+    {"parent", host_parent, METH_NOARGS, PyDoc_STR("The header of the caller's request, as JSON.")},
     {0},
 };
 
@@ -215,7 +220,9 @@ PyObject *px_services_create(struct px_python *self)
     if (!module)
         return NULL;
     ((struct state *)PyModule_GetState(module))->python = self;
-    int status = 0;
+    int status = px_parent_init(self);
+    if (status == 0)
+        status = PyModule_AddObjectRef(module, "parent_variable", self->parent_variable);
     for (size_t i = 0; i < PX_COUNT(kinds) && status == 0; i++)
         status = PyModule_AddIntConstant(module, kinds[i].name, (long)kinds[i].value);
     static const char *const names[] = {[PX_STDOUT] = "stdout", [PX_STDERR] = "stderr"};

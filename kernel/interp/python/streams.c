@@ -24,27 +24,32 @@ struct stream {
     bool binary;     /* this is the `buffer` of the other kind */
 };
 
-/* Without the GIL, unless the host is sure not to block: handing it over costs up to 5 ms a write
- * when one of the user's threads computes. */
+static void write_descriptor(int fd, const char *text, size_t size)
+{
+    while (size > 0) {
+        ssize_t done = write(fd, text, size);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return;
+        text += done;
+        size -= (size_t)done;
+    }
+}
+
+/* Without the GIL, as the host may hold a writer back. */
 static void send_text(struct stream *self, const char *text, size_t size)
 {
-    struct px_python *python = self->python;
-    const struct px_interp_host *host = python->host;
+    const struct px_interp_host *host = self->python->host;
+    struct px_parent *parent;
+    PyObject *token = px_parent_current(self->python, &parent);
     Py_BEGIN_ALLOW_THREADS
-    if (host) {
-        host->stream(host->ctx, NULL, (enum px_stream)self->which, text, size);
-    } else {
-        while (size > 0) {
-            ssize_t done = write(self->fd, text, size);
-            if (done < 0 && errno == EINTR)
-                continue;
-            if (done <= 0)
-                break;
-            text += done;
-            size -= (size_t)done;
-        }
-    }
+    if (host)
+        host->stream(host->ctx, parent, (enum px_stream)self->which, text, size);
+    else
+        write_descriptor(self->fd, text, size);
     Py_END_ALLOW_THREADS
+    Py_XDECREF(token);
 }
 
 /* Text that is not UTF-8 (lone surrogates of file names) is shown escaped, not refused. */

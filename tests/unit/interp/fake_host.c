@@ -1,17 +1,44 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "fake_host.h"
 
+struct px_parent {
+    struct fake_host *fake;
+    int request;
+};
+
+static struct px_parent *on_parent_ref(void *ctx)
+{
+    struct fake_host *fake = ctx;
+    struct px_parent *parent = px_alloc(sizeof *parent);
+    *parent = (struct px_parent){fake, fake->request};
+    fake->parents++;
+    return parent;
+}
+
+static void on_parent_unref(struct px_parent *parent)
+{
+    parent->fake->parents--;
+    free(parent);
+}
+
+static struct px_span on_parent_header(struct px_parent *parent)
+{
+    (void)parent;
+    return PX_SPAN("{\"msg_id\": \"m\"}");
+}
+
 static void on_stream(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
                       size_t size)
 {
     struct fake_host *fake = ctx;
-    (void)parent;
     pthread_mutex_lock(&fake->lock);
     px_buf_append(&fake->text[which], text, size);
+    px_buf_printf(&fake->owned, "%d:%.*s", parent ? parent->request : -1, (int)size, text);
     pthread_cond_broadcast(&fake->changed);
     pthread_mutex_unlock(&fake->lock);
 }
@@ -77,6 +104,9 @@ void fake_host_init(struct fake_host *fake)
         .stream = on_stream,
         .publish = on_publish,
         .input = on_input,
+        .parent_ref = on_parent_ref,
+        .parent_unref = on_parent_unref,
+        .parent_header = on_parent_header,
         .keep_buffer = on_keep_buffer,
     };
 }
@@ -86,6 +116,7 @@ void fake_host_fini(struct fake_host *fake)
     px_buf_fini(&fake->text[PX_STDOUT]);
     px_buf_fini(&fake->text[PX_STDERR]);
     px_buf_fini(&fake->published);
+    px_buf_fini(&fake->owned);
     px_buf_fini(&fake->prompt);
     pthread_cond_destroy(&fake->changed);
     pthread_mutex_destroy(&fake->lock);
@@ -97,6 +128,7 @@ void fake_host_clear(struct fake_host *fake)
     px_buf_clear(&fake->text[PX_STDOUT]);
     px_buf_clear(&fake->text[PX_STDERR]);
     px_buf_clear(&fake->published);
+    px_buf_clear(&fake->owned);
     px_buf_clear(&fake->prompt);
     pthread_mutex_unlock(&fake->lock);
 }

@@ -18,6 +18,9 @@ struct fake_host {
     pthread_cond_t changed;
     struct px_buf text[2];
     struct px_buf published;
+    struct px_buf owned;  /* standard output again, each piece after "request:" */
+    int request;          /* the number of the request that runs */
+    int parents;          /* references to requests that the language holds */
     const char *answer;   /* to input(): a line; NULL: no input here; "": wait for a signal */
     struct px_buf prompt; /* what input() asked */
     const struct px_span *buffers; /* those of the apply that runs */

@@ -250,6 +250,25 @@ static void test_threads_run_between_cells(void **state)
     fake_host_wait(&f->host, "from a thread\n");
 }
 
+static void test_output_belongs_to_the_cell_that_started_it(void **state)
+{
+    struct fixture *f = *state;
+    f->host.request = 1;
+    run_well(f, "import asyncio, sys, threading\n"
+                "event = threading.Event()\n"
+                "def work():\n    event.wait()\n    sys.stdout.write('thread')\n"
+                "async def later():\n    sys.stdout.write('task')\n"
+                "thread = threading.Thread(target=work); thread.start()\n"
+                "task = asyncio.create_task(later())");
+    f->host.request = 2;
+    run_well(f, "event.set(); thread.join(); await task; sys.stdout.write('cell')");
+    assert_non_null(strstr(f->host.owned.data, "1:thread"));
+    assert_non_null(strstr(f->host.owned.data, "1:task"));
+    assert_non_null(strstr(f->host.owned.data, "2:cell"));
+    run_well(f, "get_ipython().kernel.get_parent()['header']['msg_id'], __import__('gc').collect()");
+    assert_true(fake_host_has(&f->host, "'m'"));
+}
+
 /* ---- queries, comms, clear ------------------------------------------------------- */
 
 static void test_queries(void **state)
@@ -355,6 +374,7 @@ int main(void)
         cmocka_unit_test(test_input),
         cmocka_unit_test(test_interrupt),
         cmocka_unit_test(test_threads_run_between_cells),
+        cmocka_unit_test(test_output_belongs_to_the_cell_that_started_it),
         cmocka_unit_test(test_queries),
         cmocka_unit_test(test_comms),
         cmocka_unit_test(test_clear),
