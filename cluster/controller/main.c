@@ -15,12 +15,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* Three threads that allocate (hub, traffic, ZeroMQ's own): an arena each, and no more. */
 static void tune_memory(void)
 {
     mallopt(M_ARENA_MAX, 3);
+}
+
+/* An engine holds some seven connections: a thousand of them are beyond the usual soft limit. */
+static void allow_many_files(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        px_log(PX_WARN, "file-limit", "soft=%llu", (unsigned long long)limit.rlim_cur);
 }
 
 /*
@@ -119,6 +131,7 @@ int main(int argc, char **argv)
         px_die(err.code == PX_EINVAL || err.code == PX_ENOENT ? 2 : 1, "%s", err.text);
     px_log_init("IPController", (enum px_level)settings.log_level);
     block_signals();
+    allow_many_files();
     int rc = px_sockets_bind(&sockets, &settings, profile_dir, &err);
     if (rc == 0)
         rc = serve(&sockets, &settings, profile_dir, &err);

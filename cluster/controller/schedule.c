@@ -133,11 +133,14 @@ void px_schedule_run(struct px_schedule *schedule)
     schedule->freed_count = 0;
 }
 
-int px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
-                       struct px_task_spec *spec, void *payload)
+bool px_schedule_holds(const struct px_schedule *schedule, struct px_span msg_id)
 {
-    if (px_schedule_task(schedule, msg_id) != NULL)
-        return -1;
+    return px_schedule_task(schedule, msg_id) != NULL;
+}
+
+void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
+                        struct px_task_spec *spec, void *payload)
+{
     struct task *task = px_alloc(sizeof(*task) + msg_id.size + 1);
     memcpy(task->msg_id, msg_id.data, msg_id.size);
     task->payload = payload;
@@ -154,7 +157,6 @@ int px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
         px_task_wait(schedule, task);
     }
     px_schedule_run(schedule);
-    return 0;
 }
 
 enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span uuid,

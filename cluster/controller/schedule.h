@@ -160,11 +160,13 @@ struct px_task_spec {
 };
 void px_task_spec_fini(struct px_task_spec *spec);
 
+/* Whether a task of that id is unfinished. */
+bool px_schedule_holds(const struct px_schedule *schedule, struct px_span msg_id);
 /*
- * Submits a task. Returns -1, taking nothing of `payload`, when a task of that id is unfinished.
- * Otherwise the payload belongs to the schedule until it is released, which may be at once.
+ * Submits a task, of an id that the schedule does not hold. The payload belongs to the schedule
+ * until it is released, which may be at once.
  */
-PX_MUST_USE int px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
+void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
                                    struct px_task_spec *spec, void *payload);
 
 /* False when an engine of that uuid is there already. */

@@ -15,6 +15,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Messages kept for one subscriber that does not read: what comes beyond them it misses. */
+#define PUBLISH_HWM 200000
+
 /* Ports for one side, then for both. */
 struct pools {
     struct px_port_pool *own, *common;
@@ -81,6 +84,8 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         return -1;
     if (plan->identity != NULL)
         px_socket_set_identity(*socket, plan->identity);
+    if (plan->type == PX_XPUB || plan->type == PX_PUB)
+        px_socket_set_hwm(*socket, PUBLISH_HWM);
     if (plan->type == PX_SUB)
         px_socket_subscribe(*socket, "");
     if (sockets->curve_secret[0] != 0)

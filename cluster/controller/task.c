@@ -243,13 +243,15 @@ void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
         px_task_spec_fini(&spec);
         return;
     }
-    px_link_note(tasks->shared.link, PX_NOTE_TASK_REQUEST, msg);
-    px_schedule_tick(tasks->schedule, px_now_ms());
-    if (px_schedule_submit(tasks->schedule, header.msg_id, &spec, msg) != 0) {
+    if (px_schedule_holds(tasks->schedule, header.msg_id)) {
         refuse(tasks, "a task of that id is unfinished");
         px_msg_destroy(msg);
+        px_task_spec_fini(&spec);
+        return;
     }
-    px_task_spec_fini(&spec);
+    px_link_note(tasks->shared.link, PX_NOTE_TASK_REQUEST, msg);
+    px_schedule_tick(tasks->schedule, px_now_ms());
+    px_schedule_submit(tasks->schedule, header.msg_id, &spec, msg);
 }
 
 static void on_submission(void *ctx, struct px_msg **msg)
@@ -330,11 +332,8 @@ static void drain_replies(struct px_tasks *tasks)
     }
 }
 
-static void on_grace_over(struct px_loop *loop, void *ctx)
+static void say_farewell(struct px_tasks *tasks, struct farewell *farewell)
 {
-    (void)loop;
-    struct farewell *farewell = ctx;
-    struct px_tasks *tasks = farewell->tasks;
     drain_replies(tasks);
     px_schedule_tick(tasks->schedule, px_now_ms());
     px_schedule_engine_lost(tasks->schedule, uuid_of(farewell));
@@ -343,8 +342,28 @@ static void on_grace_over(struct px_loop *loop, void *ctx)
     after_batch(tasks);
 }
 
+static void on_grace_over(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct farewell *farewell = ctx;
+    say_farewell(farewell->tasks, farewell);
+}
+
+/* An engine of that uuid is back before the old one was given up. */
+static void end_grace(struct px_tasks *tasks, struct px_span uuid)
+{
+    struct farewell *farewell, *next;
+    DL_FOREACH_SAFE(tasks->farewells, farewell, next) {
+        if (!px_span_equal(uuid, farewell->uuid))
+            continue;
+        px_loop_cancel(tasks->shared.loop, farewell->timer);
+        say_farewell(tasks, farewell);
+    }
+}
+
 void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned features)
 {
+    end_grace(tasks, uuid);
     px_schedule_tick(tasks->schedule, px_now_ms());
     if (!px_schedule_engine_up(tasks->schedule, uuid, features))
         px_log(PX_WARN, "engine-known", "engine=%.*s", (int)uuid.size, uuid.data);

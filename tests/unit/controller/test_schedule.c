@@ -341,8 +341,8 @@ static void submit_one(struct model *model)
     task->since = ++model->tickets;
     model->count++;
     name_task(name, index);
-    assert_int_equal(px_schedule_submit(model->schedule, px_span_of(name), &spec, task), 0);
-    px_task_spec_fini(&spec);
+    assert_false(px_schedule_holds(model->schedule, px_span_of(name)));
+    px_schedule_submit(model->schedule, px_span_of(name), &spec, task);
 }
 
 static void engine_up(struct model *model)
@@ -521,7 +521,7 @@ static void submit_named(struct px_schedule *schedule, const char *name, const c
     struct px_task_spec spec = {0};
     assert_int_equal(px_depend_parse(px_span_of(after), &spec.after, NULL), 0);
     assert_int_equal(px_depend_parse(px_span_of(follow), &spec.follow, NULL), 0);
-    assert_int_equal(px_schedule_submit(schedule, px_span_of(name), &spec, NULL), 0);
+    px_schedule_submit(schedule, px_span_of(name), &spec, NULL);
 }
 
 static void finish(struct px_schedule *schedule, const char *engine, const char *name,
@@ -548,16 +548,20 @@ static void test_invalid(void **state)
     }
 }
 
-static void test_duplicate(void **state)
+static void test_holds(void **state)
 {
     (void)state;
     struct simple simple = {0};
     struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 1, 1);
-    struct px_task_spec spec = {0};
+    assert_false(px_schedule_holds(schedule, PX_SPAN("a_1")));
     submit_named(schedule, "a_1", NULL, NULL);
-    assert_int_equal(px_schedule_submit(schedule, PX_SPAN("a_1"), &spec, NULL), -1);
+    assert_true(px_schedule_holds(schedule, PX_SPAN("a_1")));
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
+    finish(schedule, "e0", "a_1", PX_REPLY_OK);
+    assert_false(px_schedule_holds(schedule, PX_SPAN("a_1")));
+    submit_named(schedule, "a_2", NULL, NULL);
     px_schedule_destroy(schedule);
-    assert_int_equal(simple.released, 1);
+    assert_int_equal(simple.released, 2);
 }
 
 static void test_stale_reply(void **state)
@@ -672,7 +676,7 @@ static void test_memory_is_flat(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_invalid),      cmocka_unit_test(test_duplicate),
+        cmocka_unit_test(test_invalid),      cmocka_unit_test(test_holds),
         cmocka_unit_test(test_stale_reply),  cmocka_unit_test(test_long_chain),
         cmocka_unit_test(test_wide),         cmocka_unit_test(test_many_engines),
         cmocka_unit_test(test_memory_is_flat), cmocka_unit_test(test_random_events),
