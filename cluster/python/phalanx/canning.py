@@ -356,7 +356,7 @@ def dumps(obj):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
-        if module == _CANNING:
+        if module == _CANNING and hasattr(_canning, name):
             return getattr(_canning, name)
         if module == _CODEUTIL:
             return getattr(_codeutil, name)
