@@ -66,7 +66,7 @@ static struct px_buf make_key(struct px_span client, struct px_span original)
     return key;
 }
 
-/* ---- requests ----------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------- */
 
 /* What a request asks for, checked. */
 struct request {
@@ -197,14 +197,14 @@ static void on_request(void *ctx, struct px_msg **msg)
     json_decref(request.targets);
 }
 
-/* ---- replies ---------------------------------------------------------------------------- */
+/* ---- replies --------------------------------------------------------------- */
 
 static bool is_error(const struct px_msg *reply)
 {
     static const char *const keys[] = {"status"};
     struct px_span value, word;
-    return px_scan(px_msg_content(reply), keys, &value, 1) != 0 ||
-           !px_scan_string(value, &word) || !px_span_equal(word, "ok");
+    return px_scan(px_msg_content(reply), keys, &value, 1) != 0 || !px_scan_string(value, &word) ||
+           !px_span_equal(word, "ok");
 }
 
 /* The metadata of one reply with the list of all targets, in the order of the buffers. */
@@ -306,7 +306,7 @@ static void on_reply(void *ctx, struct px_msg **msg)
     *msg = NULL;
 }
 
-/* ---- engines ----------------------------------------------------------------------------- */
+/* ---- engines --------------------------------------------------------------- */
 
 void px_broadcast_engine_down(struct px_broadcast *broadcast, struct px_span uuid)
 {
@@ -327,9 +327,12 @@ struct px_broadcast *px_broadcast_create(const struct px_shared *shared, struct 
 {
     struct px_broadcast *broadcast = px_alloc(sizeof(*broadcast));
     broadcast->shared = *shared;
-    broadcast->in = (struct px_port){.name = "broadcast", .socket = in,
-                                     .session = shared->session, .least_idents = 1,
-                                     .handle = on_request, .ctx = broadcast};
+    broadcast->in = (struct px_port){.name = "broadcast",
+                                     .socket = in,
+                                     .session = shared->session,
+                                     .least_idents = 1,
+                                     .handle = on_request,
+                                     .ctx = broadcast};
     broadcast->out = broadcast->in;
     broadcast->out.socket = out;
     broadcast->out.least_idents = 2;

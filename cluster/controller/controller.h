@@ -30,7 +30,7 @@
 #define PX_MAX_UUID 255
 #define PX_FEATURE_PICKLE5 1u
 
-/* ---- settings: options, environment and configuration files (settings.c) ---- */
+/* ---- settings: options, environment and configuration files (settings.c) --- */
 
 #define PX_MAX_PORTS 4096
 
@@ -93,7 +93,7 @@ int px_settings_config_json(struct px_settings *settings, struct px_span text);
 /* "10101-10105,10108" and "[1, 2]". */
 PX_MUST_USE int px_ports_parse(const char *text, struct px_port_pool *out, struct px_error *err);
 
-/* ---- sockets: everything that is bound, and the connection files (sockets.c) ---- */
+/* ---- sockets: everything that is bound, and the connection files (sockets.c) --- */
 
 struct px_sockets {
     void *context;
@@ -115,7 +115,7 @@ PX_MUST_USE int px_sockets_write_files(struct px_sockets *sockets,
 /* Closes all; removes the files unless they are to be reused. */
 void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *settings);
 
-/* ---- link: between the two threads (link.c) --------------------------------- */
+/* ---- link: between the two threads (link.c) -------------------------------- */
 
 /* What the traffic thread tells the hub. The hub trusts it: signatures were verified. */
 enum px_note_kind {
@@ -194,12 +194,13 @@ void px_link_order(struct px_link *link, const struct px_order *order);
 /* Hub thread, after it has handled a batch: frees it. */
 void px_link_notes_done(struct px_link *link, struct px_notes *notes);
 
-/* ---- error replies (reply.c) -------------------------------------------------- */
+/* ---- error replies (reply.c) ----------------------------------------------- */
 
-/* {"status": "error", "ename", "evalue", "traceback", "engine_info"} as ipyparallel's wrap_exception. */
+/* {"status": "error", "ename", "evalue", "traceback", "engine_info"} as ipyparallel's
+ * wrap_exception. */
 void px_error_content(struct px_buf *out, const char *ename, const char *evalue);
 
-/* ---- traffic ------------------------------------------------------------------- */
+/* ---- traffic --------------------------------------------------------------- */
 
 struct px_traffic;
 
@@ -220,7 +221,7 @@ PX_MUST_USE int px_traffic_run(struct px_traffic *traffic, struct px_error *err)
 struct px_engine_entry;
 bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid);
 
-/* ---- port: a bound socket (port.c) ----------------------------------------------- */
+/* ---- port: a bound socket (port.c) ----------------------------------------- */
 
 struct px_port {
     const char *name;
@@ -242,10 +243,12 @@ size_t px_port_drain(struct px_port *port);
 void px_port_send(struct px_port *port, struct px_msg *msg);
 void px_port_summary(const struct px_port *port);
 
-/* ---- route: a ROUTER towards engines (route.c) -------------------------------------- */
+/* ---- route: a ROUTER towards engines (route.c) ----------------------------- */
 
 #define PX_ROUTE_RETRY_MS 10
-#define PX_ROUTE_PATIENCE_MS 10000 /* how long a message waits for a registered engine to connect */
+#define PX_ROUTE_PATIENCE_MS                                                                       \
+    10000 /* how long a message waits for a registered engine to connect                           \
+           */
 #define PX_ROUTE_MAX_HELD 100000u
 
 struct px_route;
@@ -257,7 +260,7 @@ void px_route_destroy(struct px_route *route);
 void px_route_send(struct px_route *route, struct px_msg *msg);
 void px_route_forget(struct px_route *route, struct px_span uuid);
 
-/* ---- relay (relay.c) ------------------------------------------------------------------ */
+/* ---- relay (relay.c) ------------------------------------------------------- */
 
 struct px_relay;
 /* What all parts of the traffic thread are given. */
@@ -290,7 +293,7 @@ struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socke
 void px_iopub_destroy(struct px_iopub *iopub);
 void px_iopub_summary(const struct px_iopub *iopub);
 
-/* ---- task (task.c) ---------------------------------------------------------------------- */
+/* ---- task (task.c) --------------------------------------------------------- */
 
 struct px_tasks;
 struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socket *in,
@@ -302,7 +305,7 @@ void px_tasks_engine_down(struct px_tasks *tasks, struct px_span uuid);
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
 void px_tasks_summary(const struct px_tasks *tasks);
 
-/* ---- broadcast (broadcast.c) --------------------------------------------------------------- */
+/* ---- broadcast (broadcast.c) ----------------------------------------------- */
 
 struct px_broadcast;
 struct px_broadcast *px_broadcast_create(const struct px_shared *shared, struct px_socket *in,
@@ -311,7 +314,7 @@ void px_broadcast_destroy(struct px_broadcast *broadcast);
 void px_broadcast_engine_down(struct px_broadcast *broadcast, struct px_span uuid);
 void px_broadcast_summary(const struct px_broadcast *broadcast);
 
-/* ---- heart (heart.c) -------------------------------------------------------------------------- */
+/* ---- heart (heart.c) ------------------------------------------------------- */
 
 struct px_heart;
 struct px_heart *px_heart_create(const struct px_shared *shared, struct px_socket *ping,

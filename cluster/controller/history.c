@@ -42,8 +42,8 @@ struct block {
 
 struct px_history {
     struct prefix *prefixes;
-    struct block *blocks; /* hash */
-    struct block *oldest; /* list */
+    struct block *blocks;  /* hash */
+    struct block *oldest;  /* list */
     struct prefix *recent; /* the prefix asked for last: mostly it is the same again */
     uint64_t next_prefix;
     size_t bytes, most_bytes;

@@ -21,7 +21,7 @@
 #define SHUTDOWN_DELAY_MS 1000
 #define HISTORY_BYTES (8u << 20)
 
-/* ---- requests of clients ----------------------------------------------------------------- */
+/* ---- requests of clients --------------------------------------------------- */
 
 static void on_connection_request(const struct px_request *request)
 {
@@ -36,10 +36,10 @@ static void on_connection_request(const struct px_request *request)
         if (member->names != NULL)
             json_object_set(features, id, member->names);
     }
-    px_request_reply(request, PX_CONNECTION_REPLY,
-                     json_pack("{s:s, s:o, s:o}", "status", "ok", "engines", engines,
-                               "px_engines", features),
-                     NULL);
+    px_request_reply(
+        request, PX_CONNECTION_REPLY,
+        json_pack("{s:s, s:o, s:o}", "status", "ok", "engines", engines, "px_engines", features),
+        NULL);
 }
 
 static void on_stop(struct px_loop *loop, void *ctx)
@@ -54,7 +54,7 @@ static void on_shutdown_request(const struct px_request *request)
     px_log(PX_INFO, "shutdown-requested", NULL);
     px_request_reply(request, "shutdown_reply", json_pack("{s:s}", "status", "ok"), NULL);
     px_hub_notify(hub, PX_SHUTDOWN_NOTIFICATION, json_pack("{s:s}", "status", "ok"),
-           px_msg_header(request->msg));
+                  px_msg_header(request->msg));
     if (!hub->stopping)
         px_loop_timer(hub->loop, SHUTDOWN_DELAY_MS, 0, on_stop, hub);
     hub->stopping = true;
@@ -68,7 +68,7 @@ static const struct px_request_row own_requests[] = {
     {NULL, NULL},
 };
 
-/* ---- receiving requests ------------------------------------------------------------------ */
+/* ---- receiving requests ---------------------------------------------------- */
 
 static px_request_fn *find_handler(const struct px_request_row *rows, struct px_span type)
 {
@@ -90,8 +90,8 @@ static void answer(struct px_request *request)
         handle(request);
         return;
     }
-    char *what = px_format("\"Bad Message Type: '%.*s'\"", (int)request->type.size,
-                           request->type.data);
+    char *what =
+        px_format("\"Bad Message Type: '%.*s'\"", (int)request->type.size, request->type.data);
     request->hub->refused++;
     px_request_fail(request, "hub_error", "KeyError", what);
     free(what);
@@ -129,8 +129,7 @@ static void on_query(struct px_loop *loop, void *ctx)
     (void)loop;
     struct px_hub *hub = ctx;
     struct px_msg *msg;
-    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(hub->sockets->query)) != NULL;
-         i++) {
+    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(hub->sockets->query)) != NULL; i++) {
         take_request(hub, msg);
         px_msg_destroy(msg);
     }
@@ -175,7 +174,7 @@ static void on_notes(struct px_loop *loop, void *ctx)
     px_loop_timer(loop, 0, 0, on_notes, hub);
 }
 
-/* ---- signals ----------------------------------------------------------------------------- */
+/* ---- signals --------------------------------------------------------------- */
 
 static void on_end_signal(struct px_loop *loop, int signo, void *ctx)
 {
@@ -195,8 +194,8 @@ static void on_summary_signal(struct px_loop *loop, int signo, void *ctx)
            "engines=%u pending=%zu dead=%zu unfinished=%u unassigned=%zu records=%zu "
            "record_bytes=%zu requests=%lu refused=%lu malformed=%lu forged=%lu",
            HASH_CNT(hh_uuid, hub->by_uuid), px_hub_pending_count(hub), hub->dead,
-           HASH_COUNT(hub->jobs), hub->unassigned_count, px_db_count(hub->db),
-           px_db_bytes(hub->db), hub->requests, hub->refused, hub->malformed, hub->forged);
+           HASH_COUNT(hub->jobs), hub->unassigned_count, px_db_count(hub->db), px_db_bytes(hub->db),
+           hub->requests, hub->refused, hub->malformed, hub->forged);
 }
 
 static int watch_signals(struct px_hub *hub, struct px_error *err)
@@ -209,7 +208,7 @@ static int watch_signals(struct px_hub *hub, struct px_error *err)
     return px_loop_signal(hub->loop, SIGUSR1, on_summary_signal, hub, err);
 }
 
-/* ---- create, run, destroy ---------------------------------------------------------------- */
+/* ---- create, run, destroy -------------------------------------------------- */
 
 static int64_t registration_timeout(const struct px_settings *settings)
 {

@@ -11,7 +11,7 @@
 
 #include <uthash.h>
 
-/* ---- records of tasks (record.c) ------------------------------------------------ */
+/* ---- records of tasks (record.c) ------------------------------------------- */
 
 #define PX_MAX_RECORD_TEXT (16u << 20) /* stdout or stderr kept for one task */
 
@@ -42,10 +42,11 @@ bool px_record_is_complete(const struct px_record *record);
 /* Microseconds since 1970, or -1 when the text is not an ISO 8601 date and time. */
 int64_t px_date_parse(struct px_span text);
 
-/* ---- query language (query.c) ----------------------------------------------------- */
+/* ---- query language (query.c) ---------------------------------------------- */
 
 struct px_query;
-/* Parses {field: value | {"$op": value, ...}, ...}. NULL with the Python exception in ename, evalue. */
+/* Parses {field: value | {"$op": value, ...}, ...}. NULL with the Python exception in ename,
+ * evalue. */
 struct px_exception {
     char ename[64];
     char evalue[512];
@@ -57,7 +58,7 @@ void px_query_destroy(struct px_query *query);
 int px_query_match(const struct px_query *query, json_t *(*get)(void *ctx, const char *field),
                    void *ctx, struct px_exception *exception);
 
-/* ---- task database (db.c) ----------------------------------------------------------- */
+/* ---- task database (db.c) -------------------------------------------------- */
 
 struct px_db;
 struct px_db *px_db_create(enum px_db_kind kind, size_t record_limit, double size_limit,
@@ -76,7 +77,7 @@ struct px_record *px_db_next(struct px_record *record);
 size_t px_db_count(const struct px_db *db);
 size_t px_db_bytes(const struct px_db *db);
 
-/* ---- engines and unfinished tasks (member.c) ----------------------------------------------- */
+/* ---- engines and unfinished tasks (member.c) ------------------------------- */
 
 struct px_job;
 
@@ -84,8 +85,8 @@ struct px_member {
     int id;
     bool alive;
     unsigned features;
-    json_t *names; /* of features, as it said them; NULL for none */
-    int64_t left_ms; /* when it was unregistered */
+    json_t *names;                /* of features, as it said them; NULL for none */
+    int64_t left_ms;              /* when it was unregistered */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
     UT_hash_handle hh;      /* by id: all that ever registered */
@@ -126,7 +127,7 @@ struct px_hub {
 };
 
 struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid); /* alive */
-struct px_member *px_hub_member_id(const struct px_hub *hub, int id); /* alive or dead */
+struct px_member *px_hub_member_id(const struct px_hub *hub, int id);           /* alive or dead */
 void px_hub_unregister(struct px_hub *hub, struct px_member *member);
 void px_hub_new_heart(struct px_hub *hub, struct px_span uuid);
 size_t px_hub_pending_count(const struct px_hub *hub);
@@ -139,7 +140,7 @@ struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
 void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux);
 void px_hub_unbook(struct px_hub *hub, struct px_job *job);
 
-/* ---- requests (request.c) ------------------------------------------------------------------- */
+/* ---- requests (request.c) -------------------------------------------------- */
 
 struct px_request {
     struct px_hub *hub;
@@ -179,11 +180,12 @@ struct px_member *px_hub_target(const struct px_hub *hub, const json_t *target);
 /* Appends a JSON value as Python's repr(). */
 void px_repr_json(struct px_buf *out, const json_t *value);
 
-/* ---- copies of the traffic (monitor.c) --------------------------------------------------------- */
+/* ---- copies of the traffic (monitor.c) ------------------------------------- */
 
 void px_monitor_note(struct px_hub *hub, const struct px_note *note);
 
-/* ---- the hub itself ------------------------------------------------------------------------------ */
+/* ---- the hub itself
+ * ------------------------------------------------------------------------------ */
 
 struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
                              const struct px_settings *settings, struct px_error *err);

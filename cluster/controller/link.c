@@ -3,9 +3,9 @@
  * link: the two queues between the traffic thread and the hub.
  *
  * Notes are gathered in batches, posted when a batch is full or once a millisecond, so that the
- * hub is woken once for many messages and seldom for few. A note holds its message by reference. When the hub
- * falls behind by more than the limits, further copies are dropped and counted, never the
- * traffic itself; what hearts say is never dropped.
+ * hub is woken once for many messages and seldom for few. A note holds its message by reference.
+ * When the hub falls behind by more than the limits, further copies are dropped and counted, never
+ * the traffic itself; what hearts say is never dropped.
  */
 #include "controller.h"
 

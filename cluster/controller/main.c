@@ -90,10 +90,12 @@ static int serve(struct px_sockets *sockets, const struct px_settings *settings,
     hub = px_hub_create(sockets, &link, settings, err);
     if (hub == NULL || (settings->restore && px_hub_restore(hub, err) != 0))
         goto done;
-    struct px_traffic_config config = {.sockets = sockets, .link = &link,
+    struct px_traffic_config config = {.sockets = sockets,
+                                       .link = &link,
                                        .key = sockets->client.key,
                                        .signature_scheme = sockets->client.signature_scheme,
-                                       .scheme = settings->scheme, .hwm = settings->hwm,
+                                       .scheme = settings->scheme,
+                                       .hwm = settings->hwm,
                                        .ping_ms = settings->ping_ms,
                                        .max_misses = settings->max_misses};
     traffic = px_traffic_create(&config, err);

@@ -34,7 +34,7 @@ struct px_pending {
     char uuid[];
 };
 
-/* ---- members and jobs -------------------------------------------------------------------- */
+/* ---- members and jobs ------------------------------------------------------ */
 
 struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid)
 {
@@ -103,7 +103,7 @@ void px_hub_unbook(struct px_hub *hub, struct px_job *job)
     free(job);
 }
 
-/* ---- the state file ---------------------------------------------------------------------- */
+/* ---- the state file -------------------------------------------------------- */
 
 static void save_state(struct px_hub *hub)
 {
@@ -140,7 +140,7 @@ static void save_soon(struct px_hub *hub)
         hub->save = px_loop_timer(hub->loop, SAVE_DELAY_MS, 0, on_save, hub);
 }
 
-/* ---- notifications ----------------------------------------------------------------------- */
+/* ---- notifications --------------------------------------------------------- */
 
 /* Takes `content`. */
 void px_hub_notify(struct px_hub *hub, const char *type, json_t *content, struct px_span parent)
@@ -162,7 +162,7 @@ static void order_engine(struct px_hub *hub, enum px_order_kind kind,
     px_link_order(hub->link, &order);
 }
 
-/* ---- becoming a member, and ceasing to be one -------------------------------------------- */
+/* ---- becoming a member, and ceasing to be one ------------------------------ */
 
 static void free_member(struct px_hub *hub, struct px_member *member)
 {
@@ -189,8 +189,8 @@ static void forget_dead(struct px_hub *hub)
     }
 }
 
-static struct px_member *add_member(struct px_hub *hub, const char *uuid, int id,
-                                    unsigned features, json_t *names)
+static struct px_member *add_member(struct px_hub *hub, const char *uuid, int id, unsigned features,
+                                    json_t *names)
 {
     struct px_member *member = px_alloc(sizeof(*member) + strlen(uuid) + 1);
     strcpy(member->uuid, uuid);
@@ -252,7 +252,8 @@ void px_hub_unregister(struct px_hub *hub, struct px_member *member)
     HASH_DELETE(hh_uuid, hub->by_uuid, member);
     order_engine(hub, PX_ORDER_ENGINE_DOWN, member);
     px_hub_notify(hub, PX_UNREGISTRATION_NOTIFICATION,
-           json_pack("{s:i, s:s}", "id", member->id, "uuid", member->uuid), (struct px_span){0});
+                  json_pack("{s:i, s:s}", "id", member->id, "uuid", member->uuid),
+                  (struct px_span){0});
     px_log(PX_INFO, "engine-unregistered", "id=%d engine=%s", member->id, member->uuid);
     hub->dead++;
     forget_dead(hub);
@@ -260,7 +261,7 @@ void px_hub_unregister(struct px_hub *hub, struct px_member *member)
     start_sweep(hub);
 }
 
-/* ---- sweeping: registrations that stall, direct tasks that nobody will answer ------------ */
+/* ---- sweeping: registrations that stall, direct tasks that nobody will answer --- */
 
 static void give_up_job(struct px_hub *hub, struct px_member *member, struct px_job *job)
 {
@@ -269,8 +270,7 @@ static void give_up_job(struct px_hub *hub, struct px_member *member, struct px_
     px_date_now(date);
     px_history_set(hub->finished, px_span_of(job->msg_id), PX_SUCCEEDED, 0);
     if (record != NULL && record->reply == NULL) {
-        char *evalue = px_format("Engine %d died while running task '%s'", member->id,
-                                 job->msg_id);
+        char *evalue = px_format("Engine %d died while running task '%s'", member->id, job->msg_id);
         json_decref(record->lost_header);
         json_decref(record->lost_content);
         record->lost_header = json_pack("{s:s, s:s}", "engine", member->uuid, "date", date);
@@ -320,7 +320,7 @@ static void start_sweep(struct px_hub *hub)
         hub->sweep = px_loop_timer(hub->loop, SWEEP_MS, SWEEP_MS, on_sweep, hub);
 }
 
-/* ---- requests of engines ----------------------------------------------------------------- */
+/* ---- requests of engines --------------------------------------------------- */
 
 /* Whether a number is taken, by a member or by a registration that is under way. */
 static bool is_taken(const struct px_hub *hub, int id)
@@ -352,9 +352,9 @@ static json_t *connection_info(const struct px_cluster_connection *file)
     for (size_t i = 0; i < file->broadcast_count; i++)
         json_array_append_new(leaves, json_integer(file->broadcast[i]));
     return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "interface", file->interface,
-                     "registration", file->registration, "control", file->control, "mux",
-                     file->mux, "task", file->task, "iopub", file->iopub, "hb_ping",
-                     file->hb_ping, "hb_pong", file->hb_pong, "broadcast", leaves);
+                     "registration", file->registration, "control", file->control, "mux", file->mux,
+                     "task", file->task, "iopub", file->iopub, "hb_ping", file->hb_ping, "hb_pong",
+                     file->hb_pong, "broadcast", leaves);
 }
 
 /* "px": {"features": ["pickle5", ...]}: what the engine understands beyond the common protocol. */
@@ -410,8 +410,10 @@ static void refuse_uuid(const struct px_request *request, const char *uuid)
     json_t *content = px_error_json("KeyError", evalue.data);
     struct px_span parent = {0};
     char *text = json_dumps(content, 0);
-    struct px_draft draft = {.idents_of = request->msg, .type = PX_REGISTRATION_REPLY,
-                             .parent = parent, .content = px_span_of(text)};
+    struct px_draft draft = {.idents_of = request->msg,
+                             .type = PX_REGISTRATION_REPLY,
+                             .parent = parent,
+                             .content = px_span_of(text)};
     struct px_msg *msg = px_session_build(request->hub->session, &draft);
     if (px_socket_send(request->hub->sockets->query, &msg) != PX_SENT)
         px_msg_destroy(msg);
@@ -430,8 +432,8 @@ static void accept_engine(const struct px_request *request, const char *uuid, in
                                 hub->settings->ping_ms, "connection_info",
                                 connection_info(&hub->sockets->engine));
     char *text = json_dumps(content, 0);
-    struct px_draft draft = {.idents_of = request->msg, .type = PX_REGISTRATION_REPLY,
-                             .content = px_span_of(text)};
+    struct px_draft draft = {
+        .idents_of = request->msg, .type = PX_REGISTRATION_REPLY, .content = px_span_of(text)};
     struct px_msg *msg = px_session_build(hub->session, &draft);
     add_pending(hub, uuid, id, request->content);
     if (px_socket_send(hub->sockets->query, &msg) != PX_SENT)
@@ -483,7 +485,7 @@ void px_on_unregistration_request(const struct px_request *request)
     }
 }
 
-/* ---- restoring --------------------------------------------------------------------------- */
+/* ---- restoring ------------------------------------------------------------- */
 
 static void restore_engine(struct px_hub *hub, const char *key, const json_t *uuid)
 {

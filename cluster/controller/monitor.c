@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- helpers ------------------------------------------------------------------- */
+/* ---- helpers --------------------------------------------------------------- */
 
 /* A string member of a JSON frame; empty when it is not there. */
 static struct px_span member_text(struct px_span object, const char *key)
@@ -63,7 +63,7 @@ static void store_reply(struct px_hub *hub, const struct px_msg *msg, struct px_
     px_db_grow(hub->db, record, buffer_bytes(msg));
 }
 
-/* ---- mux -------------------------------------------------------------------------- */
+/* ---- mux ------------------------------------------------------------------- */
 
 static void on_mux_request(struct px_hub *hub, const struct px_note *note)
 {
@@ -90,7 +90,7 @@ static void on_mux_reply(struct px_hub *hub, const struct px_note *note)
     store_reply(hub, note->msg, msg_id, px_msg_ident(note->msg, 1));
 }
 
-/* ---- task ---------------------------------------------------------------------------- */
+/* ---- task ------------------------------------------------------------------ */
 
 static void on_task_request(struct px_hub *hub, const struct px_note *note)
 {
@@ -129,7 +129,7 @@ static void on_task_reply(struct px_hub *hub, const struct px_note *note)
     store_reply(hub, note->msg, msg_id, engine);
 }
 
-/* ---- iopub ------------------------------------------------------------------------------ */
+/* ---- iopub ----------------------------------------------------------------- */
 
 typedef void output_fn(struct px_hub *hub, struct px_record *record, json_t *content);
 
@@ -148,8 +148,8 @@ static void append_text(struct px_hub *hub, struct px_record *record, struct px_
 static void on_stream(struct px_hub *hub, struct px_record *record, json_t *content)
 {
     const char *name = json_string_value(json_object_get(content, "name"));
-    struct px_buf *buf = name != NULL && strcmp(name, "stderr") == 0 ? &record->standard_err
-                                                                     : &record->standard_out;
+    struct px_buf *buf =
+        name != NULL && strcmp(name, "stderr") == 0 ? &record->standard_err : &record->standard_out;
     append_text(hub, record, buf, json_object_get(content, "text"));
 }
 
@@ -225,7 +225,7 @@ static void on_iopub(struct px_hub *hub, const struct px_note *note)
     json_decref(content);
 }
 
-/* ---- hearts -------------------------------------------------------------------------------- */
+/* ---- hearts ---------------------------------------------------------------- */
 
 static void on_new_heart(struct px_hub *hub, const struct px_note *note)
 {
@@ -240,14 +240,10 @@ static void on_stopped_heart(struct px_hub *hub, const struct px_note *note)
 }
 
 static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_note *) = {
-    [PX_NOTE_MUX_REQUEST] = on_mux_request,
-    [PX_NOTE_MUX_REPLY] = on_mux_reply,
-    [PX_NOTE_TASK_REQUEST] = on_task_request,
-    [PX_NOTE_TASK_DESTINATION] = on_task_destination,
-    [PX_NOTE_TASK_REPLY] = on_task_reply,
-    [PX_NOTE_IOPUB] = on_iopub,
-    [PX_NOTE_NEW_HEART] = on_new_heart,
-    [PX_NOTE_STOPPED_HEART] = on_stopped_heart,
+    [PX_NOTE_MUX_REQUEST] = on_mux_request,   [PX_NOTE_MUX_REPLY] = on_mux_reply,
+    [PX_NOTE_TASK_REQUEST] = on_task_request, [PX_NOTE_TASK_DESTINATION] = on_task_destination,
+    [PX_NOTE_TASK_REPLY] = on_task_reply,     [PX_NOTE_IOPUB] = on_iopub,
+    [PX_NOTE_NEW_HEART] = on_new_heart,       [PX_NOTE_STOPPED_HEART] = on_stopped_heart,
 };
 
 void px_monitor_note(struct px_hub *hub, const struct px_note *note)

@@ -43,13 +43,13 @@ static int raise_error(struct px_exception *exception, const char *ename, const 
     return -1;
 }
 
-/* ---- comparing --------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------- */
 
 static const char *type_name(const json_t *value)
 {
     static const char *const names[] = {
-        [JSON_OBJECT] = "dict", [JSON_ARRAY] = "list", [JSON_STRING] = "str",
-        [JSON_INTEGER] = "int", [JSON_REAL] = "float", [JSON_TRUE] = "bool",
+        [JSON_OBJECT] = "dict", [JSON_ARRAY] = "list",   [JSON_STRING] = "str",
+        [JSON_INTEGER] = "int", [JSON_REAL] = "float",   [JSON_TRUE] = "bool",
         [JSON_FALSE] = "bool",  [JSON_NULL] = "NoneType"};
     return names[json_typeof(value)];
 }
@@ -67,10 +67,9 @@ static double number_of(const json_t *value)
 /* Microseconds, or -1 when the string is not a date. */
 static int64_t date_of(const json_t *value)
 {
-    return json_is_string(value)
-               ? px_date_parse((struct px_span){json_string_value(value),
-                                                json_string_length(value)})
-               : -1;
+    return json_is_string(value) ? px_date_parse((struct px_span){json_string_value(value),
+                                                                  json_string_length(value)})
+                                 : -1;
 }
 
 static bool equal(const json_t *a, const json_t *b)
@@ -101,7 +100,7 @@ static int order(const json_t *a, const json_t *b, const char *symbol, int *out,
     return 0;
 }
 
-/* ---- operators ------------------------------------------------------------------------ */
+/* ---- operators ------------------------------------------------------------- */
 
 static int op_eq(const json_t *value, const json_t *argument, struct px_exception *exception)
 {
@@ -188,8 +187,8 @@ static int op_mod(const json_t *value, const json_t *argument, struct px_excepti
     const json_t *divisor = json_array_get(argument, 0), *rest = json_array_get(argument, 1);
     if (!json_is_integer(value) || !json_is_integer(divisor) || rest == NULL)
         return raise_error(exception, "TypeError",
-                           "unsupported operand type(s) for %%: '%s' and '%s'%s",
-                           type_name(value), type_name(divisor ? divisor : argument), "");
+                           "unsupported operand type(s) for %%: '%s' and '%s'%s", type_name(value),
+                           type_name(divisor ? divisor : argument), "");
     json_int_t by = json_integer_value(divisor);
     if (by == 0)
         return raise_error(exception, "ZeroDivisionError", "integer modulo by zero%s%s%s", "", "",
@@ -221,19 +220,19 @@ static const struct {
     const char *name;
     operator_fn *holds;
 } operators[] = {
-    {"$eq", op_eq},   {"$ne", op_ne},   {"$lt", op_lt},   {"$gt", op_gt},
-    {"$lte", op_lte}, {"$gte", op_gte}, {"$in", op_in},   {"$nin", op_nin},
+    {"$eq", op_eq},   {"$ne", op_ne},   {"$lt", op_lt},     {"$gt", op_gt},
+    {"$lte", op_lte}, {"$gte", op_gte}, {"$in", op_in},     {"$nin", op_nin},
     {"$all", op_all}, {"$mod", op_mod}, {"$glob", op_glob}, {"$exists", op_exists},
 };
 
-/* ---- parsing ----------------------------------------------------------------------------- */
+/* ---- parsing --------------------------------------------------------------- */
 
 static void add_test(struct px_query *query, const char *field, const char *name,
                      operator_fn *holds, json_t *argument)
 {
     query->tests = px_realloc(query->tests, (query->count + 1) * sizeof(*query->tests));
-    query->tests[query->count++] = (struct test){px_strdup(field), name, holds,
-                                                 json_incref(argument)};
+    query->tests[query->count++] =
+        (struct test){px_strdup(field), name, holds, json_incref(argument)};
 }
 
 static int add_operator(struct px_query *query, const char *field, const char *name,

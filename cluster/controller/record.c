@@ -32,7 +32,7 @@ bool px_record_is_complete(const struct px_record *record)
     return record->reply != NULL || record->lost_header != NULL;
 }
 
-/* ---- dates --------------------------------------------------------------------- */
+/* ---- dates ----------------------------------------------------------------- */
 
 /* Days from 1970-01-01 in the Gregorian calendar. */
 static int64_t days_of(int64_t year, int64_t month, int64_t day)
@@ -122,7 +122,7 @@ int64_t px_date_parse(struct px_span text)
            micros;
 }
 
-/* ---- fields ----------------------------------------------------------------------- */
+/* ---- fields ---------------------------------------------------------------- */
 
 static json_t *parsed(struct px_span text)
 {

@@ -52,9 +52,14 @@ struct px_relay *px_relay_create(const struct px_shared *shared, const char *nam
     struct px_relay *relay = px_alloc(sizeof(*relay));
     relay->shared = *shared;
     relay->noted = noted;
-    relay->in = (struct px_port){.name = name, .socket = in, .session = shared->session,
-                                 .least_idents = 2, .handle = on_request, .ctx = relay,
-                                 .after = px_shared_after, .after_ctx = &relay->shared};
+    relay->in = (struct px_port){.name = name,
+                                 .socket = in,
+                                 .session = shared->session,
+                                 .least_idents = 2,
+                                 .handle = on_request,
+                                 .ctx = relay,
+                                 .after = px_shared_after,
+                                 .after_ctx = &relay->shared};
     relay->out = relay->in;
     relay->out.socket = out;
     relay->out.handle = on_reply;
@@ -83,7 +88,7 @@ void px_relay_summary(const struct px_relay *relay)
     px_port_summary(&relay->out);
 }
 
-/* ---- pure ------------------------------------------------------------------------ */
+/* ---- pure ------------------------------------------------------------------ */
 
 struct px_pure {
     struct px_shared shared;
@@ -115,9 +120,14 @@ struct px_pure *px_pure_create(const struct px_shared *shared, struct px_socket 
 {
     struct px_pure *pure = px_alloc(sizeof(*pure));
     pure->shared = *shared;
-    pure->in = (struct px_port){.name = "task", .socket = in, .session = shared->session,
-                                .least_idents = 1, .handle = on_pure_request, .ctx = pure,
-                                .after = px_shared_after, .after_ctx = &pure->shared};
+    pure->in = (struct px_port){.name = "task",
+                                .socket = in,
+                                .session = shared->session,
+                                .least_idents = 1,
+                                .handle = on_pure_request,
+                                .ctx = pure,
+                                .after = px_shared_after,
+                                .after_ctx = &pure->shared};
     pure->out = pure->in;
     pure->out.socket = out;
     pure->out.handle = on_pure_reply;
@@ -137,7 +147,7 @@ void px_pure_summary(const struct px_pure *pure)
     px_port_summary(&pure->out);
 }
 
-/* ---- iopub ------------------------------------------------------------------------ */
+/* ---- iopub ----------------------------------------------------------------- */
 
 struct px_iopub {
     struct px_shared shared;
@@ -172,8 +182,12 @@ struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socke
 {
     struct px_iopub *iopub = px_alloc(sizeof(*iopub));
     iopub->shared = *shared;
-    iopub->in = (struct px_port){.name = "iopub", .socket = in, .session = shared->session,
-                                 .handle = on_iopub, .ctx = iopub, .after = px_shared_after,
+    iopub->in = (struct px_port){.name = "iopub",
+                                 .socket = in,
+                                 .session = shared->session,
+                                 .handle = on_iopub,
+                                 .ctx = iopub,
+                                 .after = px_shared_after,
                                  .after_ctx = &iopub->shared};
     iopub->out = (struct px_port){.name = "iopub", .socket = out};
     px_port_watch(&iopub->in, shared->loop);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * request: how requests are answered, and the queries about queues and results (PROTOCOL 7;
- * those of the task database are in request_db.c). Errors are Python exceptions by name and text, because that is
- * what clients raise: KeyError's text is the repr of its argument.
+ * those of the task database are in request_db.c). Errors are Python exceptions by name and text,
+ * because that is what clients raise: KeyError's text is the repr of its argument.
  */
 #include "hub.h"
 
@@ -12,7 +12,7 @@
 
 #define MAX_IDS 1000000
 
-/* ---- replying --------------------------------------------------------------------- */
+/* ---- replying -------------------------------------------------------------- */
 
 json_t *px_error_json(const char *ename, const char *evalue)
 {
@@ -55,8 +55,8 @@ void px_request_reply(const struct px_request *request, const char *type, json_t
 void px_request_fail(const struct px_request *request, const char *type, const char *ename,
                      const char *evalue)
 {
-    px_log(PX_DEBUG, "request-failed", "type=%.*s ename=%s evalue=\"%s\"",
-           (int)request->type.size, request->type.data, ename, evalue);
+    px_log(PX_DEBUG, "request-failed", "type=%.*s ename=%s evalue=\"%s\"", (int)request->type.size,
+           request->type.data, ename, evalue);
     px_request_reply(request, type, px_error_json(ename, evalue), NULL);
 }
 
@@ -97,7 +97,7 @@ struct px_span px_id_at(const json_t *ids, size_t index)
     return (struct px_span){json_string_value(id), json_string_length(id)};
 }
 
-/* ---- targets ---------------------------------------------------------------------------- */
+/* ---- targets --------------------------------------------------------------- */
 
 struct targets {
     struct px_member **members;
@@ -150,8 +150,7 @@ static void fail_targets(const struct px_request *request, const json_t *list)
     px_buf_fini(&text);
 }
 
-static int listed_targets(const struct px_request *request, const json_t *list,
-                          struct targets *out)
+static int listed_targets(const struct px_request *request, const json_t *list, struct targets *out)
 {
     if (json_array_size(list) == 0) {
         px_request_fail(request, "hub_error", "IndexError", "No Engines Registered");
@@ -189,7 +188,7 @@ static int read_targets(const struct px_request *request, struct targets *out)
     return rc;
 }
 
-/* ---- queue_request, load_request ------------------------------------------------------------ */
+/* ---- queue_request, load_request ------------------------------------------- */
 
 static json_t *job_ids(const struct px_job *jobs)
 {
@@ -251,16 +250,15 @@ static void on_load_request(const struct px_request *request)
             char id[16];
             const struct px_member *member = targets.members[i];
             snprintf(id, sizeof(id), "%d", member->id);
-            json_object_set_new(content, id,
-                                json_integer((json_int_t)(member->queue_count +
-                                                          member->task_count)));
+            json_object_set_new(
+                content, id, json_integer((json_int_t)(member->queue_count + member->task_count)));
         }
         px_request_reply(request, "load_reply", content, NULL);
     }
     free(targets.members);
 }
 
-/* ---- result_request ---------------------------------------------------------------------------- */
+/* ---- result_request -------------------------------------------------------- */
 
 static json_t *result_of(const struct px_record *record)
 {
@@ -350,8 +348,10 @@ static void on_result_request(const struct px_request *request)
     bool status_only = json_is_true(json_object_get(request->content, "status_only"));
     size_t count;
     const char **sorted = sorted_ids(ids, &count);
-    struct results results = {.content = json_object(), .pending = json_array(),
-                              .completed = json_array(), .buffers = px_msg_create()};
+    struct results results = {.content = json_object(),
+                              .pending = json_array(),
+                              .completed = json_array(),
+                              .buffers = px_msg_create()};
     json_object_set_new(results.content, "status", json_string("ok"));
     json_object_set_new(results.content, "pending", results.pending);
     json_object_set_new(results.content, "completed", results.completed);
@@ -365,7 +365,7 @@ static void on_result_request(const struct px_request *request)
     free(sorted);
 }
 
-/* ---- dask ------------------------------------------------------------------------------------------------ */
+/* ---- dask ------------------------------------------------------------------ */
 
 /* There is no Python in this process to run a distributed.Scheduler. */
 static void on_become_dask_request(const struct px_request *request)

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- history_request, db_request ---------------------------------------------------------------- */
+/* ---- history_request, db_request ------------------------------------------- */
 
 #define NO_DATA "NoDB backend doesn't store any data. "
 
@@ -171,7 +171,8 @@ static void on_db_request(const struct px_request *request)
     json_decref(empty);
 }
 
-/* ---- purge_request ---------------------------------------------------------------------------------- */
+/* ---- purge_request
+ * ---------------------------------------------------------------------------------- */
 
 /* Drops finished records, of one engine or (NULL) of all. */
 static void purge_finished(struct px_hub *hub, const char *engine_uuid)
@@ -179,8 +180,8 @@ static void purge_finished(struct px_hub *hub, const char *engine_uuid)
     struct px_record *next;
     for (struct px_record *record = px_db_first(hub->db); record != NULL; record = next) {
         next = px_db_next(record);
-        bool right = engine_uuid == NULL || (record->engine_uuid != NULL &&
-                                             strcmp(record->engine_uuid, engine_uuid) == 0);
+        bool right = engine_uuid == NULL ||
+                     (record->engine_uuid != NULL && strcmp(record->engine_uuid, engine_uuid) == 0);
         if (right && px_record_is_complete(record))
             px_db_drop(hub->db, record);
     }
@@ -240,7 +241,8 @@ static void on_purge_request(const struct px_request *request)
         px_request_reply(request, "purge_reply", json_pack("{s:s}", "status", "ok"), NULL);
 }
 
-/* ---- resubmit_request --------------------------------------------------------------------------------- */
+/* ---- resubmit_request
+ * --------------------------------------------------------------------------------- */
 
 /* Nobody's routing id: replies to it are dropped; the client asks for the result instead. */
 #define RESUBMIT_IDENT "px.resubmit"
@@ -251,7 +253,9 @@ static struct px_msg *renewed(struct px_hub *hub, const struct px_record *record
     struct px_span ident = PX_SPAN(RESUBMIT_IDENT);
     json_t *header = px_json_parse(px_msg_header(record->request), NULL);
     const char *type = json_string_value(json_object_get(header, "msg_type"));
-    struct px_draft draft = {.idents = &ident, .ident_count = 1, .type = type ? type : "?",
+    struct px_draft draft = {.idents = &ident,
+                             .ident_count = 1,
+                             .type = type ? type : "?",
                              .content = px_msg_content(record->request)};
     struct px_msg *msg = px_session_build(hub->session, &draft);
     json_t *fresh = px_json_parse(px_msg_header(msg), NULL);

@@ -41,7 +41,7 @@ void px_serials_add(uint32_t **set, size_t *count, uint32_t serial)
     (*set)[(*count)++] = serial;
 }
 
-/* ---- the end of a task ------------------------------------------------------------ */
+/* ---- the end of a task ----------------------------------------------------- */
 
 static size_t *counter_of(struct px_schedule *schedule, enum state state)
 {
@@ -60,7 +60,7 @@ void px_task_set_state(struct px_schedule *schedule, struct task *task, enum sta
 
 /* The task is over: its fate is written down; its dependents hear of it in px_schedule_run(). */
 void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate fate,
-                     uint32_t serial)
+                 uint32_t serial)
 {
     px_task_leave(schedule, task);
     px_graph_cut(task);
@@ -76,7 +76,7 @@ void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate f
 }
 
 void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why why,
-                      const struct px_worker *on)
+                  const struct px_worker *on)
 {
     schedule->ops.fail(schedule->ctx, task->msg_id, task->payload, why, on);
     px_task_end(schedule, task, PX_FAILED, on ? on->serial : 0);
@@ -108,7 +108,7 @@ static void free_task(struct task *task)
     free(task);
 }
 
-/* ---- events ------------------------------------------------------------------------ */
+/* ---- events ---------------------------------------------------------------- */
 
 void px_schedule_run(struct px_schedule *schedule)
 {
@@ -116,8 +116,7 @@ void px_schedule_run(struct px_schedule *schedule)
         struct task *task = schedule->done;
         DL_DELETE(schedule->done, task);
         uint32_t serial;
-        enum px_fate fate =
-            px_history_get(schedule->history, px_span_of(task->msg_id), &serial);
+        enum px_fate fate = px_history_get(schedule->history, px_span_of(task->msg_id), &serial);
         while (task->dependents != NULL) {
             struct edge *edge = task->dependents;
             DL_DELETE(task->dependents, edge);
@@ -169,7 +168,8 @@ enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span u
     take_back(schedule, task);
     bool retry = reply == PX_REPLY_REJECTED || (reply == PX_REPLY_ERROR && task->spec.retries > 0);
     if (!retry) {
-        px_task_end(schedule, task, reply == PX_REPLY_OK ? PX_SUCCEEDED : PX_FAILED, worker->serial);
+        px_task_end(schedule, task, reply == PX_REPLY_OK ? PX_SUCCEEDED : PX_FAILED,
+                    worker->serial);
         return PX_DELIVER;
     }
     if (reply == PX_REPLY_ERROR)
@@ -194,8 +194,8 @@ bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, un
     worker->alive = true;
     worker->serial = ++schedule->serials;
     if ((worker->serial & (worker->serial - 1)) == 0)
-        schedule->by_serial = px_realloc(
-            schedule->by_serial, (size_t)worker->serial * 2 * sizeof(*schedule->by_serial));
+        schedule->by_serial = px_realloc(schedule->by_serial,
+                                         (size_t)worker->serial * 2 * sizeof(*schedule->by_serial));
     schedule->by_serial[worker->serial] = worker;
     HASH_ADD_KEYPTR(hh, schedule->workers, worker->uuid, uuid.size, worker);
     schedule->live++;
@@ -289,7 +289,7 @@ void px_schedule_stats(const struct px_schedule *schedule, struct px_schedule_st
     out->history_bytes = px_history_bytes(schedule->history);
 }
 
-/* ---- create, destroy ---------------------------------------------------------------- */
+/* ---- create, destroy ------------------------------------------------------- */
 
 void px_task_spec_fini(struct px_task_spec *spec)
 {

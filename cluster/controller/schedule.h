@@ -29,7 +29,7 @@
 #define PX_MAX_RETRIES 1000000
 #define PX_HISTORY_BYTES (16u << 20) /* fates of some 3,000,000 tasks */
 
-/* ---- history: the fate of every task ----------------------------------- */
+/* ---- history: the fate of every task --------------------------------------- */
 
 enum px_fate { PX_UNKNOWN, PX_UNFINISHED, PX_SUCCEEDED, PX_FAILED };
 
@@ -48,7 +48,7 @@ enum px_fate px_history_get(const struct px_history *history, struct px_span msg
                             uint32_t *engine);
 size_t px_history_bytes(const struct px_history *history);
 
-/* ---- depend: a set of ids and what is asked of them --------------------- */
+/* ---- depend: a set of ids and what is asked of them ------------------------ */
 
 struct px_depend {
     char **ids; /* sorted, no duplicates */
@@ -72,13 +72,13 @@ PX_MUST_USE int px_names_parse(struct px_span json, size_t most, char ***names, 
                                struct px_error *err);
 void px_names_free(char **names, size_t count);
 
-/* ---- scheme: engines by load --------------------------------------------- */
+/* ---- scheme: engines by load ----------------------------------------------- */
 
 /* An engine as the scheduler sees it. The balance owns the fields down to `newer`. */
 struct px_worker {
-    unsigned load;            /* tasks it was given and has not answered */
-    size_t slot;              /* place among the open workers, or PX_NO_SLOT */
-    int64_t stamp;            /* grows each time it goes to the end of the line */
+    unsigned load;                   /* tasks it was given and has not answered */
+    size_t slot;                     /* place among the open workers, or PX_NO_SLOT */
+    int64_t stamp;                   /* grows each time it goes to the end of the line */
     struct px_worker *prev, *next;   /* workers of the same load */
     struct px_worker *older, *newer; /* open workers, least recently used first */
 
@@ -140,8 +140,7 @@ struct px_schedule_ops {
 };
 
 struct px_schedule *px_schedule_create(const struct px_schedule_ops *ops, void *ctx,
-                                       const struct px_scheme *scheme, unsigned hwm,
-                                       uint64_t seed);
+                                       const struct px_scheme *scheme, unsigned hwm, uint64_t seed);
 void px_schedule_destroy(struct px_schedule *schedule); /* releases what is left */
 
 /* Time in milliseconds on any steady scale: says what time it is and ends what waited too long. */
@@ -167,7 +166,7 @@ bool px_schedule_holds(const struct px_schedule *schedule, struct px_span msg_id
  * until it is released, which may be at once.
  */
 void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
-                                   struct px_task_spec *spec, void *payload);
+                        struct px_task_spec *spec, void *payload);
 
 /* False when an engine of that uuid is there already. */
 bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, unsigned features);

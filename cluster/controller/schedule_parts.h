@@ -35,8 +35,8 @@ struct task;
 struct edge {
     struct task *waiter, *on;
     bool follow;
-    struct edge *prev, *next;   /* of `on` */
-    struct edge *left, *right;  /* of `waiter` */
+    struct edge *prev, *next;  /* of `on` */
+    struct edge *left, *right; /* of `waiter` */
 };
 
 /* A task in the heap of one engine. */
@@ -53,15 +53,15 @@ struct task {
     struct px_task_spec spec;
     bool after_met;
     size_t after_left, follow_left; /* dependencies that have not ended */
-    struct edge *waits_on; /* by left and right */
+    struct edge *waits_on;          /* by left and right */
     struct edge *dependents;
     uint32_t *homes; /* serials of engines where followed tasks ended as wished */
     size_t home_count;
     uint32_t *shunned; /* serials of engines that refused it or failed at it */
     size_t shunned_count;
     uint64_t ticket;
-    uint64_t picky;    /* its number in `picky` plus one */
-    size_t queue_at;   /* in queues[spec.needs] */
+    uint64_t picky;  /* its number in `picky` plus one */
+    size_t queue_at; /* in queues[spec.needs] */
     size_t deadline_at;
     struct seat *seats;
     struct px_worker *worker; /* running */
@@ -122,7 +122,7 @@ struct task *px_schedule_task(const struct px_schedule *schedule, struct px_span
 bool px_serials_has(const uint32_t *set, size_t count, uint32_t serial);
 void px_serials_add(uint32_t **set, size_t *count, uint32_t serial);
 
-/* ---- schedule.c -------------------------------------------------------------- */
+/* ---- schedule.c ------------------------------------------------------------ */
 
 void px_task_set_state(struct px_schedule *schedule, struct task *task, enum state state);
 /* The task is over: its fate is written down; its dependents hear of it in px_schedule_run(). */
@@ -131,7 +131,7 @@ void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate f
 void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why why,
                   const struct px_worker *on);
 
-/* ---- task_queue.c -------------------------------------------------------------- */
+/* ---- task_queue.c ---------------------------------------------------------- */
 
 /* Takes a task that waits out of whatever it waits in. */
 void px_task_leave(struct px_schedule *schedule, struct task *task);
@@ -142,7 +142,7 @@ void px_task_wait(struct px_schedule *schedule, struct task *task);
 /* Gives an engine tasks while it has room and there are any for it. */
 void px_schedule_serve(struct px_schedule *schedule, struct px_worker *worker);
 
-/* ---- task_graph.c -------------------------------------------------------------- */
+/* ---- task_graph.c ---------------------------------------------------------- */
 
 /* Ties a new task to its dependencies. False when it was failed instead. */
 bool px_graph_admit(struct px_schedule *schedule, struct task *task);

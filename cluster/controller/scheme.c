@@ -50,7 +50,7 @@ static double random_unit(struct px_balance *balance)
     return (double)(next_random(balance) >> 11) / (double)(1ULL << 53);
 }
 
-/* ---- buckets, the open array and the line ------------------------------- */
+/* ---- buckets, the open array and the line ---------------------------------- */
 
 static struct bucket *bucket_of(struct px_balance *balance, unsigned load)
 {
@@ -195,7 +195,7 @@ struct px_worker *px_balance_at(const struct px_balance *balance, size_t index)
     return balance->open[index];
 }
 
-/* ---- what schemes ask of a pool ------------------------------------------- */
+/* ---- what schemes ask of a pool -------------------------------------------- */
 
 static struct px_worker *older_of(struct px_worker *a, struct px_worker *b)
 {
@@ -280,7 +280,7 @@ static struct px_worker *pool_draw(const struct px_pool *pool)
     return pool->some[index];
 }
 
-/* ---- the schemes ------------------------------------------------------------ */
+/* ---- the schemes ----------------------------------------------------------- */
 
 static struct px_worker *choose_leastload(const struct px_pool *pool)
 {

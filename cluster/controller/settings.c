@@ -28,8 +28,8 @@ static const struct px_option options[] = {
      "profile directory, made if it is not there", 0, 0},
     {"ipython-dir", 0, PX_OPT_STRING, AT(ipython_dir), 0, "DIR",
      "where profiles are ($IPYTHONDIR or ~/.ipython)", 0, 0},
-    {"cluster-id", 0, PX_OPT_STRING, AT(cluster_id), 0, "ID",
-     "tells clusters of one profile apart", 0, 0},
+    {"cluster-id", 0, PX_OPT_STRING, AT(cluster_id), 0, "ID", "tells clusters of one profile apart",
+     0, 0},
     {"reuse", 0, PX_OPT_SET, AT(reuse), 1, NULL, "keep key and ports of existing files", 0, 0},
     {"restore", 0, PX_OPT_SET, AT(restore), 1, NULL,
      "as --reuse, and take back the engines of a controller that was killed", 0, 0},
@@ -55,8 +55,8 @@ static const struct px_option options[] = {
      1000000},
     {"ping", 0, PX_OPT_INT, AT(ping_ms), 0, "MS", "heartbeat period, milliseconds (3000)", 10,
      3600000},
-    {"dictdb", 0, PX_OPT_SET, AT(db), PX_DB_MEMORY, NULL, "keep results in memory (the default)",
-     0, 0},
+    {"dictdb", 0, PX_OPT_SET, AT(db), PX_DB_MEMORY, NULL, "keep results in memory (the default)", 0,
+     0},
     {"nodb", 0, PX_OPT_SET, AT(db), PX_DB_NONE, NULL, "keep no results", 0, 0},
     {.type = PX_OPT_HEADING, .help = "Operation"},
     {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
@@ -84,7 +84,7 @@ static const struct px_usage usage = {
     .options = options,
 };
 
-/* ---- traits ------------------------------------------------------------------------ */
+/* ---- traits ---------------------------------------------------------------- */
 
 enum kind { TEXT, NUMBER, REAL, TRUTH };
 
@@ -238,7 +238,10 @@ static int set_truth(struct px_settings *settings, const struct trait *trait, ch
 
 static int (*const setters[])(struct px_settings *, const struct trait *, char *,
                               struct px_error *) = {
-    [TEXT] = set_text, [NUMBER] = set_number, [REAL] = set_real, [TRUTH] = set_truth,
+    [TEXT] = set_text,
+    [NUMBER] = set_number,
+    [REAL] = set_real,
+    [TRUTH] = set_truth,
 };
 
 int px_settings_trait(struct px_settings *settings, const char *name, struct px_span literal,
@@ -256,7 +259,7 @@ int px_settings_trait(struct px_settings *settings, const char *name, struct px_
                 : px_fail(err, PX_ENOENT, "unknown option --%.100s", name);
 }
 
-/* ---- configuration files ---------------------------------------------------------------- */
+/* ---- configuration files --------------------------------------------------- */
 
 static struct px_span trim(struct px_span text)
 {
@@ -294,7 +297,8 @@ static bool is_literal(struct px_span text)
         return false;
     char first = text.data[0], last = text.data[text.size - 1];
     if (first == '\'' || first == '"')
-        return text.size >= 2 && last == first && memchr(text.data + 1, first, text.size - 2) == NULL;
+        return text.size >= 2 && last == first &&
+               memchr(text.data + 1, first, text.size - 2) == NULL;
     if (first == '[')
         return last == ']';
     if (first == 'b' && text.size > 2)
@@ -306,14 +310,13 @@ static bool is_literal(struct px_span text)
 static int config_line(struct px_settings *settings, struct px_span line)
 {
     line = trim(without_comment(line));
-    const char *equal = line.size > 2 && memcmp(line.data, "c.", 2) == 0
-                            ? memchr(line.data, '=', line.size)
-                            : NULL;
+    const char *equal =
+        line.size > 2 && memcmp(line.data, "c.", 2) == 0 ? memchr(line.data, '=', line.size) : NULL;
     if (equal == NULL)
         return 0;
     struct px_span name = trim((struct px_span){line.data + 2, (size_t)(equal - line.data) - 2});
-    struct px_span value = trim(
-        (struct px_span){equal + 1, line.size - (size_t)(equal + 1 - line.data)});
+    struct px_span value =
+        trim((struct px_span){equal + 1, line.size - (size_t)(equal + 1 - line.data)});
     struct px_error err;
     char text[128];
     if (name.size >= sizeof(text) || !is_literal(value))
@@ -391,7 +394,7 @@ static void read_config(struct px_settings *settings, const char *profile_dir)
     }
 }
 
-/* ---- ports --------------------------------------------------------------------------------- */
+/* ---- ports ----------------------------------------------------------------- */
 
 /* One "N" or "N-M" at *at, which moves behind it. */
 static int parse_range(const char **at, struct px_port_pool *out)
@@ -425,7 +428,7 @@ int px_ports_parse(const char *text, struct px_port_pool *out, struct px_error *
     return 0;
 }
 
-/* ---- all together ----------------------------------------------------------------------------- */
+/* ---- all together ---------------------------------------------------------- */
 
 static const struct px_settings defaults = {
     .transport = "tcp",
@@ -495,7 +498,9 @@ static int apply_db_class(struct px_settings *settings, struct px_error *err)
     static const struct {
         const char *suffix;
         enum px_db_kind kind;
-    } names[] = {{"DictDB", PX_DB_MEMORY}, {"dictdb", PX_DB_MEMORY}, {"NoDB", PX_DB_NONE},
+    } names[] = {{"DictDB", PX_DB_MEMORY},
+                 {"dictdb", PX_DB_MEMORY},
+                 {"NoDB", PX_DB_NONE},
                  {"nodb", PX_DB_NONE}};
     size_t size = settings->db_class ? strlen(settings->db_class) : 0;
     for (size_t i = 0; size > 0 && i < PX_COUNT(names); i++) {
@@ -561,8 +566,8 @@ static int read_all(int plain, char **argv, int count, struct px_settings *out,
     return check(out, err);
 }
 
-int px_settings_read(int argc, char **argv, struct px_settings *out,
-                     char profile_dir[PX_PATH_SIZE], struct px_error *err)
+int px_settings_read(int argc, char **argv, struct px_settings *out, char profile_dir[PX_PATH_SIZE],
+                     struct px_error *err)
 {
     char **parted = px_alloc((size_t)(argc + 1) * sizeof(*parted));
     *out = (struct px_settings){0};

@@ -183,8 +183,7 @@ static void make_files(struct px_sockets *sockets, const struct px_settings *set
     if (settings->secure && settings->session_key == NULL && !settings->curve)
         px_id_random(key);
     const char *chosen = settings->secure && settings->session_key ? settings->session_key : key;
-    describe(sockets, &sockets->client, settings, client_ip, settings->ssh, chosen,
-             profile_dir);
+    describe(sockets, &sockets->client, settings, client_ip, settings->ssh, chosen, profile_dir);
     describe(sockets, &sockets->engine, settings, engine_ip, settings->engine_ssh, chosen,
              profile_dir);
     sockets->client.task_scheme = px_strdup(settings->scheme);
@@ -259,8 +258,7 @@ int px_sockets_write_files(struct px_sockets *sockets, const struct px_settings 
         0)
         return -1;
     sockets->files_written = true;
-    return px_cluster_connection_write(sockets->client_path, PX_ROLE_CLIENT, &sockets->client,
-                                       err);
+    return px_cluster_connection_write(sockets->client_path, PX_ROLE_CLIENT, &sockets->client, err);
 }
 
 void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *settings)
@@ -275,8 +273,7 @@ void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *setti
     }
     for (size_t i = 0; i < PX_COUNT(all); i++) {
         for (size_t j = 0; j < all[i].count; j++)
-            px_socket_destroy(
-                *(struct px_socket **)((char *)sockets + all[i].plans[j].socket));
+            px_socket_destroy(*(struct px_socket **)((char *)sockets + all[i].plans[j].socket));
     }
     if (sockets->context != NULL)
         px_context_destroy(sockets->context);

@@ -43,7 +43,7 @@ struct px_tasks {
     unsigned long refused, stale;
 };
 
-/* ---- what the schedule asks for ----------------------------------------------- */
+/* ---- what the schedule asks for -------------------------------------------- */
 
 static void send_task(void *ctx, const char *msg_id, void *payload, const struct px_worker *to)
 {
@@ -112,7 +112,7 @@ static const struct px_schedule_ops schedule_ops = {
     .release = release_task,
 };
 
-/* ---- time-outs -------------------------------------------------------------------- */
+/* ---- time-outs ------------------------------------------------------------- */
 
 static void arm(struct px_tasks *tasks);
 
@@ -149,7 +149,7 @@ static void after_batch(void *ctx)
     px_link_flush(tasks->shared.link);
 }
 
-/* ---- submission ---------------------------------------------------------------------- */
+/* ---- submission ------------------------------------------------------------ */
 
 enum { AFTER, FOLLOW, TARGETS, TIMEOUT, RETRIES, PICKLE, SUBMIT_KEYS };
 static const char *const submit_keys[SUBMIT_KEYS] = {
@@ -260,7 +260,7 @@ static void on_submission(void *ctx, struct px_msg **msg)
     *msg = NULL;
 }
 
-/* ---- replies ---------------------------------------------------------------------------- */
+/* ---- replies --------------------------------------------------------------- */
 
 static bool is_false(struct px_span value)
 {
@@ -316,7 +316,7 @@ static void on_result(void *ctx, struct px_msg **msg)
     px_schedule_run(tasks->schedule);
 }
 
-/* ---- engines ------------------------------------------------------------------------------ */
+/* ---- engines --------------------------------------------------------------- */
 
 static struct px_span uuid_of(const struct farewell *farewell)
 {
@@ -385,7 +385,7 @@ void px_tasks_engine_down(struct px_tasks *tasks, struct px_span uuid)
     after_batch(tasks);
 }
 
-/* ---- create, destroy ---------------------------------------------------------------------- */
+/* ---- create, destroy ------------------------------------------------------- */
 
 struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socket *in,
                                  struct px_socket *out, const char *scheme, int hwm)
@@ -394,16 +394,21 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
     uint64_t seed;
     px_random(&seed, sizeof(seed));
     tasks->shared = *shared;
-    tasks->in = (struct px_port){.name = "task", .socket = in, .session = shared->session,
-                                 .least_idents = 1, .handle = on_submission, .ctx = tasks,
-                                 .after = after_batch, .after_ctx = tasks};
+    tasks->in = (struct px_port){.name = "task",
+                                 .socket = in,
+                                 .session = shared->session,
+                                 .least_idents = 1,
+                                 .handle = on_submission,
+                                 .ctx = tasks,
+                                 .after = after_batch,
+                                 .after_ctx = tasks};
     tasks->out = tasks->in;
     tasks->out.socket = out;
     tasks->out.least_idents = 2;
     tasks->out.handle = on_result;
     tasks->route = px_route_create(shared->loop, &tasks->out, shared->traffic);
-    tasks->schedule = px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme),
-                                         (unsigned)hwm, seed);
+    tasks->schedule =
+        px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme), (unsigned)hwm, seed);
     px_port_watch(&tasks->in, shared->loop);
     px_port_watch(&tasks->out, shared->loop);
     return tasks;

@@ -60,8 +60,7 @@ static void add_edge(struct task *waiter, struct task *on, bool follow)
 static bool any_met(const struct px_schedule *schedule, const struct px_depend *depend)
 {
     for (size_t i = 0; i < depend->count; i++) {
-        enum px_fate fate =
-            px_history_get(schedule->history, px_span_of(depend->ids[i]), NULL);
+        enum px_fate fate = px_history_get(schedule->history, px_span_of(depend->ids[i]), NULL);
         if (px_depend_accepts(depend, fate))
             return true;
     }
@@ -104,8 +103,8 @@ bool px_graph_admit(struct px_schedule *schedule, struct task *task)
 {
     struct px_task_spec *spec = &task->spec;
     struct px_span own = px_span_of(task->msg_id);
-    task->after_met = spec->after.count == 0 ||
-                      (!spec->after.all && any_met(schedule, &spec->after));
+    task->after_met =
+        spec->after.count == 0 || (!spec->after.all && any_met(schedule, &spec->after));
     if (!task->after_met && !is_known(schedule, &spec->after, own)) {
         px_task_fail(schedule, task, PX_WHY_INVALID, NULL);
         return false;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- picky ---------------------------------------------------------------------- */
+/* ---- picky ----------------------------------------------------------------- */
 
 static void picky_append(struct picky *picky, struct task *task)
 {
@@ -59,7 +59,7 @@ static struct task *picky_first(struct picky *picky, struct px_worker *worker)
     return NULL;
 }
 
-/* ---- leaving and running --------------------------------------------------------- */
+/* ---- leaving and running --------------------------------------------------- */
 
 void px_task_leave(struct px_schedule *schedule, struct task *task)
 {
@@ -87,7 +87,7 @@ static void run_on(struct px_schedule *schedule, struct task *task, struct px_wo
     schedule->ops.send(schedule->ctx, task->msg_id, task->payload, worker);
 }
 
-/* ---- placing a task ---------------------------------------------------------------- */
+/* ---- placing a task -------------------------------------------------------- */
 
 static void consider(struct px_schedule *schedule, const struct task *task,
                      struct px_worker *worker)
@@ -124,8 +124,8 @@ static void list_open(struct px_schedule *schedule, const struct task *task)
         consider(schedule, task, px_balance_at(schedule->balance, i));
 }
 
-static bool choose_and_run(struct px_schedule *schedule, struct task *task,
-                           struct px_worker **some, size_t count)
+static bool choose_and_run(struct px_schedule *schedule, struct task *task, struct px_worker **some,
+                           size_t count)
 {
     if (count == 0)
         return false;
@@ -231,12 +231,11 @@ void px_task_wait(struct px_schedule *schedule, struct task *task)
     task->ticket = ++schedule->tickets;
     px_task_place(schedule, task);
     if ((task->state == BLOCKED || task->state == WAITING) && task->spec.timeout_ms > 0)
-        px_heap_push(&schedule->deadlines,
-                     (uint64_t)(schedule->now_ms + task->spec.timeout_ms), task,
-                     &task->deadline_at);
+        px_heap_push(&schedule->deadlines, (uint64_t)(schedule->now_ms + task->spec.timeout_ms),
+                     task, &task->deadline_at);
 }
 
-/* ---- serving an engine that has room ------------------------------------------------ */
+/* ---- serving an engine that has room --------------------------------------- */
 
 static struct task *earlier(struct task *a, struct task *b)
 {
@@ -268,4 +267,3 @@ void px_schedule_serve(struct px_schedule *schedule, struct px_worker *worker)
         run_on(schedule, task, worker);
     }
 }
-

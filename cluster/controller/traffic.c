@@ -39,7 +39,7 @@ static struct px_engine_entry *find_entry(const struct px_traffic *traffic, stru
     return entry;
 }
 
-/* ---- orders ----------------------------------------------------------------------- */
+/* ---- orders ---------------------------------------------------------------- */
 
 static void on_engine_up(struct px_traffic *traffic, struct px_order *order)
 {
@@ -146,19 +146,18 @@ bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid)
     return find_entry(traffic, uuid) != NULL;
 }
 
-/* ---- create, run, destroy ------------------------------------------------------------ */
+/* ---- create, run, destroy -------------------------------------------------- */
 
 static void make_parts(struct px_traffic *traffic, const struct px_traffic_config *config)
 {
     const struct px_shared *shared = &traffic->shared;
     struct px_sockets *sockets = config->sockets;
-    traffic->heart = px_heart_create(shared, sockets->ping, sockets->pong, config->ping_ms,
-                                     config->max_misses);
+    traffic->heart =
+        px_heart_create(shared, sockets->ping, sockets->pong, config->ping_ms, config->max_misses);
     traffic->control =
         px_relay_create(shared, "control", sockets->control_in, sockets->control_out, false);
     traffic->mux = px_relay_create(shared, "mux", sockets->mux_in, sockets->mux_out, true);
-    traffic->broadcast =
-        px_broadcast_create(shared, sockets->broadcast_in, sockets->broadcast_out);
+    traffic->broadcast = px_broadcast_create(shared, sockets->broadcast_in, sockets->broadcast_out);
     if (strcmp(config->scheme, "pure") == 0)
         traffic->pure = px_pure_create(shared, sockets->task_in, sockets->task_out);
     else

@@ -70,7 +70,7 @@ static void send_now(struct px_socket *socket, struct px_msg *msg)
         px_msg_destroy(msg);
 }
 
-/* ---- engines ------------------------------------------------------------------ */
+/* ---- engines --------------------------------------------------------------- */
 
 static void on_task(struct px_loop *loop, void *ctx)
 {
@@ -88,7 +88,8 @@ static void on_task(struct px_loop *loop, void *ctx)
                       "\"engine\": \"%s\", \"is_broadcast\": false, \"is_coalescing\": false, "
                       "\"original_msg_id\": \"\", \"status\": \"ok\"}",
                       engine->uuid);
-        struct px_draft draft = {.idents_of = msg, .type = PX_APPLY_REPLY,
+        struct px_draft draft = {.idents_of = msg,
+                                 .type = PX_APPLY_REPLY,
                                  .parent = px_msg_header(msg),
                                  .metadata = px_buf_span(&metadata),
                                  .content = PX_SPAN("{\"status\": \"ok\"}")};
@@ -131,8 +132,8 @@ static void start_engine(struct engines *engines, struct engine *engine)
     struct px_error err;
     engine->all = engines;
     px_id_random(engine->uuid);
-    engine->session = px_session_create(engines->file.key, engines->file.signature_scheme,
-                                        engine->uuid, &err);
+    engine->session =
+        px_session_create(engines->file.key, engines->file.signature_scheme, engine->uuid, &err);
     engine->registrar = open_socket(engines->context, PX_DEALER, engine->uuid, &engines->file,
                                     engines->file.registration);
     char *content = px_format("{\"uuid\": \"%s\"}", engine->uuid);
@@ -153,7 +154,7 @@ static void *engines_thread(void *ctx)
     return NULL;
 }
 
-/* ---- CPU time of a process, its threads and its children --------------------------- */
+/* ---- CPU time of a process, its threads and its children ------------------- */
 
 struct usage {
     int tid;
@@ -225,7 +226,7 @@ static void print_usage(const struct usage *before, size_t before_count, const s
     printf("  cpu  %-16s %8.2f us/task\n", "all", sum);
 }
 
-/* ---- the client ----------------------------------------------------------------------- */
+/* ---- the client ------------------------------------------------------------ */
 
 static int count_engines(struct px_socket *query, struct px_session *session)
 {
@@ -256,8 +257,7 @@ static void submit(struct px_socket *socket, struct px_session *session)
     send_now(socket, msg);
 }
 
-static void run_tasks(struct px_socket *socket, struct px_session *session, long tasks,
-                      long window)
+static void run_tasks(struct px_socket *socket, struct px_session *session, long tasks, long window)
 {
     long sent = 0, done = 0;
     while (done < tasks) {

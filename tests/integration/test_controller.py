@@ -14,6 +14,8 @@ import time
 
 import pytest
 
+from conftest import wait_for
+
 ipp = pytest.importorskip("ipyparallel")
 zmq = pytest.importorskip("zmq")
 
@@ -24,12 +26,8 @@ DEADLINE = 60
 pytestmark = pytest.mark.skipif(not os.path.exists(CONTROLLER), reason="no pxcontroller in PX_BIN")
 
 
-def wait_until(condition, timeout=DEADLINE, what="condition"):
-    end = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not come true in {timeout} s")
-        time.sleep(0.02)
+def wait_until(condition, timeout=DEADLINE, what=None):
+    return wait_for(condition, timeout, what)
 
 
 class Cluster:

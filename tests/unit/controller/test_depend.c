@@ -46,8 +46,15 @@ static void test_refused(void **state)
 {
     (void)state;
     static const char *const rows[] = {
-        "{", "1", "true", "[1]", "[\"\"]", "[\"a\", null]", "{\"dependencies\": 3}",
-        "{\"dependencies\": [\"a\"], \"success\": false}", "[\"a\"] x",
+        "{",
+        "1",
+        "true",
+        "[1]",
+        "[\"\"]",
+        "[\"a\", null]",
+        "{\"dependencies\": 3}",
+        "{\"dependencies\": [\"a\"], \"success\": false}",
+        "[\"a\"] x",
     };
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
         struct px_depend depend;

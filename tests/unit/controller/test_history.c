@@ -12,9 +12,24 @@
 static void test_ids_are_kept_apart(void **state)
 {
     (void)state;
-    static const char *const ids[] = {
-        "s_1_0", "s_1_1", "s_1_63", "s_1_64", "s_1_01", "s_1_", "s_1", "s_1_0_0", "s1_0", "0",
-        "00", "_0", "", "s_1_999999999999999", "s_1_9999999999999999", "s_1_1x", "s_10", "s_1_10"};
+    static const char *const ids[] = {"s_1_0",
+                                      "s_1_1",
+                                      "s_1_63",
+                                      "s_1_64",
+                                      "s_1_01",
+                                      "s_1_",
+                                      "s_1",
+                                      "s_1_0_0",
+                                      "s1_0",
+                                      "0",
+                                      "00",
+                                      "_0",
+                                      "",
+                                      "s_1_999999999999999",
+                                      "s_1_9999999999999999",
+                                      "s_1_1x",
+                                      "s_10",
+                                      "s_1_10"};
     struct px_history *history = px_history_create(1 << 20);
     for (size_t i = 0; i < PX_COUNT(ids); i++) {
         uint32_t engine = 7;

@@ -39,7 +39,8 @@ static void drop(struct fixture *fixture)
 static struct px_worker *choose(const struct fixture *fixture, const char *scheme,
                                 struct px_worker **some, size_t count)
 {
-    struct px_pool pool = {fixture->balance, some, some ? count : px_balance_open(fixture->balance)};
+    struct px_pool pool = {fixture->balance, some,
+                           some ? count : px_balance_open(fixture->balance)};
     return px_scheme_find(scheme)->choose(&pool);
 }
 
