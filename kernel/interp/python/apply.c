@@ -22,13 +22,14 @@
 #define MOST_REMEMBERED 1024        /* functions, and descriptions of arguments */
 #define LONGEST_REMEMBERED (1 << 16) /* bytes of pickle of one */
 #define SMALL 1024                  /* ipyparallel takes larger buffers out of pickles */
+#define FUNCTIONS "_pxload"          /* as long as "_pickle" */
 #define COPIED 4096                 /* results up to this are copied: cheaper than a loan */
 
 struct px_apply {
     PyObject *slow;      /* apply.Apply */
     PyObject *loads, *dumps;
     PyObject *buffers_keyword; /* ("buffers",) */
-    PyObject *functions; /* bytes -> what Apply.template gave */
+    PyObject *functions; /* bytes of a pickle -> what Apply.template or template_of gave */
     PyObject *infos;     /* bytes -> (nargs, narg_bufs, kw_keys) */
     PyTypeObject *kept;
 };
@@ -139,9 +140,12 @@ static int remember(PyObject *dict, PyObject *key, PyObject *value)
     return PyDict_SetItem(dict, key, value);
 }
 
-/* ((code, globals, name, defaults), annotations or None, keyword defaults or None) */
+/* A function like those of the template: itself, or
+ * ((code, globals, name, defaults), annotations or None, keyword defaults or None). */
 static PyObject *build_function(PyObject *template)
 {
+    if (!PyTuple_Check(template))
+        return Py_NewRef(template);
     PyObject *dicts[2] = {NULL, NULL};
     PyObject *function =
         PyObject_Call((PyObject *)&PyFunction_Type, PyTuple_GET_ITEM(template, 0), NULL);
@@ -177,10 +181,8 @@ static int find_function(struct call *call)
         if (template && remember(apply->functions, key, template) != 0)
             Py_CLEAR(template);
     }
-    if (template && PyTuple_Check(template))
+    if (template && template != Py_None)
         call->function = build_function(template);
-    else if (template && template != Py_None)
-        call->function = Py_NewRef(template);
     if (call->function)
         result = 1;
     else if (template == Py_None)
@@ -315,6 +317,72 @@ static int unpack_canned(struct call *call)
     return status;
 }
 
+/* pickle.loads, for functions inside our own form: remembers those it may. */
+static PyObject *loads_function(PyObject *capsule, PyObject *args, PyObject *named)
+{
+    struct px_python *python = PyCapsule_GetPointer(capsule, FUNCTIONS);
+    struct px_apply *apply = python->apply;
+    PyObject *key = PyTuple_GET_SIZE(args) == 1 && !named ? PyTuple_GET_ITEM(args, 0) : NULL;
+    bool usual = key && PyBytes_Check(key);
+    PyObject *template = usual ? PyDict_GetItemWithError(apply->functions, key) : NULL;
+    if (template && template != Py_None)
+        return build_function(template);
+    if (PyErr_Occurred())
+        return NULL;
+    PyObject *value = PyObject_Call(apply->loads, args, named);
+    if (!value || !usual || template)
+        return value;
+    template = PyObject_CallMethod(apply->slow, "template_of", "(O)", value);
+    if (!template || remember(apply->functions, key, template) != 0)
+        Py_CLEAR(value);
+    Py_XDECREF(template);
+    return value;
+}
+
+static PyMethodDef loads_method = {
+    "loads", (PyCFunction)(void (*)(void))loads_function, METH_VARARGS | METH_KEYWORDS,
+    PyDoc_STR("As pickle.loads, which it stands for in calls that our client packs.")};
+
+/* GIL. A module of one function, under the name that the pickle of a call is made to look for. */
+static int add_loads(struct px_python *python)
+{
+    PyObject *module = PyImport_AddModule(FUNCTIONS);
+    PyObject *capsule = PyCapsule_New(python, FUNCTIONS, NULL);
+    PyObject *function = capsule ? PyCFunction_New(&loads_method, capsule) : NULL;
+    Py_XDECREF(capsule);
+    if (!module || !function)
+        return -1;
+    return PyModule_AddObject(module, "loads", function);
+}
+
+/*
+ * The pickle of a call. Our client packs the function as a pickle of its own, which the outer one gives
+ * to _pickle.loads:
+ *
+ *     80 05  95 <8 bytes>  8c 07 "_pickle" 94  8c 05 "loads" 94 93  ...
+ *
+ * There the name is replaced by that of our own loads. Any other pickle is just as good, but slower.
+ */
+static PyObject *loads_call(struct call *call, PyObject *buffers)
+{
+    static const char head[] = "\x8c\x07_pickle\x94\x8c\x05loads\x94\x93";
+    enum { AT = 11, NAME = AT + 2 };
+    struct px_span pickle = call->buffers[0];
+    if (pickle.size < AT + sizeof head || pickle.size > LONGEST_REMEMBERED ||
+        memcmp(pickle.data, "\x80\x05\x95", 3) != 0 ||
+        memcmp(pickle.data + AT, head, sizeof head - 1) != 0)
+        return loads(call->apply, pickle, buffers);
+    PyObject *copy = PyBytes_FromStringAndSize(pickle.data, (Py_ssize_t)pickle.size);
+    if (!copy)
+        return NULL;
+    memcpy(PyBytes_AS_STRING(copy) + NAME, FUNCTIONS, sizeof FUNCTIONS - 1);
+    PyObject *args[] = {copy, buffers};
+    PyObject *value = PyObject_Vectorcall(call->apply->loads, args, 1,
+                                          buffers ? call->apply->buffers_keyword : NULL);
+    Py_DECREF(copy);
+    return value;
+}
+
 static int unpack_pickle5(struct call *call)
 {
     if (call->count < 1) {
@@ -324,7 +392,7 @@ static int unpack_pickle5(struct call *call)
     PyObject *list = call->count > 1 ? keep_from(call, 1, false) : NULL;
     if (call->count > 1 && !list)
         return -1;
-    PyObject *answer = loads(call->apply, call->buffers[0], list);
+    PyObject *answer = loads_call(call, list);
     Py_XDECREF(list);
     if (answer && PyTuple_Check(answer) &&
         PyArg_ParseTuple(answer, "OO!O!", &call->function, &PyTuple_Type, &call->args, &PyDict_Type,
@@ -435,7 +503,7 @@ static struct px_apply *create_apply(struct px_python *python)
     if (apply->loads && apply->dumps && apply->buffers_keyword && apply->functions &&
         apply->infos && apply->kept)
         apply->slow = PyObject_CallMethod(python->bridge, "make_apply", NULL);
-    if (apply->slow)
+    if (apply->slow && add_loads(python) == 0)
         return apply;
     px_apply_destroy(python);
     return NULL;

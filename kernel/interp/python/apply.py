@@ -93,29 +93,31 @@ class Apply:
     # ---- called by C ---------------------------------------------------------
 
     def template(self, data):
-        """What the pickle of a function always gives: the function itself if it is one that its
-        module has, arguments for FunctionType (with annotations and keyword defaults) if it is
-        code without state of its own, or None."""
+        """template_of() the function in a pickle of ipyparallel's form."""
         self._teach_real_package()
-        canned = self.canning.loads(data)
-        if isinstance(canned, (types.FunctionType, type)):
-            return canned if self.canning.found_by_name(canned) else None
-        if isinstance(canned, types.BuiltinFunctionType):
-            return canned if isinstance(canned.__self__, types.ModuleType) else None
-        if type(canned) is not self.canning.CannedFunction or canned.closure:
+        value = self.canning.loads(data)
+        if type(value) is self.canning.CannedFunction and not value.closure:
+            value = value.get_object(self.user_ns)
+        return self.template_of(value)
+
+    def template_of(self, f):
+        """What the pickle of `f` always gives: `f` itself if its module has it under that name;
+        (arguments for FunctionType, annotations, keyword defaults) if it is code without state of
+        its own; None if each time may differ."""
+        if isinstance(f, (types.FunctionType, type)) and self.canning.found_by_name(f):
+            return f
+        if isinstance(f, types.BuiltinFunctionType):
+            return f if isinstance(f.__self__, types.ModuleType) else None
+        if not isinstance(f, types.FunctionType) or f.__closure__ or f.__dict__:
             return None
-        defaults = [*(canned.defaults or ()), *(canned.kwdefaults or {}).values()]
-        notes = (canned.annotations or {}).values()
+        defaults = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
         if not all(type(value) in _ATOMS for value in defaults):
             return None
-        if any(isinstance(note, self.canning.CannedObject) for note in notes):
+        args = (f.__code__, f.__globals__, f.__name__, f.__defaults__)
+        again = types.FunctionType(*args)
+        if (again.__qualname__, again.__module__) != (f.__qualname__, f.__module__):
             return None
-        home = self.user_ns
-        if not canned.module.startswith("__"):
-            home = importlib.import_module(canned.module).__dict__
-        positional = tuple(canned.defaults) if canned.defaults else None
-        args = (canned.code, home, canned.__name__, positional)
-        return args, canned.annotations or None, canned.kwdefaults or None
+        return args, f.__annotations__ or None, f.__kwdefaults__
 
     def function(self, buffers):
         """(function, how many buffers it took)."""

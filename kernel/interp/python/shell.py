@@ -210,7 +210,8 @@ class Shell(InteractiveShell):
         try:
             if hasattr(error, "_render_traceback_"):
                 return list(error._render_traceback_())
-            return list(self.InteractiveTB.structured_traceback(type(error), error, trace))
+            format_lines = self.InteractiveTB.structured_traceback
+            return list(format_lines(type(error), error, trace, tb_offset=0))
         except Exception:
             return traceback.format_exception(type(error), error, trace)
 
