@@ -5,7 +5,7 @@
  *     registrar  DEALER  registration_request ──▶ hub ──▶ registration_reply
  *     shell      ROUTER  to mux, task and one broadcast leaf; a peer's name tells them apart
  *     control    ROUTER  interrupt, abort, signal, shutdown
- *     iopub      PUB
+ *     iopub      XPUB    a PUB that sees when somebody listens
  *     heart      SUB, DEALER   a ping goes back as it came
  *
  * The uuid is the routing id of every socket and the session of every message. All sockets
@@ -164,6 +164,19 @@ static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg
     *msg = NULL;
 }
 
+/* Subscriptions: nothing to do, but they must be read. */
+static void on_iopub(struct px_loop *loop, void *ctx)
+{
+    struct engine *engine = ctx;
+    (void)loop;
+    for (int i = 0; i < PX_LOOP_BATCH; i++) {
+        struct px_msg *subscription = px_socket_recv(engine->sockets[IOPUB]);
+        if (!subscription)
+            return;
+        px_msg_destroy(subscription);
+    }
+}
+
 static void on_ping(struct px_loop *loop, void *ctx)
 {
     struct engine *engine = ctx;
@@ -315,7 +328,7 @@ static int connect_all(struct engine *engine, struct px_error *err)
     } rows[] = {
         {SHELL, PX_ROUTER, connection->mux},        {SHELL, PX_ROUTER, connection->task},
         {SHELL, PX_ROUTER, leaf},                   {CONTROL, PX_ROUTER, connection->control},
-        {IOPUB, PX_PUB, connection->iopub},         {HEART_OUT, PX_DEALER, connection->hb_pong},
+        {IOPUB, PX_XPUB, connection->iopub},        {HEART_OUT, PX_DEALER, connection->hb_pong},
         {HEART_IN, PX_SUB, connection->hb_ping},
     };
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
@@ -325,6 +338,9 @@ static int connect_all(struct engine *engine, struct px_error *err)
         if (reach(engine, rows[i].which, rows[i].port, err) < 0)
             return -1;
     }
+    /* What is published before the relay has subscribed is lost. */
+    if (!px_socket_wait(engine->sockets[IOPUB], CONNECT_WAIT_MS))
+        px_log(PX_WARN, "relay.late", "socket=iopub");
     return 0;
 }
 
@@ -369,6 +385,7 @@ static int start_serving(struct engine *engine, struct px_error *err)
         return -1;
     px_loop_socket(loop, px_socket_raw(engine->sockets[SHELL]), on_shell, engine);
     px_loop_socket(loop, px_socket_raw(engine->sockets[CONTROL]), on_control, engine);
+    px_loop_socket(loop, px_socket_raw(engine->sockets[IOPUB]), on_iopub, engine);
     px_loop_socket(loop, px_socket_raw(engine->sockets[HEART_IN]), on_ping, engine);
     px_loop_timer(loop, engine->period_ms + HEART_SLACK_MS, engine->period_ms + HEART_SLACK_MS,
                   on_heart_check, engine);

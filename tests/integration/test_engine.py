@@ -1,0 +1,555 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""pxengine: against a hub that the test plays, frame by frame, and against ipyparallel's."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+import zmq
+from conftest import BIN, PYTHON, alive, wait_for
+from jupyter_client.session import Session
+
+PXENGINE = BIN / "pxengine"
+TIMEOUT = 20
+
+pytestmark = pytest.mark.usefixtures("no_leftovers")
+
+
+class Hub:
+    """The controller's side of one engine: bound sockets, and the connection file."""
+
+    NAMED = {"mux": b"mux_out", "task": b"task_out", "control": b"control_out",
+             "leaf0": b"sub_scheduler_00", "leaf1": b"sub_scheduler_01"}
+
+    def __init__(self, profile_dir):
+        self.file = profile_dir / "security" / "ipcontroller-engine.json"
+        self.file.parent.mkdir(parents=True)
+        self.context = zmq.Context()
+        self.session = Session(key=b"secret")
+        self.sockets, self.ports = {}, {}
+        for name in ("registration", "hb_pong", *self.NAMED):
+            self.bind(name, zmq.ROUTER)
+        self.bind("iopub", zmq.SUB).subscribe(b"")
+        self.bind("hb_ping", zmq.XPUB)
+
+    def bind(self, name, kind):
+        self.sockets[name] = sock = self.context.socket(kind)
+        sock.linger = 0
+        if name in self.NAMED:
+            sock.routing_id = self.NAMED[name]
+        self.ports[name] = sock.bind_to_random_port("tcp://127.0.0.1")
+        return sock
+
+    def write(self, **changes):
+        content = {"ssh": "", "interface": "tcp://127.0.0.1", "location": socket.gethostname(),
+                   "pack": "json", "unpack": "json", "signature_scheme": "hmac-sha256",
+                   "curve_serverkey": None, "key": "secret",
+                   "broadcast": [self.ports["leaf0"], self.ports["leaf1"]],
+                   **{k: p for k, p in self.ports.items() if not k.startswith("leaf")}}
+        content.update(changes)
+        self.file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+    def receive(self, name, timeout=TIMEOUT):
+        """(identities, message) of the next one on a socket."""
+        assert self.sockets[name].poll(timeout * 1000), f"nothing on {name}"
+        frames = self.sockets[name].recv_multipart()
+        idents, rest = self.session.feed_identities(frames)
+        return idents, self.session.deserialize(rest)
+
+    def silent(self, name, seconds):
+        return not self.sockets[name].poll(seconds * 1000)
+
+    def send(self, name, idents, msg_type, content=None, buffers=None, **kwargs):
+        msg = self.session.msg(msg_type, content or {}, **kwargs)
+        self.session.send(self.sockets[name], msg, ident=idents, buffers=buffers)
+        return msg["header"]["msg_id"]
+
+    def register(self, engine_id=0, **reply):
+        """Answers a registration; returns the engine's uuid."""
+        idents, msg = self.receive("registration")
+        assert msg["msg_type"] == "registration_request"
+        assert idents == [msg["content"]["uuid"].encode()]
+        content = {"status": "ok", "id": engine_id, "hb_period": 3000, **reply}
+        self.send("registration", idents, "registration_reply", content)
+        return idents[0]
+
+    def join(self, engine_id=0, **reply):
+        """Registers an engine and waits until its heart listens."""
+        uuid = self.register(engine_id, **reply)
+        # A SUB subscribes when its thread looks at it, as a relay's always does.
+        wait_for(lambda: self.sockets["iopub"].poll(0) and self.sockets["hb_ping"].poll(0), TIMEOUT,
+                 "the engine's first status and its heart")
+        assert self.sockets["hb_ping"].recv() == b"\x01"
+        return uuid
+
+    def join_all(self, count):
+        """Registers that many engines as 0, 1, …; returns their uuids."""
+        uuids = [self.register(engine_id) for engine_id in range(count)]
+        for _ in uuids:
+            topic, _ = self.receive("iopub")
+            assert topic[0].endswith(b".status")
+        return uuids
+
+    def close(self):
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def hub(ipython_dir):
+    hub = Hub(ipython_dir / "profile_default")
+    yield hub
+    hub.close()
+
+
+class Engines:
+    """A pxengine and what it says on --ready-fd and stderr."""
+
+    def __init__(self, env, options):
+        read, write = os.pipe()
+        self.ready = os.fdopen(read)
+        self.process = subprocess.Popen([PXENGINE, f"--ready-fd={write}", *options], env=env,
+                                        pass_fds=[write], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        os.close(write)
+
+    def registered(self):
+        """(id, pid) of the next engine that says so."""
+        word, engine_id, pid = self.ready.readline().split()
+        assert word == "registered"
+        return int(engine_id), int(pid)
+
+    def exited(self):
+        word, pid, why = self.ready.readline().strip().split(" ", 2)
+        assert word == "exited"
+        return int(pid), why
+
+    def end(self):
+        out, err = self.process.communicate(timeout=TIMEOUT)
+        assert out == ""
+        return self.process.returncode, err
+
+
+@pytest.fixture
+def start(env):
+    started = []
+
+    def start(*options, language="echo"):
+        started.append(Engines(env, [f"--language={language}", *map(str, options)]))
+        return started[-1]
+
+    yield start
+    for engines in started:
+        engines.process.terminate()
+        try:
+            engines.process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            engines.process.kill()
+            engines.process.communicate()
+        engines.ready.close()
+
+
+# ---- registration --------------------------------------------------------------------
+
+def test_registration_names_uuid_and_features(hub, start):
+    hub.write()
+    start()
+    _, msg = hub.receive("registration")
+    assert set(msg["content"]) == {"uuid", "px"}
+    assert msg["content"]["px"] == {"features": []}
+    assert msg["header"]["session"] == msg["content"]["uuid"]
+
+
+def test_ident_and_id_are_asked_for(hub, start):
+    hub.write()
+    start("--ident=me", "--id=42")
+    _, msg = hub.receive("registration")
+    assert msg["content"]["uuid"] == "me" and msg["content"]["id"] == 42
+
+
+def test_registered_engine_says_so(hub, start):
+    hub.write()
+    engines = start()
+    hub.join(3)
+    engine_id, pid = engines.registered()
+    assert engine_id == 3 and alive(pid)
+    topic, msg = hub.receive("iopub")
+    assert topic == [b"engine.3.status"]
+    assert msg["content"] == {"execution_state": "starting"} and msg["parent_header"] == {}
+    engines.process.terminate()
+    assert engines.exited() == (pid, "exit status 0")
+    status, err = engines.end()
+    assert status == 0 and "Completed registration with id 3" in err
+
+
+def test_connection_file_may_come_later(hub, start):
+    engines = start()
+    with pytest.raises(subprocess.TimeoutExpired):
+        engines.process.wait(0.5)
+    hub.write()
+    hub.join()
+    assert engines.registered()[0] == 0
+
+
+def test_connection_comes_by_environment(hub, start, env):
+    hub.write()
+    env["IPP_CONNECTION_INFO"] = hub.file.read_text()
+    hub.file.unlink()
+    start()
+    hub.join()
+
+
+def test_a_refused_registration_ends_with_the_reason(hub, start):
+    hub.write()
+    engines = start()
+    hub.register(status="error", ename="KeyError", evalue="uuid 'x' in use", traceback=[])
+    status, err = engines.end()
+    assert status == 1 and "uuid 'x' in use" in err
+
+
+@pytest.mark.parametrize("reply", [{"id": None}, {"id": -1}, {"id": "zero"}])
+def test_a_senseless_reply_ends_the_engine(hub, start, reply):
+    hub.write()
+    engines = start()
+    hub.register(**reply)
+    status, err = engines.end()
+    assert status == 1 and "no engine id" in err
+
+
+def test_a_silent_hub_is_given_up(hub, start):
+    hub.write()
+    engines = start("--timeout=0.5")
+    hub.receive("registration")
+    idents, msg = hub.receive("registration")
+    assert msg["msg_type"] == "unregistration_request" and msg["content"] == {"id": None}
+    status, err = engines.end()
+    assert status == 1 and "did not answer" in err
+
+
+@pytest.mark.parametrize("changes, word", [
+    ({"key": "wrong"}, "did not answer"), ({"registration": ...}, "registration"),
+    ({"broadcast": []}, "broadcast"), ({"pack": "pickle"}, "pack"),
+])
+def test_bad_connection_files(hub, start, changes, word):
+    hub.write(**changes)
+    engines = start("--wait=0", "--timeout=0.5")
+    status, err = engines.end()
+    assert status == 1 and word in err
+
+
+def test_missing_profile_and_file(start):
+    status, err = start("--wait=0").end()
+    assert status == 1 and "profile_default" in err and len(err.splitlines()) == 1
+    status, err = start("--wait=0", "--file=/nowhere/x.json").end()
+    assert status == 1 and "/nowhere/x.json" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [["-n", "0"], ["--nonsense"], ["word"], ["-n2", "--ident=x"],
+                                     ["--timeout=0"]])
+def test_misuse_exits_2(start, options):
+    status, err = start(*options).end()
+    assert status == 2 and err.startswith("pxengine: ")
+
+
+# ---- heart ---------------------------------------------------------------------------------
+
+def test_pings_come_back_while_the_engine_works(hub, start):
+    hub.write()
+    start()
+    uuid = hub.join()
+    hub.send("mux", [uuid, b"c"], "execute_request", {"code": "sleep 60", "silent": True})
+    for ping in (b"0.5", b"1.0"):
+        hub.sockets["hb_ping"].send(ping)
+        assert hub.sockets["hb_pong"].poll(TIMEOUT * 1000)
+        assert hub.sockets["hb_pong"].recv_multipart() == [uuid, ping]
+
+
+def test_a_hub_that_is_gone_ends_the_engine(hub, start):
+    hub.write()
+    engines = start("--max-heartbeat-misses=1")
+    hub.join(5, hb_period=10)
+    _, msg = hub.receive("registration")
+    assert msg["msg_type"] == "unregistration_request" and msg["content"] == {"id": 5}
+    status, err = engines.end()
+    assert status == 0 and "hub.gone" in err
+
+
+# ---- requests --------------------------------------------------------------------------------
+
+@pytest.fixture
+def engine(hub, start):
+    """(hub, uuid) of a registered echo engine whose status "starting" was read."""
+    hub.write()
+    start()
+    uuid = hub.join()
+    hub.receive("iopub")
+    return hub, uuid
+
+
+@pytest.mark.parametrize("name", ["mux", "task", "leaf0"])
+def test_each_scheduler_gets_its_replies(engine, name):
+    hub, uuid = engine
+    metadata = {"is_broadcast": True, "label": "mine", "original_msg_id": "o"}
+    msg_id = hub.send(name, [uuid, b"client", b"other"], "apply_request", metadata=metadata,
+                      buffers=[b"abc", b""])
+    idents, reply = hub.receive(name)
+    assert idents == [uuid, b"client", b"other"]
+    assert reply["msg_type"] == "apply_reply" and reply["content"] == {"status": "ok"}
+    assert [bytes(b) for b in reply["buffers"]] == [b"abc", b""]
+    assert reply["parent_header"]["msg_id"] == msg_id
+    got = reply["metadata"]
+    assert got.pop("started")
+    assert got == {"dependencies_met": True, "engine": uuid.decode(), "status": "ok",
+                   "is_coalescing": False, **metadata}
+
+
+def test_execute_publishes_on_engine_topics(engine):
+    hub, uuid = engine
+    hub.send("mux", [uuid, b"c"], "execute_request",
+             {"code": "print hi\nwarn oh\nshow s\nr", "silent": False})
+    topics = [hub.receive("iopub") for _ in range(7)]
+    assert [t[0] for t, _ in topics] == [
+        b"engine.0.status", b"engine.0.execute_input", b"engine.0.stdout", b"engine.0.stderr",
+        b"engine.0.displaypub", b"engine.0.execute_result", b"engine.0.status"]
+    assert all(m["metadata"] == {"engine": uuid.decode()} for _, m in topics)
+    _, reply = hub.receive("mux")
+    assert reply["content"]["execution_count"] == 1
+
+
+def test_errors_name_the_engine(engine):
+    hub, uuid = engine
+    hub.send("mux", [uuid, b"c"], "execute_request", {"code": "error no", "silent": True})
+    _, reply = hub.receive("mux")
+    where = {"engine_uuid": uuid.decode(), "engine_id": 0}
+    assert reply["content"]["engine_info"] == {**where, "method": "execute"}
+    assert reply["metadata"]["engine_info"] == where
+
+
+def test_engines_take_no_input(engine):
+    hub, uuid = engine
+    hub.send("mux", [uuid, b"c"], "execute_request",
+             {"code": "input x", "silent": True, "allow_stdin": True})
+    _, reply = hub.receive("mux")
+    assert reply["content"]["ename"] == "StdinNotImplementedError"
+
+
+def test_control_interrupts_aborts_and_clears_while_busy(engine):
+    hub, uuid = engine
+    hub.send("mux", [uuid, b"c"], "execute_request", {"code": "print go\nsleep 60", "silent": True})
+    hub.receive("iopub")
+    hub.receive("iopub")  # the stream: it runs
+    waiting = hub.send("task", [uuid, b"c"], "apply_request")
+    asked = hub.send("control", [uuid, b"c"], "abort_request", {"msg_ids": [waiting]})
+    _, reply = hub.receive("control")
+    assert reply["parent_header"]["msg_id"] == asked and reply["content"] == {"status": "ok"}
+    _, reply = hub.receive("task")
+    assert reply["parent_header"]["msg_id"] == waiting
+    assert reply["content"] == {"status": "aborted"}
+    assert reply["metadata"]["status"] == "aborted"
+    hub.send("control", [uuid, b"c"], "signal_request", {"sig": "SIGINT"})
+    assert hub.receive("control")[1]["content"] == {"status": "ok"}
+    assert hub.receive("mux")[1]["content"]["ename"] == "KeyboardInterrupt"
+    hub.send("control", [uuid, b"c"], "clear_request")
+    assert hub.receive("control")[1]["msg_type"] == "clear_reply"
+
+
+@pytest.mark.parametrize("content, ename", [({}, "KeyError"), ({"sig": "SIGNONE"}, "AttributeError"),
+                                            ({"sig": 1000}, "AttributeError")])
+def test_bad_signals_are_refused(engine, content, ename):
+    hub, uuid = engine
+    hub.send("control", [uuid, b"c"], "signal_request", content)
+    assert hub.receive("control")[1]["content"]["ename"] == ename
+
+
+def test_shutdown_replies_everywhere_and_ends(hub, start):
+    hub.write()
+    engines = start()
+    uuid = hub.join()
+    hub.send("control", [uuid, b"c"], "shutdown_request", {"restart": False})
+    assert hub.receive("control")[1]["content"] == {"status": "ok", "restart": False}
+    while True:
+        topic, msg = hub.receive("iopub")
+        if topic == [b"engine.0.shutdown"]:
+            break
+    assert msg["header"]["session"] == uuid.decode()
+    assert engines.end()[0] == 0
+
+
+def test_garbage_on_every_socket_is_dropped(engine):
+    hub, uuid = engine
+    for name in ("mux", "task", "control", "leaf0", "registration"):
+        for frames in ([b""], [b"<IDS|MSG>"], [b"x"] * 50, [b"<IDS|MSG>", b"bad", *[b"{}"] * 4]):
+            hub.sockets[name].send_multipart([uuid, *frames])
+    hub.send("mux", [uuid, b"c"], "apply_request")
+    assert hub.receive("mux")[1]["content"] == {"status": "ok"}
+
+
+# ---- the fork server ----------------------------------------------------------------------------
+
+def test_many_engines_and_a_death_that_the_hub_hears_of(hub, start):
+    hub.write()
+    engines = start("-n", 3)
+    hub.join_all(3)
+    pids = dict(engines.registered() for _ in range(3))
+    assert set(pids) == {0, 1, 2} and len(set(pids.values())) == 3
+    began = time.monotonic()
+    os.kill(pids[1], signal.SIGKILL)
+    _, msg = hub.receive("registration")
+    assert msg["msg_type"] == "unregistration_request" and msg["content"] == {"id": 1}
+    assert time.monotonic() - began < 2
+    assert engines.exited() == (pids[1], "killed by SIGKILL")
+    assert alive(pids[0]) and alive(pids[2]) and engines.process.poll() is None
+    engines.process.terminate()
+    assert {engines.exited(), engines.exited()} == {(pids[0], "exit status 0"),
+                                                    (pids[2], "exit status 0")}
+    assert engines.end()[0] == 0
+
+
+def test_engines_go_down_with_a_killed_fork_server(hub, start):
+    hub.write()
+    engines = start("-n", 2)
+    assert len(set(hub.join_all(2))) == 2
+    pids = [engines.registered()[1] for _ in range(2)]
+    engines.process.kill()
+    told = set()
+    while told != {0, 1}:
+        _, msg = hub.receive("registration")
+        assert msg["msg_type"] == "unregistration_request"
+        told.add(msg["content"]["id"])
+    wait_for(lambda: not any(map(alive, pids)), what="the engines' end")
+
+
+def test_sigint_to_the_fork_server_interrupts_every_engine(hub, start):
+    hub.write()
+    engines = start("-n", 2)
+    uuids = hub.join_all(2)
+    for _ in range(2):
+        engines.registered()
+    for uuid in uuids:
+        wait_for(lambda: sends(hub, uuid, "print go\nsleep 60"), what="the engine on mux")
+    running = 0
+    while running < 2:
+        topic, _ = hub.receive("iopub")
+        running += topic[0].endswith(b".stdout")
+    engines.process.send_signal(signal.SIGINT)
+    for _ in range(2):
+        assert hub.receive("mux")[1]["content"]["ename"] == "KeyboardInterrupt"
+
+
+def sends(hub, uuid, code):
+    """True when the mux socket knows the engine, and the code went there."""
+    hub.sockets["mux"].router_mandatory = True
+    try:
+        hub.send("mux", [uuid, b"c"], "execute_request", {"code": code, "silent": True})
+    except zmq.ZMQError:
+        return False
+    return True
+
+
+def test_code_runs_before_the_first_request(hub, start):
+    hub.write()
+    start("-c", "print first")
+    hub.join()
+    hub.receive("iopub")
+    topic, msg = hub.receive("iopub")
+    assert topic == [b"engine.0.stdout"] and msg["content"]["text"] == "first\n"
+
+
+def test_a_stuck_engine_still_ends_on_sigterm(hub, start):
+    hub.write()
+    engines = start(language="python")
+    uuid = hub.join()
+    hub.send("mux", [uuid, b"c"], "execute_request", {
+        "silent": True,
+        "code": "import time\nprint('go', flush=True)\n"
+                "while True:\n    try: time.sleep(60)\n    except BaseException: pass"})
+    while not hub.receive("iopub")[0][0].endswith(b".stdout"):
+        pass
+    engines.process.terminate()
+    assert engines.end()[0] == 0
+
+
+def test_heart_beats_while_python_holds_its_lock(hub, start):
+    hub.write()
+    start(language="python")
+    uuid = hub.join()
+    # One call into C that never gives the lock up.
+    hub.send("mux", [uuid, b"c"], "execute_request",
+             {"silent": True, "code": "print('go', flush=True)\nsum(range(10**9))"})
+    while not hub.receive("iopub")[0][0].endswith(b".stdout"):
+        pass
+    for ping in (b"1", b"2", b"3"):
+        hub.sockets["hb_ping"].send(ping)
+        assert hub.sockets["hb_pong"].poll(2000)
+        assert hub.sockets["hb_pong"].recv_multipart() == [uuid, ping]
+
+
+# ---- ipyparallel's own controller and client ------------------------------------------------------
+
+@pytest.fixture
+def stock_controller(env, ipython_dir):
+    log = open(ipython_dir / "controller.log", "w")
+    process = subprocess.Popen([PYTHON, "-m", "ipyparallel.controller", "--ping=200"], env=env,
+                               stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    file = ipython_dir / "profile_default" / "security" / "ipcontroller-engine.json"
+    wait_for(file.exists, 60, "ipcontroller's connection file")
+    yield file.with_name("ipcontroller-client.json")
+    process.terminate()
+    process.wait(TIMEOUT)
+    log.close()
+
+
+@pytest.fixture
+def stock_client(stock_controller, start):
+    ipp = pytest.importorskip("ipyparallel")
+    engines = start("-n", 2, language="python")
+    rc = ipp.Client(str(stock_controller))
+    wait_for(lambda: len(rc.ids) == 2, 60, "two engines")
+    yield rc, engines
+    rc.close()
+
+
+@pytest.mark.stock
+def test_stock_client_and_controller(stock_client):
+    from ipyparallel import interactive
+    from ipyparallel.error import CompositeError, RemoteError, TaskAborted
+
+    rc, engines = stock_client
+    view, pids = rc[:], [engines.registered()[1] for _ in range(2)]
+    assert sorted(view.apply_sync(os.getpid)) == sorted(pids)
+    result = view.execute("print('hi'); 6 * 7", silent=False)
+    result.get(TIMEOUT)
+    result.wait_for_output(TIMEOUT)
+    assert result.stdout == ["hi\n"] * 2
+    assert [r.execute_result["data"]["text/plain"] for r in result.get()] == ["42"] * 2
+    with pytest.raises(CompositeError):
+        view.execute("1/0").get(TIMEOUT)
+    with pytest.raises(RemoteError, match="ZeroDivisionError"):
+        rc[0].apply_sync(interactive(lambda: 1 / 0))
+    view.push({"a": 7}, block=True)
+    assert view.pull("a", block=True) == [7, 7]
+    balanced = rc.load_balanced_view()
+    assert balanced.map_sync(interactive(lambda x: x ** 10), range(32)) == [x ** 10 for x in range(32)]
+    assert sorted(rc.broadcast_view().apply_sync(os.getpid)) == sorted(pids)
+    first, second = rc[0].execute("import time; time.sleep(60)"), rc[0].execute("1")
+    wait_for(lambda: rc.queue_status(0)["queue"] == 2, what="two requests in the engine's queue")
+    rc.abort(second, targets=[0], block=True)
+    with pytest.raises(TaskAborted):
+        second.get(TIMEOUT)
+    rc.send_signal("SIGINT", targets=[0], block=True)
+    with pytest.raises(RemoteError, match="KeyboardInterrupt"):
+        first.get(TIMEOUT)
+    rc.shutdown(targets=[1], block=True)
+    wait_for(lambda: rc.ids == [0], what="the engine's unregistration")
+
+
+@pytest.mark.stock
+def test_stock_client_draws_different_numbers(stock_client):
+    """Forked engines do not share the state of random generators."""
+    rc, _ = stock_client
+    code = "import random, numpy; drawn = (random.random(), numpy.random.rand())"
+    rc[:].execute(code, block=True)
+    one, two = rc[:].pull("drawn", block=True)
+    assert one[0] != two[0] and one[1] != two[1]
