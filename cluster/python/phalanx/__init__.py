@@ -10,18 +10,44 @@
 In IPython, `%load_ext phalanx` adds %px and %%px.
 """
 
-from . import error
-from ._phalanx import version as __version__
-from .asyncresult import AsyncMapResult, AsyncResult, ExecuteReply
-from .canning import Reference, interactive
-from .client import Client
-from .error import CompositeError, RemoteError
-from .view import DirectView, LoadBalancedView
+import importlib
 
-__all__ = [
-    "AsyncMapResult", "AsyncResult", "Client", "CompositeError", "DirectView", "ExecuteReply",
-    "LoadBalancedView", "Reference", "RemoteError", "error", "interactive",
-]
+# Loaded when first asked for, because every notebook loads this package for its magics' sake.
+_homes = {
+    "AsyncMapResult": "asyncresult",
+    "AsyncResult": "asyncresult",
+    "Client": "client",
+    "CompositeError": "error",
+    "DirectView": "view",
+    "ExecuteReply": "asyncresult",
+    "LoadBalancedView": "view",
+    "Reference": "canning",
+    "RemoteError": "error",
+    "interactive": "canning",
+}
+_modules = (
+    "_phalanx", "asyncresult", "canning", "client", "error", "local", "magics", "maps", "pickle5",
+    "view",
+)
+
+__all__ = [*_homes, "error"]
+
+
+def __getattr__(name):
+    if name in _homes:
+        value = getattr(importlib.import_module("." + _homes[name], __name__), name)
+    elif name == "__version__":
+        value = importlib.import_module("._phalanx", __name__).version
+    elif name in _modules:
+        return importlib.import_module("." + name, __name__)
+    else:
+        raise AttributeError("module %r has no attribute %r" % (__name__, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, "__version__"})
 
 
 def load_ipython_extension(ip):

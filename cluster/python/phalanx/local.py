@@ -12,11 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 from . import _phalanx, error
 from .client import Client, newest
 
 CONNECT_SECONDS = 5  # a controller that is there answers in milliseconds
+TRUST_SECONDS = 5  # one that has just answered is not asked again
 ENGINE_SECONDS = 30
 
 
@@ -54,6 +56,7 @@ class DefaultCluster:
     def __init__(self):
         self._client = None
         self._stamp = None  # the connection file as it was when we connected
+        self._answered = 0.0  # when the controller last did (monotonic)
 
     def view(self):
         """A blocking view of all engines there are."""
@@ -71,6 +74,7 @@ class DefaultCluster:
         if self._client is None:
             self._client = self._connect()
             self._stamp = self._stamp_of(self._client)
+            self._answered = time.monotonic()
         if not self._client.ids:
             self._await_engines(self._client, 1)
         return self._client
@@ -84,8 +88,18 @@ class DefaultCluster:
         return status.st_ino, status.st_mtime_ns
 
     def _is_stale(self):
-        """A controller removes its file when it ends, and writes it anew when it starts."""
-        return self._client._raw.closed or self._stamp_of(self._client) != self._stamp
+        """A controller removes its file when it ends, and writes it anew when it starts; one that was
+        killed does neither, but no longer answers."""
+        if self._client._raw.closed or self._stamp_of(self._client) != self._stamp:
+            return True
+        if time.monotonic() - self._answered < TRUST_SECONDS:
+            return False
+        try:
+            self._client._raw.query("connection_request", "{}", CONNECT_SECONDS)
+        except (TimeoutError, _phalanx.ClosedError):
+            return True
+        self._answered = time.monotonic()
+        return False
 
     def _connect(self):
         try:

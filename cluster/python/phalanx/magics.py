@@ -2,9 +2,22 @@
 """The parallel magics' names and documentation; what they do is in the extension _magics."""
 
 from . import _magics
-from .local import DefaultCluster
 
-_default = DefaultCluster()
+
+class _DefaultCluster:
+    """local.DefaultCluster, whose code is loaded when %px is first used."""
+
+    _cluster = None
+
+    def view(self):
+        if self._cluster is None:
+            from .local import DefaultCluster
+
+            self._cluster = DefaultCluster()
+        return self._cluster.view()
+
+
+_default = _DefaultCluster()
 
 
 def register(shell, view=None, suffix=""):
