@@ -31,7 +31,9 @@ MAY_INCLUDE = {
     "kernel": {BASE, WIRE, INTERP},
     "cluster": set(),  # protocol.h
     "cluster/controller": {BASE, WIRE, LOOP, "protocol.h"},
-    "cluster/engine": {BASE, WIRE, LOOP, INTERP, "kernel.h", "protocol.h"},
+    # service.h and program.h: the threads and options that pxkernel and pxengine share.
+    "cluster/engine": {BASE, WIRE, LOOP, INTERP, "kernel.h", "service.h", "program.h",
+                       "protocol.h"},
     "cluster/client": {BASE, WIRE, LOOP, "protocol.h"},
     "cluster/python": {BASE, "client/phalanx.h", "phalanx.h"},
     "cluster/launch": {BASE, WIRE, LOOP, "client/phalanx.h"},

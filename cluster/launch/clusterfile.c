@@ -85,9 +85,9 @@ json_t *px_clusterfile_read(const char *path, double *written, struct px_error *
         return NULL;
     }
     if (written)
-        *written = stat(path, &info) < 0 ? 0
-                                         : (double)info.st_mtim.tv_sec +
-                                               (double)info.st_mtim.tv_nsec / 1e9;
+        *written = stat(path, &info) < 0
+                       ? 0
+                       : (double)info.st_mtim.tv_sec + (double)info.st_mtim.tv_nsec / 1e9;
     return file;
 }
 
@@ -276,7 +276,8 @@ static void load_engines(struct px_cluster *cluster, double written)
     const char *id, *key;
     json_t *state, *engine;
     void *next;
-    json_object_foreach_safe(sets, next, id, state) {
+    json_object_foreach_safe(sets, next, id, state)
+    {
         if (!ops) { /* what the file says is all that is known */
             cluster->engine_count += (size_t)json_integer_value(json_object_get(state, "n"));
             continue;

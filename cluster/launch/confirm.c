@@ -146,8 +146,7 @@ struct px_confirm *px_confirm_start(struct px_loop *loop, const struct px_place 
     }
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     struct px_confirm *confirm = px_alloc(sizeof *confirm);
-    *confirm = (struct px_confirm){
-        .loop = loop, .child = pid, .fd = ends[0], .events = *events};
+    *confirm = (struct px_confirm){.loop = loop, .child = pid, .fd = ends[0], .events = *events};
     confirm->watch = px_loop_fd(loop, ends[0], on_answer, confirm);
     return confirm;
 }

@@ -71,8 +71,7 @@ struct px_files *px_files_wait(struct px_loop *loop, const struct px_place *plac
     *files = (struct px_files){.loop = loop, .place = place, .fn = fn, .ctx = ctx};
     char *dir = px_format("%s/security", place->profile_dir);
     files->fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-    if (files->fd < 0 ||
-        inotify_add_watch(files->fd, dir, IN_CLOSE_WRITE | IN_MOVED_TO) < 0) {
+    if (files->fd < 0 || inotify_add_watch(files->fd, dir, IN_CLOSE_WRITE | IN_MOVED_TO) < 0) {
         px_fail(err, PX_EIO, "cannot watch %.200s: %s", dir, strerror(errno));
         px_files_destroy(files);
         files = NULL;

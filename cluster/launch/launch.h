@@ -13,6 +13,7 @@
  *     files.c        wait for connection files, where a controller says nothing else
  *     stopper.c      end sets of processes in order, with patience, then without
  *     local.c        the launcher for processes on this host
+ *     argv.c         command lines of controllers and engines
  *     process.c      one process: start it, is it still the same one, signal it
  *     clusterfile.c  cluster-<id>.json, shared with ipcluster
  *
@@ -42,7 +43,10 @@ struct px_common_options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
     int log_level;
 };
-#define PX_COMMON_DEFAULTS {.log_level = PX_INFO}
+#define PX_COMMON_DEFAULTS                                                                         \
+    {                                                                                              \
+        .log_level = PX_INFO                                                                       \
+    }
 /* clang-format off */
 #define PX_COMMON_ROWS(owner, member) \
     {.type = PX_OPT_HEADING, .help = "Which cluster"}, \
@@ -74,8 +78,8 @@ struct px_place {
 PX_MUST_USE int px_place_find(const struct px_common_options *options, bool create,
                               struct px_place *out, struct px_error *err);
 /* The place in another profile directory, or of another cluster id. */
-PX_MUST_USE int px_place_make(const char *profile_dir, const char *cluster_id,
-                              struct px_place *out, struct px_error *err);
+PX_MUST_USE int px_place_make(const char *profile_dir, const char *cluster_id, struct px_place *out,
+                              struct px_error *err);
 
 /* ---- one process ------------------------------------------------------------ */
 
@@ -132,15 +136,29 @@ enum px_set_kind { PX_CONTROLLER_SET, PX_ENGINE_SET };
 
 struct px_set_spec {
     enum px_set_kind kind;
-    int count;                /* engines */
-    const char *command;      /* the user's words for the program; NULL: ours */
-    const char *const *args;  /* further arguments, ends with NULL; may be NULL */
+    int count;               /* engines */
+    const char *command;     /* the user's words for the program; NULL: ours */
+    const char *const *args; /* further arguments, ends with NULL; may be NULL */
     const struct px_place *place;
-    const char *set_id;       /* engines: names the set in the cluster file */
+    const char *set_id; /* engines: names the set in the cluster file */
     int log_level;
-    struct px_loop *loop;     /* outlives the set */
+    struct px_loop *loop; /* outlives the set */
     struct px_set_events events;
 };
+
+/* The words of a command; ends with NULL once it has one. */
+struct px_argv {
+    char **items;
+    size_t count;
+};
+/* The command that starts one process of the set. `ready_fd` < 0: the program is not ours. */
+PX_MUST_USE int px_argv_build(struct px_argv *argv, const struct px_set_spec *spec, int ready_fd,
+                              struct px_error *err);
+void px_argv_fini(struct px_argv *argv);
+/* Whether `command` (NULL: the default) runs one of our programs. */
+bool px_command_is_ours(const char *command);
+/* The log of process `index`, < 0: of all, named as ipyparallel's. Caller frees. */
+char *px_set_log_path(const struct px_set_spec *spec, int index);
 
 struct px_launcher_ops {
     const char *name; /* as in --engines and in the cluster file's "class" */
@@ -188,14 +206,14 @@ struct px_stopper;
 struct px_stopper *px_stopper_start(struct px_loop *loop, struct px_set *const *sets, size_t count,
                                     int64_t grace_ms, px_loop_fn *done, void *ctx);
 void px_stopper_check(struct px_stopper *stopper);
-void px_stopper_hurry(struct px_stopper *stopper); /* SIGKILL from now on */
+void px_stopper_hurry(struct px_stopper *stopper);   /* SIGKILL from now on */
 void px_stopper_destroy(struct px_stopper *stopper); /* NULL allowed */
 
 /* ---- cluster files ------------------------------------------------------------------ */
 
 /*
  * {"cluster": {...}, "controller": {"class", "state"}, "engines": {"class", "sets": {...}}}
- * as ipyparallel.cluster.Cluster writes and reads it (PROTOCOL 16.4): no key more, because
+ * as ipyparallel.cluster.Cluster writes and reads it: no key more, because
  * ipcluster rewrites a file whose keys it does not know.
  */
 json_t *px_clusterfile_read(const char *path, double *written, struct px_error *err);
@@ -210,7 +228,7 @@ struct px_contribution {
     const struct px_set *engines;    /* or NULL */
     const char *set_id;
     int n;
-    const char *ip, *location;       /* or NULL */
+    const char *ip, *location;          /* or NULL */
     const char *const *controller_args; /* ends with NULL; or NULL */
 };
 /* Puts it into the file, beside what others have there; with a controller, the file begins anew. */
@@ -222,13 +240,13 @@ void px_clusterfile_withdraw(const struct px_place *place, pid_t controller, con
 
 /* The members of a cluster that still run, from its file. */
 struct px_cluster {
-    json_t *file;               /* pruned: what has ended is left out */
-    struct px_set *controller;  /* NULL: not running */
-    struct px_set **engines;    /* sets */
+    json_t *file;              /* pruned: what has ended is left out */
+    struct px_set *controller; /* NULL: not running */
+    struct px_set **engines;   /* sets */
     size_t engine_sets;
-    size_t engine_count;        /* running engines */
-    const char *launcher;       /* of the engines; may be one that we do not have */
-    const char *foreign;        /* the class of a part we cannot reach; NULL: none */
+    size_t engine_count;              /* running engines */
+    const char *launcher;             /* of the engines; may be one that we do not have */
+    const char *foreign;              /* the class of a part we cannot reach; NULL: none */
     struct px_process supervisors[8]; /* the pxclusters that watch over parts of it */
     size_t supervisor_count;
 };
@@ -280,19 +298,19 @@ void px_files_destroy(struct px_files *files); /* NULL allowed; not inside `fn` 
 struct px_plan {
     const struct px_place *place;
     const struct px_launcher_ops *launcher;
-    bool with_controller;      /* false: engines for a cluster that is there */
-    int n;                     /* engines; 0 is allowed with a controller */
-    int64_t timeout_ms;        /* for all of them to register */
+    bool with_controller; /* false: engines for a cluster that is there */
+    int n;                /* engines; 0 is allowed with a controller */
+    int64_t timeout_ms;   /* for all of them to register */
     const char *controller_command, *engine_command; /* NULL: ours */
     const char *const *controller_args;              /* ends with NULL; after --ip and --location */
     const char *const *engine_args;
     const char *ip, *location; /* for the cluster file; NULL: not given */
     int log_level;
-    const char *log;           /* a background process's own; NULL: none */
-    bool clean_logs;           /* remove those of this cluster's earlier lives */
-    int channel;               /* to the parent of a background process; -1: in the foreground */
-    int ready_fd;              /* gets "ready <n>\n"; -1: none */
-    bool stop_on_eof;          /* end with standard input */
+    const char *log;  /* a background process's own; NULL: none */
+    bool clean_logs;  /* remove those of this cluster's earlier lives */
+    int channel;      /* to the parent of a background process; -1: in the foreground */
+    int ready_fd;     /* gets "ready <n>\n"; -1: none */
+    bool stop_on_eof; /* end with standard input */
 };
 /* Returns when nothing of it runs any more: the exit status. */
 int px_supervise(const struct px_plan *plan);

@@ -123,8 +123,8 @@ static const char *label(const struct listing *listing, const char *dir)
 static void show_row(const struct listing *listing, const char *dir,
                      const struct px_cluster *cluster)
 {
-    const char *id = json_string_value(
-        json_object_get(json_object_get(cluster->file, "cluster"), "cluster_id"));
+    const char *id =
+        json_string_value(json_object_get(json_object_get(cluster->file, "cluster"), "cluster_id"));
     char launcher[64];
     snprintf(launcher, sizeof launcher, "%s", cluster->launcher);
     if (launcher[0] >= 'a' && launcher[0] <= 'z')

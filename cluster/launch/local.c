@@ -11,7 +11,7 @@
  *     exited <pid> <why>        an engine, by its fork server
  *
  * One pxengine serves all engines of a set. Any other program named with --controller-cmd or
- * --engine-cmd is started as ipyparallel starts its own (PROTOCOL 16.2): one process an
+ * --engine-cmd is started as ipyparallel starts its own: one process an
  * engine, and nothing is heard of it but its end.
  */
 #define _GNU_SOURCE
@@ -25,20 +25,18 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <wordexp.h>
 
 #define MAX_READY_LINE 1024 /* "exited", a pid and a phrase */
 #define TAIL_BYTES 4096     /* of each log, in a report */
 #define TAIL_LINES 15
-#define TAIL_LOGS 3         /* logs shown; a hundred engines fail for one reason */
+#define TAIL_LOGS 3 /* logs shown; a hundred engines fail for one reason */
 
 struct member {
     struct px_process process;
-    int id;      /* engine id or index; -1 for a fork server */
-    bool child;  /* ours to reap */
-    bool engine; /* belongs into the cluster file as an engine */
+    char *key;  /* engines: the name in the cluster file, their id or index; else NULL */
+    bool child; /* ours to reap */
     bool ended;
-    bool asked;  /* was sent SIGTERM or SIGKILL by us */
+    bool asked; /* was sent SIGTERM or SIGKILL by us */
     char *log;
 };
 
@@ -61,12 +59,12 @@ static struct local_set *local_of(struct px_set *set)
     return (struct local_set *)set;
 }
 
-static struct member *add_member(struct local_set *set, struct px_process process, int id,
+static struct member *add_member(struct local_set *set, struct px_process process, const char *key,
                                  const char *log)
 {
     set->members = px_realloc(set->members, (set->member_count + 1) * sizeof *set->members);
     struct member *member = &set->members[set->member_count++];
-    *member = (struct member){.process = process, .id = id, .log = px_strdup(log)};
+    *member = (struct member){.process = process, .key = px_strdup(key), .log = px_strdup(log)};
     return member;
 }
 
@@ -84,8 +82,10 @@ static void local_destroy(struct px_set *base)
     struct local_set *set = local_of(base);
     if (set->loop)
         close_ready(set);
-    for (size_t i = 0; i < set->member_count; i++)
+    for (size_t i = 0; i < set->member_count; i++) {
+        free(set->members[i].key);
         free(set->members[i].log);
+    }
     free(set->members);
     free(set->profile_dir);
     free(set->cluster_id);
@@ -117,7 +117,9 @@ static void on_registered(struct local_set *set, int id, pid_t pid)
     struct px_process process;
     if (member_of(set, pid) || !px_process_find(pid, &process))
         return;
-    add_member(set, process, id, set->members[0].log)->engine = true;
+    char key[16];
+    snprintf(key, sizeof key, "%d", id);
+    add_member(set, process, key, set->members[0].log);
     if (set->events.registered)
         set->events.registered(&set->base, id, pid, set->events.ctx);
 }
@@ -134,17 +136,32 @@ static void on_exited(struct local_set *set, pid_t pid, const char *why)
         set->events.ended(&set->base, pid, why, set->events.ctx);
 }
 
+/* The word, then a number of at least `least`; moves *line behind them and the blanks after. */
+static bool take(const char **line, const char *word, long least, long *out)
+{
+    const size_t size = strlen(word);
+    char *end;
+    if (strncmp(*line, word, size) != 0)
+        return false;
+    errno = 0;
+    *out = strtol(*line + size, &end, 10);
+    if (end == *line + size || errno || *out < least || *out > INT32_MAX)
+        return false;
+    *line = end + strspn(end, " ");
+    return true;
+}
+
 static void on_line(struct local_set *set, const char *line)
 {
-    int id, at = 0;
-    long pid;
+    const char *at = line;
+    long id, pid;
     if (strncmp(line, "ready", 5) == 0) {
         if (set->events.ready)
             set->events.ready(&set->base, set->events.ctx);
-    } else if (sscanf(line, "registered %d %ld", &id, &pid) == 2 && id >= 0 && pid > 0) {
-        on_registered(set, id, (pid_t)pid);
-    } else if (sscanf(line, "exited %ld %n", &pid, &at) == 1 && at > 0 && pid > 0) {
-        on_exited(set, (pid_t)pid, line + at);
+    } else if (take(&at, "registered ", 0, &id) && take(&at, "", 1, &pid)) {
+        on_registered(set, (int)id, (pid_t)pid);
+    } else if (take(&at, "exited ", 1, &pid)) {
+        on_exited(set, (pid_t)pid, at);
     } else {
         px_log(PX_WARN, "ready.unknown", "line=\"%.80s\"", line);
     }
@@ -182,94 +199,15 @@ static void on_ready_fd(struct px_loop *loop, void *ctx)
 
 /* ---- starting ---- */
 
-/* Whether a command is one of our two programs, which know --ready-fd and -n. */
-static bool is_ours(const char *program)
-{
-    const char *slash = strrchr(program, '/');
-    const char *base = slash ? slash + 1 : program;
-    return strcmp(base, "pxcontroller") == 0 || strcmp(base, "pxengine") == 0;
-}
-
-struct argv {
-    char **items;
-    size_t count;
-};
-
-static void argv_add_new(struct argv *argv, char *item)
-{
-    argv->items = px_realloc(argv->items, (argv->count + 2) * sizeof *argv->items);
-    argv->items[argv->count++] = item;
-    argv->items[argv->count] = NULL;
-}
-
-static void argv_fini(struct argv *argv)
-{
-    for (size_t i = 0; i < argv->count; i++)
-        free(argv->items[i]);
-    free(argv->items);
-}
-
-/* Words as a shell would split them, without running anything. */
-static int argv_split(struct argv *argv, const char *command, struct px_error *err)
-{
-    wordexp_t words;
-    if (wordexp(command, &words, WRDE_NOCMD | WRDE_UNDEF) != 0 || words.we_wordc == 0)
-        return px_fail(err, PX_EINVAL, "'%.200s' is not a command", command);
-    for (size_t i = 0; i < words.we_wordc; i++)
-        argv_add_new(argv, px_strdup(words.we_wordv[i]));
-    wordfree(&words);
-    return 0;
-}
-
-static int build_argv(struct argv *argv, const struct px_set_spec *spec, int ready_fd,
-                      struct px_error *err)
-{
-    static const char *const programs[] = {[PX_CONTROLLER_SET] = "pxcontroller",
-                                           [PX_ENGINE_SET] = "pxengine"};
-    if (!spec->command)
-        argv_add_new(argv, px_program_path(programs[spec->kind]));
-    else if (argv_split(argv, spec->command, err) < 0)
-        return -1;
-    argv_add_new(argv, px_strdup("--profile-dir"));
-    argv_add_new(argv, px_strdup(spec->place->profile_dir));
-    argv_add_new(argv, px_strdup("--cluster-id"));
-    argv_add_new(argv, px_strdup(spec->place->cluster_id));
-    if (spec->kind == PX_ENGINE_SET || spec->log_level != PX_INFO)
-        argv_add_new(argv, px_format("--log-level=%d", spec->log_level));
-    if (ready_fd >= 0)
-        argv_add_new(argv, px_format("--ready-fd=%d", ready_fd));
-    if (ready_fd >= 0 && spec->kind == PX_ENGINE_SET)
-        argv_add_new(argv, px_format("-n%d", spec->count));
-    for (const char *const *arg = spec->args; arg && *arg; arg++)
-        argv_add_new(argv, px_strdup(*arg));
-    return 0;
-}
-
-/* As ipyparallel names them, so that `ipcluster start` cleans them up as well. */
-static char *log_path(const struct px_set_spec *spec, int index)
-{
-    const struct px_place *place = spec->place;
-    if (spec->kind == PX_CONTROLLER_SET)
-        return px_format("%s/log/ipcontroller%s%s-%ld.log", place->profile_dir,
-                         place->cluster_id[0] ? "-" : "", place->cluster_id, (long)getpid());
-    if (index < 0)
-        return px_format("%s/log/ipengine-%s-%s.log", place->profile_dir, place->cluster_id,
-                         spec->set_id);
-    return px_format("%s/log/ipengine-%s-%s-%d.log", place->profile_dir, place->cluster_id,
-                     spec->set_id, index);
-}
-
 static int start_process(struct local_set *set, char *const *argv, const char *log, int keep_fd,
-                         int id, struct px_error *err)
+                         const char *key, struct px_error *err)
 {
     struct px_process process;
     const struct px_spawn spawn = {.argv = argv, .log = log, .keep_fd = keep_fd};
     if (px_process_spawn(&spawn, &process, err) < 0)
         return -1;
     px_log(PX_DEBUG, "process.started", "pid=%ld program=%s", (long)process.pid, argv[0]);
-    struct member *member = add_member(set, process, id, log);
-    member->child = true;
-    member->engine = id >= 0 && set->kind == PX_ENGINE_SET;
+    add_member(set, process, key, log)->child = true;
     return 0;
 }
 
@@ -277,48 +215,41 @@ static int start_process(struct local_set *set, char *const *argv, const char *l
 static int start_ours(struct local_set *set, const struct px_set_spec *spec, struct px_error *err)
 {
     int result = -1, ends[2];
-    struct argv argv = {0};
-    char *log = log_path(spec, -1);
+    struct px_argv argv = {0};
+    char *log = px_set_log_path(spec, -1);
     if (pipe2(ends, O_CLOEXEC) < 0) {
         px_fail(err, PX_EIO, "cannot make a pipe: %s", strerror(errno));
         goto free_log;
     }
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    if (build_argv(&argv, spec, ends[1], err) == 0)
-        result = start_process(set, argv.items, log, ends[1], -1, err);
+    if (px_argv_build(&argv, spec, ends[1], err) == 0)
+        result = start_process(set, argv.items, log, ends[1], NULL, err);
     close(ends[1]);
     set->ready_fd = ends[0];
     set->ready_watch = px_loop_fd(set->loop, ends[0], on_ready_fd, set);
-    argv_fini(&argv);
+    px_argv_fini(&argv);
 free_log:
     free(log);
     return result;
 }
 
 /* Programs that we know nothing of: one an engine. */
-static int start_others(struct local_set *set, const struct px_set_spec *spec,
-                        struct px_error *err)
+static int start_others(struct local_set *set, const struct px_set_spec *spec, struct px_error *err)
 {
     int result = 0;
-    struct argv argv = {0};
-    if (build_argv(&argv, spec, -1, err) < 0)
+    struct px_argv argv = {0};
+    if (px_argv_build(&argv, spec, -1, err) < 0)
         result = -1;
     const int count = spec->kind == PX_ENGINE_SET ? spec->count : 1;
     for (int i = 0; i < count && result == 0; i++) {
-        char *log = log_path(spec, i);
-        result = start_process(set, argv.items, log, -1, i, err);
+        char *log = px_set_log_path(spec, i), key[16];
+        snprintf(key, sizeof key, "%d", i);
+        result =
+            start_process(set, argv.items, log, -1, spec->kind == PX_ENGINE_SET ? key : NULL, err);
         free(log);
     }
-    argv_fini(&argv);
+    px_argv_fini(&argv);
     return result;
-}
-
-static bool command_is_ours(const char *command)
-{
-    struct argv argv = {0};
-    const bool ours = !command || (argv_split(&argv, command, NULL) == 0 && is_ours(argv.items[0]));
-    argv_fini(&argv);
-    return ours;
 }
 
 static struct px_set *local_start(const struct px_set_spec *spec, struct px_error *err)
@@ -329,9 +260,8 @@ static struct px_set *local_start(const struct px_set_spec *spec, struct px_erro
     set->events = spec->events;
     set->profile_dir = px_strdup(spec->place->profile_dir);
     set->cluster_id = px_strdup(spec->place->cluster_id);
-    set->base.speaks = command_is_ours(spec->command);
-    const int failed =
-        set->base.speaks ? start_ours(set, spec, err) : start_others(set, spec, err);
+    set->base.speaks = px_command_is_ours(spec->command);
+    const int failed = set->base.speaks ? start_ours(set, spec, err) : start_others(set, spec, err);
     if (failed == 0) {
         if (spec->kind == PX_CONTROLLER_SET)
             set->base.pid = set->members[0].process.pid;
@@ -348,7 +278,7 @@ static struct px_set *local_start(const struct px_set_spec *spec, struct px_erro
 
 /* ---- what a cluster file says ---- */
 
-static void restore_member(struct local_set *set, const json_t *state, int id, bool engine,
+static void restore_member(struct local_set *set, const json_t *state, const char *key,
                            double written)
 {
     struct px_process process;
@@ -359,7 +289,7 @@ static void restore_member(struct local_set *set, const json_t *state, int id, b
     if (px_process_start_time(process) > written + 1.0)
         return;
     const char *log = json_string_value(json_object_get(state, "output_file"));
-    add_member(set, process, id, log ? log : "")->engine = engine;
+    add_member(set, process, key, log ? log : "");
 }
 
 static struct px_set *local_restore(const json_t *state, double written)
@@ -370,11 +300,11 @@ static struct px_set *local_restore(const json_t *state, double written)
     const char *id = json_string_value(json_object_get(state, "cluster_id"));
     set->profile_dir = px_strdup(dir ? dir : "");
     set->cluster_id = px_strdup(id ? id : "");
-    restore_member(set, state, -1, false, written);
+    restore_member(set, state, NULL, written);
     const char *key;
     json_t *engine;
     json_object_foreach(engines, key, engine)
-        restore_member(set, engine, atoi(key), true, written);
+        restore_member(set, engine, key, written);
     set->count = (int)set->member_count;
     return &set->base;
 }
@@ -382,7 +312,7 @@ static struct px_set *local_restore(const json_t *state, double written)
 struct px_set *px_local_adopt(struct px_process process)
 {
     struct local_set *set = create_set(PX_CONTROLLER_SET);
-    add_member(set, process, -1, "");
+    add_member(set, process, NULL, "");
     return &set->base;
 }
 
@@ -409,11 +339,10 @@ static json_t *local_save(const struct px_set *base)
     json_t *engines = json_object();
     for (size_t i = 0; i < set->member_count; i++) {
         const struct member *member = &set->members[i];
-        if (!member->engine || member->ended)
+        if (!member->key || member->ended)
             continue;
-        char key[16];
-        snprintf(key, sizeof key, "%d", member->id);
-        json_object_set_new(engines, key, save_one(set, 1, member->log, member->process.pid));
+        json_object_set_new(engines, member->key,
+                            save_one(set, 1, member->log, member->process.pid));
     }
     json_t *state = save_one(set, (int)json_object_size(engines), NULL, -1);
     json_object_set_new(state, "engines", engines);
@@ -425,10 +354,11 @@ static json_t *local_save(const struct px_set *base)
 /* A fork server ends its engines; other signals are meant for the engines themselves. */
 static bool gets(const struct local_set *set, const struct member *member, int signo)
 {
-    const bool server = set->members[0].child && set->members[0].id < 0;
-    if (!server || set->kind != PX_ENGINE_SET || signo == SIGKILL)
+    const struct member *first = &set->members[0];
+    const bool server = set->kind == PX_ENGINE_SET && first->child && !first->key;
+    if (!server || signo == SIGKILL)
         return true;
-    return signo == SIGTERM ? member->child || set->members[0].ended : member->engine;
+    return signo == SIGTERM ? member->child || first->ended : member->key != NULL;
 }
 
 static void local_signal(struct px_set *base, int signo)
@@ -452,9 +382,8 @@ static void describe_end(const siginfo_t *info, char *out, size_t size)
     if (info->si_code == CLD_EXITED)
         snprintf(out, size, "exit status %d", info->si_status);
     else
-        snprintf(out, size, "killed by SIG%s", sigabbrev_np(info->si_status)
-                                                   ? sigabbrev_np(info->si_status)
-                                                   : "?");
+        snprintf(out, size, "killed by SIG%s",
+                 sigabbrev_np(info->si_status) ? sigabbrev_np(info->si_status) : "?");
 }
 
 /* True if the child has ended; it is reaped, and what it left in its process group is killed. */
@@ -470,7 +399,7 @@ static bool reap(struct local_set *set, size_t index)
         return false;
     }
     while (set->ready_fd >= 0 && read_lines(set))
-        ; /* what it said before it ended comes before its end */
+        ;                /* what it said before it ended comes before its end */
     kill(-pid, SIGKILL); /* while the zombie keeps the number of its group taken */
     waitpid(pid, NULL, WNOHANG);
     struct member *member = &set->members[index];
@@ -501,7 +430,7 @@ static size_t local_refresh(struct px_set *base)
             continue;
         if (member->child ? reap(set, i) : !px_process_alive(member->process)) {
             set->members[i].ended = true;
-            if (set->members[i].child && set->members[i].id < 0)
+            if (set->members[i].child && !set->members[i].key)
                 end_orphans(set);
             continue;
         }
@@ -539,7 +468,7 @@ static void local_tail(const struct px_set *base, struct px_buf *out)
     for (size_t i = 0; i < set->member_count && shown < TAIL_LOGS; i++) {
         const struct member *member = &set->members[i];
         /* Of engines with a log each, those that ended explain most. */
-        if (member->child && (member->ended || set->member_count == 1 || member->id < 0)) {
+        if (member->child && (member->ended || set->member_count == 1 || !member->key)) {
             tail_log(member->log, out);
             shown++;
         }

@@ -162,8 +162,8 @@ static void stop(struct supervisor *sv, int status)
     sv->deadline = sv->file_timer = NULL;
     px_confirm_end(sv->confirm);
     struct px_set *const order[] = {sv->engines, sv->controller};
-    sv->stopper = px_stopper_start(sv->loop, order, PX_COUNT(order), PX_STOP_GRACE_MS, on_stopped,
-                                   sv);
+    sv->stopper =
+        px_stopper_start(sv->loop, order, PX_COUNT(order), PX_STOP_GRACE_MS, on_stopped, sv);
 }
 
 /* A start that failed: says why, shows the log of whoever is to blame, and clears up. */
@@ -254,17 +254,16 @@ static void start_engines(struct supervisor *sv)
     const struct px_plan *plan = sv->plan;
     if (sv->engines || plan->n == 0)
         return;
-    const struct px_set_spec spec = {.kind = PX_ENGINE_SET,
-                                     .count = plan->n,
-                                     .command = plan->engine_command,
-                                     .args = plan->engine_args,
-                                     .place = sv->place,
-                                     .set_id = sv->set_id,
-                                     .log_level = plan->log_level,
-                                     .loop = sv->loop,
-                                     .events = {.registered = on_registered,
-                                                .ended = on_engine_ended,
-                                                .ctx = sv}};
+    const struct px_set_spec spec = {
+        .kind = PX_ENGINE_SET,
+        .count = plan->n,
+        .command = plan->engine_command,
+        .args = plan->engine_args,
+        .place = sv->place,
+        .set_id = sv->set_id,
+        .log_level = plan->log_level,
+        .loop = sv->loop,
+        .events = {.registered = on_registered, .ended = on_engine_ended, .ctx = sv}};
     struct px_error err;
     sv->engines = plan->launcher->start(&spec, &err);
     if (!sv->engines) {
@@ -349,16 +348,15 @@ static bool reuses_files(const struct px_plan *plan)
 static int start_controller(struct supervisor *sv, struct px_error *err)
 {
     const struct px_plan *plan = sv->plan;
-    const struct px_set_spec spec = {.kind = PX_CONTROLLER_SET,
-                                     .count = 1,
-                                     .command = plan->controller_command,
-                                     .args = plan->controller_args,
-                                     .place = sv->place,
-                                     .log_level = plan->log_level,
-                                     .loop = sv->loop,
-                                     .events = {.ready = on_controller_ready,
-                                                .ended = on_controller_ended,
-                                                .ctx = sv}};
+    const struct px_set_spec spec = {
+        .kind = PX_CONTROLLER_SET,
+        .count = 1,
+        .command = plan->controller_command,
+        .args = plan->controller_args,
+        .place = sv->place,
+        .log_level = plan->log_level,
+        .loop = sv->loop,
+        .events = {.ready = on_controller_ready, .ended = on_controller_ended, .ctx = sv}};
     if (!reuses_files(plan)) { /* of a cluster that did not end well */
         unlink(sv->place->client_file);
         unlink(sv->place->engine_file);
@@ -532,8 +530,8 @@ int px_supervise(const struct px_plan *plan)
     init(&sv, plan);
     int result = watch_signals(&sv, &err);
     if (result == 0)
-        result = plan->with_controller ? begin_with_controller(&sv, &err)
-                                       : begin_engines(&sv, &err);
+        result =
+            plan->with_controller ? begin_with_controller(&sv, &err) : begin_engines(&sv, &err);
     if (result < 0) {
         say(&sv, "%s", err.text);
         if (!sv.controller)

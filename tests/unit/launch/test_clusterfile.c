@@ -76,12 +76,14 @@ static struct px_set *restored(const char *format)
     return set;
 }
 
-#define CONTROLLER "{\"cluster_id\": \"\", \"output_file\": \"/l/c.log\", \"pid\": SELF, " \
-                   "\"profile_dir\": \"/p\", \"state\": \"running\"}"
-#define ENGINES "{\"cluster_id\": \"\", \"n\": 1, \"pid\": -1, \"profile_dir\": \"/p\", " \
-                "\"state\": \"running\", \"engines\": {\"0\": {\"cluster_id\": \"\", \"n\": 1, " \
-                "\"output_file\": \"/l/e.log\", \"pid\": SELF, \"profile_dir\": \"/p\", " \
-                "\"state\": \"running\"}}}"
+#define CONTROLLER                                                                                 \
+    "{\"cluster_id\": \"\", \"output_file\": \"/l/c.log\", \"pid\": SELF, "                        \
+    "\"profile_dir\": \"/p\", \"state\": \"running\"}"
+#define ENGINES                                                                                    \
+    "{\"cluster_id\": \"\", \"n\": 1, \"pid\": -1, \"profile_dir\": \"/p\", "                      \
+    "\"state\": \"running\", \"engines\": {\"0\": {\"cluster_id\": \"\", \"n\": 1, "               \
+    "\"output_file\": \"/l/e.log\", \"pid\": SELF, \"profile_dir\": \"/p\", "                      \
+    "\"state\": \"running\"}}}"
 
 /* As ipyparallel 7.1 wrote it, but for pids, paths, times and its delay. */
 static void test_the_form_is_ipyparallels(void **state)
@@ -173,7 +175,8 @@ static void test_a_launcher_that_we_lack(void **state)
 
 static void test_refused_files(void **state)
 {
-    static const char *const texts[] = {"", "{", "[]", "3", "{\"cluster\": 3}", "{\"engines\": {}}"};
+    static const char *const texts[] = {
+        "", "{", "[]", "3", "{\"cluster\": 3}", "{\"engines\": {}}"};
     struct fixture *fixture = *state;
     struct px_cluster cluster;
     struct px_error err;

@@ -24,7 +24,7 @@ struct fixture {
     struct px_buf story;
     size_t stop_after; /* events */
     struct px_process engine;
-    bool kill_engine;  /* as soon as it has registered */
+    bool kill_engine; /* as soon as it has registered */
     struct px_timer *late;
 };
 
