@@ -8,9 +8,35 @@ bridge.py asks of a shell.
 import os
 import sys
 import traceback
+import types
 
 import _phalanx_host as host
 from _phalanx_bridge import describe, publish, publish_data
+
+
+def _import_ipython():
+    """Imports the package without its terminal, which is more than half of the time and of the
+    modules, and of which the package itself needs only the name `embed`."""
+    name = "IPython.terminal.embed"
+    if "IPython" in sys.modules:
+        return
+
+    def embed(**options):
+        from IPython.terminal.embed import embed
+
+        return embed(**options)
+
+    sys.modules[name] = placeholder = types.ModuleType(name)
+    placeholder.embed = embed
+    try:
+        import IPython
+    finally:
+        if sys.modules.get(name) is placeholder:
+            del sys.modules[name]
+
+
+_import_ipython()
+
 from IPython.core import page, payloadpage
 from IPython.core.application import BaseIPythonApplication
 from IPython.core.autocall import ZMQExitAutocall
