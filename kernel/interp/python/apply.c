@@ -544,7 +544,7 @@ void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
         Py_XDECREF(value);
     }
     if (status != 0)
-        px_python_failed(self, true, out);
+        px_python_failed(self, "describe_task", out);
     Py_XDECREF(call.function);
     Py_XDECREF(call.args);
     Py_XDECREF(call.kwargs);

@@ -344,16 +344,27 @@ class Bridge:
             for name in [name for name in names if not name.startswith("__")]:
                 del names[name]
 
-    def describe(self, error, show):
-        """An exception as JSON members, and whether it means that a dependency is not met. With
-        `show`, it is published too, as that of a cell is."""
-        if self._shell is not None or show:
-            lines = self.shell.px_traceback(error)
+    # Exceptions as JSON members, and whether they mean that a dependency is not met.
+
+    def describe(self, error):
+        """One from anywhere: makes no shell for it."""
+        if self._shell is not None:
+            lines = self._shell.px_traceback(error)
         else:
             lines = traceback.format_exception(type(error), error, error.__traceback__)
-        content = describe(error, lines)
-        if show:
-            publish(host.ERROR, content)
+        return self._answer(describe(error, lines))
+
+    def describe_task(self, error):
+        """One that ended an apply, which the kernel publishes."""
+        return self._answer(describe(error, self.shell.px_traceback(error)))
+
+    def describe_cell(self, error):
+        """One that ended a cell where the shell did not see it: published as any other."""
+        content = describe(error, self.shell.px_traceback(error))
+        publish(host.ERROR, content)
+        return self._answer(content)
+
+    def _answer(self, content):
         return members(content), content["ename"] == "UnmetDependency"
 
     # ---- apply -------------------------------------------------------------

@@ -42,7 +42,7 @@ void px_cell_execute(void *arg, const struct px_execute *request, struct px_outc
         answer = PyObject_CallMethod(self->bridge, "execute", "OiiiO", code, request->silent,
                                      request->store_history, request->allow_stdin, expressions);
     if (!answer || unpack(self, answer, out) != 0)
-        px_python_failed(self, true, out);
+        px_python_failed(self, "describe_cell", out);
     Py_XDECREF(code);
     Py_XDECREF(expressions);
     Py_XDECREF(answer);
@@ -64,7 +64,7 @@ void px_cell_query(void *arg, enum px_query what, struct px_span content, struct
         px_python_append(reply, answer);
     } else {
         struct px_outcome out = {0};
-        px_python_failed(self, false, &out);
+        px_python_failed(self, "describe", &out);
         px_buf_printf(reply, "{\"status\": \"error\", %s}", out.error.data);
         px_outcome_fini(&out);
     }

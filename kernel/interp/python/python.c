@@ -82,7 +82,7 @@ static void describe_plainly(struct px_outcome *out, PyObject *type, PyObject *v
     Py_XDECREF(text);
 }
 
-void px_python_failed(struct px_python *self, bool show, struct px_outcome *out)
+void px_python_failed(struct px_python *self, const char *method, struct px_outcome *out)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
@@ -92,7 +92,7 @@ void px_python_failed(struct px_python *self, bool show, struct px_outcome *out)
     out->failed = true;
     px_buf_clear(&out->error);
     PyObject *json = self->bridge && value
-                         ? PyObject_CallMethod(self->bridge, "describe", "OO", value, show ? Py_True : Py_False)
+                         ? PyObject_CallMethod(self->bridge, method, "(O)", value)
                          : NULL;
     PyObject *unmet = json && PyTuple_Check(json) ? PyTuple_GET_ITEM(json, 1) : NULL;
     if (unmet) {
@@ -210,7 +210,7 @@ static void *python_create(const struct px_interp_config *config, struct px_erro
     self->main_thread = pthread_self();
     if (start_bridge(self, config) != 0) {
         struct px_outcome out = {0};
-        px_python_failed(self, false, &out);
+        px_python_failed(self, "describe", &out);
         px_fail(err, PX_EIO, "Python starts, but its bridge does not: %s", out.error.data);
         px_outcome_fini(&out);
         px_python_leave(self);
@@ -233,7 +233,7 @@ static void tell_bridge(struct px_python *self, const char *method, const char *
     PyObject *result = function ? PyObject_CallObject(function, list) : NULL;
     if (!result) {
         struct px_outcome out = {0};
-        px_python_failed(self, false, &out);
+        px_python_failed(self, "describe", &out);
         px_log(PX_WARN, "python-host", "call=%s %s", method, out.error.data);
         px_outcome_fini(&out);
     }
@@ -307,7 +307,7 @@ static int python_warm(void *arg, struct px_error *err)
     PyObject *result = PyObject_CallMethod(self->bridge, "warm", NULL);
     if (!result) {
         struct px_outcome out = {0};
-        px_python_failed(self, false, &out);
+        px_python_failed(self, "describe", &out);
         status = px_fail(err, PX_EIO, "Python does not warm up: %s", out.error.data);
         px_outcome_fini(&out);
     }

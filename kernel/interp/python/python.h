@@ -70,9 +70,10 @@ int px_loan_make(struct px_python *self, PyObject *object, struct px_buffer *out
 /* GIL. Lets go of what was given back. */
 void px_loan_collect(struct px_python *self);
 
-/* GIL. Turns the current exception into `out` (failed) without raising another; with `show` it is
- * published too. */
-void px_python_failed(struct px_python *self, bool show, struct px_outcome *out);
+/* GIL. Turns the current exception into `out` (failed) without raising another. `method` of the bridge
+ * describes it: "describe", "describe_task", "describe_cell". */
+void px_python_failed(struct px_python *self, const char *method, struct px_outcome *out);
+
 /* GIL. Appends a str or bytes object; anything else is ignored. */
 void px_python_append(struct px_buf *buf, PyObject *text);
 

@@ -203,7 +203,7 @@ static void test_errors(void **state)
 {
     struct fixture *f = *state;
     assert_fails(f, "fail", "ValueError", "no good", false);
-    assert_true(fake_host_has(&f->host, "4 {\"ename\": \"ValueError\""));
+    assert_false(fake_host_has(&f->host, "4 ")); /* the kernel publishes it, from the outcome */
     assert_non_null(strstr(f->out.error.data, "fail"));
     assert_non_null(strstr(f->out.error.data, "pack_apply.py"));
     assert_fails(f, "fail5", "ValueError", "no good", false);
