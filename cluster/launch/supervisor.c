@@ -325,8 +325,8 @@ static void on_controller_ended(struct px_set *set, pid_t pid, const char *why, 
 {
     struct supervisor *sv = ctx;
     char text[300];
-    snprintf(text, sizeof text, "the controller (pid %ld) ended: %.200s; stopping the engines",
-             (long)pid, why);
+    snprintf(text, sizeof text, "the controller (pid %ld) ended: %.200s%s", (long)pid, why,
+             sv->engines ? "; stopping the engines" : "");
     give_up(sv, set, text);
 }
 

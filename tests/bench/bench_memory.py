@@ -5,7 +5,7 @@ counts with its helpers: ipcontroller's processes, an ipengine's nanny, our fork
 from pathlib import Path
 
 from bench_kernel import OURS, THEIRS, Kernel
-from common import Cluster, Row
+from common import Cluster, Row, descendants
 
 N = 4
 
@@ -17,16 +17,6 @@ def rollup(pid):
         name, value = line.split(":")
         fields[name] = int(value.split()[0]) / 1024
     return fields["Private_Clean"] + fields["Private_Dirty"], fields["Pss"]
-
-
-def descendants(pid):
-    found, rest = [], [pid]
-    while rest:
-        parent = rest.pop()
-        found.append(parent)
-        for task in Path(f"/proc/{parent}/task").iterdir():
-            rest += map(int, (task / "children").read_text().split())
-    return found
 
 
 def total(pids):

@@ -111,6 +111,26 @@ class Cluster:
         self.stop()
 
 
+def descendants(pid):
+    """The process and all below it."""
+    found, rest = [], [pid]
+    while rest:
+        parent = rest.pop()
+        found.append(parent)
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            rest += map(int, (task / "children").read_text().split())
+    return found
+
+
+def cpu_seconds(pids):
+    """User and system time of processes so far."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def time_each(action, count, warmup=20):
     """The median of `count` calls, in seconds."""
     for _ in range(warmup):
