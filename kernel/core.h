@@ -175,6 +175,8 @@ px_handler_fn px_on_execute_request, px_on_query, px_on_comm;
 px_handler_fn px_on_kernel_info_request, px_on_connect_request, px_on_comm_info_request;
 px_handler_fn px_on_interrupt_request, px_on_shutdown_request;
 
+/* Fills kernel->host. */
+void px_host_init(struct px_kernel *kernel);
 /* Builds, signs and sends, on the service thread; takes `item`. */
 void px_kernel_send(struct px_kernel *kernel, struct px_item *item);
 /* Sends now on the service thread, or posts, as the request's place says; takes `item`. */

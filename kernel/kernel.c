@@ -5,9 +5,6 @@
  * Requests have a fixed frame here, whatever their handler does: status busy, the handler,
  * status idle, each with the request as parent. A type that nobody knows gets the two
  * statuses and no reply; a message that has no readable header is dropped and counted.
- *
- * This file also holds the services for the language (struct px_interp_host): they may be
- * called from any thread and only post to the outbox.
  */
 #include "core.h"
 
@@ -311,141 +308,6 @@ bool px_kernel_busy(struct px_kernel *kernel)
     return running;
 }
 
-/* ---- services for the language ---- */
-
-/* A new reference to `parent`, or to the request that runs or ran last. */
-static struct px_parent *resolve(struct px_kernel *kernel, struct px_parent *parent)
-{
-    if (parent)
-        return px_parent_ref(parent);
-    pthread_mutex_lock(&kernel->lock);
-    parent = px_parent_ref(kernel->current);
-    pthread_mutex_unlock(&kernel->lock);
-    return parent;
-}
-
-/* Where to cut a long text: at most PX_STREAM_MAX bytes, not inside a UTF-8 character. */
-static size_t piece(const char *text, size_t size)
-{
-    if (size <= PX_STREAM_MAX)
-        return size;
-    size_t cut = PX_STREAM_MAX;
-    while (cut > PX_STREAM_MAX - 4 && ((unsigned char)text[cut] & 0xc0) == 0x80)
-        cut--;
-    return cut;
-}
-
-static void host_stream(void *ctx, struct px_parent *parent, enum px_stream which,
-                        const char *text, size_t size)
-{
-    struct px_kernel *kernel = ctx;
-    const char *topic = kernel->topics[which == PX_STDOUT ? PX_TOPIC_STDOUT : PX_TOPIC_STDERR];
-    parent = resolve(kernel, parent);
-    while (size > 0) {
-        const size_t now = piece(text, size);
-        px_outbox_stream(&kernel->outbox, parent, which, topic, text, now);
-        text += now;
-        size -= now;
-    }
-    px_parent_unref(parent);
-}
-
-static const struct publication {
-    const char *type;
-    int topic; /* -1: comm-<comm_id> */
-} publications[PX_PUBLICATION_COUNT] = {
-    [PX_DISPLAY_DATA] = {"display_data", PX_TOPIC_DISPLAY},
-    [PX_UPDATE_DISPLAY_DATA] = {"update_display_data", PX_TOPIC_DISPLAY},
-    [PX_EXECUTE_RESULT] = {"execute_result", PX_TOPIC_RESULT},
-    [PX_CLEAR_OUTPUT] = {"clear_output", PX_TOPIC_DISPLAY},
-    [PX_ERROR_OUTPUT] = {"error", PX_TOPIC_ERROR},
-    [PX_COMM_OPEN] = {"comm_open", -1},
-    [PX_COMM_MSG] = {"comm_msg", -1},
-    [PX_COMM_CLOSE] = {"comm_close", -1},
-    [PX_DATA_MESSAGE] = {"data_message", PX_TOPIC_DATA},
-};
-
-static char *comm_topic(struct px_span content)
-{
-    struct px_span id = {0};
-    if (px_scan(content, (const char *[]){"comm_id"}, &id, 1) < 0 || !px_scan_string(id, &id))
-        id = PX_SPAN("");
-    return px_format("comm-%.*s", (int)id.size, id.data);
-}
-
-static struct px_buffer *own_buffers(const struct px_buffer *buffers, size_t count)
-{
-    struct px_buffer *owned = px_alloc(count * sizeof *owned);
-    for (size_t i = 0; i < count; i++) {
-        owned[i] = buffers[i];
-        if (owned[i].release)
-            continue;
-        char *copy = px_alloc(owned[i].size + 1);
-        if (owned[i].size)
-            memcpy(copy, buffers[i].data, owned[i].size);
-        owned[i] = (struct px_buffer){copy, buffers[i].size, free, copy};
-    }
-    return owned;
-}
-
-static void host_publish(void *ctx, struct px_parent *parent, enum px_publication what,
-                         struct px_span content, struct px_span metadata,
-                         const struct px_buffer *buffers, size_t buffer_count)
-{
-    struct px_kernel *kernel = ctx;
-    const struct publication *row = &publications[what];
-    px_comms_follow(kernel->comms, what, content);
-    parent = resolve(kernel, parent);
-    struct px_item *item = px_item_create(PX_IOPUB, row->type, parent);
-    px_parent_unref(parent);
-    if (row->topic >= 0)
-        item->topic = kernel->topics[row->topic];
-    else
-        item->own_topic = comm_topic(content);
-    px_buf_append(&item->content, content.data, content.size);
-    if (!px_span_equal(metadata, "{}"))
-        px_buf_append(&item->metadata, metadata.data, metadata.size);
-    if (buffer_count) {
-        item->buffers = own_buffers(buffers, buffer_count);
-        item->buffer_count = buffer_count;
-    }
-    px_outbox_post(&kernel->outbox, item, true);
-}
-
-static void ask(struct px_kernel *kernel, const char *prompt, bool password)
-{
-    const struct px_request *request = kernel->serving;
-    struct px_item *item = px_item_create(PX_STDIN, "input_request", request->parent);
-    item->request = px_msg_copy(request->msg);
-    px_buf_text(&item->content, "{\"prompt\": ");
-    px_buf_json_string(&item->content, prompt, strlen(prompt));
-    px_buf_text(&item->content, password ? ", \"password\": true}" : ", \"password\": false}");
-    px_input_ask(&kernel->input);
-    px_outbox_post(&kernel->outbox, item, false);
-}
-
-static int host_input(void *ctx, const char *prompt, bool password, struct px_buf *line,
-                      struct px_error *err)
-{
-    struct px_kernel *kernel = ctx;
-    const struct px_request *request = kernel->serving;
-    if (!kernel->config.has_stdin || !request || !request->msg || !request->allow_stdin)
-        return px_fail(err, PX_ENOENT, "this front end takes no input");
-    if (prompt)
-        ask(kernel, prompt, password);
-    return px_input_wait(&kernel->input, line, err);
-}
-
-static struct px_parent *host_parent_ref(void *ctx)
-{
-    return resolve(ctx, NULL);
-}
-
-static struct px_span host_parent_header(struct px_parent *parent)
-{
-    return (struct px_span){parent->header, parent->size};
-}
-
 /* ---- interpreter thread ---- */
 
 const struct px_interp_host *px_kernel_host(struct px_kernel *kernel)
@@ -569,13 +431,7 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
     kernel->metadata = config->stamp_engine
                            ? px_format("{\"engine\": \"%s\"}", px_session_id(config->session))
                            : px_strdup("{}");
-    kernel->host = (struct px_interp_host){.ctx = kernel,
-                                           .stream = host_stream,
-                                           .publish = host_publish,
-                                           .input = host_input,
-                                           .parent_ref = host_parent_ref,
-                                           .parent_unref = px_parent_unref,
-                                           .parent_header = host_parent_header};
+    px_host_init(kernel);
     /* All three, so that destroying finds each initialised whichever failed. */
     const int queue = px_queue_init(&kernel->queue, err);
     const int outbox = px_outbox_init(&kernel->outbox, err);

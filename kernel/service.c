@@ -1,4 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * service: one loop on one thread, woken by the kernel's outbox, by SIGTERM, and by the main
+ * thread when the language has ended.
+ *
+ * Output that may still grow is left in the outbox until it is due; the timer `flush` comes
+ * back for it. Ending is orderly as long as the language takes part; the two timers of
+ * px_service_end() bound how long that may take.
+ */
 #include "service.h"
 
 #include <errno.h>

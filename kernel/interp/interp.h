@@ -103,7 +103,7 @@ struct px_outcome {
     bool failed;             /* an exception, or an interrupt */
     bool unmet;              /* apply: UnmetDependency; the task is to go elsewhere */
     int execution_count;     /* execute */
-    struct px_buf error;     /* failed: JSON members without braces: "ename": …, "evalue": …, "traceback": [...] */
+    struct px_buf error;     /* failed: JSON members without braces, "ename", "evalue", "traceback" */
     struct px_buf payload;   /* execute: JSON array text, or empty */
     struct px_buf user_expressions; /* execute: JSON object text, or empty */
     struct px_buffer *buffers; /* apply: result; the array is malloc'ed */
