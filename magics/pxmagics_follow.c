@@ -8,12 +8,14 @@
  * engines. Every event is also filed in the AsyncResult, so that --out and %pxresult see all.
  *
  * Ctrl-C is a ladder: the first sends SIGINT to the engines that are still at it, and waits on; the
- * second gives up, and says which have not come back.
+ * second gives up, and says which have not come back. Meanwhile Python's handler only counts: a
+ * KeyboardInterrupt inside the code that shows things would lose what it was showing.
  */
 #include "pxmagics.h"
 
 #include "client/phalanx.h"
 
+#include <signal.h>
 #include <string.h>
 #include <strings.h>
 
@@ -87,8 +89,9 @@ struct run {
     struct speaker *speakers; /* by task */
     struct px_terminal terminal;
     bool notebook, color, stream, signal;
-    int interrupts;
-    bool dirty; /* some transcript has changed */
+    int *signals; /* how often Ctrl-C was hit; NULL: not counted, an exception instead */
+    int handled;  /* how many of them have been acted upon */
+    bool dirty;   /* some transcript has changed */
     int64_t flushed_ms;
 };
 
@@ -324,30 +327,99 @@ static void say_who_is_left(const int *ids, size_t count)
     px_buf_fini(&text);
 }
 
-/* A Python signal handler has raised. 0: wait on. -1: with an exception, give up. */
+/* 0: wait on. -1: give up. */
 static int on_interrupt(struct run *run)
 {
-    if (!PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
-        return -1;
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
     int *ids = PyMem_Calloc(run->count + 1, sizeof *ids);
     const size_t count = ids ? still_running(run, ids) : 0;
-    const bool wait_on = run->signal && run->interrupts++ == 0 && count > 0;
+    const bool wait_on = run->signal && run->handled++ == 0 && count > 0;
     if (wait_on)
         send_interrupt(run, ids, count);
     else if (count > 0)
         say_who_is_left(ids, count);
     PyMem_Free(ids);
     PyErr_Clear();
-    if (!wait_on) {
-        PyErr_Restore(type, value, traceback);
+    return wait_on ? 0 : -1;
+}
+
+/* Runs signal handlers, and acts on what they say. -1 with an exception. */
+static int check_signals(struct run *run)
+{
+    const bool raised = PyErr_CheckSignals() < 0;
+    if (raised && !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
         return -1;
+    while (raised || (run->signals && *run->signals > run->handled)) {
+        PyErr_Clear();
+        if (on_interrupt(run) < 0) {
+            run->handled = run->signals ? *run->signals : run->handled;
+            PyErr_SetNone(PyExc_KeyboardInterrupt);
+            return -1;
+        }
+        if (raised)
+            break;
     }
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
     return 0;
+}
+
+static PyObject *count_signal(PyObject *capsule, PyObject *args)
+{
+    (void)args;
+    int *signals = PyCapsule_GetPointer(capsule, "phalanx.signals");
+    if (!signals)
+        return NULL;
+    ++*signals;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef count_signal_def = {"count_signal", count_signal, METH_VARARGS, NULL};
+
+static void free_signals(PyObject *capsule)
+{
+    PyMem_Free(PyCapsule_GetPointer(capsule, "phalanx.signals"));
+}
+
+/* Makes Python's handler of SIGINT one that counts, if it is the usual one. The counter lives as
+ * long as the handler returned, or there is NULL, without an exception. */
+static PyObject *count_interrupts(struct run *run)
+{
+    PyObject *module = PyImport_ImportModule("signal");
+    PyObject *now = module ? PyObject_CallMethod(module, "getsignal", "i", SIGINT) : NULL;
+    PyObject *usual = module ? PyObject_GetAttrString(module, "default_int_handler") : NULL;
+    int *signals = now && now == usual ? PyMem_Calloc(1, sizeof *signals) : NULL;
+    PyObject *capsule = signals ? PyCapsule_New(signals, "phalanx.signals", free_signals) : NULL;
+    PyObject *handler = capsule ? PyCFunction_New(&count_signal_def, capsule) : NULL;
+    if (handler && px_discard(PyObject_CallMethod(module, "signal", "iO", SIGINT, handler)) < 0)
+        Py_CLEAR(handler); /* not the main thread: signals do not come here */
+    run->signals = handler ? signals : NULL;
+    PyErr_Clear();
+    Py_XDECREF(capsule);
+    Py_XDECREF(usual);
+    Py_XDECREF(now);
+    Py_XDECREF(module);
+    return handler;
+}
+
+/* Gives SIGINT its usual handler back; one that was counted and not acted upon is raised now. Keeps
+ * an exception that is set. */
+static int end_counting(struct run *run, PyObject *handler)
+{
+    if (!handler)
+        return 0;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *module = PyImport_ImportModule("signal");
+    PyObject *usual = module ? PyObject_GetAttrString(module, "default_int_handler") : NULL;
+    if (!usual || px_discard(PyObject_CallMethod(module, "signal", "iO", SIGINT, usual)) < 0)
+        PyErr_Clear();
+    Py_XDECREF(usual);
+    Py_XDECREF(module);
+    const bool late = *run->signals > run->handled && !type;
+    run->signals = NULL;
+    Py_DECREF(handler);
+    PyErr_Restore(type, value, traceback);
+    if (late)
+        PyErr_SetNone(PyExc_KeyboardInterrupt);
+    return late ? -1 : 0;
 }
 
 static int64_t time_to_wait(const struct run *run)
@@ -369,7 +441,7 @@ static int watch(struct run *run)
             code == PHALANX_ECLOSED || phalanx_finished(run->c_result) == run->count;
         if (drain(run) < 0)
             return -1;
-        if (PyErr_CheckSignals() < 0 && on_interrupt(run) < 0)
+        if (check_signals(run) < 0)
             return -1;
         if (run->dirty && (over || time_to_wait(run) == 0) && flush_streams(run) < 0)
             return -1;
@@ -465,7 +537,10 @@ PyObject *px_follow(PyObject *shell, PyObject *result, const struct px_line *lin
     if (run.c_result) {
         run.count = phalanx_task_count(run.c_result);
         run.speakers = PyMem_Calloc(run.count + 1, sizeof *run.speakers);
+        PyObject *handler = count_interrupts(&run);
         int status = run.speakers ? watch(&run) : -1;
+        if (end_counting(&run, handler) < 0)
+            status = -1;
         if (status == 0 && run.stream)
             status = show_values(&run);
         else if (status == 0)

@@ -207,8 +207,8 @@ PHALANX_API void phalanx_result_free(phalanx_result *result);
 
 /* ---- the hub ----------------------------------------------------------------------- */
 
-/* One request to the hub (PROTOCOL 7), content and reply as JSON. Waits. The reply is malloc'ed;
- * NULL with an error. */
+/* One request to the hub, such as "queue_request"; content and reply are JSON. Waits. The reply is
+ * malloc'ed; NULL with an error. */
 PHALANX_API char *phalanx_query(phalanx_client *client, const char *type, const char *content,
                                 int64_t timeout_ms, struct phalanx_error *err);
 
