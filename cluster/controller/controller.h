@@ -12,7 +12,8 @@
  *                    member.c   registration and notifications
  *                    request.c, request_db.c  the queries of clients
  *                    monitor.c  what is learned from copies of the traffic
- *                    record.c, query.c, db.c, db_sqlite.c  the task database
+ *                    record.c, query.c, db.c, row.c  the task database
+ *   writing thread   db_sqlite.c  the database on disk, with --sqlitedb
  *   both             link.c   notes (traffic to hub) and orders (hub to traffic)
  *   before threads   settings.c, sockets.c; main.c places the threads
  *
@@ -62,6 +63,7 @@ struct px_settings {
     int record_limit;
     double size_limit, cull_fraction;
     const char *sqlite_file, *sqlite_dir;
+    int commit_ms; /* how long a change may wait before it is written */
     /* files, keys */
     int reuse, restore, secure, curve;
     const char *curve_secret, *session_key, *signature_scheme, *ident;

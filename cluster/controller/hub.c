@@ -148,6 +148,22 @@ static void on_tidy(struct px_loop *loop, void *ctx)
     malloc_trim(0);
 }
 
+static void on_flush(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct px_hub *hub = ctx;
+    hub->flush = NULL;
+    px_db_flush(hub->db);
+}
+
+/* One write for all changes of some time: a task changes its record four times. */
+void px_hub_changed(struct px_hub *hub, struct px_record *record)
+{
+    px_db_changed(hub->db, record);
+    if (hub->store != NULL && hub->flush == NULL)
+        hub->flush = px_loop_timer(hub->loop, hub->settings->commit_ms, 0, on_flush, hub);
+}
+
 static void start_tidying(struct px_hub *hub)
 {
     hub->noted = true;
@@ -219,7 +235,8 @@ static int64_t registration_timeout(const struct px_settings *settings)
 }
 
 struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
-                             const struct px_settings *settings, struct px_error *err)
+                             struct px_store *store, const struct px_settings *settings,
+                             struct px_error *err)
 {
     struct px_hub *hub = px_alloc(sizeof(*hub));
     hub->sockets = sockets;
@@ -227,7 +244,8 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
     hub->settings = settings;
     hub->registration_timeout_ms = registration_timeout(settings);
     hub->finished = px_history_create(HISTORY_BYTES);
-    hub->db = px_db_create((enum px_db_kind)settings->db, (size_t)settings->record_limit,
+    hub->store = store;
+    hub->db = px_db_create((enum px_db_kind)settings->db, store, (size_t)settings->record_limit,
                            settings->size_limit, settings->cull_fraction);
     const struct px_cluster_connection *file = &sockets->client;
     hub->session = px_session_create(file->key, file->signature_scheme, settings->ident, err);

@@ -26,7 +26,9 @@ struct px_record {
     /* From iopub. */
     struct px_buf standard_out, standard_err;
     json_t *execute_input, *execute_result, *error, *display_data;
-    size_t bytes; /* buffers and text, as counted by the database */
+    size_t bytes;    /* buffers and text, as counted by the database */
+    bool is_changed; /* and in the list of those */
+    struct px_record *prev, *next;
     UT_hash_handle hh;
     char msg_id[];
 };
@@ -58,23 +60,92 @@ void px_query_destroy(struct px_query *query);
 int px_query_match(const struct px_query *query, json_t *(*get)(void *ctx, const char *field),
                    void *ctx, struct px_exception *exception);
 
-/* ---- task database (db.c) -------------------------------------------------- */
+/* ---- the database on disk: rows (row.c), the file (db_sqlite.c) --------------- */
+
+enum px_column {
+    PX_COL_MSG_ID,
+    PX_COL_HEADER,
+    PX_COL_METADATA,
+    PX_COL_CONTENT,
+    PX_COL_BUFFERS,
+    PX_COL_SUBMITTED,
+    PX_COL_CLIENT,
+    PX_COL_ENGINE,
+    PX_COL_STARTED,
+    PX_COL_COMPLETED,
+    PX_COL_RESUBMITTED,
+    PX_COL_RECEIVED,
+    PX_COL_RESULT_HEADER,
+    PX_COL_RESULT_METADATA,
+    PX_COL_RESULT_CONTENT,
+    PX_COL_RESULT_BUFFERS,
+    PX_COL_QUEUE,
+    PX_COL_EXECUTE_INPUT,
+    PX_COL_EXECUTE_RESULT,
+    PX_COL_ERROR,
+    PX_COL_STDOUT,
+    PX_COL_STDERR,
+    PX_COL_LABEL,
+    PX_COLUMNS,
+};
+
+/* A cell that is not present is NULL in the table. All zero is an empty row. */
+struct px_row {
+    struct px_buf cells[PX_COLUMNS];
+    bool present[PX_COLUMNS];
+};
+
+const char *px_column_name(size_t column);
+const char *px_column_type(size_t column);
+void px_row_set(struct px_row *row, enum px_column column, struct px_span value); /* copies */
+void px_row_fini(struct px_row *row);
+void px_row_from_record(struct px_row *row, const struct px_record *record);
+/* NULL when the row has no proper msg_id; what else it holds that cannot be read is left out. */
+struct px_record *px_row_to_record(const struct px_row *row);
+/* Appends the items of a pickled list of bytes. -1 for anything else; some may be there then. */
+PX_MUST_USE int px_buffers_unpickle(struct px_span text, struct px_msg *out);
+
+struct px_store;
+/* Makes the file and its table where they do not exist. PX_EIO, PX_EEXIST. */
+struct px_store *px_store_open(const char *path, struct px_error *err);
+/* After the writing thread has ended. */
+void px_store_close(struct px_store *store);
+/* The writing thread: writes what is posted until px_store_stop(). */
+void px_store_run(struct px_store *store);
+/* All below: hub thread. */
+void px_store_put(struct px_store *store, const struct px_record *record);
+void px_store_delete(struct px_store *store, const char *msg_id);
+void px_store_stop(struct px_store *store);
+/* Waits until everything posted so far has been written. */
+void px_store_sync(struct px_store *store);
+struct px_record *px_store_get(struct px_store *store, struct px_span msg_id); /* caller destroys */
+/* Gives every record to `each`, oldest first, until it returns false. They are destroyed after. */
+void px_store_each(struct px_store *store, bool (*each)(struct px_record *record, void *ctx),
+                   void *ctx);
+
+/* ---- task database (db.c) ------------------------------------------------------- */
 
 struct px_db;
-struct px_db *px_db_create(enum px_db_kind kind, size_t record_limit, double size_limit,
-                           double cull_fraction);
-void px_db_destroy(struct px_db *db);
+/* `store` is borrowed; NULL for a database in memory alone. */
+struct px_db *px_db_create(enum px_db_kind kind, struct px_store *store, size_t record_limit,
+                           double size_limit, double cull_fraction);
+void px_db_destroy(struct px_db *db);      /* posts what is not written yet */
 bool px_db_stores(const struct px_db *db); /* false for --nodb */
+/* Valid until the next call of px_db_get, px_db_want or px_db_grow. */
 struct px_record *px_db_get(struct px_db *db, struct px_span msg_id);
 /* The record of that id, made if there is none. NULL when nothing is stored. May cull others. */
 struct px_record *px_db_want(struct px_db *db, struct px_span msg_id);
+/* After a change: it will be written. */
+void px_db_changed(struct px_db *db, struct px_record *record);
+void px_db_flush(struct px_db *db); /* posts all that changed */
 /* Counts `bytes` more for `record`; may cull others. */
 void px_db_grow(struct px_db *db, struct px_record *record, size_t bytes);
-void px_db_drop(struct px_db *db, struct px_record *record);
-/* In the order of their making; NULL after the last. `record` may be dropped after the call. */
-struct px_record *px_db_first(struct px_db *db);
-struct px_record *px_db_next(struct px_record *record);
-size_t px_db_count(const struct px_db *db);
+void px_db_drop(struct px_db *db, const char *msg_id);
+/* All records, in the order of their making, until `each` returns false. `each` may drop the
+ * record it is given and must not change it. */
+typedef bool px_record_fn(struct px_record *record, void *ctx);
+void px_db_each(struct px_db *db, px_record_fn *each, void *ctx);
+size_t px_db_count(const struct px_db *db); /* in memory */
 size_t px_db_bytes(const struct px_db *db);
 
 /* ---- engines and unfinished tasks (member.c) ------------------------------- */
@@ -120,7 +191,8 @@ struct px_hub {
     size_t unassigned_count;
     struct px_history *finished; /* ids that were completed */
     struct px_db *db;
-    struct px_timer *sweep, *save, *tidy;
+    struct px_store *store; /* NULL without --sqlitedb */
+    struct px_timer *sweep, *save, *tidy, *flush;
     bool stopping, noted; /* noted: traffic since the last look */
     unsigned long requests, refused, malformed, forged;
     struct px_log_limiter limiter;
@@ -139,6 +211,8 @@ struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
 /* Books a request as unfinished with `member`, or unassigned for NULL. */
 void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux);
 void px_hub_unbook(struct px_hub *hub, struct px_job *job);
+/* A record was changed: it is written to disk, if there is one, some time later. */
+void px_hub_changed(struct px_hub *hub, struct px_record *record);
 
 /* ---- requests (request.c) -------------------------------------------------- */
 
@@ -187,8 +261,10 @@ void px_monitor_note(struct px_hub *hub, const struct px_note *note);
 /* ---- the hub itself
  * ------------------------------------------------------------------------------ */
 
+/* `store` may be NULL. Everything is borrowed. */
 struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
-                             const struct px_settings *settings, struct px_error *err);
+                             struct px_store *store, const struct px_settings *settings,
+                             struct px_error *err);
 void px_hub_destroy(struct px_hub *hub);
 /* Takes back the engines that a killed controller had, before any thread runs. */
 PX_MUST_USE int px_hub_restore(struct px_hub *hub, struct px_error *err);

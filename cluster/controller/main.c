@@ -5,7 +5,8 @@
  * thread until it is told to stop. Exit codes: 0 stopped, 1 failed, 2 misused.
  *
  * Which part runs on which thread is decided here and nowhere else: the hub on the main thread,
- * which also gets the signals, everything of px_traffic on the other.
+ * which also gets the signals, everything of px_traffic on another, and with --sqlitedb the
+ * writing of the task database on a third.
  */
 #include "hub.h"
 
@@ -59,6 +60,42 @@ static void *traffic_thread(void *ctx)
     return NULL;
 }
 
+static void *store_thread(void *ctx)
+{
+    prctl(PR_SET_NAME, "database");
+    px_store_run(ctx);
+    return NULL;
+}
+
+/* The database on disk and its thread. Without one, *store stays NULL. */
+static int open_store(const struct px_settings *settings, const char *profile_dir,
+                      struct px_store **store, pthread_t *thread, struct px_error *err)
+{
+    if (settings->db != PX_DB_SQLITE)
+        return 0;
+    char *path = px_format("%s/%s", settings->sqlite_dir ? settings->sqlite_dir : profile_dir,
+                           settings->sqlite_file);
+    struct px_store *opened = px_store_open(path, err);
+    free(path);
+    if (opened == NULL)
+        return -1;
+    if (pthread_create(thread, NULL, store_thread, opened) != 0) {
+        px_store_close(opened);
+        return px_fail(err, PX_EIO, "cannot start a thread");
+    }
+    *store = opened;
+    return 0;
+}
+
+static void close_store(struct px_store *store, pthread_t thread)
+{
+    if (store == NULL)
+        return;
+    px_store_stop(store);
+    pthread_join(thread, NULL);
+    px_store_close(store);
+}
+
 static void say_ready(int fd)
 {
     if (fd < 0)
@@ -82,12 +119,13 @@ static int serve(struct px_sockets *sockets, const struct px_settings *settings,
     struct px_link link;
     struct px_traffic *traffic = NULL;
     struct px_hub *hub = NULL;
-    pthread_t thread;
+    struct px_store *store = NULL;
+    pthread_t thread, writer = 0;
     int rc = -1;
-    if (px_link_init(&link, err) != 0)
+    if (px_link_init(&link, err) != 0 ||
+        open_store(settings, profile_dir, &store, &writer, err) != 0)
         goto done;
-    /* The hub first: it blocks signals, and the other thread inherits that. */
-    hub = px_hub_create(sockets, &link, settings, err);
+    hub = px_hub_create(sockets, &link, store, settings, err);
     if (hub == NULL || (settings->restore && px_hub_restore(hub, err) != 0))
         goto done;
     struct px_traffic_config config = {.sockets = sockets,
@@ -116,7 +154,8 @@ static int serve(struct px_sockets *sockets, const struct px_settings *settings,
 
 done:
     px_traffic_destroy(traffic);
-    px_hub_destroy(hub);
+    px_hub_destroy(hub); /* posts what is not written yet */
+    close_store(store, writer);
     px_link_fini(&link);
     return rc;
 }

@@ -277,6 +277,7 @@ static void give_up_job(struct px_hub *hub, struct px_member *member, struct px_
         record->lost_content = px_error_json("EngineError", evalue);
         free(record->engine_uuid);
         record->engine_uuid = px_strdup(member->uuid);
+        px_hub_changed(hub, record);
         free(evalue);
     }
     px_hub_unbook(hub, job);

@@ -44,6 +44,7 @@ static void store_request(struct px_hub *hub, const struct px_msg *msg, struct p
         return;
     record->queue = queue;
     set_engine(record, engine);
+    px_hub_changed(hub, record);
     if (record->request != NULL)
         return; /* a resubmission that the hub itself has recorded */
     record->request = px_msg_copy(msg);
@@ -59,6 +60,7 @@ static void store_reply(struct px_hub *hub, const struct px_msg *msg, struct px_
     px_msg_destroy(record->reply);
     record->reply = px_msg_copy(msg);
     px_date_now(record->received);
+    px_hub_changed(hub, record);
     set_engine(record, engine);
     px_db_grow(hub->db, record, buffer_bytes(msg));
 }
@@ -109,8 +111,10 @@ static void on_task_destination(struct px_hub *hub, const struct px_note *note)
     struct px_record *record = px_db_get(hub->db, msg_id);
     if (member != NULL && px_hub_job(hub, msg_id) != NULL)
         px_hub_book(hub, msg_id, member, false);
-    if (record != NULL)
-        set_engine(record, uuid);
+    if (record == NULL)
+        return;
+    set_engine(record, uuid);
+    px_hub_changed(hub, record);
 }
 
 static void on_task_reply(struct px_hub *hub, const struct px_note *note)
@@ -218,10 +222,15 @@ static void on_iopub(struct px_hub *hub, const struct px_note *note)
     output_fn *handle = find_output(header.msg_type);
     if (handle == NULL || msg_id.size == 0 || msg_id.size > PX_MAX_MSG_ID)
         return;
-    struct px_record *record = px_db_want(hub->db, msg_id);
+    /* Of an unfinished task there is a record; of another there may be one, on disk perhaps. */
+    struct px_record *record = px_hub_job(hub, msg_id) == NULL ? px_db_get(hub->db, msg_id) : NULL;
+    if (record == NULL)
+        record = px_db_want(hub->db, msg_id);
     json_t *content = record ? px_json_parse(px_msg_content(note->msg), NULL) : NULL;
-    if (content != NULL)
+    if (content != NULL) {
+        px_hub_changed(hub, record);
         handle(hub, record, content);
+    }
     json_decref(content);
 }
 

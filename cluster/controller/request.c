@@ -199,17 +199,26 @@ static json_t *job_ids(const struct px_job *jobs)
     return ids;
 }
 
+struct completed {
+    json_t *ids;
+    const char *uuid;
+};
+
+static bool add_completed(struct px_record *record, void *ctx)
+{
+    struct completed *completed = ctx;
+    if (record->engine_uuid != NULL && px_record_is_complete(record) &&
+        strcmp(record->engine_uuid, completed->uuid) == 0)
+        json_array_append_new(completed->ids, json_string(record->msg_id));
+    return true;
+}
+
 /* Ids of finished tasks of an engine, as far as there are records of them. */
 static json_t *completed_ids(struct px_hub *hub, const struct px_member *member)
 {
-    json_t *ids = json_array();
-    for (struct px_record *record = px_db_first(hub->db); record != NULL;
-         record = px_db_next(record)) {
-        if (record->engine_uuid != NULL && px_record_is_complete(record) &&
-            strcmp(record->engine_uuid, member->uuid) == 0)
-            json_array_append_new(ids, json_string(record->msg_id));
-    }
-    return ids;
+    struct completed completed = {.ids = json_array(), .uuid = member->uuid};
+    px_db_each(hub->db, add_completed, &completed);
+    return completed.ids;
 }
 
 static json_t *queue_of(struct px_hub *hub, const struct px_member *member, bool verbose)

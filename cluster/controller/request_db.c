@@ -15,7 +15,12 @@
 
 struct dated {
     int64_t date;
-    const char *msg_id;
+    char *msg_id;
+};
+
+struct history {
+    struct dated *items;
+    size_t count, size;
 };
 
 static int compare_dates(const void *a, const void *b)
@@ -26,30 +31,36 @@ static int compare_dates(const void *a, const void *b)
     return 0;
 }
 
-static int64_t submitted_of(const struct px_record *record)
+static bool add_dated(struct px_record *record, void *ctx)
 {
+    struct history *history = ctx;
     struct px_header header;
     if (record->request == NULL ||
         px_header_scan(px_msg_header(record->request), &header, NULL) != 0)
-        return -1;
-    return px_date_parse(header.date);
+        return true;
+    int64_t date = px_date_parse(header.date);
+    if (date < 0)
+        return true;
+    if (history->count == history->size) {
+        history->size = history->size * 2 + 64;
+        history->items = px_realloc(history->items, history->size * sizeof(*history->items));
+    }
+    history->items[history->count++] = (struct dated){date, px_strdup(record->msg_id)};
+    return true;
 }
 
-static json_t *history(struct px_hub *hub)
+static json_t *history_of(struct px_hub *hub)
 {
-    struct dated *all = px_alloc((px_db_count(hub->db) + 1) * sizeof(*all));
-    size_t count = 0;
-    for (struct px_record *record = px_db_first(hub->db); record != NULL;
-         record = px_db_next(record)) {
-        int64_t date = submitted_of(record);
-        if (date >= 0)
-            all[count++] = (struct dated){date, record->msg_id};
-    }
-    qsort(all, count, sizeof(*all), compare_dates);
+    struct history history = {0};
     json_t *ids = json_array();
-    for (size_t i = 0; i < count; i++)
-        json_array_append_new(ids, json_string(all[i].msg_id));
-    free(all);
+    px_db_each(hub->db, add_dated, &history);
+    if (history.count > 1)
+        qsort(history.items, history.count, sizeof(*history.items), compare_dates);
+    for (size_t i = 0; i < history.count; i++) {
+        json_array_append_new(ids, json_string(history.items[i].msg_id));
+        free(history.items[i].msg_id);
+    }
+    free(history.items);
     return ids;
 }
 
@@ -60,7 +71,7 @@ static void on_history_request(const struct px_request *request)
         return;
     }
     px_request_reply(request, "history_reply",
-                     json_pack("{s:s, s:o}", "status", "ok", "history", history(request->hub)),
+                     json_pack("{s:s, s:o}", "status", "ok", "history", history_of(request->hub)),
                      NULL);
 }
 
@@ -111,21 +122,26 @@ static bool keys_are_right(const json_t *keys, struct px_exception *exception)
     return true;
 }
 
-static int find_records(struct px_hub *hub, const struct px_query *query, const json_t *keys,
-                        struct found *found, struct px_exception *exception)
+struct search {
+    const struct px_query *query;
+    const json_t *keys;
+    struct found *found;
+    struct px_exception *exception;
+    bool failed;
+};
+
+static bool add_found(struct px_record *record, void *ctx)
 {
-    for (struct px_record *record = px_db_first(hub->db); record != NULL;
-         record = px_db_next(record)) {
-        int match = px_query_match(query, record_field, record, exception);
-        if (match < 0)
-            return -1;
-        if (match == 0)
-            continue;
-        json_array_append_new(found->records, px_record_json(record, keys));
+    struct search *search = ctx;
+    struct found *found = search->found;
+    int match = px_query_match(search->query, record_field, record, search->exception);
+    search->failed = match < 0;
+    if (match > 0) {
+        json_array_append_new(found->records, px_record_json(record, search->keys));
         add_buffers(found, found->buffer_lens, record->request);
         add_buffers(found, found->result_buffer_lens, record->reply);
     }
-    return 0;
+    return !search->failed;
 }
 
 static void reply_found(const struct px_request *request, const struct found *found)
@@ -157,7 +173,9 @@ static void on_db_request(const struct px_request *request)
     if (right) {
         found.buffer_lens = has_key(keys, "buffers") ? json_array() : NULL;
         found.result_buffer_lens = has_key(keys, "result_buffers") ? json_array() : NULL;
-        right = find_records(hub, query, keys, &found, &exception) == 0;
+        struct search search = {query, keys, &found, &exception, false};
+        px_db_each(hub->db, add_found, &search);
+        right = !search.failed;
     }
     if (right)
         reply_found(request, &found);
@@ -174,17 +192,27 @@ static void on_db_request(const struct px_request *request)
 /* ---- purge_request
  * ---------------------------------------------------------------------------------- */
 
+struct purge {
+    struct px_db *db;
+    const char *engine_uuid; /* NULL: of all */
+};
+
+static bool purge_one(struct px_record *record, void *ctx)
+{
+    const struct purge *purge = ctx;
+    bool right =
+        purge->engine_uuid == NULL ||
+        (record->engine_uuid != NULL && strcmp(record->engine_uuid, purge->engine_uuid) == 0);
+    if (right && px_record_is_complete(record))
+        px_db_drop(purge->db, record->msg_id);
+    return true;
+}
+
 /* Drops finished records, of one engine or (NULL) of all. */
 static void purge_finished(struct px_hub *hub, const char *engine_uuid)
 {
-    struct px_record *next;
-    for (struct px_record *record = px_db_first(hub->db); record != NULL; record = next) {
-        next = px_db_next(record);
-        bool right = engine_uuid == NULL ||
-                     (record->engine_uuid != NULL && strcmp(record->engine_uuid, engine_uuid) == 0);
-        if (right && px_record_is_complete(record))
-            px_db_drop(hub->db, record);
-    }
+    struct purge purge = {.db = hub->db, .engine_uuid = engine_uuid};
+    px_db_each(hub->db, purge_one, &purge);
 }
 
 /* -1 after an error reply; nothing is dropped then. */
@@ -200,9 +228,8 @@ static int purge_ids(const struct px_request *request, const json_t *ids)
         return -1;
     }
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        struct px_record *record = px_db_get(hub->db, px_id_at(ids, i));
-        if (record != NULL)
-            px_db_drop(hub->db, record);
+        if (px_db_get(hub->db, px_id_at(ids, i)) != NULL)
+            px_db_drop(hub->db, px_id_at(ids, i).data);
     }
     return 0;
 }
@@ -283,12 +310,14 @@ static void resubmit(struct px_hub *hub, struct px_record *record, json_t *resub
     json_object_set_new(resubmitted, record->msg_id, json_string(new_id));
     free(record->resubmitted);
     record->resubmitted = px_strdup(new_id);
+    px_hub_changed(hub, record);
     /* Booked before the traffic thread hears of it, so that nobody finds it unknown. */
     px_hub_book(hub, id, NULL, false);
     struct px_record *copy = px_db_want(hub->db, id);
     if (copy != NULL) {
         copy->queue = "task";
         copy->request = px_msg_copy(msg);
+        px_hub_changed(hub, copy);
     }
     struct px_order order = {.kind = PX_ORDER_SUBMIT, .msg = msg};
     px_link_order(hub->link, &order);

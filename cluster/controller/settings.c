@@ -57,6 +57,8 @@ static const struct px_option options[] = {
      3600000},
     {"dictdb", 0, PX_OPT_SET, AT(db), PX_DB_MEMORY, NULL, "keep results in memory (the default)", 0,
      0},
+    {"sqlitedb", 0, PX_OPT_SET, AT(db), PX_DB_SQLITE, NULL,
+     "keep all results in tasks.db of the profile", 0, 0},
     {"nodb", 0, PX_OPT_SET, AT(db), PX_DB_NONE, NULL, "keep no results", 0, 0},
     {.type = PX_OPT_HEADING, .help = "Operation"},
     {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
@@ -134,6 +136,9 @@ static const struct trait traits[] = {
     {"DictDB.record_limit", NUMBER, AT(record_limit)},
     {"DictDB.size_limit", REAL, AT(size_limit)},
     {"DictDB.cull_fraction", REAL, AT(cull_fraction)},
+    {"SQLiteDB.filename", TEXT, AT(sqlite_file)},
+    {"SQLiteDB.location", TEXT, AT(sqlite_dir)},
+    {"SQLiteDB.commit_ms", NUMBER, AT(commit_ms)},
     {"Session.key", TEXT, AT(session_key)},
     {"Session.signature_scheme", TEXT, AT(signature_scheme)},
     {"Session.packer", TEXT, AT(packer)},
@@ -445,6 +450,8 @@ static const struct px_settings defaults = {
     .log_level = PX_INFO,
     .ready_fd = -1,
     .db = PX_DB_MEMORY,
+    .sqlite_file = "tasks.db",
+    .commit_ms = 1000,
 };
 
 static bool is_trait_arg(const char *arg)
@@ -498,10 +505,8 @@ static int apply_db_class(struct px_settings *settings, struct px_error *err)
     static const struct {
         const char *suffix;
         enum px_db_kind kind;
-    } names[] = {{"DictDB", PX_DB_MEMORY},
-                 {"dictdb", PX_DB_MEMORY},
-                 {"NoDB", PX_DB_NONE},
-                 {"nodb", PX_DB_NONE}};
+    } names[] = {{"DictDB", PX_DB_MEMORY}, {"dictdb", PX_DB_MEMORY},   {"NoDB", PX_DB_NONE},
+                 {"nodb", PX_DB_NONE},     {"SQLiteDB", PX_DB_SQLITE}, {"sqlitedb", PX_DB_SQLITE}};
     size_t size = settings->db_class ? strlen(settings->db_class) : 0;
     for (size_t i = 0; size > 0 && i < PX_COUNT(names); i++) {
         size_t length = strlen(names[i].suffix);

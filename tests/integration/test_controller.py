@@ -5,9 +5,12 @@ PX_BIN names the directory of the built programs. Each test has its own IPYTHOND
 process groups, which are killed at its end.
 """
 
+import contextlib
 import json
 import os
+import pickle
 import signal
+import sqlite3
 import stat
 import subprocess
 import time
@@ -392,6 +395,45 @@ def test_resubmit_and_purge(shared):
     assert again.get(DEADLINE) == [7]
     rc.purge_hub_results("all")
     wait_until(lambda: rc.hub_history() == [])
+
+
+def test_database_on_disk(cluster):
+    cluster.start("--sqlitedb", "--DictDB.record_limit=10")
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    ar = rc.load_balanced_view().map_async(lambda x: x * 2, range(50), chunksize=1)
+    assert ar.get(DEADLINE) == [x * 2 for x in range(50)]
+    cell = rc[0].execute("print('kept'); 6 * 7", silent=False)
+    cell.get(DEADLINE)
+    wait_until(lambda: len(rc.hub_history()) == 51)
+    wait_until(lambda: len(rc.db_query({"completed": {"$ne": None}}, keys=["msg_id"])) == 51)
+    rc.close()
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--sqlitedb")
+    again = cluster.client()
+    assert again.get_result(ar.msg_ids[0]).get(DEADLINE) == [0]
+    record = again.db_query({"msg_id": cell.msg_ids[0]})[0]
+    assert record["stdout"] == "kept\n" and record["queue"] == "mux"
+    again.purge_hub_results(ar.msg_ids)
+    wait_until(lambda: again.hub_history() == cell.msg_ids)
+    cluster.controller.terminate()
+    assert cluster.controller.wait(10) == 0
+    path = os.path.join(cluster.profile_dir, "tasks.db")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        rows = db.execute('SELECT msg_id, result_buffers, execute_input FROM "ipython-tasks"')
+        (msg_id, buffers, code), = rows.fetchall()
+    assert msg_id == cell.msg_ids[0] and code == "print('kept'); 6 * 7"
+    assert pickle.loads(buffers) == []
+
+
+def test_database_that_cannot_be_opened(cluster):
+    os.makedirs(os.path.join(cluster.profile_dir, "tasks.db"))
+    result = subprocess.run([CONTROLLER, "--profile-dir", cluster.profile_dir, "--sqlitedb"],
+                            env=cluster.env, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode == 1 and "tasks.db" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert os.listdir(cluster.security()) == []
 
 
 def test_no_database(cluster):
