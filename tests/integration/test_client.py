@@ -119,15 +119,18 @@ def test_arrays_leave_the_stream():
 
 def test_canned_bytes_are_ipyparallels():
     stream, *buffers = phalanx.canning.serialize_object(b"x" * 2000)
-    assert stream == bytes.fromhex("80049546000000000000008c1d") + b"ipyparallel.serialize.canning" + \
-        bytes.fromhex("948c0b") + b"CannedBytes" + bytes.fromhex("9493942981947d948c07") + \
-        b"buffers" + bytes.fromhex("945d944e6173622e")
+    assert stream == (
+        bytes.fromhex("80049546000000000000008c1d") + b"ipyparallel.serialize.canning"
+        + bytes.fromhex("948c0b") + b"CannedBytes"
+        + bytes.fromhex("9493942981947d948c07") + b"buffers"
+        + bytes.fromhex("945d944e6173622e")
+    )
     assert buffers == [b"x" * 2000]
     inline, = phalanx.canning.serialize_object(b"x" * 1024)
     assert phalanx.canning.deserialize_object([inline]) == (b"x" * 1024, [])
 
 
-# ---- two clusters --------------------------------------------------------------------------
+# ---- two clusters ----------------------------------------------------------------------------
 
 
 def start_ours(env):
@@ -193,7 +196,7 @@ def view(rc):
     return view
 
 
-# ---- engines and views ----------------------------------------------------------------------
+# ---- engines and views -----------------------------------------------------------------------
 
 
 def test_ids_and_indexing(rc, where):
@@ -254,14 +257,16 @@ def test_what_travels(rc):
     assert one.apply_sync(outer(2), 1) == 6
     assert one.apply_sync(functools.partial(pow, 2), 5) == 32
     assert one.apply_sync(lambda cls: cls(4).twice(), Base) == 8
-    assert one.apply_sync(lambda x: x, {"a": [1, (2, None)], "b": {3}}) == {"a": [1, (2, None)], "b": {3}}
+    nested = {"a": [1, (2, None)], "b": {3}}
+    assert one.apply_sync(lambda x: x, nested) == nested
     assert one.apply_sync(lambda *a, **k: (a, k), 1, b=2) == ((1,), {"b": 2})
     assert one.apply_sync(lambda f: f(3), lambda x: x + 1) == 4
 
 
 @pytest.mark.parametrize("array", [
     numpy.arange(10), numpy.arange(100_000.0).reshape(100, -1), numpy.zeros((0, 5)),
-    numpy.array(3.5), numpy.array(["a", None], dtype=object), numpy.arange(12).reshape(3, 4)[:, ::2],
+    numpy.array(3.5), numpy.array(["a", None], dtype=object),
+    numpy.arange(12).reshape(3, 4)[:, ::2],
     numpy.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
 ], ids=lambda a: f"{a.dtype}-{a.shape}")
 def test_arrays(rc, array):
@@ -283,7 +288,7 @@ def test_random_numbers_differ_between_engines(rc, view):
     assert len(view.map_sync(numpy.linalg.eigvals, draws)) == len(rc)
 
 
-# ---- data -----------------------------------------------------------------------------------------
+# ---- data ------------------------------------------------------------------------------------
 
 
 def test_names(rc, view):
@@ -318,7 +323,7 @@ def test_execute(rc, view):
     assert result[0]._plaintext().startswith("Out[%d:" % rc.ids[0])
 
 
-# ---- maps -------------------------------------------------------------------------------------------
+# ---- maps ------------------------------------------------------------------------------------
 
 
 def test_map(rc, view):
@@ -350,7 +355,7 @@ def test_a_map_with_an_error(rc):
     assert values[0] == values[2] == 1 and values[1].ename == "ZeroDivisionError"
 
 
-# ---- errors and endings -------------------------------------------------------------------------------
+# ---- errors and endings ----------------------------------------------------------------------
 
 
 def test_remote_errors(rc, view):
@@ -455,7 +460,7 @@ def test_interrupt_fork_and_exit(where):
     assert lines[2] == "None"
 
 
-# ---- engines that die (last: the cluster is smaller afterwards) -----------------------------------------
+# ---- engines that die (last: the cluster is smaller afterwards) ------------------------------
 
 
 def test_an_engine_dies(rc):

@@ -432,9 +432,8 @@ class AsyncResult:
         sys.stdout.write("\n")
 
     def _show_progress(self, start):
-        sys.stdout.write(
-            "%s%s: %d/%d tasks after %.0f s" % (start, self._fname, self.progress, len(self), self.elapsed)
-        )
+        done = "%d/%d tasks after %.0f s" % (self.progress, len(self), self.elapsed)
+        sys.stdout.write("%s%s: %s" % (start, self._fname, done))
         sys.stdout.flush()
 
     # ---- display

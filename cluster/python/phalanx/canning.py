@@ -47,7 +47,7 @@ def _wire(module):
     return place
 
 
-# ---- the user's side --------------------------------------------------------------------------
+# ---- the user's side -------------------------------------------------------------------------
 
 
 class Reference:
@@ -71,7 +71,7 @@ def interactive(f):
     return f
 
 
-# ---- canned objects ------------------------------------------------------------------------------
+# ---- canned objects --------------------------------------------------------------------------
 
 
 @_wire(_canning)
@@ -172,7 +172,8 @@ class CannedPartial(CannedObject):
         self.keywords = {k: can(v) for k, v in f.keywords.items()}
         self.buffers = []
         self.arg_buffer_counts = [self._adopt(a) for a in self.args]
-        self.keyword_buffer_counts = {k: self._adopt(self.keywords[k]) for k in sorted(self.keywords)}
+        keys = sorted(self.keywords)
+        self.keyword_buffer_counts = {key: self._adopt(self.keywords[key]) for key in keys}
 
     def _adopt(self, canned):
         if not isinstance(canned, CannedObject):
@@ -295,7 +296,7 @@ def uncan_dict(obj, g=None):
     return {k: uncan(v, g) for k, v in obj.items()} if type(obj) is dict else obj
 
 
-# ---- pickling ------------------------------------------------------------------------------------
+# ---- pickling --------------------------------------------------------------------------------
 
 
 _CODE_FIELDS = (
@@ -376,7 +377,7 @@ def loads(data):
     return _Unpickler(io.BytesIO(data)).load()
 
 
-# ---- whole objects --------------------------------------------------------------------------------
+# ---- whole objects ---------------------------------------------------------------------------
 
 _PLAIN = frozenset((int, float, complex, str, bool, type(None), range, bytearray))
 
@@ -444,7 +445,7 @@ def deserialize_object(buffers, g=None):
     return uncan(canned, g), buffers
 
 
-# ---- apply messages ---------------------------------------------------------------------------------
+# ---- apply messages --------------------------------------------------------------------------
 
 
 def pack_function(f):

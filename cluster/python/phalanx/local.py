@@ -88,8 +88,8 @@ class DefaultCluster:
         return status.st_ino, status.st_mtime_ns
 
     def _is_stale(self):
-        """A controller removes its file when it ends, and writes it anew when it starts; one that was
-        killed does neither, but no longer answers."""
+        """A controller removes its file when it ends, and writes it anew when it starts; one that
+        was killed does neither, but no longer answers."""
         if self._client._raw.closed or self._stamp_of(self._client) != self._stamp:
             return True
         if time.monotonic() - self._answered < TRUST_SECONDS:

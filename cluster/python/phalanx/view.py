@@ -5,7 +5,7 @@ import builtins
 import json
 from contextlib import contextmanager
 
-from . import _phalanx, canning, error, maps, pickle5
+from . import _phalanx, maps
 from .asyncresult import AsyncMapResult, AsyncResult
 from .canning import interactive
 
@@ -123,7 +123,9 @@ class View:
     @staticmethod
     def _listed(sequences):
         assert len(sequences) > 0, "must have some sequences to map onto!"
-        listed = [s if hasattr(s, "__len__") and hasattr(s, "__getitem__") else list(s) for s in sequences]
+        listed = [
+            s if hasattr(s, "__len__") and hasattr(s, "__getitem__") else list(s) for s in sequences
+        ]
         size = min(len(s) for s in listed)
         return [s if len(s) == size else s[:size] for s in listed], size
 
@@ -294,13 +296,12 @@ class DirectView(View):
             yield
         finally:
             builtins.__import__ = original
-        lines = []
         for name, names in wanted:
-            lines.append("from %s import %s" % (name, ", ".join(names)) if names else "import %s" % name)
+            listed = ", ".join(names)
             if not quiet:
-                print("importing %s on engine(s)" % ("%s from %s" % (",".join(names), name) if names else name))
-        if lines:
-            self.execute("\n".join(lines), block=False).get()
+                print("importing %s on engine(s)" % ("%s from %s" % (listed, name) if names else name))
+            code = "from %s import %s" % (name, listed) if names else "import %s" % name
+            self.execute(code, block=False).get()
 
     def activate(self, suffix=""):
         """Makes this view the one that %px and %%px (with `suffix` appended) run on."""
