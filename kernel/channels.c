@@ -55,7 +55,7 @@ static void receive(struct px_channels *channels, enum px_channel channel)
     for (int i = 0; i < PX_LOOP_BATCH; i++) {
         struct px_msg *msg = px_socket_recv(channels->sockets[channel]);
         if (!msg)
-            return;
+            break;
         if (px_msg_locate(msg, &err) == 0 &&
             px_session_verify(channels->session, msg, &err) == 0) {
             px_kernel_receive(channels->kernel, channel, &msg);
@@ -65,6 +65,7 @@ static void receive(struct px_channels *channels, enum px_channel channel)
                        (int)channel, err.text);
         px_msg_destroy(msg);
     }
+    px_service_push(channels->service);
 }
 
 static void on_shell(struct px_loop *loop, void *ctx)

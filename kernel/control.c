@@ -110,6 +110,7 @@ static void answer_aborted(struct px_kernel *kernel, struct px_request *requests
     while (requests) {
         struct px_request *request = requests;
         requests = request->next;
+        kernel->unfinished--;
         struct px_handler here = *request->handler;
         here.place = PX_ON_SERVICE;
         request->handler = &here;

@@ -72,6 +72,9 @@ struct px_request *px_queue_remove(struct px_queue *queue,
 
 /* ---- outbox: the interpreter's threads post, the service thread takes ---- */
 
+/* Statuses of a request that ran on the interpreter thread. */
+enum px_mark { PX_UNMARKED, PX_BUSY, PX_IDLE };
+
 struct px_item {
     struct px_item *next;
     enum px_channel channel;
@@ -85,6 +88,7 @@ struct px_item {
     size_t buffer_count;
     int stream;               /* enum px_stream while `content` is bare text; else -1 */
     int64_t due_ms;           /* of a stream */
+    enum px_mark mark;
 };
 
 struct px_item *px_item_create(enum px_channel channel, const char *type,
@@ -103,8 +107,13 @@ struct px_outbox {
 
 PX_MUST_USE int px_outbox_init(struct px_outbox *outbox, struct px_error *err);
 void px_outbox_fini(struct px_outbox *outbox);
-/* Takes `item`. With `wait`, blocks while the outbox is full. */
-void px_outbox_post(struct px_outbox *outbox, struct px_item *item, bool wait);
+/* Takes `item`. */
+enum px_post {
+    PX_POST_RING,
+    PX_POST_QUIET, /* something that rings follows at once, or the service thread looks by itself */
+    PX_POST_WAIT,  /* blocks while the outbox is full; rings */
+};
+void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post how);
 /* Adds text to the last item when it is the same stream of the same parent, else makes a new
  * item. At most PX_STREAM_MAX bytes. Blocks while the outbox is full. */
 #define PX_STREAM_MAX (256u << 10)
@@ -157,6 +166,9 @@ struct px_kernel {
     struct px_input input;
     struct px_log_limiter refused; /* service thread */
     struct abort_row *aborts;      /* ids to abort that have not arrived; service thread */
+    long unfinished;               /* requests queued whose idle was not sent; service thread */
+    bool shown;                    /* busy was sent, idle was not; service thread */
+    int look_ms;                   /* until the service thread looks for the next busy */
 
     pthread_mutex_t lock;      /* of the next two */
     struct px_parent *current; /* of the request that runs, or ran last */

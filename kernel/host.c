@@ -107,7 +107,7 @@ static void host_publish(void *ctx, struct px_parent *parent, enum px_publicatio
         item->buffers = own_buffers(buffers, buffer_count);
         item->buffer_count = buffer_count;
     }
-    px_outbox_post(&kernel->outbox, item, true);
+    px_outbox_post(&kernel->outbox, item, PX_POST_WAIT);
 }
 
 static void ask(struct px_kernel *kernel, const char *prompt, bool password)
@@ -119,7 +119,7 @@ static void ask(struct px_kernel *kernel, const char *prompt, bool password)
     px_buf_json_string(&item->content, prompt, strlen(prompt));
     px_buf_text(&item->content, password ? ", \"password\": true}" : ", \"password\": false}");
     px_input_ask(&kernel->input);
-    px_outbox_post(&kernel->outbox, item, false);
+    px_outbox_post(&kernel->outbox, item, PX_POST_RING);
 }
 
 static int host_input(void *ctx, const char *prompt, bool password, struct px_buf *line,

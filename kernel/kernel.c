@@ -147,7 +147,8 @@ void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
     if (!request->handler || request->handler->place == PX_ON_SERVICE)
         px_kernel_send(kernel, item);
     else
-        px_outbox_post(&kernel->outbox, item, false);
+        px_outbox_post(&kernel->outbox, item,
+                       item->mark == PX_IDLE ? PX_POST_RING : PX_POST_QUIET);
 }
 
 void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request,
@@ -160,9 +161,14 @@ void px_kernel_publish(struct px_kernel *kernel, const struct px_request *reques
 }
 
 static void publish_state(struct px_kernel *kernel, const struct px_request *request,
-                          struct px_span content)
+                          enum px_mark mark)
 {
-    px_kernel_publish(kernel, request, "status", PX_TOPIC_STATUS, content);
+    struct px_item *item = px_item_create(PX_IOPUB, "status", request->parent);
+    item->topic = kernel->topics[PX_TOPIC_STATUS];
+    item->mark = mark;
+    px_buf_text(&item->content, mark == PX_BUSY ? "{\"execution_state\": \"busy\"}"
+                                                : "{\"execution_state\": \"idle\"}");
+    px_kernel_emit(kernel, request, item);
 }
 
 void px_request_reply(struct px_kernel *kernel, struct px_request *request, struct px_span content)
@@ -195,12 +201,12 @@ void px_request_refuse(struct px_kernel *kernel, struct px_request *request, con
 
 void px_kernel_serve(struct px_kernel *kernel, struct px_request *request)
 {
-    publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"busy\"}"));
+    publish_state(kernel, request, PX_BUSY);
     if (request->aborted)
         px_reply_aborted(kernel, request);
     else if (request->handler)
         request->handler->fn(kernel, request);
-    publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"idle\"}"));
+    publish_state(kernel, request, PX_IDLE);
     px_request_destroy(request);
 }
 
@@ -239,10 +245,12 @@ void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct
     const bool queued = request->handler && request->handler->place == PX_ON_INTERPRETER;
     if (queued && kernel->aborts && px_abort_awaits(kernel, request))
         request->aborted = true;
-    if (queued)
-        px_queue_push(&kernel->queue, request);
-    else
+    if (!queued) {
         px_kernel_serve(kernel, request);
+        return;
+    }
+    kernel->unfinished++;
+    px_queue_push(&kernel->queue, request);
 }
 
 void px_kernel_announce(struct px_kernel *kernel)
@@ -261,13 +269,45 @@ int px_kernel_fd(const struct px_kernel *kernel)
 /* A turn sends at most this many, so that requests are read meanwhile. */
 #define SERVICE_BATCH 256
 
+/*
+ * busy and what follows it are posted without ringing, so that a short request costs one wake-up of
+ * this thread, for its idle. A long one must be seen to be busy all the same: while a request is
+ * unfinished and its busy not sent, this thread looks again after a moment, then after longer ones;
+ * and once more after busy, for execute_input.
+ */
+#define LOOK_FIRST_MS 1
+#define LOOK_LAST_MS 64
+
+static int64_t next_look(struct px_kernel *kernel, int64_t delay_ms, bool began)
+{
+    if (kernel->unfinished <= 0 || (kernel->shown && !began))
+        return delay_ms;
+    const int look_ms = kernel->shown ? LOOK_FIRST_MS : kernel->look_ms;
+    if (!kernel->shown && kernel->look_ms < LOOK_LAST_MS)
+        kernel->look_ms *= 2;
+    return delay_ms < 0 || look_ms < delay_ms ? look_ms : delay_ms;
+}
+
+static void follow_mark(struct px_kernel *kernel, enum px_mark mark)
+{
+    if (mark == PX_UNMARKED)
+        return;
+    kernel->shown = mark == PX_BUSY;
+    kernel->look_ms = LOOK_FIRST_MS;
+    if (mark == PX_IDLE)
+        kernel->unfinished--;
+}
+
 int64_t px_kernel_service(struct px_kernel *kernel)
 {
     int64_t delay_ms;
+    bool began = false;
     for (int i = 0; i < SERVICE_BATCH; i++) {
         struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
         if (!item)
-            return delay_ms;
+            return next_look(kernel, delay_ms, began);
+        began = began || item->mark == PX_BUSY;
+        follow_mark(kernel, item->mark);
         px_kernel_send(kernel, item);
     }
     return 0;
@@ -277,8 +317,10 @@ void px_kernel_flush(struct px_kernel *kernel)
 {
     int64_t delay_ms;
     struct px_item *item;
-    while ((item = px_outbox_take(&kernel->outbox, true, &delay_ms)))
+    while ((item = px_outbox_take(&kernel->outbox, true, &delay_ms))) {
+        follow_mark(kernel, item->mark);
         px_kernel_send(kernel, item);
+    }
 }
 
 /* ---- any thread ---- */
@@ -357,13 +399,13 @@ void px_kernel_run(struct px_kernel *kernel, void *self)
         }
         px_date_now(request->started);
         set_running(kernel, request);
-        publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"busy\"}"));
+        publish_state(kernel, request, PX_BUSY);
         if (request->aborted)
             px_reply_aborted(kernel, request);
         else
             request->handler->fn(kernel, request);
         set_running(kernel, NULL);
-        publish_state(kernel, request, PX_SPAN("{\"execution_state\": \"idle\"}"));
+        publish_state(kernel, request, PX_IDLE);
         px_request_destroy(request);
     }
     set_self(kernel, NULL, false);
@@ -421,6 +463,7 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
     struct px_kernel *kernel = px_alloc(sizeof *kernel);
     kernel->config = *config;
     kernel->next_count = 1;
+    kernel->look_ms = LOOK_FIRST_MS;
     pthread_mutex_init(&kernel->lock, NULL);
     kernel->comms = px_comms_create();
     name_topics(kernel);

@@ -108,9 +108,9 @@ void *px_kernel_ctx(const struct px_kernel *kernel); /* of the configuration */
 
 /* Publishes the status "starting". */
 void px_kernel_announce(struct px_kernel *kernel);
-/* Takes a located, verified message. */
+/* Takes a located, verified message. After a few of them, call px_kernel_service(). */
 void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct px_msg **msg);
-/* Readable when px_kernel_service() has something to do. */
+/* Readable when px_kernel_service() has something to do; it may also have said so by its result. */
 int px_kernel_fd(const struct px_kernel *kernel);
 /* Sends what is due. Returns the milliseconds after which more is due, -1 for none. */
 int64_t px_kernel_service(struct px_kernel *kernel);

@@ -105,15 +105,16 @@ static void append(struct px_outbox *outbox, struct px_item *item)
         outbox->first = item;
     outbox->tail = item;
     outbox->bytes += weight(item);
-    ring(outbox);
 }
 
-void px_outbox_post(struct px_outbox *outbox, struct px_item *item, bool wait)
+void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post how)
 {
     pthread_mutex_lock(&outbox->lock);
-    if (wait)
+    if (how == PX_POST_WAIT)
         wait_for_room(outbox);
     append(outbox, item);
+    if (how != PX_POST_QUIET)
+        ring(outbox);
     pthread_mutex_unlock(&outbox->lock);
 }
 
@@ -139,6 +140,7 @@ void px_outbox_stream(struct px_outbox *outbox, struct px_parent *parent, enum p
         item->due_ms = px_now_ms() + STREAM_DELAY_MS;
         px_buf_append(&item->content, text, size);
         append(outbox, item);
+        ring(outbox);
     }
     pthread_mutex_unlock(&outbox->lock);
 }

@@ -24,7 +24,8 @@ struct px_service {
     struct px_service_calls calls;
     struct px_loop *loop;
     struct px_kernel *kernel; /* NULL until adopted */
-    struct px_timer *flush;   /* armed while output waits for more */
+    struct px_timer *flush;   /* armed while the outbox holds something that is not due */
+    int64_t flush_ms;         /* when it goes off */
     int finish_fd; /* eventfd, rung by the main thread */
     int term_fd;   /* eventfd, rung by the handler of SIGTERM */
     bool ending, forced;
@@ -58,8 +59,12 @@ static void on_flush_due(struct px_loop *loop, void *ctx)
 void px_service_push(struct px_service *service)
 {
     const int64_t delay_ms = px_kernel_service(service->kernel);
-    if (delay_ms > 0 && !service->flush)
-        service->flush = px_loop_timer(service->loop, delay_ms, 0, on_flush_due, service);
+    const int64_t due_ms = px_now_ms() + delay_ms;
+    if (delay_ms <= 0 || (service->flush && service->flush_ms <= due_ms))
+        return;
+    px_loop_cancel(service->loop, service->flush);
+    service->flush = px_loop_timer(service->loop, delay_ms, 0, on_flush_due, service);
+    service->flush_ms = due_ms;
 }
 
 static void on_outbox(struct px_loop *loop, void *ctx)

@@ -38,7 +38,7 @@ PX_MUST_USE int px_service_start(struct px_service *service, struct px_error *er
 
 /* Service thread: begins the end described above. `status` is for _exit. Repeated calls do nothing. */
 void px_service_end(struct px_service *service, int status);
-/* Service thread: sends what is ready in the outbox. */
+/* Service thread, after px_kernel_receive(): sends what is ready, and looks again when more is. */
 void px_service_push(struct px_service *service);
 
 /* Main thread, when the language has ended: sends the rest, closes, waits for the thread. */

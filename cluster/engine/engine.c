@@ -138,6 +138,7 @@ static void feed(struct engine *engine, enum engine_socket from, enum px_channel
     struct px_msg *msg;
     for (int i = 0; i < PX_LOOP_BATCH && (msg = receive(engine, from)); i++)
         px_kernel_receive(engine->kernel, channel, &msg);
+    px_service_push(engine->service);
 }
 
 static void on_shell(struct px_loop *loop, void *ctx)
