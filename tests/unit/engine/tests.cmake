@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+px_test(engine/test_nanny.c LIBS px_engine)
