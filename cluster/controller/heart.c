@@ -16,6 +16,7 @@
 #include <uthash.h>
 
 #define RECENT 16
+#define MAX_HEARTS 100000 /* a pong is not signed: anybody may send some */
 #define PING_SIZE 32
 #define EXTRA_PING_MS 4
 #define HEARTS_PER_MS 50 /* an extra ping to many hearts waits a little longer for more to join */
@@ -37,7 +38,7 @@ struct px_heart {
     unsigned sent;
     struct px_timer *beat, *extra;
     unsigned long pongs, garbage, late;
-    struct px_log_limiter limiter;
+    struct px_log_limiter limiter, stopped;
 };
 
 static void send_ping(struct px_heart *heart)
@@ -68,7 +69,7 @@ static struct beating *find(const struct px_heart *heart, struct px_span uuid)
 
 void px_heart_expect(struct px_heart *heart, struct px_span uuid)
 {
-    if (find(heart, uuid) != NULL)
+    if (find(heart, uuid) != NULL || HASH_COUNT(heart->hearts) >= MAX_HEARTS)
         return;
     struct beating *beating = px_alloc(sizeof(*beating) + uuid.size + 1);
     memcpy(beating->uuid, uuid.data, uuid.size);
@@ -108,7 +109,8 @@ static void on_pong_message(struct px_heart *heart, const struct px_msg *msg)
     struct beating *beating = find(heart, uuid);
     if (beating == NULL) {
         px_heart_expect(heart, uuid);
-        px_link_note_text(heart->shared.link, PX_NOTE_NEW_HEART, uuid, (struct px_span){0});
+        if (find(heart, uuid) != NULL)
+            px_link_note_text(heart->shared.link, PX_NOTE_NEW_HEART, uuid, (struct px_span){0});
         return;
     }
     beating->answered = true;
@@ -161,7 +163,8 @@ static void on_beat(struct px_loop *loop, void *ctx)
         beating->answered = false;
         if (beating->misses <= heart->max_misses)
             continue;
-        px_log(PX_WARN, "heart-stopped", "engine=%s misses=%d", beating->uuid, beating->misses);
+        px_log_limited(&heart->stopped, PX_WARN, "heart-stopped", "engine=%s misses=%d",
+                       beating->uuid, beating->misses);
         px_link_note_text(heart->shared.link, PX_NOTE_STOPPED_HEART, px_span_of(beating->uuid),
                           (struct px_span){0});
         forget(heart, beating);

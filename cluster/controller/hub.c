@@ -19,7 +19,7 @@
 
 #define TIDY_MS 1000
 #define SHUTDOWN_DELAY_MS 1000
-#define HISTORY_BYTES (8u << 20)
+#define HISTORY_BYTES (2u << 20) /* a million ids */
 
 /* ---- requests of clients --------------------------------------------------- */
 
@@ -97,20 +97,28 @@ static void answer(struct px_request *request)
     free(what);
 }
 
+/* Counted, logged at most once a second, never answered. */
+static void drop_request(struct px_hub *hub, unsigned long *counter, const char *event,
+                         const char *why)
+{
+    ++*counter;
+    px_log_limited(&hub->limiter, PX_WARN, event, "dropped=%lu why=\"%s\"", *counter, why);
+}
+
 static void take_request(struct px_hub *hub, struct px_msg *msg)
 {
     struct px_error err;
     struct px_header header;
-    if (px_msg_locate(msg, &err) != 0 || px_msg_ident_count(msg) == 0 ||
-        px_header_scan(px_msg_header(msg), &header, &err) != 0) {
-        hub->malformed++;
-        px_log_limited(&hub->limiter, PX_WARN, "request-malformed", "dropped=%lu", hub->malformed);
+    if (px_msg_locate(msg, &err) != 0) {
+        drop_request(hub, &hub->malformed, "request-malformed", err.text);
         return;
     }
     if (px_session_verify(hub->session, msg, &err) != 0) {
-        hub->forged++;
-        px_log_limited(&hub->limiter, PX_WARN, "request-unauthorized", "dropped=%lu why=\"%s\"",
-                       hub->forged, err.text);
+        drop_request(hub, &hub->forged, "request-unauthorized", err.text);
+        return;
+    }
+    if (px_msg_ident_count(msg) == 0 || px_header_scan(px_msg_header(msg), &header, &err) != 0) {
+        drop_request(hub, &hub->malformed, "request-malformed", "no header of a request");
         return;
     }
     hub->requests++;

@@ -107,15 +107,19 @@ void px_hub_unbook(struct px_hub *hub, struct px_job *job)
 
 static void save_state(struct px_hub *hub)
 {
-    json_t *engines = json_object();
+    json_t *engines = json_object(), *features = json_object();
     struct px_member *member, *next;
     HASH_ITER(hh, hub->by_id, member, next) {
         char id[16];
         snprintf(id, sizeof(id), "%d", member->id);
-        if (member->alive)
-            json_object_set_new(engines, id, json_string(member->uuid));
+        if (!member->alive)
+            continue;
+        json_object_set_new(engines, id, json_string(member->uuid));
+        if (member->names != NULL)
+            json_object_set(features, id, member->names);
     }
-    json_t *state = json_pack("{s:o, s:i}", "engines", engines, "next_id", hub->next_id);
+    json_t *state = json_pack("{s:o, s:i, s:o}", "engines", engines, "next_id", hub->next_id,
+                              "px_engines", features);
     char *text = json_dumps(state, 0);
     struct px_error err;
     if (text != NULL &&
@@ -358,14 +362,13 @@ static json_t *connection_info(const struct px_cluster_connection *file)
                      file->hb_pong, "broadcast", leaves);
 }
 
-/* "px": {"features": ["pickle5", ...]}: what the engine understands beyond the common protocol. */
-static json_t *features_of(const json_t *content, unsigned *features)
+/* A list ["pickle5", ...]: what an engine understands beyond the common protocol. NULL for none. */
+static json_t *read_features(json_t *names, unsigned *features)
 {
     static const struct {
         const char *name;
         unsigned bit;
     } known[] = {{"pickle5", PX_FEATURE_PICKLE5}};
-    json_t *names = json_object_get(json_object_get(content, "px"), "features");
     *features = 0;
     if (!json_is_array(names) || json_array_size(names) > 64)
         return NULL;
@@ -384,7 +387,8 @@ static void add_pending(struct px_hub *hub, const char *uuid, int id, const json
     struct px_pending *pending = px_alloc(sizeof(*pending) + strlen(uuid) + 1);
     strcpy(pending->uuid, uuid);
     pending->id = id;
-    pending->names = json_incref(features_of(content, &pending->features));
+    json_t *names = json_object_get(json_object_get(content, "px"), "features");
+    pending->names = json_incref(read_features(names, &pending->features));
     pending->until_ms = px_now_ms() + hub->registration_timeout_ms;
     HASH_ADD_KEYPTR(hh, hub->pending, pending->uuid, strlen(pending->uuid), pending);
     start_sweep(hub);
@@ -418,7 +422,8 @@ static void refuse_uuid(const struct px_request *request, const char *uuid)
     struct px_msg *msg = px_session_build(request->hub->session, &draft);
     if (px_socket_send(request->hub->sockets->query, &msg) != PX_SENT)
         px_msg_destroy(msg);
-    px_log(PX_WARN, "registration-refused", "engine=%s why=\"in use\"", uuid);
+    px_log_limited(&request->hub->limiter, PX_WARN, "registration-refused",
+                   "engine=%s why=\"in use\"", uuid);
     free(text);
     json_decref(content);
     px_buf_fini(&what);
@@ -449,7 +454,7 @@ void px_on_registration_request(const struct px_request *request)
     const json_t *uuid = json_object_get(request->content, "uuid");
     const json_t *wanted = json_object_get(request->content, "id");
     if (uuid == NULL) {
-        px_log(PX_WARN, "registration-refused", "why=\"no uuid\"");
+        px_log_limited(&hub->limiter, PX_WARN, "registration-refused", "why=\"no uuid\"");
         return;
     }
     if (wanted != NULL && !json_is_integer(wanted) && !json_is_null(wanted)) {
@@ -488,7 +493,7 @@ void px_on_unregistration_request(const struct px_request *request)
 
 /* ---- restoring ------------------------------------------------------------- */
 
-static void restore_engine(struct px_hub *hub, const char *key, const json_t *uuid)
+static void restore_engine(struct px_hub *hub, const char *key, const json_t *uuid, json_t *names)
 {
     char *end;
     long id = strtol(key, &end, 10);
@@ -498,7 +503,9 @@ static void restore_engine(struct px_hub *hub, const char *key, const json_t *uu
         px_log(PX_WARN, "restore-skipped", "id=%.20s", key);
         return;
     }
-    struct px_member *member = add_member(hub, json_string_value(uuid), (int)id, 0, NULL);
+    unsigned features;
+    names = read_features(names, &features);
+    struct px_member *member = add_member(hub, json_string_value(uuid), (int)id, features, names);
     order_engine(hub, PX_ORDER_EXPECT, member);
     if ((int)id >= hub->next_id)
         hub->next_id = (int)id + 1;
@@ -521,7 +528,7 @@ int px_hub_restore(struct px_hub *hub, struct px_error *err)
     const char *id;
     json_t *uuid;
     json_object_foreach(json_object_get(state, "engines"), id, uuid)
-        restore_engine(hub, id, uuid);
+        restore_engine(hub, id, uuid, json_object_get(json_object_get(state, "px_engines"), id));
     json_int_t next_id = json_integer_value(json_object_get(state, "next_id"));
     if (next_id > hub->next_id && next_id < INT32_MAX)
         hub->next_id = (int)next_id;

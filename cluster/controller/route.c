@@ -71,8 +71,9 @@ static void try_line(struct px_route *route, struct line *line, int64_t now_ms)
             return;
         if (sent != PX_SENT) {
             route->port->unroutable++;
-            px_log(PX_WARN, "engine-unreachable", "socket=%s engine=%s", route->port->name,
-                   line->uuid);
+            px_log_limited(&route->port->limiter, PX_WARN, "engine-unreachable",
+                           "socket=%s engine=%s dropped=%lu", route->port->name, line->uuid,
+                           route->port->unroutable);
         }
         drop_first(route, line);
     }

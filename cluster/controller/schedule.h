@@ -27,7 +27,7 @@
 #define PX_MAX_DEPENDENCIES 100000 /* ids in one `after` or `follow` */
 #define PX_MAX_TARGETS 65536       /* engines named by one task */
 #define PX_MAX_RETRIES 1000000
-#define PX_HISTORY_BYTES (16u << 20) /* fates of some 3,000,000 tasks */
+#define PX_HISTORY_BYTES (8u << 20) /* fates of some 1,300,000 tasks */
 
 /* ---- history: the fate of every task --------------------------------------- */
 

@@ -94,7 +94,7 @@ static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why 
     struct px_msg *msg = px_session_build(tasks->shared.session, &draft);
     px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
     px_port_send(&tasks->in, msg);
-    px_log(PX_INFO, "task-failed", "msg_id=%s why=%s", msg_id, enames[why]);
+    px_log(PX_DEBUG, "task-failed", "msg_id=%s why=%s", msg_id, enames[why]);
     px_buf_fini(&content);
     px_buf_fini(&metadata);
     px_buf_fini(&evalue);
