@@ -36,14 +36,10 @@ struct px_channels {
 };
 
 static const char *const topics[PX_TOPIC_COUNT] = {
-    [PX_TOPIC_STATUS] = ".status",
-    [PX_TOPIC_EXECUTE_INPUT] = ".execute_input",
-    [PX_TOPIC_STDOUT] = "stream.stdout",
-    [PX_TOPIC_STDERR] = "stream.stderr",
-    [PX_TOPIC_DISPLAY] = "display_data",
-    [PX_TOPIC_RESULT] = ".execute_result",
-    [PX_TOPIC_ERROR] = ".error",
-    [PX_TOPIC_SHUTDOWN] = ".shutdown",
+    [PX_TOPIC_STATUS] = ".status",       [PX_TOPIC_EXECUTE_INPUT] = ".execute_input",
+    [PX_TOPIC_STDOUT] = "stream.stdout", [PX_TOPIC_STDERR] = "stream.stderr",
+    [PX_TOPIC_DISPLAY] = "display_data", [PX_TOPIC_RESULT] = ".execute_result",
+    [PX_TOPIC_ERROR] = ".error",         [PX_TOPIC_SHUTDOWN] = ".shutdown",
     [PX_TOPIC_DATA] = "datapub",
 };
 
@@ -56,8 +52,7 @@ static void receive(struct px_channels *channels, enum px_channel channel)
         struct px_msg *msg = px_socket_recv(channels->sockets[channel]);
         if (!msg)
             break;
-        if (px_msg_locate(msg, &err) == 0 &&
-            px_session_verify(channels->session, msg, &err) == 0) {
+        if (px_msg_locate(msg, &err) == 0 && px_session_verify(channels->session, msg, &err) == 0) {
             px_kernel_receive(channels->kernel, channel, &msg);
             continue;
         }
@@ -222,8 +217,8 @@ static void watch_parent(struct px_channels *channels)
         return;
     channels->parent_fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
     if (channels->parent_fd >= 0)
-        channels->parent_watch = px_loop_fd(px_service_loop(channels->service),
-                                            channels->parent_fd, on_parent_gone, channels);
+        channels->parent_watch = px_loop_fd(px_service_loop(channels->service), channels->parent_fd,
+                                            on_parent_gone, channels);
     else
         px_log(PX_DEBUG, "frontend.unwatched", "pid=%ld why=\"%s\"", pid, strerror(errno));
 }
@@ -235,8 +230,7 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
     const struct px_service_calls calls = {.ctx = channels, .close = close_sockets};
     if (px_kernel_connection_read(path, connection, err) < 0)
         return -1;
-    channels->session =
-        px_session_create(connection->key, connection->signature_scheme, NULL, err);
+    channels->session = px_session_create(connection->key, connection->signature_scheme, NULL, err);
     channels->service = channels->session ? px_service_create(&calls, err) : NULL;
     if (!channels->service)
         return -1;

@@ -24,8 +24,7 @@ void px_on_comm_info_request(struct px_kernel *kernel, struct px_request *reques
     json_t *json = px_json_parse(px_request_content(request), NULL);
     struct px_buf content = {0};
     px_buf_text(&content, "{\"status\": \"ok\", \"comms\": ");
-    px_comms_list(kernel->comms, json_string_value(json_object_get(json, "target_name")),
-                  &content);
+    px_comms_list(kernel->comms, json_string_value(json_object_get(json, "target_name")), &content);
     px_buf_text(&content, "}");
     json_decref(json);
     px_request_reply(kernel, request, px_buf_span(&content));

@@ -28,7 +28,7 @@ struct px_request {
     enum px_channel channel;
     const struct px_handler *handler; /* NULL: nobody knows the type */
     struct px_parent *parent;
-    bool aborted;                     /* to be answered "aborted" when its turn comes */
+    bool aborted; /* to be answered "aborted" when its turn comes */
     bool allow_stdin;
     char started[PX_DATE_SIZE];
 };
@@ -49,9 +49,9 @@ void px_parent_unref(struct px_parent *parent);
 struct px_queue {
     pthread_mutex_t lock;
     struct px_request *first, **last;
-    bool asleep;  /* the taker has seen an empty queue; the next push rings */
+    bool asleep; /* the taker has seen an empty queue; the next push rings */
     bool stopped;
-    int fd;       /* eventfd */
+    int fd;                        /* eventfd */
     int64_t abort_until_ms;        /* execute_requests dated before abort_date that arrive */
     char abort_date[PX_DATE_SIZE]; /* earlier than this are aborted */
 };
@@ -79,20 +79,19 @@ struct px_item {
     struct px_item *next;
     enum px_channel channel;
     const char *type;
-    const char *topic;        /* borrowed from the kernel; NULL: `own_topic` or identities */
+    const char *topic; /* borrowed from the kernel; NULL: `own_topic` or identities */
     char *own_topic;
     struct px_msg *request;   /* whose identities a reply goes to */
     struct px_parent *parent; /* NULL: {} */
     struct px_buf metadata, content;
     struct px_buffer *buffers; /* malloc'ed array */
     size_t buffer_count;
-    int stream;               /* enum px_stream while `content` is bare text; else -1 */
-    int64_t due_ms;           /* of a stream */
+    int stream;     /* enum px_stream while `content` is bare text; else -1 */
+    int64_t due_ms; /* of a stream */
     enum px_mark mark;
 };
 
-struct px_item *px_item_create(enum px_channel channel, const char *type,
-                               struct px_parent *parent);
+struct px_item *px_item_create(enum px_channel channel, const char *type, struct px_parent *parent);
 void px_item_destroy(struct px_item *item);
 
 struct px_outbox {
@@ -146,7 +145,8 @@ struct px_input {
 PX_MUST_USE int px_input_init(struct px_input *input, struct px_error *err);
 void px_input_fini(struct px_input *input);
 void px_input_ask(struct px_input *input); /* forgets earlier answers */
-/* Waits for the answer and appends it. PX_EINTR when a signal was handled or px_input_interrupt called. */
+/* Waits for the answer and appends it. PX_EINTR when a signal was handled or px_input_interrupt
+ * called. */
 PX_MUST_USE int px_input_wait(struct px_input *input, struct px_buf *line, struct px_error *err);
 void px_input_answer(struct px_input *input, struct px_span content); /* of input_reply */
 void px_input_interrupt(struct px_input *input);
@@ -156,9 +156,9 @@ void px_input_interrupt(struct px_input *input);
 struct px_kernel {
     struct px_kernel_config config;
     char *topics[PX_TOPIC_COUNT];
-    char *info;      /* kernel_info_reply */
-    char *connect;   /* connect_reply */
-    char *metadata;  /* of a message that has no other */
+    char *info;     /* kernel_info_reply */
+    char *connect;  /* connect_reply */
+    char *metadata; /* of a message that has no other */
     struct px_interp_host host;
     struct px_queue queue;
     struct px_outbox outbox;
@@ -173,11 +173,11 @@ struct px_kernel {
     pthread_mutex_t lock;      /* of the next two */
     struct px_parent *current; /* of the request that runs, or ran last */
     bool running;
-    void *self;                /* the language's instance; NULL before px_kernel_run; under lock */
+    void *self; /* the language's instance; NULL before px_kernel_run; under lock */
 
     /* interpreter thread */
     struct px_request *serving;
-    int next_count;      /* execution count of the next cell */
+    int next_count; /* execution count of the next cell */
     bool exit_requested;
 };
 
@@ -195,8 +195,8 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item);
 void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
                     struct px_item *item);
 /* An iopub message of the request; `content` is copied. */
-void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request,
-                       const char *type, enum px_topic topic, struct px_span content);
+void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request, const char *type,
+                       enum px_topic topic, struct px_span content);
 /* Reply to execute, apply, or anything aborted: content, and a task's metadata. */
 void px_reply_task(struct px_kernel *kernel, struct px_request *request, const char *status,
                    struct px_outcome *outcome, struct px_span content);

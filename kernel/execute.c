@@ -163,8 +163,8 @@ static void reply_execute(struct px_kernel *kernel, struct px_request *request,
         px_buf_text(&content, "{\"status\": \"ok\"");
     const struct px_span expressions = px_buf_span(&outcome->user_expressions);
     const struct px_span payload = px_buf_span(&outcome->payload);
-    px_buf_printf(&content, ", \"execution_count\": %d, \"user_expressions\": ",
-                  outcome->execution_count);
+    px_buf_printf(&content,
+                  ", \"execution_count\": %d, \"user_expressions\": ", outcome->execution_count);
     px_buf_text(&content, expressions.size ? expressions.data : "{}");
     px_buf_text(&content, ", \"payload\": ");
     px_buf_text(&content, payload.size ? payload.data : "[]");

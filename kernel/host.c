@@ -33,8 +33,8 @@ static size_t piece(const char *text, size_t size)
     return cut;
 }
 
-static void host_stream(void *ctx, struct px_parent *parent, enum px_stream which,
-                        const char *text, size_t size)
+static void host_stream(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
+                        size_t size)
 {
     struct px_kernel *kernel = ctx;
     const char *topic = kernel->topics[which == PX_STDOUT ? PX_TOPIC_STDOUT : PX_TOPIC_STDERR];

@@ -42,8 +42,8 @@ static const struct px_option option_rows[] = {
     {"display-name", 0, PX_OPT_STRING, AT(display_name), 0, "TEXT",
      "what people see (default: Python (Phalanx))", 0, 0},
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH", "pass --python PATH to the kernel", 0, 0},
-    {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "pass --language NAME to the kernel",
-     0, 0},
+    {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "pass --language NAME to the kernel", 0,
+     0},
     {0},
 };
 

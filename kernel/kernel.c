@@ -131,12 +131,14 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
         .type = item->type,
         .parent = item->parent ? (struct px_span){item->parent->header, item->parent->size}
                                : (struct px_span){0},
-        .metadata = item->metadata.size ? px_buf_span(&item->metadata)
-                                        : px_span_of(kernel->metadata),
+        .metadata =
+            item->metadata.size ? px_buf_span(&item->metadata) : px_span_of(kernel->metadata),
         .content = px_buf_span(&item->content),
     };
     struct px_msg *msg = px_session_build(kernel->config.session, &draft);
     append_buffers(msg, item);
+    px_log(PX_DEBUG, "message.out", "channel=%d type=%s id=%s", (int)item->channel, item->type,
+           px_session_last_id(kernel->config.session));
     kernel->config.send(kernel->config.ctx, item->channel, &msg);
     px_item_destroy(item);
 }
@@ -147,12 +149,11 @@ void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
     if (!request->handler || request->handler->place == PX_ON_SERVICE)
         px_kernel_send(kernel, item);
     else
-        px_outbox_post(&kernel->outbox, item,
-                       item->mark == PX_IDLE ? PX_POST_RING : PX_POST_QUIET);
+        px_outbox_post(&kernel->outbox, item, item->mark == PX_IDLE ? PX_POST_RING : PX_POST_QUIET);
 }
 
-void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request,
-                       const char *type, enum px_topic topic, struct px_span content)
+void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request, const char *type,
+                       enum px_topic topic, struct px_span content)
 {
     struct px_item *item = px_item_create(PX_IOPUB, type, request->parent);
     item->topic = kernel->topics[topic];
@@ -414,10 +415,8 @@ void px_kernel_run(struct px_kernel *kernel, void *self)
 bool px_kernel_execute(struct px_kernel *kernel, void *self, struct px_span code)
 {
     struct px_outcome outcome = {0};
-    const struct px_execute run = {.code = code,
-                                   .user_expressions = PX_SPAN("{}"),
-                                   .metadata = PX_SPAN("{}"),
-                                   .silent = true};
+    const struct px_execute run = {
+        .code = code, .user_expressions = PX_SPAN("{}"), .metadata = PX_SPAN("{}"), .silent = true};
     set_self(kernel, self, true); /* so that it can be interrupted */
     kernel->config.ops->execute(self, &run, &outcome);
     set_self(kernel, NULL, false);
@@ -469,8 +468,8 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
     name_topics(kernel);
     kernel->info = px_format("{\"status\": \"ok\", \"protocol_version\": \"%s\", %s}",
                              PX_PROTOCOL_VERSION, config->ops->info_json);
-    kernel->connect = px_format("{\"status\": \"ok\"%s}",
-                                config->connect_info ? config->connect_info : "");
+    kernel->connect =
+        px_format("{\"status\": \"ok\"%s}", config->connect_info ? config->connect_info : "");
     kernel->metadata = config->stamp_engine
                            ? px_format("{\"engine\": \"%s\"}", px_session_id(config->session))
                            : px_strdup("{}");

@@ -56,8 +56,7 @@ struct px_span px_request_msg_id(const struct px_request *request);
 int px_request_arg(const struct px_request *request);
 
 /* Gives the reply, once, on the handler's thread; afterwards the request's spans are gone. */
-void px_request_reply(struct px_kernel *kernel, struct px_request *request,
-                      struct px_span content);
+void px_request_reply(struct px_kernel *kernel, struct px_request *request, struct px_span content);
 /* The same for a refusal: {"status": "error", "ename", "evalue", "traceback": []}. */
 void px_request_refuse(struct px_kernel *kernel, struct px_request *request, const char *ename,
                        const char *fmt, ...) PX_PRINTF(4, 5);
@@ -80,13 +79,14 @@ enum px_topic {
 /* Everything is copied but the tables, `ops` and `session`, which are borrowed for life. */
 struct px_kernel_config {
     const struct px_interp_ops *ops;
-    struct px_session *session;      /* used on the service thread only */
-    const char *topic_prefix;        /* "kernel.<id>", "engine.3" */
-    const char *const *topics;       /* PX_TOPIC_COUNT names; one that starts with '.' follows the prefix */
+    struct px_session *session; /* used on the service thread only */
+    const char *topic_prefix;   /* "kernel.<id>", "engine.3" */
+    const char *const
+        *topics; /* PX_TOPIC_COUNT names; one that starts with '.' follows the prefix */
     const struct px_handler *handlers; /* more rows, ending with an empty one; NULL: none */
-    const char *connect_info;        /* members of connect_reply's content, with a leading comma; NULL */
-    int engine_id;                   /* in engine_info of errors; -1 for none */
-    bool stamp_engine;               /* metadata of every message names the engine */
+    const char *connect_info; /* members of connect_reply's content, with a leading comma; NULL */
+    int engine_id;            /* in engine_info of errors; -1 for none */
+    bool stamp_engine;        /* metadata of every message names the engine */
     bool has_stdin;
 
     void *ctx; /* of the functions below, all called on the service thread */

@@ -8,13 +8,7 @@ px_library(px_kernel
 
 px_library(px_service SOURCES service.c LIBS px_kernel px_loop Threads::Threads)
 
-px_library(px_program SOURCES program.c LIBS px_interp)
+px_library(px_program SOURCES program.c LIBS px_interp px_python)
 target_compile_definitions(px_program PRIVATE PX_PYTHON_DIR="${PX_PYTHON_DIR}")
-if(TARGET px_python)
-  target_compile_definitions(px_program PRIVATE "PX_PYTHON_ROW=&px_interp_python,")
-  target_link_libraries(px_program PUBLIC px_python)
-else()
-  target_compile_definitions(px_program PRIVATE PX_PYTHON_ROW=)
-endif()
 
 px_program(pxkernel SOURCES main.c channels.c install.c LIBS px_service px_program)

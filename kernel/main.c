@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * pxkernel: a Jupyter kernel on a connection file; or `pxkernel install`, which tells Jupyter of it.
+ * pxkernel: a Jupyter kernel on a connection file; or `pxkernel install`, which tells Jupyter of
+ * it.
  *
  * The sockets are up, and kernel_info is answered, before the language starts.
  */

@@ -21,8 +21,7 @@
 #define STREAM_DELAY_MS 25
 #define OUTBOX_FULL (8u << 20)
 
-struct px_item *px_item_create(enum px_channel channel, const char *type,
-                               struct px_parent *parent)
+struct px_item *px_item_create(enum px_channel channel, const char *type, struct px_parent *parent)
 {
     struct px_item *item = px_alloc(sizeof *item);
     item->channel = channel;

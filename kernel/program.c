@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 const struct px_interp_ops *const px_languages[] = {
-    PX_PYTHON_ROW
+    &px_interp_python,
     &px_interp_echo,
     NULL,
 };

@@ -26,8 +26,8 @@ struct px_service {
     struct px_kernel *kernel; /* NULL until adopted */
     struct px_timer *flush;   /* armed while the outbox holds something that is not due */
     int64_t flush_ms;         /* when it goes off */
-    int finish_fd; /* eventfd, rung by the main thread */
-    int term_fd;   /* eventfd, rung by the handler of SIGTERM */
+    int finish_fd;            /* eventfd, rung by the main thread */
+    int term_fd;              /* eventfd, rung by the handler of SIGTERM */
     bool ending, forced;
     int status;
     bool started;

@@ -23,9 +23,10 @@ struct px_service;
 /* What the owner of the sockets does on the service thread. */
 struct px_service_calls {
     void *ctx;
-    void (*open)(void *ctx);      /* first, on the thread; optional */
-    void (*close)(void *ctx);     /* last: destroys the sockets */
-    void (*terminated)(void *ctx); /* SIGTERM came; optional: px_service_end(…, 0) follows in any case */
+    void (*open)(void *ctx);  /* first, on the thread; optional */
+    void (*close)(void *ctx); /* last: destroys the sockets */
+    void (*terminated)(
+        void *ctx); /* SIGTERM came; optional: px_service_end(…, 0) follows in any case */
 };
 
 struct px_service *px_service_create(const struct px_service_calls *calls, struct px_error *err);
@@ -36,7 +37,8 @@ struct px_loop *px_service_loop(struct px_service *service);
 void px_service_adopt(struct px_service *service, struct px_kernel *kernel);
 PX_MUST_USE int px_service_start(struct px_service *service, struct px_error *err);
 
-/* Service thread: begins the end described above. `status` is for _exit. Repeated calls do nothing. */
+/* Service thread: begins the end described above. `status` is for _exit. Repeated calls do nothing.
+ */
 void px_service_end(struct px_service *service, int status);
 /* Service thread, after px_kernel_receive(): sends what is ready, and looks again when more is. */
 void px_service_push(struct px_service *service);

@@ -58,14 +58,10 @@ struct engine {
 static const char none[] = "no kernel"; /* what the bell gives when registration failed */
 
 static const char *const topics[PX_TOPIC_COUNT] = {
-    [PX_TOPIC_STATUS] = ".status",
-    [PX_TOPIC_EXECUTE_INPUT] = ".execute_input",
-    [PX_TOPIC_STDOUT] = ".stdout",
-    [PX_TOPIC_STDERR] = ".stderr",
-    [PX_TOPIC_DISPLAY] = ".displaypub",
-    [PX_TOPIC_RESULT] = ".execute_result",
-    [PX_TOPIC_ERROR] = ".error",
-    [PX_TOPIC_SHUTDOWN] = ".shutdown",
+    [PX_TOPIC_STATUS] = ".status",      [PX_TOPIC_EXECUTE_INPUT] = ".execute_input",
+    [PX_TOPIC_STDOUT] = ".stdout",      [PX_TOPIC_STDERR] = ".stderr",
+    [PX_TOPIC_DISPLAY] = ".displaypub", [PX_TOPIC_RESULT] = ".execute_result",
+    [PX_TOPIC_ERROR] = ".error",        [PX_TOPIC_SHUTDOWN] = ".shutdown",
     [PX_TOPIC_DATA] = "datapub",
 };
 
@@ -81,8 +77,8 @@ static void send_hub(struct engine *engine, const char *type, const char *conten
 
 static void unregister(struct engine *engine)
 {
-    char *content = engine->id < 0 ? px_strdup("{\"id\": null}")
-                                   : px_format("{\"id\": %d}", engine->id);
+    char *content =
+        engine->id < 0 ? px_strdup("{\"id\": null}") : px_format("{\"id\": %d}", engine->id);
     send_hub(engine, PX_UNREGISTRATION_REQUEST, content);
     free(content);
 }
@@ -267,13 +263,11 @@ static const struct px_handler handlers[] = {
 /* What schedulers and clients want back of a task's own metadata. */
 static void task_metadata(void *ctx, const struct px_request *request, struct px_buf *out)
 {
-    static const char *const keys[] = {"is_broadcast", "is_coalescing", "original_msg_id",
-                                       "label"};
+    static const char *const keys[] = {"is_broadcast", "is_coalescing", "original_msg_id", "label"};
     static const char *const absent[] = {"false", "false", "\"\"", "null"};
     struct px_span values[PX_COUNT(keys)] = {{0}};
     (void)ctx;
-    const bool found =
-        px_scan(px_request_metadata(request), keys, values, PX_COUNT(keys)) == 0;
+    const bool found = px_scan(px_request_metadata(request), keys, values, PX_COUNT(keys)) == 0;
     for (size_t i = 0; i < PX_COUNT(keys); i++) {
         const struct px_span value = found && values[i].data ? values[i] : px_span_of(absent[i]);
         px_buf_printf(out, ", \"%s\": ", keys[i]);
@@ -327,9 +321,12 @@ static int connect_all(struct engine *engine, struct px_error *err)
         enum px_socket_type type;
         int port;
     } rows[] = {
-        {SHELL, PX_ROUTER, connection->mux},        {SHELL, PX_ROUTER, connection->task},
-        {SHELL, PX_ROUTER, leaf},                   {CONTROL, PX_ROUTER, connection->control},
-        {IOPUB, PX_XPUB, connection->iopub},        {HEART_OUT, PX_DEALER, connection->hb_pong},
+        {SHELL, PX_ROUTER, connection->mux},
+        {SHELL, PX_ROUTER, connection->task},
+        {SHELL, PX_ROUTER, leaf},
+        {CONTROL, PX_ROUTER, connection->control},
+        {IOPUB, PX_XPUB, connection->iopub},
+        {HEART_OUT, PX_DEALER, connection->hb_pong},
         {HEART_IN, PX_SUB, connection->hb_ping},
     };
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
@@ -459,8 +456,8 @@ static void open_registrar(void *ctx)
         return;
     }
     px_loop_socket(loop, px_socket_raw(engine->sockets[REGISTRAR]), on_registrar, engine);
-    engine->deadline = px_loop_timer(loop, engine->config->timeout_ms, 0, on_registration_timeout,
-                                     engine);
+    engine->deadline =
+        px_loop_timer(loop, engine->config->timeout_ms, 0, on_registration_timeout, engine);
     send_registration(engine);
 }
 

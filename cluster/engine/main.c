@@ -48,8 +48,8 @@ static const struct px_option option_rows[] = {
      "interpreter to be (default: the active environment's)", 0, 0},
     {"code", 'c', PX_OPT_STRING, AT(code), 0, "CODE", "run this first", 0, 0},
     {"work-dir", 0, PX_OPT_STRING, AT(work_dir), 0, "DIR", "change to this directory", 0, 0},
-    {"ident", 0, PX_OPT_STRING, AT(ident), 0, "UUID", "the one engine's uuid (default: random)",
-     0, 0},
+    {"ident", 0, PX_OPT_STRING, AT(ident), 0, "UUID", "the one engine's uuid (default: random)", 0,
+     0},
     {"id", 0, PX_OPT_INT, AT(id), 0, "N", "ask the hub for this id", 0, 1000000000},
     {"max-heartbeat-misses", 0, PX_OPT_INT, AT(max_misses), 0, "N",
      "then the hub is gone; 0: wait for ever (default: 50)", 0, 1000000},
@@ -191,7 +191,8 @@ int main(int argc, char **argv)
     char profile[PX_PATH_SIZE], path[PX_PATH_SIZE];
     find_profile(&options, profile);
     find_file(&options, profile, path);
-    void *self = start_language(&options, profile, ops, argv); /* meanwhile the controller may come up */
+    /* Before the file is waited for: meanwhile the controller may come up. */
+    void *self = start_language(&options, profile, ops, argv);
     struct px_cluster_connection connection;
     read_connection(&options, path, &connection);
     const struct px_forkserver_config config = {

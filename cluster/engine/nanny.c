@@ -36,8 +36,7 @@ static int connect_hub(struct nanny *nanny, struct px_error *err)
     char endpoint[PX_ENDPOINT_SIZE];
     if (nanny->hub)
         return 0;
-    nanny->session =
-        px_session_create(connection->key, connection->signature_scheme, NULL, err);
+    nanny->session = px_session_create(connection->key, connection->signature_scheme, NULL, err);
     nanny->context = px_context_create(1);
     nanny->hub = nanny->session ? px_socket_create(nanny->context, PX_DEALER, err) : NULL;
     if (!nanny->hub)
@@ -107,8 +106,7 @@ static void become_nanny(void)
     sigprocmask(SIG_SETMASK, &nothing, NULL);
 }
 
-int px_nanny_start(const struct px_cluster_connection *connection, pid_t *pid,
-                   struct px_error *err)
+int px_nanny_start(const struct px_cluster_connection *connection, pid_t *pid, struct px_error *err)
 {
     int ends[2];
     if (pipe(ends) < 0)

@@ -92,8 +92,7 @@ static void publish_text(struct echo *echo, enum px_publication what, const char
     else
         px_buf_text(&content, ", \"transient\": {}");
     px_buf_text(&content, "}");
-    echo->host->publish(echo->host->ctx, NULL, what, px_buf_span(&content), PX_SPAN("{}"), NULL,
-                        0);
+    echo->host->publish(echo->host->ctx, NULL, what, px_buf_span(&content), PX_SPAN("{}"), NULL, 0);
     px_buf_fini(&content);
 }
 
@@ -240,8 +239,7 @@ static void echo_apply(void *self, struct px_span msg_id, struct px_span metadat
     }
 }
 
-static void echo_query(void *self, enum px_query what, struct px_span content,
-                       struct px_buf *reply)
+static void echo_query(void *self, enum px_query what, struct px_span content, struct px_buf *reply)
 {
     static const char *const replies[PX_QUERY_COUNT] = {
         [PX_COMPLETE] = "{\"status\": \"ok\", \"matches\": [], \"cursor_start\": 0, "

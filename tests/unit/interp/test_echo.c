@@ -12,8 +12,8 @@ struct notes {
     int inputs; /* answers left to "again" before the line comes */
 };
 
-static void note_stream(void *ctx, struct px_parent *parent, enum px_stream which,
-                        const char *text, size_t size)
+static void note_stream(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
+                        size_t size)
 {
     struct notes *notes = ctx;
     (void)parent;
@@ -50,10 +50,8 @@ struct world {
 static int create(void **state)
 {
     struct world *world = px_alloc(sizeof *world);
-    world->host = (struct px_interp_host){.ctx = &world->notes,
-                                          .stream = note_stream,
-                                          .publish = note_publish,
-                                          .input = note_input};
+    world->host = (struct px_interp_host){
+        .ctx = &world->notes, .stream = note_stream, .publish = note_publish, .input = note_input};
     world->echo = px_interp_echo.create(&(struct px_interp_config){0}, NULL);
     px_interp_echo.attach(world->echo, &world->host, -1, NULL);
     *state = world;
@@ -109,9 +107,8 @@ static void an_error_ends_the_cell(void **state)
     struct world *world = *state;
     struct px_outcome out = run(world, "error \"bad\"\nprint never", false);
     assert_true(out.failed);
-    assert_string_equal(out.error.data,
-                        "\"ename\": \"EchoError\", \"evalue\": \"\\\"bad\\\"\", "
-                        "\"traceback\": [\"EchoError: \\\"bad\\\"\"]");
+    assert_string_equal(out.error.data, "\"ename\": \"EchoError\", \"evalue\": \"\\\"bad\\\"\", "
+                                        "\"traceback\": [\"EchoError: \\\"bad\\\"\"]");
     assert_null(strstr(world->notes.text.data, "never"));
     px_outcome_fini(&out);
 }

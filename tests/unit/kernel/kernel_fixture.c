@@ -12,10 +12,10 @@
 #define KEY "a key"
 
 static const char *const topics[PX_TOPIC_COUNT] = {
-    [PX_TOPIC_STATUS] = ".status",      [PX_TOPIC_EXECUTE_INPUT] = ".execute_input",
-    [PX_TOPIC_STDOUT] = ".stdout",      [PX_TOPIC_STDERR] = ".stderr",
-    [PX_TOPIC_DISPLAY] = "display",     [PX_TOPIC_RESULT] = ".execute_result",
-    [PX_TOPIC_ERROR] = ".error",        [PX_TOPIC_SHUTDOWN] = ".shutdown",
+    [PX_TOPIC_STATUS] = ".status",  [PX_TOPIC_EXECUTE_INPUT] = ".execute_input",
+    [PX_TOPIC_STDOUT] = ".stdout",  [PX_TOPIC_STDERR] = ".stderr",
+    [PX_TOPIC_DISPLAY] = "display", [PX_TOPIC_RESULT] = ".execute_result",
+    [PX_TOPIC_ERROR] = ".error",    [PX_TOPIC_SHUTDOWN] = ".shutdown",
     [PX_TOPIC_DATA] = "datapub",
 };
 
@@ -94,10 +94,8 @@ const char *fixture_send(struct fixture *fixture, enum px_channel channel, const
                          const char *content)
 {
     const struct px_span ident = PX_SPAN("client");
-    const struct px_draft draft = {.idents = &ident,
-                                   .ident_count = 1,
-                                   .type = type,
-                                   .content = px_span_of(content)};
+    const struct px_draft draft = {
+        .idents = &ident, .ident_count = 1, .type = type, .content = px_span_of(content)};
     struct px_msg *msg = px_session_build(fixture->client, &draft);
     px_kernel_receive(fixture->kernel, channel, &msg);
     assert_null(msg);

@@ -38,7 +38,8 @@ const char *fixture_send(struct fixture *fixture, enum px_channel channel, const
                          const char *content);
 const char *fixture_execute(struct fixture *fixture, const char *code);
 
-/* Waits for the next message: its type, and `part` somewhere in its content. Fails at a deadline. */
+/* Waits for the next message: its type, and `part` somewhere in its content. Fails at a deadline.
+ */
 const struct px_msg *fixture_expect(struct fixture *fixture, enum px_channel channel,
                                     const char *type, const char *part);
 /* Fails unless nothing more comes while the interpreter is idle. */

@@ -182,8 +182,8 @@ static void abort_before_arrival_is_remembered(void **state)
     char *first = px_strdup(fixture_send(f, PX_SHELL, "is_complete_request", "{}"));
     char *next = px_strdup(first); /* ids count up: name the one after the abort_request */
     char *number = strrchr(next, '_') + 1;
-    char *content = px_format("{\"msg_ids\": \"%.*s%d\"}", (int)(number - next), next,
-                              atoi(number) + 2);
+    char *content =
+        px_format("{\"msg_ids\": \"%.*s%d\"}", (int)(number - next), next, atoi(number) + 2);
     fixture_send(f, PX_CONTROL, "abort_request", content);
     fixture_execute(f, "print never");
     expect_busy(f);
@@ -310,8 +310,12 @@ static void unknown_and_malformed_end_idle(void **state)
 
 static void bad_headers_are_dropped(void **state)
 {
-    static const char *const wrong[] = {"{}", "[]", "", "{\"msg_id\": 1, \"msg_type\": \"x\"}",
-                                        "{\"msg_id\": \"1\"}", "{\"msg_type\": \"x\"}"};
+    static const char *const wrong[] = {"{}",
+                                        "[]",
+                                        "",
+                                        "{\"msg_id\": 1, \"msg_type\": \"x\"}",
+                                        "{\"msg_id\": \"1\"}",
+                                        "{\"msg_type\": \"x\"}"};
     struct fixture *f = *state;
     for (size_t i = 0; i < PX_COUNT(wrong); i++) {
         struct px_msg *msg = px_session_build(f->client, &(struct px_draft){.type = "x"});
