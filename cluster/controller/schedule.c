@@ -66,8 +66,9 @@ void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate f
     px_graph_cut(task);
     px_heap_remove(&schedule->deadlines, &task->deadline_at);
     px_task_set_state(schedule, task, DONE);
-    struct px_span msg_id = px_span_of(task->msg_id);
-    px_history_set(schedule->history, msg_id, fate, serial);
+    task->fate = fate;
+    task->serial = serial;
+    px_history_set(schedule->history, px_span_of(task->msg_id), fate, serial);
     ++*(fate == PX_SUCCEEDED ? &schedule->stats.succeeded : &schedule->stats.failed);
     HASH_DEL(schedule->tasks, task);
     schedule->ops.release(schedule->ctx, task->payload);
@@ -115,12 +116,10 @@ void px_schedule_run(struct px_schedule *schedule)
     while (schedule->done != NULL) {
         struct task *task = schedule->done;
         DL_DELETE(schedule->done, task);
-        uint32_t serial;
-        enum px_fate fate = px_history_get(schedule->history, px_span_of(task->msg_id), &serial);
         while (task->dependents != NULL) {
             struct edge *edge = task->dependents;
             DL_DELETE(task->dependents, edge);
-            px_graph_tell(schedule, edge, fate, serial);
+            px_graph_tell(schedule, edge, task->fate, task->serial);
         }
         free_task(task);
     }

@@ -65,6 +65,8 @@ struct task {
     size_t deadline_at;
     struct seat *seats;
     struct px_worker *worker; /* running */
+    enum px_fate fate;        /* done: how, and where */
+    uint32_t serial;
     struct task *prev, *next; /* its engine's running tasks, orphans, or done */
     UT_hash_handle hh;
     char msg_id[];
