@@ -34,6 +34,8 @@
 
 #define CONNECT_WAIT_MS 1000 /* for one relay; later ones are reached when they come up */
 #define HEART_SLACK_MS 500   /* on top of the period, as the reference allows */
+#define LAST_WORDS_MS 250 /* for what is left to send when told to end: the hub may be ending too  \
+                           */
 
 enum engine_socket { REGISTRAR, SHELL, CONTROL, IOPUB, HEART_OUT, HEART_IN, SOCKET_COUNT };
 
@@ -51,7 +53,7 @@ struct engine {
     struct px_timer *deadline; /* of the registration; NULL afterwards */
     int id, misses, status;
     int64_t period_ms;
-    bool pinged;
+    bool pinged, left; /* left: the hub was told */
     struct px_log_limiter refused, unsent;
 };
 
@@ -77,6 +79,9 @@ static void send_hub(struct engine *engine, const char *type, const char *conten
 
 static void unregister(struct engine *engine)
 {
+    if (engine->left || !engine->sockets[REGISTRAR])
+        return;
+    engine->left = true;
     char *content =
         engine->id < 0 ? px_strdup("{\"id\": null}") : px_format("{\"id\": %d}", engine->id);
     send_hub(engine, PX_UNREGISTRATION_REQUEST, content);
@@ -464,6 +469,8 @@ static void open_registrar(void *ctx)
 static void close_sockets(void *ctx)
 {
     struct engine *engine = ctx;
+    if (engine->kernel)
+        unregister(engine);
     for (int i = 0; i < SOCKET_COUNT; i++) {
         px_socket_destroy(engine->sockets[i]);
         engine->sockets[i] = NULL;
@@ -476,8 +483,10 @@ static void on_terminated(void *ctx)
 {
     struct engine *engine = ctx;
     px_log(PX_INFO, "terminated", NULL);
-    if (engine->sockets[REGISTRAR])
-        unregister(engine);
+    unregister(engine);
+    for (int i = 0; i < SOCKET_COUNT; i++)
+        if (engine->sockets[i])
+            px_socket_set_linger(engine->sockets[i], LAST_WORDS_MS);
     if (!engine->kernel)
         give_up(engine, 0);
 }

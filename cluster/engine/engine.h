@@ -42,9 +42,12 @@ struct px_forkserver_config {
  * warmed. */
 int px_forkserver_run(const struct px_forkserver_config *config, void *self);
 
-/* Forks the nanny. Returns the descriptor to which the fork server writes "+<id>\n" when an engine
- * has registered and "-<id>\n" when it has ended; at the descriptor's end the nanny reports
- * those that are left, and exits. *pid is its process. -1 with an error. */
+/*
+ * Forks the nanny. Returns the descriptor to which the fork server writes, a line each, "+<id>"
+ * when an engine has registered, "=<id>" when it has told the hub itself that it ends, and "-<id>"
+ * when it has died. The nanny reports the dead, at the descriptor's end those that are left too,
+ * and exits. *pid is its process. -1 with an error.
+ */
 PX_MUST_USE int px_nanny_start(const struct px_cluster_connection *connection, pid_t *pid,
                                struct px_error *err);
 

@@ -123,7 +123,7 @@ static void on_ended(struct forkserver *server, struct child *child, int status,
            "id=%d pid=%d why=\"%s\" peak_rss_mb=%ld", child->id, (int)child->pid, why,
            peak_kb / 1024);
     if (child->id >= 0)
-        say(server->nanny_fd, "-%d\n", child->id);
+        say(server->nanny_fd, "%c%d\n", bad ? '-' : '=', child->id);
     say(server->config->ready_fd, "exited %d %s\n", (int)child->pid, why);
     if (server->living == 0)
         px_loop_stop(server->loop);

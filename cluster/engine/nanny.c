@@ -77,7 +77,8 @@ static void on_line(struct nanny *nanny, const char *line)
         if (nanny->ids[i] != id)
             continue;
         nanny->ids[i] = nanny->ids[--nanny->count];
-        unregister(nanny, id);
+        if (line[0] == '-')
+            unregister(nanny, id);
         return;
     }
 }

@@ -93,7 +93,7 @@ static void a_death_is_reported_at_once(void **state)
 static void those_left_are_reported_at_the_end(void **state)
 {
     struct world *world = *state;
-    tell(world, "+7\n-9\n"); /* 9 is not known */
+    tell(world, "+7\n+8\n-9\n=8\n"); /* 9 is not known, 8 spoke for itself */
     close(world->fd);
     world->fd = -1;
     expect(world, "{\"id\": 7}");
