@@ -15,7 +15,7 @@
  *                    record.c, query.c, db.c, row.c  the task database
  *   writing thread   db_sqlite.c  the database on disk, with --sqlitedb
  *   both             link.c   notes (traffic to hub) and orders (hub to traffic)
- *   before threads   settings.c, sockets.c; main.c places the threads
+ *   before threads   settings.c, config.c, sockets.c; main.c places the threads
  *
  * The traffic thread never touches a disk and never waits for the hub.
  */
@@ -84,6 +84,8 @@ struct px_settings {
 PX_MUST_USE int px_settings_read(int argc, char **argv, struct px_settings *out,
                                  char profile_dir[PX_PATH_SIZE], struct px_error *err);
 void px_settings_fini(struct px_settings *settings);
+/* The rest is config.c. Reads the profile's configuration files, if there are any. */
+void px_settings_config(struct px_settings *settings, const char *profile_dir);
 /* Sets one trait, as in "HeartMonitor.period", from the text of a Python or JSON literal.
  * PX_ENOENT for a name that is not known, PX_EINVAL for a value that is not right. */
 PX_MUST_USE int px_settings_trait(struct px_settings *settings, const char *name,

@@ -11,8 +11,8 @@ target_include_directories(px_schedule PUBLIC ${DIR} ${CMAKE_SOURCE_DIR}/cluster
 
 pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3)
 px_library(px_controller
-  SOURCES ${DIR}/settings.c ${DIR}/sockets.c ${DIR}/link.c ${DIR}/port.c ${DIR}/route.c
-          ${DIR}/relay.c ${DIR}/reply.c ${DIR}/task.c ${DIR}/broadcast.c ${DIR}/heart.c
+  SOURCES ${DIR}/settings.c ${DIR}/config.c ${DIR}/sockets.c ${DIR}/link.c ${DIR}/port.c
+          ${DIR}/route.c ${DIR}/relay.c ${DIR}/reply.c ${DIR}/task.c ${DIR}/broadcast.c ${DIR}/heart.c
           ${DIR}/traffic.c ${DIR}/hub.c ${DIR}/member.c ${DIR}/request.c ${DIR}/request_db.c
           ${DIR}/monitor.c ${DIR}/record.c ${DIR}/query.c ${DIR}/db.c
           ${DIR}/row.c ${DIR}/db_sqlite.c
