@@ -18,6 +18,7 @@ import time
 import pytest
 
 from conftest import wait_for
+from jupyter_client.session import Session
 
 ipp = pytest.importorskip("ipyparallel")
 zmq = pytest.importorskip("zmq")
@@ -536,6 +537,161 @@ def test_curve(cluster):
         json.dump(connection, file)
     with pytest.raises((TimeoutError, ipp.error.TimeoutError)):
         ipp.Client(plain, timeout=1)
+
+
+# ---- frames, as the protocol has them ------------------------------------------------------------------------
+
+
+class Peer:
+    """Sockets of our own making, with the cluster's key."""
+
+    def __init__(self, cluster):
+        with open(cluster.security("ipcontroller-client.json")) as file:
+            self.client = json.load(file)
+        with open(cluster.security("ipcontroller-engine.json")) as file:
+            self.engine = json.load(file)
+        self.session = Session(key=self.client["key"].encode(), signature_scheme="hmac-sha256")
+        self.context = zmq.Context()
+        self.query = self.connect(zmq.DEALER, self.client["registration"])
+
+    def connect(self, kind, port, identity=None):
+        socket = self.context.socket(kind)
+        socket.linger = 0
+        if identity:
+            socket.setsockopt(zmq.IDENTITY, identity.encode())
+        if kind == zmq.SUB:
+            socket.setsockopt(zmq.SUBSCRIBE, b"")
+        socket.connect(f"tcp://127.0.0.1:{port}")
+        return socket
+
+    def receive(self, socket, timeout=10):
+        assert socket.poll(timeout * 1000), "no message"
+        return self.session.recv(socket, mode=0)[1]
+
+    def ask(self, msg_type, content, socket=None):
+        self.session.send(socket or self.query, msg_type, content=content)
+        return self.receive(socket or self.query)
+
+    def register(self, uuid, **content):
+        socket = self.connect(zmq.DEALER, self.engine["registration"], uuid)
+        return self.ask("registration_request", dict(content, uuid=uuid), socket)
+
+    def beat(self, uuid):
+        """Answers one ping."""
+        pong = self.connect(zmq.DEALER, self.engine["hb_pong"], uuid)
+        ping = self.connect(zmq.SUB, self.engine["hb_ping"])
+        assert ping.poll(10000)
+        pong.send(ping.recv())
+
+    def close(self):
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def peer(cluster):
+    cluster.start("--ping=3000")
+    peer = Peer(cluster)
+    yield peer
+    peer.close()
+
+
+@pytest.mark.parametrize("msg_type, content, reply, ename, evalue", [
+    ("nonsense", {}, "hub_error", "KeyError", "\"Bad Message Type: 'nonsense'\""),
+    ("queue_request", {}, "hub_error", "KeyError", "'targets'"),
+    ("queue_request", {"targets": 99}, "hub_error", "IndexError", "No Such Engine: [99]"),
+    ("queue_request", {"targets": "all"}, "hub_error", "IndexError", "No Such Engine: ['all']"),
+    ("queue_request", {"targets": []}, "hub_error", "IndexError", "No Engines Registered"),
+    ("load_request", {"targets": [1, 2]}, "hub_error", "IndexError", "No Such Engine: [1, 2]"),
+    ("result_request", {}, "hub_error", "KeyError", "'msg_ids'"),
+    ("result_request", {"msg_ids": ["x"]}, "result_reply", "KeyError", "'No such message: x'"),
+    ("resubmit_request", {"msg_ids": ["x"]}, "resubmit_reply", "KeyError",
+     "\"No such msg(s): ['x']\""),
+    ("purge_request", {"msg_ids": [], "engine_ids": [99]}, "purge_reply", "IndexError",
+     "No such engine: 99"),
+    ("db_request", {"query": {"a": {"$b": 1}}}, "db_reply", "KeyError", "'$b'"),
+    ("db_request", {"query": {}, "keys": ["colour"]}, "db_reply", "KeyError", "'colour'"),
+])
+def test_hub_errors(peer, msg_type, content, reply, ename, evalue):
+    answer = peer.ask(msg_type, content)
+    assert answer["header"]["msg_type"] == reply
+    assert answer["parent_header"]["msg_type"] == msg_type
+    assert answer["metadata"] == {}
+    content = answer["content"]
+    assert (content["status"], content["ename"], content["evalue"]) == ("error", ename, evalue)
+    assert isinstance(content["traceback"], list) and content["engine_info"] == {}
+
+
+def test_hub_replies_when_empty(peer):
+    assert peer.ask("queue_request", {"targets": None})["content"] == {"status": "ok",
+                                                                       "unassigned": 0}
+    assert peer.ask("history_request", {})["content"] == {"status": "ok", "history": []}
+    assert peer.ask("connection_request", {})["content"]["engines"] == {}
+
+
+def test_registration_rules(peer):
+    first = peer.register("engine-a", id=5)
+    assert first["parent_header"] == {} and first["metadata"] == {}
+    assert first["content"]["id"] == 5 and first["content"]["hb_period"] == 3000
+    info = first["content"]["connection_info"]
+    assert {k: peer.engine[k] for k in info} == info
+    again = peer.register("engine-a2", id=5)
+    assert again["content"]["id"] == 6
+    refused = peer.register("engine-a")
+    assert refused["content"]["status"] == "error"
+    assert refused["content"]["evalue"] == "\"uuid 'engine-a' in use\""
+    assert peer.register("engine-b")["content"]["id"] == 8  # the refused one used up a number
+    assert peer.register("engine-c", id="x")["header"]["msg_type"] == "hub_error"
+
+
+def test_registration_is_told_at_once(peer):
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    peer.register("engine-a")
+    start = time.monotonic()
+    peer.beat("engine-a")
+    message = peer.receive(told)
+    assert time.monotonic() - start < 2  # not a period of 3 s later
+    assert message["header"]["msg_type"] == "registration_notification"
+    assert message["content"] == {"id": 0, "uuid": "engine-a"}
+    assert message["parent_header"] == {}
+    peer.session.send(peer.query, "unregistration_request", content={"id": 0})
+    message = peer.receive(told)
+    assert message["header"]["msg_type"] == "unregistration_notification"
+    assert peer.ask("queue_request", {"targets": None})["content"]["0"] == {
+        "queue": 0, "completed": 0, "tasks": 0}
+
+
+def test_messages_wait_for_a_registered_engine_to_connect(peer):
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    peer.register("engine-a")
+    peer.beat("engine-a")
+    peer.receive(told)
+    mux = peer.connect(zmq.DEALER, peer.client["mux"])
+    for number in range(3):
+        peer.session.send(mux, "apply_request", content={"n": number}, ident=b"engine-a")
+    peer.ask("queue_request", {"targets": None})  # a round trip: they have arrived by now
+    shell = peer.connect(zmq.ROUTER, peer.engine["mux"], "engine-a")
+    for number in range(3):
+        assert shell.poll(10000)
+        idents, frames = peer.session.feed_identities(shell.recv_multipart())
+        assert idents[0] == b"mux_out" and len(idents) == 2
+        assert peer.session.deserialize(frames)["content"] == {"n": number}
+
+
+def test_features_are_passed_on(peer):
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    peer.register("engine-a", px={"features": ["pickle5", "other"]})
+    peer.beat("engine-a")
+    assert peer.receive(told)["content"]["px"] == {"features": ["pickle5", "other"]}
+    assert peer.ask("connection_request", {})["content"]["px_engines"] == {
+        "0": ["pickle5", "other"]}
+
+
+def test_replays_are_refused(peer):
+    frames = peer.session.serialize(peer.session.msg("connection_request", content={}))
+    peer.query.send_multipart(frames)
+    assert peer.receive(peer.query)["header"]["msg_type"] == "connection_reply"
+    peer.query.send_multipart(frames)
+    assert peer.ask("history_request", {})["header"]["msg_type"] == "history_reply"
 
 
 # ---- hostile peers --------------------------------------------------------------------------------------------
