@@ -314,11 +314,15 @@ int64_t px_kernel_service(struct px_kernel *kernel)
     return 0;
 }
 
+/* A thread that prints for ever must not keep the process from ending. */
+#define FLUSH_MOST_MS 500
+
 void px_kernel_flush(struct px_kernel *kernel)
 {
     int64_t delay_ms;
     struct px_item *item;
-    while ((item = px_outbox_take(&kernel->outbox, true, &delay_ms))) {
+    const int64_t until_ms = px_now_ms() + FLUSH_MOST_MS;
+    while (px_now_ms() < until_ms && (item = px_outbox_take(&kernel->outbox, true, &delay_ms))) {
         follow_mark(kernel, item->mark);
         px_kernel_send(kernel, item);
     }

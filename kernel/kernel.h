@@ -114,7 +114,7 @@ void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct
 int px_kernel_fd(const struct px_kernel *kernel);
 /* Sends what is due. Returns the milliseconds after which more is due, -1 for none. */
 int64_t px_kernel_service(struct px_kernel *kernel);
-/* Sends all there is, whether due or not. */
+/* Sends all there is, whether due or not; gives up after half a second of more and more. */
 void px_kernel_flush(struct px_kernel *kernel);
 
 /* ---- any thread ------------------------------------------------------------ */

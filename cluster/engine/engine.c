@@ -34,8 +34,9 @@
 
 #define CONNECT_WAIT_MS 1000 /* for one relay; later ones are reached when they come up */
 #define HEART_SLACK_MS 500   /* on top of the period, as the reference allows */
-#define LAST_WORDS_MS 250 /* for what is left to send when told to end: the hub may be ending too  \
-                           */
+#define LAST_WORDS_MS                                                                              \
+    250 /* for what is left to send when told to end: the hub may be ending too                    \
+         */
 
 enum engine_socket { REGISTRAR, SHELL, CONTROL, IOPUB, HEART_OUT, HEART_IN, SOCKET_COUNT };
 
@@ -58,6 +59,11 @@ struct engine {
 };
 
 static const char none[] = "no kernel"; /* what the bell gives when registration failed */
+
+static void drop_item(void *item)
+{
+    (void)item; /* nothing that the bell carries is its own */
+}
 
 static const char *const topics[PX_TOPIC_COUNT] = {
     [PX_TOPIC_STATUS] = ".status",      [PX_TOPIC_EXECUTE_INPUT] = ".execute_input",
@@ -531,7 +537,7 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
     px_service_finish(engine.service);
     px_service_destroy(engine.service);
     px_kernel_destroy(engine.kernel);
-    px_doorbell_destroy(engine.bell, NULL);
+    px_doorbell_destroy(engine.bell, drop_item);
     px_session_destroy(engine.session);
     return engine.status;
 }

@@ -35,6 +35,7 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
 struct px_forkserver_config {
     struct px_engine_config engine;
     int count;
+    bool restart; /* an engine that died is replaced */
     int ready_fd; /* where "registered <id> <pid>" and "exited <pid> <why>" go, a line each; -1 */
 };
 

@@ -7,6 +7,9 @@
  * and has the nanny tell the hub. Signals that it gets go on to every engine; SIGTERM ends
  * them all, and then itself. An engine has a process group of its own, so that a signal to this
  * process's group reaches it once; and it gets SIGTERM when this process dies.
+ *
+ * With `restart`, an engine that has registered and then died is replaced by another fork, with a
+ * new uuid and id; not when that happens too often, for then each would die of the same.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -26,11 +29,15 @@
 
 #define KILL_AFTER_MS 4000 /* an engine forces its own end after 2.3 s */
 #define MOST_LINE 128
+#define MOST_RESTARTS 5 /* of one engine within */
+#define RESTARTS_MS 60000
 
 struct child {
     pid_t pid;
     int id; /* -1 until registered */
     bool ended;
+    int restarts;        /* since */
+    int64_t restarts_ms; /* this moment */
 };
 
 struct forkserver {
@@ -100,6 +107,8 @@ static void on_reports(struct px_loop *loop, void *ctx)
     }
 }
 
+static int fork_engine(struct forkserver *server, struct child *child, struct px_error *err);
+
 /* ---- ends ---- */
 
 static void describe(int status, char *out, size_t size)
@@ -110,6 +119,27 @@ static void describe(int status, char *out, size_t size)
         snprintf(out, size, "exit status %d", WEXITSTATUS(status));
 }
 
+/* True when another engine has taken the place of the one that died. */
+static bool replace(struct forkserver *server, struct child *child)
+{
+    struct px_error err;
+    if (!server->config->restart || server->stopping || child->id < 0)
+        return false;
+    if (px_now_ms() - child->restarts_ms > RESTARTS_MS) {
+        child->restarts = 0;
+        child->restarts_ms = px_now_ms();
+    }
+    if (++child->restarts > MOST_RESTARTS) {
+        px_log(PX_ERROR, "engine.abandoned", "restarts=%d within_s=%d", MOST_RESTARTS,
+               RESTARTS_MS / 1000);
+        return false;
+    }
+    if (fork_engine(server, child, &err) == 0)
+        return true;
+    px_log(PX_ERROR, "engine.abandoned", "why=\"%s\"", err.text);
+    return false;
+}
+
 static void on_ended(struct forkserver *server, struct child *child, int status, long peak_kb)
 {
     char why[64];
@@ -118,13 +148,14 @@ static void on_ended(struct forkserver *server, struct child *child, int status,
     describe(status, why, sizeof why);
     child->ended = true;
     server->living--;
-    server->failed = server->failed || bad;
     px_log(bad && !server->stopping ? PX_ERROR : PX_INFO, "engine.ended",
            "id=%d pid=%d why=\"%s\" peak_rss_mb=%ld", child->id, (int)child->pid, why,
            peak_kb / 1024);
     if (child->id >= 0)
         say(server->nanny_fd, "%c%d\n", bad ? '-' : '=', child->id);
     say(server->config->ready_fd, "exited %d %s\n", (int)child->pid, why);
+    if (bad && !replace(server, child))
+        server->failed = true;
     if (server->living == 0)
         px_loop_stop(server->loop);
 }
@@ -213,7 +244,9 @@ static int fork_engine(struct forkserver *server, struct child *child, struct px
     hook(ops->after_fork_parent, server->self);
     if (pid < 0)
         return px_fail(err, PX_EIO, "cannot fork: %s", strerror(why));
-    *child = (struct child){.pid = pid, .id = -1};
+    child->pid = pid;
+    child->id = -1;
+    child->ended = false;
     server->living++;
     return 0;
 }

@@ -19,7 +19,7 @@
 
 struct options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
-    const char *file, *work_dir, *ident, *code, *language, *python, *colors;
+    const char *restart, *file, *work_dir, *ident, *code, *language, *python, *colors;
     int count, id, wait, max_misses, log_level, ready_fd;
     double timeout;
 };
@@ -47,6 +47,8 @@ static const struct px_option option_rows[] = {
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
      "interpreter to be (default: the active environment's)", 0, 0},
     {"code", 'c', PX_OPT_STRING, AT(code), 0, "CODE", "run this first", 0, 0},
+    {"restart", 0, PX_OPT_STRING, AT(restart), 0, "WHEN",
+     "replace engines that die: never (default) or on-failure", 0, 0},
     {"work-dir", 0, PX_OPT_STRING, AT(work_dir), 0, "DIR", "change to this directory", 0, 0},
     {"ident", 0, PX_OPT_STRING, AT(ident), 0, "UUID", "the one engine's uuid (default: random)", 0,
      0},
@@ -160,14 +162,26 @@ static void *start_language(const struct options *options, const char *profile,
     return self;
 }
 
+/* It becomes a routing id, and part of JSON and of topics. */
+static bool is_ident(const char *text)
+{
+    const size_t size =
+        strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
+    return size > 0 && size < 128 && !text[size];
+}
+
 static void check(const struct options *options, int rest, int argc, char **argv)
 {
     if (rest < argc)
         px_die(2, "'%.60s' is not an option; see --help", argv[rest]);
     if (options->count > 1 && (options->ident || options->id >= 0))
         px_die(2, "--ident and --id name one engine, but -n asks for %d", options->count);
+    if (options->ident && !is_ident(options->ident))
+        px_die(2, "--ident takes up to 127 letters, digits, '-', '_' and '.'");
     if (options->timeout <= 0 || options->timeout > 86400)
         px_die(2, "--timeout must be more than 0 and at most 86400 seconds");
+    if (strcmp(options->restart, "never") != 0 && strcmp(options->restart, "on-failure") != 0)
+        px_die(2, "--restart is never or on-failure, not '%.60s'", options->restart);
     if (options->work_dir && chdir(options->work_dir) < 0)
         px_die(1, "cannot change to %s: %s", options->work_dir, strerror(errno));
 }
@@ -176,6 +190,7 @@ int main(int argc, char **argv)
 {
     struct options options = {.count = 1,
                               .id = -1,
+                              .restart = "never",
                               .wait = 10,
                               .timeout = 5,
                               .max_misses = 50,
@@ -205,6 +220,7 @@ int main(int argc, char **argv)
                    .startup = options.code,
                    .log_level = options.log_level},
         .count = options.count,
+        .restart = strcmp(options.restart, "on-failure") == 0,
         .ready_fd = options.ready_fd,
     };
     const int status = px_forkserver_run(&config, self);

@@ -246,7 +246,7 @@ def test_missing_profile_and_file(start):
     assert status == 1 and "/nowhere/x.json" in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("options", [["-n", "0"], ["--nonsense"], ["word"], ["-n2", "--ident=x"],
+@pytest.mark.parametrize("options", [["-n", "0"], ["--nonsense"], ["word"], ["-n2", "--ident=x"], ["--ident=a\"b"], ["--restart=always"],
                                      ["--timeout=0"]])
 def test_misuse_exits_2(start, options):
     status, err = start(*options).end()
@@ -404,6 +404,26 @@ def test_many_engines_and_a_death_that_the_hub_hears_of(hub, start):
     engines.process.terminate()
     assert {engines.exited(), engines.exited()} == {(pids[0], "exit status 0"),
                                                     (pids[2], "exit status 0")}
+    assert engines.end()[0] == 0
+
+
+def test_a_dead_engine_is_replaced_when_asked(hub, start):
+    hub.write()
+    engines = start("-n", 2, "--restart=on-failure")
+    hub.join_all(2)
+    pids = dict(engines.registered() for _ in range(2))
+    os.kill(pids[1], signal.SIGKILL)
+    seen = {}
+    while len(seen) < 2:  # the death and the new life come in either order
+        idents, msg = hub.receive("registration")
+        seen[msg["msg_type"]] = idents, msg["content"]
+    assert seen["unregistration_request"][1] == {"id": 1}
+    hub.send("registration", seen["registration_request"][0], "registration_reply",
+             {"status": "ok", "id": 2, "hb_period": 3000})
+    assert engines.exited() == (pids[1], "killed by SIGKILL")
+    new_id, new_pid = engines.registered()
+    assert new_id == 2 and new_pid not in pids.values()
+    engines.process.terminate()
     assert engines.end()[0] == 0
 
 

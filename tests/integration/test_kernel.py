@@ -334,6 +334,16 @@ def test_shutdown_does_not_wait_for_a_stuck_cell(python):
     assert time.monotonic() - began < 4
 
 
+def test_shutdown_does_not_wait_for_endless_output(python):
+    python.kc.execute("import threading\ndef flood():\n    while True: print('x' * 1000)\n"
+                      "for _ in range(2): threading.Thread(target=flood, daemon=True).start()\n"
+                      "flood()")
+    process = python.km.provisioner.process
+    python.kc.get_iopub_msg(timeout=TIMEOUT)
+    python.send("control", "shutdown_request", {"restart": False})
+    assert process.wait(TIMEOUT) == 0
+
+
 def test_restart_begins_anew(both):
     kernel, words = both
     kernel.run(words["result"])
