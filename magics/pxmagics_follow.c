@@ -20,6 +20,7 @@
 #include <strings.h>
 
 #define FLUSH_MS 100
+#define BATCH 64      /* events between two looks at signals and the clock */
 #define SLICE_MS 1000 /* a signal handled just before a wait does not end it: look again */
 
 /* Fields of phalanx._phalanx.Event. */
@@ -264,20 +265,23 @@ static int on_event(struct run *run, PyObject *event)
     return type == PHALANX_OUTPUT ? on_output(run, task, event) : 0;
 }
 
-/* Shows all that has arrived. */
+/* Shows what has arrived, BATCH events at most, so that a flood does not keep out Ctrl-C. How many
+ * there were; -1 with an exception. */
 static int drain(struct run *run)
 {
-    for (;;) {
+    int taken = 0;
+    for (; taken < BATCH; taken++) {
         PyObject *event = PyObject_CallMethod(run->raw, "next", NULL);
         if (!event || event == Py_None) {
             Py_XDECREF(event);
-            return event ? 0 : -1;
+            return event ? taken : -1;
         }
         const int status = on_event(run, event);
         Py_DECREF(event);
         if (status < 0)
             return -1;
     }
+    return taken;
 }
 
 /* The engines of tasks that have no reply yet. */
@@ -430,18 +434,23 @@ static int64_t time_to_wait(const struct run *run)
     return left > 0 ? left : 0;
 }
 
+static bool is_over(const struct run *run, enum phalanx_code code)
+{
+    return code == PHALANX_ECLOSED || phalanx_finished(run->c_result) == run->count;
+}
+
 static int watch(struct run *run)
 {
     bool over = false;
     while (!over) {
         const int64_t timeout_ms = time_to_wait(run);
-        enum phalanx_code code;
-        Py_BEGIN_ALLOW_THREADS code = phalanx_wait(run->c_result, PHALANX_EVENT, timeout_ms);
-        Py_END_ALLOW_THREADS over =
-            code == PHALANX_ECLOSED || phalanx_finished(run->c_result) == run->count;
-        if (drain(run) < 0)
-            return -1;
-        if (check_signals(run) < 0)
+        PyThreadState *state = PyEval_SaveThread();
+        const enum phalanx_code code = phalanx_wait(run->c_result, PHALANX_EVENT, timeout_ms);
+        PyEval_RestoreThread(state);
+        over = is_over(run, code); /* asked before the events are taken: then they are all here */
+        const int taken = drain(run);
+        over &= taken < BATCH;
+        if (taken < 0 || check_signals(run) < 0)
             return -1;
         if (run->dirty && (over || time_to_wait(run) == 0) && flush_streams(run) < 0)
             return -1;
@@ -522,33 +531,49 @@ static void run_fini(struct run *run)
     Py_CLEAR(run->raw);
 }
 
+/* Follows the run to its end, and shows its values. -1 with an exception. */
+static int show_run(struct run *run, const struct px_line *line)
+{
+    PyObject *handler = count_interrupts(run);
+    int status = watch(run);
+    if (end_counting(run, handler) < 0)
+        status = -1;
+    if (status < 0)
+        return -1;
+    if (run->stream)
+        return show_values(run);
+    return px_discard(
+        PyObject_CallMethod(run->result, "display_outputs", "s", px_group_names[line->group]));
+}
+
+/* -1 with an exception; run_fini in any case. */
+static int run_init(struct run *run)
+{
+    run->notebook = is_notebook(run->shell);
+    run->color = has_color(run->shell);
+    run->flushed_ms = px_now_ms(); /* quick cells show their streams once, in the engines' order */
+    run->raw = PyObject_GetAttrString(run->result, "_raw");
+    PyObject *capsule = run->raw ? PyObject_CallMethod(run->raw, "capsule", NULL) : NULL;
+    run->c_result = capsule ? PyCapsule_GetPointer(capsule, "phalanx.result") : NULL;
+    Py_XDECREF(capsule);
+    if (!run->c_result)
+        return -1;
+    run->count = phalanx_task_count(run->c_result);
+    run->speakers = PyMem_Calloc(run->count + 1, sizeof *run->speakers);
+    if (!run->speakers)
+        PyErr_NoMemory();
+    return run->speakers ? 0 : -1;
+}
+
 PyObject *px_follow(PyObject *shell, PyObject *result, const struct px_line *line, bool stream)
 {
-    struct run run = {.shell = shell, .result = result, .stream = stream};
-    run.notebook = is_notebook(shell);
-    run.color = has_color(shell);
-    run.flushed_ms = px_now_ms(); /* quick cells show their streams once, in the engines' order */
-    run.signal = line->signal_on_interrupt != 0;
-    run.raw = PyObject_GetAttrString(result, "_raw");
-    PyObject *capsule = run.raw ? PyObject_CallMethod(run.raw, "capsule", NULL) : NULL;
-    run.c_result = capsule ? PyCapsule_GetPointer(capsule, "phalanx.result") : NULL;
-    Py_XDECREF(capsule);
+    struct run run = {.shell = shell,
+                      .result = result,
+                      .stream = stream,
+                      .signal = line->signal_on_interrupt != 0};
     PyObject *value = NULL;
-    if (run.c_result) {
-        run.count = phalanx_task_count(run.c_result);
-        run.speakers = PyMem_Calloc(run.count + 1, sizeof *run.speakers);
-        PyObject *handler = count_interrupts(&run);
-        int status = run.speakers ? watch(&run) : -1;
-        if (end_counting(&run, handler) < 0)
-            status = -1;
-        if (status == 0 && run.stream)
-            status = show_values(&run);
-        else if (status == 0)
-            status = px_discard(
-                PyObject_CallMethod(result, "display_outputs", "s", px_group_names[line->group]));
-        if (status == 0)
-            value = PyObject_CallMethod(result, "get", NULL);
-    }
+    if (run_init(&run) == 0 && show_run(&run, line) == 0)
+        value = PyObject_CallMethod(result, "get", NULL);
     run_fini(&run);
     Py_XDECREF(value);
     return value ? Py_NewRef(Py_None) : NULL;

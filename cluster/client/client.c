@@ -306,7 +306,7 @@ static void wake_engine_waiters(struct phalanx_client *client)
 {
     struct px_waiter *waiter;
     DL_FOREACH(client->engine_waiters, waiter)
-    sem_post(&waiter->sem);
+        sem_post(&waiter->sem);
 }
 
 static void stop_thread(struct phalanx_client *client)

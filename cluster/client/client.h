@@ -31,7 +31,7 @@
 /* ---- limits ------------------------------------------------------------- */
 
 #define PX_CLIENT_TIMEOUT_MS 10000
-#define PX_UNREAD_LIMIT ((size_t)256 << 20) /* output of one result that nobody reads */
+#define PX_UNREAD_LIMIT ((size_t)64 << 20) /* output of one result that nobody reads */
 /* A reply is here and its idle status is not: it may be lost, or belong to an earlier try. Each
  * further output starts the wait anew. */
 #define PX_OUTPUT_GRACE_MS 2000
@@ -93,9 +93,9 @@ enum phalanx_code px_waiter_sleep(struct px_waiter *waiter, int64_t deadline_ms)
 
 struct phalanx_message {
     struct phalanx_message *next;
-    struct phalanx_event event; /* its strings point into `parsed` or `text` */
+    struct phalanx_event event; /* its strings point into `text` and `stream` */
     struct px_msg *msg;         /* holds the buffers; may be NULL */
-    json_t *parsed;             /* a stream's content */
+    struct px_buf stream;       /* a stream's text */
     struct phalanx_buffer *buffers;
     size_t bytes;
     char text[];
@@ -103,8 +103,17 @@ struct phalanx_message {
 
 /* An event of `msg` (taken; may be NULL), with copies of its JSON frames. */
 struct phalanx_message *px_event_create_new(enum phalanx_event_type type, struct px_msg *msg);
+/* Whether it counts against PX_UNREAD_LIMIT. */
+static inline bool px_event_is_output(const struct phalanx_message *message)
+{
+    return message->event.type == PHALANX_STREAM || message->event.type == PHALANX_OUTPUT;
+}
 /* One without a message, whose content is `content`. */
 struct phalanx_message *px_event_create_text(enum phalanx_event_type type, const char *content);
+/* A stream's; takes `text`'s memory. */
+void px_event_set_stream(struct phalanx_message *message, const char *name, struct px_buf *text);
+/* Appends the text of a raw JSON string (with its quotes). False when it is none. */
+bool px_json_unescape(struct px_span raw, struct px_buf *out);
 
 /* ---- tasks and results ------------------------------------------------------------ */
 
@@ -137,13 +146,14 @@ struct phalanx_result {
     struct phalanx_client *client;
     atomic_int refs;
     atomic_bool abandoned; /* the caller freed it */
+    atomic_size_t unread;  /* bytes of output that wait for phalanx_next */
+    atomic_size_t dropped; /* bytes that were not kept */
 
     /* lock */
     struct px_task **tasks;
     size_t count, capacity;
     size_t replied, finished;
     struct phalanx_message *head, *tail;
-    size_t unread, dropped; /* bytes of output */
     struct px_waiter *waiters;
     bool closed;
 

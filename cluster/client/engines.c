@@ -88,8 +88,7 @@ bool px_engines_sync(struct px_engines *engines, const json_t *content)
         return false;
     bool removed = false;
     struct px_engine *engine, *next;
-    HASH_ITER(by_uuid, engines->by_uuid, engine, next)
-    {
+    HASH_ITER(by_uuid, engines->by_uuid, engine, next) {
         char key[16];
         snprintf(key, sizeof key, "%d", engine->id);
         const char *uuid = json_string_value(json_object_get(map, key));
@@ -102,8 +101,9 @@ bool px_engines_sync(struct px_engines *engines, const json_t *content)
     const json_t *features = json_object_get(content, "px_engines");
     const char *key;
     json_t *uuid;
-    json_object_foreach(map, key, uuid) px_engines_add(
-        engines, json_string_value(uuid), parse_id(key), json_object_get(features, key));
+    json_object_foreach(map, key, uuid)
+        px_engines_add(engines, json_string_value(uuid), parse_id(key),
+                       json_object_get(features, key));
     forget_oldest_dead(engines);
     return removed;
 }
@@ -127,8 +127,7 @@ bool px_engine_has(const struct px_engine *engine, const char *feature)
 {
     size_t i;
     json_t *name;
-    json_array_foreach(engine->features, i, name)
-    {
+    json_array_foreach(engine->features, i, name) {
         const char *text = json_string_value(name);
         if (text && strcmp(text, feature) == 0)
             return true;
@@ -159,5 +158,5 @@ void px_engines_fini(struct px_engines *engines)
 {
     struct px_engine *engine, *next;
     HASH_ITER(by_uuid, engines->by_uuid, engine, next)
-    engine_free(engines, engine);
+        engine_free(engines, engine);
 }

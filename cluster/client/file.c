@@ -43,6 +43,8 @@ static void stage(struct phalanx_client *client, struct px_task *task,
         phalanx_message_free(message);
         return;
     }
+    if (px_event_is_output(message))
+        result->unread += message->bytes;
     message->next = NULL;
     if (result->staged.tail)
         result->staged.tail->next = message;
@@ -245,22 +247,28 @@ static void stage_output(struct phalanx_client *client, struct px_task *task,
 
 static void on_stream(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
 {
-    json_error_t error;
+    static const char *const keys[] = {"name", "text"}, *const names[] = {"stdout", "stderr"};
+    struct px_span values[2], name = {0};
+    struct px_buf text = {0};
     const struct px_span content = px_msg_content(msg);
-    json_t *parsed = json_loadb(content.data, content.size, JSON_ALLOW_NUL, &error);
-    const json_t *text = json_object_get(parsed, "text");
-    const char *name = json_string_value(json_object_get(parsed, "name"));
-    if (!name || !json_is_string(text)) {
-        json_decref(parsed);
+    if (px_scan(content, keys, values, 2) < 0 || !px_scan_string(values[0], &name) ||
+        !px_json_unescape(values[1], &text)) {
+        px_buf_fini(&text);
         px_msg_destroy(msg);
         return;
     }
     struct phalanx_message *message = px_event_create_new(PHALANX_STREAM, msg);
-    message->parsed = parsed;
-    message->event.name = name;
-    message->event.text = json_string_value(text);
-    message->event.text_size = json_string_length(text);
+    px_event_set_stream(message, names[px_span_equal(name, "stderr")], &text);
     stage_output(client, task, message);
+}
+
+/* A flood that nobody reads costs no more than this. */
+static void drop_unread(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
+{
+    touch(client, task)->dropped += px_msg_bytes(msg);
+    if (task->waiting)
+        await_output(client, task);
+    px_msg_destroy(msg);
 }
 
 static const char *const output_types[] = {
@@ -290,6 +298,8 @@ void px_file_output(struct phalanx_client *client, struct px_msg *msg)
         px_msg_destroy(msg);
     else if (px_span_equal(header.msg_type, "status"))
         on_status(client, task, msg);
+    else if (task->result->unread > PX_UNREAD_LIMIT)
+        drop_unread(client, task, msg);
     else if (px_span_equal(header.msg_type, "stream"))
         on_stream(client, task, msg);
     else

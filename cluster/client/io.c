@@ -71,7 +71,7 @@ static void fail_outstanding(struct phalanx_client *client, const char *why)
 {
     struct px_task *task, *next;
     HASH_ITER(hh, client->tasks, task, next)
-    px_file_lost(client, task, why);
+        px_file_lost(client, task, why);
 }
 
 static bool somebody_waits(struct phalanx_client *client)
@@ -131,8 +131,7 @@ static void on_death(struct px_loop *loop, void *ctx)
     struct phalanx_client *client = ctx;
     client->death_timer = NULL;
     struct px_task *task, *next;
-    HASH_ITER(hh, client->tasks, task, next)
-    {
+    HASH_ITER(hh, client->tasks, task, next) {
         if (task->channel != PX_CHANNEL_TASK && task->engine >= 0 && !task->replied &&
             !is_alive(client, task->engine))
             px_file_lost(client, task, NULL);
@@ -145,7 +144,7 @@ static void engines_changed(struct phalanx_client *client, bool removed)
 {
     struct px_waiter *waiter;
     DL_FOREACH(client->engine_waiters, waiter)
-    sem_post(&waiter->sem);
+        sem_post(&waiter->sem);
     if (removed && !client->death_timer)
         client->death_timer = px_loop_timer(client->loop, PX_DEATH_GRACE_MS, 0, on_death, client);
 }
@@ -300,7 +299,7 @@ void px_io_close(struct phalanx_client *client, struct phalanx_result *unused)
     (void)unused;
     struct px_task *task, *next;
     HASH_ITER(hh, client->tasks, task, next)
-    px_file_drop(client, task, true);
+        px_file_drop(client, task, true);
     px_loop_stop(client->loop);
 }
 

@@ -162,7 +162,7 @@ struct phalanx_event {
     const char *name;
     const char *text;
     size_t text_size;
-    const char *content; /* JSON, terminated */
+    const char *content; /* JSON, terminated; of a STREAM: {} */
     const char *metadata;
     const char *header;                   /* of the reply or output message */
     const struct phalanx_buffer *buffers; /* of the message; valid as long as the event */
@@ -174,7 +174,7 @@ struct phalanx_event {
  * The next event, in order of arrival. Waits up to `timeout_ms`. PHALANX_OK with *event filled;
  * PHALANX_DONE when every task has its reply and its IDLE (or its output cannot come any more);
  * PHALANX_ETIME; PHALANX_EINTR; PHALANX_ECLOSED after the last event of a client that was closed.
- * Output that nobody reads is kept up to 256 MB a result; what is beyond is counted, and a STREAM
+ * Of output that nobody reads 64 MB are kept for a result; what comes then is counted, and a STREAM
  * event on stderr says so.
  */
 PHALANX_API enum phalanx_code phalanx_next(phalanx_result *result, int64_t timeout_ms,

@@ -127,7 +127,8 @@ static void add_buffers(struct phalanx_message *message)
 struct phalanx_message *px_event_create_new(enum phalanx_event_type type, struct px_msg *msg)
 {
     const struct px_span header = px_msg_header(msg), metadata = px_msg_metadata(msg);
-    const struct px_span content = px_msg_content(msg);
+    /* Of a stream the text alone is shown. */
+    const struct px_span content = type == PHALANX_STREAM ? px_span_of("{}") : px_msg_content(msg);
     const size_t size = header.size + metadata.size + content.size + 3;
     struct phalanx_message *message = px_alloc(sizeof *message + size);
     message->event.type = type;
@@ -157,12 +158,22 @@ struct phalanx_message *px_event_create_text(enum phalanx_event_type type, const
     return message;
 }
 
+void px_event_set_stream(struct phalanx_message *message, const char *name, struct px_buf *text)
+{
+    message->stream = *text;
+    message->event.name = name;
+    message->event.text = message->stream.data;
+    message->event.text_size = message->stream.size;
+    message->bytes += message->stream.capacity;
+    *text = (struct px_buf){0};
+}
+
 void phalanx_message_free(phalanx_message *message)
 {
     if (!message)
         return;
     px_msg_destroy(message->msg);
-    json_decref(message->parsed);
+    px_buf_fini(&message->stream);
     free(message->buffers);
     free(message);
 }
@@ -171,14 +182,10 @@ void phalanx_message_free(phalanx_message *message)
 static struct phalanx_message *dropped_notice(struct phalanx_result *result)
 {
     struct phalanx_message *message = px_event_create_text(PHALANX_STREAM, "{}");
-    char *text =
-        px_format("[%zu bytes of output were not kept: nobody read them]\n", result->dropped);
-    result->dropped = 0;
-    message->parsed = json_string(text);
-    message->event.name = "stderr";
-    message->event.text = json_string_value(message->parsed);
-    message->event.text_size = strlen(text);
-    free(text);
+    const size_t dropped = atomic_exchange(&result->dropped, 0);
+    struct px_buf text = {0};
+    px_buf_printf(&text, "[%zu bytes of output were not kept: nobody read them]\n", dropped);
+    px_event_set_stream(message, "stderr", &text);
     return message;
 }
 
@@ -190,7 +197,7 @@ static struct phalanx_message *pop(struct phalanx_result *result)
     result->head = message->next;
     if (!result->head)
         result->tail = NULL;
-    if (message->event.type == PHALANX_STREAM || message->event.type == PHALANX_OUTPUT)
+    if (px_event_is_output(message))
         result->unread -= message->bytes;
     return message;
 }
@@ -224,14 +231,6 @@ phalanx_message *phalanx_take(phalanx_result *result)
 static void file_event(struct phalanx_result *result, struct phalanx_message *message)
 {
     message->next = NULL;
-    if (message->event.type == PHALANX_STREAM || message->event.type == PHALANX_OUTPUT) {
-        if (result->unread + message->bytes > PX_UNREAD_LIMIT) {
-            result->dropped += message->bytes;
-            phalanx_message_free(message);
-            return;
-        }
-        result->unread += message->bytes;
-    }
     if (result->tail)
         result->tail->next = message;
     else
@@ -253,8 +252,7 @@ void px_result_file(struct phalanx_result *result)
     result->closed |= result->staged.closed;
     memset(&result->staged, 0, sizeof result->staged);
     struct px_waiter *waiter;
-    DL_FOREACH(result->waiters, waiter)
-    {
+    DL_FOREACH(result->waiters, waiter) {
         if (result->closed || is_ready(result, waiter->until))
             sem_post(&waiter->sem);
     }

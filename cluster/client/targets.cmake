@@ -4,7 +4,7 @@ set(DIR ${CMAKE_CURRENT_LIST_DIR})
 
 px_library(px_client
   SOURCES ${DIR}/client.c ${DIR}/io.c ${DIR}/file.c ${DIR}/submit.c ${DIR}/result.c
-          ${DIR}/engines.c
+          ${DIR}/engines.c ${DIR}/unescape.c
   LIBS px_wire px_loop PkgConfig::JANSSON Threads::Threads)
 target_include_directories(px_client PUBLIC ${CMAKE_SOURCE_DIR}/cluster)
 

@@ -45,12 +45,14 @@ static phalanx_client *connect_python(struct phalanx_options *options, int64_t t
     const int64_t deadline = px_clock_ms() + (timeout_ms > 0 ? timeout_ms : 10000);
     for (;;) {
         struct phalanx_error err = {0};
-        phalanx_client *client;
         options->timeout_ms = deadline - px_clock_ms();
         if (options->timeout_ms < 1)
             options->timeout_ms = 1;
-        Py_BEGIN_ALLOW_THREADS client = phalanx_connect(options, &err);
-        Py_END_ALLOW_THREADS if (client) return client;
+        PyThreadState *state = PyEval_SaveThread();
+        phalanx_client *client = phalanx_connect(options, &err);
+        PyEval_RestoreThread(state);
+        if (client)
+            return client;
         if (PyErr_CheckSignals() < 0)
             return NULL;
         if (err.code != PHALANX_EINTR) {
@@ -235,10 +237,11 @@ static PyObject *client_query(PyObject *object, PyObject *args)
         !px_timeout(seconds, &timeout_ms))
         return NULL;
     struct phalanx_error err = {0};
-    char *answer;
     phalanx_client *client = px_handle_borrow(handle);
-    Py_BEGIN_ALLOW_THREADS answer = phalanx_query(client, type, content, timeout_ms, &err);
-    Py_END_ALLOW_THREADS px_handle_return(handle);
+    PyThreadState *state = PyEval_SaveThread();
+    char *answer = phalanx_query(client, type, content, timeout_ms, &err);
+    PyEval_RestoreThread(state);
+    px_handle_return(handle);
     if (PyErr_CheckSignals() < 0) {
         free(answer);
         return NULL;

@@ -125,8 +125,10 @@ static void close_client(struct px_handle *handle, phalanx_client *client)
         phalanx_forget(client);
         return;
     }
-    Py_BEGIN_ALLOW_THREADS phalanx_close(client);
-    Py_END_ALLOW_THREADS px_handle_sweep(handle);
+    PyThreadState *state = PyEval_SaveThread();
+    phalanx_close(client);
+    PyEval_RestoreThread(state);
+    px_handle_sweep(handle);
 }
 
 void px_handle_close(struct px_handle *handle)
@@ -199,9 +201,11 @@ int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), voi
     for (;;) {
         const int64_t left = deadline == INT64_MAX ? PX_SLICE_MS : deadline - px_clock_ms();
         const int64_t slice = left < 0 ? 0 : left < PX_SLICE_MS ? left : PX_SLICE_MS;
-        enum phalanx_code code;
-        Py_BEGIN_ALLOW_THREADS code = wait(ctx, slice);
-        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() < 0) return -1;
+        PyThreadState *state = PyEval_SaveThread();
+        const enum phalanx_code code = wait(ctx, slice);
+        PyEval_RestoreThread(state);
+        if (PyErr_CheckSignals() < 0)
+            return -1;
         if (code != PHALANX_EINTR && (code != PHALANX_ETIME || px_clock_ms() >= deadline))
             return code;
     }

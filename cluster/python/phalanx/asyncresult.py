@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+from collections import deque
 from datetime import datetime, timezone
 
 from . import _phalanx, error
@@ -94,6 +95,38 @@ class ExecuteReply:
         publish_display_data(*self._repr_mimebundle_())
 
 
+class _Text:
+    """What a task has written to a stream: all of it, or, of very much, its start and its end."""
+
+    HALF = 16 << 20  # characters
+
+    def __init__(self):
+        self._start, self._end = [], deque()
+        self._start_size = self._end_size = self._lost = 0
+
+    def add(self, text):
+        if self._start_size < self.HALF:
+            self._start.append(text)
+            self._start_size += len(text)
+            return
+        self._end.append(text)
+        self._end_size += len(text)
+        while self._end_size - len(self._end[0]) > self.HALF:
+            gone = len(self._end.popleft())
+            self._end_size -= gone
+            self._lost += gone
+
+    def __str__(self):
+        """The text, without what a carriage return has overwritten."""
+        if len(self._start) > 1:
+            self._start = ["".join(self._start)]
+        text = self._start[0] if self._start else ""
+        if self._lost:
+            text += "\n[... %d characters are left out here ...]\n" % self._lost
+        text += "".join(self._end)
+        return _overwritten.sub("", text) if "\r" in text else text
+
+
 class _Task:
     """One task's record: what has arrived for it."""
 
@@ -106,7 +139,13 @@ class _Task:
         self.reply = self.execute_input = self.execute_result = self.error = None
         self.value = self.metadata = None
         self.finished = self.unpacked = False
-        self.stdout, self.stderr, self.outputs, self.data = [], [], [], {}
+        self.stdout = self.stderr = None
+        self.outputs, self.data = [], {}
+
+    def write(self, stream, text):
+        if getattr(self, stream) is None:
+            setattr(self, stream, _Text())
+        getattr(self, stream).add(text)
 
 
 def _on_display(task, content):
@@ -173,7 +212,7 @@ class AsyncResult:
             task.reply = event
             self._order.append(event.task)
         elif event.type == _phalanx.STREAM:
-            (task.stderr if event.name == "stderr" else task.stdout).append(event.text)
+            task.write("stderr" if event.name == "stderr" else "stdout", event.text)
         elif event.type == _phalanx.IDLE:
             task.finished = True
         elif event.name == "data_message":
@@ -318,7 +357,7 @@ class AsyncResult:
         md.update(
             execute_input=task.execute_input, execute_result=task.execute_result,
             error=task.error, outputs=task.outputs, data=task.data,
-            stdout=_join(task.stdout), stderr=_join(task.stderr),
+            stdout=str(task.stdout or ""), stderr=str(task.stderr or ""),
         )
         if task.metadata is None:
             task.metadata = md
@@ -471,14 +510,6 @@ class AsyncResult:
 def _show_stream(name, engine, text):
     if text:
         print("[%s:%s] %s" % (name, engine, text), file=getattr(sys, name), end="")
-
-
-def _join(parts):
-    """The text so far, with what a carriage return has overwritten gone."""
-    if len(parts) > 1:
-        parts[:] = ["".join(parts)]
-    text = parts[0] if parts else ""
-    return _overwritten.sub("", text) if "\r" in text else text
 
 
 _metadata_keys = frozenset((

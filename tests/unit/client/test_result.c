@@ -343,6 +343,37 @@ static void one_result_may_hold_many_requests(void **state)
     phalanx_result_free(result);
 }
 
+static void bounds_output_that_nobody_reads(void **state)
+{
+    struct pair *pair = *state;
+    const size_t piece = 1 << 20, pieces = 80;
+    char *text = px_alloc(piece);
+    memset(text, 'x', piece - 1);
+    char *content = px_format("{\"name\": \"stdout\", \"text\": \"%s\"}", text);
+    phalanx_result *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    for (size_t i = 0; i < pieces; i++)
+        fake_publish(pair->fake, "E0", request, "stream", content);
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    fake_idle(pair->fake, "E0", request);
+    assert_int_equal(phalanx_wait(result, PHALANX_FINISHED, FAKE_TIMEOUT_MS), PHALANX_OK);
+
+    struct phalanx_event event;
+    size_t kept = 0;
+    bool told = false;
+    while (phalanx_next(result, 0, &event) == PHALANX_OK) {
+        kept += event.type == PHALANX_STREAM && strcmp(event.name, "stdout") == 0;
+        told |= event.type == PHALANX_STREAM && strcmp(event.name, "stderr") == 0 &&
+                strstr(event.text, "bytes of output were not kept");
+    }
+    assert_in_range(kept, 60, 66);
+    assert_true(told);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+    free(content);
+    free(text);
+}
+
 static void a_taken_message_outlives_its_result(void **state)
 {
     struct pair *pair = *state;
@@ -447,6 +478,7 @@ int main(void)
         WITH_PAIR(drops_what_comes_for_a_freed_result),
         WITH_PAIR(sends_what_was_freed_at_once),
         WITH_PAIR(one_result_may_hold_many_requests),
+        WITH_PAIR(bounds_output_that_nobody_reads),
         WITH_PAIR(a_taken_message_outlives_its_result),
         WITH_PAIR(a_signal_ends_a_wait),
         WITH_PAIR(closing_ends_what_is_outstanding),
