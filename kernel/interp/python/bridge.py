@@ -11,6 +11,7 @@ import builtins
 import functools
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -208,7 +209,17 @@ class Bridge:
 
         getpass.getpass = self.getpass
         attribute_threads(host.parent_variable)
+        os.register_at_fork(after_in_child=self._in_child)
         self.main = sys.modules["__main__"]
+
+    def _in_child(self):
+        """A process forked here has no host, and signals meant for it are its own: the handlers of
+        the program around us would act on what it shares with its parent."""
+        host.forked()
+        self._loop = None
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+            if signal.getsignal(number) in (None, signal.SIG_DFL):  # none that Python set
+                signal.signal(number, signal.SIG_DFL)
 
     def embedded(self, name):
         """The embedded module `name`, executed on first use."""
@@ -240,12 +251,12 @@ class Bridge:
         gc.freeze()
 
     def after_fork(self):
+        """In a child that is an engine. Python has seeded its own generator anew."""
         import random
 
         random.seed()
         if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "random"):
             sys.modules["numpy"].random.seed()
-        self._loop = None
 
     def stop(self):
         """Runs what the user left to be run at exit. True if none of the user's threads is left."""

@@ -4,6 +4,7 @@
  *
  *     publish(kind, content, metadata, buffers)   iopub; texts are JSON
  *     input(prompt, password)                     a line, or None when the front end takes no input
+ *     forked()                                    this is a child process: there is no host any more
  *     parent()                                    the header of the caller's request, as JSON text
  *     parent_variable                             what ties the caller to its request (parent.c)
  *     stdout, stderr                              streams.c
@@ -179,7 +180,7 @@ static PyObject *host_parent(PyObject *module, PyObject *args)
     (void)args;
     struct px_python *self = python_of(module);
     struct px_parent *parent;
-    PyObject *token = px_parent_current(self, &parent);
+    PyObject *token = self->host ? px_parent_current(self, &parent) : NULL;
     if (!token)
         return PyUnicode_FromString("{}");
     struct px_span header = self->host->parent_header(parent);
@@ -188,9 +189,18 @@ static PyObject *host_parent(PyObject *module, PyObject *args)
     return text;
 }
 
+/* A child that the user's code forked has no thread that would send anything. */
+static PyObject *host_forked(PyObject *module, PyObject *args)
+{
+    (void)args;
+    python_of(module)->host = NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef host_functions[] = {
     {"publish", host_publish, METH_VARARGS, PyDoc_STR("publish(kind, content, metadata, buffers)")},
     {"input", host_input, METH_VARARGS, PyDoc_STR("input(prompt, password)")},
+    {"forked", host_forked, METH_NOARGS, PyDoc_STR("From now on output goes to the descriptors.")},
     {"parent", host_parent, METH_NOARGS, PyDoc_STR("The header of the caller's request, as JSON.")},
     {0},
 };
