@@ -2,6 +2,7 @@
 /* CPython with IPython's shell, as a kernel: one interpreter, one cell after another. */
 #include "../test.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -269,6 +270,27 @@ static void test_output_belongs_to_the_cell_that_started_it(void **state)
     assert_true(fake_host_has(&f->host, "'m'"));
 }
 
+static void on_sigterm(int signo)
+{
+    (void)signo;
+}
+
+static void test_child_of_a_cell_is_its_own(void **state)
+{
+    struct fixture *f = *state;
+    signal(SIGTERM, on_sigterm); /* as the program around a kernel does */
+    run_well(f, "import os, signal\n"
+                "pid = os.fork()\n"
+                "if pid == 0:\n"
+                "    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)\n"
+                "    print('to the descriptor')\n"
+                "    os.kill(os.getpid(), signal.SIGTERM)\n"
+                "    os._exit(1)\n"
+                "os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])");
+    signal(SIGTERM, SIG_DFL);
+    assert_true(fake_host_has(&f->host, "\"text/plain\": \"-15\""));
+}
+
 /* ---- queries, comms, clear ------------------------------------------------------- */
 
 static void test_queries(void **state)
@@ -375,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_interrupt),
         cmocka_unit_test(test_threads_run_between_cells),
         cmocka_unit_test(test_output_belongs_to_the_cell_that_started_it),
+        cmocka_unit_test(test_child_of_a_cell_is_its_own),
         cmocka_unit_test(test_queries),
         cmocka_unit_test(test_comms),
         cmocka_unit_test(test_clear),
