@@ -52,8 +52,9 @@ struct plan {
 #define SOCKET(field) offsetof(struct px_sockets, field)
 #define PORT(field) offsetof(struct px_cluster_connection, field)
 
+static const struct plan query_plan = {PX_ROUTER, NULL, SOCKET(query), PORT(registration)};
+
 static const struct plan engine_plan[] = {
-    {PX_ROUTER, NULL, SOCKET(query), PORT(registration)},
     {PX_ROUTER, PX_ID_CONTROL_OUT, SOCKET(control_out), PORT(control)},
     {PX_ROUTER, PX_ID_MUX_OUT, SOCKET(mux_out), PORT(mux)},
     {PX_ROUTER, PX_ID_TASK_OUT, SOCKET(task_out), PORT(task)},
@@ -200,6 +201,27 @@ static void name_file(char out[PX_PATH_SIZE], const char *profile_dir, const cha
         snprintf(out, PX_PATH_SIZE, "%.*s/security/%s", PX_PATH_SIZE / 2, profile_dir, name);
 }
 
+static bool is_wildcard(const char *interface)
+{
+    return strcmp(interface, "tcp://*") == 0 || strcmp(interface, "tcp://0.0.0.0") == 0;
+}
+
+/* One port on both sides' addresses; an address that stands for all is enough by itself. */
+static int bind_registration(struct px_sockets *sockets, const struct pools *pools,
+                             const struct px_settings *settings, struct px_error *err)
+{
+    const char *other = sockets->client.interface;
+    struct px_cluster_connection file = sockets->engine; /* borrows its strings */
+    if (is_wildcard(other))
+        file.interface = sockets->client.interface;
+    if (bind_one(sockets, &query_plan, &file, pools, settings, err) != 0)
+        return -1;
+    sockets->client.registration = sockets->engine.registration = file.registration;
+    if (strcmp(file.interface, other) == 0 || is_wildcard(file.interface))
+        return 0;
+    return px_socket_bind_port(sockets->query, other, &file.registration, err);
+}
+
 static int bind_all(struct px_sockets *sockets, const struct px_settings *settings,
                     struct px_error *err)
 {
@@ -215,13 +237,9 @@ static int bind_all(struct px_sockets *sockets, const struct px_settings *settin
         engine.ports[0] = settings->port;
     }
     struct pools engine_pools = {&engine, &common}, client_pools = {&client, &common};
-    if (bind_plan(sockets, engine_plan, PX_COUNT(engine_plan), &sockets->engine, &engine_pools,
+    if (bind_registration(sockets, &engine_pools, settings, err) != 0 ||
+        bind_plan(sockets, engine_plan, PX_COUNT(engine_plan), &sockets->engine, &engine_pools,
                   settings, err) != 0)
-        return -1;
-    sockets->client.registration = sockets->engine.registration;
-    if (strcmp(sockets->client.interface, sockets->engine.interface) != 0 &&
-        px_socket_bind_port(sockets->query, sockets->client.interface,
-                            &sockets->client.registration, err) != 0)
         return -1;
     return bind_plan(sockets, client_plan, PX_COUNT(client_plan), &sockets->client, &client_pools,
                      settings, err);
@@ -261,20 +279,40 @@ int px_sockets_write_files(struct px_sockets *sockets, const struct px_settings 
     return px_cluster_connection_write(sockets->client_path, PX_ROLE_CLIENT, &sockets->client, err);
 }
 
+/* ZeroMQ leaves the sockets of ipc addresses in the file system. */
+static void unlink_ipc(const char *interface, int port)
+{
+    static const char separators[] = "-:";
+    if (interface == NULL || strncmp(interface, "ipc://", 6) != 0)
+        return;
+    for (const char *separator = separators; *separator; separator++) {
+        char path[PX_PATH_SIZE];
+        snprintf(path, sizeof(path), "%s%c%d", interface + 6, *separator, port);
+        unlink(path);
+    }
+}
+
+static void close_plan(struct px_sockets *sockets, const struct plan *plans, size_t count,
+                       const struct px_cluster_connection *file)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct px_socket *socket = *(struct px_socket **)((char *)sockets + plans[i].socket);
+        int port = *(const int *)((const char *)file + plans[i].port);
+        px_socket_destroy(socket);
+        if (socket != NULL && port != 0)
+            unlink_ipc(file->interface, port);
+    }
+}
+
 void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *settings)
 {
-    static const struct {
-        const struct plan *plans;
-        size_t count;
-    } all[] = {{engine_plan, PX_COUNT(engine_plan)}, {client_plan, PX_COUNT(client_plan)}};
     if (sockets->files_written && !settings->reuse) {
         unlink(sockets->client_path);
         unlink(sockets->engine_path);
     }
-    for (size_t i = 0; i < PX_COUNT(all); i++) {
-        for (size_t j = 0; j < all[i].count; j++)
-            px_socket_destroy(*(struct px_socket **)((char *)sockets + all[i].plans[j].socket));
-    }
+    close_plan(sockets, &query_plan, 1, &sockets->engine);
+    close_plan(sockets, engine_plan, PX_COUNT(engine_plan), &sockets->engine);
+    close_plan(sockets, client_plan, PX_COUNT(client_plan), &sockets->client);
     if (sockets->context != NULL)
         px_context_destroy(sockets->context);
     px_cluster_connection_fini(&sockets->client);

@@ -211,6 +211,24 @@ def test_configuration_files(cluster):
     assert connection["location"] == "elsewhere"
 
 
+@pytest.mark.parametrize("options", [
+    ["--transport=ipc"],
+    ["--ip=*"],
+    ["--IPController.engine_ip=127.0.0.1", "--IPController.client_ip=0.0.0.0"],
+    ["--IPController.engine_ip=127.0.0.1", "--IPController.client_ip=127.0.0.2"],
+    ["--no-secure"],
+])
+def test_addresses(cluster, options):
+    cluster.start(*options)
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    assert rc[:].apply_sync(lambda: 1) == [1]
+    assert rc.load_balanced_view().apply_sync(lambda: 2) == 2
+    cluster.controller.terminate()
+    assert cluster.controller.wait(10) == 0
+    assert os.listdir(cluster.security()) == []
+
+
 def test_summary_on_signal(cluster):
     cluster.start()
     cluster.controller.send_signal(signal.SIGUSR1)
