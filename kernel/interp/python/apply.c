@@ -2,16 +2,16 @@
 /*
  * apply: calls a function that came as buffers, and gives its result back as buffers.
  *
- * Two forms arrive. ipyparallel's: [function..., info, argument..., keyword argument...], each object
- * a pickle and then the large buffers that were taken out of it; info says how many. Our own, marked
- * in the metadata: one pickle of (function, args, kwargs) and its out-of-band buffers.
+ * Two forms arrive. ipyparallel's: [function..., info, argument..., keyword argument...], each
+ * object a pickle and then the large buffers that were taken out of it; info says how many. Our
+ * own, marked in the metadata: one pickle of (function, args, kwargs) and its out-of-band buffers.
  *
- * Small tasks are the hot path. The pickle of a function is looked up by its bytes and gives a fresh
- * function from remembered code; arguments and results that need nothing but pickle go
+ * Small tasks are the hot path. The pickle of a function is looked up by its bytes and gives a
+ * fresh function from remembered code; arguments and results that need nothing but pickle go
  * through it directly. Whatever else there is goes to apply.py.
  *
- * Large buffers are neither copied in (the request's memory is kept as long as an object uses it, if
- * the host offers that) nor out (px_loan).
+ * Large buffers are neither copied in (the request's memory is kept as long as an object uses it,
+ * if the host offers that) nor out (px_loan).
  */
 #define _GNU_SOURCE /* memmem */
 #include <stdlib.h>
@@ -19,18 +19,18 @@
 
 #include "python.h"
 
-#define MOST_REMEMBERED 1024        /* functions, and descriptions of arguments */
+#define MOST_REMEMBERED 1024         /* functions, and descriptions of arguments */
 #define LONGEST_REMEMBERED (1 << 16) /* bytes of pickle of one */
-#define SMALL 1024                  /* ipyparallel takes larger buffers out of pickles */
+#define SMALL 1024                   /* ipyparallel takes larger buffers out of pickles */
 #define FUNCTIONS "_pxload"          /* as long as "_pickle" */
-#define COPIED 4096                 /* results up to this are copied: cheaper than a loan */
+#define COPIED 4096                  /* results up to this are copied: cheaper than a loan */
 
 struct px_apply {
-    PyObject *slow;      /* apply.Apply */
+    PyObject *slow; /* apply.Apply */
     PyObject *loads, *dumps;
     PyObject *buffers_keyword; /* ("buffers",) */
-    PyObject *functions; /* bytes of a pickle -> what Apply.template or template_of gave */
-    PyObject *infos;     /* bytes -> (nargs, narg_bufs, kw_keys) */
+    PyObject *functions;       /* bytes of a pickle -> what Apply.template or template_of gave */
+    PyObject *infos;           /* bytes -> (nargs, narg_bufs, kw_keys) */
     PyTypeObject *kept;
 };
 
@@ -46,7 +46,7 @@ struct call {
 /* ---- memory of the request, kept by an object --------------------------------- */
 
 struct kept {
-    PyObject_HEAD
+    PyObject ob_base;
     struct px_buffer buffer;
     bool readonly;
 };
@@ -121,12 +121,13 @@ static PyObject *keep_from(struct call *call, size_t first, bool readonly)
 /* The object of a pickle that is only borrowed: what it holds is copied out of it. */
 static PyObject *loads(struct px_apply *apply, struct px_span pickle, PyObject *buffers)
 {
-    PyObject *view = PyMemoryView_FromMemory((char *)pickle.data, (Py_ssize_t)pickle.size, PyBUF_READ);
+    PyObject *view =
+        PyMemoryView_FromMemory((char *)pickle.data, (Py_ssize_t)pickle.size, PyBUF_READ);
     if (!view)
         return NULL;
     PyObject *args[] = {view, buffers};
-    PyObject *value = PyObject_Vectorcall(apply->loads, args, 1, buffers ? apply->buffers_keyword
-                                                                        : NULL);
+    PyObject *value =
+        PyObject_Vectorcall(apply->loads, args, 1, buffers ? apply->buffers_keyword : NULL);
     Py_DECREF(view);
     return value;
 }
@@ -166,7 +167,7 @@ static PyObject *build_function(PyObject *template)
     return function;
 }
 
-/* The function in buffer 0, if its pickle always means the same: 1, 0 if not, -1 with an exception. */
+/* The function in buffer 0, if its pickle always means the same: 1; 0 if not; -1: exception. */
 static int find_function(struct call *call)
 {
     struct px_apply *apply = call->apply;
@@ -289,8 +290,8 @@ static int unpack_arguments(struct call *call, size_t first, PyObject *info)
                                                   positional, keys, list)
                             : NULL;
     Py_XDECREF(list);
-    if (answer && PyArg_ParseTuple(answer, "O!O!", &PyTuple_Type, &call->args, &PyDict_Type,
-                                   &call->kwargs)) {
+    if (answer &&
+        PyArg_ParseTuple(answer, "O!O!", &PyTuple_Type, &call->args, &PyDict_Type, &call->kwargs)) {
         Py_INCREF(call->args);
         Py_INCREF(call->kwargs);
     }
@@ -302,7 +303,8 @@ static int unpack_canned(struct call *call)
 {
     size_t next = 0;
     if (call->count < 2) {
-        PyErr_SetString(PyExc_ValueError, "a function and a description of its arguments are missing");
+        PyErr_SetString(PyExc_ValueError,
+                        "a function and a description of its arguments are missing");
         return -1;
     }
     if (unpack_function(call, &next) != 0)
@@ -356,12 +358,13 @@ static int add_loads(struct px_python *python)
 }
 
 /*
- * The pickle of a call. Our client packs the function as a pickle of its own, which the outer one gives
- * to _pickle.loads:
+ * The pickle of a call. Our client packs the function as a pickle of its own, which the outer one
+ * gives to _pickle.loads:
  *
  *     80 05  95 <8 bytes>  8c 07 "_pickle" 94  8c 05 "loads" 94 93  ...
  *
- * There the name is replaced by that of our own loads. Any other pickle is just as good, but slower.
+ * There the name is replaced by that of our own loads. Any other pickle is just as good, but
+ * slower.
  */
 static PyObject *loads_call(struct call *call, PyObject *buffers)
 {

@@ -381,7 +381,7 @@ class Bridge:
     # ---- apply -------------------------------------------------------------
 
     def make_apply(self):
-        """The slow half of apply, for C. Startup files come before the first call, if there are any."""
+        """The slow half of apply, for C. Startup files come before the first call."""
         if self._shell is not None or self._has_startup_files():
             self.shell
         return self.apply

@@ -2,9 +2,9 @@
 /*
  * cell: execute, queries, comms and clear: each one call into the bridge.
  *
- * The bridge answers in JSON text, so nothing here knows what a reply is made of. Whatever it raises
- * (an interrupt that came a moment late, say) becomes the outcome of the request; an op never fails
- * to answer.
+ * The bridge answers in JSON text, so nothing here knows what a reply is made of. Whatever it
+ * raises (an interrupt that came a moment late, say) becomes the outcome of the request; an op
+ * never fails to answer.
  */
 #include "python.h"
 
@@ -13,7 +13,7 @@ static PyObject *text_of(struct px_span span)
     return PyUnicode_DecodeUTF8(span.data ? span.data : "", (Py_ssize_t)span.size, "replace");
 }
 
-/* Bridge.execute returns (error or None, execution_count, payload, user_expressions, exit, background). */
+/* Bridge.execute gives (error, execution_count, payload, user_expressions, leave, background). */
 static int unpack(struct px_python *self, PyObject *answer, struct px_outcome *out)
 {
     PyObject *error, *payload, *expressions;

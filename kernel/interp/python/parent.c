@@ -10,7 +10,7 @@
 #include "python.h"
 
 struct token {
-    PyObject_HEAD
+    PyObject ob_base;
     const struct px_interp_host *host;
     struct px_parent *parent;
 };

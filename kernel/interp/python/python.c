@@ -4,10 +4,12 @@
  *
  * The interpreter is configured through PyConfig to be the program that px_python_select chose, so
  * sys.executable, sys.prefix and site-packages are that program's. Its own SIGINT handler is
- * installed: an interrupt is that signal sent to the interpreter thread, which makes KeyboardInterrupt
- * and ends blocking system calls. One that arrives when nothing runs is dropped on the next entry.
- * LIMIT: one that arrives in the instant between CPython's last look and a system call is acted on when
- * that call ends. CPython has no remedy; a second interrupt ends the call.
+ * installed: an interrupt is that signal sent to the interpreter thread, which makes
+ * KeyboardInterrupt and ends blocking system calls. One that arrives when nothing runs is dropped
+ * on the next entry.
+ *
+ * LIMIT: one that arrives in the instant between CPython's last look and a system call is acted on
+ * when that call ends. CPython has no remedy; a second interrupt ends the call.
  *
  * Stopping runs what was registered with atexit but does not wait for the user's threads: a kernel
  * that is told to end must end.
@@ -24,7 +26,8 @@
 static const char info_json[] =
     "\"implementation\": \"phalanx\", \"implementation_version\": \"" PX_VERSION "\", "
     "\"language_info\": {\"name\": \"python\", \"version\": \"" PY_VERSION "\", "
-    "\"mimetype\": \"text/x-python\", \"codemirror_mode\": {\"name\": \"ipython\", \"version\": 3}, "
+    "\"mimetype\": \"text/x-python\", "
+    "\"codemirror_mode\": {\"name\": \"ipython\", \"version\": 3}, "
     "\"pygments_lexer\": \"ipython3\", \"nbconvert_exporter\": \"python\", "
     "\"file_extension\": \".py\"}, "
     "\"banner\": \"Python " PY_VERSION " on Phalanx " PX_VERSION
@@ -91,9 +94,8 @@ void px_python_failed(struct px_python *self, const char *method, struct px_outc
         PyException_SetTraceback(value, trace);
     out->failed = true;
     px_buf_clear(&out->error);
-    PyObject *json = self->bridge && value
-                         ? PyObject_CallMethod(self->bridge, method, "(O)", value)
-                         : NULL;
+    PyObject *json =
+        self->bridge && value ? PyObject_CallMethod(self->bridge, method, "(O)", value) : NULL;
     PyObject *unmet = json && PyTuple_Check(json) ? PyTuple_GET_ITEM(json, 1) : NULL;
     if (unmet) {
         px_python_append(&out->error, PyTuple_GET_ITEM(json, 0));
@@ -186,10 +188,10 @@ static int start_bridge(struct px_python *self, const struct px_interp_config *c
     PyObject *module = load_module("_phalanx_bridge", "<phalanx>/bridge.py", px_embedded_bridge);
     if (!module)
         return -1;
-    self->bridge = PyObject_CallMethod(module, "Bridge", "{szszszsO}", "profile_dir",
-                                       config->profile_dir, "colors", config->colors, "module_dir",
-                                       config->module_dir, "engine",
-                                       config->engine ? Py_True : Py_False);
+    self->bridge =
+        PyObject_CallMethod(module, "Bridge", "{szszszsO}", "profile_dir", config->profile_dir,
+                            "colors", config->colors, "module_dir", config->module_dir, "engine",
+                            config->engine ? Py_True : Py_False);
     Py_DECREF(module);
     return self->bridge ? 0 : -1;
 }
@@ -221,8 +223,8 @@ static void *python_create(const struct px_interp_config *config, struct px_erro
     return self;
 }
 
-/* GIL. Calls a method of the bridge for its effect; `format` as for Py_BuildValue, a tuple. A failure
- * is one line in the log. */
+/* GIL. Calls a method of the bridge for its effect; `format` as for Py_BuildValue, a tuple. A
+ * failure is one line in the log. */
 static void tell_bridge(struct px_python *self, const char *method, const char *format, ...)
 {
     va_list args;
@@ -266,16 +268,14 @@ static void python_destroy(void *arg)
         Py_XDECREF(result);
     }
     self->host = NULL;
+    if (!alone)
+        return; /* the GIL stays here, so that the user's threads stand still to the end */
     px_apply_destroy(self);
     Py_CLEAR(self->bridge);
     Py_CLEAR(self->module);
     Py_CLEAR(self->parent_variable);
     Py_CLEAR(self->parent_type);
     px_loan_collect(self);
-    if (!alone) { /* the user's threads still use the module's state: it lives on with the process */
-        px_python_leave(self);
-        return;
-    }
     Py_FinalizeEx();
     free(self);
 }

@@ -3,9 +3,9 @@
  * python: what the files of the CPython host share. Private to this folder.
  *
  * Rules of the global lock (GIL): between two ops the interpreter thread does not hold it, so that
- * the user's threads run on. Every op is bracketed by px_python_enter and px_python_leave; functions
- * that say "GIL" are called between them, or from Python. A service of the host that may block is
- * called without it.
+ * the user's threads run on. Every op is bracketed by px_python_enter and px_python_leave;
+ * functions that say "GIL" are called between them, or from Python. A service of the host that may
+ * block is called without it.
  *
  * There is one interpreter a process (CPython allows no other), and hence one struct px_python;
  * it is passed along, and Python's side reaches it through the state of the module `_phalanx_host`.
@@ -33,24 +33,25 @@ struct px_python {
     PyThreadState *thread;             /* of the interpreter thread, while it is outside Python */
     pthread_t main_thread;             /* the one that interrupts go to */
     bool engine;
-    bool background;                   /* the event loop has something to do between cells */
-    PyObject *module;                  /* _phalanx_host */
-    PyObject *parent_variable;         /* context variable: the request that output belongs to */
-    PyTypeObject *parent_type;         /* of its values */
-    PyObject *bridge;                  /* instance of bridge.Bridge */
+    bool background;           /* the event loop has something to do between cells */
+    PyObject *module;          /* _phalanx_host */
+    PyObject *parent_variable; /* context variable: the request that output belongs to */
+    PyTypeObject *parent_type; /* of its values */
+    PyObject *bridge;          /* instance of bridge.Bridge */
     struct px_apply *apply;
     _Atomic(struct px_loan *) returned; /* pushed by any thread, popped under the GIL */
 };
 
-/* Take and give up the GIL on the interpreter thread. Entering drops an interrupt that was meant for
- * a request which has ended. */
+/* Take and give up the GIL on the interpreter thread. Entering drops an interrupt that was meant
+ * for a request which has ended. */
 void px_python_enter(struct px_python *self);
 void px_python_leave(struct px_python *self);
 
 /* The interpreter to be: an owned absolute path, or NULL with a sentence. Any thread, no Python. */
 char *px_python_select(const char *wanted, struct px_error *err);
 
-/* GIL. The module `_phalanx_host`, with the streams in it; a new reference or NULL with an exception. */
+/* GIL. The module `_phalanx_host`, with the streams in it; a new reference or NULL with an
+ * exception. */
 PyObject *px_services_create(struct px_python *self);
 /* GIL. Makes what the next two need. -1 with an exception. */
 int px_parent_init(struct px_python *self);
@@ -64,14 +65,14 @@ PyObject *px_parent_current(struct px_python *self, struct px_parent **parent);
 /* GIL. The object behind sys.stdout or sys.stderr. */
 PyObject *px_stream_create(struct px_python *self, PyObject *module, enum px_stream which);
 
-/* GIL. Fills `out` with a buffer that keeps `object`'s bytes until released from any thread. -1 with an
- * exception if it offers none. */
+/* GIL. Fills `out` with a buffer that keeps `object`'s bytes until released from any thread. -1
+ * with an exception if it offers none. */
 int px_loan_make(struct px_python *self, PyObject *object, struct px_buffer *out);
 /* GIL. Lets go of what was given back. */
 void px_loan_collect(struct px_python *self);
 
-/* GIL. Turns the current exception into `out` (failed) without raising another. `method` of the bridge
- * describes it: "describe", "describe_task", "describe_cell". */
+/* GIL. Turns the current exception into `out` (failed) without raising another. `method` of the
+ * bridge describes it: "describe", "describe_task", "describe_cell". */
 void px_python_failed(struct px_python *self, const char *method, struct px_outcome *out);
 
 /* GIL. Appends a str or bytes object; anything else is ignored. */

@@ -2,10 +2,10 @@
 /*
  * select: which Python a kernel or engine becomes.
  *
- * The one that is named; else that of the active environment ($VIRTUAL_ENV, $CONDA_PREFIX); else the
- * one this program was built with. The library that is linked in has one minor version, and extension
- * modules fit only that one, so a candidate must have it too: a named one that has not is an error,
- * an active one is passed over with a line in the log.
+ * The one that is named; else that of the active environment ($VIRTUAL_ENV, $CONDA_PREFIX); else
+ * the one this program was built with. The library that is linked in has one minor version, and
+ * extension modules fit only that one, so a candidate must have it too: a named one that has not is
+ * an error, an active one is passed over with a line in the log.
  */
 #include <errno.h>
 #include <limits.h>
@@ -50,8 +50,8 @@ static bool version_by_asking(const char *python, int *major, int *minor)
     char *out = quoted;
     for (const char *in = python; *in; in++)
         out = *in == '\'' ? stpcpy(out, "'\\''") : (*out = *in, out + 1);
-    char *command = px_format("'%s' -SEc 'import sys; print(*sys.version_info[:2])' 2>/dev/null",
-                              quoted);
+    char *command =
+        px_format("'%s' -SEc 'import sys; print(*sys.version_info[:2])' 2>/dev/null", quoted);
     free(quoted);
     FILE *pipe = popen(command, "re");
     free(command);

@@ -4,14 +4,14 @@
  *
  *     publish(kind, content, metadata, buffers)   iopub; texts are JSON
  *     input(prompt, password)                     a line, or None when the front end takes no input
- *     forked()                                    this is a child process: there is no host any more
- *     parent()                                    the header of the caller's request, as JSON text
+ *     forked()                                    this is a child process: there is no host any
+ * more parent()                                    the header of the caller's request, as JSON text
  *     parent_variable                             what ties the caller to its request (parent.c)
  *     stdout, stderr                              streams.c
  *     DISPLAY_DATA ... DATA_MESSAGE               the kinds
  *
- * Buffers leave without a copy: px_loan keeps the owner alive until the host gives the bytes back, on
- * whatever thread; the owner itself is let go when the GIL is next held.
+ * Buffers leave without a copy: px_loan keeps the owner alive until the host gives the bytes back,
+ * on whatever thread; the owner itself is let go when the GIL is next held.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -126,10 +126,9 @@ static PyObject *host_publish(PyObject *module, PyObject *args)
     }
     struct px_parent *parent;
     PyObject *token = px_parent_current(self, &parent);
-    Py_BEGIN_ALLOW_THREADS
-    host->publish(host->ctx, parent, (enum px_publication)kind, content, metadata, buffers, count);
-    Py_END_ALLOW_THREADS
-    Py_XDECREF(token);
+    Py_BEGIN_ALLOW_THREADS host->publish(host->ctx, parent, (enum px_publication)kind, content,
+                                         metadata, buffers, count);
+    Py_END_ALLOW_THREADS Py_XDECREF(token);
     free(buffers);
     Py_RETURN_NONE;
 }
@@ -140,11 +139,8 @@ static int wait_for_line(const struct px_interp_host *host, const char *prompt, 
 {
     for (;;) {
         int status;
-        Py_BEGIN_ALLOW_THREADS
-        status = host->input(host->ctx, prompt, password, line, err);
-        Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals() != 0)
-            return -1;
+        Py_BEGIN_ALLOW_THREADS status = host->input(host->ctx, prompt, password, line, err);
+        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() != 0) return -1;
         if (status == 0 || err->code != PX_EINTR)
             return status;
         prompt = NULL;
@@ -217,10 +213,14 @@ static const struct {
     const char *name;
     enum px_publication value;
 } kinds[] = {
-    {"DISPLAY_DATA", PX_DISPLAY_DATA},     {"UPDATE_DISPLAY_DATA", PX_UPDATE_DISPLAY_DATA},
-    {"EXECUTE_RESULT", PX_EXECUTE_RESULT}, {"CLEAR_OUTPUT", PX_CLEAR_OUTPUT},
-    {"ERROR", PX_ERROR_OUTPUT},                 {"COMM_OPEN", PX_COMM_OPEN},
-    {"COMM_MSG", PX_COMM_MSG},             {"COMM_CLOSE", PX_COMM_CLOSE},
+    {"DISPLAY_DATA", PX_DISPLAY_DATA},
+    {"UPDATE_DISPLAY_DATA", PX_UPDATE_DISPLAY_DATA},
+    {"EXECUTE_RESULT", PX_EXECUTE_RESULT},
+    {"CLEAR_OUTPUT", PX_CLEAR_OUTPUT},
+    {"ERROR", PX_ERROR_OUTPUT},
+    {"COMM_OPEN", PX_COMM_OPEN},
+    {"COMM_MSG", PX_COMM_MSG},
+    {"COMM_CLOSE", PX_COMM_CLOSE},
     {"DATA_MESSAGE", PX_DATA_MESSAGE},
 };
 

@@ -5,8 +5,8 @@
  * Text goes straight to the host, which coalesces it; nothing is kept here, so flush has nothing to
  * do and output is in order with displays by construction. Before a host is attached, and after it
  * has gone, text goes to the real descriptor. They look like text files in the ways libraries test:
- * isatty, fileno, encoding, buffer, writable. Closing one is refused quietly, as the next cell needs
- * it.
+ * isatty, fileno, encoding, buffer, writable. Closing one is refused quietly, as the next cell
+ * needs it.
  */
 #include <errno.h>
 #include <unistd.h>
@@ -15,13 +15,13 @@
 #include <structmember.h>
 
 struct stream {
-    PyObject_HEAD
+    PyObject ob_base;
     struct px_python *python;
-    PyObject *dict;  /* libraries hang things on sys.stdout */
+    PyObject *dict; /* libraries hang things on sys.stdout */
     PyObject *weak;
-    int which;       /* enum px_stream */
-    int fd;          /* the real one */
-    bool binary;     /* this is the `buffer` of the other kind */
+    int which;   /* enum px_stream */
+    int fd;      /* the real one */
+    bool binary; /* this is the `buffer` of the other kind */
 };
 
 static void write_descriptor(int fd, const char *text, size_t size)
@@ -43,13 +43,10 @@ static void send_text(struct stream *self, const char *text, size_t size)
     const struct px_interp_host *host = self->python->host;
     struct px_parent *parent;
     PyObject *token = px_parent_current(self->python, &parent);
-    Py_BEGIN_ALLOW_THREADS
-    if (host)
+    Py_BEGIN_ALLOW_THREADS if (host)
         host->stream(host->ctx, parent, (enum px_stream)self->which, text, size);
-    else
-        write_descriptor(self->fd, text, size);
-    Py_END_ALLOW_THREADS
-    Py_XDECREF(token);
+    else write_descriptor(self->fd, text, size);
+    Py_END_ALLOW_THREADS Py_XDECREF(token);
 }
 
 /* Text that is not UTF-8 (lone surrogates of file names) is shown escaped, not refused. */
@@ -186,7 +183,8 @@ static PyObject *get_constant(PyObject *self, void *text)
 static PyObject *get_name(PyObject *self, void *unused)
 {
     (void)unused;
-    return PyUnicode_FromString(((struct stream *)self)->which == PX_STDOUT ? "<stdout>" : "<stderr>");
+    return PyUnicode_FromString(((struct stream *)self)->which == PX_STDOUT ? "<stdout>"
+                                                                            : "<stderr>");
 }
 
 static PyObject *get_false(PyObject *self, void *unused)

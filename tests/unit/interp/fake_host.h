@@ -24,8 +24,8 @@ struct fake_host {
     const char *answer;   /* to input(): a line; NULL: no input here; "": wait for a signal */
     struct px_buf prompt; /* what input() asked */
     const struct px_span *buffers; /* those of the apply that runs */
-    int kept;             /* buffers that the language keeps now */
-    bool idle;            /* no cell runs */
+    int kept;                      /* buffers that the language keeps now */
+    bool idle;                     /* no cell runs */
 };
 
 void fake_host_init(struct fake_host *fake);

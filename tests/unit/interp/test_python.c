@@ -152,7 +152,8 @@ static void test_shell_features(void **state)
     run_well(f, "len?");
     assert_non_null(strstr(f->out.payload.data, "\"source\": \"page\""));
     run_well(f, "get_ipython().set_next_input('next')");
-    assert_non_null(strstr(f->out.payload.data, "\"source\": \"set_next_input\", \"text\": \"next\""));
+    assert_non_null(
+        strstr(f->out.payload.data, "\"source\": \"set_next_input\", \"text\": \"next\""));
     run_well(f, "!echo from the shell");
     assert_non_null(strstr(text(f, PX_STDOUT), "from the shell"));
     run_well(f, "%%time\npass");
@@ -266,7 +267,8 @@ static void test_output_belongs_to_the_cell_that_started_it(void **state)
     assert_non_null(strstr(f->host.owned.data, "1:thread"));
     assert_non_null(strstr(f->host.owned.data, "1:task"));
     assert_non_null(strstr(f->host.owned.data, "2:cell"));
-    run_well(f, "get_ipython().kernel.get_parent()['header']['msg_id'], __import__('gc').collect()");
+    run_well(f,
+             "get_ipython().kernel.get_parent()['header']['msg_id'], __import__('gc').collect()");
     assert_true(fake_host_has(&f->host, "'m'"));
 }
 

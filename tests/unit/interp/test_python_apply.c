@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * apply, as an engine: requests packed by ipyparallel and by our client (pack_apply.py) are run, and
- * their results looked at by the interpreter itself.
+ * apply, as an engine: requests packed by ipyparallel and by our client (pack_apply.py) are run,
+ * and their results looked at by the interpreter itself.
  */
 #include "../test.h"
 
@@ -43,8 +43,8 @@ static struct px_span unhex(const char *text)
 
 static void read_requests(struct fixture *f)
 {
-    FILE *pipe = popen(PX_PYTHON " " PX_SOURCE_DIR "/tests/unit/interp/pack_apply.py " PX_MODULE_DIR,
-                       "r");
+    FILE *pipe =
+        popen(PX_PYTHON " " PX_SOURCE_DIR "/tests/unit/interp/pack_apply.py " PX_MODULE_DIR, "r");
     char *line = NULL;
     size_t capacity = 0;
     while (getline(&line, &capacity, pipe) > 0) {
@@ -149,7 +149,9 @@ static void test_calls(void **state)
 {
     struct fixture *f = *state;
     assert_result(f, "push", "None");
-    assert_result(f, "pull", "[40, array([0.000e+00, 1.000e+00, 2.000e+00, ..., 1.997e+03, 1.998e+03,\n       1.999e+03])]");
+    assert_result(f, "pull",
+                  "[40, array([0.000e+00, 1.000e+00, 2.000e+00, ..., 1.997e+03, 1.998e+03,\n       "
+                  "1.999e+03])]");
     assert_result(f, "map", "[1, 4, 9]");
     assert_result(f, "builtin", "9");
     for (int again = 0; again < 2; again++) {
@@ -159,7 +161,9 @@ static void test_calls(void **state)
         assert_result(f, "array_and_number", "6.0");
         assert_result(f, "reference", "41");
         assert_result(f, "closure", "6");
-        assert_result(f, "list", "[1, b'y', array([0.000e+00, 1.000e+00, 2.000e+00, ..., 1.997e+03, 1.998e+03,\n       1.999e+03])]");
+        assert_result(f, "list",
+                      "[1, b'y', array([0.000e+00, 1.000e+00, 2.000e+00, ..., 1.997e+03, "
+                      "1.998e+03,\n       1.999e+03])]");
         assert_result(f, "noop5", "None");
         assert_result(f, "add5", "48");
         assert_result(f, "total5", "2015000.0");
@@ -234,10 +238,17 @@ static void test_garbage(void **state)
         size_t count;
         bool own;
     } cases[] = {
-        {NULL, 0, false},      {NULL, 0, true},  {buffers, 1, false},
-        {buffers, 3, false},   {buffers, 1, true}, {buffers, 3, true},
-        {cut, 2, false},       {extra, 4, false},  {wrong, 3, false},
-        {add->buffers, 1, false}, {add->buffers, add->count, true},
+        {NULL, 0, false},
+        {NULL, 0, true},
+        {buffers, 1, false},
+        {buffers, 3, false},
+        {buffers, 1, true},
+        {buffers, 3, true},
+        {cut, 2, false},
+        {extra, 4, false},
+        {wrong, 3, false},
+        {add->buffers, 1, false},
+        {add->buffers, add->count, true},
     };
     for (size_t i = 0; i < PX_COUNT(cases); i++) {
         apply_buffers(f, cases[i].buffers, cases[i].count, cases[i].own);
@@ -280,7 +291,8 @@ static void test_engine_names(void **state)
            "import sys; assert 'ipyparallel' not in sys.modules");
 }
 
-/* The package itself, once imported, and what we unpickle go together. Last: it cannot be undone. */
+/* The package itself, once imported, and what we unpickle go together. Last: it cannot be undone.
+ */
 static void test_with_the_real_package(void **state)
 {
     struct fixture *f = *state;

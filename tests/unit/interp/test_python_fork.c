@@ -13,8 +13,9 @@
 
 static const struct px_interp_ops *const ops = &px_interp_python;
 
-static const char draw[] = "import random, numpy, os\n"
-                           "print(numpy.random.rand(), random.random(), get_ipython().kernel.int_id)";
+static const char draw[] =
+    "import random, numpy, os\n"
+    "print(numpy.random.rand(), random.random(), get_ipython().kernel.int_id)";
 
 static int count_threads(void)
 {
