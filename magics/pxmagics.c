@@ -91,7 +91,7 @@ static PyObject *choose_targets(struct magics *self, PyObject *view, const struc
     if (client && line->targets.kind != PX_TARGETS_DEFAULT) {
         out = resolve(client, &line->targets, magic);
     } else if (client && self->targets) {
-        struct px_targets targets;
+        struct px_targets targets = {0};
         const char *text = PyUnicode_AsUTF8(self->targets);
         if (text && px_targets_parse(px_span_of(text), &targets, NULL) == 0)
             out = resolve(client, &targets, magic);
