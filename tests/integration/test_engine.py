@@ -153,12 +153,13 @@ def start(env):
 
 # ---- registration --------------------------------------------------------------------
 
-def test_registration_names_uuid_and_features(hub, start):
+@pytest.mark.parametrize("language, features", [("echo", []), ("python", ["pickle5"])])
+def test_registration_names_uuid_and_features(hub, start, language, features):
     hub.write()
-    start()
+    start(language=language)
     _, msg = hub.receive("registration")
     assert set(msg["content"]) == {"uuid", "px"}
-    assert msg["content"]["px"] == {"features": []}
+    assert msg["content"]["px"] == {"features": features}
     assert msg["header"]["session"] == msg["content"]["uuid"]
 
 

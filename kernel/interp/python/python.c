@@ -340,6 +340,7 @@ static void python_after_fork_child(void *arg)
 const struct px_interp_ops px_interp_python = {
     .name = "python",
     .info_json = info_json,
+    .features = "\"pickle5\"",
     .create = python_create,
     .attach = python_attach,
     .destroy = python_destroy,
