@@ -171,7 +171,7 @@ void fake_host_interrupt(struct fake_host *fake, const struct px_interp_ops *ops
         struct timespec patience;
         ops->interrupt(self);
         clock_gettime(CLOCK_REALTIME, &patience);
-        patience.tv_sec += 2;
+        patience.tv_sec += 10;
         while (!fake->idle && pthread_cond_timedwait(&fake->changed, &fake->lock, &patience) == 0)
             ;
     }
