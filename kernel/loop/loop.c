@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * loop: zmq_poll over sockets and descriptors, a heap of timers, a signalfd.
+ * loop: poll(2) over sockets and descriptors, a heap of timers, a signalfd.
  *
  * A turn: wait until something is ready or the first timer is due; call due timers; call each
  * ready watch once. A callback may remove any watch or timer: a removed watch is
  * marked dead and freed when the turn ends, so the arrays do not move while walked.
  *
- * LIMIT: zmq_poll costs a little for each watched socket on every turn, so one loop should hold
- * tens of sockets, not thousands; connections share a socket, so that is what there is.
+ * ZMQ_FD (zmq_getsockopt(3)) tells of an edge: it becomes readable when something happened
+ * to the socket, and any use of the socket may take the edge away while messages wait. So the
+ * loop never sleeps before it has asked each socket (ZMQ_EVENTS) since the last callback ran;
+ * nothing touches a socket between that look and poll(2), and whatever happens later is a new
+ * edge. zmq_poll(3) would ask every socket three times a turn, a system call each.
+ *
+ * LIMIT: a look costs a system call for each socket, so one loop should hold tens of sockets, not
+ * thousands; connections share a socket, so that is what there is.
  */
 #define _GNU_SOURCE
 #include "loop/loop.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,8 +29,9 @@
 #include <zmq.h>
 
 struct px_watch {
-    void *socket; /* or NULL, then fd */
-    int fd;
+    void *socket; /* NULL: `fd` alone is watched */
+    int fd;       /* the socket's ZMQ_FD, or what was given */
+    bool ready;
     px_loop_fn *fn; /* NULL: dead */
     void *ctx;
 };
@@ -45,9 +53,10 @@ struct signal_row {
 
 struct px_loop {
     struct px_watch **watches;
-    zmq_pollitem_t *items; /* parallel to watches; rebuilt when `changed` */
+    struct pollfd *fds; /* parallel to watches; rebuilt when `changed` */
     size_t watch_count, watch_capacity;
     bool changed;
+    bool settled; /* no callback has run since each socket was asked */
     struct px_timer **heap;
     size_t timer_count, timer_capacity;
     unsigned long next_order;
@@ -78,7 +87,7 @@ void px_loop_destroy(struct px_loop *loop)
     if (loop->signal_fd >= 0)
         close(loop->signal_fd);
     free(loop->watches);
-    free(loop->items);
+    free(loop->fds);
     free(loop->heap);
     free(loop->rows);
     free(loop);
@@ -106,7 +115,11 @@ static struct px_watch *add_watch(struct px_loop *loop, struct px_watch watch)
 
 struct px_watch *px_loop_socket(struct px_loop *loop, void *zmq_socket, px_loop_fn *fn, void *ctx)
 {
-    return add_watch(loop, (struct px_watch){.socket = zmq_socket, .fn = fn, .ctx = ctx});
+    int fd = -1;
+    size_t size = sizeof fd;
+    if (zmq_getsockopt(zmq_socket, ZMQ_FD, &fd, &size) < 0)
+        px_die(1, "a socket without a descriptor: %s", zmq_strerror(errno));
+    return add_watch(loop, (struct px_watch){.socket = zmq_socket, .fd = fd, .fn = fn, .ctx = ctx});
 }
 
 struct px_watch *px_loop_fd(struct px_loop *loop, int fd, px_loop_fn *fn, void *ctx)
@@ -122,7 +135,7 @@ void px_loop_unwatch(struct px_loop *loop, struct px_watch *watch)
     loop->changed = true;
 }
 
-/* Frees dead watches and lays out what zmq_poll wants. */
+/* Frees dead watches and lays out what poll wants. */
 static void rebuild(struct px_loop *loop)
 {
     size_t kept = 0;
@@ -133,12 +146,12 @@ static void rebuild(struct px_loop *loop)
             free(loop->watches[i]);
     }
     loop->watch_count = kept;
-    free(loop->items);
-    loop->items = px_alloc((kept + 1) * sizeof *loop->items);
+    free(loop->fds);
+    loop->fds = px_alloc((kept + 1) * sizeof *loop->fds);
     for (size_t i = 0; i < kept; i++)
-        loop->items[i] = (zmq_pollitem_t){
-            .socket = loop->watches[i]->socket, .fd = loop->watches[i]->fd, .events = ZMQ_POLLIN};
+        loop->fds[i] = (struct pollfd){.fd = loop->watches[i]->fd, .events = POLLIN};
     loop->changed = false;
+    loop->settled = false;
 }
 
 /* ---- timers: a binary heap by (due, order) ---- */
@@ -228,6 +241,7 @@ static void run_timers(struct px_loop *loop)
     while (loop->timer_count && loop->heap[0]->due_ms <= now && !loop->stopping) {
         struct px_timer *timer = loop->heap[0];
         heap_remove(loop, timer);
+        loop->settled = false;
         timer->fn(loop, timer->ctx);
         if (timer->cancelled || !timer->period_ms) {
             free(timer);
@@ -272,28 +286,70 @@ int px_loop_signal(struct px_loop *loop, int signo, px_signal_fn *fn, void *ctx,
 
 /* ---- the loop ---- */
 
-static long time_to_next(const struct px_loop *loop)
+static int time_to_next(const struct px_loop *loop)
 {
     if (!loop->timer_count)
         return -1;
     const int64_t left = loop->heap[0]->due_ms - px_now_ms();
-    return left < 0 ? 0 : (long)left;
+    return left < 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int)left;
+}
+
+/* Takes the edge of the socket's descriptor; true when there is a message. */
+static bool has_message(void *socket)
+{
+    int events = 0;
+    size_t size = sizeof events;
+    return zmq_getsockopt(socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN);
+}
+
+/* Asks each socket, unless nothing ran since the last time; true when one has a message. */
+static bool look_around(struct px_loop *loop)
+{
+    bool found = false;
+    for (size_t i = 0; i < loop->watch_count && !loop->settled; i++) {
+        struct px_watch *watch = loop->watches[i];
+        watch->ready = watch->socket && has_message(watch->socket);
+        found = found || watch->ready;
+    }
+    loop->settled = true;
+    return found;
+}
+
+/* What poll saw, added to what is known. */
+static void note_ready(struct px_loop *loop)
+{
+    for (size_t i = 0; i < loop->watch_count; i++) {
+        struct px_watch *watch = loop->watches[i];
+        if (loop->fds[i].revents && !watch->ready)
+            watch->ready = !watch->socket || has_message(watch->socket);
+    }
+}
+
+static void call_ready(struct px_loop *loop)
+{
+    const size_t count = loop->watch_count; /* watches added by callbacks wait for the next turn */
+    for (size_t i = 0; i < count && !loop->stopping; i++) {
+        struct px_watch *watch = loop->watches[i];
+        if (!watch->ready || !watch->fn)
+            continue;
+        watch->ready = false;
+        loop->settled = false;
+        watch->fn(loop, watch->ctx);
+    }
 }
 
 static int turn(struct px_loop *loop, struct px_error *err)
 {
-    if (loop->changed || !loop->items)
+    if (loop->changed || !loop->fds)
         rebuild(loop);
-    const int ready = zmq_poll(loop->items, (int)loop->watch_count, time_to_next(loop));
+    const int timeout_ms = look_around(loop) ? 0 : time_to_next(loop);
+    const int ready = poll(loop->fds, loop->watch_count, timeout_ms);
     if (ready < 0 && errno != EINTR)
-        return px_fail(err, PX_EIO, "cannot poll: %s", zmq_strerror(errno));
+        return px_fail(err, PX_EIO, "cannot poll: %s", strerror(errno));
+    if (ready > 0)
+        note_ready(loop);
     run_timers(loop);
-    const size_t count = loop->watch_count; /* watches added by callbacks wait for the next turn */
-    for (size_t i = 0; ready > 0 && i < count && !loop->stopping; i++) {
-        struct px_watch *watch = loop->watches[i];
-        if ((loop->items[i].revents & (ZMQ_POLLIN | ZMQ_POLLERR)) && watch->fn)
-            watch->fn(loop, watch->ctx);
-    }
+    call_ready(loop);
     return 0;
 }
 

@@ -6,8 +6,7 @@
  * A loop belongs to the thread that runs it. Every function here that takes a
  * loop must be called on that thread, or before it starts. A callback does a
  * bounded amount of work and returns; waiting is a timer or a state.
- * Built on zmq_poll(3): the descriptor of a ZeroMQ socket is edge-triggered and
- * cannot be given to epoll.
+ * Built on poll(2) and each socket's ZMQ_FD, with the care that its edges need (loop.c).
  */
 #ifndef PX_LOOP_H
 #define PX_LOOP_H

@@ -3,10 +3,12 @@
 #include "loop/loop.h"
 #include "../test.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <zmq.h>
 
 struct record {
     char order[64];
@@ -155,6 +157,100 @@ static void signals_arrive_on_the_loop(void **state)
     px_loop_destroy(loop);
 }
 
+/*
+ * A loop passes messages from one socket to another, as a relay does, while its peer keeps only a
+ * few under way: an edge that is lost stops both for good, and the deadline says so.
+ */
+#define PASSED 20000
+#define WINDOW 3
+#define DEADLINE_MS 30000
+
+struct relay {
+    void *in, *out;
+    int passed;
+    bool late;
+};
+
+static void on_pass(struct px_loop *loop, void *ctx)
+{
+    struct relay *relay = ctx;
+    char byte;
+    while (zmq_recv(relay->in, &byte, 1, ZMQ_DONTWAIT) == 1) {
+        assert_int_equal(zmq_send(relay->out, &byte, 1, 0), 1);
+        relay->passed++;
+    }
+    if (relay->passed == PASSED)
+        px_loop_stop(loop);
+}
+
+/* Nothing but credits: reading them uses `out` beside the sends in on_pass. */
+static void on_credit(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct relay *relay = ctx;
+    char byte;
+    while (zmq_recv(relay->out, &byte, 1, ZMQ_DONTWAIT) == 1)
+        assert_int_equal(zmq_send(relay->in, &byte, 1, 0), 1);
+}
+
+static void on_late(struct px_loop *loop, void *ctx)
+{
+    ((struct relay *)ctx)->late = true;
+    px_loop_stop(loop);
+}
+
+/* Sends on `in`; what arrives on `out` goes back there, and only then comes the next on `in`. */
+static void *feed(void *ctx)
+{
+    struct relay *peer = ctx;
+    int sent = 0;
+    char byte = 'x';
+    while (sent < WINDOW)
+        sent += zmq_send(peer->in, &byte, 1, 0);
+    for (int back = 0; back < PASSED; back++) {
+        if (zmq_recv(peer->out, &byte, 1, 0) != 1 || zmq_send(peer->out, &byte, 1, 0) != 1)
+            break;
+        if (sent < PASSED && back + 1 < PASSED)
+            sent += zmq_recv(peer->in, &byte, 1, 0) == 1 ? zmq_send(peer->in, &byte, 1, 0) : PASSED;
+    }
+    return NULL;
+}
+
+static void *pair_socket(void *context, const char *endpoint, bool bind)
+{
+    void *socket = zmq_socket(context, ZMQ_PAIR);
+    const int linger = 0, wait_ms = DEADLINE_MS;
+    zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
+    if (!bind)
+        zmq_setsockopt(socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
+    assert_int_equal(bind ? zmq_bind(socket, endpoint) : zmq_connect(socket, endpoint), 0);
+    return socket;
+}
+
+static void no_edge_of_a_socket_is_lost(void **state)
+{
+    (void)state;
+    void *context = zmq_ctx_new();
+    struct relay relay = {pair_socket(context, "inproc://in", true),
+                          pair_socket(context, "inproc://out", true), 0, false};
+    struct relay peer = {pair_socket(context, "inproc://in", false),
+                         pair_socket(context, "inproc://out", false), 0, false};
+    struct px_loop *loop = px_loop_create(NULL);
+    px_loop_socket(loop, relay.in, on_pass, &relay);
+    px_loop_socket(loop, relay.out, on_credit, &relay);
+    px_loop_timer(loop, DEADLINE_MS, 0, on_late, &relay);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, feed, &peer), 0);
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    assert_false(relay.late);
+    pthread_join(thread, NULL);
+    px_loop_destroy(loop);
+    void *const sockets[] = {relay.in, relay.out, peer.in, peer.out};
+    for (size_t i = 0; i < PX_COUNT(sockets); i++)
+        zmq_close(sockets[i]);
+    zmq_ctx_term(context);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -164,6 +260,7 @@ int main(void)
         cmocka_unit_test(a_removed_watch_is_not_called),
         cmocka_unit_test(a_hangup_wakes),
         cmocka_unit_test(signals_arrive_on_the_loop),
+        cmocka_unit_test(no_edge_of_a_socket_is_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
