@@ -8,6 +8,8 @@
  * them all, and then itself. An engine has a process group of its own, so that a signal to this
  * process's group reaches it once; and it gets SIGTERM when this process dies.
  *
+ * It ends after the nanny, so that whoever waits for it finds nothing of it left.
+ *
  * With `restart`, an engine that has registered and then died is replaced by another fork, with a
  * new uuid and id; not when that happens too often, for then each would die of the same.
  */
@@ -28,6 +30,10 @@
 #include <unistd.h>
 
 #define KILL_AFTER_MS 4000 /* an engine forces its own end after 2.3 s */
+/* For the nanny to tell of the dead: as long as it tries; less when asked to end, for then the hub
+ * may be ending as well, and with KILL_AFTER_MS it must be less than what pxcluster grants. */
+#define NANNY_MS 4000
+#define NANNY_STOPPING_MS 500
 #define MOST_LINE 128
 #define MOST_RESTARTS 5 /* of one engine within */
 #define RESTARTS_MS 60000
@@ -47,7 +53,7 @@ struct forkserver {
     sigset_t mask;  /* before the loop blocked signals: the engines' own */
     int reports[2]; /* pipe from the engines */
     int nanny_fd;
-    pid_t nanny;
+    pid_t nanny; /* 0: none, or reaped */
     struct child *children;
     int living;
     bool stopping, failed;
@@ -89,13 +95,9 @@ static void on_report_line(struct forkserver *server)
     say(server->config->ready_fd, "registered %d %d\n", id, pid);
 }
 
-static void on_reports(struct px_loop *loop, void *ctx)
+static void on_report_bytes(struct forkserver *server, const char *bytes, size_t size)
 {
-    struct forkserver *server = ctx;
-    char bytes[1024];
-    (void)loop;
-    const ssize_t size = read(server->reports[0], bytes, sizeof bytes);
-    for (ssize_t i = 0; i < size; i++) {
+    for (size_t i = 0; i < size; i++) {
         if (bytes[i] != '\n') {
             if (server->line_size < MOST_LINE - 1)
                 server->line[server->line_size++] = bytes[i];
@@ -105,6 +107,16 @@ static void on_reports(struct px_loop *loop, void *ctx)
         on_report_line(server);
         server->line_size = 0;
     }
+}
+
+/* All that is there: an engine writes one line in its life. */
+static void on_reports(struct px_loop *loop, void *ctx)
+{
+    struct forkserver *server = ctx;
+    char bytes[1024];
+    (void)loop;
+    for (ssize_t size; (size = read(server->reports[0], bytes, sizeof bytes)) > 0;)
+        on_report_bytes(server, bytes, (size_t)size);
 }
 
 static int fork_engine(struct forkserver *server, struct child *child, struct px_error *err);
@@ -140,6 +152,35 @@ static bool replace(struct forkserver *server, struct child *child)
     return false;
 }
 
+static void on_nanny_due(struct px_loop *loop, void *ctx)
+{
+    struct forkserver *server = ctx;
+    (void)loop;
+    if (server->nanny > 0)
+        kill(server->nanny, SIGKILL); /* its end, as any other, stops the loop */
+}
+
+/* No engine is left: the nanny says its last words, and then the loop ends. */
+static void dismiss_nanny(struct forkserver *server)
+{
+    close(server->nanny_fd);
+    server->nanny_fd = -1;
+    if (server->nanny > 0)
+        px_loop_timer(server->loop, server->stopping ? NANNY_STOPPING_MS : NANNY_MS, 0,
+                      on_nanny_due, server);
+    else
+        px_loop_stop(server->loop);
+}
+
+static void on_nanny_ended(struct forkserver *server)
+{
+    server->nanny = 0;
+    if (server->nanny_fd < 0)
+        px_loop_stop(server->loop);
+    else
+        px_log(PX_WARN, "nanny.ended", "effect=\"the hub notices dead engines later\"");
+}
+
 static void on_ended(struct forkserver *server, struct child *child, int status, long peak_kb)
 {
     char why[64];
@@ -157,7 +198,7 @@ static void on_ended(struct forkserver *server, struct child *child, int status,
     if (bad && !replace(server, child))
         server->failed = true;
     if (server->living == 0)
-        px_loop_stop(server->loop);
+        dismiss_nanny(server);
 }
 
 static void on_child(struct px_loop *loop, int signo, void *ctx)
@@ -171,7 +212,7 @@ static void on_child(struct px_loop *loop, int signo, void *ctx)
         if (child)
             on_ended(server, child, status, usage.ru_maxrss);
         else if (pid == server->nanny)
-            px_log(PX_WARN, "nanny.ended", "effect=\"the hub notices dead engines later\"");
+            on_nanny_ended(server);
     }
 }
 
@@ -198,7 +239,9 @@ static void on_terminate(struct px_loop *loop, int signo, void *ctx)
 {
     struct forkserver *server = ctx;
     (void)signo;
-    if (!server->stopping)
+    if (!server->stopping && server->living == 0)
+        px_loop_timer(loop, NANNY_STOPPING_MS, 0, on_nanny_due, server);
+    else if (!server->stopping)
         px_loop_timer(loop, KILL_AFTER_MS, 0, on_kill_due, server);
     server->stopping = true;
     signal_all(server, SIGTERM);
@@ -301,7 +344,10 @@ int px_forkserver_run(const struct px_forkserver_config *config, void *self)
     }
     if (server.living > 0 && px_loop_run(server.loop, &err) < 0)
         px_die(1, "%s", err.text);
-    close(server.nanny_fd);
+    if (server.nanny_fd >= 0)
+        close(server.nanny_fd);
+    if (server.nanny > 0) /* nothing was forked: it has nothing to say */
+        waitpid(server.nanny, NULL, 0);
     px_loop_destroy(server.loop);
     close(server.reports[0]);
     close(server.reports[1]);

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import zmq
+import conftest
 from conftest import BIN, PYTHON, alive, wait_for
 from jupyter_client.session import Session
 
@@ -426,6 +427,25 @@ def test_a_dead_engine_is_replaced_when_asked(hub, start):
     assert new_id == 2 and new_pid not in pids.values()
     engines.process.terminate()
     assert engines.end()[0] == 0
+
+
+@pytest.mark.parametrize("stop", [True, False], ids=["asked", "all-dead"])
+def test_nothing_outlives_the_fork_server(hub, start, ipython_dir, stop):
+    hub.write()
+    engines = start("-n", 2)
+    hub.join_all(2)
+    pids = dict(engines.registered() for _ in range(2))
+    text = f"IPYTHONDIR={ipython_dir}"
+    assert len(conftest.processes_with(text)) == 4  # with the nanny, which speaks for the dead
+    hub.close()  # but now nobody hears it
+    os.kill(pids[0], signal.SIGKILL)
+    engines.exited()
+    if stop:
+        engines.process.terminate()
+    else:
+        os.kill(pids[1], signal.SIGKILL)
+    assert engines.process.wait(timeout=TIMEOUT) == (0 if stop else 1)
+    assert not conftest.processes_with(text)
 
 
 def test_engines_go_down_with_a_killed_fork_server(hub, start):
