@@ -9,7 +9,7 @@ import tempfile
 import time
 
 import zmq
-from common import BIN, PYTHON, Row, median, time_each
+from common import BIN, PYTHON, Row, median, time_turns
 from jupyter_client.connect import write_connection_file
 from jupyter_client.session import Session
 
@@ -73,28 +73,21 @@ class Kernel:
         self.stop()
 
 
-def first_replies(command, runs):
+def first_replies(command):
     """(kernel_info_reply, first execute_reply), seconds after the process was started."""
-    info, result = [], []
-    for _ in range(runs):
-        with Kernel(command) as kernel:
-            kernel.send("kernel_info_request", {})
-            kernel.receive()
-            info.append(time.perf_counter() - kernel.begun)
-            kernel.execute("1 + 1")
-            result.append(time.perf_counter() - kernel.begun)
-    return median(info), median(result)
-
-
-def round_trip(command):
     with Kernel(command) as kernel:
-        kernel.execute("pass")
-        return time_each(lambda: kernel.execute("pass"), 300)
+        kernel.send("kernel_info_request", {})
+        kernel.receive()
+        info = time.perf_counter() - kernel.begun
+        kernel.execute("1 + 1")
+        return info, time.perf_counter() - kernel.begun
 
 
 def rows(runs):
-    ours, theirs = first_replies(OURS, runs + 2), first_replies(THEIRS, runs + 2)
-    yield Row("kernel: start to kernel_info_reply", "ms", ours[0] * 1e3, theirs[0] * 1e3)
-    yield Row("kernel: start to the reply of a first cell", "ms", ours[1] * 1e3, theirs[1] * 1e3)
-    yield Row("kernel: round trip of a cell `pass`", "ms", round_trip(OURS) * 1e3,
-              round_trip(THEIRS) * 1e3)
+    pairs = [(first_replies(OURS), first_replies(THEIRS)) for _ in range(runs + 2)]
+    for at, what in enumerate(("kernel_info_reply", "the reply of a first cell")):
+        yield Row(f"kernel: start to {what}", "ms", median(p[0][at] for p in pairs) * 1e3,
+                  median(p[1][at] for p in pairs) * 1e3)
+    with Kernel(OURS) as ours, Kernel(THEIRS) as theirs:
+        times = time_turns(lambda: ours.execute("pass"), lambda: theirs.execute("pass"), 300)
+    yield Row("kernel: round trip of a cell `pass`", "ms", times[0] * 1e3, times[1] * 1e3)

@@ -4,18 +4,16 @@ all engines in its `ids`. Each run in a fresh profile; the time of stopping is n
 from common import Cluster, Row, median
 
 
-def seconds(ours, n, runs):
-    times = []
-    for _ in range(runs):
-        cluster = Cluster(ours, n)
-        try:
-            times.append(cluster.start())
-        finally:
-            cluster.stop()
-    return median(times)
+def seconds(ours, n):
+    cluster = Cluster(ours, n)
+    try:
+        return cluster.start()
+    finally:
+        cluster.stop()
 
 
 def rows(runs):
     for n in (4, 8):
+        pairs = [(seconds(True, n), seconds(False, n)) for _ in range(runs)]
         yield Row(f"start -n {n}: until a client sees all engines", "s",
-                  seconds(True, n, runs), seconds(False, n, runs))
+                  median(p[0] for p in pairs), median(p[1] for p in pairs))

@@ -131,13 +131,14 @@ def cpu_seconds(pids):
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def time_each(action, count, warmup=20):
-    """The median of `count` calls, in seconds."""
-    for _ in range(warmup):
-        action()
-    times = []
-    for _ in range(count):
-        begun = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - begun)
-    return median(times)
+def time_turns(ours, theirs, count, warmup=20):
+    """The medians of `count` calls of each, in seconds. They take turns, so that what else the
+    machine does falls on both."""
+    times = ([], [])
+    for turn in range(warmup + count):
+        for action, taken in zip((ours, theirs), times):
+            begun = time.perf_counter()
+            action()
+            if turn >= warmup:
+                taken.append(time.perf_counter() - begun)
+    return median(times[0]), median(times[1])
