@@ -76,7 +76,7 @@ static int become_daemon(const char *log, struct px_error *err)
     return 0;
 }
 
-int px_background(const char *log, int *channel, struct px_error *err)
+int px_background(const char *log, int keep_fd, int *channel, struct px_error *err)
 {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
@@ -97,7 +97,9 @@ int px_background(const char *log, int *channel, struct px_error *err)
         pass_on(ends[0]);
     }
     *channel = ends[1];
-    px_close_descriptors(ends[1]); /* the caller's: pipes that somebody may read to the end */
+    const int keep[] = {ends[1], keep_fd};
+    /* The others are the caller's: pipes that somebody may read to the end. */
+    px_close_descriptors(keep, PX_COUNT(keep));
     return become_daemon(log, err);
 }
 

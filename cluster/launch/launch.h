@@ -113,8 +113,8 @@ bool px_process_ancestor(struct px_process process, const char *name, struct px_
 void px_process_signal(struct px_process process, int signo);
 /* Signals all of its session that share its process group; while it, even as a zombie, exists. */
 void px_process_signal_group(struct px_process process, int signo);
-/* Closes every descriptor from 3 up, except `keep` (-1: none). */
-void px_close_descriptors(int keep);
+/* Closes every descriptor from 3 up, except the `count` at `keep` (-1 in it stands for none). */
+void px_close_descriptors(const int *keep, size_t count);
 /* The path of `program` beside this one, or its name alone, for PATH. Caller frees. */
 char *px_program_path(const char *program);
 
@@ -260,9 +260,9 @@ void px_cluster_fini(struct px_cluster *cluster);
  * Forks. The parent passes on what the child says and exits with the status that the child
  * gives, or when the child dies; it never returns. The child returns 0 in its own session,
  * with stderr in `log`, and *channel set to the descriptor that reaches the parent. When that
- * becomes readable the parent is gone.
+ * becomes readable the parent is gone. Of the caller's descriptors `keep_fd` stays open (-1: none).
  */
-PX_MUST_USE int px_background(const char *log, int *channel, struct px_error *err);
+PX_MUST_USE int px_background(const char *log, int keep_fd, int *channel, struct px_error *err);
 void px_background_say(int channel, const char *text);
 void px_background_done(int channel, int status); /* the parent exits; closes the channel */
 
@@ -311,6 +311,7 @@ struct px_plan {
     int channel;      /* to the parent of a background process; -1: in the foreground */
     int ready_fd;     /* gets "ready <n>\n"; -1: none */
     bool stop_on_eof; /* end with standard input */
+    int parent_fd;    /* end when it becomes readable; -1: none */
 };
 /* Returns when nothing of it runs any more: the exit status. */
 int px_supervise(const struct px_plan *plan);

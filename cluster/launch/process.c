@@ -125,8 +125,16 @@ void px_process_signal_group(struct px_process process, int signo)
 
 /* ---- starting ---- */
 
+static bool is_one_of(int fd, const int *fds, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (fds[i] == fd)
+            return true;
+    return false;
+}
+
 /* From 3 up, but `keep`: closes them, or lets no program run from here have them. */
-static void each_descriptor(int keep, bool hide_only)
+static void each_descriptor(const int *keep, size_t keep_count, bool hide_only)
 {
     DIR *dir = opendir("/proc/self/fd");
     if (!dir)
@@ -134,7 +142,7 @@ static void each_descriptor(int keep, bool hide_only)
     const int own = dirfd(dir);
     for (struct dirent *entry; (entry = readdir(dir));) {
         const int fd = atoi(entry->d_name); /* "." and ".." give 0 */
-        if (fd <= 2 || fd == keep || fd == own)
+        if (fd <= 2 || fd == own || is_one_of(fd, keep, keep_count))
             continue;
         if (hide_only)
             fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -144,9 +152,9 @@ static void each_descriptor(int keep, bool hide_only)
     closedir(dir);
 }
 
-void px_close_descriptors(int keep)
+void px_close_descriptors(const int *keep, size_t count)
 {
-    each_descriptor(keep, false);
+    each_descriptor(keep, count, false);
 }
 
 static void reset_signals(void)
@@ -168,7 +176,7 @@ PX_NORETURN static void become(const struct px_spawn *spawn, pid_t parent, int l
         _exit(1);
     const int null = open("/dev/null", O_RDONLY);
     if (dup2(null, 0) >= 0 && dup2(log, 1) >= 0 && dup2(log, 2) >= 0) {
-        each_descriptor(spawn->keep_fd, true); /* also those this process itself inherited */
+        each_descriptor(&spawn->keep_fd, 1, true); /* also those this process itself inherited */
         if (spawn->keep_fd >= 0)
             fcntl(spawn->keep_fd, F_SETFD, 0);
         execvp(spawn->argv[0], spawn->argv);

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "launch.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 
 struct start_options {
     struct px_common_options common;
-    int n, daemonize, ready_fd, stop_on_eof, timeout;
+    int n, daemonize, ready_fd, stop_on_eof, parent_fd, timeout;
     const char *controller, *engines, *controller_command, *engine_command;
     const char *ip, *location, *delay, *clean_logs, *python;
     struct px_list engine_args;
@@ -42,6 +43,8 @@ struct start_options {
      "write \"ready N\" there when all engines are there", 0, 65535}, \
     {"stop-on-eof", 0, PX_OPT_SET, AT(stop_on_eof), 1, NULL, \
      "stop when standard input ends", 0, 0}, \
+    {"parent-fd", 0, PX_OPT_INT, AT(parent_fd), 0, "FD", \
+     "stop when it becomes readable or its other end closes: a pidfd or pipe", 3, 65535}, \
     PX_COMMON_ROWS(struct start_options, common)
 
 static const struct px_option start_rows[] = {
@@ -148,7 +151,7 @@ static int launch(const struct start_options *options, struct px_plan *plan, cha
     int status = 1;
     plan->log = options->daemonize ? log : NULL;
     plan->clean_logs = plan->with_controller && !is_false(options->clean_logs);
-    if (options->daemonize && px_background(log, &plan->channel, &err) < 0)
+    if (options->daemonize && px_background(log, plan->parent_fd, &plan->channel, &err) < 0)
         fprintf(stderr, "pxcluster: %s\n", err.text);
     else
         status = px_supervise(plan);
@@ -163,6 +166,7 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
     struct start_options options = {.common = PX_COMMON_DEFAULTS,
                                     .n = (int)sysconf(_SC_NPROCESSORS_ONLN),
                                     .ready_fd = -1,
+                                    .parent_fd = -1,
                                     .timeout = 60};
     /* What follows "--" is the controller's; anything else that is no option is a mistake. */
     int own = 0;
@@ -172,6 +176,10 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
     if (first < own || (own < argc && !with_controller)) {
         fprintf(stderr, "%s: unexpected argument '%s'\n", usage->program,
                 first < own ? argv[first] : "--");
+        return 2;
+    }
+    if (options.parent_fd >= 0 && fcntl(options.parent_fd, F_SETFD, FD_CLOEXEC) < 0) {
+        fprintf(stderr, "%s: --parent-fd=%d is not open\n", usage->program, options.parent_fd);
         return 2;
     }
     px_log_init("pxcluster", (enum px_level)options.common.log_level);
@@ -197,7 +205,8 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
                            .log_level = options.common.log_level,
                            .channel = -1,
                            .ready_fd = options.ready_fd,
-                           .stop_on_eof = options.stop_on_eof && !options.daemonize};
+                           .stop_on_eof = options.stop_on_eof && !options.daemonize,
+                           .parent_fd = options.parent_fd};
     const int status = launch(&options, &plan, controller_words, argv + argc);
     free(options.engine_args.items);
     return status;

@@ -39,7 +39,7 @@ struct supervisor {
     int status;
     int64_t begun_ms;
     int channel; /* plan's, until told */
-    struct px_watch *channel_watch, *stdin_watch;
+    struct px_watch *channel_watch, *stdin_watch, *parent_watch;
 
     struct px_set *controller, *engines;
     char set_id[64];
@@ -424,6 +424,17 @@ static void on_hangup(struct px_loop *loop, void *ctx)
     stop(sv, sv->phase == STARTING ? 1 : 0);
 }
 
+/* Whoever wanted the cluster has ended, however it did. */
+static void on_parent_gone(struct px_loop *loop, void *ctx)
+{
+    struct supervisor *sv = ctx;
+    px_loop_unwatch(loop, sv->parent_watch);
+    sv->parent_watch = NULL;
+    if (sv->phase != STOPPING && sv->plan->log_level <= PX_INFO)
+        say(sv, "the program that started the cluster has ended: stopping");
+    stop(sv, sv->phase == STARTING ? 1 : 0);
+}
+
 static int watch_signals(struct supervisor *sv, struct px_error *err)
 {
     static const struct {
@@ -510,6 +521,8 @@ static void init(struct supervisor *sv, const struct px_plan *plan)
         sv->channel_watch = px_loop_fd(sv->loop, sv->channel, on_hangup, sv);
     else if (plan->stop_on_eof)
         sv->stdin_watch = px_loop_fd(sv->loop, STDIN_FILENO, on_hangup, sv);
+    if (plan->parent_fd >= 0)
+        sv->parent_watch = px_loop_fd(sv->loop, plan->parent_fd, on_parent_gone, sv);
 }
 
 static void fini(struct supervisor *sv)

@@ -250,6 +250,7 @@ def test_engines_without_a_cluster(run):
     (["start", "-n", "-1"], "not between"),
     (["start", "stray"], "unexpected argument 'stray'"),
     (["start", "--engines=pigeon"], "no launcher 'pigeon'"),
+    (["start", "--parent-fd=999"], "--parent-fd=999 is not open"),
     (["list", "-o", "xml"], "neither text nor json"),
     (["strat"], "did you mean 'start'?"),
     ([], "Usage"),
@@ -396,6 +397,44 @@ def test_interrupted_while_starting(env, px_bin, ipython_dir):
     wait_for(file.exists, what="the cluster file")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 1
+    assert not processes_with(f"IPYTHONDIR={ipython_dir}")
+    process.stderr.close()
+
+
+@ours
+@pytest.mark.parametrize("kind", ["pidfd", "pipe"])
+def test_ends_with_its_parent(run, env, ipython_dir, kind):
+    """A daemon lives on when its terminal closes, but not when the program that asked has ended."""
+    parent = subprocess.Popen(["cat"], env={}, stdin=subprocess.PIPE)
+    fd, far = (os.pidfd_open(parent.pid), -1) if kind == "pidfd" else os.pipe()
+    try:
+        run("pxcluster", "start", "-n2", "--daemonize", f"--parent-fd={fd}", pass_fds=[fd])
+        where = Cluster(ipython_dir, "default", "")
+        assert all(map(alive, [where.controller_pid, *where.engine_pids]))
+        parent.kill()
+        if far >= 0:
+            os.close(far)
+        wait_for(lambda: not processes_with(f"IPYTHONDIR={ipython_dir}"), what="the cluster's end")
+        assert not where.cluster_file.exists() and not where.client_file.exists()
+        assert "has ended: stopping" in where.logs()
+    finally:
+        os.close(fd)
+        parent.kill()
+        parent.communicate()
+
+
+@ours
+def test_parent_gone_while_starting(env, px_bin, ipython_dir):
+    fd, far = os.pipe()
+    process = subprocess.Popen(
+        [px_bin / "pxcluster", "start", "-n1", "--daemonize", f"--parent-fd={fd}",
+         "--engine-cmd=sh -c 'exec tail -f /dev/null'"], env=env, stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, pass_fds=[fd])
+    os.close(fd)
+    wait_for((ipython_dir / "profile_default/security/cluster-.json").exists, what="the file")
+    os.close(far)
+    assert process.wait(timeout=20) == 1
+    assert "has ended: stopping" in process.stderr.read()
     assert not processes_with(f"IPYTHONDIR={ipython_dir}")
     process.stderr.close()
 

@@ -361,6 +361,29 @@ def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
         kill_leftovers(tmp_path / "ipython")
 
 
+@pytest.mark.parametrize("kernel", list(KERNELS))
+def test_a_killed_kernel_takes_its_cluster_along(kernel, tmp_path):
+    env = environment(tmp_path / "ipython")
+    kernel_env = programs_env(env) if kernel == "pxkernel" else env
+    try:
+        notebook = Notebook(KERNELS[kernel], kernel_env, tmp_path)
+        if kernel == "ipykernel":
+            notebook.run("%load_ext phalanx")
+        notebook.run("%px 6 * 7")
+        # A child that outlives the kernel does not keep the cluster.
+        (_, data), = notebook.run("import os, subprocess\nos.getpid(), subprocess.Popen("
+                                  "['sleep', '60'], close_fds=False, env={}).pid")
+        kernel_pid, child_pid = json.loads(data["text/plain"].translate({40: "[", 41: "]"}))
+        os.kill(kernel_pid, signal.SIGKILL)
+        wait_for(lambda: not conftest.processes_with(f"IPYTHONDIR={tmp_path / 'ipython'}"), 20,
+                 "the cluster's end")
+        assert conftest.alive(child_pid)
+        os.kill(child_pid, signal.SIGKILL)
+        notebook.close()
+    finally:
+        kill_leftovers(tmp_path / "ipython")
+
+
 def test_says_why_none_starts(tmp_path):
     program = tmp_path / "pxcluster"
     program.write_text("#!/bin/sh\necho 'pxcluster: port taken'\nexit 1\n")

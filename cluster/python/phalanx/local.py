@@ -38,16 +38,25 @@ def find_pxcluster():
     return shutil.which("pxcluster")
 
 
-def _run(*args):
+def _run(*args, pass_fds=()):
     """Runs pxcluster to its end. Its output goes through a file, because what it leaves in the
     background may hold a pipe open."""
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             args, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, check=False,
+            start_new_session=True, check=False, pass_fds=pass_fds,
         )
         output.seek(0)
         return done.returncode, output.read().decode(errors="replace").strip()
+
+
+def _end_of_this_process():
+    """A descriptor that becomes readable when this process has ended, however it does. Where the
+    system has no pidfd it is a pipe, whose other end a process forked from here may keep open."""
+    try:
+        return os.pidfd_open(os.getpid())
+    except (AttributeError, OSError):
+        return os.pipe()[0]  # the other end stays open as long as we live
 
 
 class DefaultCluster:
@@ -120,9 +129,14 @@ class DefaultCluster:
             % (count, "" if count == 1 else "s")
         )
         sys.stdout.flush()
-        status, output = _run(
-            program, "start", "-n", str(count), "--daemonize", "--cluster-id", cluster_id
-        )
+        alive = _end_of_this_process()
+        try:
+            status, output = _run(
+                program, "start", "-n", str(count), "--daemonize", "--cluster-id", cluster_id,
+                "--parent-fd", str(alive), pass_fds=[alive],
+            )
+        finally:
+            os.close(alive)
         if status != 0:
             why = output.splitlines()[-1] if output else "exit status %d" % status
             raise error.KernelError("the cluster did not start: %s" % why)
