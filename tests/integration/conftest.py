@@ -57,11 +57,12 @@ def alive(pid):
 def processes_with(text):
     """pid -> command line of the processes whose environment holds `text`."""
     found = {}
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if text.encode() in path.read_bytes() and alive(path.parent.name):
-                words = (path.parent / "cmdline").read_bytes().split(b"\0")
-                found[int(path.parent.name)] = b" ".join(words).decode(errors="replace").strip()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # processes come and go meanwhile
+            directory = Path("/proc", pid)
+            if text.encode() in (directory / "environ").read_bytes() and alive(pid):
+                words = (directory / "cmdline").read_bytes().split(b"\0")
+                found[int(pid)] = b" ".join(words).decode(errors="replace").strip()
     return found
 
 
