@@ -157,7 +157,7 @@ static int bind_one(struct px_channels *channels, const struct bind_row *row, st
     }
     free(interface);
     if (result == 0 && row->fn)
-        px_loop_socket(px_service_loop(channels->service), px_socket_raw(*row->socket), row->fn,
+        px_loop_socket(px_service_loop(channels->service), px_socket_pollable(*row->socket), row->fn,
                        channels);
     return result;
 }

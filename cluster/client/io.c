@@ -314,7 +314,7 @@ void px_io_attach(struct phalanx_client *client)
         [PX_CHANNEL_NOTIFICATION] = on_notice, [PX_CHANNEL_IOPUB] = on_iopub,
     };
     for (int i = 0; i < PX_CHANNEL_COUNT; i++)
-        px_loop_socket(client->loop, px_socket_raw(client->sockets[i]), handlers[i], client);
+        px_loop_socket(client->loop, px_socket_pollable(client->sockets[i]), handlers[i], client);
     px_loop_fd(client->loop, px_doorbell_fd(client->bell), on_bell, client);
 }
 

@@ -182,8 +182,8 @@ struct px_heart *px_heart_create(const struct px_shared *shared, struct px_socke
     heart->pong = pong;
     heart->max_misses = max_misses;
     heart->start_ns = px_now_ns();
-    px_loop_socket(shared->loop, px_socket_raw(ping), on_subscription, heart);
-    px_loop_socket(shared->loop, px_socket_raw(pong), on_pong, heart);
+    px_loop_socket(shared->loop, px_socket_pollable(ping), on_subscription, heart);
+    px_loop_socket(shared->loop, px_socket_pollable(pong), on_pong, heart);
     heart->beat = px_loop_timer(shared->loop, period_ms, period_ms, on_beat, heart);
     return heart;
 }

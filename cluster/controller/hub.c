@@ -262,7 +262,7 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
         px_hub_destroy(hub);
         return NULL;
     }
-    px_loop_socket(hub->loop, px_socket_raw(sockets->query), on_query, hub);
+    px_loop_socket(hub->loop, px_socket_pollable(sockets->query), on_query, hub);
     px_loop_fd(hub->loop, px_doorbell_fd(link->to_hub), on_notes, hub);
     return hub;
 }

@@ -50,7 +50,7 @@ static void on_readable(struct px_loop *loop, void *ctx)
 
 void px_port_watch(struct px_port *port, struct px_loop *loop)
 {
-    px_loop_socket(loop, px_socket_raw(port->socket), on_readable, port);
+    px_loop_socket(loop, px_socket_pollable(port->socket), on_readable, port);
 }
 
 void px_port_send(struct px_port *port, struct px_msg *msg)

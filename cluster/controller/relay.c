@@ -191,7 +191,7 @@ struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socke
                                  .after_ctx = &iopub->shared};
     iopub->out = (struct px_port){.name = "iopub", .socket = out};
     px_port_watch(&iopub->in, shared->loop);
-    px_loop_socket(shared->loop, px_socket_raw(out), on_subscription, iopub);
+    px_loop_socket(shared->loop, px_socket_pollable(out), on_subscription, iopub);
     return iopub;
 }
 

@@ -392,10 +392,10 @@ static int start_serving(struct engine *engine, struct px_error *err)
     struct px_loop *loop = px_service_loop(engine->service);
     if (create_kernel(engine, err) < 0 || connect_all(engine, err) < 0)
         return -1;
-    px_loop_socket(loop, px_socket_raw(engine->sockets[SHELL]), on_shell, engine);
-    px_loop_socket(loop, px_socket_raw(engine->sockets[CONTROL]), on_control, engine);
-    px_loop_socket(loop, px_socket_raw(engine->sockets[IOPUB]), on_iopub, engine);
-    px_loop_socket(loop, px_socket_raw(engine->sockets[HEART_IN]), on_ping, engine);
+    px_loop_socket(loop, px_socket_pollable(engine->sockets[SHELL]), on_shell, engine);
+    px_loop_socket(loop, px_socket_pollable(engine->sockets[CONTROL]), on_control, engine);
+    px_loop_socket(loop, px_socket_pollable(engine->sockets[IOPUB]), on_iopub, engine);
+    px_loop_socket(loop, px_socket_pollable(engine->sockets[HEART_IN]), on_ping, engine);
     px_loop_timer(loop, engine->period_ms + HEART_SLACK_MS, engine->period_ms + HEART_SLACK_MS,
                   on_heart_check, engine);
     px_service_adopt(engine->service, engine->kernel);
@@ -466,7 +466,7 @@ static void open_registrar(void *ctx)
         give_up(engine, 1);
         return;
     }
-    px_loop_socket(loop, px_socket_raw(engine->sockets[REGISTRAR]), on_registrar, engine);
+    px_loop_socket(loop, px_socket_pollable(engine->sockets[REGISTRAR]), on_registrar, engine);
     engine->deadline =
         px_loop_timer(loop, engine->config->timeout_ms, 0, on_registration_timeout, engine);
     send_registration(engine);

@@ -36,6 +36,15 @@ struct px_span {
 struct px_span px_span_of(const char *text); /* NULL gives an empty span */
 bool px_span_equal(struct px_span a, const char *text);
 
+/*
+ * A ZeroMQ socket as a loop sees it: its handle, and a flag that whoever uses the handle sets each
+ * time (px_socket_pollable). With NULL for the flag the loop takes it to be in use all the time.
+ */
+struct px_pollable {
+    void *handle;
+    bool *used;
+};
+
 /* ---- errors ---------------------------------------------------------- */
 
 enum px_code {

@@ -8,12 +8,9 @@
  *
  * ZMQ_FD (zmq_getsockopt(3)) tells of an edge: it becomes readable when something happened
  * to the socket, and any use of the socket may take the edge away while messages wait. So the
- * loop never sleeps before it has asked each socket (ZMQ_EVENTS) since the last callback ran;
- * nothing touches a socket between that look and poll(2), and whatever happens later is a new
- * edge. zmq_poll(3) would ask every socket three times a turn, a system call each.
- *
- * LIMIT: a look costs a system call for each socket, so one loop should hold tens of sockets, not
- * thousands; connections share a socket, so that is what there is.
+ * loop never sleeps before it has asked (ZMQ_EVENTS) each socket that was used since it was asked
+ * last; nothing touches a socket between that look and poll(2), and whatever happens later is a
+ * new edge. zmq_poll(3) would ask every socket three times a turn, a system call each.
  */
 #define _GNU_SOURCE
 #include "loop/loop.h"
@@ -30,6 +27,7 @@
 
 struct px_watch {
     void *socket; /* NULL: `fd` alone is watched */
+    bool *used;   /* set by whoever uses the socket; NULL: every callback may have */
     int fd;       /* the socket's ZMQ_FD, or what was given */
     bool ready;
     px_loop_fn *fn; /* NULL: dead */
@@ -113,13 +111,18 @@ static struct px_watch *add_watch(struct px_loop *loop, struct px_watch watch)
     return added;
 }
 
-struct px_watch *px_loop_socket(struct px_loop *loop, void *zmq_socket, px_loop_fn *fn, void *ctx)
+struct px_watch *px_loop_socket(struct px_loop *loop, struct px_pollable socket, px_loop_fn *fn,
+                                void *ctx)
 {
     int fd = -1;
     size_t size = sizeof fd;
-    if (zmq_getsockopt(zmq_socket, ZMQ_FD, &fd, &size) < 0)
+    if (zmq_getsockopt(socket.handle, ZMQ_FD, &fd, &size) < 0)
         px_die(1, "a socket without a descriptor: %s", zmq_strerror(errno));
-    return add_watch(loop, (struct px_watch){.socket = zmq_socket, .fd = fd, .fn = fn, .ctx = ctx});
+    if (socket.used)
+        *socket.used = true; /* what came before the watch is looked at */
+    return add_watch(
+        loop, (struct px_watch){
+                  .socket = socket.handle, .used = socket.used, .fd = fd, .fn = fn, .ctx = ctx});
 }
 
 struct px_watch *px_loop_fd(struct px_loop *loop, int fd, px_loop_fn *fn, void *ctx)
@@ -302,13 +305,23 @@ static bool has_message(void *socket)
     return zmq_getsockopt(socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN);
 }
 
-/* Asks each socket, unless nothing ran since the last time; true when one has a message. */
+/* Whether the edge of the socket's descriptor may be gone since it was asked last. */
+static bool must_ask(const struct px_loop *loop, const struct px_watch *watch)
+{
+    return watch->socket && (watch->used ? *watch->used : !loop->settled);
+}
+
+/* Asks each socket that was used; true when one has a message. */
 static bool look_around(struct px_loop *loop)
 {
     bool found = false;
-    for (size_t i = 0; i < loop->watch_count && !loop->settled; i++) {
+    for (size_t i = 0; i < loop->watch_count; i++) {
         struct px_watch *watch = loop->watches[i];
-        watch->ready = watch->socket && has_message(watch->socket);
+        if (must_ask(loop, watch)) {
+            watch->ready = has_message(watch->socket);
+            if (watch->used)
+                *watch->used = false;
+        }
         found = found || watch->ready;
     }
     loop->settled = true;

@@ -32,8 +32,9 @@ void px_loop_destroy(struct px_loop *loop); /* NULL allowed; frees watches and t
 PX_MUST_USE int px_loop_run(struct px_loop *loop, struct px_error *err);
 void px_loop_stop(struct px_loop *loop);
 
-/* Calls `fn` while the ZeroMQ socket `zmq_socket` (px_socket_raw) can be read. */
-struct px_watch *px_loop_socket(struct px_loop *loop, void *zmq_socket, px_loop_fn *fn, void *ctx);
+/* Calls `fn` while the ZeroMQ socket (px_socket_pollable) can be read. */
+struct px_watch *px_loop_socket(struct px_loop *loop, struct px_pollable socket, px_loop_fn *fn,
+                                void *ctx);
 /* Calls `fn` while the descriptor can be read (or is hung up). */
 struct px_watch *px_loop_fd(struct px_loop *loop, int fd, px_loop_fn *fn, void *ctx);
 /* Stops and frees a watch; allowed inside any callback. NULL allowed. Does not close anything. */

@@ -30,6 +30,7 @@ struct px_socket {
     void *context;
     int type; /* libzmq's */
     unsigned long dropped;
+    bool used; /* since its loop last asked: any call may have taken the edge of its descriptor */
 };
 
 void *px_context_create(int io_threads)
@@ -113,6 +114,7 @@ void px_socket_set_handover(struct px_socket *socket)
 
 void px_socket_subscribe(struct px_socket *socket, const char *prefix)
 {
+    socket->used = true;
     zmq_setsockopt(socket->handle, ZMQ_SUBSCRIBE, prefix, strlen(prefix));
 }
 
@@ -144,8 +146,7 @@ int px_curve_keypair(char public_key[PX_CURVE_KEY_SIZE], char secret_key[PX_CURV
 int px_curve_public(char public_key[PX_CURVE_KEY_SIZE], const char *secret_key,
                     struct px_error *err)
 {
-    if (strlen(secret_key) != PX_CURVE_KEY_SIZE - 1 ||
-        zmq_curve_public(public_key, secret_key) < 0)
+    if (strlen(secret_key) != PX_CURVE_KEY_SIZE - 1 || zmq_curve_public(public_key, secret_key) < 0)
         return px_fail(err, PX_EINVAL, "not a CURVE key: 40 characters of Z85 are wanted");
     return 0;
 }
@@ -162,6 +163,7 @@ static int refuse_address(const char *verb, const char *endpoint, struct px_erro
 
 int px_socket_bind(struct px_socket *socket, const char *endpoint, struct px_error *err)
 {
+    socket->used = true;
     return zmq_bind(socket->handle, endpoint) < 0 ? refuse_address("bind", endpoint, err) : 0;
 }
 
@@ -212,6 +214,7 @@ int px_socket_bind_port(struct px_socket *socket, const char *interface, int *po
 
 int px_socket_connect(struct px_socket *socket, const char *endpoint, struct px_error *err)
 {
+    socket->used = true;
     return zmq_connect(socket->handle, endpoint) < 0 ? refuse_address("connect to", endpoint, err)
                                                      : 0;
 }
@@ -293,6 +296,7 @@ static enum px_sent refused(void)
 enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg)
 {
     struct px_msg *m = *msg;
+    socket->used = true;
     for (size_t i = m->first; i < m->end; i++) {
         const int more = i + 1 < m->end ? ZMQ_SNDMORE : 0;
         int sent;
@@ -324,6 +328,7 @@ static void drain(struct px_socket *socket)
 struct px_msg *px_socket_recv(struct px_socket *socket)
 {
     struct px_msg *msg = NULL;
+    socket->used = true;
     for (;;) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
@@ -360,7 +365,13 @@ unsigned long px_socket_dropped(const struct px_socket *socket)
 
 bool px_socket_wait(struct px_socket *socket, int64_t timeout_ms)
 {
+    socket->used = true;
     return wait_readable(socket->handle, timeout_ms, NULL);
+}
+
+struct px_pollable px_socket_pollable(struct px_socket *socket)
+{
+    return (struct px_pollable){socket->handle, &socket->used};
 }
 
 void *px_socket_raw(struct px_socket *socket)

@@ -228,7 +228,9 @@ unsigned long px_socket_dropped(const struct px_socket *socket);
 /* Waits up to timeout_ms (< 0: for ever) until the socket can be read. False at the deadline or
  * when a signal was handled. For programs without a loop. */
 bool px_socket_wait(struct px_socket *socket, int64_t timeout_ms);
-void *px_socket_raw(struct px_socket *socket); /* the libzmq handle, for px_loop_socket */
+/* For px_loop_socket. The socket must outlive the watch. */
+struct px_pollable px_socket_pollable(struct px_socket *socket);
+void *px_socket_raw(struct px_socket *socket); /* the libzmq handle, for tests */
 
 /* ---- connection files ---------------------------------------------------- */
 

@@ -123,8 +123,8 @@ static void on_registered(struct px_loop *loop, void *ctx)
     engine->shell = open_socket(context, PX_ROUTER, engine->uuid, file, file->task);
     engine->pong = open_socket(context, PX_DEALER, engine->uuid, file, file->hb_pong);
     engine->ping = open_socket(context, PX_SUB, NULL, file, file->hb_ping);
-    px_loop_socket(loop, px_socket_raw(engine->shell), on_task, engine);
-    px_loop_socket(loop, px_socket_raw(engine->ping), on_ping, engine);
+    px_loop_socket(loop, px_socket_pollable(engine->shell), on_task, engine);
+    px_loop_socket(loop, px_socket_pollable(engine->ping), on_ping, engine);
 }
 
 static void start_engine(struct engines *engines, struct engine *engine)
@@ -140,7 +140,7 @@ static void start_engine(struct engines *engines, struct engine *engine)
     struct px_draft draft = {.type = PX_REGISTRATION_REQUEST, .content = px_span_of(content)};
     send_now(engine->registrar, px_session_build(engine->session, &draft));
     free(content);
-    px_loop_socket(engines->loop, px_socket_raw(engine->registrar), on_registered, engine);
+    px_loop_socket(engines->loop, px_socket_pollable(engine->registrar), on_registered, engine);
 }
 
 static void *engines_thread(void *ctx)
