@@ -166,8 +166,9 @@ static int bind_all(struct px_channels *channels, struct px_error *err)
 {
     struct px_kernel_connection *connection = &channels->connection;
     const struct bind_row rows[] = {
-        {PX_ROUTER, &connection->shell_port, on_shell, &channels->sockets[PX_SHELL]},
+        /* Control first: within a turn an interrupt or abort acts before later cells start. */
         {PX_ROUTER, &connection->control_port, on_control, &channels->sockets[PX_CONTROL]},
+        {PX_ROUTER, &connection->shell_port, on_shell, &channels->sockets[PX_SHELL]},
         {PX_ROUTER, &connection->stdin_port, on_stdin, &channels->sockets[PX_STDIN]},
         {PX_PUB, &connection->iopub_port, NULL, &channels->sockets[PX_IOPUB]},
         {PX_ROUTER, &connection->hb_port, on_heart, &channels->heart},
