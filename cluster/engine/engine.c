@@ -392,8 +392,9 @@ static int start_serving(struct engine *engine, struct px_error *err)
     struct px_loop *loop = px_service_loop(engine->service);
     if (create_kernel(engine, err) < 0 || connect_all(engine, err) < 0)
         return -1;
-    px_loop_socket(loop, px_socket_pollable(engine->sockets[SHELL]), on_shell, engine);
+    /* Control first: within a turn an abort acts before later tasks start. */
     px_loop_socket(loop, px_socket_pollable(engine->sockets[CONTROL]), on_control, engine);
+    px_loop_socket(loop, px_socket_pollable(engine->sockets[SHELL]), on_shell, engine);
     px_loop_socket(loop, px_socket_pollable(engine->sockets[IOPUB]), on_iopub, engine);
     px_loop_socket(loop, px_socket_pollable(engine->sockets[HEART_IN]), on_ping, engine);
     px_loop_timer(loop, engine->period_ms + HEART_SLACK_MS, engine->period_ms + HEART_SLACK_MS,
