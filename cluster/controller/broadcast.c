@@ -161,7 +161,7 @@ static void send_to_all(struct px_broadcast *broadcast, const struct px_msg *msg
 {
     char *rest = json_dumps(request->metadata, 0);
     struct px_buf header = {0}, metadata = {0};
-    size_t at = px_msg_ident_count(msg) + 2; /* of the header, once the uuid is in front */
+    size_t at = px_msg_ident_count(msg) + 2; /* of the header, while no uuid is in front */
     for (size_t i = 0; rest != NULL && i < json_array_size(request->targets); i++) {
         const json_t *pair = json_array_get(request->targets, i);
         const char *uuid = json_string_value(json_array_get(pair, 0));

@@ -324,6 +324,19 @@ static void resubmit(struct px_hub *hub, struct px_record *record, json_t *resub
     free(new_id);
 }
 
+/* A record from disk may be anybody's: without a header that can be read it is none of a task. */
+static bool can_resubmit(const struct px_record *record)
+{
+    struct px_header header;
+    if (record == NULL || record->request == NULL ||
+        px_header_scan(px_msg_header(record->request), &header, NULL) != 0)
+        return false;
+    json_t *parsed = px_json_parse(px_msg_header(record->request), NULL);
+    bool readable = parsed != NULL;
+    json_decref(parsed);
+    return readable;
+}
+
 /* KeyError "No such msg(s): [...]" for those that are not there. */
 static bool all_known(const struct px_request *request, const json_t *ids)
 {
@@ -331,8 +344,7 @@ static bool all_known(const struct px_request *request, const json_t *ids)
     px_buf_text(&missing, "No such msg(s): [");
     size_t empty = missing.size;
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        struct px_record *record = px_db_get(request->hub->db, px_id_at(ids, i));
-        if (record != NULL && record->request != NULL)
+        if (can_resubmit(px_db_get(request->hub->db, px_id_at(ids, i))))
             continue;
         px_buf_text(&missing, missing.size > empty ? ", " : "");
         px_repr(&missing, px_id_at(ids, i).data);
@@ -360,7 +372,7 @@ static void on_resubmit_request(const struct px_request *request)
     json_t *resubmitted = json_object();
     for (size_t i = 0; i < json_array_size(ids); i++) {
         struct px_record *record = px_db_get(hub->db, px_id_at(ids, i));
-        if (record != NULL) /* an earlier one may have culled it */
+        if (can_resubmit(record)) /* an earlier one may have culled it */
             resubmit(hub, record, resubmitted);
     }
     px_request_reply(request, "resubmit_reply",

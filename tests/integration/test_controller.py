@@ -639,6 +639,38 @@ def test_hub_errors(peer, msg_type, content, reply, ename, evalue):
     assert isinstance(content["traceback"], list) and content["engine_info"] == {}
 
 
+def test_resubmitting_what_somebody_else_wrote(cluster):
+    """The database is a file that others may write to; a header in it may be anything."""
+    cluster.start("--sqlitedb")
+    peer = Peer(cluster)
+    with contextlib.closing(sqlite3.connect(os.path.join(cluster.profile_dir, "tasks.db"))) as db:
+        db.executemany('INSERT INTO "ipython-tasks" (msg_id, header, metadata, content) '
+                       "VALUES (?, ?, '{}', '{}')",
+                       [("a", "{"), ("b", "[]"), ("c", '{"msg_id": "c\x01"}')])
+        db.commit()
+    for msg_id in "abc":
+        content = peer.ask("resubmit_request", {"msg_ids": [msg_id]})["content"]
+        assert content["evalue"] == f"\"No such msg(s): ['{msg_id}']\""
+    assert peer.ask("connection_request", {})["content"]["status"] == "ok"
+    peer.close()
+
+
+def test_output_that_is_cut_stays_text(peer):
+    kept = 16 << 20  # bytes of one task's stdout
+    iopub = peer.connect(zmq.XPUB, peer.engine["iopub"])
+    assert iopub.poll(10000) and iopub.recv() == b"\x01"
+    text = "a" + "é" * (kept // 2)  # the limit falls into the last letter
+    peer.session.send(iopub, "stream", content={"name": "stdout", "text": text},
+                      parent=peer.session.msg_header("execute_request") | {"msg_id": "m"},
+                      ident=b"engine.0.stdout")
+
+    def stdout():
+        content = peer.ask("db_request", {"query": {"msg_id": "m"}, "keys": ["stdout"]})["content"]
+        return content["records"] and content["records"][0]["stdout"]
+
+    assert wait_until(stdout) == text[:-1]
+
+
 def test_hub_replies_when_empty(peer):
     assert peer.ask("queue_request", {"targets": None})["content"] == {"status": "ok",
                                                                        "unassigned": 0}
