@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,17 +33,42 @@ static void write_all(int fd, const char *data, size_t size)
     }
 }
 
+static void on_interrupt(int signo)
+{
+    (void)signo; /* ppoll() returns EINTR; that is all */
+}
+
+/* Handles what asks this process to end, but only in ppoll() with the mask that is returned: one
+ * that came a moment earlier is not lost. */
+static sigset_t hold_interrupts(void)
+{
+    static const int interrupts[] = {SIGINT, SIGTERM, SIGHUP};
+    const struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART */
+    sigset_t held, waiting;
+    sigemptyset(&held);
+    for (size_t i = 0; i < PX_COUNT(interrupts); i++)
+        sigaddset(&held, interrupts[i]);
+    sigprocmask(SIG_BLOCK, &held, &waiting);
+    for (size_t i = 0; i < PX_COUNT(interrupts); i++) {
+        sigaction(interrupts[i], &action, NULL);
+        sigdelset(&waiting, interrupts[i]);
+    }
+    return waiting;
+}
+
 /* In the parent. After an interrupt it stays until the child has cleaned up. */
 PX_NORETURN static void pass_on(int channel)
 {
     char bytes[4096];
     bool ended = false;
+    const sigset_t waiting = hold_interrupts();
     for (;;) {
-        const ssize_t size = read(channel, bytes, sizeof bytes);
-        if (size < 0 && errno == EINTR) {
+        struct pollfd readable = {.fd = channel, .events = POLLIN};
+        if (ppoll(&readable, 1, NULL, &waiting) < 0 && errno == EINTR) {
             shutdown(channel, SHUT_WR); /* the child reads the end of file */
             continue;
         }
+        const ssize_t size = read(channel, bytes, sizeof bytes);
         if (size <= 0)
             break;
         for (ssize_t i = 0; i < size; i++) {
@@ -55,11 +81,6 @@ PX_NORETURN static void pass_on(int channel)
         }
     }
     px_die(1, "the background process ended before the cluster was ready");
-}
-
-static void on_interrupt(int signo)
-{
-    (void)signo; /* read() returns EINTR; that is all */
 }
 
 static int become_daemon(const char *log, struct px_error *err)
@@ -89,10 +110,6 @@ int px_background(const char *log, int keep_fd, int *channel, struct px_error *e
         return px_fail(err, PX_EIO, "cannot fork: %s", strerror(errno));
     }
     if (child > 0) {
-        const struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART */
-        sigaction(SIGINT, &action, NULL);
-        sigaction(SIGTERM, &action, NULL);
-        sigaction(SIGHUP, &action, NULL);
         close(ends[1]);
         pass_on(ends[0]);
     }
