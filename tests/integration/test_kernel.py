@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """pxkernel through Jupyter's own client, with the echo language and with Python."""
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -222,7 +224,9 @@ def test_stray_interrupts_do_no_harm(both):
     kernel, words = both
     kernel.run(words["result"])
     os.kill(kernel.pid, signal.SIGINT)
-    kernel.km.interrupt_kernel()
+    # Control and shell are two connections: the reply says that the next cell comes after it.
+    kernel.kc.control_channel.send(kernel.kc.session.msg("interrupt_request", {}))
+    assert kernel.kc.get_control_msg(timeout=TIMEOUT)["msg_type"] == "interrupt_reply"
     os.kill(kernel.pid, signal.SIGINT)
     assert kernel.run(words["result"])[0]["status"] == "ok"
 
@@ -544,3 +548,68 @@ class TestPython(Conformance):
     supported_history_operations = ("tail", "search")
     code_inspect_sample = "zip"
     code_clear_output = "from IPython.display import clear_output; clear_output()"
+
+
+# ---- the history file, which all of a user's kernels share ----
+
+def history_of(ipython_dir, timeout=1):
+    with contextlib.closing(sqlite3.connect(
+            ipython_dir / "profile_default" / "history.sqlite", timeout=timeout)) as db:
+        return [row[0] for row in db.execute("SELECT source_raw FROM history ORDER BY line")]
+
+
+@contextlib.contextmanager
+def locked(path):
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        yield
+        db.execute("ROLLBACK")
+
+
+def test_history_is_complete_when_the_kernel_has_ended(python, ipython_dir):
+    cells = [f"x = {i}" for i in range(30)]
+    for cell in cells:
+        python.run(cell)
+    python.km.shutdown_kernel()
+    assert history_of(ipython_dir) == cells
+
+
+def test_history_reply_has_the_latest_cells(python):
+    for i in range(3):
+        python.run(f"y = {i}")
+    reply = python.reply(python.kc.history(hist_access_type="tail", n=2))["content"]
+    assert [line for _, _, line in reply["history"]] == ["y = 1", "y = 2"]
+
+
+def test_a_history_that_is_locked_meanwhile_keeps_no_cell_waiting(python, ipython_dir):
+    python.run("first = 1")
+    wait_for(lambda: history_of(ipython_dir) == ["first = 1"], what="the history written")
+    with locked(ipython_dir / "profile_default" / "history.sqlite"):
+        began = time.monotonic()
+        written = threading.Event()  # longer than the history is gathered and tried
+        while time.monotonic() < began + 3:
+            before = time.monotonic()
+            python.run("second = 2")
+            assert time.monotonic() - before < 0.4
+            written.wait(0.2)
+    _, messages = python.run("third = 3")
+    assert not [content for kind, content in messages if kind == "stream"]
+    python.km.shutdown_kernel()
+    history = history_of(ipython_dir)
+    assert history[0] == "first = 1" and history[-2:] == ["second = 2", "third = 3"]
+
+
+def test_a_locked_history_file_is_left_alone(python, start, ipython_dir):
+    python.run("first = 1")
+    wait_for(lambda: history_of(ipython_dir) == ["first = 1"], what="the history written")
+    with locked(ipython_dir / "profile_default" / "history.sqlite"):
+        other = start("--language", "python")
+        began = time.monotonic()
+        reply, messages = other.run("1 + 1")
+        assert reply["status"] == "ok"
+        assert time.monotonic() - began < 4  # IPython's own patience is at least 5 s
+        assert not [content for kind, content in messages if kind == "stream"]
+        other.run("%history -n 1")
+        other.km.shutdown_kernel()
+    assert history_of(ipython_dir) == ["first = 1"]
+    assert not list((ipython_dir / "profile_default").glob("history-corrupt*"))

@@ -168,6 +168,7 @@ static int add_sources(PyObject *module)
     } sources[] = {
         {"apply_source", px_embedded_apply},
         {"comms_source", px_embedded_comms},
+        {"history_source", px_embedded_history},
         {"plain_source", px_embedded_plain},
         {"shell_source", px_embedded_shell},
     };

@@ -92,6 +92,7 @@ void px_apply_destroy(struct px_python *self);
 extern const char px_embedded_apply[];
 extern const char px_embedded_bridge[];
 extern const char px_embedded_comms[];
+extern const char px_embedded_history[];
 extern const char px_embedded_plain[];
 extern const char px_embedded_shell[];
 

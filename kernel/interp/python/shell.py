@@ -141,6 +141,10 @@ class Shell(InteractiveShell):
         super().init_magics()
         self.register_magics(KernelMagics)
 
+    def init_history(self):
+        self.history_manager = self.bridge.embedded("history").History(shell=self, parent=self)
+        self.configurables.append(self.history_manager)
+
     def init_data_pub(self):
         pass  # see data_pub
 
@@ -203,10 +207,7 @@ class Shell(InteractiveShell):
             print(f"phalanx: the parallel magics are not available: {why}", file=sys.__stderr__)
 
     def px_stop(self):
-        thread = getattr(self.history_manager, "save_thread", None)
-        if thread is not None and thread.is_alive():
-            self.history_manager.end_session()
-            thread.stop()
+        self.history_manager.px_close()
 
     def px_execute(self, code, silent, store_history):
         """None, or the error that ended the cell."""
