@@ -550,6 +550,22 @@ class TestPython(Conformance):
     code_clear_output = "from IPython.display import clear_output; clear_output()"
 
 
+def test_an_interrupt_of_the_first_cell_costs_no_magics(python, ipython_dir):
+    startup = ipython_dir / "profile_default" / "startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    (startup / "once.py").write_text("""
+import builtins, sys
+class Once:
+    def find_spec(self, name, path=None, target=None):
+        if name == "phalanx" and not hasattr(builtins, "once"):
+            builtins.once = True
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Once())
+""")
+    assert python.run("1")[0]["ename"] == "KeyboardInterrupt"
+    assert python.run("get_ipython().find_magic('px').__name__")[0]["status"] == "ok"
+
+
 # ---- the history file, which all of a user's kernels share ----
 
 def history_of(ipython_dir, timeout=1):

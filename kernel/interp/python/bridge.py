@@ -287,7 +287,11 @@ class Bridge:
         if not self._started:
             self._started = True
             self.comms
-            self._shell.px_start()
+            try:
+                self._shell.px_start()
+            except KeyboardInterrupt:  # the next cell starts it, or would be without %px
+                self._started = False
+                raise
         return self._shell
 
     # ---- requests ----------------------------------------------------------

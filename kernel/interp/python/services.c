@@ -4,8 +4,8 @@
  *
  *     publish(kind, content, metadata, buffers)   iopub; texts are JSON
  *     input(prompt, password)                     a line, or None when the front end takes no input
- *     forked()                                    this is a child process: there is no host any
- * more parent()                                    the header of the caller's request, as JSON text
+ *     forked()                                    this is a child process, without a host
+ *     parent()                                    the header of the caller's request, as JSON text
  *     parent_variable                             what ties the caller to its request (parent.c)
  *     stdout, stderr                              streams.c
  *     DISPLAY_DATA ... DATA_MESSAGE               the kinds
@@ -143,7 +143,6 @@ static int wait_for_line(const struct px_interp_host *host, const char *prompt, 
         Py_END_ALLOW_THREADS if (PyErr_CheckSignals() != 0) return -1;
         if (status == 0 || err->code != PX_EINTR)
             return status;
-        prompt = NULL;
         prompt = NULL; /* wait on, without asking again */
     }
 }
