@@ -103,18 +103,23 @@ static bool is_execute(const struct px_request *request, void *unused)
     return px_span_equal(request->header.msg_type, "execute_request");
 }
 
-/* Statuses and reply "aborted" for requests taken out of the queue, from this thread. */
+void px_kernel_serve_aborted(struct px_kernel *kernel, struct px_request *request)
+{
+    struct px_handler here = *request->handler;
+    here.place = PX_ON_SERVICE;
+    request->handler = &here;
+    request->aborted = true;
+    px_kernel_serve(kernel, request);
+}
+
+/* For requests taken out of the queue. */
 static void answer_aborted(struct px_kernel *kernel, struct px_request *requests)
 {
     while (requests) {
         struct px_request *request = requests;
         requests = request->next;
         kernel->unfinished--;
-        struct px_handler here = *request->handler;
-        here.place = PX_ON_SERVICE;
-        request->handler = &here;
-        request->aborted = true;
-        px_kernel_serve(kernel, request);
+        px_kernel_serve_aborted(kernel, request);
     }
 }
 

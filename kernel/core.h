@@ -207,5 +207,8 @@ bool px_abort_awaits(struct px_kernel *kernel, const struct px_request *request)
 void px_aborts_fini(struct px_kernel *kernel);
 /* Runs one request that belongs on the service thread, statuses included; takes it. */
 void px_kernel_serve(struct px_kernel *kernel, struct px_request *request);
+/* Statuses and reply "aborted", now and from the service thread: the request's turn may be behind
+ * one that runs for an hour. Takes it. */
+void px_kernel_serve_aborted(struct px_kernel *kernel, struct px_request *request);
 
 #endif

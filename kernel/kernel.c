@@ -244,8 +244,10 @@ void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct
     }
     request->handler = find_handler(kernel, request->header.msg_type);
     const bool queued = request->handler && request->handler->place == PX_ON_INTERPRETER;
-    if (queued && kernel->aborts && px_abort_awaits(kernel, request))
-        request->aborted = true;
+    if (queued && kernel->aborts && px_abort_awaits(kernel, request)) {
+        px_kernel_serve_aborted(kernel, request);
+        return;
+    }
     if (!queued) {
         px_kernel_serve(kernel, request);
         return;

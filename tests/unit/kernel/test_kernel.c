@@ -189,12 +189,13 @@ static void abort_before_arrival_is_remembered(void **state)
     expect_busy(f);
     fixture_expect(f, PX_CONTROL, "abort_reply", "ok");
     expect_idle(f);
+    /* Before the turn of what was queued earlier, and with nobody running. */
+    expect_busy(f);
+    fixture_expect(f, PX_SHELL, "execute_reply", "aborted");
+    expect_idle(f);
     fixture_start(f);
     expect_busy(f);
     fixture_expect(f, PX_SHELL, "is_complete_reply", "");
-    expect_idle(f);
-    expect_busy(f);
-    fixture_expect(f, PX_SHELL, "execute_reply", "aborted");
     expect_idle(f);
     free(content);
     free(next);
