@@ -21,6 +21,7 @@ def prefix(tmp_path, env):
     env["JUPYTER_PATH"] = str(prefix / "share" / "jupyter")
     env["JUPYTER_RUNTIME_DIR"] = str(tmp_path / "runtime")
     del env["PYTHONPATH"]
+    env.pop("MPLBACKEND", None)  # the user's choice would outweigh inline figures
     return prefix
 
 
