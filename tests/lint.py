@@ -79,8 +79,7 @@ PRINTER_FILES = re.compile(r"(^|/)(main|install)\.c$")
 # ---- words ----
 
 WORDS = re.compile(
-    r"/work/(main|shared)|/tmp/build|\b(TODO|FIXME|XXX)\b|\.library\b|DEVELOPERS\.md"
-    r"|pypi\.org|pythonhosted|npmjs|crates\.io|deb\.debian\.org|proxy\.golang|conda\.anaconda")
+    r"/home/\w+/|/tmp/build|\b(TODO|FIXME|XXX)\b")
 SLEEPS = re.compile(r"\b(time\.sleep|asyncio\.sleep|usleep|nanosleep|sleep)\s*\(")
 SLEEP_SHELL = re.compile(r"^\s*sleep\s|[;&|]\s*sleep\s")
 # Sleeping as the work that an engine or a cell is given, not as a way to wait for it.

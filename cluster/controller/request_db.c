@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * request_db: requests that look into the task database or change it: history, queries, purging
- * and resubmitting (PROTOCOL 7.7 to 7.10). Without a database they are answered with NoData.
+ * and resubmitting (ipyparallel, controller/hub.py). Without a database they are answered with NoData.
  */
 #include "hub.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * row: a record as a row of the table that ipyparallel's SQLiteDB keeps (PROTOCOL 14.5). JSON
+ * row: a record as a row of the table that ipyparallel's SQLiteDB keeps (controller/sqlitedb.py). JSON
  * columns hold the frames as they came; lists of buffers are pickled lists of bytes, of which
  * the few opcodes that Python's pickle uses for such a list are written and read here.
  */

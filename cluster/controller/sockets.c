@@ -5,7 +5,7 @@
  * come from files that a controller left behind.
  *
  * The hub's registration socket listens on both addresses when engines and clients have
- * different ones. ipc addresses are bound under both spellings that peers use (PROTOCOL 2.3).
+ * different ones. ipc addresses are bound under both spellings that peers use.
  */
 #include "controller.h"
 #include "protocol.h"

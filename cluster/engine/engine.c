@@ -16,7 +16,7 @@
  * LIMIT: an engine whose hub is gone ends after `max_misses` heartbeats; it does not reconnect
  * to a restarted one.
  *
- * Reference: ipyparallel's engine (PROTOCOL 3, 4, 5, 10).
+ * Reference: ipyparallel 7.1, engine/app.py and engine/kernel.py.
  */
 #include "engine.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Connection files: a kernel's (jupyter_client, "Connection files") and a cluster's pair,
- * ipcontroller-{client,engine}.json (PROTOCOL 2.2).
+ * ipcontroller-{client,engine}.json (ipyparallel 7.1, controller/app.py, save_connection_dict).
  *
  * Each file is a table of fields: key, type, place in the struct, who has it and who needs
  * it. Reading, checking, writing and freeing walk the same rows. A file is read into a fresh

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Files and profile directories: where ipyparallel puts things, we put them (PROTOCOL 2.1), so
+ * Files and profile directories: where ipyparallel puts things, we put them (apps/baseapp.py), so
  * that both worlds find each other's clusters.
  */
 #define _GNU_SOURCE

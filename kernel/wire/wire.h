@@ -255,7 +255,8 @@ void px_kernel_endpoint(const struct px_kernel_connection *connection, int port,
 
 #define PX_MAX_LEAVES 64 /* broadcast leaves: depth 6 */
 
-/* ipcontroller-{client,engine}.json (PROTOCOL 2.2). A port that the role lacks is 0. Owned strings.
+/* ipcontroller-{client,engine}.json (ipyparallel 7.1, controller/app.py). A port that the role lacks
+ * is 0. Owned strings.
  */
 struct px_cluster_connection {
     char *ssh, *interface, *key, *curve_serverkey, *location, *pack, *unpack, *signature_scheme;
@@ -279,7 +280,7 @@ PX_MUST_USE int px_cluster_connection_write(const char *path, enum px_role role,
                                             const struct px_cluster_connection *connection,
                                             struct px_error *err);
 void px_cluster_connection_fini(struct px_cluster_connection *connection);
-/* The endpoint a peer connects to, with 0.0.0.0 and * resolved (PROTOCOL 2.3). */
+/* The endpoint a peer connects to, with 0.0.0.0 and * resolved (ipyparallel.util.disambiguate_url). */
 PX_MUST_USE int px_cluster_endpoint(const struct px_cluster_connection *connection, int port,
                                     char out[PX_ENDPOINT_SIZE], struct px_error *err);
 

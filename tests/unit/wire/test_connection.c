@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* As ipcontroller writes them (PROTOCOL 2.2). */
+/* As ipcontroller writes them. */
 static const char client_file[] =
     "{\"ssh\": \"\", \"interface\": \"tcp://127.0.0.1\", \"registration\": 47621, \"control\": "
     "44645, \"mux\": 33593, \"task\": 42983, \"task_scheme\": \"leastload\", \"iopub\": 47697, "

@@ -9,7 +9,7 @@
 
 #define KEY "00112233-445566778899aabbccddeeff"
 
-/* PROTOCOL 20. */
+/* Made with jupyter_client 7.4.9. */
 static const char vector_header[] =
     "{\"msg_id\": \"aaaaaaaa-bbbbbbbbbbbbbbbbbbbbbbbb_100_0\", \"msg_type\": "
     "\"connection_request\", \"username\": \"u\", \"session\": "
