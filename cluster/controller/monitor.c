@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * monitor: what the hub learns from copies of the traffic (ipyparallel, controller/hub.py). One
- * function a kind of note. Output on iopub may arrive before the request that it belongs to, and a request may
- * come twice (resubmission); records merge what comes, in any order.
+ * function a kind of note. Output on iopub may arrive before the request that it belongs to, and a
+ * request may come twice (resubmission); records merge what comes, in any order.
  */
 #include "hub.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * request: how requests are answered, and the queries about queues and results (ipyparallel,
- * controller/hub.py; those of the task database are in request_db.c). Errors are Python exceptions by name and text,
- * because that is what clients raise: KeyError's text is the repr of its argument.
+ * controller/hub.py; those of the task database are in request_db.c). Errors are Python exceptions
+ * by name and text, because that is what clients raise: KeyError's text is the repr of its
+ * argument.
  */
 #include "hub.h"
 
