@@ -397,7 +397,7 @@ def test_interrupted_while_starting(env, px_bin, ipython_dir):
     wait_for(file.exists, what="the cluster file")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 1
-    assert not processes_with(f"IPYTHONDIR={ipython_dir}")
+    wait_for(lambda: not processes_with(f"IPYTHONDIR={ipython_dir}"), what="the end of every process")
     process.stderr.close()
 
 
@@ -435,7 +435,7 @@ def test_parent_gone_while_starting(env, px_bin, ipython_dir):
     os.close(far)
     assert process.wait(timeout=20) == 1
     assert "has ended: stopping" in process.stderr.read()
-    assert not processes_with(f"IPYTHONDIR={ipython_dir}")
+    wait_for(lambda: not processes_with(f"IPYTHONDIR={ipython_dir}"), what="the end of every process")
     process.stderr.close()
 
 
