@@ -54,11 +54,6 @@ struct px_span px_request_metadata(const struct px_request *request)
     return px_msg_metadata(request->msg);
 }
 
-struct px_span px_request_msg_id(const struct px_request *request)
-{
-    return request->header.msg_id;
-}
-
 int px_request_arg(const struct px_request *request)
 {
     return request->handler->arg;

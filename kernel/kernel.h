@@ -52,7 +52,6 @@ px_handler_fn px_on_apply_request, px_on_clear_request, px_on_abort_request;
 /* What a handler may ask. Spans are valid until the reply is given. */
 struct px_span px_request_content(const struct px_request *request);
 struct px_span px_request_metadata(const struct px_request *request);
-struct px_span px_request_msg_id(const struct px_request *request);
 int px_request_arg(const struct px_request *request);
 
 /* Gives the reply, once, on the handler's thread; afterwards the request's spans are gone. */

@@ -245,7 +245,7 @@ int px_session_verify(struct px_session *session, const struct px_msg *msg, stru
 
 /* ---- building ---- */
 
-void px_session_header(struct px_session *session, const char *type, struct px_buf *out)
+static void put_header(struct px_session *session, const char *type, struct px_buf *out)
 {
     snprintf(session->last_id, sizeof session->last_id, "%s_%d_%lu", session->id, (int)session->pid,
              session->counter++);
@@ -276,7 +276,7 @@ static struct px_span or_empty_object(struct px_span json)
 struct px_msg *px_session_build(struct px_session *session, const struct px_draft *draft)
 {
     struct px_buf header = {0};
-    px_session_header(session, draft->type, &header);
+    put_header(session, draft->type, &header);
     const struct px_span parts[4] = {px_buf_span(&header), or_empty_object(draft->parent),
                                      or_empty_object(draft->metadata),
                                      or_empty_object(draft->content)};

@@ -160,9 +160,6 @@ const char *px_session_last_id(const struct px_session *session);
 /* Signs again after px_msg_replace on a JSON frame. */
 void px_session_resign(struct px_session *session, struct px_msg *msg);
 
-/* The fresh header alone, for a message whose frames are assembled elsewhere. */
-void px_session_header(struct px_session *session, const char *type, struct px_buf *out);
-
 /* ---- sockets ------------------------------------------------------------ */
 
 /* The only place that talks to libzmq sockets. One owner thread per socket. */
