@@ -36,7 +36,8 @@ struct px_forkserver_config {
     struct px_engine_config engine;
     int count;
     bool restart; /* an engine that died is replaced */
-    int ready_fd; /* where "registered <id> <pid>" and "exited <pid> <why>" go, a line each; -1 */
+    int ready_fd; /* where "started <pid>", "registered <id> <pid>" and "exited <pid> <why>" go, a
+                     line each; -1 */
 };
 
 /* Forks the engines and serves them until all have ended. Returns the exit status. `self` has been

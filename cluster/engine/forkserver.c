@@ -258,11 +258,11 @@ static void hook(void (*fn)(void *self), void *self)
 static _Noreturn void be_engine(struct forkserver *server, pid_t parent)
 {
     const struct px_forkserver_config *config = server->config;
-    hook(config->engine.ops->after_fork_child, server->self);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent) /* it died before we asked to be told */
         _exit(1);
     setpgid(0, 0);
+    hook(config->engine.ops->after_fork_child, server->self);
     px_loop_destroy(server->loop);
     close(server->reports[0]);
     close(server->nanny_fd);
@@ -291,6 +291,7 @@ static int fork_engine(struct forkserver *server, struct child *child, struct px
     child->id = -1;
     child->ended = false;
     server->living++;
+    say(server->config->ready_fd, "started %d\n", (int)pid);
     return 0;
 }
 

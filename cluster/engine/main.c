@@ -64,7 +64,7 @@ static const struct px_option option_rows[] = {
     {"debug", 0, PX_OPT_SET, AT(log_level), PX_DEBUG, NULL, "the same as --log-level=debug", 0, 0},
     {"quiet", 0, PX_OPT_SET, AT(log_level), PX_ERROR, NULL, "the same as --log-level=error", 0, 0},
     {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "FD",
-     "write 'registered ID PID' and 'exited PID WHY' there, a line each", 0, 1000000},
+     "write 'started PID', 'registered ID PID' and 'exited PID WHY' there", 0, 1000000},
     {0},
 };
 

@@ -175,6 +175,9 @@ struct px_launcher_ops {
     size_t (*refresh)(struct px_set *set);
     /* Appends the last lines of the members' logs, each set off under the log's name. */
     void (*tail)(const struct px_set *set, struct px_buf *out);
+    /* Appends a line for each engine that runs and has not registered: its process and its log.
+     * For sets of this process's own engines. */
+    void (*missing)(const struct px_set *set, struct px_buf *out);
     /* Lets go of the set; does not touch its processes. */
     void (*destroy)(struct px_set *set);
 };

@@ -7,12 +7,13 @@
  * are told a descriptor (--ready-fd) and say there, a line each,
  *
  *     ready                     the controller: files written, sockets bound
+ *     started <pid>             an engine, by its fork server: it is to register
  *     registered <id> <pid>     an engine
  *     exited <pid> <why>        an engine, by its fork server
  *
  * One pxengine serves all engines of a set. Any other program named with --controller-cmd or
  * --engine-cmd is started as ipyparallel starts its own: one process an
- * engine, and nothing is heard of it but its end.
+ * engine, and nothing is heard of it but its end; whether it has registered is in its log.
  */
 #define _GNU_SOURCE
 #include "launch.h"
@@ -30,10 +31,13 @@
 #define TAIL_BYTES 4096     /* of each log, in a report */
 #define TAIL_LINES 15
 #define TAIL_LOGS 3 /* logs shown; a hundred engines fail for one reason */
+#define MISSING_SHOWN 10
+#define REGISTERED_TEXT "Completed registration with id" /* ipyparallel's engine and ours */
 
 struct member {
     struct px_process process;
-    char *key;  /* engines: the name in the cluster file, their id or index; else NULL */
+    char *key;  /* engines: the name in the cluster file, their id or index; else NULL, as until
+                   an engine of a fork server has registered */
     bool child; /* ours to reap */
     bool ended;
     bool asked; /* was sent SIGTERM or SIGKILL by us */
@@ -112,14 +116,30 @@ static struct member *member_of(struct local_set *set, pid_t pid)
     return NULL;
 }
 
-static void on_registered(struct local_set *set, int id, pid_t pid)
+/* The member for a new engine: one that has ended makes room, so that restarts cost nothing. */
+static struct member *on_started(struct local_set *set, pid_t pid)
 {
     struct px_process process;
-    if (member_of(set, pid) || !px_process_find(pid, &process))
+    struct member *member = member_of(set, pid);
+    if (member || !px_process_find(pid, &process))
+        return member;
+    for (size_t i = 1; i < set->member_count; i++) {
+        member = &set->members[i];
+        if (!member->ended || member->child)
+            continue;
+        free(member->key);
+        *member = (struct member){.process = process, .log = member->log};
+        return member;
+    }
+    return add_member(set, process, NULL, set->members[0].log);
+}
+
+static void on_registered(struct local_set *set, int id, pid_t pid)
+{
+    struct member *member = on_started(set, pid);
+    if (!member || member->child || member->key)
         return;
-    char key[16];
-    snprintf(key, sizeof key, "%d", id);
-    add_member(set, process, key, set->members[0].log);
+    member->key = px_format("%d", id);
     if (set->events.registered)
         set->events.registered(&set->base, id, pid, set->events.ctx);
 }
@@ -158,6 +178,8 @@ static void on_line(struct local_set *set, const char *line)
     if (strncmp(line, "ready", 5) == 0) {
         if (set->events.ready)
             set->events.ready(&set->base, set->events.ctx);
+    } else if (take(&at, "started ", 1, &pid)) {
+        on_started(set, (pid_t)pid);
     } else if (take(&at, "registered ", 0, &id) && take(&at, "", 1, &pid)) {
         on_registered(set, (int)id, (pid_t)pid);
     } else if (take(&at, "exited ", 1, &pid)) {
@@ -477,6 +499,58 @@ static void local_tail(const struct px_set *base, struct px_buf *out)
         tail_log(set->members[0].log, out);
 }
 
+/* ---- who is missing ---- */
+
+static bool says_registered(const char *log)
+{
+    char *line = NULL;
+    size_t size = 0;
+    bool found = false;
+    FILE *file = fopen(log, "re");
+    while (file && !found && getline(&line, &size, file) > 0)
+        found = strstr(line, REGISTERED_TEXT) != NULL;
+    free(line);
+    if (file)
+        fclose(file);
+    return found;
+}
+
+static bool is_missing(const struct local_set *set, const struct member *member)
+{
+    if (member->ended)
+        return false;
+    return set->base.speaks ? !member->child && !member->key : !says_registered(member->log);
+}
+
+/* The fork server may have stopped short of its engines, too. */
+static void name_unstarted(const struct local_set *set, struct px_buf *out)
+{
+    const size_t started = set->member_count - 1;
+    if (set->base.speaks && !set->members[0].ended && started < (size_t)set->count)
+        px_buf_printf(out, "process %ld has started %zu of %d engines, log %s\n",
+                      (long)set->members[0].process.pid, started, set->count, set->members[0].log);
+}
+
+static void local_missing(const struct px_set *base, struct px_buf *out)
+{
+    const struct local_set *set = (const struct local_set *)base;
+    size_t missing = 0;
+    for (size_t i = 0; i < set->member_count; i++) {
+        const struct member *member = &set->members[i];
+        if (!is_missing(set, member) || ++missing > MISSING_SHOWN)
+            continue;
+        if (member->key)
+            px_buf_printf(out, "engine %s (pid %ld) did not register, log %s\n", member->key,
+                          (long)member->process.pid, member->log);
+        else
+            px_buf_printf(out, "engine process %ld did not register, log %s\n",
+                          (long)member->process.pid, member->log);
+    }
+    if (missing > MISSING_SHOWN)
+        px_buf_printf(out, "%zu more engines did not register\n", missing - MISSING_SHOWN);
+    name_unstarted(set, out);
+}
+
 const struct px_launcher_ops px_local_launcher = {
     .name = "local",
     .start = local_start,
@@ -485,5 +559,6 @@ const struct px_launcher_ops px_local_launcher = {
     .signal = local_signal,
     .refresh = local_refresh,
     .tail = local_tail,
+    .missing = local_missing,
     .destroy = local_destroy,
 };

@@ -166,16 +166,45 @@ static void stop(struct supervisor *sv, int status)
         px_stopper_start(sv->loop, order, PX_COUNT(order), PX_STOP_GRACE_MS, on_stopped, sv);
 }
 
+static void tell_why(struct supervisor *sv, const char *why)
+{
+    if (sv->phase == STARTING && sv->speaks && sv->plan->n > 0)
+        say(sv, "%s (%d of %d engines had registered)", why, sv->registered, sv->plan->n);
+    else
+        say(sv, "%s", why);
+}
+
+/* A line for each engine that has not registered. */
+static void tell_missing(struct supervisor *sv)
+{
+    struct px_buf missing = {0};
+    char *rest = NULL;
+    if (sv->engines)
+        sv->engines->ops->missing(sv->engines, &missing);
+    for (char *line = missing.size ? strtok_r(missing.data, "\n", &rest) : NULL; line;
+         line = strtok_r(NULL, "\n", &rest))
+        say(sv, "%s", line);
+    px_buf_fini(&missing);
+}
+
 /* A start that failed: says why, shows the log of whoever is to blame, and clears up. */
 static void give_up(struct supervisor *sv, const struct px_set *whose, const char *why)
 {
     if (sv->phase == STOPPING)
         return;
-    if (sv->phase == STARTING && sv->speaks && sv->plan->n > 0)
-        say(sv, "%s (%d of %d engines had registered)", why, sv->registered, sv->plan->n);
-    else
-        say(sv, "%s", why);
+    tell_why(sv, why);
     tell_tail(sv, whose);
+    stop(sv, 1);
+}
+
+/* Time is up while some are still awaited: says who. */
+static void give_up_waiting(struct supervisor *sv, const char *why)
+{
+    if (sv->phase == STOPPING)
+        return;
+    tell_why(sv, why);
+    tell_missing(sv);
+    tell_tail(sv, sv->engines ? sv->engines : sv->controller);
     stop(sv, 1);
 }
 
@@ -221,7 +250,7 @@ static void on_deadline(struct px_loop *loop, void *ctx)
     char why[128];
     snprintf(why, sizeof why, "no cluster of %d engines within %lld s", sv->plan->n,
              (long long)(sv->plan->timeout_ms / 1000));
-    give_up(sv, sv->engines ? sv->engines : sv->controller, why);
+    give_up_waiting(sv, why);
 }
 
 /* ---- engines ---- */
@@ -293,7 +322,7 @@ static void on_seen(void *ctx)
 static void on_not_seen(const char *why, void *ctx)
 {
     struct supervisor *sv = ctx;
-    give_up(sv, sv->engines ? sv->engines : sv->controller, why);
+    give_up_waiting(sv, why);
 }
 
 static void start_client(struct supervisor *sv)

@@ -338,6 +338,51 @@ def test_engine_that_never_registers(run, ipython_dir):
     said = expect_failure(run, ipython_dir, "--engine-cmd=sh -c 'exec tail -f /dev/null'",
                           "--timeout=2")
     assert "sees 0 of 2 engines" in said or "within 2 s" in said
+    for index in range(2):
+        assert re.search(rf"engine {index} \(pid \d+\) did not register, log /\S+-{index}\.log", said)
+
+
+HANG = """
+import os, signal
+def hang_if_second():
+    try:
+        os.close(os.open({path!r}, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        signal.pause()
+{when}
+"""
+
+
+def hanging_python(env, tmp_path, when):
+    """The engines' interpreter hangs: `when` is the last line of what it runs at its start."""
+    place = tmp_path / "site"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(HANG.format(path=str(tmp_path / "first"), when=when))
+    env["PYTHONPATH"] = f"{place}:{env['PYTHONPATH']}"
+
+
+@ours
+@pytest.mark.parametrize("front", [False, True], ids=["daemonize", "foreground"])
+def test_start_names_the_engine_that_hangs(run, env, tmp_path, ipython_dir, front):
+    """One of two registers, the other hangs: the message says which."""
+    hanging_python(env, tmp_path, "os.register_at_fork(after_in_child=hang_if_second)")
+    options = [] if front else ["--daemonize"]
+    done = run("pxcluster", "start", "-n2", "--timeout=2", *options, check=False)
+    assert done.returncode == 1
+    assert "(1 of 2 engines had registered)" in done.stderr
+    named = re.findall(r"^pxcluster: engine process (\d+) did not register, log (/\S+)$",
+                       done.stderr, re.M)
+    assert len(named) == 1, done.stderr
+    assert "/log/" in named[0][1] and not alive(int(named[0][0]))
+    assert not list(ipython_dir.glob("profile_*/security/cluster-*.json"))
+
+
+@ours
+def test_start_names_a_fork_server_that_hangs(run, env, tmp_path, ipython_dir):
+    hanging_python(env, tmp_path, "import sys; 'pxengine' in open('/proc/self/cmdline').read() and "
+                                  "signal.pause()")
+    said = expect_failure(run, ipython_dir, "--timeout=2")
+    assert re.search(r"process \d+ has started 0 of 2 engines, log /\S+", said)
 
 
 @ours
