@@ -116,15 +116,21 @@ class Engines:
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         os.close(write)
 
+    def said(self, word):
+        """The words behind `word` on its next line; engines that were started are passed over."""
+        line = self.ready.readline().strip()
+        while line.startswith("started "):
+            line = self.ready.readline().strip()
+        assert line.startswith(word + " "), line
+        return line.removeprefix(word + " ")
+
     def registered(self):
         """(id, pid) of the next engine that says so."""
-        word, engine_id, pid = self.ready.readline().split()
-        assert word == "registered"
+        engine_id, pid = self.said("registered").split()
         return int(engine_id), int(pid)
 
     def exited(self):
-        word, pid, why = self.ready.readline().strip().split(" ", 2)
-        assert word == "exited"
+        pid, why = self.said("exited").split(" ", 1)
         return int(pid), why
 
     def end(self):
