@@ -384,18 +384,39 @@ enum phalanx_code phalanx_engine_uuid(phalanx_client *client, int id, char *uuid
     return engine ? PHALANX_OK : PHALANX_ENOENT;
 }
 
+/* Lock held. */
+static bool all_offer(const struct px_engines *engines, const char *feature)
+{
+    for (const struct px_engine *e = engines->by_uuid; e; e = e->by_uuid.next) {
+        if (e->alive && !px_engine_has(e, feature))
+            return false;
+    }
+    return engines->alive > 0;
+}
+
+/* Lock held. Asked with every task, answered anew when the engines have changed. */
+static bool all_offer_still(struct phalanx_client *client, const char *feature)
+{
+    if (strlen(feature) >= sizeof client->asked.feature)
+        return all_offer(&client->engines, feature);
+    if (client->asked.changes != client->engines.changes ||
+        strcmp(client->asked.feature, feature) != 0) {
+        strcpy(client->asked.feature, feature);
+        client->asked.changes = client->engines.changes;
+        client->asked.offered = all_offer(&client->engines, feature);
+    }
+    return client->asked.offered;
+}
+
 bool phalanx_feature(phalanx_client *client, const int *targets, size_t count, const char *feature)
 {
     pthread_mutex_lock(&client->lock);
-    int *all = targets ? NULL : px_engines_ids(&client->engines, &count);
-    const int *ids = all ? all : targets;
-    bool offered = count > 0;
-    for (size_t i = 0; i < count && offered; i++) {
-        const struct px_engine *engine = px_engines_find_id(&client->engines, ids[i]);
+    bool offered = targets ? count > 0 : all_offer_still(client, feature);
+    for (size_t i = 0; targets && i < count && offered; i++) {
+        const struct px_engine *engine = px_engines_find_id(&client->engines, targets[i]);
         offered = engine && engine->alive && px_engine_has(engine, feature);
     }
     pthread_mutex_unlock(&client->lock);
-    free(all);
     return offered;
 }
 

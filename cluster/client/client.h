@@ -42,6 +42,7 @@
 #define PX_PROBE_MISSES 10
 #define PX_DEAD_ENGINES 4096 /* remembered, so that late messages still find their engine's id */
 #define PX_FEATURE_COUNT 32  /* of one engine */
+#define PX_FEATURE_SIZE 32   /* longest name whose answer is remembered, and a 0 */
 
 /* ---- engines: the table ---------------------------------------------------- */
 
@@ -58,6 +59,7 @@ struct px_engine {
 struct px_engines {
     struct px_engine *by_uuid, *by_id;
     size_t alive;
+    uint64_t changes; /* grows with each engine that comes or goes */
 };
 
 /* `features` is borrowed and may be NULL. False when the uuid or the id cannot be right. */
@@ -191,6 +193,11 @@ struct phalanx_client {
 
     pthread_mutex_t lock;
     struct px_engines engines;
+    struct { /* the last answer of phalanx_feature for all engines */
+        char feature[PX_FEATURE_SIZE];
+        uint64_t changes;
+        bool offered;
+    } asked;
     struct px_waiter *engine_waiters;
     atomic_bool closed; /* no submissions any more: phalanx_close, or the controller's goodbye */
     bool stopping;      /* nothing is posted any more */

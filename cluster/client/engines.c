@@ -20,6 +20,7 @@ static void engine_free(struct px_engines *engines, struct px_engine *engine)
         HASH_DELETE(by_id, engines->by_id, engine);
     if (engine->alive)
         engines->alive--;
+    engines->changes++;
     json_decref(engine->features);
     free(engine);
 }
@@ -59,6 +60,7 @@ bool px_engines_add(struct px_engines *engines, const char *uuid, int id, json_t
     HASH_ADD_KEYPTR(by_uuid, engines->by_uuid, engine->uuid, size, engine);
     HASH_ADD_KEYPTR(by_id, engines->by_id, &engine->id, sizeof engine->id, engine);
     engines->alive++;
+    engines->changes++;
     return true;
 }
 
@@ -70,6 +72,7 @@ bool px_engines_remove(struct px_engines *engines, const char *uuid)
         return false;
     engine->alive = false;
     engines->alive--;
+    engines->changes++;
     forget_oldest_dead(engines);
     return true;
 }
@@ -95,6 +98,7 @@ bool px_engines_sync(struct px_engines *engines, const json_t *content)
         if (engine->alive && (!uuid || strcmp(uuid, engine->uuid) != 0)) {
             engine->alive = false;
             engines->alive--;
+            engines->changes++;
             removed = true;
         }
     }

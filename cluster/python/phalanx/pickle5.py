@@ -16,6 +16,7 @@ import io
 import marshal
 import pickle
 import types
+import weakref
 
 from .canning import (
     BUFFER_THRESHOLD, ModuleRef, Reference, found_by_name, is_array, is_plain, published_method,
@@ -154,10 +155,13 @@ def dumps(obj, simple=False):
 class _Packed:
     """A function that was pickled before, and is unpickled where the call is."""
 
+    __slots__ = ("stream", "buffers", "bare")
+
     def __init__(self, f):
         stream, *buffers = dumps(f)
         self.stream = pickle.PickleBuffer(stream)
         self.buffers = [pickle.PickleBuffer(buffer) for buffer in buffers]
+        self.bare = None  # the whole call without arguments, once there was one
 
     def __reduce__(self):
         if self.buffers:  # a closure over an array
@@ -165,13 +169,62 @@ class _Packed:
         return pickle.loads, (self.stream,)
 
 
+# ---- functions that were sent before
+
+_ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
+_LARGEST_KEPT = 65536  # bytes of a function's pickle
+
+_kept = {}  # id of a function: (weak reference to it, what its pickle came from, _Packed)
+
+
+def _makings(f):
+    """What decides the pickle of a function, to be compared by identity; None where that may change
+    unseen: state in a closure, in attributes, in annotations, in mutable defaults."""
+    if f.__closure__ or f.__dict__ or f.__kwdefaults__ or f.__annotations__:
+        return None
+    defaults = f.__defaults__
+    if defaults and not all(type(value) in _ATOMS for value in defaults):
+        return None
+    return f.__code__, defaults, f.__name__, f.__qualname__, f.__module__
+
+
+def _unchanged(f, makings):
+    code, defaults, name, qualname, module = makings
+    return (
+        f.__code__ is code and f.__defaults__ is defaults and f.__name__ is name
+        and f.__qualname__ is qualname and f.__module__ is module
+        and not (f.__dict__ or f.__kwdefaults__ or f.__annotations__)
+    )
+
+
+def _keep(f, makings, packed):
+    key = id(f)
+    _kept[key] = weakref.ref(f, lambda ref: _kept.pop(key, None)), makings, packed
+
+
 def pack_function(f):
-    """The part of an apply message that is the same for every task of a map."""
-    return _Packed(f)
+    """The part of an apply message that is the same for every call of `f`. That of a plain function
+    is made once and kept as long as the function lives and stays what it was."""
+    if type(f) is not types.FunctionType:
+        return _Packed(f)
+    kept = _kept.get(id(f))
+    if kept is not None and kept[0]() is f and _unchanged(f, kept[1]):
+        return kept[2]
+    makings = _makings(f)
+    if makings is None or found_by_name(f):  # whether a name still leads to it, each time anew
+        return _Packed(f)
+    packed = _Packed(f)
+    if not packed.buffers and packed.stream.raw().nbytes <= _LARGEST_KEPT:
+        _keep(f, makings, packed)
+    return packed
 
 
 def pack_call(function, args, kwargs):
     """The buffers of an apply_request; `function` from pack_function."""
+    if not args and not kwargs and type(function) is _Packed and not function.buffers:
+        if function.bare is None:
+            function.bare = dumps((function, (), {}), True)
+        return function.bare
     simple = all(map(_is_simple, args)) and all(map(_is_simple, kwargs.values()))
     return dumps((function, tuple(args), kwargs), simple)
 
