@@ -75,6 +75,7 @@ static const struct {
     [PX_CHANNEL_MUX] = {PX_DEALER, offsetof(struct px_cluster_connection, mux)},
     [PX_CHANNEL_TASK] = {PX_DEALER, offsetof(struct px_cluster_connection, task)},
     [PX_CHANNEL_CONTROL] = {PX_DEALER, offsetof(struct px_cluster_connection, control)},
+    [PX_CHANNEL_BROADCAST] = {PX_DEALER, offsetof(struct px_cluster_connection, broadcast)},
     [PX_CHANNEL_NOTIFICATION] = {PX_SUB, offsetof(struct px_cluster_connection, notification)},
     [PX_CHANNEL_IOPUB] = {PX_SUB, offsetof(struct px_cluster_connection, iopub)},
 };
@@ -180,9 +181,9 @@ static int make_sessions(struct dialling *self, struct px_error *err)
 
 static int dial_all(struct dialling *self, struct px_error *err)
 {
-    static const enum px_channel order[] = {PX_CHANNEL_NOTIFICATION, PX_CHANNEL_IOPUB,
-                                            PX_CHANNEL_QUERY,        PX_CHANNEL_MUX,
-                                            PX_CHANNEL_TASK,         PX_CHANNEL_CONTROL};
+    static const enum px_channel order[] = {
+        PX_CHANNEL_NOTIFICATION, PX_CHANNEL_IOPUB,   PX_CHANNEL_QUERY,    PX_CHANNEL_MUX,
+        PX_CHANNEL_TASK,         PX_CHANNEL_CONTROL, PX_CHANNEL_BROADCAST};
     self->client->context = px_context_create(1);
     for (size_t i = 0; i < PX_COUNT(order); i++) {
         if (dial(self, order[i], err) < 0)

@@ -124,6 +124,7 @@ enum px_channel {
     PX_CHANNEL_MUX,
     PX_CHANNEL_TASK,
     PX_CHANNEL_CONTROL,
+    PX_CHANNEL_BROADCAST,
     PX_CHANNEL_NOTIFICATION,
     PX_CHANNEL_IOPUB,
     PX_CHANNEL_COUNT
@@ -141,13 +142,15 @@ struct px_task {
     enum px_channel channel;
     bool listed, replied, waiting; /* I/O thread: in the table; has its reply; waits for idle */
     bool unanswered;               /* a message type that engines never reply to: ends with idle */
+    bool coalesced;                /* one reply stands for all tasks of its result */
     char id[];
 };
 
 struct phalanx_result {
     struct phalanx_client *client;
     atomic_int refs;
-    atomic_bool abandoned; /* the caller freed it */
+    atomic_bool abandoned; /* the caller freed it, or wants no events */
+    atomic_bool freed;     /* the caller freed it */
     atomic_size_t unread;  /* bytes of output that wait for phalanx_next */
     atomic_size_t dropped; /* bytes that were not kept */
 
@@ -158,10 +161,13 @@ struct phalanx_result {
     struct phalanx_message *head, *tail;
     struct px_waiter *waiters;
     bool closed;
+    void (*done)(void *hint); /* NULL: none wanted, or called */
+    void *done_hint;
 
     /* the thread that reads */
     struct phalanx_message *current;
 
+    bool bereft; /* I/O thread: coalesced, and an engine of it died */
     /* I/O thread: what came in this batch */
     struct {
         struct phalanx_message *head, *tail;
@@ -243,7 +249,7 @@ bool px_client_post_result(struct phalanx_client *client, struct phalanx_result 
 /* Installs the socket watches on client->loop. */
 void px_io_attach(struct phalanx_client *client);
 void *px_io_main(void *client);
-/* A task enters the table and its message (taken) is sent. */
+/* A task enters the table and its message (taken; NULL: another task's goes for it) is sent. */
 void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg);
 /* Files the batch: at the end of every callback. */
 void px_io_flush(struct phalanx_client *client);

@@ -182,8 +182,31 @@ static const struct px_engine *speaker(const struct phalanx_client *client, stru
 
 static bool output_is_due(const struct px_task *task, bool from_engine, struct px_span status)
 {
-    const bool runs = task->channel == PX_CHANNEL_MUX || task->channel == PX_CHANNEL_TASK;
+    const bool runs = task->channel == PX_CHANNEL_MUX || task->channel == PX_CHANNEL_TASK ||
+                      task->channel == PX_CHANNEL_BROADCAST;
     return runs && from_engine && !px_span_equal(status, "aborted");
+}
+
+/* The reply that ended `task` stands for the whole result: each of its other tasks gets an empty
+ * one of the same outcome. Their idle statuses come by themselves. */
+static void share_reply(struct phalanx_client *client, const struct px_task *task,
+                        const char *content, bool failed)
+{
+    struct phalanx_result *result = task->result;
+    for (size_t i = 0; i < result->count; i++) {
+        struct px_task *other = result->tasks[i];
+        if (!other->coalesced || other->replied)
+            continue;
+        struct phalanx_message *reply = px_event_create_text(PHALANX_REPLY, content);
+        reply->event.failed = failed;
+        reply->event.engine = other->engine;
+        stage(client, other, reply);
+        count_reply(client, other);
+        if (other->idle_from)
+            finish(client, other);
+        else
+            await_output(client, other);
+    }
 }
 
 void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
@@ -205,10 +228,16 @@ void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
         output_is_due(task, from_engine, status) && task->idle_from != task->reply_from;
 
     struct phalanx_message *reply = px_event_create_new(PHALANX_REPLY, msg);
-    reply->event.failed = !px_span_equal(status, "ok");
+    const bool failed = !px_span_equal(status, "ok");
+    reply->event.failed = failed;
     reply->event.engine = engine ? engine->id : task->engine;
+    const struct phalanx_event kept = reply->event;
     stage(client, task, reply);
     count_reply(client, task);
+    if (task->coalesced && !atomic_load(&task->result->abandoned))
+        share_reply(client, task, failed ? kept.content : "{\"status\": \"ok\"}", failed);
+    else if (task->coalesced)
+        share_reply(client, task, "{}", failed);
     if (due)
         await_output(client, task);
     else
@@ -225,7 +254,8 @@ static void on_status(struct phalanx_client *client, struct px_task *task, struc
         task->idle_from = hash_of(header.session);
         if (task->unanswered)
             count_reply(client, task);
-        if (task->unanswered || (task->waiting && task->idle_from == task->reply_from))
+        const bool last = task->coalesced || task->idle_from == task->reply_from;
+        if (task->unanswered || (task->waiting && last))
             finish(client, task);
     }
     px_msg_destroy(msg);

@@ -48,8 +48,8 @@ static bool is_alive(const struct phalanx_client *client, int id)
 
 void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
 {
-    if (atomic_load(&task->result->abandoned)) { /* sent, and what comes of it is nobody's */
-        if (px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
+    if (atomic_load(&task->result->freed)) { /* sent, and what comes of it is nobody's */
+        if (msg && px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
             px_msg_destroy(msg);
         return;
     }
@@ -60,7 +60,7 @@ void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_m
         px_file_lost(client, task, "the controller was shut down");
     else if (task->engine >= 0 && !is_alive(client, task->engine))
         px_file_lost(client, task, NULL);
-    else if (px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
+    else if (msg && px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
         px_file_lost(client, task, "it could not be sent");
     px_msg_destroy(msg);
 }
@@ -133,8 +133,14 @@ static void on_death(struct px_loop *loop, void *ctx)
     struct px_task *task, *next;
     HASH_ITER(hh, client->tasks, task, next) {
         if (task->channel != PX_CHANNEL_TASK && task->engine >= 0 && !task->replied &&
-            !is_alive(client, task->engine))
+            !is_alive(client, task->engine)) {
+            task->result->bereft |= task->coalesced;
             px_file_lost(client, task, NULL);
+        }
+    }
+    HASH_ITER(hh, client->tasks, task, next) {
+        if (task->coalesced && task->result->bereft)
+            px_file_lost(client, task, "an engine died, for whose reply the controller waits");
     }
     px_io_flush(client);
 }
@@ -235,6 +241,7 @@ static const struct channel_row channels[PX_CHANNEL_COUNT] = {
     [PX_CHANNEL_MUX] = {.handle = px_file_reply},
     [PX_CHANNEL_TASK] = {.handle = px_file_reply},
     [PX_CHANNEL_CONTROL] = {.handle = px_file_reply},
+    [PX_CHANNEL_BROADCAST] = {.handle = px_file_reply},
     [PX_CHANNEL_NOTIFICATION] = {.handle = on_notification},
     [PX_CHANNEL_IOPUB] = {.others = true, .handle = px_file_output},
 };
@@ -272,6 +279,7 @@ ON_CHANNEL(on_query, PX_CHANNEL_QUERY)
 ON_CHANNEL(on_mux, PX_CHANNEL_MUX)
 ON_CHANNEL(on_task, PX_CHANNEL_TASK)
 ON_CHANNEL(on_control, PX_CHANNEL_CONTROL)
+ON_CHANNEL(on_broadcast, PX_CHANNEL_BROADCAST)
 ON_CHANNEL(on_notice, PX_CHANNEL_NOTIFICATION)
 ON_CHANNEL(on_iopub, PX_CHANNEL_IOPUB)
 
@@ -311,7 +319,8 @@ void px_io_attach(struct phalanx_client *client)
     static px_loop_fn *const handlers[PX_CHANNEL_COUNT] = {
         [PX_CHANNEL_QUERY] = on_query,         [PX_CHANNEL_MUX] = on_mux,
         [PX_CHANNEL_TASK] = on_task,           [PX_CHANNEL_CONTROL] = on_control,
-        [PX_CHANNEL_NOTIFICATION] = on_notice, [PX_CHANNEL_IOPUB] = on_iopub,
+        [PX_CHANNEL_BROADCAST] = on_broadcast, [PX_CHANNEL_NOTIFICATION] = on_notice,
+        [PX_CHANNEL_IOPUB] = on_iopub,
     };
     for (int i = 0; i < PX_CHANNEL_COUNT; i++)
         px_loop_socket(client->loop, px_socket_pollable(client->sockets[i]), handlers[i], client);

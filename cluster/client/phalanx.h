@@ -100,9 +100,15 @@ enum phalanx_type {
     PHALANX_APPLY,   /* ipyparallel's apply: buffers hold function, arguments */
     PHALANX_CONTROL, /* clear_request, abort_request, shutdown_request, signal_request: `message` */
     PHALANX_MESSAGE, /* any other message on the direct channel: `message` */
+    PHALANX_QUERY,   /* a request to the hub, such as "result_request": `message`; no targets. Its
+                        only task's REPLY is the hub's answer, with buffers where it has any */
 };
 
-enum phalanx_route { PHALANX_DIRECT, PHALANX_BALANCED };
+enum phalanx_route {
+    PHALANX_DIRECT,
+    PHALANX_BALANCED,
+    PHALANX_BROADCAST, /* sent once; the controller makes a copy for each target */
+};
 
 struct phalanx_buffer {
     const void *data;
@@ -115,9 +121,13 @@ struct phalanx_buffer {
 struct phalanx_request {
     enum phalanx_type type;
     enum phalanx_route route;
-    const int *targets; /* DIRECT: engine ids; NULL: all registered now. BALANCED: the engines it
-                           may run on; NULL: any */
+    const int *targets; /* DIRECT, BROADCAST: engine ids; NULL: all registered now. BALANCED: the
+                           engines it may run on; NULL: any */
     size_t target_count;
+    bool coalesce;    /* BROADCAST of an APPLY: the controller joins the replies. One task's REPLY
+                         then holds all buffers, and its metadata `broadcast_targets`, a list of
+                         [uuid, id] in their order; the others' are empty. A target that failed has
+                         no buffers there, unless it answered last: then all fail as it did */
     const char *code; /* EXECUTE */
     bool silent;      /* EXECUTE: no execute_input, no result, no count */
     bool allow_stdin;
@@ -130,7 +140,8 @@ struct phalanx_request {
     size_t buffer_count;
 };
 
-/* Sends; never waits for an engine. One task per target (DIRECT), or one (BALANCED). NULL:
+/* Sends; never waits for an engine. One task per target (DIRECT, BROADCAST), or one (BALANCED,
+ * QUERY). NULL:
  * PHALANX_ENOENT names a target that is not registered, or says there are no engines. */
 PHALANX_API phalanx_result *phalanx_submit(phalanx_client *client,
                                            const struct phalanx_request *request,
@@ -201,6 +212,16 @@ enum phalanx_until {
 /* Waits, and leaves the events for phalanx_next. PHALANX_OK, _ETIME, _EINTR, _ECLOSED. */
 PHALANX_API enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until,
                                            int64_t timeout_ms);
+/*
+ * Calls `done(hint)` once, when every task has its reply or the client is closed: before it
+ * returns, or from the client's own thread, which waits for it: `done` must be quick and call
+ * nothing here. One caller per result; tasks must not be added afterwards. Nothing is called once
+ * the result is freed. Any thread.
+ */
+PHALANX_API void phalanx_notify(phalanx_result *result, void (*done)(void *hint), void *hint);
+/* Keeps the result's counters and waits, and drops the events that it has and that will come: for
+ * whoever wants to know that tasks end, and not how. Not while another thread reads events. */
+PHALANX_API void phalanx_discard(phalanx_result *result);
 /* Forgets the result: what was submitted is sent all the same, what arrives for it is dropped.
  * NULL allowed. */
 PHALANX_API void phalanx_result_free(phalanx_result *result);

@@ -238,6 +238,15 @@ static void file_event(struct phalanx_result *result, struct phalanx_message *me
     result->tail = message;
 }
 
+static void tell_done(struct phalanx_result *result)
+{
+    void (*const done)(void *) = result->done;
+    if (!done || (!result->closed && result->replied < result->count))
+        return;
+    result->done = NULL;
+    done(result->done_hint);
+}
+
 void px_result_file(struct phalanx_result *result)
 {
     struct phalanx_message *message = result->staged.head, *next;
@@ -251,6 +260,7 @@ void px_result_file(struct phalanx_result *result)
     result->finished += result->staged.finished;
     result->closed |= result->staged.closed;
     memset(&result->staged, 0, sizeof result->staged);
+    tell_done(result);
     struct px_waiter *waiter;
     DL_FOREACH(result->waiters, waiter) {
         if (result->closed || is_ready(result, waiter->until))
@@ -352,13 +362,35 @@ void px_result_unref(struct phalanx_result *result)
     free(result);
 }
 
+void phalanx_notify(phalanx_result *result, void (*done)(void *hint), void *hint)
+{
+    pthread_mutex_lock(&result->client->lock);
+    result->done = done;
+    result->done_hint = hint;
+    tell_done(result);
+    pthread_mutex_unlock(&result->client->lock);
+}
+
+void phalanx_discard(phalanx_result *result)
+{
+    atomic_store(&result->abandoned, true);
+    pthread_mutex_lock(&result->client->lock);
+    struct phalanx_message *kept = result->head;
+    result->head = result->tail = NULL;
+    result->unread = 0;
+    pthread_mutex_unlock(&result->client->lock);
+    free_messages(kept);
+}
+
 void phalanx_result_free(phalanx_result *result)
 {
     if (!result)
         return;
     struct phalanx_client *client = result->client;
     atomic_store(&result->abandoned, true);
+    atomic_store(&result->freed, true);
     pthread_mutex_lock(&client->lock);
+    result->done = NULL;
     const bool posted =
         result->finished < result->count && px_client_post_result(client, result, px_io_forget);
     pthread_mutex_unlock(&client->lock);

@@ -81,9 +81,15 @@ static enum phalanx_code resolve_targets(struct phalanx_client *client,
 struct letter {
     enum px_channel channel;
     const char *type;
-    bool unanswered;
+    bool unanswered, broadcast, coalesced;
     struct px_buf content, metadata;
 };
+
+static bool is_named(const struct phalanx_request *request)
+{
+    return request->type == PHALANX_CONTROL || request->type == PHALANX_MESSAGE ||
+           request->type == PHALANX_QUERY;
+}
 
 static void execute_content(const struct phalanx_request *request, struct px_buf *out)
 {
@@ -107,16 +113,39 @@ static void target_metadata(const struct targets *targets, struct px_buf *out)
     px_buf_text(out, "]");
 }
 
+/* Whom the controller's copies of a broadcast are for. */
+static void broadcast_metadata(const struct targets *targets, bool coalesce, struct px_buf *out)
+{
+    px_buf_text(out, "\"targets\": [");
+    for (size_t i = 0; i < targets->count; i++) {
+        px_buf_text(out, i ? ", [" : "[");
+        px_buf_json_string(out, targets->items[i].uuid, strlen(targets->items[i].uuid));
+        px_buf_printf(out, ", %d]", targets->items[i].id);
+    }
+    px_buf_printf(out, "], \"is_broadcast\": true, \"is_coalescing\": %s",
+                  coalesce ? "true" : "false");
+}
+
+static enum px_channel channel_of(const struct phalanx_request *request)
+{
+    static const enum px_channel routes[] = {[PHALANX_DIRECT] = PX_CHANNEL_MUX,
+                                             [PHALANX_BALANCED] = PX_CHANNEL_TASK,
+                                             [PHALANX_BROADCAST] = PX_CHANNEL_BROADCAST};
+    if (request->type == PHALANX_CONTROL)
+        return PX_CHANNEL_CONTROL;
+    return request->type == PHALANX_QUERY ? PX_CHANNEL_QUERY : routes[request->route];
+}
+
 static void compose(const struct phalanx_request *request, struct targets *targets,
                     struct letter *out)
 {
     static const char *const types[] = {
         [PHALANX_EXECUTE] = PX_EXECUTE_REQUEST, [PHALANX_APPLY] = PX_APPLY_REQUEST};
     const bool balanced = request->route == PHALANX_BALANCED;
-    const bool named = request->type == PHALANX_CONTROL || request->type == PHALANX_MESSAGE;
-    out->channel = request->type == PHALANX_CONTROL ? PX_CHANNEL_CONTROL
-                   : balanced                       ? PX_CHANNEL_TASK
-                                                    : PX_CHANNEL_MUX;
+    const bool named = is_named(request);
+    out->channel = channel_of(request);
+    out->broadcast = out->channel == PX_CHANNEL_BROADCAST;
+    out->coalesced = out->broadcast && request->coalesce && request->type == PHALANX_APPLY;
     out->type = named ? request->message : types[request->type];
     out->unanswered = named && strncmp(request->message, "comm_", 5) == 0;
     if (request->type == PHALANX_EXECUTE)
@@ -127,6 +156,8 @@ static void compose(const struct phalanx_request *request, struct targets *targe
     px_buf_text(&out->metadata, "{");
     if (balanced && targets->count)
         target_metadata(targets, &out->metadata);
+    if (out->broadcast)
+        broadcast_metadata(targets, out->coalesced, &out->metadata);
     if (request->metadata && *request->metadata)
         px_buf_printf(&out->metadata, "%s%s", out->metadata.size > 1 ? ", " : "",
                       request->metadata);
@@ -209,19 +240,34 @@ static struct px_task *task_create(struct phalanx_result *result, const struct l
     task->engine = engine;
     task->channel = letter->channel;
     task->unanswered = letter->unanswered;
+    task->coalesced = letter->coalesced;
     memcpy(task->id, id, size);
     return task;
 }
 
-static struct submission *build(struct phalanx_result *result, const struct letter *letter,
-                                const struct targets *targets,
-                                const struct phalanx_request *request)
+/* One message; the controller's copies are answered under its id with the target's uuid appended.
+ */
+static void build_broadcast(struct submission *self, struct phalanx_result *result,
+                            const struct letter *letter, const struct targets *targets)
 {
     struct phalanx_client *client = result->client;
-    struct submission *self = px_alloc(sizeof *self + targets->count * sizeof self->parcels[0]);
-    self->command.run = run_submission;
-    self->count = targets->count;
-    pthread_mutex_lock(&client->session_lock);
+    const struct px_draft draft = {.type = letter->type,
+                                   .metadata = px_buf_span(&letter->metadata),
+                                   .content = px_buf_span(&letter->content)};
+    self->parcels[0].msg = px_session_build(client->out, &draft);
+    for (size_t i = 0; i < targets->count; i++) {
+        const struct target *target = &targets->items[i];
+        struct px_buf id = {0};
+        px_buf_printf(&id, "%s_%s", px_session_last_id(client->out), target->uuid);
+        self->parcels[i].task = task_create(result, letter, target->id, id.data);
+        px_buf_fini(&id);
+    }
+}
+
+static void build_each(struct submission *self, struct phalanx_result *result,
+                       const struct letter *letter, const struct targets *targets)
+{
+    struct phalanx_client *client = result->client;
     for (size_t i = 0; i < targets->count; i++) {
         const struct px_span ident = px_span_of(targets->items[i].uuid);
         const struct px_draft draft = {.idents = &ident,
@@ -233,12 +279,27 @@ static struct submission *build(struct phalanx_result *result, const struct lett
         self->parcels[i].task =
             task_create(result, letter, targets->items[i].id, px_session_last_id(client->out));
     }
+}
+
+static struct submission *build(struct phalanx_result *result, const struct letter *letter,
+                                const struct targets *targets,
+                                const struct phalanx_request *request)
+{
+    struct phalanx_client *client = result->client;
+    struct submission *self = px_alloc(sizeof *self + targets->count * sizeof self->parcels[0]);
+    self->command.run = run_submission;
+    self->count = targets->count;
+    pthread_mutex_lock(&client->session_lock);
+    if (letter->broadcast)
+        build_broadcast(self, result, letter, targets);
+    else
+        build_each(self, result, letter, targets);
     pthread_mutex_unlock(&client->session_lock);
 
     struct px_msg *first = self->parcels[0].msg;
     for (size_t i = 0; i < request->buffer_count; i++)
         append_buffer(first, &request->buffers[i]);
-    for (size_t i = 1; i < self->count && request->buffer_count; i++)
+    for (size_t i = 1; i < self->count && request->buffer_count && !letter->broadcast; i++)
         px_msg_append_frames(self->parcels[i].msg, first, px_msg_first_buffer(first),
                              request->buffer_count);
     return self;
@@ -277,8 +338,8 @@ static enum phalanx_code post(struct submission *self, struct phalanx_result *re
 
 static enum phalanx_code check(const struct phalanx_request *request, struct phalanx_error *err)
 {
-    const bool named = request->type == PHALANX_CONTROL || request->type == PHALANX_MESSAGE;
-    if ((unsigned)request->type > PHALANX_MESSAGE || (unsigned)request->route > PHALANX_BALANCED)
+    const bool named = is_named(request);
+    if ((unsigned)request->type > PHALANX_QUERY || (unsigned)request->route > PHALANX_BROADCAST)
         return refuse(err, PHALANX_EINVAL, "The request's type or route is unknown");
     if (request->type == PHALANX_EXECUTE && !request->code)
         return refuse(err, PHALANX_EINVAL, "A request to execute needs code");
@@ -286,8 +347,9 @@ static enum phalanx_code check(const struct phalanx_request *request, struct pha
         return refuse(err, PHALANX_EINVAL, "A request to apply needs buffers");
     if (named && (!request->message || !*request->message))
         return refuse(err, PHALANX_EINVAL, "The request needs a message type");
-    if (named && request->route == PHALANX_BALANCED)
-        return refuse(err, PHALANX_EINVAL, "Only execute and apply can be load-balanced");
+    if (named && request->route != PHALANX_DIRECT)
+        return refuse(err, PHALANX_EINVAL,
+                      "Only execute and apply can be load-balanced or broadcast");
     if (request->buffer_count > PX_MAX_FRAMES / 2)
         return refuse(err, PHALANX_EINVAL, "The request has %zu buffers; at most %d can be sent",
                       request->buffer_count, PX_MAX_FRAMES / 2);
@@ -300,11 +362,15 @@ enum phalanx_code phalanx_add(phalanx_result *result, const struct phalanx_reque
     struct targets targets = {0};
     struct letter letter = {0};
     enum phalanx_code code = check(request, err);
-    const bool anywhere = request->route == PHALANX_BALANCED && !request->targets;
+    const bool anywhere =
+        request->type == PHALANX_QUERY || (request->route == PHALANX_BALANCED && !request->targets);
     if (code == PHALANX_OK && !anywhere)
         code = resolve_targets(result->client, request, &targets, err);
-    if (anywhere)
+    if (anywhere) {
         targets.items = px_alloc(sizeof *targets.items);
+        *targets.items = (struct target){.id = -1};
+        targets.count = request->type == PHALANX_QUERY;
+    }
     if (code == PHALANX_OK) {
         compose(request, &targets, &letter);
         code = post(build(result, &letter, &targets, request), result, err);

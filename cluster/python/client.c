@@ -84,16 +84,8 @@ static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
     phalanx_client *client = connect_python(&options, timeout_ms, module->closed_error);
     if (!client)
         return -1;
-    self->handle = calloc(1, sizeof *self->handle);
-    if (!self->handle) {
-        phalanx_close(client);
-        PyErr_NoMemory();
-        return -1;
-    }
-    self->handle->users = 1;
-    self->handle->pid = getpid();
-    self->handle->client = client;
-    return 0;
+    self->handle = px_handle_create(client);
+    return self->handle ? 0 : -1;
 }
 
 static void client_dealloc(PyObject *object)
@@ -274,17 +266,17 @@ static PyObject *submit(struct px_module *module, struct px_handle *handle,
 
 static PyObject *client_submit(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"type",    "route",    "targets", "code", "silent", "message",
-                            "content", "metadata", "buffers", "into", NULL};
+    static char *names[] = {"type",    "route",    "targets", "code", "silent",   "message",
+                            "content", "metadata", "buffers", "into", "coalesce", NULL};
     struct px_module *module;
     struct px_handle *handle = handle_of(object, &module);
     PyObject *targets = Py_None, *buffers = Py_None, *into = Py_None;
-    int type, route = PHALANX_DIRECT, silent = 0;
+    int type, route = PHALANX_DIRECT, silent = 0, coalesce = 0;
     struct phalanx_request request = {0};
-    if (!handle ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "i|iOzpzzzOO:submit", names, &type, &route,
-                                     &targets, &request.code, &silent, &request.message,
-                                     &request.content, &request.metadata, &buffers, &into))
+    if (!handle || !PyArg_ParseTupleAndKeywords(args, kwargs, "i|iOzpzzzOOp:submit", names, &type,
+                                                &route, &targets, &request.code, &silent,
+                                                &request.message, &request.content,
+                                                &request.metadata, &buffers, &into, &coalesce))
         return NULL;
     if (into != Py_None && !Py_IS_TYPE(into, module->result_type)) {
         PyErr_SetString(PyExc_TypeError, "into must be a Result");
@@ -301,6 +293,7 @@ static PyObject *client_submit(PyObject *object, PyObject *args, PyObject *kwarg
     request.type = (enum phalanx_type)type;
     request.route = (enum phalanx_route)route;
     request.silent = silent;
+    request.coalesce = coalesce;
     request.targets = ids;
     request.buffers = items;
     PyObject *result = submit(module, handle, &request, into);
@@ -310,6 +303,16 @@ static PyObject *client_submit(PyObject *object, PyObject *args, PyObject *kwarg
 }
 
 /* ---- the rest of Client --------------------------------------------------------------------- */
+
+static PyObject *client_notices(PyObject *object, PyObject *seconds)
+{
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    int64_t timeout_ms;
+    if (!handle || !px_timeout(seconds, &timeout_ms))
+        return NULL;
+    return px_notices_take(handle, timeout_ms);
+}
 
 /* For other C code in this process: valid until the GIL is given up or the client is closed. */
 static PyObject *client_capsule(PyObject *object, PyObject *unused)
@@ -355,7 +358,11 @@ static PyMethodDef client_methods[] = {
      "query(type, content=None, timeout=None): the hub's answer, as JSON text."},
     {"submit", (PyCFunction)(void (*)(void))client_submit, METH_VARARGS | METH_KEYWORDS,
      "submit(type, route=DIRECT, targets=None, code=None, silent=False, message=None, "
-     "content=None, metadata=None, buffers=None, into=None): sends a request; a Result."},
+     "content=None, metadata=None, buffers=None, into=None, coalesce=False): sends a request; a "
+     "Result."},
+    {"notices", client_notices, METH_O,
+     "notices(timeout): the keys given to Result.notify whose results have all replies; waits for "
+     "the first one. None at the end of `timeout` seconds, or of the client."},
     {"capsule", client_capsule, METH_NOARGS, "The phalanx_client, for C code, at once."},
     {NULL, NULL, 0, NULL},
 };

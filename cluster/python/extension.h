@@ -14,6 +14,7 @@
 
 #include "client/phalanx.h"
 
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/types.h>
 
@@ -24,6 +25,15 @@
 
 struct px_lease;
 
+/* Somebody wants to know when a result has all its replies. */
+struct px_notice {
+    struct px_notice *next;
+    struct px_handle *handle;
+    unsigned long long key;
+    int users; /* GIL: its result; the handle's list, on which it is or may come */
+    atomic_bool posted;
+};
+
 /* A client and what outlives its Python object while results are around. Freed with its last user.
  */
 struct px_handle {
@@ -33,6 +43,8 @@ struct px_handle {
     int borrowers;                     /* GIL: threads that wait on the client itself */
     phalanx_client *doomed;            /* GIL: closed while there were some; the last one ends it */
     _Atomic(struct px_lease *) leases; /* sent; waiting for the GIL */
+    _Atomic(struct px_notice *) notices; /* posted, the last one first */
+    sem_t noticed;                       /* posted with each of them, and by closing */
 };
 
 struct px_module {
@@ -43,7 +55,15 @@ struct px_module {
 struct px_module *px_module_of(PyTypeObject *type); /* NULL with an exception */
 extern struct PyModuleDef px_module_def;
 
+/* NULL with an exception. Takes the client. */
+struct px_handle *px_handle_create(phalanx_client *client);
 void px_handle_unref(struct px_handle *handle);
+void px_notice_unref(struct px_notice *notice);
+/* phalanx_notify's callback; the hint is a struct px_notice. Without the GIL. */
+void px_notice_post(void *hint);
+/* The keys of the notices posted, oldest first, as a list; waits for the first one. None when the
+ * time has passed or the client was closed. */
+PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms);
 /* Closes the client; while threads wait on it, that is left to the last of them. */
 void px_handle_close(struct px_handle *handle);
 /* Around a wait on the client itself without the GIL. */

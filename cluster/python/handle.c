@@ -3,8 +3,10 @@
  * handle: a connection as Python objects share it: who uses it, who waits on it, which of Python's
  * buffers are lent to it; and waiting without the GIL.
  */
+#define _GNU_SOURCE
 #include "extension.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -104,7 +106,81 @@ bool px_buffers_lend(struct px_handle *handle, PyObject *sequence, struct phalan
     return false;
 }
 
+/* ---- notices ---------------------------------------------------------------------- */
+
+void px_notice_unref(struct px_notice *notice)
+{
+    if (--notice->users == 0)
+        free(notice);
+}
+
+void px_notice_post(void *hint)
+{
+    struct px_notice *notice = hint;
+    struct px_handle *handle = notice->handle;
+    atomic_store(&notice->posted, true);
+    notice->next = atomic_load(&handle->notices);
+    while (!atomic_compare_exchange_weak(&handle->notices, &notice->next, notice))
+        continue;
+    sem_post(&handle->noticed);
+}
+
+static enum phalanx_code wait_notice(void *ctx, int64_t timeout_ms)
+{
+    struct px_handle *handle = ctx;
+    const int64_t until = px_clock_ms() + timeout_ms;
+    const struct timespec at = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
+    if (sem_clockwait(&handle->noticed, CLOCK_MONOTONIC, &at) == 0)
+        return PHALANX_OK;
+    return errno == EINTR ? PHALANX_EINTR : PHALANX_ETIME;
+}
+
+static PyObject *keys_of(struct px_notice *newest)
+{
+    PyObject *keys = PyList_New(0);
+    bool good = keys != NULL;
+    for (struct px_notice *next; newest; newest = next) {
+        next = newest->next;
+        PyObject *key = PyLong_FromUnsignedLongLong(newest->key);
+        good = good && key && PyList_Append(keys, key) == 0;
+        Py_XDECREF(key);
+        px_notice_unref(newest);
+    }
+    if (good && PyList_Reverse(keys) == 0)
+        return keys;
+    Py_XDECREF(keys);
+    return NULL;
+}
+
+PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms)
+{
+    px_handle_borrow(handle);
+    const int code = px_wait_python(wait_notice, handle, timeout_ms);
+    struct px_notice *newest = atomic_exchange(&handle->notices, NULL);
+    px_handle_return(handle);
+    if (newest)
+        return keys_of(newest);
+    if (code < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 /* ---- the handle ------------------------------------------------------------------ */
+
+struct px_handle *px_handle_create(phalanx_client *client)
+{
+    struct px_handle *handle = calloc(1, sizeof *handle);
+    if (!handle || sem_init(&handle->noticed, 0, 0) < 0) {
+        free(handle);
+        phalanx_close(client);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    handle->users = 1;
+    handle->pid = getpid();
+    handle->client = client;
+    return handle;
+}
 
 bool px_handle_inherited(const struct px_handle *handle)
 {
@@ -116,6 +192,12 @@ void px_handle_unref(struct px_handle *handle)
     if (--handle->users > 0)
         return;
     px_handle_sweep(handle);
+    struct px_notice *notice = atomic_exchange(&handle->notices, NULL);
+    for (struct px_notice *next; notice; notice = next) {
+        next = notice->next;
+        px_notice_unref(notice);
+    }
+    sem_destroy(&handle->noticed);
     free(handle);
 }
 
@@ -135,6 +217,7 @@ void px_handle_close(struct px_handle *handle)
 {
     phalanx_client *client = handle->client;
     handle->client = NULL;
+    sem_post(&handle->noticed);
     if (client && handle->borrowers > 0)
         handle->doomed = client;
     else if (client)

@@ -175,6 +175,7 @@ static PyObject *event_create(struct px_module *module, phalanx_result *result,
 struct result {
     PyObject_HEAD struct px_handle *handle;
     phalanx_result *result;
+    struct px_notice *notice;
 };
 
 phalanx_result *px_result_of(PyObject *self)
@@ -196,13 +197,24 @@ PyObject *px_result_wrap_new(struct px_module *module, struct px_handle *handle,
     return (PyObject *)self;
 }
 
+static void drop_notice(struct result *self)
+{
+    phalanx_notify(self->result, NULL, NULL); /* it is posted now, or never */
+    if (!atomic_load(&self->notice->posted))
+        px_notice_unref(self->notice);
+    px_notice_unref(self->notice);
+}
+
 static void result_dealloc(PyObject *object)
 {
     struct result *self = (struct result *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (self->handle) {
-        if (!px_handle_inherited(self->handle))
+        if (!px_handle_inherited(self->handle)) {
+            if (self->notice)
+                drop_notice(self);
             phalanx_result_free(self->result);
+        }
         px_handle_unref(self->handle);
     }
     type->tp_free(object);
@@ -268,6 +280,36 @@ static PyObject *result_wait(PyObject *object, PyObject *args)
     return PyBool_FromLong(code == PHALANX_OK);
 }
 
+static PyObject *result_notify(PyObject *object, PyObject *key)
+{
+    struct result *self = (struct result *)object;
+    const unsigned long long number = PyLong_AsUnsignedLongLong(key);
+    if (PyErr_Occurred() || !usable(self))
+        return NULL;
+    if (self->notice) {
+        PyErr_SetString(PyExc_RuntimeError, "the result has a notice already");
+        return NULL;
+    }
+    self->notice = calloc(1, sizeof *self->notice);
+    if (!self->notice)
+        return PyErr_NoMemory();
+    self->notice->handle = self->handle;
+    self->notice->key = number;
+    self->notice->users = 2;
+    phalanx_notify(self->result, px_notice_post, self->notice);
+    Py_RETURN_NONE;
+}
+
+static PyObject *result_discard(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct result *self = (struct result *)object;
+    if (!usable(self))
+        return NULL;
+    phalanx_discard(self->result);
+    Py_RETURN_NONE;
+}
+
 static PyObject *result_task_id(PyObject *object, PyObject *index)
 {
     struct result *self = (struct result *)object;
@@ -322,6 +364,10 @@ static PyMethodDef result_methods[] = {
     {"wait", result_wait, METH_VARARGS,
      "wait(until, timeout=None): whether it came to pass within `timeout` seconds. `until` is "
      "EVENT, REPLIES or FINISHED."},
+    {"notify", result_notify, METH_O,
+     "notify(key): Client.notices gives `key` once every task has its reply. Once a result."},
+    {"discard", result_discard, METH_NOARGS,
+     "Drops the events that are here and those that will come; counting and waiting go on."},
     {"task_id", result_task_id, METH_O, "The msg_id of a task."},
     {"task_engine", result_task_engine, METH_O, "The engine of a task, -1 when not known."},
     {"capsule", result_capsule, METH_NOARGS, "The phalanx_result, for C code."},

@@ -458,6 +458,51 @@ static void says_why_it_cannot_connect(void **state)
     assert_non_null(strstr(err.text, "/nonexistent/client.json"));
 }
 
+static void count_up(void *hint)
+{
+    ++*(int *)hint;
+}
+
+static void says_once_that_all_replies_are_here(void **state)
+{
+    struct pair *pair = *state;
+    phalanx_result *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    int before = 0, after = 0, closed = 0;
+    phalanx_notify(result, count_up, &before);
+    assert_int_equal(before, 0);
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    assert_int_equal(phalanx_wait(result, PHALANX_REPLIES, FAKE_TIMEOUT_MS), PHALANX_OK);
+    phalanx_notify(result, count_up, &after);
+    assert_int_equal(before, 1);
+    assert_int_equal(after, 1);
+
+    phalanx_result *other = submit_one(pair->client);
+    phalanx_notify(other, count_up, &closed);
+    phalanx_close(pair->client);
+    pair->client = NULL;
+    assert_int_equal(closed, 1);
+    phalanx_result_free(other);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+}
+
+static void counts_the_tasks_of_a_discarded_result(void **state)
+{
+    struct pair *pair = *state;
+    struct phalanx_event event;
+    phalanx_result *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    phalanx_discard(result);
+    fake_publish(pair->fake, "E0", request, "stream", "{\"name\": \"stdout\", \"text\": \"a\"}");
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    fake_idle(pair->fake, "E0", request);
+    assert_int_equal(phalanx_wait(result, PHALANX_FINISHED, FAKE_TIMEOUT_MS), PHALANX_OK);
+    assert_int_equal(phalanx_next(result, 0, &event), PHALANX_DONE);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+}
+
 #define WITH_PAIR(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -477,6 +522,8 @@ int main(void)
         WITH_PAIR(drops_a_forged_reply),
         WITH_PAIR(drops_what_comes_for_a_freed_result),
         WITH_PAIR(sends_what_was_freed_at_once),
+        WITH_PAIR(says_once_that_all_replies_are_here),
+        WITH_PAIR(counts_the_tasks_of_a_discarded_result),
         WITH_PAIR(one_result_may_hold_many_requests),
         WITH_PAIR(bounds_output_that_nobody_reads),
         WITH_PAIR(a_taken_message_outlives_its_result),
