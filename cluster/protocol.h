@@ -31,6 +31,7 @@
 #define PX_CLEAR_REQUEST "clear_request"
 #define PX_SHUTDOWN_REQUEST "shutdown_request"
 #define PX_SIGNAL_REQUEST "signal_request"
+#define PX_STACKS_REQUEST "stacks_request" /* an addition of ours, see engine/trace.h */
 
 /* Default heartbeat period: HeartMonitor.period. */
 #define PX_HEARTBEAT_MS 3000

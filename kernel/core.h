@@ -30,6 +30,7 @@ struct px_request {
     struct px_parent *parent;
     bool aborted; /* to be answered "aborted" when its turn comes */
     bool allow_stdin;
+    bool held; /* to be finished later, by its holder */
     char started[PX_DATE_SIZE];
 };
 

@@ -54,6 +54,16 @@ struct px_span px_request_metadata(const struct px_request *request)
     return px_msg_metadata(request->msg);
 }
 
+struct px_span px_request_id(const struct px_request *request)
+{
+    return request->header.msg_id;
+}
+
+struct px_span px_request_type(const struct px_request *request)
+{
+    return request->header.msg_type;
+}
+
 int px_request_arg(const struct px_request *request)
 {
     return request->handler->arg;
@@ -202,6 +212,17 @@ void px_kernel_serve(struct px_kernel *kernel, struct px_request *request)
         px_reply_aborted(kernel, request);
     else if (request->handler)
         request->handler->fn(kernel, request);
+    if (!request->held)
+        px_request_finish(kernel, request);
+}
+
+void px_request_hold(struct px_request *request)
+{
+    request->held = true;
+}
+
+void px_request_finish(struct px_kernel *kernel, struct px_request *request)
+{
     publish_state(kernel, request, PX_IDLE);
     px_request_destroy(request);
 }
@@ -371,6 +392,8 @@ static void set_running(struct px_kernel *kernel, struct px_request *request)
     }
     pthread_mutex_unlock(&kernel->lock);
     px_parent_unref(last);
+    if (kernel->config.running)
+        kernel->config.running(kernel->config.ctx, request);
 }
 
 static void wait_for_request(struct px_kernel *kernel, void *self)

@@ -52,10 +52,16 @@ px_handler_fn px_on_apply_request, px_on_clear_request, px_on_abort_request;
 /* What a handler may ask. Spans are valid until the reply is given. */
 struct px_span px_request_content(const struct px_request *request);
 struct px_span px_request_metadata(const struct px_request *request);
+struct px_span px_request_id(const struct px_request *request); /* msg_id */
+struct px_span px_request_type(const struct px_request *request);
 int px_request_arg(const struct px_request *request);
 
 /* Gives the reply, once, on the handler's thread; afterwards the request's spans are gone. */
 void px_request_reply(struct px_kernel *kernel, struct px_request *request, struct px_span content);
+/* For a handler on the service thread that cannot answer yet: the request is the caller's, who
+ * replies later, then gives it to px_request_finish, which publishes idle. */
+void px_request_hold(struct px_request *request);
+void px_request_finish(struct px_kernel *kernel, struct px_request *request);
 /* The same for a refusal: {"status": "error", "ename", "evalue", "traceback": []}. */
 void px_request_refuse(struct px_kernel *kernel, struct px_request *request, const char *ename,
                        const char *fmt, ...) PX_PRINTF(4, 5);
@@ -88,11 +94,13 @@ struct px_kernel_config {
     bool stamp_engine;        /* metadata of every message names the engine */
     bool has_stdin;
 
-    void *ctx; /* of the functions below, all called on the service thread */
+    void *ctx; /* of the functions below, called on the service thread unless they say otherwise */
     /* Sends on a channel and sets *msg to NULL. */
     void (*send)(void *ctx, enum px_channel channel, struct px_msg **msg);
     /* A shutdown_request was answered. The owner ends the process (px_kernel_stop first). */
     void (*shutdown)(void *ctx, bool restart);
+    /* Optional, on the interpreter thread: it starts on a request; with NULL, it has finished. */
+    void (*running)(void *ctx, const struct px_request *request);
     /* Optional: appends members, each with a leading comma, to the metadata of a task's reply.
      * Called on the thread of the request. */
     void (*task_metadata)(void *ctx, const struct px_request *request, struct px_buf *out);

@@ -22,6 +22,7 @@
 
 #include "protocol.h"
 #include "service.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -49,6 +50,7 @@ struct engine {
     struct px_service *service;
     struct px_doorbell *bell; /* to the main thread: the kernel once registered, or `none` */
     struct px_kernel *kernel; /* NULL until registered */
+    struct px_trace *trace;
     /* service thread */
     struct px_socket *sockets[SOCKET_COUNT];
     struct px_timer *deadline; /* of the registration; NULL afterwards */
@@ -88,6 +90,7 @@ static void unregister(struct engine *engine)
     if (engine->left || !engine->sockets[REGISTRAR])
         return;
     engine->left = true;
+    px_obituary_leave(engine->config->obituary);
     char *content =
         engine->id < 0 ? px_strdup("{\"id\": null}") : px_format("{\"id\": %d}", engine->id);
     send_hub(engine, PX_UNREGISTRATION_REQUEST, content);
@@ -114,10 +117,11 @@ static void on_registration_timeout(struct px_loop *loop, void *ctx)
 
 static void send_registration(struct engine *engine)
 {
-    const char *features = engine->config->ops->features;
+    const struct px_interp_ops *ops = engine->config->ops;
     struct px_buf content = {0};
-    px_buf_printf(&content, "{\"uuid\": \"%s\", \"px\": {\"features\": [%s]}", engine->uuid,
-                  features ? features : "");
+    px_buf_printf(&content, "{\"uuid\": \"%s\", \"px\": {\"features\": [%s%s%s]}", engine->uuid,
+                  ops->features ? ops->features : "", ops->features && ops->trace ? ", " : "",
+                  ops->trace ? "\"stacks\"" : "");
     if (engine->config->wanted_id >= 0)
         px_buf_printf(&content, ", \"id\": %d", engine->config->wanted_id);
     px_buf_text(&content, "}");
@@ -263,11 +267,18 @@ static void on_signal_request(struct px_kernel *kernel, struct px_request *reque
                       (void *)(intptr_t)number);
 }
 
+static void on_stacks_request(struct px_kernel *kernel, struct px_request *request)
+{
+    struct engine *engine = px_kernel_ctx(kernel);
+    px_trace_answer(engine->trace, request);
+}
+
 static const struct px_handler handlers[] = {
     {PX_APPLY_REQUEST, PX_APPLY_REPLY, PX_ON_INTERPRETER, px_on_apply_request, 0},
     {PX_CLEAR_REQUEST, "clear_reply", PX_ON_INTERPRETER, px_on_clear_request, 0},
     {PX_ABORT_REQUEST, "abort_reply", PX_ON_SERVICE, px_on_abort_request, 0},
     {PX_SIGNAL_REQUEST, "signal_reply", PX_ON_SERVICE, on_signal_request, 0},
+    {PX_STACKS_REQUEST, "stacks_reply", PX_ON_SERVICE, on_stacks_request, 0},
     {0},
 };
 
@@ -284,6 +295,16 @@ static void task_metadata(void *ctx, const struct px_request *request, struct px
         px_buf_printf(out, ", \"%s\": ", keys[i]);
         px_buf_append(out, value.data, value.size);
     }
+}
+
+static void on_running(void *ctx, const struct px_request *request)
+{
+    struct engine *engine = ctx;
+    if (request)
+        px_obituary_begin(engine->config->obituary, px_request_id(request),
+                          px_request_type(request));
+    else
+        px_obituary_end(engine->config->obituary);
 }
 
 static void on_shutdown(void *ctx, bool restart)
@@ -366,6 +387,7 @@ static int create_kernel(struct engine *engine, struct px_error *err)
                                             .ctx = engine,
                                             .send = send_message,
                                             .shutdown = on_shutdown,
+                                            .running = on_running,
                                             .task_metadata = task_metadata};
     engine->kernel = px_kernel_create(&config, err);
     free(prefix);
@@ -400,6 +422,7 @@ static int start_serving(struct engine *engine, struct px_error *err)
     px_loop_timer(loop, engine->period_ms + HEART_SLACK_MS, engine->period_ms + HEART_SLACK_MS,
                   on_heart_check, engine);
     px_service_adopt(engine->service, engine->kernel);
+    px_trace_serve(engine->trace, loop, engine->kernel);
     px_kernel_announce(engine->kernel);
     name_log(engine);
     px_log(PX_INFO, "registered", PX_REGISTERED_TEXT, engine->id);
@@ -476,8 +499,10 @@ static void open_registrar(void *ctx)
 static void close_sockets(void *ctx)
 {
     struct engine *engine = ctx;
-    if (engine->kernel)
+    if (engine->kernel) {
+        px_trace_stop(engine->trace);
         unregister(engine);
+    }
     for (int i = 0; i < SOCKET_COUNT; i++) {
         px_socket_destroy(engine->sockets[i]);
         engine->sockets[i] = NULL;
@@ -530,13 +555,15 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
     engine.bell = px_doorbell_create(&err);
     engine.service = px_service_create(&calls, &err);
     engine.context = px_context_create(1);
-    if (!engine.session || !engine.bell || !engine.service ||
+    engine.trace = px_trace_create(config->ops, self, config->obituary, &err);
+    if (!engine.session || !engine.trace || !engine.bell || !engine.service ||
         px_service_start(engine.service, &err) < 0)
         px_die(1, "%s", err.text);
     serve(&engine, self);
     config->ops->destroy(self);
     px_service_finish(engine.service);
     px_service_destroy(engine.service);
+    px_trace_destroy(engine.trace);
     px_kernel_destroy(engine.kernel);
     px_doorbell_destroy(engine.bell, drop_item);
     px_session_destroy(engine.session);

@@ -12,6 +12,7 @@
 #define PX_ENGINE_H
 
 #include "interp/interp.h"
+#include "obituary.h"
 #include "wire/wire.h"
 
 struct px_engine_config {
@@ -23,6 +24,7 @@ struct px_engine_config {
     int max_misses;      /* heartbeats missed before the hub is taken for gone; 0: for ever */
     const char *startup; /* code to run first; NULL */
     int log_level;
+    struct px_obituary *obituary; /* what it leaves for the fork server */
 };
 
 /*
@@ -46,9 +48,10 @@ int px_forkserver_run(const struct px_forkserver_config *config, void *self);
 
 /*
  * Forks the nanny. Returns the descriptor to which the fork server writes, a line each, "+<id>"
- * when an engine has registered, "=<id>" when it has told the hub itself that it ends, and "-<id>"
- * when it has died. The nanny reports the dead, at the descriptor's end those that are left too,
- * and exits. *pid is its process. -1 with an error.
+ * when an engine has registered, "=<id>" when it has told the hub itself that it ends, and
+ * "-<id> <msg_id> <cause>" when it has died; msg_id is "-" when nothing ran. The nanny reports the
+ * dead, at the descriptor's end those that are left too, and exits. *pid is its process. -1 with an
+ * error.
  */
 PX_MUST_USE int px_nanny_start(const struct px_cluster_connection *connection, pid_t *pid,
                                struct px_error *err);

@@ -35,6 +35,7 @@
 #define NANNY_MS 4000
 #define NANNY_STOPPING_MS 500
 #define MOST_LINE 128
+#define MOST_CAUSE 600
 #define MOST_RESTARTS 5 /* of one engine within */
 #define RESTARTS_MS 60000
 
@@ -42,8 +43,9 @@ struct child {
     pid_t pid;
     int id; /* -1 until registered */
     bool ended;
-    int restarts;        /* since */
-    int64_t restarts_ms; /* this moment */
+    struct px_obituary *obituary; /* NULL before the first fork */
+    int restarts;                 /* since */
+    int64_t restarts_ms;          /* this moment */
 };
 
 struct forkserver {
@@ -55,7 +57,9 @@ struct forkserver {
     int nanny_fd;
     pid_t nanny; /* 0: none, or reaped */
     struct child *children;
+    struct child *forked; /* the last: in the engine, itself */
     int living;
+    struct px_oom oom; /* the kernel's kills for want of memory so far */
     bool stopping, failed;
     char line[MOST_LINE];
     size_t line_size;
@@ -65,12 +69,14 @@ struct forkserver {
 
 static void PX_PRINTF(2, 3) say(int fd, const char *fmt, ...)
 {
-    char line[MOST_LINE + 64];
+    char line[MOST_LINE + MOST_CAUSE];
     va_list args;
     va_start(args, fmt);
-    const int size = vsnprintf(line, sizeof line, fmt, args);
+    const int wanted = vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
-    if (fd >= 0 && write(fd, line, (size_t)size) < 0)
+    const size_t size = (size_t)wanted < sizeof line ? (size_t)wanted : sizeof line - 1;
+    line[size - 1] = '\n'; /* cut or not */
+    if (fd >= 0 && write(fd, line, size) < 0)
         px_log(PX_WARN, "report.failed", "why=\"%s\"", strerror(errno));
 }
 
@@ -123,14 +129,6 @@ static int fork_engine(struct forkserver *server, struct child *child, struct px
 
 /* ---- ends ---- */
 
-static void describe(int status, char *out, size_t size)
-{
-    if (WIFSIGNALED(status))
-        snprintf(out, size, "killed by SIG%s", sigabbrev_np(WTERMSIG(status)));
-    else
-        snprintf(out, size, "exit status %d", WEXITSTATUS(status));
-}
-
 /* True when another engine has taken the place of the one that died. */
 static bool replace(struct forkserver *server, struct child *child)
 {
@@ -181,20 +179,60 @@ static void on_nanny_ended(struct forkserver *server)
         px_log(PX_WARN, "nanny.ended", "effect=\"the hub notices dead engines later\"");
 }
 
+static void find_cause(struct forkserver *server, const struct child *child, int status,
+                       long peak_kb, struct px_buf *cause)
+{
+    const bool killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+    const struct px_death death = {.pid = child->pid,
+                                   .status = status,
+                                   .peak_kb = peak_kb,
+                                   .out_of_memory =
+                                       killed && px_oom_killed(child->pid, &server->oom)};
+    if (death.out_of_memory) { /* each kill explains one death */
+        server->oom.group++;
+        server->oom.system++;
+    }
+    px_obituary_cause(child->obituary, &death, cause);
+}
+
+static void log_end(const struct forkserver *server, const struct child *child, bool bad,
+                    const char *cause, long peak_kb, const struct px_busy *busy)
+{
+    const enum px_level level = bad && !server->stopping ? PX_ERROR : PX_INFO;
+    if (busy->running)
+        px_log(level, "engine.ended",
+               "id=%d pid=%d why=\"%s\" running=%s msg_id=%s since_s=%.1f peak_rss_mb=%ld",
+               child->id, (int)child->pid, cause, busy->type, busy->msg_id, busy->since_s,
+               peak_kb / 1024);
+    else
+        px_log(level, "engine.ended", "id=%d pid=%d why=\"%s\" peak_rss_mb=%ld", child->id,
+               (int)child->pid, cause, peak_kb / 1024);
+    struct px_buf stacks = {0};
+    px_obituary_text(child->obituary, &stacks);
+    px_log_text(level, stacks.data, stacks.size);
+    px_buf_fini(&stacks);
+}
+
+/* An engine that was told to end has told the hub; any other end is a death, status 0 or not. */
 static void on_ended(struct forkserver *server, struct child *child, int status, long peak_kb)
 {
-    char why[64];
-    const bool bad = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+    struct px_buf cause = {0};
+    struct px_busy busy;
     on_reports(server->loop, server); /* an id may still be in the pipe */
-    describe(status, why, sizeof why);
+    const bool left = px_obituary_has_left(child->obituary);
+    const bool bad = !WIFEXITED(status) || WEXITSTATUS(status) != 0 || (!left && child->id >= 0);
+    find_cause(server, child, status, peak_kb, &cause);
+    px_obituary_look(child->obituary, &busy);
     child->ended = true;
     server->living--;
-    px_log(bad && !server->stopping ? PX_ERROR : PX_INFO, "engine.ended",
-           "id=%d pid=%d why=\"%s\" peak_rss_mb=%ld", child->id, (int)child->pid, why,
-           peak_kb / 1024);
-    if (child->id >= 0)
-        say(server->nanny_fd, "%c%d\n", bad ? '-' : '=', child->id);
-    say(server->config->ready_fd, "exited %d %s\n", (int)child->pid, why);
+    log_end(server, child, bad, cause.data, peak_kb, &busy);
+    if (child->id >= 0 && bad)
+        say(server->nanny_fd, "-%d %s %s\n", child->id, busy.running ? busy.msg_id : "-",
+            cause.data);
+    else if (child->id >= 0)
+        say(server->nanny_fd, "=%d\n", child->id);
+    say(server->config->ready_fd, "exited %d %s\n", (int)child->pid, cause.data);
+    px_buf_fini(&cause);
     if (bad && !replace(server, child))
         server->failed = true;
     if (server->living == 0)
@@ -268,9 +306,14 @@ static _Noreturn void be_engine(struct forkserver *server, pid_t parent)
     close(server->nanny_fd);
     if (config->ready_fd >= 0)
         close(config->ready_fd);
+    struct px_engine_config engine = config->engine;
+    engine.obituary = server->forked->obituary;
+    for (int i = 0; i < config->count; i++)
+        if (&server->children[i] != server->forked)
+            px_obituary_destroy(server->children[i].obituary);
     free(server->children);
     pthread_sigmask(SIG_SETMASK, &server->mask, NULL);
-    const int status = px_engine_run(&config->engine, server->self, server->reports[1]);
+    const int status = px_engine_run(&engine, server->self, server->reports[1]);
     fflush(NULL);
     _exit(status); /* exit handlers are the fork server's */
 }
@@ -279,6 +322,11 @@ static int fork_engine(struct forkserver *server, struct child *child, struct px
 {
     const struct px_interp_ops *ops = server->config->engine.ops;
     const pid_t parent = getpid();
+    px_obituary_destroy(child->obituary);
+    child->obituary = px_obituary_create(err);
+    if (!child->obituary)
+        return -1;
+    server->forked = child;
     hook(ops->before_fork, server->self);
     const pid_t pid = fork();
     if (pid == 0)
@@ -336,6 +384,7 @@ int px_forkserver_run(const struct px_forkserver_config *config, void *self)
     server.children = px_alloc((size_t)config->count * sizeof *server.children);
     for (int i = 0; i < config->count; i++)
         server.children[i].ended = true;
+    px_oom_count(&server.oom);
     signal(SIGPIPE, SIG_IGN); /* whoever asked for reports may be gone */
     int result = start(&server, &err);
     if (result < 0) {
@@ -352,6 +401,8 @@ int px_forkserver_run(const struct px_forkserver_config *config, void *self)
     px_loop_destroy(server.loop);
     close(server.reports[0]);
     close(server.reports[1]);
+    for (int i = 0; i < config->count; i++)
+        px_obituary_destroy(server.children[i].obituary);
     free(server.children);
     return server.failed && !server.stopping ? 1 : 0;
 }

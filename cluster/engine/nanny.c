@@ -2,6 +2,11 @@
 /*
  * nanny: turns "an engine has ended" into unregistration at once, without a missed heartbeat.
  *
+ *     unregistration_request  {"id": 3, "px": {"cause": "killed by SIGSEGV ...",
+ *                                              "running": "<msg_id>" or null}}
+ *
+ * "px" is an addition to the protocol; a hub that does not know it passes it over.
+ *
  * A process of its own, because the fork server must not have a ZeroMQ context, and because it
  * outlives the fork server: when that is killed, the pipe between them ends, and the nanny
  * unregisters the engines that go down with it.
@@ -19,7 +24,7 @@
 #include <unistd.h>
 
 #define LINGER_MS 3000
-#define MOST_LINE 32
+#define MOST_LINE 1024
 
 struct nanny {
     const struct px_cluster_connection *connection;
@@ -49,14 +54,29 @@ static int connect_hub(struct nanny *nanny, struct px_error *err)
     return px_socket_connect(nanny->hub, endpoint, err);
 }
 
-static void unregister(struct nanny *nanny, int id)
+/* `running` NULL: no request. */
+static char *say_why(int id, const char *running, const char *cause)
+{
+    struct px_buf content = {0};
+    px_buf_printf(&content, "{\"id\": %d, \"px\": {\"cause\": ", id);
+    px_buf_json_string(&content, cause, strlen(cause));
+    px_buf_text(&content, ", \"running\": ");
+    if (running)
+        px_buf_json_string(&content, running, strlen(running));
+    else
+        px_buf_text(&content, "null");
+    px_buf_text(&content, "}}");
+    return content.data;
+}
+
+static void unregister(struct nanny *nanny, int id, const char *running, const char *cause)
 {
     struct px_error err;
     if (connect_hub(nanny, &err) < 0) {
         px_log(PX_ERROR, "unregistration.failed", "id=%d why=\"%s\"", id, err.text);
         return;
     }
-    char *content = px_format("{\"id\": %d}", id);
+    char *content = say_why(id, running, cause);
     const struct px_draft draft = {.type = PX_UNREGISTRATION_REQUEST,
                                    .content = px_span_of(content)};
     struct px_msg *msg = px_session_build(nanny->session, &draft);
@@ -65,9 +85,20 @@ static void unregister(struct nanny *nanny, int id)
     free(content);
 }
 
-static void on_line(struct nanny *nanny, const char *line)
+/* "-<id> <msg_id> <cause>" without what went before msg_id. */
+static void on_death(struct nanny *nanny, int id, char *words)
 {
-    const int id = atoi(line + 1);
+    char *rest = NULL;
+    const char *running = strtok_r(words, " \n", &rest);
+    const char *cause = strtok_r(NULL, "\n", &rest);
+    unregister(nanny, id, running && strcmp(running, "-") != 0 ? running : NULL,
+               cause ? cause : "unknown");
+}
+
+static void on_line(struct nanny *nanny, char *line)
+{
+    char *end;
+    const int id = (int)strtol(line + 1, &end, 10);
     if (line[0] == '+') {
         nanny->ids = px_realloc(nanny->ids, (nanny->count + 1) * sizeof *nanny->ids);
         nanny->ids[nanny->count++] = id;
@@ -78,7 +109,7 @@ static void on_line(struct nanny *nanny, const char *line)
             continue;
         nanny->ids[i] = nanny->ids[--nanny->count];
         if (line[0] == '-')
-            unregister(nanny, id);
+            on_death(nanny, id, end);
         return;
     }
 }
@@ -90,7 +121,7 @@ static void watch(struct nanny *nanny, int fd)
     while (lines && fgets(line, sizeof line, lines))
         on_line(nanny, line);
     for (size_t i = 0; i < nanny->count; i++)
-        unregister(nanny, nanny->ids[i]);
+        unregister(nanny, nanny->ids[i], NULL, "the fork server that kept it has died");
     px_socket_destroy(nanny->hub);
     px_context_destroy(nanny->context); /* waits until the messages are out */
 }

@@ -113,6 +113,15 @@ void px_log_limited(struct px_log_limiter *limiter, enum px_level level, const c
     *limiter = (struct px_log_limiter){.next_ms = now + 1000};
 }
 
+void px_log_text(enum px_level level, const char *text, size_t size)
+{
+    if ((int)level < atomic_load(&least_level) || size == 0)
+        return;
+    fwrite(text, 1, size, stderr);
+    if (text[size - 1] != '\n')
+        fputc('\n', stderr);
+}
+
 int px_log_parse_level(const char *text)
 {
     static const struct {

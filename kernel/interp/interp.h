@@ -159,6 +159,12 @@ struct px_interp_ops {
      * an interrupt, and forgets one that comes when nothing runs. */
     void (*interrupt)(void *self);
 
+    /* Optional: from now on signal `signo`, sent to the interpreter thread, writes the stacks of all
+     * threads to `stacks_fd` and then acts as it did before; and a deadly signal writes them to
+     * `last_fd` first. Whatever the language does then, its lock held or not. Descriptors stay the
+     * caller's. */
+    int (*trace)(void *self, int signo, int stacks_fd, int last_fd, struct px_error *err);
+
     /* Optional: lets the language use idle time. Waits until `fd` can be read, running the language's
      * own event loop (asyncio tasks go on between cells); returns at once when it can. */
     void (*idle)(void *self, int fd);

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """pxengine: against a hub that the test plays, frame by frame, and against ipyparallel's."""
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
+
+from pathlib import Path
 
 import pytest
 import zmq
@@ -108,12 +112,13 @@ def hub(ipython_dir):
 class Engines:
     """A pxengine and what it says on --ready-fd and stderr."""
 
-    def __init__(self, env, options):
+    def __init__(self, env, options, **kwargs):
         read, write = os.pipe()
         self.ready = os.fdopen(read)
         self.process = subprocess.Popen([PXENGINE, f"--ready-fd={write}", *options], env=env,
                                         pass_fds=[write], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        **kwargs)
         os.close(write)
 
     def said(self, word):
@@ -143,8 +148,8 @@ class Engines:
 def start(env):
     started = []
 
-    def start(*options, language="echo"):
-        started.append(Engines(env, [f"--language={language}", *map(str, options)]))
+    def start(*options, language="echo", **kwargs):
+        started.append(Engines(env, [f"--language={language}", *map(str, options)], **kwargs))
         return started[-1]
 
     yield start
@@ -160,7 +165,8 @@ def start(env):
 
 # ---- registration --------------------------------------------------------------------
 
-@pytest.mark.parametrize("language, features", [("echo", []), ("python", ["pickle5"])])
+@pytest.mark.parametrize("language, features", [("echo", []),
+                                                ("python", ["pickle5", "stacks"])])
 def test_registration_names_uuid_and_features(hub, start, language, features):
     hub.write()
     start(language=language)
@@ -405,9 +411,11 @@ def test_many_engines_and_a_death_that_the_hub_hears_of(hub, start):
     began = time.monotonic()
     os.kill(pids[1], signal.SIGKILL)
     _, msg = hub.receive("registration")
-    assert msg["msg_type"] == "unregistration_request" and msg["content"] == {"id": 1}
+    assert msg["msg_type"] == "unregistration_request" and msg["content"]["id"] == 1
     assert time.monotonic() - began < 2
-    assert engines.exited() == (pids[1], "killed by SIGKILL")
+    pid, cause = engines.exited()
+    assert pid == pids[1] and re.fullmatch(r"killed by SIGKILL, peak \d+ MB", cause)
+    assert msg["content"]["px"] == {"cause": cause, "running": None}
     assert alive(pids[0]) and alive(pids[2]) and engines.process.poll() is None
     engines.process.terminate()
     assert {engines.exited(), engines.exited()} == {(pids[0], "exit status 0"),
@@ -425,10 +433,10 @@ def test_a_dead_engine_is_replaced_when_asked(hub, start):
     while len(seen) < 2:  # the death and the new life come in either order
         idents, msg = hub.receive("registration")
         seen[msg["msg_type"]] = idents, msg["content"]
-    assert seen["unregistration_request"][1] == {"id": 1}
+    assert seen["unregistration_request"][1]["id"] == 1
     hub.send("registration", seen["registration_request"][0], "registration_reply",
              {"status": "ok", "id": 2, "hb_period": 3000})
-    assert engines.exited() == (pids[1], "killed by SIGKILL")
+    assert engines.exited()[0] == pids[1]
     new_id, new_pid = engines.registered()
     assert new_id == 2 and new_pid not in pids.values()
     engines.process.terminate()
@@ -531,6 +539,155 @@ def test_heart_beats_while_python_holds_its_lock(hub, start):
         hub.sockets["hb_ping"].send(ping)
         assert hub.sockets["hb_pong"].poll(2000)
         assert hub.sockets["hb_pong"].recv_multipart() == [uuid, ping]
+
+
+# ---- where it is, and why it died ---------------------------------------------------------------
+
+def run_until_go(hub, uuid, code):
+    """Sends code to Python that prints "go" first; the message's id, when it has printed."""
+    msg_id = hub.send("mux", [uuid, b"c"], "execute_request",
+                      {"silent": True, "code": f"print('go', flush=True)\n{code}"})
+    while not hub.receive("iopub")[0][0].endswith(b".stdout"):
+        pass
+    return msg_id
+
+
+@pytest.mark.parametrize("code", [
+    "def f():\n    import time; time.sleep(60)\nf()",
+    "def f():\n    while True: pass\nf()",
+    "def f():\n    sum(range(10**10))\nf()",  # one call into C that never gives the lock up
+], ids=["sleeps", "computes", "holds-the-lock"])
+def test_stacks_of_a_busy_engine(hub, start, code):
+    hub.write()
+    start(language="python")
+    uuid = hub.join()
+    hub.send("control", [uuid, b"c"], "stacks_request")
+    idle = hub.receive("control")[1]["content"]
+    assert idle["status"] == "ok" and idle["busy"] is None
+    msg_id = run_until_go(hub, uuid, code)
+    for _ in range(2):  # the second is alone in its reply, too
+        hub.send("control", [uuid, b"c"], "stacks_request")
+        _, reply = hub.receive("control")
+        content = reply["content"]
+        assert reply["msg_type"] == "stacks_reply" and content["pid"] == idle["pid"]
+        assert content["stacks"].count("(most recent call first)") == 1
+        assert " in f\n" in content["stacks"]
+        assert content["busy"]["msg_id"] == msg_id
+        assert content["busy"]["msg_type"] == "execute_request" and content["busy"]["since_s"] >= 0
+
+
+def test_stacks_of_every_thread(hub, start):
+    hub.write()
+    start(language="python")
+    uuid = hub.join()
+    run_until_go(hub, uuid, "import threading\ndef waits(): threading.Event().wait()\n"
+                            "threading.Thread(target=waits, daemon=True).start()")
+    hub.receive("mux")
+    hub.send("control", [uuid, b"c"], "stacks_request")
+    stacks = hub.receive("control")[1]["content"]["stacks"]
+    assert " in waits\n" in stacks and "Current thread" in stacks
+
+
+@pytest.mark.parametrize("code, cause, stderr", [
+    ("import ctypes\ndef f(): ctypes.string_at(0)\nf()",
+     r"killed by SIGSEGV \(Segmentation fault\), in string_at \(.*ctypes/__init__.py:\d+\)",
+     ["Fatal Python error: Segmentation fault", " in f\n", "Native frames", "libc.so"]),
+    ("import os; os.abort()", r"killed by SIGABRT \(Aborted\), in <module> \(.*\)",
+     ["Fatal Python error: Aborted", "Native frames"]),
+    ("import os; os._exit(3)", "exit status 3", []),
+    ("import os; os._exit(0)", "exit status 0", []),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", r"killed by SIGKILL, peak \d+ MB",
+     []),
+    ("import sys; sys.setrecursionlimit(10**9)\n"  # C recursion: Python's own is no recursion in C
+     "class A:\n    def __getattr__(self, name): return getattr(self, name)\nA().x",
+     r"killed by SIGSEGV \(Segmentation fault\), in __getattr__ \(.*\)", ["Native frames"]),
+], ids=["segfault", "abort", "exit", "exit-0", "kill", "stack-overflow"])
+def test_cause_of_death(hub, start, code, cause, stderr):
+    hub.write()
+    engines = start(language="python")
+    uuid = hub.join(4)
+    pid = engines.registered()[1]
+    msg_id = hub.send("mux", [uuid, b"c"], "execute_request", {"silent": True, "code": code})
+    _, msg = hub.receive("registration")
+    assert msg["msg_type"] == "unregistration_request" and msg["content"]["id"] == 4
+    told = msg["content"]["px"]
+    assert re.fullmatch(cause, told["cause"]) and told["running"] == msg_id
+    assert engines.exited() == (pid, told["cause"])
+    status, err = engines.end()
+    assert status == 1
+    line, = [line for line in err.splitlines() if "engine.ended" in line]
+    assert f'id=4 pid={pid} why="{told["cause"]}"' in line
+    assert f"running=execute_request msg_id={msg_id}" in line
+    for words in stderr:
+        assert words in err
+
+
+def memory_group(limit_bytes):
+    """A control group of that much memory, as the file that processes join it by; or None."""
+    for root, names in (("/sys/fs/cgroup/memory", ["memory.limit_in_bytes"]),
+                        ("/sys/fs/cgroup", ["memory.max", "memory.swap.max"])):
+        group = Path(root, f"px-test-{os.getpid()}")
+        try:
+            group.mkdir()
+            (group / names[0]).write_text(str(limit_bytes))
+            for name in names[1:]:
+                (group / name).write_text("0")
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            continue
+        return group / "cgroup.procs"
+    return None
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="its shadow is too large")
+def test_out_of_memory(hub, start):
+    """In a control group whose memory does not suffice the kernel kills the engine, and only it."""
+    procs = memory_group(150 << 20)
+    if procs is None:
+        pytest.skip("needs the right to make control groups")
+    try:
+        hub.write()
+        engines = start("-n", 2, language="python", preexec_fn=lambda: procs.write_text("0"))
+        uuids = hub.join_all(2)
+        pids = dict(engines.registered() for _ in range(2))
+        msg_id = hub.send("mux", [uuids[0], b"c"], "execute_request",
+                          {"silent": True, "code": "x = b'x' * 10**9"})
+        _, msg = hub.receive("registration")
+        assert msg["content"]["px"]["running"] == msg_id
+        assert re.fullmatch(r"killed by the kernel, out of memory, peak \d+ MB",
+                            msg["content"]["px"]["cause"])
+        assert engines.exited()[0] == pids[msg["content"]["id"]]
+        os.kill(pids[1], signal.SIGKILL)  # this one was somebody else
+        _, msg = hub.receive("registration")
+        assert msg["content"]["px"]["cause"].startswith("killed by SIGKILL")
+        engines.end()
+    finally:
+        wait_for(lambda: not procs.read_text(), what="the group to be empty")
+        procs.parent.rmdir()
+
+
+def test_too_little_address_space_is_an_exception(hub, start):
+    hub.write()
+    start(language="python")
+    uuid = hub.join()
+    hub.send("mux", [uuid, b"c"], "execute_request", {"silent": True, "code":
+             "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
+             "x = bytearray(2**32)"})
+    assert hub.receive("mux")[1]["content"]["ename"] == "MemoryError"
+    hub.send("mux", [uuid, b"c"], "execute_request", {"silent": True, "code": "1"})
+    assert hub.receive("mux")[1]["content"]["status"] == "ok"
+
+
+def test_a_fork_of_the_user_that_crashes_is_none_of_the_engine(hub, start):
+    hub.write()
+    engines = start(language="python")
+    uuid = hub.join()
+    hub.send("mux", [uuid, b"c"], "execute_request", {"silent": True, "code":
+             "import os, ctypes\npid = os.fork()\nif pid == 0: ctypes.string_at(0)\n"
+             "assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == 11\nos._exit(5)"})
+    assert hub.receive("registration")[1]["content"]["px"]["cause"] == "exit status 5"
+    assert "Fatal Python error" not in engines.end()[1]
 
 
 # ---- ipyparallel's own controller and client ------------------------------------------------------

@@ -258,6 +258,18 @@ class Bridge:
         if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "random"):
             sys.modules["numpy"].random.seed()
 
+    def trace(self, signo, stacks_fd, last_fd):
+        """faulthandler's handlers, which work with the lock held elsewhere; not in forked children."""
+        import faulthandler
+
+        def forget():
+            faulthandler.unregister(signo)
+            faulthandler.disable()
+
+        faulthandler.register(signo, file=stacks_fd, all_threads=True, chain=True)
+        faulthandler.enable(file=last_fd, all_threads=True)
+        os.register_at_fork(after_in_child=forget)
+
     def stop(self):
         """Runs what the user left to be run at exit. True if none of the user's threads is left."""
         if self._shell is not None:

@@ -289,6 +289,22 @@ static void python_interrupt(void *arg)
     pthread_kill(self->main_thread, SIGINT);
 }
 
+/* faulthandler's handlers need no GIL: they read the frames as they are. */
+static int python_trace(void *arg, int signo, int stacks_fd, int last_fd, struct px_error *err)
+{
+    struct px_python *self = arg;
+    px_python_enter(self);
+    PyObject *result =
+        PyObject_CallMethod(self->bridge, "trace", "(iii)", signo, stacks_fd, last_fd);
+    if (!result)
+        px_fail(err, PX_EIO, "faulthandler does not start");
+    const int status = result ? 0 : -1;
+    PyErr_Clear();
+    Py_XDECREF(result);
+    px_python_leave(self);
+    return status;
+}
+
 static void python_idle(void *arg, int fd)
 {
     struct px_python *self = arg;
@@ -351,6 +367,7 @@ const struct px_interp_ops px_interp_python = {
     .comm = px_cell_comm,
     .clear = px_cell_clear,
     .interrupt = python_interrupt,
+    .trace = python_trace,
     .idle = python_idle,
     .warm = python_warm,
     .before_fork = python_before_fork,

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define DEADLINE_MS 20000
+#define NOT_KNOWN(id) "{\"id\": " #id ", \"px\": {\"cause\": \"unknown\", \"running\": null}}"
 
 struct world {
     void *context;
@@ -81,10 +82,11 @@ static void expect_end(struct world *world)
 static void a_death_is_reported_at_once(void **state)
 {
     struct world *world = *state;
-    tell(world, "+3\n+4\n-3\n");
-    expect(world, "{\"id\": 3}");
-    tell(world, "-4\n");
-    expect(world, "{\"id\": 4}");
+    tell(world, "+3\n+4\n-3 a_1_2 killed by SIGSEGV, in f (x \"y\":3)\n");
+    expect(world, "{\"id\": 3, \"px\": {\"cause\": \"killed by SIGSEGV, in f (x \\\"y\\\":3)\", "
+                  "\"running\": \"a_1_2\"}}");
+    tell(world, "-4 - exit status 3\n");
+    expect(world, "{\"id\": 4, \"px\": {\"cause\": \"exit status 3\", \"running\": null}}");
     close(world->fd);
     world->fd = -1;
     expect_end(world);
@@ -96,19 +98,20 @@ static void those_left_are_reported_at_the_end(void **state)
     tell(world, "+7\n+8\n-9\n=8\n"); /* 9 is not known, 8 spoke for itself */
     close(world->fd);
     world->fd = -1;
-    expect(world, "{\"id\": 7}");
+    expect(world, "{\"id\": 7, \"px\": {\"cause\": \"the fork server that kept it has died\", "
+                  "\"running\": null}}");
     expect_end(world);
 }
 
 static void signals_to_the_group_do_not_end_it(void **state)
 {
     struct world *world = *state;
-    tell(world, "+1\n-1\n");
-    expect(world, "{\"id\": 1}"); /* it has set itself up by now */
+    tell(world, "+1\n-1 -\n");
+    expect(world, NOT_KNOWN(1)); /* it has set itself up by now */
     assert_int_equal(kill(world->nanny, SIGTERM), 0);
     assert_int_equal(kill(world->nanny, SIGINT), 0);
-    tell(world, "+2\n-2\n");
-    expect(world, "{\"id\": 2}");
+    tell(world, "+2\n-2 -\n");
+    expect(world, NOT_KNOWN(2));
     close(world->fd);
     world->fd = -1;
     expect_end(world);
