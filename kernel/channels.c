@@ -186,7 +186,7 @@ static bool has_free_port(const struct px_kernel_connection *connection)
 }
 
 static int create_kernel(struct px_channels *channels, const struct px_interp_ops *ops,
-                         struct px_error *err)
+                         const struct px_output_config *output, struct px_error *err)
 {
     const struct px_kernel_connection *connection = &channels->connection;
     char *prefix = px_format("kernel.%s", px_session_id(channels->session));
@@ -201,6 +201,7 @@ static int create_kernel(struct px_channels *channels, const struct px_interp_op
                                             .connect_info = ports,
                                             .engine_id = -1,
                                             .has_stdin = true,
+                                            .output = *output,
                                             .ctx = channels,
                                             .send = send_message,
                                             .shutdown = on_shutdown};
@@ -225,7 +226,7 @@ static void watch_parent(struct px_channels *channels)
 }
 
 static int set_up(struct px_channels *channels, const char *path, const struct px_interp_ops *ops,
-                  struct px_error *err)
+                  const struct px_output_config *output, struct px_error *err)
 {
     struct px_kernel_connection *connection = &channels->connection;
     const struct px_service_calls calls = {.ctx = channels, .close = close_sockets};
@@ -241,7 +242,7 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
         return -1;
     if (choose && px_kernel_connection_write(path, connection, err) < 0)
         return -1;
-    if (create_kernel(channels, ops, err) < 0)
+    if (create_kernel(channels, ops, output, err) < 0)
         return -1;
     px_service_adopt(channels->service, channels->kernel);
     watch_parent(channels);
@@ -250,11 +251,11 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
 }
 
 struct px_channels *px_channels_open(const char *path, const struct px_interp_ops *ops,
-                                     struct px_error *err)
+                                     const struct px_output_config *output, struct px_error *err)
 {
     struct px_channels *channels = px_alloc(sizeof *channels);
     channels->parent_fd = -1;
-    if (set_up(channels, path, ops, err) < 0) {
+    if (set_up(channels, path, ops, output, err) < 0) {
         close_sockets(channels); /* the thread does it where there is one */
         px_channels_close(channels);
         return NULL;

@@ -9,6 +9,7 @@
 #define PX_CORE_H
 
 #include "kernel.h"
+#include "output.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,6 +18,7 @@
 
 struct px_parent {
     atomic_uint references;
+    struct px_flow flows[2]; /* by enum px_stream; under the outbox's lock */
     size_t size;
     char header[]; /* JSON text */
 };
@@ -103,9 +105,15 @@ struct px_outbox {
     bool asleep;
     bool open; /* false: nobody waits for room any more */
     int fd;    /* eventfd */
+    struct px_output_config limits;
+    struct px_flow orphans[2]; /* of text that belongs to no request */
+    struct px_flood *floods;   /* that hold text */
+    struct px_spool *spool;    /* NULL: what is left out is lost, which is said */
+    long spooled;              /* floods so far that had a file */
 };
 
-PX_MUST_USE int px_outbox_init(struct px_outbox *outbox, struct px_error *err);
+PX_MUST_USE int px_outbox_init(struct px_outbox *outbox, const struct px_output_config *limits,
+                               struct px_error *err);
 void px_outbox_fini(struct px_outbox *outbox);
 /* Takes `item`. */
 enum px_post {
@@ -114,11 +122,19 @@ enum px_post {
     PX_POST_WAIT,  /* blocks while the outbox is full; rings */
 };
 void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post how);
-/* Adds text to the last item when it is the same stream of the same parent, else makes a new
- * item. At most PX_STREAM_MAX bytes. Blocks while the outbox is full. */
+/*
+ * Adds text to the last item when it is the same stream of the same parent, else makes a new item.
+ * What is too much at a time is held. Never blocks: returns false, and has taken nothing, when the
+ * reader of the outbox is far behind, unless the text `must` be taken.
+ */
 #define PX_STREAM_MAX (256u << 10)
-void px_outbox_stream(struct px_outbox *outbox, struct px_parent *parent, enum px_stream which,
-                      const char *topic, const char *text, size_t size);
+bool px_outbox_stream(struct px_outbox *outbox, struct px_parent *parent, enum px_stream which,
+                      const char *topic, struct px_span text, bool must);
+/* Blocks until px_outbox_stream() may take text again. */
+void px_outbox_wait(struct px_outbox *outbox);
+/* The request ends: what of its text is held goes out, or is said to be left out. */
+void px_outbox_finish(struct px_outbox *outbox, struct px_parent *parent);
+void px_flood_destroy(struct px_flood *flood); /* NULL allowed */
 /* The oldest item if it is due (or `all`), else NULL with *delay_ms until it is, -1 for none. */
 struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *delay_ms);
 /* Lets writers go that wait for room. */
@@ -163,6 +179,7 @@ struct px_kernel {
     struct px_interp_host host;
     struct px_queue queue;
     struct px_outbox outbox;
+    struct px_capture *capture; /* NULL: descriptors are left alone */
     struct px_comms *comms;
     struct px_input input;
     struct px_log_limiter refused; /* service thread */
@@ -188,6 +205,10 @@ px_handler_fn px_on_execute_request, px_on_query, px_on_comm;
 px_handler_fn px_on_kernel_info_request, px_on_connect_request, px_on_comm_info_request;
 px_handler_fn px_on_interrupt_request, px_on_shutdown_request;
 
+/* Takes what was written to the descriptors 1 and 2. */
+void px_kernel_drain(struct px_kernel *kernel, bool all);
+/* Interpreter thread, before a reply: output of the request must not come after it. */
+void px_kernel_settle(struct px_kernel *kernel, struct px_request *request);
 /* Fills kernel->host. */
 void px_host_init(struct px_kernel *kernel);
 /* Builds, signs and sends, on the service thread; takes `item`. */

@@ -43,6 +43,8 @@ static void put_metadata(struct px_kernel *kernel, const struct px_request *requ
 void px_reply_task(struct px_kernel *kernel, struct px_request *request, const char *status,
                    struct px_outcome *outcome, struct px_span content)
 {
+    if (request->handler->place == PX_ON_INTERPRETER)
+        px_kernel_settle(kernel, request);
     struct px_item *item =
         px_item_create(request->channel, request->handler->reply, request->parent);
     put_metadata(kernel, request, status, outcome && outcome->unmet, &item->metadata);

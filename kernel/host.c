@@ -22,30 +22,59 @@ static struct px_parent *resolve(struct px_kernel *kernel, struct px_parent *par
     return parent;
 }
 
-/* Where to cut a long text: at most PX_STREAM_MAX bytes, not inside a UTF-8 character. */
-static size_t piece(const char *text, size_t size)
+static const char *stream_topic(const struct px_kernel *kernel, enum px_stream which)
 {
-    if (size <= PX_STREAM_MAX)
-        return size;
-    size_t cut = PX_STREAM_MAX;
-    while (cut > PX_STREAM_MAX - 4 && ((unsigned char)text[cut] & 0xc0) == 0x80)
-        cut--;
-    return cut;
+    return kernel->topics[which == PX_STDOUT ? PX_TOPIC_STDOUT : PX_TOPIC_STDERR];
 }
 
-static void host_stream(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
-                        size_t size)
+/* What C code and children wrote belongs to the request that runs, or ran last. */
+static void on_captured(void *ctx, enum px_stream which, const char *text, size_t size)
 {
     struct px_kernel *kernel = ctx;
-    const char *topic = kernel->topics[which == PX_STDOUT ? PX_TOPIC_STDOUT : PX_TOPIC_STDERR];
+    struct px_parent *parent = resolve(kernel, NULL);
+    (void)px_outbox_stream(&kernel->outbox, parent, which, stream_topic(kernel, which),
+                           (struct px_span){text, size}, true);
+    px_parent_unref(parent);
+}
+
+void px_kernel_drain(struct px_kernel *kernel, bool all)
+{
+    if (kernel->capture)
+        px_capture_drain(kernel->capture, all, on_captured, kernel);
+}
+
+/* Long text goes in pieces, so that a flood waits for the disk between them. */
+#define PIECE (1u << 20)
+
+static size_t host_stream(void *ctx, struct px_parent *parent, enum px_stream which,
+                          const char *text, size_t size)
+{
+    struct px_kernel *kernel = ctx;
+    size_t done = 0;
+    if (size > 1) /* the end that print() writes after each line is not worth a look */
+        px_kernel_drain(kernel, false);
     parent = resolve(kernel, parent);
-    while (size > 0) {
-        const size_t now = piece(text, size);
-        px_outbox_stream(&kernel->outbox, parent, which, topic, text, now);
-        text += now;
-        size -= now;
+    while (done < size) {
+        const size_t now = px_text_cut(text + done, size - done, PIECE);
+        if (!px_outbox_stream(&kernel->outbox, parent, which, stream_topic(kernel, which),
+                              (struct px_span){text + done, now}, false))
+            break;
+        done += now;
     }
     px_parent_unref(parent);
+    return done;
+}
+
+static void host_room(void *ctx)
+{
+    struct px_kernel *kernel = ctx;
+    px_outbox_wait(&kernel->outbox);
+}
+
+void px_kernel_settle(struct px_kernel *kernel, struct px_request *request)
+{
+    px_kernel_drain(kernel, true);
+    px_outbox_finish(&kernel->outbox, request->parent);
 }
 
 static const struct publication {
@@ -94,6 +123,9 @@ static void host_publish(void *ctx, struct px_parent *parent, enum px_publicatio
     const struct publication *row = &publications[what];
     px_comms_follow(kernel->comms, what, content);
     parent = resolve(kernel, parent);
+    px_kernel_drain(kernel, false);
+    if (parent && (what == PX_ERROR_OUTPUT || what == PX_EXECUTE_RESULT))
+        px_outbox_finish(&kernel->outbox, parent); /* they come last in a cell */
     struct px_item *item = px_item_create(PX_IOPUB, row->type, parent);
     px_parent_unref(parent);
     if (row->topic >= 0)
@@ -148,6 +180,7 @@ void px_host_init(struct px_kernel *kernel)
 {
     kernel->host = (struct px_interp_host){.ctx = kernel,
                                            .stream = host_stream,
+                                           .room = host_room,
                                            .publish = host_publish,
                                            .input = host_input,
                                            .parent_ref = host_parent_ref,

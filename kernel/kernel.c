@@ -78,8 +78,11 @@ struct px_parent *px_parent_ref(struct px_parent *parent)
 
 void px_parent_unref(struct px_parent *parent)
 {
-    if (parent && atomic_fetch_sub(&parent->references, 1) == 1)
-        free(parent);
+    if (!parent || atomic_fetch_sub(&parent->references, 1) != 1)
+        return;
+    for (size_t i = 0; i < PX_COUNT(parent->flows); i++)
+        px_flood_destroy(parent->flows[i].flood);
+    free(parent);
 }
 
 /* ---- sending ---- */
@@ -179,6 +182,8 @@ static void publish_state(struct px_kernel *kernel, const struct px_request *req
 
 void px_request_reply(struct px_kernel *kernel, struct px_request *request, struct px_span content)
 {
+    if (request->handler->place == PX_ON_INTERPRETER)
+        px_kernel_settle(kernel, request);
     struct px_item *item =
         px_item_create(request->channel, request->handler->reply, request->parent);
     px_buf_append(&item->content, content.data, content.size);
@@ -283,6 +288,16 @@ void px_kernel_announce(struct px_kernel *kernel)
 int px_kernel_fd(const struct px_kernel *kernel)
 {
     return kernel->outbox.fd;
+}
+
+int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which)
+{
+    return kernel->capture ? px_capture_fd(kernel->capture, which) : -1;
+}
+
+void px_kernel_capture(struct px_kernel *kernel)
+{
+    px_kernel_drain(kernel, false);
 }
 
 /* A turn sends at most this many, so that requests are read meanwhile. */
@@ -413,6 +428,20 @@ static void set_self(struct px_kernel *kernel, void *self, bool running)
     pthread_mutex_unlock(&kernel->lock);
 }
 
+void px_kernel_capture_begin(struct px_kernel *kernel)
+{
+    if (kernel->capture)
+        px_capture_begin(kernel->capture);
+}
+
+void px_kernel_capture_end(struct px_kernel *kernel)
+{
+    if (!kernel->capture)
+        return;
+    px_capture_end(kernel->capture);
+    px_kernel_drain(kernel, true);
+}
+
 void px_kernel_run(struct px_kernel *kernel, void *self)
 {
     set_self(kernel, self, false);
@@ -430,6 +459,8 @@ void px_kernel_run(struct px_kernel *kernel, void *self)
         else
             request->handler->fn(kernel, request);
         set_running(kernel, NULL);
+        if (request->msg) /* else there was a reply, and output before it */
+            px_kernel_settle(kernel, request);
         publish_state(kernel, request, PX_IDLE);
         px_request_destroy(request);
     }
@@ -500,9 +531,11 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
     px_host_init(kernel);
     /* All three, so that destroying finds each initialised whichever failed. */
     const int queue = px_queue_init(&kernel->queue, err);
-    const int outbox = px_outbox_init(&kernel->outbox, err);
+    const int outbox = px_outbox_init(&kernel->outbox, &config->output, err);
     const int input = px_input_init(&kernel->input, err);
-    if (queue < 0 || outbox < 0 || input < 0) {
+    if (config->output.capture)
+        kernel->capture = px_capture_create(err);
+    if ((config->output.capture && !kernel->capture) || queue < 0 || outbox < 0 || input < 0) {
         px_kernel_destroy(kernel);
         return NULL;
     }
@@ -514,12 +547,13 @@ void px_kernel_destroy(struct px_kernel *kernel)
 {
     if (!kernel)
         return;
+    px_capture_destroy(kernel->capture);
     px_queue_fini(&kernel->queue);
+    px_parent_unref(kernel->current);
     px_outbox_fini(&kernel->outbox);
     px_input_fini(&kernel->input);
     px_comms_destroy(kernel->comms);
     px_aborts_fini(kernel);
-    px_parent_unref(kernel->current);
     for (int i = 0; i < PX_TOPIC_COUNT; i++)
         free(kernel->topics[i]);
     free(kernel->info);

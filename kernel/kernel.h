@@ -81,6 +81,17 @@ enum px_topic {
     PX_TOPIC_COUNT
 };
 
+/*
+ * Bounds of a request's text output, each stream for itself: `burst_kb` KiB may go at once, then
+ * `rate_kb` KiB a second (a line's end counts twice, as in JSON). What is more goes into files of
+ * together `spool_mb` MiB, and its last lines are shown. Zeroed: no bounds.
+ */
+struct px_output_config {
+    int burst_kb, rate_kb, spool_mb;
+    int capture; /* whether output to the descriptors 1 and 2 is the request's, too */
+};
+#define PX_OUTPUT_DEFAULTS {.burst_kb = 2048, .rate_kb = 64, .spool_mb = 256, .capture = 1}
+
 /* Everything is copied but the tables, `ops` and `session`, which are borrowed for life. */
 struct px_kernel_config {
     const struct px_interp_ops *ops;
@@ -93,6 +104,7 @@ struct px_kernel_config {
     int engine_id;            /* in engine_info of errors; -1 for none */
     bool stamp_engine;        /* metadata of every message names the engine */
     bool has_stdin;
+    struct px_output_config output;
 
     void *ctx; /* of the functions below, called on the service thread unless they say otherwise */
     /* Sends on a channel and sets *msg to NULL. */
@@ -119,6 +131,9 @@ void px_kernel_announce(struct px_kernel *kernel);
 void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct px_msg **msg);
 /* Readable when px_kernel_service() has something to do; it may also have said so by its result. */
 int px_kernel_fd(const struct px_kernel *kernel);
+/* Readable when somebody wrote to descriptor 1 or 2: then px_kernel_capture(). -1 without capture. */
+int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which);
+void px_kernel_capture(struct px_kernel *kernel);
 /* Sends what is due. Returns the milliseconds after which more is due, -1 for none. */
 int64_t px_kernel_service(struct px_kernel *kernel);
 /* Sends all there is, whether due or not; gives up after half a second of more and more. */
@@ -135,6 +150,9 @@ bool px_kernel_busy(struct px_kernel *kernel);
 
 /* ---- interpreter thread ------------------------------------------------------ */
 
+/* Puts pipes in place of the descriptors 1 and 2, and takes them away; nothing without capture. */
+void px_kernel_capture_begin(struct px_kernel *kernel);
+void px_kernel_capture_end(struct px_kernel *kernel);
 /* The services for the language. */
 const struct px_interp_host *px_kernel_host(struct px_kernel *kernel);
 /* Serves requests with the language's instance until px_kernel_stop(), or until the user's code

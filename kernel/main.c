@@ -16,6 +16,7 @@
 struct options {
     const char *file, *language, *python, *profile_dir, *colors;
     int log_level;
+    struct px_output_config output;
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -30,6 +31,7 @@ static const struct px_option option_rows[] = {
      0},
     {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
      "debug, info, warn (default), error, or 10 to 50", 0, 0},
+    PX_OUTPUT_ROWS(struct options, output),
     {0},
 };
 
@@ -58,16 +60,18 @@ static void run_language(struct px_kernel *kernel, const struct px_interp_ops *o
     if (!self)
         px_die(1, "%s", err.text);
     hold_interrupts(false);
+    px_kernel_capture_begin(kernel);
     ops->attach(self, px_kernel_host(kernel), -1, NULL);
     px_kernel_run(kernel, self);
     ops->destroy(self);
+    px_kernel_capture_end(kernel);
 }
 
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "install") == 0)
         return px_install_main(argc - 1, argv + 1);
-    struct options options = {.log_level = PX_WARN};
+    struct options options = {.log_level = PX_WARN, .output = PX_OUTPUT_DEFAULTS};
     const int rest = px_options_main(&usage, argc, argv, &options);
     struct px_error err;
     const struct px_interp_ops *ops = px_language_find(options.language, &err);
@@ -80,7 +84,7 @@ int main(int argc, char **argv)
     px_log_init("pxkernel", (enum px_level)options.log_level);
     hold_interrupts(true);
     signal(SIGINT, SIG_DFL); /* a shell's background job ignores it, and the language would too */
-    struct px_channels *channels = px_channels_open(options.file, ops, &err);
+    struct px_channels *channels = px_channels_open(options.file, ops, &options.output, &err);
     if (!channels)
         px_die(1, "%s", err.text);
     char *modules = px_own_modules();

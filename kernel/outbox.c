@@ -7,8 +7,14 @@
  * STREAM_DELAY_MS old. So a program that prints byte by byte costs a message every few
  * hundredths of a second, and nothing overtakes output that came before it.
  *
- * Writers of output wait while the outbox holds OUTBOX_FULL bytes: a cell that prints
- * faster than the network takes must not fill the memory. Replies and statuses never wait.
+ * Text is bounded, for each stream of each request (flow.c). What is too much at a time is held:
+ * the last of it in a tail, all of it in a file of the spool. Held text goes out, after a line that
+ * says how much is missing, when the flood pauses, when the allowance has grown, and when the
+ * request ends. So nothing that prints can fill a memory, here or in front ends, and nothing is
+ * lost unsaid.
+ *
+ * Writers of output wait while the outbox holds OUTBOX_FULL bytes: a cell that shows
+ * faster than the service thread sends must not fill the memory. Replies and statuses never wait.
  */
 #include "core.h"
 
@@ -20,6 +26,26 @@
 
 #define STREAM_DELAY_MS 25
 #define OUTBOX_FULL (8u << 20)
+/* A message costs its reader more than its few bytes, when they come faster than text is collected:
+ * a program may write to both streams in turn. */
+#define MESSAGE_COST 1024
+#define PAUSE_MS 100    /* without more text, a flood is taken to be over */
+#define SETTLE_MS 2000  /* for the disk, when a flooding request ends */
+#define LOOK_BYTES 4096 /* of a flood between two looks at the clock */
+
+/* A flow that holds text, or did. */
+struct px_flood {
+    struct px_flood *next;    /* in outbox->floods */
+    struct px_parent *parent; /* NULL outside of that list, and for orphans */
+    struct px_flow *flow;
+    enum px_stream which;
+    const char *topic;
+    struct px_tail tail;
+    int64_t text_ms; /* of the last text, not much earlier */
+    size_t unseen;   /* bytes since the clock was looked at */
+    struct px_spool *spool;
+    struct px_spool_file *file; /* NULL: none */
+};
 
 struct px_item *px_item_create(enum px_channel channel, const char *type, struct px_parent *parent)
 {
@@ -55,9 +81,12 @@ static size_t weight(const struct px_item *item)
     return bytes;
 }
 
-int px_outbox_init(struct px_outbox *outbox, struct px_error *err)
+int px_outbox_init(struct px_outbox *outbox, const struct px_output_config *limits,
+                   struct px_error *err)
 {
-    *outbox = (struct px_outbox){.asleep = true, .open = true};
+    *outbox = (struct px_outbox){.asleep = true, .open = true, .limits = *limits};
+    if (limits->spool_mb > 0)
+        outbox->spool = px_spool_create((uint64_t)limits->spool_mb << 20);
     pthread_mutex_init(&outbox->lock, NULL);
     pthread_cond_init(&outbox->room, NULL);
     outbox->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -68,11 +97,19 @@ int px_outbox_init(struct px_outbox *outbox, struct px_error *err)
 
 void px_outbox_fini(struct px_outbox *outbox)
 {
+    while (outbox->floods) {
+        struct px_flood *flood = outbox->floods;
+        outbox->floods = flood->next;
+        px_parent_unref(flood->parent);
+    }
+    for (int i = 0; i < 2; i++)
+        px_flood_destroy(outbox->orphans[i].flood);
     while (outbox->first) {
         struct px_item *item = outbox->first;
         outbox->first = item->next;
         px_item_destroy(item);
     }
+    px_spool_destroy(outbox->spool);
     if (outbox->fd >= 0)
         close(outbox->fd);
     pthread_cond_destroy(&outbox->room);
@@ -124,25 +161,215 @@ static bool continues(const struct px_item *tail, struct px_parent *parent, enum
            tail->content.size + size <= PX_STREAM_MAX;
 }
 
-void px_outbox_stream(struct px_outbox *outbox, struct px_parent *parent, enum px_stream which,
-                      const char *topic, const char *text, size_t size)
+/* ---- with the lock held: text ---- */
+
+static void begin_item(struct px_outbox *outbox, struct px_flow *flow, struct px_parent *parent,
+                       enum px_stream which, const char *topic)
+{
+    const int64_t now_ms = px_now_ms();
+    struct px_item *item = px_item_create(PX_IOPUB, "stream", parent);
+    item->topic = topic;
+    item->stream = (int)which;
+    item->due_ms = now_ms + STREAM_DELAY_MS;
+    if (now_ms < flow->item_ms + STREAM_DELAY_MS / 2)
+        px_flow_spend(flow, MESSAGE_COST);
+    flow->item_ms = now_ms;
+    append(outbox, item);
+    ring(outbox);
+}
+
+static void show(struct px_outbox *outbox, struct px_flow *flow, struct px_parent *parent,
+                 enum px_stream which, const char *topic, const char *text, size_t size)
+{
+    while (size > 0) {
+        const size_t now = px_text_cut(text, size, PX_STREAM_MAX);
+        if (!outbox->first || !continues(outbox->tail, parent, which, now))
+            begin_item(outbox, flow, parent, which, topic);
+        px_buf_append(&outbox->tail->content, text, now);
+        outbox->bytes += now;
+        text += now;
+        size -= now;
+        flow->midline = text[-1] != '\n';
+    }
+}
+
+/* ---- with the lock held: floods ---- */
+
+void px_flood_destroy(struct px_flood *flood)
+{
+    if (!flood)
+        return;
+    if (flood->file)
+        px_spool_release(flood->spool, flood->file);
+    px_tail_fini(&flood->tail);
+    free(flood);
+}
+
+static bool is_held(const struct px_flow *flow)
+{
+    return flow->flood && flow->flood->tail.bytes > 0;
+}
+
+static void hold(struct px_outbox *outbox, struct px_flow *flow, struct px_parent *parent,
+                 enum px_stream which, const char *topic, struct px_span text)
+{
+    if (!flow->flood) {
+        flow->flood = px_alloc(sizeof *flow->flood);
+        *flow->flood =
+            (struct px_flood){.flow = flow, .which = which, .topic = topic, .spool = outbox->spool};
+    }
+    struct px_flood *flood = flow->flood;
+    if (!is_held(flow)) {
+        flood->parent = px_parent_ref(parent);
+        flood->next = outbox->floods;
+        outbox->floods = flood;
+        flood->text_ms = px_now_ms();
+        ring(outbox); /* for the reader to look when the flood pauses */
+    }
+    if (outbox->spool && !flood->file)
+        flood->file = px_spool_open(outbox->spool, which == PX_STDOUT ? "stdout" : "stderr");
+    if (flood->file)
+        px_spool_add(outbox->spool, flood->file, text.data, text.size);
+    px_tail_add(&flood->tail, text.data, text.size);
+}
+
+static void put_notice(struct px_outbox *outbox, const struct px_flood *flood, uint64_t bytes,
+                       uint64_t lines, struct px_buf *out)
+{
+    px_buf_printf(out, "%s[phalanx: %.1f %s of output, %llu line%s, left out here: ",
+                  flood->flow->midline ? "\n" : "", (double)bytes / (bytes < 1000000 ? 1e3 : 1e6),
+                  bytes < 1000000 ? "kB" : "MB", (unsigned long long)lines, lines == 1 ? "" : "s");
+    if (flood->file)
+        px_spool_describe(outbox->spool, flood->file, out);
+    else
+        px_buf_text(out, "it was not kept");
+    px_buf_text(out, "]\n");
+}
+
+/* Shows what is held, and what is not any more; forgets the flood. */
+static void release(struct px_outbox *outbox, struct px_flood *flood)
+{
+    struct px_buf tail = {0}, text = {0};
+    uint64_t lines;
+    const uint64_t bytes = px_tail_take(&flood->tail, &tail, &lines);
+    if (bytes > 0)
+        put_notice(outbox, flood, bytes, lines, &text);
+    px_buf_append(&text, tail.data, tail.size);
+    px_flow_spend(flood->flow, px_flow_cost(text.data, text.size));
+    show(outbox, flood->flow, flood->parent, flood->which, flood->topic, text.data, text.size);
+    px_buf_fini(&tail);
+    px_buf_fini(&text);
+    struct px_flood **at = &outbox->floods;
+    while (*at != flood)
+        at = &(*at)->next;
+    *at = flood->next;
+    struct px_parent *parent = flood->parent;
+    flood->parent = NULL;
+    flood->unseen = 0;
+    px_parent_unref(parent); /* the flood may be gone now */
+}
+
+/* Milliseconds until the flood may be shown: it pauses and a tail is affordable, or two are. */
+static int64_t flood_wait(const struct px_outbox *outbox, const struct px_flood *flood,
+                          int64_t now_ms)
+{
+    const int64_t pause_ms = flood->text_ms + PAUSE_MS - now_ms;
+    const int64_t tail_ms = px_flow_wait(flood->flow, &outbox->limits, flood->tail.size, now_ms);
+    const int64_t paused_ms = pause_ms > tail_ms ? pause_ms : tail_ms;
+    const int64_t most_ms = px_flow_wait(flood->flow, &outbox->limits, 2 * PX_TAIL_SIZE, now_ms);
+    return paused_ms < most_ms ? paused_ms : most_ms;
+}
+
+/* Shows what may be shown; the milliseconds until more may, -1 when there is nothing. */
+static int64_t tend_floods(struct px_outbox *outbox, bool all)
+{
+    int64_t delay_ms = -1;
+    const int64_t now_ms = px_now_ms();
+    struct px_flood *next;
+    for (struct px_flood *flood = outbox->floods; flood; flood = next) {
+        next = flood->next;
+        const int64_t wait_ms = all ? 0 : flood_wait(outbox, flood, now_ms);
+        if (wait_ms <= 0)
+            release(outbox, flood);
+        else if (delay_ms < 0 || wait_ms < delay_ms)
+            delay_ms = wait_ms;
+    }
+    return delay_ms;
+}
+
+/* ---- text ---- */
+
+static bool is_full(struct px_outbox *outbox)
+{
+    return outbox->bytes >= OUTBOX_FULL ||
+           (outbox->floods && outbox->spool && px_spool_full(outbox->spool));
+}
+
+/* How much of the text may be shown; a flood that may be shown before it is. */
+static size_t admit(struct px_outbox *outbox, struct px_flow *flow, struct px_span text)
+{
+    struct px_flood *flood = flow->flood;
+    if (!is_held(flow)) {
+        if (px_flow_try(flow, &outbox->limits, text.data, text.size))
+            return text.size;
+        return px_flow_admit(flow, &outbox->limits, text.data, text.size, px_now_ms());
+    }
+    flood->unseen += text.size;
+    if (flood->unseen < LOOK_BYTES)
+        return 0;
+    flood->unseen = 0;
+    flood->text_ms = px_now_ms();
+    if (flood_wait(outbox, flood, flood->text_ms) > 0)
+        return 0;
+    release(outbox, flood);
+    return px_flow_admit(flow, &outbox->limits, text.data, text.size, px_now_ms());
+}
+
+bool px_outbox_stream(struct px_outbox *outbox, struct px_parent *parent, enum px_stream which,
+                      const char *topic, struct px_span text, bool must)
+{
+    struct px_flow *flow = parent ? &parent->flows[which] : &outbox->orphans[which];
+    pthread_mutex_lock(&outbox->lock);
+    const bool taken = must || !outbox->open || !is_full(outbox);
+    if (taken) {
+        const size_t now = admit(outbox, flow, text);
+        show(outbox, flow, parent, which, topic, text.data, now);
+        if (now < text.size)
+            hold(outbox, flow, parent, which, topic,
+                 (struct px_span){text.data + now, text.size - now});
+    }
+    pthread_mutex_unlock(&outbox->lock);
+    return taken;
+}
+
+void px_outbox_wait(struct px_outbox *outbox)
 {
     pthread_mutex_lock(&outbox->lock);
     wait_for_room(outbox);
-    if (outbox->first && continues(outbox->tail, parent, which, size)) {
-        px_buf_append(&outbox->tail->content, text, size);
-        outbox->bytes += size;
-    } else {
-        struct px_item *item = px_item_create(PX_IOPUB, "stream", parent);
-        item->topic = topic;
-        item->stream = (int)which;
-        item->due_ms = px_now_ms() + STREAM_DELAY_MS;
-        px_buf_append(&item->content, text, size);
-        append(outbox, item);
-        ring(outbox);
-    }
+    pthread_mutex_unlock(&outbox->lock);
+    if (outbox->spool)
+        px_spool_wait(outbox->spool);
+}
+
+void px_outbox_finish(struct px_outbox *outbox, struct px_parent *parent)
+{
+    bool held = false;
+    pthread_mutex_lock(&outbox->lock);
+    for (int i = 0; i < 2; i++)
+        held = held || is_held(&parent->flows[i]);
+    pthread_mutex_unlock(&outbox->lock);
+    if (!held)
+        return;
+    if (outbox->spool) /* people open the file when they have read of it */
+        px_spool_settle(outbox->spool, SETTLE_MS);
+    pthread_mutex_lock(&outbox->lock);
+    for (int i = 0; i < 2; i++)
+        if (is_held(&parent->flows[i]))
+            release(outbox, parent->flows[i].flood);
     pthread_mutex_unlock(&outbox->lock);
 }
+
+/* ---- taking ---- */
 
 /* Milliseconds that the first item may still wait for more text; 0: it is due. */
 static int64_t patience(const struct px_item *item)
@@ -156,9 +383,12 @@ static int64_t patience(const struct px_item *item)
 struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *delay_ms)
 {
     pthread_mutex_lock(&outbox->lock);
+    const int64_t flood_ms = outbox->floods ? tend_floods(outbox, all) : -1;
     struct px_item *item = outbox->first;
     *delay_ms = !item ? -1 : all ? 0 : patience(item);
     if (*delay_ms != 0) {
+        if (flood_ms > 0 && (*delay_ms < 0 || flood_ms < *delay_ms))
+            *delay_ms = flood_ms;
         eventfd_t ignored;
         (void)eventfd_read(outbox->fd, &ignored);
         outbox->asleep = true;

@@ -73,10 +73,22 @@ static void on_outbox(struct px_loop *loop, void *ctx)
     px_service_push(ctx);
 }
 
+static void on_captured(struct px_loop *loop, void *ctx)
+{
+    struct px_service *service = ctx;
+    (void)loop;
+    px_kernel_capture(service->kernel);
+    px_service_push(service);
+}
+
 void px_service_adopt(struct px_service *service, struct px_kernel *kernel)
 {
     service->kernel = kernel;
     px_loop_fd(service->loop, px_kernel_fd(kernel), on_outbox, service);
+    for (int which = PX_STDOUT; which <= PX_STDERR; which++)
+        if (px_kernel_capture_fd(kernel, (enum px_stream)which) >= 0)
+            px_loop_fd(service->loop, px_kernel_capture_fd(kernel, (enum px_stream)which),
+                       on_captured, service);
 }
 
 /* ---- the end ---- */

@@ -384,6 +384,7 @@ static int create_kernel(struct engine *engine, struct px_error *err)
                                             .handlers = handlers,
                                             .engine_id = engine->id,
                                             .stamp_engine = true,
+                                            .output = engine->config->output,
                                             .ctx = engine,
                                             .send = send_message,
                                             .shutdown = on_shutdown,
@@ -532,6 +533,7 @@ static void serve(struct engine *engine, void *self)
         return;
     struct px_kernel *kernel = item;
     const char *startup = engine->config->startup;
+    px_kernel_capture_begin(kernel);
     engine->config->ops->attach(self, px_kernel_host(kernel), engine->id, engine->uuid);
     if (startup && startup[0])
         (void)px_kernel_execute(kernel, self, px_span_of(startup)); /* a failure is logged */
@@ -561,6 +563,8 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
         px_die(1, "%s", err.text);
     serve(&engine, self);
     config->ops->destroy(self);
+    if (engine.kernel)
+        px_kernel_capture_end(engine.kernel);
     px_service_finish(engine.service);
     px_service_destroy(engine.service);
     px_trace_destroy(engine.trace);

@@ -12,6 +12,7 @@
 #define PX_ENGINE_H
 
 #include "interp/interp.h"
+#include "kernel.h"
 #include "obituary.h"
 #include "wire/wire.h"
 
@@ -24,6 +25,7 @@ struct px_engine_config {
     int max_misses;      /* heartbeats missed before the hub is taken for gone; 0: for ever */
     const char *startup; /* code to run first; NULL */
     int log_level;
+    struct px_output_config output;
     struct px_obituary *obituary; /* what it leaves for the fork server */
 };
 

@@ -22,6 +22,7 @@ struct options {
     const char *restart, *file, *work_dir, *ident, *code, *language, *python, *colors;
     int count, id, wait, max_misses, log_level, ready_fd;
     double timeout;
+    struct px_output_config output;
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -58,6 +59,7 @@ static const struct px_option option_rows[] = {
     {"colors", 0, PX_OPT_STRING, AT(colors), 0, "SCHEME", "of tracebacks: nocolor, linux, ...", 0,
      0},
     {"InteractiveShell.colors", 0, PX_OPT_STRING, AT(colors), 0, "SCHEME", NULL, 0, 0},
+    PX_OUTPUT_ROWS(struct options, output),
     {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Reports", 0, 0},
     {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
      "debug, info (default), warn, error, or 10 to 50", 0, 0},
@@ -195,6 +197,7 @@ int main(int argc, char **argv)
                               .timeout = 5,
                               .max_misses = 50,
                               .log_level = PX_INFO,
+                              .output = PX_OUTPUT_DEFAULTS,
                               .ready_fd = -1};
     struct px_error err;
     const int rest = px_options_main(&usage, argc, argv, &options);
@@ -218,7 +221,8 @@ int main(int argc, char **argv)
                    .timeout_ms = (int)(1000 * options.timeout),
                    .max_misses = options.max_misses,
                    .startup = options.code,
-                   .log_level = options.log_level},
+                   .log_level = options.log_level,
+                   .output = options.output},
         .count = options.count,
         .restart = strcmp(options.restart, "on-failure") == 0,
         .ready_fd = options.ready_fd,

@@ -48,7 +48,7 @@ void px_die(int status, const char *fmt, ...)
     char text[1024];
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    fprintf(stderr, "%s: %s\n", program_invocation_short_name, text);
+    dprintf(px_log_fd(), "%s: %s\n", program_invocation_short_name, text);
     exit(status);
 }
 

@@ -120,6 +120,9 @@ enum px_level { PX_DEBUG = 10, PX_INFO = 20, PX_WARN = 30, PX_ERROR = 40 };
  * another tag is allowed from any thread.
  */
 void px_log_init(const char *tag, enum px_level least);
+/* Where the log, and px_die(), write: 2 unless something else stands in its place. Any thread. */
+void px_log_set_fd(int fd);
+int px_log_fd(void);
 enum px_level px_log_level(void);
 
 /*

@@ -26,6 +26,7 @@
 static pthread_mutex_t tag_lock = PTHREAD_MUTEX_INITIALIZER;
 static char log_tag[64];
 static atomic_int least_level = PX_INFO;
+static atomic_int log_fd = STDERR_FILENO;
 
 void px_log_init(const char *tag, enum px_level least)
 {
@@ -38,6 +39,16 @@ void px_log_init(const char *tag, enum px_level least)
 enum px_level px_log_level(void)
 {
     return (enum px_level)atomic_load(&least_level);
+}
+
+void px_log_set_fd(int fd)
+{
+    atomic_store(&log_fd, fd);
+}
+
+int px_log_fd(void)
+{
+    return atomic_load(&log_fd);
 }
 
 static size_t put_prefix(char *line, size_t size, enum px_level level)
@@ -81,7 +92,7 @@ static void put_line(enum px_level level, const char *event, unsigned long held,
     if (held)
         at += (size_t)snprintf(line + at, sizeof line - at, " held_back=%lu", held);
     line[at++] = '\n';
-    while (write(STDERR_FILENO, line, at) < 0 && errno == EINTR)
+    while (write(px_log_fd(), line, at) < 0 && errno == EINTR)
         continue;
     errno = saved;
 }
@@ -117,9 +128,7 @@ void px_log_text(enum px_level level, const char *text, size_t size)
 {
     if ((int)level < atomic_load(&least_level) || size == 0)
         return;
-    fwrite(text, 1, size, stderr);
-    if (text[size - 1] != '\n')
-        fputc('\n', stderr);
+    dprintf(px_log_fd(), "%.*s%s", (int)size, text, text[size - 1] == '\n' ? "" : "\n");
 }
 
 int px_log_parse_level(const char *text)

@@ -109,7 +109,13 @@ static void publish_error(struct echo *echo)
 static void print_to(struct echo *echo, enum px_stream which, const char *text)
 {
     char *line = px_format("%s\n", text);
-    echo->host->stream(echo->host->ctx, NULL, which, line, strlen(line));
+    const struct px_interp_host *host = echo->host;
+    const char *left = line;
+    while (left[0]) {
+        left += host->stream(host->ctx, NULL, which, left, strlen(left));
+        if (left[0])
+            host->room(host->ctx);
+    }
     free(line);
 }
 

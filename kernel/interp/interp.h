@@ -50,12 +50,16 @@ struct px_buffer {
 struct px_interp_host {
     void *ctx;
 
-    /* Output text, any length, UTF-8. Coalesced, in order with publish. May block for back-pressure:
-     * a language with a global lock releases it around the call. */
-    void (*stream)(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
-                   size_t size);
+    /* Output text, any length, UTF-8. Coalesced, in order with publish and with what was written to
+     * the process's own descriptors. Never blocks, so that a language with a global lock need not
+     * give it up for every few bytes: returns how much it has taken. When that is not all, call
+     * `room`, without the lock, which blocks until more can be taken. */
+    size_t (*stream)(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
+                     size_t size);
+    void (*room)(void *ctx);
 
-    /* Anything else on iopub. `metadata` may be empty ("{}"). */
+    /* Anything else on iopub. `metadata` may be empty ("{}"). May block for back-pressure: a language
+     * with a global lock releases it around the call. */
     void (*publish)(void *ctx, struct px_parent *parent, enum px_publication what,
                     struct px_span content, struct px_span metadata,
                     const struct px_buffer *buffers, size_t buffer_count);

@@ -164,7 +164,8 @@ def test_output_keeps_its_order(echo):
         ("execute_result", None)]
 
 
-def test_much_output_arrives_whole_and_in_few_messages(echo):
+def test_much_output_arrives_whole_and_in_few_messages(start):
+    echo = start("--language", "echo", "--output-burst", "0")
     _, seen = echo.run("repeat 200000 0123456789abcdefghijklmnopqrstuvwxyz")
     texts = [content["text"] for kind, content in seen if kind == "stream"]
     assert "".join(texts) == "0123456789abcdefghijklmnopqrstuvwxyz\n" * 200000

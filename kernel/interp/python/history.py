@@ -11,9 +11,9 @@ memory.
 
 import contextlib
 import sqlite3
-import sys
 import threading
 
+import _phalanx_host as host
 from IPython.core.history import HistoryManager
 
 GATHER_S = 1.0
@@ -41,7 +41,7 @@ class History(HistoryManager):
     def _px_warn(self, what, error):
         if not self._px_warned:
             self._px_warned = True
-            print(f"phalanx: {self.hist_file}: {what}: {error}", file=sys.__stderr__)
+            host.log(f"{self.hist_file}: {what}: {error}")
 
     def _px_use_memory(self, error):
         self._px_warn("the history is kept in memory only", error)

@@ -4,6 +4,7 @@
  *
  *     publish(kind, content, metadata, buffers)   iopub; texts are JSON
  *     input(prompt, password)                     a line, or None when the front end takes no input
+ *     log(text)                                   a line in the log, for whoever runs the program
  *     forked()                                    this is a child process, without a host
  *     parent()                                    the header of the caller's request, as JSON text
  *     parent_variable                             what ties the caller to its request (parent.c)
@@ -184,6 +185,18 @@ static PyObject *host_parent(PyObject *module, PyObject *args)
     return text;
 }
 
+static PyObject *host_log(PyObject *module, PyObject *text)
+{
+    const char *line = PyUnicode_Check(text) ? PyUnicode_AsUTF8(text) : NULL;
+    (void)module;
+    if (!line && !PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "a line of the log is text");
+    if (!line)
+        return NULL;
+    px_log(PX_WARN, "python", "%s", line);
+    Py_RETURN_NONE;
+}
+
 /* A child that the user's code forked has no thread that would send anything. */
 static PyObject *host_forked(PyObject *module, PyObject *args)
 {
@@ -195,6 +208,7 @@ static PyObject *host_forked(PyObject *module, PyObject *args)
 static PyMethodDef host_functions[] = {
     {"publish", host_publish, METH_VARARGS, PyDoc_STR("publish(kind, content, metadata, buffers)")},
     {"input", host_input, METH_VARARGS, PyDoc_STR("input(prompt, password)")},
+    {"log", host_log, METH_O, PyDoc_STR("A line in the log, not in the cell.")},
     {"forked", host_forked, METH_NOARGS, PyDoc_STR("From now on output goes to the descriptors.")},
     {"parent", host_parent, METH_NOARGS, PyDoc_STR("The header of the caller's request, as JSON.")},
     {0},

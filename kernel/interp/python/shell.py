@@ -204,7 +204,7 @@ class Shell(InteractiveShell):
             phalanx.load_ipython_extension(self)
         except Exception as error:
             why = "".join(traceback.format_exception_only(type(error), error)).strip()
-            print(f"phalanx: the parallel magics are not available: {why}", file=sys.__stderr__)
+            host.log(f"the parallel magics are not available: {why}")
 
     def px_stop(self):
         self.history_manager.px_close()
@@ -328,7 +328,7 @@ def create(bridge):
     try:
         app.initialize([])
     except Exception as error:
-        print(f"phalanx: the IPython profile is ignored: {error}", file=sys.__stderr__)
+        host.log(f"the IPython profile is ignored: {error}")
         config.HistoryManager.enabled = False
         app = App(config=config)
     shell = Shell.instance(

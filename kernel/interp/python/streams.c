@@ -37,16 +37,36 @@ static void write_descriptor(int fd, const char *text, size_t size)
     }
 }
 
-/* Without the GIL, as the host may hold a writer back. */
+/* The GIL is kept as long as the host takes text: who gives it up for each line of a loop that
+ * prints waits for other threads each time. */
+static void send_to_host(const struct px_interp_host *host, struct px_parent *parent,
+                         enum px_stream which, const char *text, size_t size)
+{
+    for (;;) {
+        const size_t done = host->stream(host->ctx, parent, which, text, size);
+        text += done;
+        size -= done;
+        if (size == 0)
+            return;
+        Py_BEGIN_ALLOW_THREADS
+        host->room(host->ctx);
+        Py_END_ALLOW_THREADS
+    }
+}
+
 static void send_text(struct stream *self, const char *text, size_t size)
 {
     const struct px_interp_host *host = self->python->host;
-    struct px_parent *parent;
-    PyObject *token = px_parent_current(self->python, &parent);
-    Py_BEGIN_ALLOW_THREADS if (host)
-        host->stream(host->ctx, parent, (enum px_stream)self->which, text, size);
-    else write_descriptor(self->fd, text, size);
-    Py_END_ALLOW_THREADS Py_XDECREF(token);
+    if (host) {
+        struct px_parent *parent;
+        PyObject *token = px_parent_current(self->python, &parent);
+        send_to_host(host, parent, (enum px_stream)self->which, text, size);
+        Py_XDECREF(token);
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    write_descriptor(self->fd, text, size);
+    Py_END_ALLOW_THREADS
 }
 
 /* Text that is not UTF-8 (lone surrogates of file names) is shown escaped, not refused. */

@@ -32,8 +32,8 @@ static struct px_span on_parent_header(struct px_parent *parent)
     return PX_SPAN("{\"msg_id\": \"m\"}");
 }
 
-static void on_stream(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
-                      size_t size)
+static size_t on_stream(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
+                        size_t size)
 {
     struct fake_host *fake = ctx;
     pthread_mutex_lock(&fake->lock);
@@ -41,6 +41,7 @@ static void on_stream(void *ctx, struct px_parent *parent, enum px_stream which,
     px_buf_printf(&fake->owned, "%d:%.*s", parent ? parent->request : -1, (int)size, text);
     pthread_cond_broadcast(&fake->changed);
     pthread_mutex_unlock(&fake->lock);
+    return size;
 }
 
 static void on_publish(void *ctx, struct px_parent *parent, enum px_publication what,

@@ -12,12 +12,13 @@ struct notes {
     int inputs; /* answers left to "again" before the line comes */
 };
 
-static void note_stream(void *ctx, struct px_parent *parent, enum px_stream which, const char *text,
-                        size_t size)
+static size_t note_stream(void *ctx, struct px_parent *parent, enum px_stream which,
+                          const char *text, size_t size)
 {
     struct notes *notes = ctx;
     (void)parent;
     px_buf_printf(&notes->text, "%s:%.*s", which == PX_STDOUT ? "out" : "err", (int)size, text);
+    return size;
 }
 
 static void note_publish(void *ctx, struct px_parent *parent, enum px_publication what,

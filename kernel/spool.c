@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * spool: files in a private temporary directory, for output that was left out.
+ *
+ *     $TMPDIR/phalanx-output-<pid>-XXXXXX/stdout-1.txt
+ *
+ * A thread of its own writes them, as neither the thread that answers heartbeats nor one that
+ * holds a language's lock may wait for a disk. Text waits for it in memory, PENDING_FULL bytes as
+ * a rule, PENDING_MOST whatever happens; what is beyond that, beyond the limit of all files or on a
+ * full disk is not kept, and px_spool_describe() says so.
+ *
+ * The directory goes with the process. One that a killed process left is removed by the next that
+ * needs one: it is locked (flock) as long as its owner or a child of that lives.
+ */
+#define _GNU_SOURCE
+#include "output.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PREFIX "phalanx-output-"
+#define PENDING_FULL (1u << 20)
+#define PENDING_MOST (8u << 20)
+#define MOST_FILES 64 /* a program may flood request after request */
+
+struct px_spool_file {
+    struct px_spool_file *next;
+    const char *name; /* the beginning of its name */
+    char *path;       /* NULL until the thread has made it */
+    int fd;
+    struct px_buf pending;
+    uint64_t kept; /* bytes written or pending */
+    bool writing;  /* the thread does */
+    bool cut;      /* some text is not here */
+    bool released; /* nobody adds to it any more */
+    char why[128]; /* it was cut */
+};
+
+struct px_spool {
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    pthread_t thread;
+    bool running, stopping;
+    char *directory; /* NULL: none yet */
+    int lock_fd;     /* the directory, locked */
+    uint64_t most, total;
+    atomic_size_t pending; /* written under the lock */
+    long opened, files;
+    struct px_spool_file *first; /* the youngest */
+    struct px_buf spare;         /* memory that the next text uses again */
+};
+
+struct px_spool *px_spool_create(uint64_t most)
+{
+    struct px_spool *spool = px_alloc(sizeof *spool);
+    spool->most = most;
+    spool->lock_fd = -1;
+    pthread_mutex_init(&spool->lock, NULL);
+    pthread_cond_init(&spool->work, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&spool->done, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return spool;
+}
+
+/* ---- the directory ---- */
+
+static void remove_directory(int parent, const char *name, int fd)
+{
+    DIR *dir = fdopendir(dup(fd));
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir)))
+        if (entry->d_name[0] != '.')
+            unlinkat(fd, entry->d_name, 0);
+    if (dir)
+        closedir(dir);
+    unlinkat(parent, name, AT_REMOVEDIR);
+}
+
+/* A directory of ours whose process has ended: nobody holds its lock. */
+static void remove_if_left(int parent, const char *name)
+{
+    int pid;
+    struct stat about;
+    if (sscanf(name, PREFIX "%d-", &pid) != 1 || pid <= 0 || kill(pid, 0) == 0 || errno != ESRCH)
+        return;
+    const int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (fstat(fd, &about) == 0 && about.st_uid == geteuid() && flock(fd, LOCK_EX | LOCK_NB) == 0)
+        remove_directory(parent, name, fd);
+    close(fd);
+}
+
+static const char *temporary(void)
+{
+    const char *given = getenv("TMPDIR");
+    return given && given[0] == '/' ? given : "/tmp";
+}
+
+static void remove_left_ones(void)
+{
+    DIR *dir = opendir(temporary());
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir)))
+        if (strncmp(entry->d_name, PREFIX, sizeof PREFIX - 1) == 0)
+            remove_if_left(dirfd(dir), entry->d_name);
+    if (dir)
+        closedir(dir);
+}
+
+/* 0, or an errno. */
+static int make_directory(struct px_spool *spool)
+{
+    if (spool->directory)
+        return 0;
+    remove_left_ones();
+    char *path = px_format("%s/" PREFIX "%d-XXXXXX", temporary(), (int)getpid());
+    if (!mkdtemp(path)) {
+        const int why = errno;
+        free(path);
+        return why;
+    }
+    spool->directory = path;
+    spool->lock_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (spool->lock_fd >= 0)
+        (void)flock(spool->lock_fd, LOCK_EX | LOCK_NB);
+    return 0;
+}
+
+/* 0, or an errno. `path` is then the caller's. */
+static int make_file(struct px_spool *spool, const char *name, int *fd, char **path)
+{
+    const int why = make_directory(spool);
+    if (why)
+        return why;
+    *path = px_format("%s/%s-%ld.txt", spool->directory, name, ++spool->opened);
+    *fd = open(*path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+    if (*fd >= 0)
+        return 0;
+    const int failed = errno;
+    free(*path);
+    *path = NULL;
+    return failed;
+}
+
+/* ---- with the lock held: files ---- */
+
+static void cut(struct px_spool_file *file, const char *why)
+{
+    if (!file->cut)
+        snprintf(file->why, sizeof file->why, "%s", why);
+    file->cut = true;
+}
+
+static void free_file(struct px_spool *spool, struct px_spool_file *file)
+{
+    struct px_spool_file **at = &spool->first;
+    while (*at != file)
+        at = &(*at)->next;
+    *at = file->next;
+    if (file->fd >= 0)
+        close(file->fd);
+    px_buf_fini(&file->pending);
+    free(file->path);
+    free(file);
+}
+
+/* Removes the oldest file on disk, but not this one. */
+static bool remove_oldest(struct px_spool *spool, const struct px_spool_file *but)
+{
+    struct px_spool_file *oldest = NULL;
+    for (struct px_spool_file *file = spool->first; file; file = file->next)
+        if (file != but && file->fd >= 0 && file->pending.size == 0 && !file->writing)
+            oldest = file;
+    if (!oldest)
+        return false;
+    unlink(oldest->path);
+    close(oldest->fd);
+    oldest->fd = -1;
+    spool->total -= oldest->kept;
+    spool->files--;
+    oldest->kept = 0;
+    oldest->cut = false; /* whatever the reason was, this is the one now */
+    cut(oldest, "it had to make room for later output");
+    if (oldest->released)
+        free_file(spool, oldest);
+    return true;
+}
+
+/* ---- the thread ---- */
+
+static int write_all(int fd, const char *data, size_t size)
+{
+    while (size > 0) {
+        const ssize_t done = write(fd, data, size);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return done < 0 ? errno : ENOSPC;
+        data += done;
+        size -= (size_t)done;
+    }
+    return 0;
+}
+
+static struct px_spool_file *next_work(struct px_spool *spool)
+{
+    struct px_spool_file *file = spool->first;
+    while (file && file->pending.size == 0)
+        file = file->next;
+    return file;
+}
+
+/* Fresh memory costs more than the copy into it. */
+static void give_spare(struct px_spool *spool, struct px_buf *memory)
+{
+    px_buf_fini(&spool->spare);
+    if (memory->capacity <= 4 * PENDING_FULL)
+        spool->spare = *memory;
+    else
+        px_buf_fini(memory);
+}
+
+/* The lock is not held. 0, or an errno. */
+static int write_text(struct px_spool *spool, struct px_spool_file *file, const struct px_buf *text,
+                      int *fd, char **path)
+{
+    const int why = file->path ? 0 : make_file(spool, file->name, fd, path);
+    return why ? why : write_all(*fd, text->data, text->size);
+}
+
+/* With the lock held, which is given up while the disk is waited for. */
+static void write_pending(struct px_spool *spool, struct px_spool_file *file)
+{
+    struct px_buf text = file->pending;
+    int fd = file->fd;
+    char *path = NULL;
+    file->pending = spool->spare;
+    spool->spare = (struct px_buf){0};
+    file->writing = true;
+    pthread_mutex_unlock(&spool->lock);
+    const int why = write_text(spool, file, &text, &fd, &path);
+    pthread_mutex_lock(&spool->lock);
+    file->writing = false;
+    if (path) {
+        file->path = path;
+        file->fd = fd;
+        spool->files++;
+    }
+    if (why)
+        cut(file, strerror(why));
+    if (why && !file->path)
+        file->kept = 0;
+    spool->pending -= text.size;
+    px_buf_clear(&text);
+    give_spare(spool, &text);
+    while (spool->files > MOST_FILES && remove_oldest(spool, file))
+        continue;
+    if (file->released && file->fd < 0 && file->pending.size == 0)
+        free_file(spool, file);
+    pthread_cond_broadcast(&spool->done);
+}
+
+static void *writer(void *ctx)
+{
+    struct px_spool *spool = ctx;
+    pthread_mutex_lock(&spool->lock);
+    for (;;) {
+        struct px_spool_file *file = next_work(spool);
+        if (file) {
+            write_pending(spool, file);
+            continue;
+        }
+        if (spool->stopping)
+            break;
+        px_buf_fini(&spool->spare); /* the flood is over, or pauses */
+        pthread_cond_wait(&spool->work, &spool->lock);
+    }
+    pthread_mutex_unlock(&spool->lock);
+    return NULL;
+}
+
+/* With the lock held. Signals are for the language's thread. */
+static int start(struct px_spool *spool)
+{
+    if (spool->running)
+        return 0;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int why = pthread_create(&spool->thread, NULL, writer, spool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    spool->running = why == 0;
+    return why;
+}
+
+void px_spool_destroy(struct px_spool *spool)
+{
+    if (!spool)
+        return;
+    pthread_mutex_lock(&spool->lock);
+    spool->stopping = true;
+    pthread_cond_broadcast(&spool->work);
+    pthread_mutex_unlock(&spool->lock);
+    if (spool->running)
+        pthread_join(spool->thread, NULL);
+    while (spool->first)
+        free_file(spool, spool->first);
+    px_buf_fini(&spool->spare);
+    if (spool->lock_fd >= 0) {
+        remove_directory(AT_FDCWD, spool->directory, spool->lock_fd);
+        close(spool->lock_fd);
+    }
+    free(spool->directory);
+    pthread_cond_destroy(&spool->work);
+    pthread_cond_destroy(&spool->done);
+    pthread_mutex_destroy(&spool->lock);
+    free(spool);
+}
+
+/* ---- text ---- */
+
+struct px_spool_file *px_spool_open(struct px_spool *spool, const char *name)
+{
+    struct px_spool_file *file = px_alloc(sizeof *file);
+    file->fd = -1;
+    file->name = name;
+    pthread_mutex_lock(&spool->lock);
+    const int why = start(spool);
+    if (why)
+        cut(file, strerror(why));
+    file->next = spool->first;
+    spool->first = file;
+    pthread_mutex_unlock(&spool->lock);
+    return file;
+}
+
+/* With the lock held: how much of `size` more bytes the file may have. */
+static size_t room(struct px_spool *spool, struct px_spool_file *file, size_t size)
+{
+    while (spool->total + size > spool->most && remove_oldest(spool, file))
+        continue;
+    if (spool->total + size > spool->most) {
+        cut(file, "that is the limit");
+        size = spool->total < spool->most ? (size_t)(spool->most - spool->total) : 0;
+    }
+    if (spool->pending + size > PENDING_MOST) {
+        cut(file, "the disk was too slow");
+        size = 0;
+    }
+    return size;
+}
+
+void px_spool_release(struct px_spool *spool, struct px_spool_file *file)
+{
+    if (!file)
+        return;
+    pthread_mutex_lock(&spool->lock);
+    file->released = true;
+    if (file->fd < 0 && file->pending.size == 0 && !file->writing)
+        free_file(spool, file);
+    pthread_mutex_unlock(&spool->lock);
+}
+
+void px_spool_add(struct px_spool *spool, struct px_spool_file *file, const char *text, size_t size)
+{
+    pthread_mutex_lock(&spool->lock);
+    /* A file is the beginning of what was left out, without holes. */
+    size = file->cut ? 0 : room(spool, file, size);
+    if (size > 0) {
+        const bool idle = file->pending.size == 0;
+        if (!file->pending.data) {
+            file->pending = spool->spare;
+            spool->spare = (struct px_buf){0};
+        }
+        px_buf_append(&file->pending, text, size);
+        file->kept += size;
+        spool->total += size;
+        spool->pending += size;
+        if (idle)
+            pthread_cond_signal(&spool->work);
+    }
+    pthread_mutex_unlock(&spool->lock);
+}
+
+bool px_spool_full(struct px_spool *spool)
+{
+    return atomic_load_explicit(&spool->pending, memory_order_relaxed) >= PENDING_FULL;
+}
+
+void px_spool_wait(struct px_spool *spool)
+{
+    pthread_mutex_lock(&spool->lock);
+    while (spool->pending >= PENDING_FULL)
+        pthread_cond_wait(&spool->done, &spool->lock);
+    pthread_mutex_unlock(&spool->lock);
+}
+
+void px_spool_settle(struct px_spool *spool, int64_t timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += timeout_ms % 1000 * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&spool->lock);
+    while (spool->pending > 0 &&
+           pthread_cond_timedwait(&spool->done, &spool->lock, &until) != ETIMEDOUT)
+        continue;
+    pthread_mutex_unlock(&spool->lock);
+}
+
+void px_spool_describe(struct px_spool *spool, const struct px_spool_file *file, struct px_buf *out)
+{
+    pthread_mutex_lock(&spool->lock);
+    if (file->kept == 0)
+        px_buf_printf(out, "it is lost: %s", file->why);
+    else if (!file->path)
+        px_buf_text(out, "it is not written yet");
+    else if (file->cut)
+        px_buf_printf(out, "its first %.1f MB are in %s: %s", (double)file->kept / 1e6, file->path,
+                      file->why);
+    else
+        px_buf_printf(out, "it is in %s", file->path);
+    pthread_mutex_unlock(&spool->lock);
+}
