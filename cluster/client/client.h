@@ -51,6 +51,7 @@ struct px_engine {
     int id;
     bool alive;
     json_t *features; /* array of strings, or NULL */
+    json_t *cause;    /* of its death, a string, or NULL */
     char uuid[PX_MAX_IDENTITY + 1];
 };
 
@@ -66,6 +67,8 @@ struct px_engines {
 bool px_engines_add(struct px_engines *engines, const char *uuid, int id, json_t *features);
 /* False when there is no such engine alive. */
 bool px_engines_remove(struct px_engines *engines, const char *uuid);
+/* Why it died, as the hub says ("px_cause"): a string of one phrase; anything else is passed over. */
+void px_engines_explain(struct px_engines *engines, const char *uuid, json_t *cause);
 /* Makes the table equal to a connection_reply's content. True when an engine was removed. */
 bool px_engines_sync(struct px_engines *engines, const json_t *content);
 /* Alive or remembered; NULL when unknown. */

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PX_MOST_CAUSE 1000 /* bytes */
+
 static void engine_free(struct px_engines *engines, struct px_engine *engine)
 {
     HASH_DELETE(by_uuid, engines->by_uuid, engine);
@@ -22,6 +24,7 @@ static void engine_free(struct px_engines *engines, struct px_engine *engine)
         engines->alive--;
     engines->changes++;
     json_decref(engine->features);
+    json_decref(engine->cause);
     free(engine);
 }
 
@@ -75,6 +78,16 @@ bool px_engines_remove(struct px_engines *engines, const char *uuid)
     engines->changes++;
     forget_oldest_dead(engines);
     return true;
+}
+
+void px_engines_explain(struct px_engines *engines, const char *uuid, json_t *cause)
+{
+    struct px_engine *engine = NULL;
+    HASH_FIND(by_uuid, engines->by_uuid, uuid, strlen(uuid), engine);
+    if (!engine || !json_is_string(cause) || json_string_length(cause) > PX_MOST_CAUSE)
+        return;
+    json_decref(engine->cause);
+    engine->cause = json_incref(cause);
 }
 
 static int parse_id(const char *text)

@@ -85,15 +85,28 @@ void px_file_drop(struct phalanx_client *client, struct px_task *task, bool clos
     unlist(client, task);
 }
 
-static struct phalanx_message *lost_reply(const struct px_task *task, const char *why)
+/* ipyparallel's words where the hub gave no cause. */
+static char *say_loss(const struct phalanx_client *client, const struct px_task *task,
+                      const char *why)
+{
+    const struct px_engine *engine = px_engines_find_id(&client->engines, task->engine);
+    const char *cause = engine ? json_string_value(engine->cause) : NULL;
+    if (why)
+        return px_format("Task '%s' is lost: %s", task->id, why);
+    if (cause)
+        return px_format("engine %d: %s, while running task '%s'", task->engine, cause, task->id);
+    return px_format("Engine %d died while running task '%s'", task->engine, task->id);
+}
+
+static struct phalanx_message *lost_reply(const struct phalanx_client *client,
+                                          const struct px_task *task, const char *why)
 {
     struct px_buf content = {0};
-    px_buf_text(&content, "{\"status\": \"error\", \"ename\": \"EngineError\", \"evalue\": \"");
-    if (why)
-        px_buf_printf(&content, "Task '%s' is lost: %s", task->id, why);
-    else
-        px_buf_printf(&content, "Engine %d died while running task '%s'", task->engine, task->id);
-    px_buf_text(&content, "\", \"traceback\": [], \"engine_info\": {}}");
+    char *evalue = say_loss(client, task, why);
+    px_buf_text(&content, "{\"status\": \"error\", \"ename\": \"EngineError\", \"evalue\": ");
+    px_buf_json_string(&content, evalue, strlen(evalue));
+    px_buf_text(&content, ", \"traceback\": [], \"engine_info\": {}}");
+    free(evalue);
     struct phalanx_message *reply = px_event_create_text(PHALANX_REPLY, content.data);
     px_buf_fini(&content);
     reply->event.engine = task->engine;
@@ -104,7 +117,7 @@ static struct phalanx_message *lost_reply(const struct px_task *task, const char
 void px_file_lost(struct phalanx_client *client, struct px_task *task, const char *why)
 {
     if (!task->replied) {
-        stage(client, task, lost_reply(task, why));
+        stage(client, task, lost_reply(client, task, why));
         count_reply(client, task);
     }
     finish(client, task);

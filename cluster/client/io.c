@@ -177,6 +177,8 @@ static void on_registration_notification(struct phalanx_client *client, json_t *
 static void on_unregistration_notification(struct phalanx_client *client, json_t *content)
 {
     const char *uuid = json_string_value(json_object_get(content, "uuid"));
+    if (uuid)
+        px_engines_explain(&client->engines, uuid, json_object_get(content, "px_cause"));
     engines_changed(client, uuid && px_engines_remove(&client->engines, uuid));
 }
 

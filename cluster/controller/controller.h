@@ -150,7 +150,7 @@ struct px_notes {
 /* What the hub asks of the traffic thread. */
 enum px_order_kind {
     PX_ORDER_ENGINE_UP,   /* uuid, id, features: finished registration */
-    PX_ORDER_ENGINE_DOWN, /* uuid, id */
+    PX_ORDER_ENGINE_DOWN, /* uuid, id, cause */
     PX_ORDER_EXPECT,      /* uuid: a heart that should be beating (restored engine) */
     PX_ORDER_SUBMIT,      /* msg: a task, as if a client had sent it; identities | message */
     PX_ORDER_SUMMARY,     /* log the state */
@@ -163,8 +163,10 @@ struct px_order {
     int id;
     unsigned features;
     struct px_msg *msg;
+    char *cause; /* why the engine died, a phrase; NULL: not known. Owned as `msg` is */
     char uuid[PX_MAX_UUID + 1];
 };
+void px_order_free(struct px_order *order);
 
 /* Copies for the hub that it has not looked at yet: beyond either limit they are dropped. */
 #define PX_MAX_BACKLOG 500000u
@@ -193,7 +195,7 @@ void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_s
                        struct px_span second);
 /* After each socket's turn: at most one batch a millisecond wakes the hub, besides full ones. */
 void px_link_flush(struct px_link *link);
-/* Hub thread. `order` is copied, its message taken. */
+/* Hub thread. `order` is copied, its message and cause taken. */
 void px_link_order(struct px_link *link, const struct px_order *order);
 /* Hub thread, after it has handled a batch: frees it. */
 void px_link_notes_done(struct px_link *link, struct px_notes *notes);
@@ -304,7 +306,8 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
                                  struct px_socket *out, const char *scheme, int hwm);
 void px_tasks_destroy(struct px_tasks *tasks);
 void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned features);
-void px_tasks_engine_down(struct px_tasks *tasks, struct px_span uuid);
+/* `cause` (NULL: not known) is told to those whose tasks ran there. */
+void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause);
 /* A task from the hub: identities | message. Takes `msg`. */
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
 void px_tasks_summary(const struct px_tasks *tasks);

@@ -158,6 +158,7 @@ struct px_member {
     unsigned features;
     json_t *names;                /* of features, as it said them; NULL for none */
     int64_t left_ms;              /* when it was unregistered */
+    char *cause;                  /* why it died, a phrase; NULL: it ended well, or not known */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
     UT_hash_handle hh;      /* by id: all that ever registered */
@@ -200,7 +201,8 @@ struct px_hub {
 
 struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid); /* alive */
 struct px_member *px_hub_member_id(const struct px_hub *hub, int id);           /* alive or dead */
-void px_hub_unregister(struct px_hub *hub, struct px_member *member);
+/* `cause` NULL: it has ended well, or nobody knows. */
+void px_hub_unregister(struct px_hub *hub, struct px_member *member, const char *cause);
 void px_hub_new_heart(struct px_hub *hub, struct px_span uuid);
 size_t px_hub_pending_count(const struct px_hub *hub);
 /* Publishes a notification; `content` is taken, `parent` may be empty. */

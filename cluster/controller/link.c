@@ -26,11 +26,16 @@ static void drop_notes(void *item)
     free(notes);
 }
 
+void px_order_free(struct px_order *order)
+{
+    px_msg_destroy(order->msg);
+    free(order->cause);
+    free(order);
+}
+
 static void drop_order(void *item)
 {
-    struct px_order *order = item;
-    px_msg_destroy(order->msg);
-    free(order);
+    px_order_free(item);
 }
 
 int px_link_init(struct px_link *link, struct px_error *err)

@@ -161,7 +161,10 @@ void px_hub_notify(struct px_hub *hub, const char *type, json_t *content, struct
 static void order_engine(struct px_hub *hub, enum px_order_kind kind,
                          const struct px_member *member)
 {
-    struct px_order order = {.kind = kind, .id = member->id, .features = member->features};
+    struct px_order order = {.kind = kind,
+                             .id = member->id,
+                             .features = member->features,
+                             .cause = px_strdup(member->cause)};
     memcpy(order.uuid, member->uuid, strlen(member->uuid));
     px_link_order(hub->link, &order);
 }
@@ -176,6 +179,7 @@ static void free_member(struct px_hub *hub, struct px_member *member)
     while (member->tasks != NULL)
         px_hub_unbook(hub, member->tasks);
     json_decref(member->names);
+    free(member->cause);
     free(member);
 }
 
@@ -247,18 +251,27 @@ void px_hub_new_heart(struct px_hub *hub, struct px_span uuid)
 
 static void start_sweep(struct px_hub *hub);
 
-void px_hub_unregister(struct px_hub *hub, struct px_member *member)
+/* "px_cause" is an addition to the protocol. */
+static json_t *describe_end(const struct px_member *member)
+{
+    json_t *content = json_pack("{s:i, s:s}", "id", member->id, "uuid", member->uuid);
+    if (member->cause != NULL)
+        json_object_set_new(content, "px_cause", json_string(member->cause));
+    return content;
+}
+
+void px_hub_unregister(struct px_hub *hub, struct px_member *member, const char *cause)
 {
     if (!member->alive)
         return;
     member->alive = false;
+    member->cause = px_strdup(cause);
     member->left_ms = px_now_ms();
     HASH_DELETE(hh_uuid, hub->by_uuid, member);
     order_engine(hub, PX_ORDER_ENGINE_DOWN, member);
-    px_hub_notify(hub, PX_UNREGISTRATION_NOTIFICATION,
-                  json_pack("{s:i, s:s}", "id", member->id, "uuid", member->uuid),
-                  (struct px_span){0});
-    px_log(PX_INFO, "engine-unregistered", "id=%d engine=%s", member->id, member->uuid);
+    px_hub_notify(hub, PX_UNREGISTRATION_NOTIFICATION, describe_end(member), (struct px_span){0});
+    px_log(PX_INFO, "engine-unregistered", "id=%d engine=%s%s%s%s", member->id, member->uuid,
+           cause ? " why=\"" : "", cause ? cause : "", cause ? "\"" : "");
     hub->dead++;
     forget_dead(hub);
     save_soon(hub);
@@ -274,7 +287,10 @@ static void give_up_job(struct px_hub *hub, struct px_member *member, struct px_
     px_date_now(date);
     px_history_set(hub->finished, px_span_of(job->msg_id), PX_SUCCEEDED, 0);
     if (record != NULL && record->reply == NULL) {
-        char *evalue = px_format("Engine %d died while running task '%s'", member->id, job->msg_id);
+        char *evalue = member->cause ? px_format("engine %d: %s, while running task '%s'",
+                                                 member->id, member->cause, job->msg_id)
+                                     : px_format("Engine %d died while running task '%s'",
+                                                 member->id, job->msg_id);
         json_decref(record->lost_header);
         json_decref(record->lost_content);
         record->lost_header = json_pack("{s:s, s:s}", "engine", member->uuid, "date", date);
@@ -473,6 +489,22 @@ void px_on_registration_request(const struct px_request *request)
         accept_engine(request, name.data, id);
 }
 
+#define MOST_CAUSE 500
+
+/* "px": {"cause": a phrase}, as a nanny says it (engine/nanny.c). NULL for none. */
+static char *read_cause(const json_t *content)
+{
+    const char *text = json_string_value(json_object_get(json_object_get(content, "px"), "cause"));
+    size_t size = text == NULL ? 0 : strlen(text);
+    if (size == 0)
+        return NULL;
+    for (size = size < MOST_CAUSE ? size : MOST_CAUSE; size > 0; size--) {
+        if (((unsigned char)text[size] & 0xc0) != 0x80)
+            break; /* cut between characters */
+    }
+    return px_format("%.*s", (int)size, text);
+}
+
 void px_on_unregistration_request(const struct px_request *request)
 {
     struct px_hub *hub = request->hub;
@@ -481,7 +513,9 @@ void px_on_unregistration_request(const struct px_request *request)
         return;
     struct px_member *member = px_hub_member_id(hub, (int)json_integer_value(id));
     if (member != NULL && member->alive) {
-        px_hub_unregister(hub, member);
+        char *cause = read_cause(request->content);
+        px_hub_unregister(hub, member, cause);
+        free(cause);
         return;
     }
     struct px_pending *pending, *next;

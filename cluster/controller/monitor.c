@@ -224,7 +224,7 @@ static void on_iopub(struct px_hub *hub, const struct px_note *note)
     if (px_span_equal(header.msg_type, "shutdown_reply")) {
         struct px_member *member = px_hub_member(hub, header.session);
         if (member != NULL)
-            px_hub_unregister(hub, member);
+            px_hub_unregister(hub, member, NULL);
         return;
     }
     struct px_span msg_id = member_text(px_msg_parent(note->msg), "msg_id");
@@ -254,7 +254,7 @@ static void on_stopped_heart(struct px_hub *hub, const struct px_note *note)
 {
     struct px_member *member = px_hub_member(hub, px_span_of(note->text));
     if (member != NULL)
-        px_hub_unregister(hub, member);
+        px_hub_unregister(hub, member, "its heart has stopped");
 }
 
 static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_note *) = {

@@ -28,6 +28,8 @@ struct farewell {
     struct px_tasks *tasks;
     struct px_timer *timer;
     struct farewell *prev, *next;
+    int id;
+    char *cause; /* a phrase; NULL: not known */
     size_t size;
     char uuid[];
 };
@@ -40,6 +42,7 @@ struct px_tasks {
     struct px_timer *timer; /* of the next time-out */
     int64_t timer_ms;
     struct farewell *farewells;
+    const struct farewell *leaving; /* whose tasks are being failed */
     unsigned long refused, stale;
 };
 
@@ -71,6 +74,17 @@ static void append_metadata(struct px_buf *out, const struct px_worker *on)
     px_buf_printf(out, ", \"date\": \"%s\"}", date);
 }
 
+/* ipyparallel's words where the cause is not known. */
+static void put_loss(const struct farewell *farewell, const struct px_worker *on,
+                     const char *msg_id, struct px_buf *out)
+{
+    if (farewell != NULL && farewell->cause != NULL)
+        px_buf_printf(out, "engine %d: %s, while running task '%s'", farewell->id, farewell->cause,
+                      msg_id);
+    else
+        px_buf_printf(out, "Engine b'%s' died while running task '%s'", on->uuid, msg_id);
+}
+
 /* An apply_reply in the engine's stead, whatever the request was, as ipyparallel does. */
 static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why why,
                       const struct px_worker *on)
@@ -80,7 +94,7 @@ static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why 
     struct px_span idents[2] = {px_msg_ident(payload, 0)};
     px_buf_text(&evalue, "");
     if (on != NULL) {
-        px_buf_printf(&evalue, "Engine b'%s' died while running task '%s'", on->uuid, msg_id);
+        put_loss(tasks->leaving, on, msg_id, &evalue);
         append_metadata(&metadata, on);
         idents[1] = (struct px_span){on->uuid, on->uuid_size};
     }
@@ -332,13 +346,21 @@ static void drain_replies(struct px_tasks *tasks)
     }
 }
 
+static void farewell_free(struct farewell *farewell)
+{
+    free(farewell->cause);
+    free(farewell);
+}
+
 static void say_farewell(struct px_tasks *tasks, struct farewell *farewell)
 {
     drain_replies(tasks);
     px_schedule_tick(tasks->schedule, px_now_ms());
+    tasks->leaving = farewell;
     px_schedule_engine_lost(tasks->schedule, uuid_of(farewell));
+    tasks->leaving = NULL;
     DL_DELETE(tasks->farewells, farewell);
-    free(farewell);
+    farewell_free(farewell);
     after_batch(tasks);
 }
 
@@ -370,7 +392,7 @@ void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned fe
     after_batch(tasks);
 }
 
-void px_tasks_engine_down(struct px_tasks *tasks, struct px_span uuid)
+void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause)
 {
     px_schedule_tick(tasks->schedule, px_now_ms());
     px_schedule_engine_down(tasks->schedule, uuid);
@@ -378,6 +400,8 @@ void px_tasks_engine_down(struct px_tasks *tasks, struct px_span uuid)
     drain_replies(tasks);
     struct farewell *farewell = px_alloc(sizeof(*farewell) + uuid.size + 1);
     farewell->tasks = tasks;
+    farewell->id = id;
+    farewell->cause = px_strdup(cause);
     farewell->size = uuid.size;
     memcpy(farewell->uuid, uuid.data, uuid.size);
     DL_APPEND(tasks->farewells, farewell);
@@ -421,7 +445,7 @@ void px_tasks_destroy(struct px_tasks *tasks)
     struct farewell *farewell, *next;
     DL_FOREACH_SAFE(tasks->farewells, farewell, next) {
         px_loop_cancel(tasks->shared.loop, farewell->timer);
-        free(farewell);
+        farewell_free(farewell);
     }
     px_loop_cancel(tasks->shared.loop, tasks->timer);
     px_schedule_destroy(tasks->schedule);

@@ -67,7 +67,7 @@ static void on_engine_down(struct px_traffic *traffic, struct px_order *order)
     px_relay_engine_down(traffic->control, uuid);
     px_broadcast_engine_down(traffic->broadcast, uuid);
     if (traffic->tasks != NULL)
-        px_tasks_engine_down(traffic->tasks, uuid);
+        px_tasks_engine_down(traffic->tasks, order->id, uuid, order->cause);
 }
 
 static void on_expect(struct px_traffic *traffic, struct px_order *order)
@@ -126,8 +126,7 @@ static void take_orders(struct px_traffic *traffic)
     traffic->in_orders = true;
     while ((order = px_doorbell_take(traffic->shared.link->to_traffic)) != NULL) {
         order_handlers[order->kind](traffic, order);
-        px_msg_destroy(order->msg);
-        free(order);
+        px_order_free(order);
     }
     traffic->in_orders = false;
 }

@@ -466,7 +466,7 @@ def test_interrupt_fork_and_exit(where):
 def test_an_engine_dies(rc):
     victim = rc.ids[-1]
     result = rc[victim].apply_async(lambda: __import__("os")._exit(3))
-    with pytest.raises(error.EngineError, match="Engine %d died while running task" % victim):
+    with pytest.raises(error.EngineError, match=f"ngine {victim}( died|: exit status 3,) while running"):
         result.get(30)
     wait_for(lambda: victim not in rc.ids, 10)
     with pytest.raises(IndexError):

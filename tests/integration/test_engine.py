@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """pxengine: against a hub that the test plays, frame by frame, and against ipyparallel's."""
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -757,3 +758,24 @@ def test_stock_client_draws_different_numbers(stock_client):
     rc[:].execute(code, block=True)
     one, two = rc[:].pull("drawn", block=True)
     assert one[0] != two[0] and one[1] != two[1]
+
+
+# ---- the cause reaches whoever waits ---------------------------------------------------------------
+
+def test_every_client_reads_the_cause(cluster):
+    """A direct and a balanced task, of ipyparallel's client and of ours."""
+    import phalanx
+    ipp = pytest.importorskip("ipyparallel")
+    where = cluster(4)
+    cause = r"engine \d: killed by SIGSEGV \(Segmentation fault\), in string_at \(.*\), " \
+            r"while running task '.*'"
+    with ipp.Client(str(where.client_file)) as rc, phalanx.Client(str(where.client_file)) as ours:
+        with pytest.raises(ipp.error.RemoteError, match=f"EngineError.*{cause}"):
+            rc.load_balanced_view().apply_async(ctypes.string_at, 0).get(TIMEOUT)
+        with pytest.raises(ipp.error.RemoteError, match=r"EngineError.*Engine \d died while running task"):
+            rc[rc.ids[-1]].apply_async(ctypes.string_at, 0).get(TIMEOUT)  # said by the stock client itself
+        with pytest.raises(phalanx.error.EngineError, match=cause):
+            ours.load_balanced_view().apply_async(ctypes.string_at, 0).get(TIMEOUT)
+        with pytest.raises(phalanx.error.EngineError, match=cause):
+            ours[ours.ids[-1]].apply_async(ctypes.string_at, 0).get(TIMEOUT)
+        assert ours.ids == []
