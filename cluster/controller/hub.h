@@ -37,22 +37,37 @@ void px_record_destroy(struct px_record *record);
 /* New reference, JSON null when it is not known; NULL when there is no such field. Buffers are
  * not JSON: their fields give null here. */
 json_t *px_record_field(const struct px_record *record, const char *name);
-bool px_record_has_field(const char *name);
+/* display_data is a field only of a record that has it, as in ipyparallel. */
+bool px_record_has_field(const struct px_record *record, const char *name);
 /* All fields but buffers, or msg_id and `keys` (which are all known). New reference. */
 json_t *px_record_json(const struct px_record *record, const json_t *keys);
 bool px_record_is_complete(const struct px_record *record);
 /* Microseconds since 1970, or -1 when the text is not an ISO 8601 date and time. */
 int64_t px_date_parse(struct px_span text);
 
-/* ---- query language (query.c) ---------------------------------------------- */
+/* ---- JSON values as Python sees them (value.c) ------------------------------ */
 
-struct px_query;
-/* Parses {field: value | {"$op": value, ...}, ...}. NULL with the Python exception in ename,
- * evalue. */
 struct px_exception {
     char ename[64];
     char evalue[512];
 };
+/* Fills `exception`; returns -1. */
+int px_raise(struct px_exception *exception, const char *ename, const char *fmt, ...)
+    PX_PRINTF(3, 4);
+/* "int", "str", "NoneType", ...; NULL counts as null, here and below. */
+const char *px_type_name(const json_t *value);
+bool px_truth(const json_t *value);
+bool px_is_hashable(const json_t *value);
+/* What `for item in value` gives: items, characters or keys in a new array. NULL with TypeError. */
+json_t *px_iterate(const json_t *value, struct px_exception *exception);
+/* Append Python's repr() of a string, of a value. */
+void px_repr(struct px_buf *out, const char *text);
+void px_repr_json(struct px_buf *out, const json_t *value);
+
+/* ---- query language (query.c) ---------------------------------------------- */
+
+struct px_query;
+/* Parses {field: value | {"$op": value, ...}, ...}. NULL with the exception. */
 struct px_query *px_query_create(const json_t *query, struct px_exception *exception);
 void px_query_destroy(struct px_query *query);
 /* 1, 0, or -1 with the exception when values cannot be compared. `get` gives a new reference or
@@ -232,9 +247,8 @@ void px_request_reply(const struct px_request *request, const char *type, json_t
 void px_request_fail(const struct px_request *request, const char *type, const char *ename,
                      const char *evalue);
 /* hub_error KeyError: a key that must be there is not. */
+#define PX_NO_DATA "NoDB backend doesn't store any data. " /* of NoData */
 void px_request_missing(const struct px_request *request, const char *key);
-/* Appends `text` as Python's repr() of a string. */
-void px_repr(struct px_buf *out, const char *text);
 json_t *px_error_json(const char *ename, const char *evalue);
 
 typedef void px_request_fn(const struct px_request *request);
@@ -246,15 +260,19 @@ px_request_fn px_on_registration_request, px_on_unregistration_request; /* membe
 extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */
 extern const struct px_request_row px_db_requests[];    /* request_db.c */
 
-/* The list of strings under `key`. NULL when it is missing or not that; then hub_error was sent. */
-const json_t *px_request_ids(const struct px_request *request, const char *key);
+/* Items of the value under `key`, new reference. NULL after hub_error: it is missing, cannot be
+ * iterated, or has more than PX_MAX_IDS. */
+json_t *px_request_items(const struct px_request *request, const char *key);
+#define PX_MAX_IDS 1000000u
+/* An item's text; empty for what is not a string, and that is nobody's id. */
 struct px_span px_id_at(const json_t *ids, size_t index);
+/* hub_error, or another reply, with an exception. */
+void px_request_raise(const struct px_request *request, const char *type,
+                      const struct px_exception *exception);
 /* KeyError: its text is the repr of `what`. */
 void px_request_fail_key(const struct px_request *request, const char *type, const char *what);
 /* The engine named by an id or a uuid; NULL. */
 struct px_member *px_hub_target(const struct px_hub *hub, const json_t *target);
-/* Appends a JSON value as Python's repr(). */
-void px_repr_json(struct px_buf *out, const json_t *value);
 
 /* ---- copies of the traffic (monitor.c) ------------------------------------- */
 

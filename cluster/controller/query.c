@@ -34,24 +34,20 @@ struct px_query {
     size_t count;
 };
 
-static int raise_error(struct px_exception *exception, const char *ename, const char *fmt,
-                       const char *a, const char *b, const char *c)
+/* Microseconds, or -1 when the string is not a date. */
+static int64_t date_of(const json_t *value)
 {
-    snprintf(exception->ename, sizeof(exception->ename), "%s", ename);
-    int size = snprintf(exception->evalue, sizeof(exception->evalue), fmt, a, b, c);
-    (void)size;
-    return -1;
+    return json_is_string(value) ? px_date_parse((struct px_span){json_string_value(value),
+                                                                  json_string_length(value)})
+                                 : -1;
 }
 
 /* ---- comparing ------------------------------------------------------------- */
 
+/* To ipyparallel, dates are no strings. */
 static const char *type_name(const json_t *value)
 {
-    static const char *const names[] = {
-        [JSON_OBJECT] = "dict", [JSON_ARRAY] = "list",   [JSON_STRING] = "str",
-        [JSON_INTEGER] = "int", [JSON_REAL] = "float",   [JSON_TRUE] = "bool",
-        [JSON_FALSE] = "bool",  [JSON_NULL] = "NoneType"};
-    return names[json_typeof(value)];
+    return date_of(value) >= 0 ? "datetime.datetime" : px_type_name(value);
 }
 
 static bool is_number(const json_t *value)
@@ -62,14 +58,6 @@ static bool is_number(const json_t *value)
 static double number_of(const json_t *value)
 {
     return json_is_boolean(value) ? json_is_true(value) : json_number_value(value);
-}
-
-/* Microseconds, or -1 when the string is not a date. */
-static int64_t date_of(const json_t *value)
-{
-    return json_is_string(value) ? px_date_parse((struct px_span){json_string_value(value),
-                                                                  json_string_length(value)})
-                                 : -1;
 }
 
 static bool equal(const json_t *a, const json_t *b)
@@ -89,14 +77,14 @@ static int order(const json_t *a, const json_t *b, const char *symbol, int *out,
     int64_t date_a = date_of(a), date_b = date_of(b);
     if (date_a >= 0 && date_b >= 0)
         *out = (date_a > date_b) - (date_a < date_b);
-    else if (json_is_string(a) && json_is_string(b))
+    else if (date_a < 0 && date_b < 0 && json_is_string(a) && json_is_string(b))
         *out = strcmp(json_string_value(a), json_string_value(b));
     else if (is_number(a) && is_number(b))
         *out = (number_of(a) > number_of(b)) - (number_of(a) < number_of(b));
     else
-        return raise_error(exception, "TypeError",
-                           "'%s' not supported between instances of '%s' and '%s'", symbol,
-                           type_name(a), type_name(b));
+        return px_raise(exception, "TypeError",
+                        "'%s' not supported between instances of '%s' and '%s'", symbol,
+                        type_name(a), type_name(b));
     return 0;
 }
 
@@ -148,13 +136,17 @@ static int contains(const json_t *container, const json_t *value, struct px_exce
         }
         return 0;
     }
-    if (json_is_string(container) && json_is_string(value))
-        return strstr(json_string_value(container), json_string_value(value)) != NULL;
+    if (json_is_string(container)) {
+        if (json_is_string(value) && date_of(value) < 0)
+            return strstr(json_string_value(container), json_string_value(value)) != NULL;
+        return px_raise(exception, "TypeError",
+                        "'in <string>' requires string as left operand, not %s", type_name(value));
+    }
     if (json_is_object(container))
         return json_is_string(value) &&
                json_object_get(container, json_string_value(value)) != NULL;
-    return raise_error(exception, "TypeError", "argument of type '%s' is not iterable%s%s",
-                       type_name(container), "", "");
+    return px_raise(exception, "TypeError", "argument of type '%s' is not iterable",
+                    type_name(container));
 }
 
 static int op_in(const json_t *value, const json_t *argument, struct px_exception *exception)
@@ -170,29 +162,49 @@ static int op_nin(const json_t *value, const json_t *argument, struct px_excepti
 
 static int op_all(const json_t *value, const json_t *argument, struct px_exception *exception)
 {
-    if (!json_is_array(argument))
-        return raise_error(exception, "TypeError", "'%s' object is not iterable%s%s",
-                           type_name(argument), "", "");
-    for (size_t i = 0; i < json_array_size(argument); i++) {
-        int found = contains(json_array_get(argument, i), value, exception);
-        if (found <= 0)
-            return found;
-    }
-    return 1;
+    json_t *containers = px_iterate(argument, exception);
+    int found = containers ? 1 : -1;
+    for (size_t i = 0; found > 0 && i < json_array_size(containers); i++)
+        found = contains(json_array_get(containers, i), value, exception);
+    json_decref(containers);
+    return found;
 }
 
-/* Python's remainder has the sign of the divisor. */
+/* sequence[index]: NULL with the exception that Python raises. */
+static const json_t *item_at(const json_t *sequence, size_t index, struct px_exception *exception)
+{
+    if (index < json_array_size(sequence))
+        return json_array_get(sequence, index);
+    if (json_is_array(sequence))
+        px_raise(exception, "IndexError", "list index out of range");
+    else if (json_is_object(sequence))
+        px_raise(exception, "KeyError", "%zu", index);
+    else if (json_is_string(sequence))
+        px_raise(exception, "TypeError", "unsupported operand type(s) for %%: 'int' and 'str'");
+    else
+        px_raise(exception, "TypeError", "'%s' object is not subscriptable",
+                 px_type_name(sequence));
+    return NULL;
+}
+
+/* Python's remainder has the sign of the divisor; with a str on its left it is formatting. */
 static int op_mod(const json_t *value, const json_t *argument, struct px_exception *exception)
 {
-    const json_t *divisor = json_array_get(argument, 0), *rest = json_array_get(argument, 1);
-    if (!json_is_integer(value) || !json_is_integer(divisor) || rest == NULL)
-        return raise_error(exception, "TypeError",
-                           "unsupported operand type(s) for %%: '%s' and '%s'%s", type_name(value),
-                           type_name(divisor ? divisor : argument), "");
+    const json_t *divisor = item_at(argument, 0, exception);
+    if (divisor == NULL)
+        return -1;
+    if (json_is_string(value) && date_of(value) < 0)
+        return px_raise(exception, "TypeError",
+                        "not all arguments converted during string formatting");
+    if (!json_is_integer(value) || !json_is_integer(divisor))
+        return px_raise(exception, "TypeError", "unsupported operand type(s) for %%: '%s' and '%s'",
+                        type_name(value), type_name(divisor));
     json_int_t by = json_integer_value(divisor);
     if (by == 0)
-        return raise_error(exception, "ZeroDivisionError", "integer modulo by zero%s%s%s", "", "",
-                           "");
+        return px_raise(exception, "ZeroDivisionError", "integer modulo by zero");
+    const json_t *rest = item_at(argument, 1, exception);
+    if (rest == NULL)
+        return -1;
     json_int_t left = by == -1 ? 0 : json_integer_value(value) % by;
     if (left != 0 && (left < 0) != (by < 0))
         left += by;
@@ -202,16 +214,14 @@ static int op_mod(const json_t *value, const json_t *argument, struct px_excepti
 static int op_exists(const json_t *value, const json_t *argument, struct px_exception *exception)
 {
     (void)exception;
-    bool wanted = !json_is_false(argument) && !json_is_null(argument) &&
-                  !(is_number(argument) && number_of(argument) == 0);
-    return wanted != json_is_null(value);
+    return px_truth(argument) != json_is_null(value);
 }
 
 static int op_glob(const json_t *value, const json_t *argument, struct px_exception *exception)
 {
     if (!json_is_string(argument))
-        return raise_error(exception, "TypeError", "a glob must be a str, not '%s'%s%s",
-                           type_name(argument), "", "");
+        return px_raise(exception, "TypeError", "a glob must be a str, not '%s'",
+                        px_type_name(argument));
     return json_is_string(value) &&
            fnmatch(json_string_value(argument), json_string_value(value), FNM_NOESCAPE) == 0;
 }
@@ -244,7 +254,7 @@ static int add_operator(struct px_query *query, const char *field, const char *n
         add_test(query, field, operators[i].name, operators[i].holds, argument);
         return 0;
     }
-    return raise_error(exception, "KeyError", "'%.200s'%s%s", name, "", "");
+    return px_raise(exception, "KeyError", "'%.200s'", name);
 }
 
 static int add_field(struct px_query *query, const char *field, json_t *value,
@@ -253,7 +263,7 @@ static int add_field(struct px_query *query, const char *field, json_t *value,
     const char *name;
     json_t *argument;
     if (query->count + json_object_size(value) > MAX_TESTS)
-        return raise_error(exception, "ValueError", "a query of too many tests%s%s%s", "", "", "");
+        return px_raise(exception, "ValueError", "a query of more than %d tests", MAX_TESTS);
     if (!json_is_object(value)) {
         add_test(query, field, "$eq", op_eq, value);
         return 0;
@@ -271,8 +281,8 @@ struct px_query *px_query_create(const json_t *query, struct px_exception *excep
     const char *field;
     json_t *value;
     if (!json_is_object(query)) {
-        raise_error(exception, "TypeError", "a query must be a dict, not '%s'%s%s",
-                    query ? type_name(query) : "NoneType", "", "");
+        px_raise(exception, "AttributeError", "'%s' object has no attribute 'items'",
+                 px_type_name(query));
         goto fail;
     }
     json_object_foreach((json_t *)query, field, value) {

@@ -274,35 +274,44 @@ static json_t *get_nothing(const struct px_record *record)
     return json_null();
 }
 
-/* In the order of ipyparallel's table; `hidden` fields are given only when they are asked for. */
+static json_t *get_display_data(const struct px_record *record)
+{
+    return shared_or_null(record->display_data);
+}
+
+/* When a field is part of a record: buffers only when they are asked for. */
+enum shown { ALWAYS, ASKED, KNOWN };
+
+/* In the order of ipyparallel's table. */
 static const struct {
     const char *name;
     json_t *(*get)(const struct px_record *record);
-    bool hidden;
+    enum shown shown;
 } fields[] = {
-    {"msg_id", get_msg_id, false},
-    {"header", get_header, false},
-    {"metadata", get_metadata, false},
-    {"content", get_content, false},
-    {"buffers", get_nothing, true},
-    {"submitted", get_submitted, false},
-    {"client_uuid", get_client_uuid, false},
-    {"engine_uuid", get_engine_uuid, false},
-    {"started", get_started, false},
-    {"completed", get_completed, false},
-    {"resubmitted", get_resubmitted, false},
-    {"received", get_received, false},
-    {"result_header", get_result_header, false},
-    {"result_metadata", get_result_metadata, false},
-    {"result_content", get_result_content, false},
-    {"result_buffers", get_nothing, true},
-    {"queue", get_queue, false},
-    {"execute_input", get_execute_input, false},
-    {"execute_result", get_execute_result, false},
-    {"error", get_error, false},
-    {"stdout", get_stdout, false},
-    {"stderr", get_stderr, false},
-    {"label", get_label, false},
+    {"msg_id", get_msg_id, ALWAYS},
+    {"header", get_header, ALWAYS},
+    {"metadata", get_metadata, ALWAYS},
+    {"content", get_content, ALWAYS},
+    {"buffers", get_nothing, ASKED},
+    {"submitted", get_submitted, ALWAYS},
+    {"client_uuid", get_client_uuid, ALWAYS},
+    {"engine_uuid", get_engine_uuid, ALWAYS},
+    {"started", get_started, ALWAYS},
+    {"completed", get_completed, ALWAYS},
+    {"resubmitted", get_resubmitted, ALWAYS},
+    {"received", get_received, ALWAYS},
+    {"result_header", get_result_header, ALWAYS},
+    {"result_metadata", get_result_metadata, ALWAYS},
+    {"result_content", get_result_content, ALWAYS},
+    {"result_buffers", get_nothing, ASKED},
+    {"queue", get_queue, ALWAYS},
+    {"execute_input", get_execute_input, ALWAYS},
+    {"execute_result", get_execute_result, ALWAYS},
+    {"error", get_error, ALWAYS},
+    {"stdout", get_stdout, ALWAYS},
+    {"stderr", get_stderr, ALWAYS},
+    {"label", get_label, ALWAYS},
+    {"display_data", get_display_data, KNOWN},
 };
 
 json_t *px_record_field(const struct px_record *record, const char *name)
@@ -314,11 +323,11 @@ json_t *px_record_field(const struct px_record *record, const char *name)
     return NULL;
 }
 
-bool px_record_has_field(const char *name)
+bool px_record_has_field(const struct px_record *record, const char *name)
 {
     for (size_t i = 0; i < PX_COUNT(fields); i++) {
         if (strcmp(fields[i].name, name) == 0)
-            return true;
+            return fields[i].shown != KNOWN || record->display_data != NULL;
     }
     return false;
 }
@@ -328,7 +337,7 @@ json_t *px_record_json(const struct px_record *record, const json_t *keys)
     json_t *object = json_object();
     bool chosen = json_array_size(keys) > 0;
     for (size_t i = 0; i < PX_COUNT(fields); i++) {
-        if (!chosen && !fields[i].hidden)
+        if (!chosen && fields[i].shown != ASKED && px_record_has_field(record, fields[i].name))
             json_object_set_new(object, fields[i].name, fields[i].get(record));
     }
     if (chosen)

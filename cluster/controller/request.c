@@ -11,8 +11,6 @@
 #include <string.h>
 #include <utlist.h>
 
-#define MAX_IDS 1000000
-
 /* ---- replying -------------------------------------------------------------- */
 
 json_t *px_error_json(const char *ename, const char *evalue)
@@ -22,18 +20,6 @@ json_t *px_error_json(const char *ename, const char *evalue)
     json_t *content = px_json_parse(px_buf_span(&text), NULL);
     px_buf_fini(&text);
     return content;
-}
-
-void px_repr(struct px_buf *out, const char *text)
-{
-    char quote = strchr(text, '\'') != NULL && strchr(text, '"') == NULL ? '"' : '\'';
-    px_buf_append(out, &quote, 1);
-    for (; *text; text++) {
-        if (*text == quote || *text == '\\')
-            px_buf_text(out, "\\");
-        px_buf_append(out, text, 1);
-    }
-    px_buf_append(out, &quote, 1);
 }
 
 void px_request_reply(const struct px_request *request, const char *type, json_t *content,
@@ -75,27 +61,36 @@ void px_request_missing(const struct px_request *request, const char *key)
     px_request_fail_key(request, "hub_error", key);
 }
 
-/* The list of strings under `key`. NULL when it is missing or not that; then hub_error is sent. */
-const json_t *px_request_ids(const struct px_request *request, const char *key)
+void px_request_raise(const struct px_request *request, const char *type,
+                      const struct px_exception *exception)
 {
-    const json_t *ids = json_object_get(request->content, key);
-    if (ids == NULL) {
+    px_request_fail(request, type, exception->ename, exception->evalue);
+}
+
+json_t *px_request_items(const struct px_request *request, const char *key)
+{
+    struct px_exception exception;
+    const json_t *value = json_object_get(request->content, key);
+    if (value == NULL) {
         px_request_missing(request, key);
         return NULL;
     }
-    bool right = json_is_array(ids) && json_array_size(ids) <= MAX_IDS;
-    for (size_t i = 0; right && i < json_array_size(ids); i++)
-        right = json_is_string(json_array_get(ids, i));
-    if (right)
-        return ids;
-    px_request_fail(request, "hub_error", "TypeError", "msg_ids must be a list of str");
-    return NULL;
+    json_t *items = px_iterate(value, &exception);
+    if (json_array_size(items) > PX_MAX_IDS) {
+        px_raise(&exception, "ValueError", "more than %u in %s", PX_MAX_IDS, key);
+        json_decref(items);
+        items = NULL;
+    }
+    if (items == NULL)
+        px_request_raise(request, "hub_error", &exception);
+    return items;
 }
 
 struct px_span px_id_at(const json_t *ids, size_t index)
 {
     const json_t *id = json_array_get(ids, index);
-    return (struct px_span){json_string_value(id), json_string_length(id)};
+    const char *text = json_string_value(id);
+    return (struct px_span){text ? text : "", json_string_length(id)};
 }
 
 /* ---- targets --------------------------------------------------------------- */
@@ -122,17 +117,6 @@ static void all_targets(const struct px_hub *hub, struct targets *out)
         out->members[out->count++] = member;
 }
 
-void px_repr_json(struct px_buf *out, const json_t *value)
-{
-    if (json_is_string(value)) {
-        px_repr(out, json_string_value(value));
-        return;
-    }
-    char *text = json_dumps(value, JSON_ENCODE_ANY);
-    px_buf_text(out, json_is_null(value) ? "None" : text ? text : "?");
-    free(text);
-}
-
 /* IndexError with the list of those that do not exist. */
 static void fail_targets(const struct px_request *request, const json_t *list)
 {
@@ -153,11 +137,16 @@ static void fail_targets(const struct px_request *request, const json_t *list)
 
 static int listed_targets(const struct px_request *request, const json_t *list, struct targets *out)
 {
-    if (json_array_size(list) == 0) {
-        px_request_fail(request, "hub_error", "IndexError", "No Engines Registered");
+    struct px_exception exception;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        if (px_is_hashable(json_array_get(list, i)))
+            continue;
+        px_raise(&exception, "TypeError", "unhashable type: '%s'",
+                 px_type_name(json_array_get(list, i)));
+        px_request_raise(request, "hub_error", &exception);
         return -1;
     }
-    out->members = px_alloc(json_array_size(list) * sizeof(*out->members));
+    out->members = px_alloc((json_array_size(list) + 1) * sizeof(*out->members));
     for (size_t i = 0; i < json_array_size(list); i++) {
         struct px_member *member = px_hub_target(request->hub, json_array_get(list, i));
         if (member == NULL) {
@@ -166,25 +155,22 @@ static int listed_targets(const struct px_request *request, const json_t *list, 
         }
         out->members[out->count++] = member;
     }
-    return 0;
+    if (out->count == 0)
+        px_request_fail(request, "hub_error", "IndexError", "No Engines Registered");
+    return out->count == 0 ? -1 : 0;
 }
 
 /* -1 after an error reply. `out->members` is freed by the caller in either case. */
 static int read_targets(const struct px_request *request, struct targets *out)
 {
     json_t *targets = json_object_get(request->content, "targets");
-    if (targets == NULL) {
-        px_request_missing(request, "targets");
-        return -1;
-    }
     if (json_is_null(targets)) {
         all_targets(request->hub, out);
         return 0;
     }
-    if (json_is_array(targets))
-        return listed_targets(request, targets, out);
-    json_t *list = json_pack("[O]", targets);
-    int rc = listed_targets(request, list, out);
+    bool one = json_is_integer(targets) || json_is_boolean(targets) || json_is_string(targets);
+    json_t *list = one ? json_pack("[O]", targets) : px_request_items(request, "targets");
+    int rc = list ? listed_targets(request, list, out) : -1;
     json_decref(list);
     return rc;
 }
@@ -236,7 +222,7 @@ static void on_queue_request(const struct px_request *request)
     struct px_hub *hub = request->hub;
     struct targets targets = {0};
     if (read_targets(request, &targets) == 0) {
-        bool verbose = json_is_true(json_object_get(request->content, "verbose"));
+        bool verbose = px_truth(json_object_get(request->content, "verbose"));
         json_t *content = json_pack("{s:s}", "status", "ok");
         for (size_t i = 0; i < targets.count; i++) {
             char id[16];
@@ -290,16 +276,39 @@ static int compare_ids(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The ids, sorted, without duplicates. Caller frees. */
-static const char **sorted_ids(const json_t *ids, size_t *count)
+/* Python's set and sorted() want what can be hashed and ordered. */
+static int check_ids(const json_t *ids, struct px_exception *exception)
 {
+    const json_t *first = json_array_get(ids, 0);
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        const json_t *id = json_array_get(ids, i);
+        if (!px_is_hashable(id))
+            return px_raise(exception, "TypeError", "unhashable type: '%s'", px_type_name(id));
+        if (i > 0 && json_is_string(id) != json_is_string(first))
+            return px_raise(exception, "TypeError",
+                            "'<' not supported between instances of '%s' and '%s'",
+                            px_type_name(id), px_type_name(first));
+    }
+    return 0;
+}
+
+/* The ids under "msg_ids", sorted, without duplicates; NULL in place of what is no string. Caller
+ * frees. NULL after an error reply. */
+static const char **sorted_ids(const struct px_request *request, const json_t *ids, size_t *count)
+{
+    struct px_exception exception;
     size_t size = json_array_size(ids), kept = 0;
+    if (check_ids(ids, &exception) != 0) {
+        px_request_raise(request, "hub_error", &exception);
+        return NULL;
+    }
     const char **out = px_alloc((size + 1) * sizeof(*out));
     for (size_t i = 0; i < size; i++)
         out[i] = json_string_value(json_array_get(ids, i));
-    qsort(out, size, sizeof(*out), compare_ids);
+    if (size > 0 && out[0] != NULL)
+        qsort(out, size, sizeof(*out), compare_ids);
     for (size_t i = 0; i < size; i++) {
-        if (kept == 0 || strcmp(out[kept - 1], out[i]) != 0)
+        if (kept == 0 || out[i] == NULL || strcmp(out[kept - 1], out[i]) != 0)
             out[kept++] = out[i];
     }
     *count = kept;
@@ -350,14 +359,20 @@ static int gather_result(const struct px_request *request, struct results *resul
     return -1;
 }
 
-static void on_result_request(const struct px_request *request)
+/* 'No such message: ' + id, of an id that is not a str. */
+static int fail_concatenation(const struct px_request *request, const json_t *id)
 {
-    const json_t *ids = px_request_ids(request, "msg_ids");
-    if (ids == NULL)
-        return;
-    bool status_only = json_is_true(json_object_get(request->content, "status_only"));
-    size_t count;
-    const char **sorted = sorted_ids(ids, &count);
+    struct px_exception exception;
+    px_raise(&exception, "TypeError", "can only concatenate str (not \"%s\") to str",
+             px_type_name(id));
+    px_request_raise(request, "result_reply", &exception);
+    return -1;
+}
+
+static void reply_results(const struct px_request *request, const json_t *ids, const char **sorted,
+                          size_t count)
+{
+    bool status_only = px_truth(json_object_get(request->content, "status_only"));
     struct results results = {.content = json_object(),
                               .pending = json_array(),
                               .completed = json_array(),
@@ -366,12 +381,30 @@ static void on_result_request(const struct px_request *request)
     json_object_set_new(results.content, "pending", results.pending);
     json_object_set_new(results.content, "completed", results.completed);
     int rc = 0;
-    for (size_t i = 0; i < count && rc == 0; i++)
-        rc = gather_result(request, &results, sorted[i], status_only);
+    if (!status_only && !px_db_stores(request->hub->db)) {
+        px_request_fail(request, "result_reply", "NoData", PX_NO_DATA);
+        rc = -1;
+    }
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        if (sorted[i] != NULL)
+            rc = gather_result(request, &results, sorted[i], status_only);
+        else
+            rc = fail_concatenation(request, json_array_get(ids, i));
+    }
     if (rc == 0)
         px_request_reply(request, "result_reply", json_incref(results.content), results.buffers);
     json_decref(results.content);
     px_msg_destroy(results.buffers);
+}
+
+static void on_result_request(const struct px_request *request)
+{
+    size_t count;
+    json_t *ids = px_request_items(request, "msg_ids");
+    const char **sorted = ids ? sorted_ids(request, ids, &count) : NULL;
+    if (sorted != NULL)
+        reply_results(request, ids, sorted, count);
+    json_decref(ids);
     free(sorted);
 }
 

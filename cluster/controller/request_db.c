@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * request_db: requests that look into the task database or change it: history, queries, purging
- * and resubmitting (ipyparallel, controller/hub.py). Without a database they are answered with NoData.
+ * and resubmitting (ipyparallel, controller/hub.py). Without a database they are answered with
+ * NoData.
  */
 #include "hub.h"
 
@@ -10,8 +11,6 @@
 #include <string.h>
 
 /* ---- history_request, db_request ------------------------------------------- */
-
-#define NO_DATA "NoDB backend doesn't store any data. "
 
 struct dated {
     int64_t date;
@@ -67,7 +66,7 @@ static json_t *history_of(struct px_hub *hub)
 static void on_history_request(const struct px_request *request)
 {
     if (!px_db_stores(request->hub->db)) {
-        px_request_fail(request, "history_reply", "NoData", NO_DATA);
+        px_request_fail(request, "history_reply", "NoData", PX_NO_DATA);
         return;
     }
     px_request_reply(request, "history_reply",
@@ -98,46 +97,57 @@ static void add_buffers(struct found *found, json_t *lens, const struct px_msg *
 static bool has_key(const json_t *keys, const char *key)
 {
     for (size_t i = 0; i < json_array_size(keys); i++) {
-        if (strcmp(json_string_value(json_array_get(keys, i)), key) == 0)
+        const char *name = json_string_value(json_array_get(keys, i));
+        if (name != NULL && strcmp(name, key) == 0)
             return true;
     }
     return false;
 }
 
-/* False with the exception when one of the keys is not a field. */
-static bool keys_are_right(const json_t *keys, struct px_exception *exception)
+/* KeyError when one of the keys is not a field of the record. */
+static int check_keys(const struct px_record *record, const json_t *keys,
+                      struct px_exception *exception)
 {
     for (size_t i = 0; i < json_array_size(keys); i++) {
-        const char *key = json_string_value(json_array_get(keys, i));
-        if (key != NULL && px_record_has_field(key))
+        const json_t *key = json_array_get(keys, i);
+        if (json_is_string(key) && px_record_has_field(record, json_string_value(key)))
             continue;
         struct px_buf text = {0};
-        px_repr(&text, key ? key : "?");
-        snprintf(exception->ename, sizeof(exception->ename), "KeyError");
-        snprintf(exception->evalue, sizeof(exception->evalue), "%.*s",
-                 (int)sizeof(exception->evalue) - 1, text.data);
+        px_repr_json(&text, key);
+        px_raise(exception, "KeyError", "%s", text.data);
         px_buf_fini(&text);
-        return false;
+        return -1;
     }
-    return true;
+    return 0;
 }
 
 struct search {
     const struct px_query *query;
-    const json_t *keys;
+    const json_t *keys; /* what was asked for */
+    json_t *items;      /* and its items; NULL when it has none */
     struct found *found;
     struct px_exception *exception;
     bool failed;
 };
+
+/* Keys are looked at only when something is found, as ipyparallel does. */
+static bool choose_keys(struct search *search, const struct px_record *record)
+{
+    if (!px_truth(search->keys))
+        return true;
+    if (search->items == NULL)
+        search->items = px_iterate(search->keys, search->exception);
+    return search->items != NULL && check_keys(record, search->items, search->exception) == 0;
+}
 
 static bool add_found(struct px_record *record, void *ctx)
 {
     struct search *search = ctx;
     struct found *found = search->found;
     int match = px_query_match(search->query, record_field, record, search->exception);
-    search->failed = match < 0;
-    if (match > 0) {
-        json_array_append_new(found->records, px_record_json(record, search->keys));
+    search->failed = match < 0 || (match > 0 && !choose_keys(search, record));
+    if (match > 0 && !search->failed) {
+        json_array_append_new(found->records, px_record_json(record, search->items));
         add_buffers(found, found->buffer_lens, record->request);
         add_buffers(found, found->result_buffer_lens, record->reply);
     }
@@ -155,42 +165,45 @@ static void reply_found(const struct px_request *request, const struct found *fo
     px_request_reply(request, "db_reply", content, found->buffers);
 }
 
-static void on_db_request(const struct px_request *request)
+/* Whether the search went well; `exception` says why not. */
+static bool find_records(const struct px_request *request, struct found *found,
+                         struct px_exception *exception)
 {
-    struct px_hub *hub = request->hub;
-    struct px_exception exception;
     json_t *empty = json_object();
     const json_t *wanted = json_object_get(request->content, "query");
     const json_t *keys = json_object_get(request->content, "keys");
-    if (!px_db_stores(hub->db)) {
-        px_request_fail(request, "db_reply", "NoData", NO_DATA);
-        json_decref(empty);
+    struct px_query *query = px_query_create(wanted ? wanted : empty, exception);
+    struct search search = {.query = query, .keys = keys, .found = found, .exception = exception};
+    if (query != NULL) {
+        found->buffer_lens = has_key(keys, "buffers") ? json_array() : NULL;
+        found->result_buffer_lens = has_key(keys, "result_buffers") ? json_array() : NULL;
+        px_db_each(request->hub->db, add_found, &search);
+    }
+    json_decref(search.items);
+    px_query_destroy(query);
+    json_decref(empty);
+    return query != NULL && !search.failed;
+}
+
+static void on_db_request(const struct px_request *request)
+{
+    struct px_exception exception;
+    if (!px_db_stores(request->hub->db)) {
+        px_request_fail(request, "db_reply", "NoData", PX_NO_DATA);
         return;
     }
     struct found found = {.records = json_array(), .buffers = px_msg_create()};
-    struct px_query *query = px_query_create(wanted ? wanted : empty, &exception);
-    bool right = query != NULL && keys_are_right(keys, &exception);
-    if (right) {
-        found.buffer_lens = has_key(keys, "buffers") ? json_array() : NULL;
-        found.result_buffer_lens = has_key(keys, "result_buffers") ? json_array() : NULL;
-        struct search search = {query, keys, &found, &exception, false};
-        px_db_each(hub->db, add_found, &search);
-        right = !search.failed;
-    }
-    if (right)
+    if (find_records(request, &found, &exception))
         reply_found(request, &found);
     else
-        px_request_fail(request, "db_reply", exception.ename, exception.evalue);
-    px_query_destroy(query);
+        px_request_raise(request, "db_reply", &exception);
     json_decref(found.records);
     json_decref(found.buffer_lens);
     json_decref(found.result_buffer_lens);
     px_msg_destroy(found.buffers);
-    json_decref(empty);
 }
 
-/* ---- purge_request
- * ---------------------------------------------------------------------------------- */
+/* ---- purge_request --------------------------------------------------------- */
 
 struct purge {
     struct px_db *db;
@@ -234,23 +247,38 @@ static int purge_ids(const struct px_request *request, const json_t *ids)
     return 0;
 }
 
+/* "No such engine: %i" % id, in Python. */
+static void fail_engine(const struct px_request *request, const json_t *id)
+{
+    struct px_exception exception;
+    if (json_is_number(id) || json_is_boolean(id))
+        px_raise(&exception, "IndexError", "No such engine: %lld",
+                 json_is_number(id) ? (long long)json_number_value(id)
+                                    : (long long)json_is_true(id));
+    else
+        px_raise(&exception, "TypeError", "%%i format: a real number is required, not %s",
+                 px_type_name(id));
+    px_request_raise(request, "purge_reply", &exception);
+}
+
 static int purge_engines(const struct px_request *request, const json_t *ids)
 {
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
         struct px_member *member = json_is_integer(id) ? px_hub_target(request->hub, id) : NULL;
-        if (member != NULL && member->alive) {
-            purge_finished(request->hub, member->uuid);
-            continue;
+        if (member == NULL || !member->alive) {
+            fail_engine(request, id);
+            return -1;
         }
-        struct px_buf what = {0};
-        px_buf_text(&what, "No such engine: ");
-        px_repr_json(&what, id);
-        px_request_fail(request, "purge_reply", "IndexError", what.data);
-        px_buf_fini(&what);
-        return -1;
+        purge_finished(request->hub, member->uuid);
     }
     return 0;
+}
+
+/* An empty list for what is missing; NULL after an error reply. */
+static json_t *purge_items(const struct px_request *request, const char *key)
+{
+    return json_object_get(request->content, key) ? px_request_items(request, key) : json_array();
 }
 
 static void on_purge_request(const struct px_request *request)
@@ -261,15 +289,15 @@ static void on_purge_request(const struct px_request *request)
         px_request_reply(request, "purge_reply", json_pack("{s:s}", "status", "ok"), NULL);
         return;
     }
-    if (which != NULL && (which = px_request_ids(request, "msg_ids")) == NULL)
-        return;
-    if (purge_ids(request, which) == 0 &&
-        purge_engines(request, json_object_get(request->content, "engine_ids")) == 0)
+    json_t *ids = purge_items(request, "msg_ids");
+    json_t *engines = ids && purge_ids(request, ids) == 0 ? purge_items(request, "engine_ids") : 0;
+    if (engines != NULL && purge_engines(request, engines) == 0)
         px_request_reply(request, "purge_reply", json_pack("{s:s}", "status", "ok"), NULL);
+    json_decref(ids);
+    json_decref(engines);
 }
 
-/* ---- resubmit_request
- * --------------------------------------------------------------------------------- */
+/* ---- resubmit_request ------------------------------------------------------ */
 
 /* Nobody's routing id: replies to it are dropped; the client asks for the result instead. */
 #define RESUBMIT_IDENT "px.resubmit"
@@ -347,7 +375,7 @@ static bool all_known(const struct px_request *request, const json_t *ids)
         if (can_resubmit(px_db_get(request->hub->db, px_id_at(ids, i))))
             continue;
         px_buf_text(&missing, missing.size > empty ? ", " : "");
-        px_repr(&missing, px_id_at(ids, i).data);
+        px_repr_json(&missing, json_array_get(ids, i));
     }
     bool known = missing.size == empty;
     px_buf_text(&missing, "]");
@@ -357,26 +385,46 @@ static bool all_known(const struct px_request *request, const json_t *ids)
     return known;
 }
 
-static void on_resubmit_request(const struct px_request *request)
+static void resubmit_all(const struct px_request *request, const json_t *ids)
 {
     struct px_hub *hub = request->hub;
-    const json_t *ids = px_request_ids(request, "msg_ids");
-    if (ids == NULL)
-        return;
-    if (!px_db_stores(hub->db)) {
-        px_request_fail(request, "resubmit_reply", "NoData", NO_DATA);
-        return;
-    }
     if (!all_known(request, ids))
         return;
     json_t *resubmitted = json_object();
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        struct px_record *record = px_db_get(hub->db, px_id_at(ids, i));
-        if (can_resubmit(record)) /* an earlier one may have culled it */
+        struct px_span id = px_id_at(ids, i);
+        struct px_record *record = px_db_get(hub->db, id);
+        /* An earlier one may have culled it, or be the same. */
+        if (json_object_get(resubmitted, id.data) == NULL && can_resubmit(record))
             resubmit(hub, record, resubmitted);
     }
     px_request_reply(request, "resubmit_reply",
                      json_pack("{s:s, s:o}", "status", "ok", "resubmitted", resubmitted), NULL);
+}
+
+static void on_resubmit_request(const struct px_request *request)
+{
+    struct px_exception exception;
+    const json_t *value = json_object_get(request->content, "msg_ids");
+    if (value == NULL) {
+        px_request_missing(request, "msg_ids");
+        return;
+    }
+    if (!px_db_stores(request->hub->db)) {
+        px_request_fail(request, "resubmit_reply", "NoData", PX_NO_DATA);
+        return;
+    }
+    json_t *ids = px_iterate(value, &exception);
+    if (ids == NULL)
+        px_raise(&exception, "TypeError", "argument of type '%s' is not iterable",
+                 px_type_name(value));
+    else if (json_array_size(ids) > PX_MAX_IDS)
+        px_raise(&exception, "ValueError", "more than %u in msg_ids", PX_MAX_IDS);
+    if (ids != NULL && json_array_size(ids) <= PX_MAX_IDS)
+        resubmit_all(request, ids);
+    else
+        px_request_raise(request, "resubmit_reply", &exception);
+    json_decref(ids);
 }
 
 const struct px_request_row px_db_requests[] = {

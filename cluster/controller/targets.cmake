@@ -15,7 +15,7 @@ px_library(px_controller
           ${DIR}/route.c ${DIR}/relay.c ${DIR}/reply.c ${DIR}/task.c ${DIR}/broadcast.c ${DIR}/heart.c
           ${DIR}/traffic.c ${DIR}/hub.c ${DIR}/member.c ${DIR}/request.c ${DIR}/request_db.c
           ${DIR}/monitor.c ${DIR}/record.c ${DIR}/query.c ${DIR}/db.c
-          ${DIR}/row.c ${DIR}/db_sqlite.c
+          ${DIR}/row.c ${DIR}/db_sqlite.c ${DIR}/value.c
   LIBS px_schedule px_wire px_loop Threads::Threads
   PRIVATE PkgConfig::SQLITE)
 
