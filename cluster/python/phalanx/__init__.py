@@ -26,7 +26,7 @@ _homes = {
     "interactive": "canning",
 }
 _modules = (
-    "_phalanx", "asyncresult", "canning", "client", "error", "local", "magics", "maps", "pickle5",
+    "_phalanx", "asyncresult", "batch", "canning", "client", "error", "local", "magics", "maps", "pickle5",
     "view",
 )
 

@@ -387,8 +387,14 @@ class AsyncResult:
     def _reconstruct_metadata(self, values):
         return values[0] if self._single else values
 
+    def stop(self):
+        """Sends nothing further of a long map. The msg_ids of what may be running or queued."""
+        stop = getattr(self._raw, "stop", None)
+        return stop() if stop else self.msg_ids
+
     @property
     def msg_ids(self):
+        """Of my tasks. A long map's items share some; it is waited for until the last is sent."""
         return [self._raw.task_id(i) for i in range(len(self._tasks))]
 
     def __getattr__(self, key):

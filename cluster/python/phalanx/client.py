@@ -180,10 +180,10 @@ class Client:
         if jobs is None:
             ids = []
         elif isinstance(jobs, AsyncResult):
-            ids = jobs.msg_ids
+            ids = jobs.stop()
         else:
             jobs = [jobs] if isinstance(jobs, str) else jobs
-            ids = [i for j in jobs for i in (j.msg_ids if isinstance(j, AsyncResult) else [j])]
+            ids = [i for j in jobs for i in (j.stop() if isinstance(j, AsyncResult) else [j])]
         result = self._control("abort_request", {"msg_ids": ids}, targets)
         if block:
             result.get()

@@ -5,7 +5,7 @@ import builtins
 import json
 from contextlib import contextmanager
 
-from . import _phalanx, maps
+from . import _phalanx, batch, maps
 from .asyncresult import AsyncMapResult, AsyncResult
 from .canning import interactive
 
@@ -348,13 +348,21 @@ class LoadBalancedView(View):
         return self._finish(result, block)
 
     def map(
-        self, f, *sequences, block=None, chunksize=1, ordered=True, return_exceptions=False
+        self, f, *sequences, block=None, chunksize=None, ordered=True, return_exceptions=False
     ):
-        """Like the builtin map: every `chunksize` elements are one task."""
+        """Like the builtin map: every `chunksize` elements are one task. Without it few elements are
+        a task each, and of many (see batch.py) as many go together as make some work."""
+        sequences, size = self._listed(sequences)
+        if chunksize is None and size > batch.FEW and batch.suits(f):
+            result = AsyncMapResult(
+                self.client, batch.Batches(self, f, sequences, size), batch.value_of,
+                maps.BlockMap().join, ordered, fname=_name_of(f),
+                return_exceptions=return_exceptions,
+            )
+            return self._finish(result, block)
         if chunksize is None or chunksize < 1:
             chunksize = 1
         ids, form = self._scope()
-        sequences, size = self._listed(sequences)
         mapping, function = form.pack_function(_map), form.prepare(f)
         metadata, raw = self._metadata(form), None
         for low in range(0, size, chunksize):
@@ -370,6 +378,15 @@ class LoadBalancedView(View):
             fname=_name_of(f), return_exceptions=return_exceptions,
         )
         return self._finish(result, block)
+
+    def imap(
+        self, f, *sequences, ordered=True, max_outstanding="auto", return_exceptions=False
+    ):
+        """An iterator over f of the sequences' elements, which may be endless: they are taken as the
+        results are. `ordered`: in their order, else as they come; `max_outstanding`: how many
+        elements are on their way at most ("auto": what keeps the engines busy)."""
+        most = None if max_outstanding in ("auto", 0) else max_outstanding
+        return batch.imap(self, f, sequences, ordered, most, return_exceptions)
 
 
 def _dependency(value):

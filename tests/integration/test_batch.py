@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Maps whose items share tasks: how many go together, and that nobody can tell from the results."""
+import itertools
+import os
+import signal
+import threading
+
+import pytest
+
+from conftest import wait_for
+from test_client import rc, where  # noqa: F401: fixtures, our cluster and ipyparallel's
+
+phalanx = pytest.importorskip("phalanx")
+from phalanx import batch  # noqa: E402
+from phalanx.batch import Sizes  # noqa: E402
+
+error = phalanx.error
+__name__ = "__main__"  # functions travel as code
+
+
+# ---- how many: pure --------------------------------------------------------------------------
+
+
+def test_the_first_items_go_alone():
+    assert Sizes().next(100_000, 4) == 1
+    assert Sizes().next(None, 4) == 1
+
+
+@pytest.mark.parametrize("seconds, wanted", [
+    (1, 1), (batch.TARGET, 1), (batch.TARGET / 5, 5), (1e-9, batch.GROWTH),
+])
+def test_slow_items_stay_alone_and_quick_ones_gather(seconds, wanted):
+    sizes = Sizes()
+    sizes.measured(1, seconds)
+    assert sizes.next(1_000_000, 4) == wanted
+
+
+def test_growth_is_gradual_and_bounded():
+    sizes, sent, items = Sizes(), [], 1
+    for _ in range(12):
+        sizes.measured(items, items * 1e-8)
+        items = sizes.next(10_000_000, 4)
+        sent.append(items)
+    assert sent[:3] == [8, 64, 512]
+    assert sent[-1] == batch.MOST_ITEMS
+
+
+@pytest.mark.parametrize("engines", [1, 4, 64])
+def test_the_end_is_shared(engines):
+    sizes = Sizes()
+    sizes.measured(1000, 1.0)  # 1 ms an item
+    left, sent = 1000, []
+    while left:
+        sent.append(sizes.next(left, engines))
+        left -= sent[-1]
+    assert sent == sorted(sent, reverse=True)
+    assert sent[-1] <= 4  # LEAST: 4 ms of work
+    assert sent[0] <= max(4, 1000 / (2 * engines))
+
+
+def test_large_arguments_and_results_keep_batches_small():
+    sizes = Sizes()
+    sizes.measured(1000, 1e-6)
+    sizes.weighed(1, batch.MOST_BYTES / 10)
+    assert sizes.next(100_000, 4) == 10
+    sizes.weighed(1, 2 * batch.MOST_BYTES)
+    assert sizes.next(100_000, 4) == 1
+
+
+def test_slower_items_are_believed_at_once_and_quicker_ones_slowly():
+    sizes = Sizes()
+    sizes.measured(100, 100 * 1e-4)
+    sizes.measured(1, 1e-2)
+    assert sizes.seconds > 4e-3
+    sizes.measured(1, 1e-4)
+    assert sizes.seconds > 3e-3
+
+
+def test_functions_with_dependencies_stay_alone():
+    class dependent:
+        pass
+
+    assert batch.suits(abs)
+    assert not batch.suits(dependent())
+
+
+# ---- maps ------------------------------------------------------------------------------------
+
+
+def square(x):
+    return x * x
+
+
+def test_many_items_in_few_tasks(rc, where):
+    view = rc.load_balanced_view()
+    result = view.map_async(square, range(20_000))
+    assert list(result) == [x * x for x in range(20_000)]
+    assert result.get() == [x * x for x in range(20_000)]
+    assert len(result) == result.progress == 20_000
+    assert result.ready() and result.successful()
+    tasks = set(result.msg_ids)
+    assert 1 < len(tasks) < 2_000
+    assert {md["engine_id"] for md in result.metadata} <= set(rc.ids)
+
+
+def test_a_chunksize_is_kept_to(rc):
+    result = rc.load_balanced_view().map_async(square, range(300), chunksize=100)
+    assert len(set(result.msg_ids)) == 3
+    assert result.get() == [x * x for x in range(300)]
+
+
+def test_the_unordered_come_as_they_are(rc):
+    result = rc.load_balanced_view().map_async(square, range(3_000), ordered=False)
+    assert sorted(result) == [x * x for x in range(3_000)]
+
+
+def test_several_sequences_of_all_kinds(rc):
+    numpy = pytest.importorskip("numpy")
+    view = rc.load_balanced_view()
+    a = numpy.arange(1_000.0)
+    assert view.map_sync(lambda x, y, z: x + y + z, a, range(1_000), (i for i in range(1_200))) == [
+        3.0 * i for i in range(1_000)]
+    rows = view.map_sync(lambda row: row.sum(), numpy.ones((500, 7)))
+    assert rows == [7.0] * 500
+
+
+def test_an_exception_is_its_items_alone(rc):
+    def picky(x):
+        if x % 500 == 7:
+            raise ValueError("not %d" % x)
+        return x
+
+    view = rc.load_balanced_view()
+    values = view.map_async(picky, range(2_000), return_exceptions=True).get()
+    bad = {i: v for i, v in enumerate(values) if not isinstance(v, int)}
+    assert sorted(bad) == [7, 507, 1007, 1507]
+    assert [v for v in values if isinstance(v, int)] == [x for x in range(2_000) if x % 500 != 7]
+    for i, e in bad.items():
+        assert (e.ename, e.evalue) == ("ValueError", "not %d" % i)
+        assert "picky" in e.traceback and e.engine_info["engine_id"] in rc.ids
+    with pytest.raises(error.CompositeError) as caught:
+        view.map_sync(picky, range(2_000))
+    assert len(caught.value.elist) == 4
+    it = iter(view.map_async(picky, range(2_000)))
+    assert [next(it) for _ in range(7)] == list(range(7))
+    with pytest.raises(error.RemoteError, match="not 7"):
+        next(it)
+
+
+def test_a_result_that_cannot_be_pickled_is_its_items_alone(rc):
+    def some(x):
+        import threading
+
+        return threading.Lock() if x == 900 else x
+
+    values = rc.load_balanced_view().map_async(some, range(1_000), return_exceptions=True).get()
+    assert values[:900] + values[901:] == [x for x in range(1_000) if x != 900]
+    assert isinstance(values[900], error.RemoteError) and "pickle" in values[900].evalue
+
+
+def test_an_argument_that_cannot_be_pickled(rc):
+    view = rc.load_balanced_view()
+    with pytest.raises(TypeError, match="pickle"):  # at once, if it is among the first
+        view.map_async(square, [threading.Lock()] * 200)
+    mixed = [2] * 600 + [threading.Lock()] + [3] * 600
+    values = view.map_async(square, mixed, return_exceptions=True).get()
+    assert values[:600] + values[601:] == [4] * 600 + [9] * 600
+    assert isinstance(values[600], error.KernelError)
+
+
+def test_a_slow_item_holds_up_nobody_else(rc):
+    def some(x):
+        import time
+
+        if x in (1_500, 1_501):
+            time.sleep(1.5)  # work
+        return x
+
+    result = rc.load_balanced_view().map_async(some, range(3_000), ordered=False)
+    order = list(result)
+    assert sorted(order) == list(range(3_000))
+    last = order.index(1_500)
+    # What was behind it in its batch was handed back, and done by others meanwhile or after it.
+    assert last >= 2_000 or len(rc.ids) < 3
+
+
+def test_output_of_batches_arrives(rc):
+    def speak(x):
+        if x % 1_000 == 0:
+            print("item", x)
+        return x
+
+    result = rc.load_balanced_view().map_async(speak, range(3_000))
+    assert result.get() == list(range(3_000))
+    assert result.wait_for_output(20)
+    text = "".join(result.stdout)
+    assert sorted(text.split()) == sorted("item 0 item 1000 item 2000".split())
+
+
+def test_builtins_of_the_same_name_in_the_users_namespace(rc):
+    rc[:].push({"list": 1, "zip": 2, "len": 3, "str": 4, "type": 5}, block=True)
+    try:
+        assert rc.load_balanced_view().map_sync(square, range(500)) == [x * x for x in range(500)]
+    finally:
+        rc[:].execute("del list, zip, len, str, type", block=True)
+
+
+def test_a_map_can_be_given_up(rc):
+    def slow(x):
+        import time
+
+        time.sleep(0.02)  # work
+        return x
+
+    result = rc.load_balanced_view().map_async(slow, range(20_000), return_exceptions=True)
+    wait_for(lambda: result.progress > 10, what="the first items")
+    result.abort()
+    values = result.get(timeout=30)
+    assert any(isinstance(v, error.TaskAborted) for v in values)
+    assert values[0] == 0
+
+
+def test_closing_the_client_ends_a_map(where):
+    def slow(x):
+        import time
+
+        time.sleep(0.01)  # work
+
+    client = phalanx.Client(where[0])
+    result = client.load_balanced_view().map_async(slow, range(5_000))
+    threads = {t for t in threading.enumerate() if t.name == "phalanx-map"}
+    assert threads
+    client.close()
+    with pytest.raises(error.EngineError):
+        result.get(timeout=20)
+    wait_for(lambda: not any(t.is_alive() for t in threads), what="the map's thread")
+
+
+# ---- imap ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_imap_takes_no_more_than_it_needs(rc, ordered):
+    taken = []
+
+    def numbers():
+        for i in itertools.count():
+            taken.append(i)
+            yield i
+
+    values = rc.load_balanced_view().imap(square, numbers(), ordered=ordered)
+    first = list(itertools.islice(values, 5_000))
+    assert len(set(first)) == 5_000
+    assert not ordered or first == [x * x for x in range(5_000)]
+    before = len(taken)
+    values.close()
+    assert len(taken) == before
+
+
+def test_imap_keeps_to_max_outstanding(rc):
+    taken = []
+
+    def numbers():
+        for i in range(300):
+            taken.append(i)
+            yield i
+
+    got = 0
+    for value in rc.load_balanced_view().imap(square, numbers(), max_outstanding=6):
+        got += 1
+        assert len(taken) <= got + 6 + batch.AHEAD
+        assert value == (got - 1) ** 2
+    assert got == 300
+
+
+def test_imap_raises_where_the_item_is(rc):
+    def picky(x):
+        if x == 700:
+            raise ValueError("not 700")
+        return x
+
+    view, got = rc.load_balanced_view(), []
+    with pytest.raises(error.RemoteError, match="not 700"):
+        for value in view.imap(picky, itertools.count()):
+            got.append(value)
+    assert got == list(range(700))
+    values = list(view.imap(picky, range(1_000), return_exceptions=True))
+    assert isinstance(values[700], error.RemoteError) and len(values) == 1_000
+
+
+# ---- when an engine dies ---------------------------------------------------------------------
+
+
+def test_an_engine_that_dies_takes_its_batches_along(rc, where):
+    if where[1] != 4:
+        pytest.skip("ipcontroller learns of a death by heartbeats")
+
+    def some(x):
+        import time
+
+        time.sleep(0.002)  # work
+        return x
+
+    view = rc.load_balanced_view()
+    pid = rc[rc.ids[-1]].apply_sync(os.getpid)
+    result = view.map_async(some, range(4_000), return_exceptions=True)
+    wait_for(lambda: result.progress > 500, what="some items")
+    os.kill(pid, signal.SIGKILL)
+    values = result.get(timeout=60)
+    lost = [v for v in values if isinstance(v, error.EngineError)]
+    assert 0 < len(lost) < 500
+    assert all(v == i for i, v in enumerate(values) if not isinstance(v, error.EngineError))
