@@ -6,7 +6,8 @@
 #ifndef PX_PROTOCOL_H
 #define PX_PROTOCOL_H
 
-/* Routing ids of the engine-facing sockets: distinct, so that an engine's one ROUTER can address each. */
+/* Routing ids of the engine-facing sockets: distinct, so that an engine's one ROUTER can address
+ * each. */
 #define PX_ID_MUX_OUT "mux_out"
 #define PX_ID_TASK_OUT "task_out"
 #define PX_ID_CONTROL_OUT "control_out"
@@ -32,6 +33,14 @@
 #define PX_SHUTDOWN_REQUEST "shutdown_request"
 #define PX_SIGNAL_REQUEST "signal_request"
 #define PX_STACKS_REQUEST "stacks_request" /* an addition of ours, see engine/trace.h */
+
+/*
+ * Ours: the task scheduler asks an engine that offers the feature "recall" to hand back tasks that
+ * it has not begun. Each comes back as an apply_reply with metadata.status "recalled"; the engine
+ * then takes the same message again.
+ */
+#define PX_RECALL_REQUEST "px_recall_request"
+#define PX_RECALLED "recalled"
 
 /* Default heartbeat period: HeartMonitor.period. */
 #define PX_HEARTBEAT_MS 3000

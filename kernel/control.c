@@ -165,3 +165,42 @@ void px_on_abort_request(struct px_kernel *kernel, struct px_request *request)
     json_decref(json);
     px_request_reply(kernel, request, PX_SPAN("{\"status\": \"ok\"}"));
 }
+
+/* ---- recall ---- */
+
+static bool is_named(const struct px_request *request, void *ids)
+{
+    size_t i;
+    json_t *id;
+    json_array_foreach((json_t *)ids, i, id)
+        if (json_is_string(id) && px_span_equal(request->header.msg_id, json_string_value(id)))
+            return true;
+    return false;
+}
+
+/* Its reply says so; nothing else tells that it ever was here, and it may come again. */
+static void give_back(struct px_kernel *kernel, struct px_request *request)
+{
+    struct px_handler here = *request->handler;
+    here.place = PX_ON_SERVICE;
+    request->handler = &here;
+    kernel->unfinished--;
+    px_session_forget(kernel->config.session, request->msg);
+    px_date_now(request->started);
+    px_reply_task(kernel, request, "recalled", NULL, PX_SPAN("{\"status\": \"recalled\"}"));
+    px_request_destroy(request);
+}
+
+void px_on_recall_request(struct px_kernel *kernel, struct px_request *request)
+{
+    json_t *json = px_json_parse(px_request_content(request), NULL);
+    json_t *ids = json_object_get(json, "msg_ids");
+    struct px_request *queued =
+        json_is_array(ids) ? px_queue_remove(&kernel->queue, is_named, ids) : NULL;
+    while (queued) {
+        struct px_request *next = queued->next;
+        give_back(kernel, queued);
+        queued = next;
+    }
+    json_decref(json);
+}

@@ -48,6 +48,8 @@ struct px_handler {
 
 /* Rows that only some kernels offer; they stand in the tables of those. */
 px_handler_fn px_on_apply_request, px_on_clear_request, px_on_abort_request;
+/* Hands queued requests back to the scheduler that sent them: {"msg_ids": [...]}. */
+px_handler_fn px_on_recall_request;
 
 /* What a handler may ask. Spans are valid until the reply is given. */
 struct px_span px_request_content(const struct px_request *request);

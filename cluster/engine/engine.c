@@ -119,9 +119,9 @@ static void send_registration(struct engine *engine)
 {
     const struct px_interp_ops *ops = engine->config->ops;
     struct px_buf content = {0};
-    px_buf_printf(&content, "{\"uuid\": \"%s\", \"px\": {\"features\": [%s%s%s]}", engine->uuid,
-                  ops->features ? ops->features : "", ops->features && ops->trace ? ", " : "",
-                  ops->trace ? "\"stacks\"" : "");
+    px_buf_printf(&content, "{\"uuid\": \"%s\", \"px\": {\"features\": [\"recall\"%s%s%s]}",
+                  engine->uuid, ops->features ? ", " : "", ops->features ? ops->features : "",
+                  ops->trace ? ", \"stacks\"" : "");
     if (engine->config->wanted_id >= 0)
         px_buf_printf(&content, ", \"id\": %d", engine->config->wanted_id);
     px_buf_text(&content, "}");
@@ -277,6 +277,7 @@ static const struct px_handler handlers[] = {
     {PX_APPLY_REQUEST, PX_APPLY_REPLY, PX_ON_INTERPRETER, px_on_apply_request, 0},
     {PX_CLEAR_REQUEST, "clear_reply", PX_ON_INTERPRETER, px_on_clear_request, 0},
     {PX_ABORT_REQUEST, "abort_reply", PX_ON_SERVICE, px_on_abort_request, 0},
+    {PX_RECALL_REQUEST, NULL, PX_ON_SERVICE, px_on_recall_request, 0},
     {PX_SIGNAL_REQUEST, "signal_reply", PX_ON_SERVICE, on_signal_request, 0},
     {PX_STACKS_REQUEST, "stacks_reply", PX_ON_SERVICE, on_stacks_request, 0},
     {0},

@@ -146,6 +146,15 @@ static void close_hole(struct replay *replay, size_t hole)
     }
 }
 
+/* Its place in the ring stays taken; what is found there later is no longer in the set. */
+static void forget(struct replay *replay, uint64_t mark)
+{
+    mark += mark == 0;
+    const size_t at = find(replay, mark);
+    if (replay->set[at])
+        close_hole(replay, at);
+}
+
 /* False when the mark was there; otherwise it is now. */
 static bool remember(struct replay *replay, uint64_t mark)
 {
@@ -157,7 +166,7 @@ static bool remember(struct replay *replay, uint64_t mark)
     if (replay->set[find(replay, mark)])
         return false;
     if (replay->count == PX_REPLAY_WINDOW)
-        close_hole(replay, find(replay, replay->ring[replay->next]));
+        forget(replay, replay->ring[replay->next]);
     else
         replay->count++;
     replay->ring[replay->next] = mark;
@@ -241,6 +250,19 @@ int px_session_verify(struct px_session *session, const struct px_msg *msg, stru
     if (!remember(&session->replay, mark))
         return px_fail(err, PX_EAUTH, "message seen before");
     return 0;
+}
+
+void px_session_forget(struct px_session *session, const struct px_msg *msg)
+{
+    if (!session->mac || !session->replay.set)
+        return;
+    const struct px_span parts[4] = {px_msg_header(msg), px_msg_parent(msg), px_msg_metadata(msg),
+                                     px_msg_content(msg)};
+    unsigned char bytes[EVP_MAX_MD_SIZE];
+    uint64_t mark;
+    digest(session, parts, bytes);
+    memcpy(&mark, bytes, sizeof mark);
+    forget(&session->replay, mark);
 }
 
 /* ---- building ---- */

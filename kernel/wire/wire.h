@@ -139,6 +139,10 @@ const char *px_session_id(const struct px_session *session);
 PX_MUST_USE int px_session_verify(struct px_session *session, const struct px_msg *msg,
                                   struct px_error *err);
 
+/* A message that was verified may come once more: it was handed back unread, and is expected
+ * again. */
+void px_session_forget(struct px_session *session, const struct px_msg *msg);
+
 /* What a new message consists of; empty spans mean "{}". */
 struct px_draft {
     const struct px_span *idents; /* routing ids or the topic */
@@ -252,8 +256,8 @@ void px_kernel_endpoint(const struct px_kernel_connection *connection, int port,
 
 #define PX_MAX_LEAVES 64 /* broadcast leaves: depth 6 */
 
-/* ipcontroller-{client,engine}.json (ipyparallel 7.1, controller/app.py). A port that the role lacks
- * is 0. Owned strings.
+/* ipcontroller-{client,engine}.json (ipyparallel 7.1, controller/app.py). A port that the role
+ * lacks is 0. Owned strings.
  */
 struct px_cluster_connection {
     char *ssh, *interface, *key, *curve_serverkey, *location, *pack, *unpack, *signature_scheme;
@@ -277,7 +281,8 @@ PX_MUST_USE int px_cluster_connection_write(const char *path, enum px_role role,
                                             const struct px_cluster_connection *connection,
                                             struct px_error *err);
 void px_cluster_connection_fini(struct px_cluster_connection *connection);
-/* The endpoint a peer connects to, with 0.0.0.0 and * resolved (ipyparallel.util.disambiguate_url). */
+/* The endpoint a peer connects to, with 0.0.0.0 and * resolved (ipyparallel.util.disambiguate_url).
+ */
 PX_MUST_USE int px_cluster_endpoint(const struct px_cluster_connection *connection, int port,
                                     char out[PX_ENDPOINT_SIZE], struct px_error *err);
 

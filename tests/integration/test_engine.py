@@ -166,8 +166,8 @@ def start(env):
 
 # ---- registration --------------------------------------------------------------------
 
-@pytest.mark.parametrize("language, features", [("echo", []),
-                                                ("python", ["pickle5", "stacks"])])
+@pytest.mark.parametrize("language, features", [("echo", ["recall"]),
+                                                ("python", ["recall", "pickle5", "stacks"])])
 def test_registration_names_uuid_and_features(hub, start, language, features):
     hub.write()
     start(language=language)
@@ -779,3 +779,34 @@ def test_every_client_reads_the_cause(cluster):
         with pytest.raises(phalanx.error.EngineError, match=cause):
             ours[ours.ids[-1]].apply_async(ctypes.string_at, 0).get(TIMEOUT)
         assert ours.ids == []
+
+
+# ---- tasks that are asked back -----------------------------------------------------------
+
+def test_recalled_tasks_are_handed_back_and_may_come_again(hub, start, tmp_path):
+    hub.write()
+    start(language="python")
+    uuid = hub.join()
+    gate = tmp_path / "gate"
+    wait = ("import os, threading\npause = threading.Event()\n"
+            f"while not os.path.exists({str(gate)!r}): pause.wait(0.002)")
+    first = hub.send("task", [uuid, b"C"], "execute_request", {"code": wait, "silent": True})
+    held = [hub.session.msg("execute_request", {"code": f"x = {i}", "silent": True})
+            for i in range(3)]
+    frames = [[uuid, b"C", *hub.session.serialize(msg)] for msg in held]
+    for parts in frames:
+        hub.sockets["task"].send_multipart(parts)
+    ids = [msg["header"]["msg_id"] for msg in held]
+    hub.send("task", [uuid], "px_recall_request", {"msg_ids": [first, *ids[1:], "nobody's"]})
+    for msg_id in ids[1:]:  # what runs is not handed back, nor what was not named
+        idents, reply = hub.receive("task")
+        assert idents == [uuid, b"C"] and reply["parent_header"]["msg_id"] == msg_id
+        assert reply["metadata"]["status"] == "recalled"
+    hub.sockets["task"].send_multipart(frames[2])  # byte for byte the same: not a replay
+    gate.touch()
+    for msg_id in (first, ids[0], ids[2]):
+        _, reply = hub.receive("task")
+        assert reply["parent_header"]["msg_id"] == msg_id
+        assert reply["metadata"]["status"] == "ok"
+    hub.sockets["task"].send_multipart(frames[0])  # this one is
+    assert hub.silent("task", 0.2)

@@ -172,6 +172,35 @@ static void replays_are_refused_within_the_window(void **state)
     px_session_destroy(receiver);
 }
 
+/* One that is forgotten may come once more; the window holds as long as ever for the others. */
+static void a_forgotten_message_may_come_again(void **state)
+{
+    (void)state;
+    struct px_session *sender = px_session_create(KEY, NULL, NULL, NULL);
+    struct px_session *receiver = px_session_create(KEY, NULL, NULL, NULL);
+    struct px_msg *kept = build(sender), *given_back = build(sender), *unseen = build(sender);
+    px_session_forget(receiver, unseen); /* before anything was verified */
+    assert_int_equal(px_session_verify(receiver, kept, NULL), 0);
+    for (int i = 0; i < PX_REPLAY_WINDOW / 2; i++) {
+        assert_int_equal(px_session_verify(receiver, given_back, NULL), 0);
+        assert_int_equal(px_session_verify(receiver, given_back, NULL), -1);
+        px_session_forget(receiver, given_back);
+        px_session_forget(receiver, unseen);
+    }
+    assert_int_equal(px_session_verify(receiver, kept, NULL), -1);
+    for (int i = 0; i < 2 * PX_REPLAY_WINDOW; i++) {
+        struct px_msg *msg = build(sender);
+        assert_int_equal(px_session_verify(receiver, msg, NULL), 0);
+        assert_int_equal(px_session_verify(receiver, msg, NULL), -1);
+        px_msg_destroy(msg);
+    }
+    px_msg_destroy(kept);
+    px_msg_destroy(given_back);
+    px_msg_destroy(unseen);
+    px_session_destroy(sender);
+    px_session_destroy(receiver);
+}
+
 static void ids_have_their_form(void **state)
 {
     (void)state;
@@ -195,6 +224,7 @@ int main(void)
         cmocka_unit_test(without_a_key_nothing_is_checked),
         cmocka_unit_test(unknown_schemes_are_refused),
         cmocka_unit_test(replays_are_refused_within_the_window),
+        cmocka_unit_test(a_forgotten_message_may_come_again),
         cmocka_unit_test(ids_have_their_form),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
