@@ -29,7 +29,6 @@
 #include <stdatomic.h>
 
 #define PX_MAX_UUID 255
-#define PX_FEATURE_PICKLE5 1u
 
 /* ---- settings: options, environment and configuration files (settings.c) --- */
 
@@ -39,6 +38,8 @@ struct px_port_pool {
     int ports[PX_MAX_PORTS];
     int count, used;
 };
+
+#define PX_HWM_UNSAID (-1)
 
 enum px_db_kind { PX_DB_MEMORY, PX_DB_NONE, PX_DB_SQLITE };
 
@@ -55,7 +56,7 @@ struct px_settings {
     int registration_timeout_s; /* 0: from ping_ms */
     /* tasks */
     const char *scheme;
-    int hwm;
+    int hwm;             /* PX_HWM_UNSAID: one, and a few when they are very short */
     int broadcast_depth; /* accepted for ipcontroller's sake; ours is flat */
     /* database */
     int db;

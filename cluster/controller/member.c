@@ -384,7 +384,7 @@ static json_t *read_features(json_t *names, unsigned *features)
     static const struct {
         const char *name;
         unsigned bit;
-    } known[] = {{"pickle5", PX_FEATURE_PICKLE5}};
+    } known[] = {{"pickle5", PX_FEATURE_PICKLE5}, {"recall", PX_FEATURE_RECALL}};
     *features = 0;
     if (!json_is_array(names) || json_array_size(names) > 64)
         return NULL;

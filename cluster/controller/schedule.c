@@ -87,12 +87,15 @@ void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why w
 static void take_back(struct px_schedule *schedule, struct task *task)
 {
     struct px_worker *worker = task->worker;
+    bool first = desk_of(worker)->running == task;
     DL_DELETE(desk_of(worker)->running, task);
     task->prev = task->next = NULL;
     task->worker = NULL;
+    bool covered = px_ahead_left(schedule, worker, first);
     if (!worker->alive)
         return;
-    px_balance_release(schedule->balance, worker);
+    if (!covered)
+        px_balance_release(schedule->balance, worker);
     if (schedule->freed_count == schedule->freed_size) {
         schedule->freed_size = schedule->freed_size * 2 + 16;
         schedule->freed =
@@ -157,15 +160,29 @@ void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
     px_schedule_run(schedule);
 }
 
+/* The engine has not begun it: it waits again, in its old turn. */
+static enum px_outcome put_back(struct px_schedule *schedule, struct task *task)
+{
+    schedule->stats.recalled++;
+    px_task_requeue(schedule, task);
+    return PX_SWALLOW;
+}
+
 enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span uuid,
-                                  struct px_span msg_id, enum px_reply reply)
+                                  struct px_span msg_id, enum px_reply reply, int64_t took_us)
 {
     struct task *task = px_schedule_task(schedule, msg_id);
     struct px_worker *worker = px_schedule_worker(schedule, uuid.data, uuid.size);
     if (task == NULL || worker == NULL || task->state != RUNNING || task->worker != worker)
         return PX_STALE;
+    if (reply != PX_REPLY_RECALLED)
+        px_ahead_answered(schedule, worker, task, took_us);
     take_back(schedule, task);
-    bool retry = reply == PX_REPLY_REJECTED || (reply == PX_REPLY_ERROR && task->spec.retries > 0);
+    if (reply == PX_REPLY_RECALLED && task->asked)
+        return put_back(schedule, task);
+    /* Handing back what was not asked for is refusing it. */
+    bool refused = reply == PX_REPLY_REJECTED || reply == PX_REPLY_RECALLED;
+    bool retry = refused || (reply == PX_REPLY_ERROR && task->spec.retries > 0);
     if (!retry) {
         px_task_end(schedule, task, reply == PX_REPLY_OK ? PX_SUCCEEDED : PX_FAILED,
                     worker->serial);
@@ -189,6 +206,7 @@ bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, un
     worker->uuid_size = uuid.size;
     worker->features = features & (QUEUES - 1);
     worker->state = desk;
+    desk->worker = worker;
     worker->slot = PX_NO_SLOT;
     worker->alive = true;
     worker->serial = ++schedule->serials;
@@ -221,6 +239,7 @@ static void put_down(struct px_schedule *schedule, struct px_worker *worker)
     for (unsigned bit = 0; bit < FEATURE_BITS; bit++)
         schedule->lacking[bit] -= (worker->features & 1u << bit) == 0;
     px_balance_remove(schedule->balance, worker);
+    px_ahead_stop(schedule, worker);
     const struct px_heap_entry *top;
     while ((top = px_heap_top(&desk_of(worker)->seats)) != NULL)
         px_task_place(schedule, ((struct seat *)top->item)->task); /* leaves this heap at least */
@@ -248,9 +267,17 @@ void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid)
         return;
     if (worker->alive)
         put_down(schedule, worker);
-    while (desk_of(worker)->running != NULL) {
-        struct task *task = desk_of(worker)->running;
+    struct desk *desk = desk_of(worker);
+    unsigned held = desk->pace.held; /* of the list all but the first, or none */
+    desk->pace.held = 0;
+    for (bool first = true; desk->running != NULL; first = false) {
+        struct task *task = desk->running;
         take_back(schedule, task);
+        if (held > 0 && !first) {
+            task->alone = true;
+            px_task_requeue(schedule, task);
+            continue;
+        }
         if (task->spec.retries == 0) {
             px_task_fail(schedule, task, PX_WHY_ENGINE_DIED, worker);
             continue;
@@ -265,12 +292,13 @@ void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid)
     px_schedule_run(schedule);
 }
 
-void px_schedule_tick(struct px_schedule *schedule, int64_t now_ms)
+void px_schedule_tick(struct px_schedule *schedule, int64_t now_us)
 {
-    schedule->now_ms = now_ms;
+    schedule->now_us = now_us;
     const struct px_heap_entry *top;
-    while ((top = px_heap_top(&schedule->deadlines)) != NULL && (int64_t)top->key <= now_ms)
+    while ((top = px_heap_top(&schedule->deadlines)) != NULL && (int64_t)top->key <= now_us)
         px_task_fail(schedule, top->item, PX_WHY_TIMEOUT, NULL);
+    px_ahead_tick(schedule);
     if (schedule->done != NULL)
         px_schedule_run(schedule);
 }
@@ -278,7 +306,10 @@ void px_schedule_tick(struct px_schedule *schedule, int64_t now_ms)
 int64_t px_schedule_deadline(const struct px_schedule *schedule)
 {
     const struct px_heap_entry *top = px_heap_top(&schedule->deadlines);
-    return top ? (int64_t)top->key : -1;
+    int64_t timeout_us = top ? (int64_t)top->key : -1, recall_us = px_ahead_deadline(schedule);
+    if (timeout_us < 0 || recall_us < 0)
+        return timeout_us < 0 ? recall_us : timeout_us;
+    return timeout_us < recall_us ? timeout_us : recall_us;
 }
 
 void px_schedule_stats(const struct px_schedule *schedule, struct px_schedule_stats *out)
@@ -308,6 +339,11 @@ struct px_schedule *px_schedule_create(const struct px_schedule_ops *ops, void *
     schedule->balance = px_balance_create(hwm, seed);
     schedule->history = px_history_create(PX_HISTORY_BYTES);
     return schedule;
+}
+
+void px_schedule_allow_ahead(struct px_schedule *schedule)
+{
+    schedule->allow_ahead = true;
 }
 
 static void destroy_tasks(struct px_schedule *schedule)

@@ -7,8 +7,9 @@
  * ipyparallel's TaskScheduler: `after` and `follow` dependencies, targets, retries on other
  * engines, time-outs while waiting, a high-water mark an engine.
  *
- * In four files: history.c (how every task ended, in a few bytes each), depend.c (dependency
- * sets), scheme.c (engines by load and the five choosers), schedule.c (the rest).
+ * In seven files: history.c (how every task ended, in a few bytes each), depend.c (dependency
+ * sets), scheme.c (engines by load and the five choosers), schedule.c (the events), task_queue.c
+ * (who gets which task), task_graph.c (dependencies), schedule_ahead.c (short tasks in batches).
  *
  * A task is  blocked   until its `after` is met and its `follow` can be decided,
  *            waiting   until an engine that may run it has room,
@@ -28,6 +29,10 @@
 #define PX_MAX_TARGETS 65536       /* engines named by one task */
 #define PX_MAX_RETRIES 1000000
 #define PX_HISTORY_BYTES (8u << 20) /* fates of some 1,300,000 tasks */
+
+/* What engines may offer beyond the common protocol: bits of px_worker.features. */
+#define PX_FEATURE_PICKLE5 1u
+#define PX_FEATURE_RECALL 2u
 
 /* ---- history: the fate of every task --------------------------------------- */
 
@@ -137,15 +142,27 @@ struct px_schedule_ops {
                  const struct px_worker *on);
     /* The schedule no longer holds the payload: called once for each task, last. */
     void (*release)(void *ctx, void *payload);
+    /* Ask the engine to hand back those of these tasks that it has not begun. They stay on its
+     * books until it answers. NULL when tasks are never sent ahead. */
+    void (*recall)(void *ctx, const struct px_worker *from, const char *const *msg_ids,
+                   size_t count);
 };
 
 struct px_schedule *px_schedule_create(const struct px_schedule_ops *ops, void *ctx,
                                        const struct px_scheme *scheme, unsigned hwm, uint64_t seed);
 void px_schedule_destroy(struct px_schedule *schedule); /* releases what is left */
+/*
+ * Lets engines that hand tasks back when asked hold a few more than one, while tasks are very short
+ * (schedule_ahead.c). For a high-water mark of one that nobody has asked for.
+ */
+void px_schedule_allow_ahead(struct px_schedule *schedule);
 
-/* Time in milliseconds on any steady scale: says what time it is and ends what waited too long. */
-void px_schedule_tick(struct px_schedule *schedule, int64_t now_ms);
-/* When the next waiting task runs out of time; -1 for never. */
+/*
+ * Time in microseconds on any steady scale: says what time it is, ends what waited too long,
+ * recalls what was sent ahead in vain.
+ */
+void px_schedule_tick(struct px_schedule *schedule, int64_t now_us);
+/* When the next of these is due; -1 for never. */
 int64_t px_schedule_deadline(const struct px_schedule *schedule);
 
 /* What is asked of a task. Everything is taken: a spec is empty afterwards. */
@@ -153,7 +170,7 @@ struct px_task_spec {
     struct px_depend after, follow;
     char **targets; /* engine uuids; NULL for any */
     size_t target_count;
-    int64_t timeout_ms; /* 0: none */
+    int64_t timeout_us; /* 0: none */
     int retries;
     unsigned needs; /* features that its engine must have */
 };
@@ -175,23 +192,26 @@ void px_schedule_engine_down(struct px_schedule *schedule, struct px_span uuid);
 /* Nothing more can come from it: its tasks are tried elsewhere or fail. */
 void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid);
 
-enum px_reply { PX_REPLY_OK, PX_REPLY_ERROR, PX_REPLY_REJECTED };
+enum px_reply { PX_REPLY_OK, PX_REPLY_ERROR, PX_REPLY_REJECTED, PX_REPLY_RECALLED };
 enum px_outcome {
     PX_DELIVER, /* the client is to have this reply; the task is finished */
-    PX_SWALLOW, /* the task goes to another engine */
+    PX_SWALLOW, /* the task goes to another engine, or waits again */
     PX_STALE,   /* no such task is running there: nothing was changed */
 };
 /*
  * An engine replied. Only the books are changed; call px_schedule_run() after the reply was
- * delivered, so that a client hears of a task before its successors start.
+ * delivered, so that a client hears of a task before its successors start. `took_us` is how long
+ * the engine says it took, -1 when it does not.
  */
 PX_MUST_USE enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span uuid,
-                                              struct px_span msg_id, enum px_reply reply);
+                                              struct px_span msg_id, enum px_reply reply,
+                                              int64_t took_us);
 void px_schedule_run(struct px_schedule *schedule);
 
 struct px_schedule_stats {
     size_t engines, blocked, waiting, running;
     size_t submitted, succeeded, failed, rejected;
+    size_t ahead, recalled; /* tasks sent to an engine that was busy, tasks it handed back */
     size_t history_bytes;
 };
 void px_schedule_stats(const struct px_schedule *schedule, struct px_schedule_stats *out);

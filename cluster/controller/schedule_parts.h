@@ -10,7 +10,7 @@
  *             picky from where it stopped, because who refused a task once is never asked again;
  *             for certain engines (targets, follow): in the heap of each of these;
  *             for targets while there is no engine at all: in `orphans`;
- *   running   in the list of its engine.
+ *   running   in the list of its engine, in the order it was sent.
  * Tickets are given when a task is submitted or refused, so the longest waiting goes first.
  *
  * A task that ends goes onto `done`, and px_schedule_run() tells its dependents from there: a
@@ -67,16 +67,31 @@ struct task {
     struct px_worker *worker; /* running */
     enum px_fate fate;        /* done: how, and where */
     uint32_t serial;
+    int64_t since_us;         /* running: when it was sent; else when it began to wait */
+    bool asked;               /* running: its engine was asked to hand it back */
+    bool alone;               /* its engine died with it, begun or not: never ahead again */
     struct task *prev, *next; /* its engine's running tasks, orphans, or done */
     UT_hash_handle hh;
     char msg_id[];
 };
 
+/* How fast an engine is, and what it was sent ahead: schedule_ahead.c. */
+struct pace {
+    int64_t since_us; /* when the first of its running tasks began, as far as we can see */
+    int64_t spent_us; /* by the tasks it answered last */
+    unsigned answered;
+    unsigned held; /* running tasks but the first, when they were sent ahead */
+    bool recalled; /* it was asked to hand them back */
+};
+
 /* What the schedule keeps for a worker. */
 struct desk {
+    struct px_worker *worker;
     struct px_heap seats;
     uint64_t cursor; /* into picky */
     struct task *running;
+    struct pace pace;
+    struct desk *prev, *next; /* in `crowd` */
 };
 
 /* Tasks by ascending number; a task that left is a NULL. */
@@ -102,12 +117,14 @@ struct px_schedule {
     struct px_heap deadlines;
     struct picky picky;
     struct task *orphans, *done;
-    uint32_t *freed; /* serials of engines that have got room */
+    bool allow_ahead;
+    struct desk *crowd; /* engines that hold tasks sent ahead, the one longest at its first first */
+    uint32_t *freed;    /* serials of engines that have got room */
     size_t freed_count, freed_size;
     struct px_worker **scratch;
     size_t scratch_count, scratch_size;
     uint64_t tickets;
-    int64_t now_ms;
+    int64_t now_us;
     struct px_schedule_stats stats;
 };
 
@@ -141,8 +158,31 @@ void px_task_leave(struct px_schedule *schedule, struct task *task);
 void px_task_place(struct px_schedule *schedule, struct task *task);
 /* Starts a task's wait: its turn and its time-out count from now. */
 void px_task_wait(struct px_schedule *schedule, struct task *task);
+/* It waits on, as if it had never been sent. */
+void px_task_requeue(struct px_schedule *schedule, struct task *task);
 /* Gives an engine tasks while it has room and there are any for it. */
 void px_schedule_serve(struct px_schedule *schedule, struct px_worker *worker);
+
+/* ---- schedule_ahead.c ------------------------------------------------------ */
+
+/* How many more tasks the engine may be sent although it is busy. */
+size_t px_ahead_room(const struct px_schedule *schedule, const struct px_worker *worker);
+/* Whether this task may be one of them. */
+bool px_ahead_suits(const struct task *task);
+/* The task was put at the end of the engine's list: by its turn, or ahead. */
+void px_ahead_sent(struct px_schedule *schedule, struct px_worker *worker, bool ahead);
+/* The engine answered a task that is still in its list. */
+void px_ahead_answered(struct px_schedule *schedule, struct px_worker *worker,
+                       const struct task *task, int64_t took_us);
+/* A task, the first or not, has left the engine's list. True when that made no room, because the
+ * engine holds one that was sent ahead. */
+bool px_ahead_left(struct px_schedule *schedule, struct px_worker *worker, bool first);
+/* The engine goes: nothing is recalled from it any more. */
+void px_ahead_stop(struct px_schedule *schedule, struct px_worker *worker);
+/* Recalls from engines that have been at one task for too long. */
+void px_ahead_tick(struct px_schedule *schedule);
+/* When the next is due; -1 for never. */
+int64_t px_ahead_deadline(const struct px_schedule *schedule);
 
 /* ---- task_graph.c ---------------------------------------------------------- */
 

@@ -8,13 +8,17 @@
  *     engine       ->  E | C | <IDS|MSG> ...    parent's msg_id; metadata: status, dependencies_met
  *     to client    ->  C | E | <IDS|MSG> ...    or C | <IDS|MSG> apply_reply made here
  *
+ *     to engine    ->  E | <IDS|MSG> recall_request {"msg_ids": [...]}, to those that offer
+ * "recall"; of each of these tasks that it has not begun, the engine sends the reply,
+ *                      metadata.status "recalled", and forgets that it ever saw it
+ *
  * A task's message is kept until it has been answered: it may have to go to another engine.
  * When an engine goes, replies it has sent may still be on their way, so what ran there fails
  * or moves on only after GRACE_MS, and replies that come until then count.
  */
 #include "controller.h"
 #include "protocol.h"
-#include "schedule.h"
+#include "task.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +44,7 @@ struct px_tasks {
     struct px_route *route;
     struct px_schedule *schedule;
     struct px_timer *timer; /* of the next time-out */
-    int64_t timer_ms;
+    int64_t timer_us;
     struct farewell *farewells;
     const struct farewell *leaving; /* whose tasks are being failed */
     unsigned long refused, stale;
@@ -120,13 +124,41 @@ static void release_task(void *ctx, void *payload)
     px_msg_destroy(payload);
 }
 
+/* On the socket that brought the tasks, so that it comes after them. */
+static void recall_tasks(void *ctx, const struct px_worker *from, const char *const *msg_ids,
+                         size_t count)
+{
+    struct px_tasks *tasks = ctx;
+    struct px_span uuid = {from->uuid, from->uuid_size};
+    struct px_buf content = {0};
+    px_buf_text(&content, "{\"msg_ids\": [");
+    for (size_t i = 0; i < count; i++) {
+        px_buf_text(&content, i ? ", " : "");
+        px_buf_json_string(&content, msg_ids[i], strlen(msg_ids[i]));
+    }
+    px_buf_text(&content, "]}");
+    struct px_draft draft = {.idents = &uuid,
+                             .ident_count = 1,
+                             .type = PX_RECALL_REQUEST,
+                             .content = px_buf_span(&content)};
+    px_route_send(tasks->route, px_session_build(tasks->shared.session, &draft));
+    px_buf_fini(&content);
+    px_log(PX_DEBUG, "tasks-recalled", "engine=%s count=%zu", from->uuid, count);
+}
+
 static const struct px_schedule_ops schedule_ops = {
     .send = send_task,
     .fail = fail_task,
     .release = release_task,
+    .recall = recall_tasks,
 };
 
 /* ---- time-outs ------------------------------------------------------------- */
+
+static int64_t now_us(void)
+{
+    return px_now_ns() / 1000;
+}
 
 static void arm(struct px_tasks *tasks);
 
@@ -135,25 +167,22 @@ static void on_timeout(struct px_loop *loop, void *ctx)
     (void)loop;
     struct px_tasks *tasks = ctx;
     tasks->timer = NULL;
-    px_schedule_tick(tasks->schedule, px_now_ms());
+    px_schedule_tick(tasks->schedule, now_us());
     arm(tasks);
     px_link_flush(tasks->shared.link);
 }
 
-/* One timer, for the earliest time-out. */
+/* One timer, for the earliest time-out. One that is early is left: it comes back here. */
 static void arm(struct px_tasks *tasks)
 {
-    int64_t deadline_ms = px_schedule_deadline(tasks->schedule);
-    if (tasks->timer != NULL && (deadline_ms < 0 || tasks->timer_ms != deadline_ms)) {
-        px_loop_cancel(tasks->shared.loop, tasks->timer);
-        tasks->timer = NULL;
-    }
-    if (deadline_ms < 0 || tasks->timer != NULL)
+    int64_t deadline_us = px_schedule_deadline(tasks->schedule);
+    if (deadline_us < 0 || (tasks->timer != NULL && tasks->timer_us <= deadline_us))
         return;
-    int64_t delay_ms = deadline_ms - px_now_ms();
-    tasks->timer_ms = deadline_ms;
-    tasks->timer =
-        px_loop_timer(tasks->shared.loop, delay_ms > 0 ? delay_ms : 0, 0, on_timeout, tasks);
+    px_loop_cancel(tasks->shared.loop, tasks->timer);
+    int64_t delay_us = deadline_us - now_us();
+    tasks->timer_us = deadline_us;
+    tasks->timer = px_loop_timer(tasks->shared.loop, delay_us > 0 ? delay_us / 1000 + 1 : 0, 0,
+                                 on_timeout, tasks);
 }
 
 static void after_batch(void *ctx)
@@ -163,80 +192,7 @@ static void after_batch(void *ctx)
     px_link_flush(tasks->shared.link);
 }
 
-/* ---- submission ------------------------------------------------------------ */
-
-enum { AFTER, FOLLOW, TARGETS, TIMEOUT, RETRIES, PICKLE, SUBMIT_KEYS };
-static const char *const submit_keys[SUBMIT_KEYS] = {
-    [AFTER] = "after",     [FOLLOW] = "follow",   [TARGETS] = "targets",
-    [TIMEOUT] = "timeout", [RETRIES] = "retries", [PICKLE] = "px_pickle",
-};
-
-/* A number in JSON; `otherwise` when the value is absent or null. */
-static int read_number(struct px_span value, double otherwise, double *out)
-{
-    char text[64];
-    *out = otherwise;
-    if (value.data == NULL || px_span_equal(value, "null"))
-        return 0;
-    if (value.size >= sizeof(text))
-        return -1;
-    memcpy(text, value.data, value.size);
-    text[value.size] = 0;
-    char *end;
-    *out = strtod(text, &end);
-    return end == text || *end != 0 || *out != *out ? -1 : 0;
-}
-
-static int read_numbers(const struct px_span *values, struct px_task_spec *spec,
-                        struct px_error *err)
-{
-    double timeout_s, retries, pickle;
-    if (read_number(values[TIMEOUT], 0, &timeout_s) != 0 ||
-        read_number(values[RETRIES], 0, &retries) != 0 ||
-        read_number(values[PICKLE], 0, &pickle) != 0)
-        return px_fail(err, PX_EINVAL, "timeout, retries or px_pickle is not a number");
-    if (timeout_s > 0)
-        spec->timeout_ms = timeout_s < 1e12 ? (int64_t)(timeout_s * 1000) + 1 : 0;
-    if (retries > 0)
-        spec->retries = retries < PX_MAX_RETRIES ? (int)retries : PX_MAX_RETRIES;
-    spec->needs = pickle >= 5 ? PX_FEATURE_PICKLE5 : 0;
-    return 0;
-}
-
-static int read_values(const struct px_span *values, struct px_task_spec *spec,
-                       struct px_error *err)
-{
-    if (read_numbers(values, spec, err) != 0 ||
-        px_depend_parse(values[AFTER], &spec->after, err) != 0 ||
-        px_depend_parse(values[FOLLOW], &spec->follow, err) != 0)
-        return -1;
-    return px_names_parse(values[TARGETS], PX_MAX_TARGETS, &spec->targets, &spec->target_count,
-                          err);
-}
-
-/* The scan is not sure of this metadata: it is written anew by jansson and scanned again. */
-static int read_parsed(struct px_span metadata, struct px_task_spec *spec, struct px_error *err)
-{
-    json_t *object = px_json_parse(metadata, err);
-    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
-    json_decref(object);
-    struct px_span values[SUBMIT_KEYS];
-    int rc = -1;
-    if (text == NULL || px_scan(px_span_of(text), submit_keys, values, SUBMIT_KEYS) != 0)
-        px_fail(err, PX_EINVAL, "metadata is not an object");
-    else
-        rc = read_values(values, spec, err);
-    free(text);
-    return rc;
-}
-
-static int read_spec(struct px_span metadata, struct px_task_spec *spec, struct px_error *err)
-{
-    struct px_span values[SUBMIT_KEYS];
-    if (px_scan(metadata, submit_keys, values, SUBMIT_KEYS) == 0)
-        return read_values(values, spec, err);
-    return read_parsed(metadata, spec, err);
-}
+/* ---- submission and replies ------------------------------------------------ */
 
 static void refuse(struct px_tasks *tasks, const char *why)
 {
@@ -251,7 +207,7 @@ void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
     struct px_header header;
     struct px_task_spec spec = {0};
     if (px_header_scan(px_msg_header(msg), &header, &err) != 0 ||
-        read_spec(px_msg_metadata(msg), &spec, &err) != 0) {
+        px_task_read_spec(px_msg_metadata(msg), &spec, &err) != 0) {
         refuse(tasks, err.text);
         px_msg_destroy(msg);
         px_task_spec_fini(&spec);
@@ -264,7 +220,7 @@ void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
         return;
     }
     px_link_note(tasks->shared.link, PX_NOTE_TASK_REQUEST, msg);
-    px_schedule_tick(tasks->schedule, px_now_ms());
+    px_schedule_tick(tasks->schedule, now_us());
     px_schedule_submit(tasks->schedule, header.msg_id, &spec, msg);
 }
 
@@ -274,52 +230,19 @@ static void on_submission(void *ctx, struct px_msg **msg)
     *msg = NULL;
 }
 
-/* ---- replies --------------------------------------------------------------- */
-
-static bool is_false(struct px_span value)
-{
-    return px_span_equal(value, "false");
-}
-
-/* Engines state the status in metadata; where it is missing, content has it. */
-static bool is_ok(struct px_span status, struct px_span content)
-{
-    static const char *const keys[] = {"status"};
-    struct px_span word;
-    if (status.data == NULL && px_scan(content, keys, &status, 1) != 0)
-        return false;
-    return px_scan_string(status, &word) && px_span_equal(word, "ok");
-}
-
-static int read_reply(const struct px_msg *msg, struct px_span *msg_id, enum px_reply *reply)
-{
-    static const char *const keys[] = {"dependencies_met", "status"};
-    static const char *const parent_keys[] = {"msg_id"};
-    struct px_span values[2], id;
-    if (px_scan(px_msg_parent(msg), parent_keys, &id, 1) != 0 || !px_scan_string(id, msg_id) ||
-        px_scan(px_msg_metadata(msg), keys, values, 2) != 0)
-        return -1;
-    if (is_false(values[0]))
-        *reply = PX_REPLY_REJECTED;
-    else
-        *reply = is_ok(values[1], px_msg_content(msg)) ? PX_REPLY_OK : PX_REPLY_ERROR;
-    return 0;
-}
-
 static void on_result(void *ctx, struct px_msg **msg)
 {
     struct px_tasks *tasks = ctx;
-    struct px_span msg_id;
-    enum px_reply reply;
-    if (read_reply(*msg, &msg_id, &reply) != 0) {
+    struct px_task_result result;
+    if (px_task_read_result(*msg, &result) != 0) {
         tasks->out.malformed++;
         px_log_limited(&tasks->out.limiter, PX_WARN, "reply-malformed", "socket=task dropped=%lu",
                        tasks->out.malformed);
         return;
     }
-    px_schedule_tick(tasks->schedule, px_now_ms());
-    enum px_outcome outcome =
-        px_schedule_reply(tasks->schedule, px_msg_ident(*msg, 0), msg_id, reply);
+    px_schedule_tick(tasks->schedule, now_us());
+    enum px_outcome outcome = px_schedule_reply(tasks->schedule, px_msg_ident(*msg, 0),
+                                                result.msg_id, result.reply, result.took_us);
     if (outcome == PX_DELIVER) {
         px_msg_swap(*msg, 0, 1);
         px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, *msg);
@@ -355,7 +278,7 @@ static void farewell_free(struct farewell *farewell)
 static void say_farewell(struct px_tasks *tasks, struct farewell *farewell)
 {
     drain_replies(tasks);
-    px_schedule_tick(tasks->schedule, px_now_ms());
+    px_schedule_tick(tasks->schedule, now_us());
     tasks->leaving = farewell;
     px_schedule_engine_lost(tasks->schedule, uuid_of(farewell));
     tasks->leaving = NULL;
@@ -386,7 +309,7 @@ static void end_grace(struct px_tasks *tasks, struct px_span uuid)
 void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned features)
 {
     end_grace(tasks, uuid);
-    px_schedule_tick(tasks->schedule, px_now_ms());
+    px_schedule_tick(tasks->schedule, now_us());
     if (!px_schedule_engine_up(tasks->schedule, uuid, features))
         px_log(PX_WARN, "engine-known", "engine=%.*s", (int)uuid.size, uuid.data);
     after_batch(tasks);
@@ -394,7 +317,7 @@ void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned fe
 
 void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause)
 {
-    px_schedule_tick(tasks->schedule, px_now_ms());
+    px_schedule_tick(tasks->schedule, now_us());
     px_schedule_engine_down(tasks->schedule, uuid);
     px_route_forget(tasks->route, uuid);
     drain_replies(tasks);
@@ -431,8 +354,10 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
     tasks->out.least_idents = 2;
     tasks->out.handle = on_result;
     tasks->route = px_route_create(shared->loop, &tasks->out, shared->traffic);
-    tasks->schedule =
-        px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme), (unsigned)hwm, seed);
+    tasks->schedule = px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme),
+                                         hwm == PX_HWM_UNSAID ? 1 : (unsigned)hwm, seed);
+    if (hwm == PX_HWM_UNSAID)
+        px_schedule_allow_ahead(tasks->schedule);
     px_port_watch(&tasks->in, shared->loop);
     px_port_watch(&tasks->out, shared->loop);
     return tasks;
@@ -461,8 +386,8 @@ void px_tasks_summary(const struct px_tasks *tasks)
     px_port_summary(&tasks->out);
     px_log(PX_INFO, "tasks",
            "engines=%zu blocked=%zu waiting=%zu running=%zu submitted=%zu succeeded=%zu failed=%zu "
-           "rejected=%zu refused=%lu stale=%lu history_bytes=%zu",
+           "rejected=%zu ahead=%zu recalled=%zu refused=%lu stale=%lu history_bytes=%zu",
            stats.engines, stats.blocked, stats.waiting, stats.running, stats.submitted,
-           stats.succeeded, stats.failed, stats.rejected, tasks->refused, tasks->stale,
-           stats.history_bytes);
+           stats.succeeded, stats.failed, stats.rejected, stats.ahead, stats.recalled,
+           tasks->refused, tasks->stale, stats.history_bytes);
 }

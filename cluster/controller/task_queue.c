@@ -76,14 +76,19 @@ void px_task_leave(struct px_schedule *schedule, struct task *task)
     task->prev = task->next = NULL;
 }
 
-static void run_on(struct px_schedule *schedule, struct task *task, struct px_worker *worker)
+static void run_on(struct px_schedule *schedule, struct task *task, struct px_worker *worker,
+                   bool ahead)
 {
     px_task_leave(schedule, task);
     px_heap_remove(&schedule->deadlines, &task->deadline_at);
     px_task_set_state(schedule, task, RUNNING);
     task->worker = worker;
+    task->since_us = schedule->now_us;
+    task->asked = false;
     DL_APPEND(desk_of(worker)->running, task);
-    px_balance_take(schedule->balance, worker);
+    if (!ahead)
+        px_balance_take(schedule->balance, worker);
+    px_ahead_sent(schedule, worker, ahead);
     schedule->ops.send(schedule->ctx, task->msg_id, task->payload, worker);
 }
 
@@ -130,7 +135,7 @@ static bool choose_and_run(struct px_schedule *schedule, struct task *task, stru
     if (count == 0)
         return false;
     struct px_pool pool = {.balance = schedule->balance, .some = some, .count = count};
-    run_on(schedule, task, schedule->scheme->choose(&pool));
+    run_on(schedule, task, schedule->scheme->choose(&pool), false);
     return true;
 }
 
@@ -229,10 +234,17 @@ void px_task_place(struct px_schedule *schedule, struct task *task)
 void px_task_wait(struct px_schedule *schedule, struct task *task)
 {
     task->ticket = ++schedule->tickets;
+    task->since_us = schedule->now_us;
     px_task_place(schedule, task);
-    if ((task->state == BLOCKED || task->state == WAITING) && task->spec.timeout_ms > 0)
-        px_heap_push(&schedule->deadlines, (uint64_t)(schedule->now_ms + task->spec.timeout_ms),
+    if ((task->state == BLOCKED || task->state == WAITING) && task->spec.timeout_us > 0)
+        px_heap_push(&schedule->deadlines, (uint64_t)(schedule->now_us + task->spec.timeout_us),
                      task, &task->deadline_at);
+}
+
+void px_task_requeue(struct px_schedule *schedule, struct task *task)
+{
+    task->since_us = schedule->now_us;
+    px_task_place(schedule, task);
 }
 
 /* ---- serving an engine that has room --------------------------------------- */
@@ -258,12 +270,23 @@ static struct task *next_for(struct px_schedule *schedule, struct px_worker *wor
     return best;
 }
 
+static void send_ahead(struct px_schedule *schedule, struct px_worker *worker)
+{
+    for (size_t room = px_ahead_room(schedule, worker); room > 0; room--) {
+        struct task *task = next_for(schedule, worker);
+        if (task == NULL || !px_ahead_suits(task))
+            return;
+        run_on(schedule, task, worker, true);
+    }
+}
+
 void px_schedule_serve(struct px_schedule *schedule, struct px_worker *worker)
 {
     while (px_worker_open(worker)) {
         struct task *task = next_for(schedule, worker);
         if (task == NULL)
             return;
-        run_on(schedule, task, worker);
+        run_on(schedule, task, worker, false);
     }
+    send_ahead(schedule, worker);
 }

@@ -4,11 +4,12 @@
  * controller is measured. N engines that answer at once live in one thread, a client that keeps
  * a window of tasks open in the other.
  *
- *     bench_tasks SECURITY_DIR PID [tasks] [engines] [window]
+ *     bench_tasks SECURITY_DIR PID [tasks] [engines] [window] [ENGINES_PID]
  *
  * SECURITY_DIR holds the connection files of a running controller (pxcontroller or
  * ipcontroller), PID is its process. Prints tasks a second and, for each of its threads and
- * children, CPU microseconds a task.
+ * children, CPU microseconds a task. With ENGINES_PID, a pxengine whose children are that many
+ * engines, no engines are made here: the tasks are calls that these run.
  */
 #include "wire/wire.h"
 
@@ -82,12 +83,14 @@ static void on_task(struct px_loop *loop, void *ctx)
         struct px_error err;
         must(px_msg_locate(msg, &err), &err);
         must(px_session_verify(engine->session, msg, &err), &err);
+        char date[PX_DATE_SIZE];
+        px_date_now(date);
         px_buf_clear(&metadata);
         px_buf_printf(&metadata,
-                      "{\"started\": \"2026-01-02T03:04:05.678901Z\", \"dependencies_met\": true, "
+                      "{\"started\": \"%s\", \"dependencies_met\": true, "
                       "\"engine\": \"%s\", \"is_broadcast\": false, \"is_coalescing\": false, "
                       "\"original_msg_id\": \"\", \"status\": \"ok\"}",
-                      engine->uuid);
+                      date, engine->uuid);
         struct px_draft draft = {.idents_of = msg,
                                  .type = PX_APPLY_REPLY,
                                  .parent = px_msg_header(msg),
@@ -136,7 +139,8 @@ static void start_engine(struct engines *engines, struct engine *engine)
         px_session_create(engines->file.key, engines->file.signature_scheme, engine->uuid, &err);
     engine->registrar = open_socket(engines->context, PX_DEALER, engine->uuid, &engines->file,
                                     engines->file.registration);
-    char *content = px_format("{\"uuid\": \"%s\"}", engine->uuid);
+    char *content =
+        px_format("{\"uuid\": \"%s\", \"px\": {\"features\": [\"recall\"]}}", engine->uuid);
     struct px_draft draft = {.type = PX_REGISTRATION_REQUEST, .content = px_span_of(content)};
     send_now(engine->registrar, px_session_build(engine->session, &draft));
     free(content);
@@ -244,6 +248,17 @@ static int count_engines(struct px_socket *query, struct px_session *session)
     return count;
 }
 
+/* Pickles (protocol 4) of the function dict and of {"nargs": 0, "narg_bufs": 0, "kw_keys": []}: a
+ * call without arguments, for engines that really run it. */
+static const unsigned char function[] = {
+    0x80, 0x04, 0x95, 0x15, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x8c, 0x08, 0x62, 0x75, 0x69,
+    0x6c, 0x74, 0x69, 0x6e, 0x73, 0x94, 0x8c, 0x04, 0x64, 0x69, 0x63, 0x74, 0x94, 0x93, 0x94, 0x2e};
+static const unsigned char arguments[] = {
+    0x80, 0x04, 0x95, 0x29, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x7d, 0x94,
+    0x28, 0x8c, 0x05, 0x6e, 0x61, 0x72, 0x67, 0x73, 0x94, 0x4b, 0x00, 0x8c, 0x09,
+    0x6e, 0x61, 0x72, 0x67, 0x5f, 0x62, 0x75, 0x66, 0x73, 0x94, 0x4b, 0x00, 0x8c,
+    0x07, 0x6b, 0x77, 0x5f, 0x6b, 0x65, 0x79, 0x73, 0x94, 0x5d, 0x94, 0x75, 0x2e};
+
 static void submit(struct px_socket *socket, struct px_session *session)
 {
     struct px_draft draft = {
@@ -251,9 +266,8 @@ static void submit(struct px_socket *socket, struct px_session *session)
         .metadata = PX_SPAN("{\"after\": [], \"follow\": [], \"timeout\": 0.0, \"targets\": [], "
                             "\"retries\": 0}")};
     struct px_msg *msg = px_session_build(session, &draft);
-    static const char function[120];
     px_msg_append(msg, function, sizeof(function));
-    px_msg_append(msg, function, 60);
+    px_msg_append(msg, arguments, sizeof(arguments));
     send_now(socket, msg);
 }
 
@@ -310,9 +324,10 @@ static long argument(int argc, char **argv, int index, long otherwise)
 int main(int argc, char **argv)
 {
     static struct usage before[MAX_THREADS], after[MAX_THREADS];
+    static struct usage engines_before[MAX_THREADS], engines_after[MAX_THREADS];
     struct px_error err;
     if (argc < 3)
-        px_die(2, "usage: bench_tasks SECURITY_DIR PID [tasks] [engines] [window]");
+        px_die(2, "usage: bench_tasks SECURITY_DIR PID [tasks] [engines] [window] [ENGINES_PID]");
     int pid = atoi(argv[2]);
     long tasks = argument(argc, argv, 3, 100000), window = argument(argc, argv, 5, 1000);
     struct engines engines = {.count = (int)argument(argc, argv, 4, 4)};
@@ -331,19 +346,25 @@ int main(int argc, char **argv)
     struct px_socket *task = open_socket(context, PX_DEALER, NULL, &file, file.task);
     pthread_t thread;
     printf("idle resident memory %ld kB\n", read_rss(pid));
-    if (pthread_create(&thread, NULL, engines_thread, &engines) != 0)
+    int engines_pid = (int)argument(argc, argv, 6, 0);
+    if (engines_pid == 0 && pthread_create(&thread, NULL, engines_thread, &engines) != 0)
         px_die(1, "cannot start a thread");
     wait_for_engines(query, session, engines.count);
     run_tasks(task, session, tasks / 10, window); /* warm up */
     size_t before_count = list_usage(pid, before);
+    size_t engines_before_count = engines_pid ? list_usage(engines_pid, engines_before) : 0;
     long rss = read_rss(pid);
     int64_t start_ns = px_now_ns();
     run_tasks(task, session, tasks, window);
     double seconds = (double)(px_now_ns() - start_ns) / 1e9;
     size_t after_count = list_usage(pid, after);
+    size_t engines_after_count = engines_pid ? list_usage(engines_pid, engines_after) : 0;
     printf("%ld tasks, %d engines, window %ld: %.0f tasks/s\n", tasks, engines.count, window,
            (double)tasks / seconds);
     print_usage(before, before_count, after, after_count, tasks);
+    if (engines_pid != 0)
+        print_usage(engines_before, engines_before_count, engines_after, engines_after_count,
+                    tasks);
     printf("  memory %ld kB, %+ld kB over the run\n", read_rss(pid), read_rss(pid) - rss);
     fflush(stdout);
     _exit(0); /* the engines' thread never ends by itself */

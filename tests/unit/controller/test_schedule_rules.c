@@ -40,7 +40,7 @@ static void simple_release(void *ctx, void *payload)
     simple->released++;
 }
 
-static const struct px_schedule_ops simple_ops = {simple_send, simple_fail, simple_release};
+static const struct px_schedule_ops simple_ops = {simple_send, simple_fail, simple_release, NULL};
 
 static void submit_named(struct px_schedule *schedule, const char *name, const char *after,
                          const char *follow)
@@ -54,7 +54,7 @@ static void submit_named(struct px_schedule *schedule, const char *name, const c
 static void finish(struct px_schedule *schedule, const char *engine, const char *name,
                    enum px_reply reply)
 {
-    assert_int_equal(px_schedule_reply(schedule, px_span_of(engine), px_span_of(name), reply),
+    assert_int_equal(px_schedule_reply(schedule, px_span_of(engine), px_span_of(name), reply, -1),
                      PX_DELIVER);
     px_schedule_run(schedule);
 }
@@ -101,13 +101,14 @@ static void test_stale_reply(void **state)
     assert_false(px_schedule_engine_up(schedule, PX_SPAN("e1"), 0));
     submit_named(schedule, "a", NULL, NULL);
     const char *other = strcmp(simple.to, "e0") == 0 ? "e1" : "e0";
-    assert_int_equal(px_schedule_reply(schedule, px_span_of(other), PX_SPAN("a"), PX_REPLY_OK),
+    assert_int_equal(px_schedule_reply(schedule, px_span_of(other), PX_SPAN("a"), PX_REPLY_OK, -1),
                      PX_STALE);
-    assert_int_equal(px_schedule_reply(schedule, PX_SPAN("e9"), PX_SPAN("a"), PX_REPLY_OK),
+    assert_int_equal(px_schedule_reply(schedule, PX_SPAN("e9"), PX_SPAN("a"), PX_REPLY_OK, -1),
                      PX_STALE);
     finish(schedule, simple.to, "a", PX_REPLY_OK);
-    assert_int_equal(px_schedule_reply(schedule, px_span_of(simple.to), PX_SPAN("a"), PX_REPLY_OK),
-                     PX_STALE);
+    assert_int_equal(
+        px_schedule_reply(schedule, px_span_of(simple.to), PX_SPAN("a"), PX_REPLY_OK, -1),
+        PX_STALE);
     px_schedule_destroy(schedule);
 }
 

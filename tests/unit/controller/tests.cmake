@@ -2,7 +2,7 @@
 px_test(controller/test_history.c LIBS px_schedule)
 px_test(controller/test_depend.c LIBS px_schedule)
 px_test(controller/test_scheme.c LIBS px_schedule)
-px_test(controller/test_schedule.c LIBS px_schedule)
+px_test(controller/test_schedule.c SOURCES unit/controller/schedule_model.c LIBS px_schedule)
 px_test(controller/test_schedule_rules.c LIBS px_schedule)
 px_test(controller/test_query.c LIBS px_controller)
 px_test(controller/test_value.c LIBS px_controller)

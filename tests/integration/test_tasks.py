@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The task scheduler with our engines: short tasks that are sent ahead, and what becomes of them when
+the one before them is long, or takes its engine with it."""
+import os
+import re
+import signal
+
+import pytest
+from conftest import wait_for
+
+phalanx = pytest.importorskip("phalanx")
+
+DEADLINE = 60
+
+
+def double(x):
+    return 2 * x
+
+
+def wait_until_exists(path):
+    import os
+    import threading
+    pause = threading.Event()
+    while not os.path.exists(path):
+        pause.wait(0.002)
+    return "opened"
+
+
+def end_process():
+    import os
+    os._exit(9)
+
+
+# As if typed in a notebook: the client then sends the code, not the name of this module.
+for function in (double, wait_until_exists, end_process):
+    function.__module__ = "__main__"
+
+
+def count(where, name):
+    """A figure of the controller's summary, written on SIGUSR1."""
+    pattern = re.compile(rf"\| tasks .*\b{name}=(\d+)")
+    before = len(pattern.findall(where.logs()))
+    os.kill(where.controller_pid, signal.SIGUSR1)
+    wait_for(lambda: len(pattern.findall(where.logs())) > before, what="the summary")
+    return int(pattern.findall(where.logs())[-1])
+
+
+@pytest.fixture
+def open_client():
+    opened = []
+
+    def connect(where, n):
+        client = phalanx.Client(str(where.client_file))
+        opened.append(client)
+        wait_for(lambda: len(client.ids) == n, DEADLINE, f"{n} engines")
+        return client
+
+    yield connect
+    for client in opened:
+        client.close()
+
+
+def warm_up(view):
+    """Until engines are known to be fast."""
+    for result in [view.apply_async(double, i) for i in range(400)]:
+        result.get(DEADLINE)
+
+
+def test_short_tasks_go_ahead_and_a_long_one_keeps_none(cluster, open_client, tmp_path):
+    where = cluster(2)
+    view = open_client(where, 2).load_balanced_view()
+    gate = tmp_path / "gate"
+    warm_up(view)
+    short = [view.apply_async(double, i) for i in range(100)]
+    long = view.apply_async(wait_until_exists, str(gate))
+    short += [view.apply_async(double, i) for i in range(100, 600)]
+    assert [result.get(DEADLINE) for result in short] == [2 * i for i in range(600)]
+    assert not long.ready()
+    gate.touch()
+    assert long.get(DEADLINE) == "opened"
+    assert count(where, "ahead") > 0
+    assert count(where, "failed") == 0
+
+
+def test_only_the_task_that_ran_dies_with_its_engine(cluster, open_client):
+    where = cluster(3)
+    view = open_client(where, 3).load_balanced_view()
+    warm_up(view)
+    short = [view.apply_async(double, i) for i in range(200)]
+    deadly = view.apply_async(end_process)
+    short += [view.apply_async(double, i) for i in range(200, 400)]
+    assert [result.get(DEADLINE) for result in short] == [2 * i for i in range(400)]
+    with pytest.raises(Exception, match="died while running task"):
+        deadly.get(DEADLINE)
+    assert count(where, "failed") == 1
+
+
+def test_a_mark_that_was_asked_for_is_kept(cluster, open_client, env):
+    config = os.path.join(env["IPYTHONDIR"], "profile_default", "ipcontroller_config.json")
+    os.makedirs(os.path.dirname(config))
+    with open(config, "w") as file:
+        file.write('{"TaskScheduler": {"hwm": 1}}')
+    where = cluster(2)
+    warm_up(open_client(where, 2).load_balanced_view())
+    assert count(where, "ahead") == 0
