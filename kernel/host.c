@@ -176,6 +176,26 @@ static struct px_span host_parent_header(struct px_parent *parent)
     return (struct px_span){parent->header, parent->size};
 }
 
+static void release_kept(void *hint)
+{
+    px_msg_destroy(hint);
+}
+
+/* A handle of its own on the frame: the request may go, its bytes stay. They were received for this
+ * process alone, and nobody reads them again. */
+static bool host_keep_buffer(void *ctx, size_t index, struct px_buffer *out)
+{
+    const struct px_kernel *kernel = ctx;
+    const struct px_msg *msg = kernel->serving ? kernel->serving->msg : NULL;
+    if (!msg || index >= px_msg_buffer_count(msg))
+        return false;
+    struct px_msg *kept = px_msg_create();
+    px_msg_append_frames(kept, msg, px_msg_first_buffer(msg) + index, 1);
+    const struct px_span bytes = px_msg_frame(kept, 0);
+    *out = (struct px_buffer){bytes.data, bytes.size, release_kept, kept};
+    return true;
+}
+
 void px_host_init(struct px_kernel *kernel)
 {
     kernel->host = (struct px_interp_host){.ctx = kernel,
@@ -185,5 +205,6 @@ void px_host_init(struct px_kernel *kernel)
                                            .input = host_input,
                                            .parent_ref = host_parent_ref,
                                            .parent_unref = px_parent_unref,
-                                           .parent_header = host_parent_header};
+                                           .parent_header = host_parent_header,
+                                           .keep_buffer = host_keep_buffer};
 }

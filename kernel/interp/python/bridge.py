@@ -8,7 +8,6 @@ installed a plain one takes its place. Cells run while an asyncio loop counts as
 
 import atexit
 import builtins
-import functools
 import json
 import os
 import signal
@@ -72,6 +71,13 @@ def describe(error, lines):
 
 
 def publish(kind, content, metadata=None, buffers=None):
+    if host.bridge.child:
+        host.bridge.show_in_child(kind, content)
+    else:
+        _publish(kind, content, metadata, buffers)
+
+
+def _publish(kind, content, metadata, buffers):
     host.publish(kind, encode(content), encode(metadata or {}), buffers)
 
 
@@ -155,34 +161,18 @@ class Kernel:
         return f"{where}.{topic}".encode()
 
 
-def attribute_threads(variable):
-    """What a thread prints belongs to the request of the thread that started it."""
-    start, bootstrap = threading.Thread.start, threading.Thread._bootstrap_inner
-
-    @functools.wraps(start)
-    def start_in_request(self):
-        self._phalanx_parent = variable.get(None)
-        return start(self)
-
-    @functools.wraps(bootstrap)
-    def bootstrap_in_request(self):
-        variable.set(self.__dict__.pop("_phalanx_parent", None))
-        return bootstrap(self)
-
-    threading.Thread.start = start_in_request
-    threading.Thread._bootstrap_inner = bootstrap_in_request
-
-
 class Bridge:
     def __init__(self, options):
         self.options = options
         self.engine = options["engine"]
         self.kernel = Kernel(self)
         self.allow_stdin = False
+        self.child = False  # of the kernel's or engine's process, forked by the user's code
         self._shell = None
         self._comms = None
         self._apply = None
         self._loop = None
+        self._idling = False
         self._started = False
         self._modules = {}
         host.bridge = self
@@ -208,7 +198,7 @@ class Bridge:
         import getpass
 
         getpass.getpass = self.getpass
-        attribute_threads(host.parent_variable)
+        self.embedded("environment").create(host.parent_variable)
         os.register_at_fork(after_in_child=self._in_child)
         self.main = sys.modules["__main__"]
 
@@ -216,10 +206,37 @@ class Bridge:
         """A process forked here has no host, and signals meant for it are its own: the handlers of
         the program around us would act on what it shares with its parent."""
         host.forked()
+        self.child = True
+        if self._idling:
+            self._loop.stop()  # it shares its selector with the parent's
         self._loop = None
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             if signal.getsignal(number) in (None, signal.SIG_DFL):  # none that Python set
                 signal.signal(number, signal.SIG_DFL)
+
+    def show_in_child(self, kind, content):
+        """What a child would publish goes to its descriptors, as text; and sys.exit() ends it, as it
+        would a child of a script."""
+        if kind == host.ERROR:
+            if content["ename"] == "SystemExit":
+                code = content["evalue"]
+                number = code.lstrip("-").isdigit()
+                if code not in ("", "None") and not number:
+                    print(code, file=sys.stderr)
+                self.end_child(int(code) if number else code not in ("", "None"))
+            print("\n".join(content["traceback"]), file=sys.stderr)
+        elif "data" in content and "text/plain" in content["data"]:
+            print(content["data"]["text/plain"])
+
+    def end_child(self, status):
+        """Ends a child that comes back from the user's code: the rest of this program, its exit
+        handlers and its sockets are the parent's."""
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            try:
+                stream.flush()
+            except Exception:
+                pass
+        os._exit(status & 0xFF)
 
     def embedded(self, name):
         """The embedded module `name`, executed on first use."""
@@ -254,6 +271,7 @@ class Bridge:
         """In a child that is an engine. Python has seeded its own generator anew."""
         import random
 
+        self.child = False
         random.seed()
         if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "random"):
             sys.modules["numpy"].random.seed()
@@ -524,12 +542,15 @@ class Bridge:
         """Lets the loop run until `fd` can be read."""
         loop = self.loop
         loop.add_reader(fd, loop.stop)
+        self._idling = True
         try:
             loop.run_forever()
         except (KeyboardInterrupt, SystemExit):
             pass
         finally:
-            loop.remove_reader(fd)
+            self._idling = False
+            if not self.child:
+                loop.remove_reader(fd)
 
 
 class RunningLoop:

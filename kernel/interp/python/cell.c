@@ -43,6 +43,7 @@ void px_cell_execute(void *arg, const struct px_execute *request, struct px_outc
                                      request->store_history, request->allow_stdin, expressions);
     if (!answer || unpack(self, answer, out) != 0)
         px_python_failed(self, "describe_cell", out);
+    px_python_end_child(self, out->failed);
     Py_XDECREF(code);
     Py_XDECREF(expressions);
     Py_XDECREF(answer);
@@ -101,6 +102,7 @@ void px_cell_comm(void *arg, enum px_publication what, struct px_span content,
         answer = PyObject_CallMethod(self->bridge, "comm", "iOOO", (int)what, text, extra, list);
     if (!answer)
         PyErr_WriteUnraisable(self->bridge);
+    px_python_end_child(self, !answer);
     Py_XDECREF(text);
     Py_XDECREF(extra);
     Py_XDECREF(list);

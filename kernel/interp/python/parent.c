@@ -11,6 +11,7 @@
 
 struct token {
     PyObject ob_base;
+    const struct px_python *python;
     const struct px_interp_host *host;
     struct px_parent *parent;
 };
@@ -19,7 +20,8 @@ static void token_dealloc(PyObject *arg)
 {
     struct token *self = (struct token *)arg;
     PyTypeObject *type = Py_TYPE(arg);
-    self->host->parent_unref(self->parent);
+    if (!self->python->forked) /* a lock of the host's may be held for ever there */
+        self->host->parent_unref(self->parent);
     type->tp_free(arg);
     Py_DECREF(type);
 }
@@ -55,6 +57,7 @@ void px_parent_begin(struct px_python *self)
         PyErr_Clear();
         return;
     }
+    token->python = self;
     token->host = host;
     token->parent = parent;
     PyObject *undo = PyContextVar_Set(self->parent_variable, (PyObject *)token);

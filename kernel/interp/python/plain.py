@@ -2,12 +2,14 @@
 """The shell where IPython is not installed: Python, without magics.
 
 It offers what bridge.py asks of a shell (the methods that begin with px_) and the few attributes
-of IPython's that code on engines uses.
+of IPython's that code on engines uses. What needs IPython says so, and how to get it.
 """
 
 import ast
+import builtins
 import codeop
 import inspect
+import linecache
 import re
 import rlcompleter
 import sys
@@ -15,6 +17,33 @@ import traceback
 
 import _phalanx_host as host
 from _phalanx_bridge import describe, publish
+
+
+def missing(what):
+    return ModuleNotFoundError(
+        f"{what} IPython, which is not installed for {sys.executable}: "
+        f"'{sys.executable} -m pip install ipython' installs it",
+        name="IPython",
+    )
+
+
+class NoIPython:
+    """The last finder: what nobody else has found."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "IPython":
+            raise missing("this needs")
+        return None
+
+
+def display(*objects, **options):
+    """Rich display, which there is none of without IPython."""
+    raise missing("display() needs")
+
+
+# Lines that are IPython's and no Python: magics, commands, questions.
+_NOT_PYTHON = re.compile(r"^\s*(?:[\w.\s,]+=\s*)?(%{1,2}[A-Za-z]\S*|!\S+|\?+[\w.]+|[\w.]+\?+\s*$)", re.M)
 
 
 class Plain:
@@ -26,6 +55,8 @@ class Plain:
         self.user_ns = self.user_global_ns = bridge.main.__dict__
         self.execution_count = 1
         self.inputs = []
+        builtins.display = display
+        sys.meta_path.append(NoIPython)
 
     def px_start(self):
         pass
@@ -42,6 +73,9 @@ class Plain:
         try:
             self._run(code, silent)
         except BaseException as failure:
+            if self.px_interrupted and type(failure).__name__ == "CancelledError":
+                failure = KeyboardInterrupt()
+            self.px_interrupted = False
             error = describe(failure, self.px_traceback(failure))
             publish(host.ERROR, error)
         if store_history and not silent:
@@ -49,18 +83,35 @@ class Plain:
             self.execution_count += 1
         return error
 
+    def _parse(self, code, name):
+        try:
+            return ast.parse(code, name)
+        except SyntaxError as error:
+            lines = code.splitlines()
+            line = lines[error.lineno - 1] if 0 < (error.lineno or 0) <= len(lines) else ""
+            found = _NOT_PYTHON.match(line)
+            if found is None:
+                raise
+            raise missing(f"{found.group(1)} needs") from None
+
+    def _evaluate(self, tree, name, mode):
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile(tree, name, mode, flags=flags)
+        value = eval(code, self.user_ns)
+        if code.co_flags & inspect.CO_COROUTINE:
+            value = self.bridge.run_coroutine(value)
+        return value
+
     def _run(self, code, silent):
         name = f"<cell {self.execution_count}>"
-        import linecache
-
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)
-        tree = ast.parse(code, name)
+        tree = self._parse(code, name)
         last = None
         if tree.body and isinstance(tree.body[-1], ast.Expr) and not silent:
             last = ast.Expression(tree.body.pop().value)
-        exec(compile(tree, name, "exec"), self.user_ns)
+        self._evaluate(tree, name, "exec")
         if last is not None:
-            value = eval(compile(last, name, "eval"), self.user_ns)
+            value = self._evaluate(last, name, "eval")
             if value is not None and not code.rstrip().endswith(";"):
                 self._show(value)
 

@@ -110,6 +110,16 @@ void px_python_failed(struct px_python *self, const char *method, struct px_outc
     Py_XDECREF(trace);
 }
 
+void px_python_end_child(struct px_python *self, bool failed)
+{
+    if (!self->forked)
+        return;
+    PyErr_Clear();
+    PyObject *never = PyObject_CallMethod(self->bridge, "end_child", "i", failed);
+    Py_XDECREF(never);
+    _exit(failed);
+}
+
 /* ---- start ---------------------------------------------------------------- */
 
 static int refused(struct px_error *err, PyStatus status, const char *python)
@@ -168,6 +178,7 @@ static int add_sources(PyObject *module)
     } sources[] = {
         {"apply_source", px_embedded_apply},
         {"comms_source", px_embedded_comms},
+        {"environment_source", px_embedded_environment},
         {"history_source", px_embedded_history},
         {"plain_source", px_embedded_plain},
         {"shell_source", px_embedded_shell},
@@ -313,6 +324,7 @@ static void python_idle(void *arg, int fd)
         return; /* a signal ends the wait, too: the caller looks again */
     px_python_enter(self);
     tell_bridge(self, "idle", "(i)", fd);
+    px_python_end_child(self, false);
     px_python_leave(self);
 }
 
@@ -350,6 +362,7 @@ static void python_after_fork_child(void *arg)
     struct px_python *self = arg;
     self->main_thread = pthread_self();
     PyOS_AfterFork_Child();
+    self->forked = false; /* by us, not by the user's code */
     tell_bridge(self, "after_fork", "()");
     px_python_leave(self);
 }

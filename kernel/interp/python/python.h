@@ -33,6 +33,7 @@ struct px_python {
     PyThreadState *thread;             /* of the interpreter thread, while it is outside Python */
     pthread_t main_thread;             /* the one that interrupts go to */
     bool engine;
+    bool forked;               /* this is a child that the user's code forked: it has no host */
     bool background;           /* the event loop has something to do between cells */
     PyObject *module;          /* _phalanx_host */
     PyObject *parent_variable; /* context variable: the request that output belongs to */
@@ -75,6 +76,9 @@ void px_loan_collect(struct px_python *self);
  * bridge describes it: "describe", "describe_task", "describe_cell". */
 void px_python_failed(struct px_python *self, const char *method, struct px_outcome *out);
 
+/* GIL. Ends a child that the user's code forked and that comes back from it; nothing in another. */
+void px_python_end_child(struct px_python *self, bool failed);
+
 /* GIL. Appends a str or bytes object; anything else is ignored. */
 void px_python_append(struct px_buf *buf, PyObject *text);
 
@@ -92,6 +96,7 @@ void px_apply_destroy(struct px_python *self);
 extern const char px_embedded_apply[];
 extern const char px_embedded_bridge[];
 extern const char px_embedded_comms[];
+extern const char px_embedded_environment[];
 extern const char px_embedded_history[];
 extern const char px_embedded_plain[];
 extern const char px_embedded_shell[];

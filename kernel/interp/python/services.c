@@ -202,6 +202,7 @@ static PyObject *host_forked(PyObject *module, PyObject *args)
 {
     (void)args;
     python_of(module)->host = NULL;
+    python_of(module)->forked = true;
     Py_RETURN_NONE;
 }
 

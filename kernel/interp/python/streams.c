@@ -48,8 +48,7 @@ static void send_to_host(const struct px_interp_host *host, struct px_parent *pa
         size -= done;
         if (size == 0)
             return;
-        Py_BEGIN_ALLOW_THREADS
-        host->room(host->ctx);
+        Py_BEGIN_ALLOW_THREADS host->room(host->ctx);
         Py_END_ALLOW_THREADS
     }
 }
@@ -64,8 +63,7 @@ static void send_text(struct stream *self, const char *text, size_t size)
         Py_XDECREF(token);
         return;
     }
-    Py_BEGIN_ALLOW_THREADS
-    write_descriptor(self->fd, text, size);
+    Py_BEGIN_ALLOW_THREADS write_descriptor(self->fd, text, size);
     Py_END_ALLOW_THREADS
 }
 

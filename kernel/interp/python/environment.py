@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How Python's own libraries behave inside a kernel or engine: threads and pools print for the
+request that gave them work, spawned processes get the functions that cells define.
+
+Modules that are not loaded yet are changed when the user's code imports them.
+"""
+
+import functools
+import importlib.util
+import pickle
+import sys
+import threading
+import types
+
+
+class WhenImported:
+    """A finder that finds nothing, but runs functions on modules once they are loaded."""
+
+    def __init__(self):
+        self.changes = {}
+        sys.meta_path.insert(0, self)
+
+    def change(self, name, function):
+        if name in sys.modules:
+            function(sys.modules[name])
+        else:
+            self.changes[name] = function
+
+    def find_spec(self, name, path=None, target=None):
+        change = self.changes.pop(name, None)
+        spec = importlib.util.find_spec(name) if change else None
+        if spec is None or not hasattr(spec.loader, "exec_module"):
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_change(module):
+            load(module)
+            change(module)
+
+        spec.loader.exec_module = load_and_change
+        return spec
+
+
+# ---- whose output it is -----------------------------------------------------------
+
+
+class InRequest:
+    """A function that runs, in a pool's thread, for the request that handed it in."""
+
+    def __init__(self, variable, function):
+        self.variable, self.function = variable, function
+        self.parent = variable.get(None)
+
+    def __call__(self, *args, **kwargs):
+        token = self.variable.set(self.parent)
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            self.variable.reset(token)
+
+
+def _attribute_threads(variable):
+    """What a thread prints belongs to the request of the thread that started it."""
+    start, bootstrap = threading.Thread.start, threading.Thread._bootstrap_inner
+
+    @functools.wraps(start)
+    def start_in_request(self):
+        self._phalanx_parent = variable.get(None)
+        return start(self)
+
+    @functools.wraps(bootstrap)
+    def bootstrap_in_request(self):
+        variable.set(self.__dict__.pop("_phalanx_parent", None))
+        return bootstrap(self)
+
+    threading.Thread.start = start_in_request
+    threading.Thread._bootstrap_inner = bootstrap_in_request
+
+
+def _attribute_pools(variable, module):
+    """What a call in a pool prints belongs to the request that handed the call in, not to the one
+    that happened to start the pool's thread."""
+    submit = module.ThreadPoolExecutor.submit
+
+    @functools.wraps(submit)
+    def submit_in_request(self, fn, /, *args, **kwargs):
+        return submit(self, InRequest(variable, fn), *args, **kwargs)
+
+    module.ThreadPoolExecutor.submit = submit_in_request
+
+
+# ---- processes that multiprocessing spawns ------------------------------------------
+
+
+class Main:
+    """In a pickle: the module __main__ of whoever loads it."""
+
+    def __reduce__(self):
+        return importlib.import_module, ("__main__",)
+
+
+class ByValue:
+    """In a pickle: a function or class as its code."""
+
+    def __init__(self, value):
+        try:
+            import cloudpickle
+        except ImportError:
+            raise pickle.PicklingError(
+                f"{value.__qualname__} is defined in a cell, where a spawned process cannot find "
+                f"it: install cloudpickle for {sys.executable}, put it into a module, or use "
+                "multiprocessing.get_context('fork')"
+            ) from None
+        self.load, self.data = cloudpickle.loads, cloudpickle.dumps(value)
+
+    def __reduce__(self):
+        return self.load, (self.data,)
+
+
+_SPAWNERS = ("multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver")
+
+
+def _reduce_for_process(pickler, value):
+    """A spawned process has none of what cells define: it gets that by value. A forked one has it,
+    and finds it by name, with the globals that its own initializer may have changed."""
+    if (
+        isinstance(value, (types.FunctionType, type))
+        and value.__module__ == "__main__"
+        and any(name in sys.modules for name in _SPAWNERS)
+        and "." not in value.__qualname__
+    ):
+        # Set, so that an instance that comes back as a result finds its class.
+        names = {"main": Main(), "name": value.__qualname__, "value": ByValue(value)}
+        return eval, ("main.__dict__.setdefault(name, value)", names)
+    return NotImplemented
+
+
+def _pickle_for_processes(module):
+    if not hasattr(module.ForkingPickler, "reducer_override"):
+        module.ForkingPickler.reducer_override = _reduce_for_process
+
+
+def create(variable):
+    when_imported = WhenImported()
+    _attribute_threads(variable)
+    when_imported.change(
+        "concurrent.futures.thread", functools.partial(_attribute_pools, variable)
+    )
+    when_imported.change("multiprocessing.reduction", _pickle_for_processes)
