@@ -164,7 +164,9 @@ struct px_order {
     int id;
     unsigned features;
     struct px_msg *msg;
-    char *cause; /* why the engine died, a phrase; NULL: not known. Owned as `msg` is */
+    /* Owned as `msg` is; NULL: not known. */
+    char *cause;   /* why the engine died, a phrase */
+    char *running; /* the request that it died with */
     char uuid[PX_MAX_UUID + 1];
 };
 void px_order_free(struct px_order *order);
@@ -196,7 +198,7 @@ void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_s
                        struct px_span second);
 /* After each socket's turn: at most one batch a millisecond wakes the hub, besides full ones. */
 void px_link_flush(struct px_link *link);
-/* Hub thread. `order` is copied, its message and cause taken. */
+/* Hub thread. `order` is copied, its message and strings taken. */
 void px_link_order(struct px_link *link, const struct px_order *order);
 /* Hub thread, after it has handled a batch: frees it. */
 void px_link_notes_done(struct px_link *link, struct px_notes *notes);
@@ -307,8 +309,10 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
                                  struct px_socket *out, const char *scheme, int hwm);
 void px_tasks_destroy(struct px_tasks *tasks);
 void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned features);
-/* `cause` (NULL: not known) is told to those whose tasks ran there. */
-void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause);
+/* `cause` is told to those whose tasks ran there; `running` is the request that ran last. NULL: not
+ * known. */
+void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause,
+                          const char *running);
 /* A task from the hub: identities | message. Takes `msg`. */
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
 void px_tasks_summary(const struct px_tasks *tasks);

@@ -174,6 +174,7 @@ struct px_member {
     json_t *names;                /* of features, as it said them; NULL for none */
     int64_t left_ms;              /* when it was unregistered */
     char *cause;                  /* why it died, a phrase; NULL: it ended well, or not known */
+    char *running;                /* the request that it died with; NULL: none, or not known */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
     UT_hash_handle hh;      /* by id: all that ever registered */

@@ -30,6 +30,7 @@ void px_order_free(struct px_order *order)
 {
     px_msg_destroy(order->msg);
     free(order->cause);
+    free(order->running);
     free(order);
 }
 

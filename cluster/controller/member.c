@@ -164,7 +164,8 @@ static void order_engine(struct px_hub *hub, enum px_order_kind kind,
     struct px_order order = {.kind = kind,
                              .id = member->id,
                              .features = member->features,
-                             .cause = px_strdup(member->cause)};
+                             .cause = px_strdup(member->cause),
+                             .running = px_strdup(member->running)};
     memcpy(order.uuid, member->uuid, strlen(member->uuid));
     px_link_order(hub->link, &order);
 }
@@ -180,6 +181,7 @@ static void free_member(struct px_hub *hub, struct px_member *member)
         px_hub_unbook(hub, member->tasks);
     json_decref(member->names);
     free(member->cause);
+    free(member->running);
     free(member);
 }
 
@@ -505,6 +507,14 @@ static char *read_cause(const json_t *content)
     return px_format("%.*s", (int)size, text);
 }
 
+/* "px": {"running": a message id}, from the same. NULL for none. */
+static char *read_running(const json_t *content)
+{
+    const json_t *id = json_object_get(json_object_get(content, "px"), "running");
+    size_t size = json_string_length(id);
+    return size > 0 && size <= PX_MAX_MSG_ID ? px_strdup(json_string_value(id)) : NULL;
+}
+
 void px_on_unregistration_request(const struct px_request *request)
 {
     struct px_hub *hub = request->hub;
@@ -514,6 +524,7 @@ void px_on_unregistration_request(const struct px_request *request)
     struct px_member *member = px_hub_member_id(hub, (int)json_integer_value(id));
     if (member != NULL && member->alive) {
         char *cause = read_cause(request->content);
+        member->running = read_running(request->content);
         px_hub_unregister(hub, member, cause);
         free(cause);
         return;

@@ -260,32 +260,44 @@ static void free_worker(struct px_worker *worker)
     free(worker);
 }
 
-void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid)
+/* The task died with its engine. */
+static void lose(struct px_schedule *schedule, struct task *task, const struct px_worker *worker)
+{
+    if (task->spec.retries == 0) {
+        px_task_fail(schedule, task, PX_WHY_ENGINE_DIED, worker);
+        return;
+    }
+    task->spec.retries--;
+    px_serials_add(&task->shunned, &task->shunned_count, worker->serial);
+    px_task_wait(schedule, task);
+}
+
+static void lose_all(struct px_schedule *schedule, struct px_worker *worker, const char *running)
+{
+    struct desk *desk = desk_of(worker);
+    bool known;
+    size_t begun = px_ahead_begun(worker, running, &known);
+    desk->pace.held = 0;
+    for (size_t i = 0; desk->running != NULL; i++) {
+        struct task *task = desk->running;
+        take_back(schedule, task);
+        if (i < begun) {
+            lose(schedule, task, worker);
+            continue;
+        }
+        task->alone = !known;
+        px_task_requeue(schedule, task);
+    }
+}
+
+void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid, const char *running)
 {
     struct px_worker *worker = px_schedule_worker(schedule, uuid.data, uuid.size);
     if (worker == NULL)
         return;
     if (worker->alive)
         put_down(schedule, worker);
-    struct desk *desk = desk_of(worker);
-    unsigned held = desk->pace.held; /* of the list all but the first, or none */
-    desk->pace.held = 0;
-    for (bool first = true; desk->running != NULL; first = false) {
-        struct task *task = desk->running;
-        take_back(schedule, task);
-        if (held > 0 && !first) {
-            task->alone = true;
-            px_task_requeue(schedule, task);
-            continue;
-        }
-        if (task->spec.retries == 0) {
-            px_task_fail(schedule, task, PX_WHY_ENGINE_DIED, worker);
-            continue;
-        }
-        task->spec.retries--;
-        px_serials_add(&task->shunned, &task->shunned_count, worker->serial);
-        px_task_wait(schedule, task);
-    }
+    lose_all(schedule, worker, running);
     schedule->by_serial[worker->serial] = NULL;
     HASH_DEL(schedule->workers, worker);
     free_worker(worker);

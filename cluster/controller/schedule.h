@@ -189,8 +189,12 @@ void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
 bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, unsigned features);
 /* The engine gets nothing more; replies that are on their way are still welcome. */
 void px_schedule_engine_down(struct px_schedule *schedule, struct px_span uuid);
-/* Nothing more can come from it: its tasks are tried elsewhere or fail. */
-void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid);
+/*
+ * Nothing more can come from it: its tasks are tried elsewhere or fail. `running` is the id of what
+ * it began last, NULL when that is not known: what was sent ahead behind it waits on.
+ */
+void px_schedule_engine_lost(struct px_schedule *schedule, struct px_span uuid,
+                             const char *running);
 
 enum px_reply { PX_REPLY_OK, PX_REPLY_ERROR, PX_REPLY_REJECTED, PX_REPLY_RECALLED };
 enum px_outcome {

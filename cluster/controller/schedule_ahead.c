@@ -13,15 +13,16 @@
  * again: that is how long a task may stand behind a long one.
  *
  * Ahead go only tasks that any engine may run at any time: none with targets or follow, none with a
- * time-out (it would no longer run), none that was refused before. When an engine dies, its first
- * task has died with it; those sent ahead are taken as not begun and go to another engine, each
- * by itself, lest one that kills engines take others with it again.
- * LIMIT: an engine that ran one of these in its last moments, and died before the answer was out,
- * has run it all the same; it then runs twice. With --hwm=1 nothing is ever sent ahead.
+ * time-out (it would no longer run), none that was refused before. When an engine dies, its nanny
+ * says what it was running: that task has died with it, and those before it, whose answers were not
+ * out yet; those behind it wait on. When nobody says so, the first task has died with it, and the
+ * others go to other engines, each by itself, lest one that kills engines take them along again.
+ * LIMIT: what an engine answered in its last instant, some ten microseconds, fails although it ran;
+ * and without a nanny's word (its host died) it may run twice. With --hwm=1 neither can be.
  */
 #include "schedule_parts.h"
 
-#include <stdlib.h>
+#include <string.h>
 
 #define AHEAD_US 2000    /* what an engine may hold, in expected time */
 #define AHEAD_MOST 64u   /* and in tasks */
@@ -131,6 +132,22 @@ bool px_ahead_left(struct px_schedule *schedule, struct px_worker *worker, bool 
     if (first || desk->pace.held == 0)
         begin(schedule, desk);
     return true;
+}
+
+size_t px_ahead_begun(const struct px_worker *worker, const char *running, bool *known)
+{
+    const struct desk *desk = desk_of(worker);
+    size_t count = 0;
+    *known = true;
+    for (const struct task *task = desk->running; task != NULL; task = task->next) {
+        count++;
+        if (desk->pace.held > 0 && running != NULL && strcmp(task->msg_id, running) == 0)
+            return count;
+    }
+    if (desk->pace.held == 0)
+        return count;
+    *known = false;
+    return 1;
 }
 
 void px_ahead_stop(struct px_schedule *schedule, struct px_worker *worker)

@@ -69,7 +69,7 @@ struct task {
     uint32_t serial;
     int64_t since_us;         /* running: when it was sent; else when it began to wait */
     bool asked;               /* running: its engine was asked to hand it back */
-    bool alone;               /* its engine died with it, begun or not: never ahead again */
+    bool alone;               /* its engine died and may have begun it: never ahead again */
     struct task *prev, *next; /* its engine's running tasks, orphans, or done */
     UT_hash_handle hh;
     char msg_id[];
@@ -177,6 +177,9 @@ void px_ahead_answered(struct px_schedule *schedule, struct px_worker *worker,
 /* A task, the first or not, has left the engine's list. True when that made no room, because the
  * engine holds one that was sent ahead. */
 bool px_ahead_left(struct px_schedule *schedule, struct px_worker *worker, bool first);
+/* How many of the engine's tasks, in their order, it has begun for all one can tell, when the last
+ * that it began is `running`. `known`: it has begun no other. */
+size_t px_ahead_begun(const struct px_worker *worker, const char *running, bool *known);
 /* The engine goes: nothing is recalled from it any more. */
 void px_ahead_stop(struct px_schedule *schedule, struct px_worker *worker);
 /* Recalls from engines that have been at one task for too long. */

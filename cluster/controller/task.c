@@ -33,7 +33,8 @@ struct farewell {
     struct px_timer *timer;
     struct farewell *prev, *next;
     int id;
-    char *cause; /* a phrase; NULL: not known */
+    char *cause;   /* a phrase; NULL: not known */
+    char *running; /* the request it died with; NULL: not known */
     size_t size;
     char uuid[];
 };
@@ -272,6 +273,7 @@ static void drain_replies(struct px_tasks *tasks)
 static void farewell_free(struct farewell *farewell)
 {
     free(farewell->cause);
+    free(farewell->running);
     free(farewell);
 }
 
@@ -280,7 +282,7 @@ static void say_farewell(struct px_tasks *tasks, struct farewell *farewell)
     drain_replies(tasks);
     px_schedule_tick(tasks->schedule, now_us());
     tasks->leaving = farewell;
-    px_schedule_engine_lost(tasks->schedule, uuid_of(farewell));
+    px_schedule_engine_lost(tasks->schedule, uuid_of(farewell), farewell->running);
     tasks->leaving = NULL;
     DL_DELETE(tasks->farewells, farewell);
     farewell_free(farewell);
@@ -315,7 +317,8 @@ void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned fe
     after_batch(tasks);
 }
 
-void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause)
+void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause,
+                          const char *running)
 {
     px_schedule_tick(tasks->schedule, now_us());
     px_schedule_engine_down(tasks->schedule, uuid);
@@ -325,6 +328,7 @@ void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, c
     farewell->tasks = tasks;
     farewell->id = id;
     farewell->cause = px_strdup(cause);
+    farewell->running = px_strdup(running);
     farewell->size = uuid.size;
     memcpy(farewell->uuid, uuid.data, uuid.size);
     DL_APPEND(tasks->farewells, farewell);

@@ -82,17 +82,25 @@ def test_short_tasks_go_ahead_and_a_long_one_keeps_none(cluster, open_client, tm
     assert count(where, "failed") == 0
 
 
-def test_only_the_task_that_ran_dies_with_its_engine(cluster, open_client):
+def test_what_was_sent_ahead_survives_its_engine(cluster, open_client):
+    """The answer to what ran just before may be lost with the engine, nothing else."""
     where = cluster(3)
-    view = open_client(where, 3).load_balanced_view()
+    client = open_client(where, 3)
+    view = client.load_balanced_view()
     warm_up(view)
     short = [view.apply_async(double, i) for i in range(200)]
     deadly = view.apply_async(end_process)
     short += [view.apply_async(double, i) for i in range(200, 400)]
-    assert [result.get(DEADLINE) for result in short] == [2 * i for i in range(400)]
-    with pytest.raises(Exception, match="died while running task"):
+    with pytest.raises(phalanx.error.EngineError, match="while running task"):
         deadly.get(DEADLINE)
-    assert count(where, "failed") == 1
+    lost = 0
+    for i, result in enumerate(short):
+        try:
+            assert result.get(DEADLINE) == 2 * i
+        except phalanx.error.EngineError:
+            lost += 1
+    assert lost < 10 and count(where, "failed") == 1 + lost
+    assert len(client.ids) == 2  # it was run on one engine
 
 
 def test_a_mark_that_was_asked_for_is_kept(cluster, open_client, env):

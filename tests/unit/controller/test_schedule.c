@@ -235,6 +235,18 @@ static void engine_up(struct model *model)
         px_schedule_engine_up(model->schedule, px_span_of(uuid), model->engines[e].features));
 }
 
+/* Any of the engine's tasks, as a nanny would name it; NULL: nobody knows. */
+static const struct model_task *last_begun(struct model *model, int engine)
+{
+    int start = (int)roll(model, (unsigned)model->count + 1);
+    for (int i = start; i < model->count; i++) {
+        const struct model_task *task = &model->tasks[i];
+        if (task->state == M_RUNNING && task->engine == engine)
+            return task;
+    }
+    return NULL;
+}
+
 static void engine_down(struct model *model, bool at_once)
 {
     int e = model->engine_count > 0 ? (int)roll(model, (unsigned)model->engine_count) : -1;
@@ -254,14 +266,15 @@ static void engine_down(struct model *model, bool at_once)
      * ahead waits on. */
     model->tickets++;
     const struct model_task *first = model_first_of(model, e);
+    const struct model_task *last = last_begun(model, e);
     for (int i = 0; i < model->count; i++) {
         struct model_task *task = &model->tasks[i];
         if (task->state != M_RUNNING || task->engine != e)
             continue;
-        if (model->ahead && task != first) {
+        if (model->ahead && (last != NULL ? task->sent > last->sent : task != first)) {
             task->state = M_BLOCKED;
             task->engine = -1;
-            task->alone = true;
+            task->alone = last == NULL;
             continue;
         }
         if (task->retries == 0)
@@ -274,7 +287,10 @@ static void engine_down(struct model *model, bool at_once)
         task->deadline_us = task->timeout_us ? model->now_us + task->timeout_us : 0;
     }
     model->serving = false;
-    px_schedule_engine_lost(model->schedule, px_span_of(uuid));
+    char running[32];
+    if (last != NULL)
+        name_task(running, (int)(last - model->tasks));
+    px_schedule_engine_lost(model->schedule, px_span_of(uuid), last ? running : NULL);
 }
 
 static void reply_to(struct model *model, struct model_task *task, enum px_reply reply)
