@@ -493,7 +493,8 @@ void px_on_registration_request(const struct px_request *request)
 
 #define MOST_CAUSE 500
 
-/* "px": {"cause": a phrase}, as a nanny says it (engine/nanny.c). NULL for none. */
+/* "px": {"cause": a phrase, "running": an id}, as a nanny says it (engine/nanny.c). NULL for none.
+ */
 static char *read_cause(const json_t *content)
 {
     const char *text = json_string_value(json_object_get(json_object_get(content, "px"), "cause"));
@@ -507,14 +508,6 @@ static char *read_cause(const json_t *content)
     return px_format("%.*s", (int)size, text);
 }
 
-/* "px": {"running": a message id}, from the same. NULL for none. */
-static char *read_running(const json_t *content)
-{
-    const json_t *id = json_object_get(json_object_get(content, "px"), "running");
-    size_t size = json_string_length(id);
-    return size > 0 && size <= PX_MAX_MSG_ID ? px_strdup(json_string_value(id)) : NULL;
-}
-
 void px_on_unregistration_request(const struct px_request *request)
 {
     struct px_hub *hub = request->hub;
@@ -524,7 +517,9 @@ void px_on_unregistration_request(const struct px_request *request)
     struct px_member *member = px_hub_member_id(hub, (int)json_integer_value(id));
     if (member != NULL && member->alive) {
         char *cause = read_cause(request->content);
-        member->running = read_running(request->content);
+        const json_t *running = json_object_get(json_object_get(request->content, "px"), "running");
+        if (json_string_length(running) <= PX_MAX_MSG_ID)
+            member->running = px_strdup(json_string_value(running));
         px_hub_unregister(hub, member, cause);
         free(cause);
         return;
