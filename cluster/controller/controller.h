@@ -65,6 +65,8 @@ struct px_settings {
     double size_limit, cull_fraction;
     const char *sqlite_file, *sqlite_dir;
     int commit_ms; /* how long a change may wait before it is written */
+    int disk_records, synced; /* of the file: most records; survive the machine's failure */
+    double disk_bytes;
     /* files, keys */
     int reuse, restore, secure, curve;
     const char *curve_secret, *session_key, *signature_scheme, *ident;

@@ -4,14 +4,27 @@
  * and output. When a limit is passed, the oldest go, by the fraction that is set (ipyparallel's
  * DictDB: 1024 records, 1 GiB, a tenth).
  *
- * With a store on disk, memory is its cache: what changed is written a moment later, or when it
- * leaves memory, and what is no longer in memory is read back.
+ * With a store on disk, memory is its cache: what changed is written a moment later, stays in
+ * memory until it is written, and is read back once it has left. So nobody ever waits for the
+ * disk: what it does not have yet is here, and what was dropped is known until it is gone there,
+ * too. Only when the disk is so far behind that the limits are passed many times over does a
+ * record go unwritten; that is counted and logged.
  */
 #include "hub.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
+
+/* Unwritten records may pass the limit of records by this factor. */
+#define PATIENCE 100
+
+/* Dropped, and perhaps still in the file. */
+struct tombstone {
+    unsigned long number;
+    UT_hash_handle hh;
+    char msg_id[];
+};
 
 struct px_db {
     enum px_db_kind kind;
@@ -21,6 +34,9 @@ struct px_db {
     size_t bytes;
     struct px_record *records; /* a uthash keeps the order in which they were added */
     struct px_record *changed; /* not written since they changed */
+    struct tombstone *dropped;
+    unsigned long lost;
+    struct px_log_limiter limiter;
 };
 
 static struct px_record *find(struct px_db *db, struct px_span msg_id)
@@ -34,7 +50,7 @@ static void write_out(struct px_db *db, struct px_record *record)
 {
     DL_DELETE(db->changed, record);
     record->is_changed = false;
-    px_store_put(db->store, record);
+    record->written = px_store_put(db->store, record);
 }
 
 void px_db_changed(struct px_db *db, struct px_record *record)
@@ -45,26 +61,61 @@ void px_db_changed(struct px_db *db, struct px_record *record)
     DL_APPEND(db->changed, record);
 }
 
-void px_db_flush(struct px_db *db)
+static void forget_dropped(struct px_db *db)
 {
-    while (db->changed != NULL)
+    struct tombstone *stone, *next;
+    HASH_ITER(hh, db->dropped, stone, next) {
+        if (!px_store_is_written(db->store, stone->number))
+            return; /* they are in the order of their numbers */
+        HASH_DEL(db->dropped, stone);
+        free(stone);
+    }
+}
+
+static bool is_dropped(const struct px_db *db, struct px_span msg_id)
+{
+    struct tombstone *stone;
+    HASH_FIND(hh, db->dropped, msg_id.data, msg_id.size, stone);
+    return stone != NULL;
+}
+
+bool px_db_flush(struct px_db *db)
+{
+    while (db->changed != NULL && px_store_has_room(db->store))
         write_out(db, db->changed);
+    if (db->store != NULL)
+        forget_dropped(db);
+    return db->changed == NULL;
+}
+
+static bool is_written(const struct px_db *db, const struct px_record *record)
+{
+    return !record->is_changed && px_store_is_written(db->store, record->written);
 }
 
 /* Out of memory; on disk it stays. */
 static void evict(struct px_db *db, struct px_record *record)
 {
+    if (db->store != NULL && !is_written(db, record)) {
+        db->lost++;
+        px_log_limited(&db->limiter, PX_ERROR, "record-unwritten", "lost=%lu", db->lost);
+    }
     if (record->is_changed)
-        write_out(db, record);
+        DL_DELETE(db->changed, record);
     HASH_DEL(db->records, record);
     db->bytes -= record->bytes;
     px_record_destroy(record);
 }
 
-/* With a store, what is not complete stays in memory: its reply would only fetch it back. */
+/* With a store, what is not complete stays in memory: its reply would only fetch it back. And
+ * what is not written stays, within reason. */
 static bool may_leave(const struct px_db *db, const struct px_record *record)
 {
-    return db->store == NULL || px_record_is_complete(record);
+    if (db->store == NULL)
+        return true;
+    if (HASH_COUNT(db->records) > db->record_limit * PATIENCE)
+        return true;
+    return px_record_is_complete(record) && is_written(db, record);
 }
 
 static void cull_records(struct px_db *db, const struct px_record *kept)
@@ -86,11 +137,13 @@ static void cull_records(struct px_db *db, const struct px_record *kept)
 
 static void cull_bytes(struct px_db *db, const struct px_record *kept)
 {
+    double hard_limit = 2 * db->size_limit;
     struct px_record *record, *next;
     HASH_ITER(hh, db->records, record, next) {
         if ((double)db->bytes <= db->cull_size)
             return;
-        if (record != kept)
+        if (record != kept &&
+            (db->store == NULL || is_written(db, record) || (double)db->bytes > hard_limit))
             evict(db, record);
     }
 }
@@ -98,6 +151,7 @@ static void cull_bytes(struct px_db *db, const struct px_record *kept)
 static struct px_record *add(struct px_db *db, struct px_record *record)
 {
     HASH_ADD_KEYPTR(hh, db->records, record->msg_id, strlen(record->msg_id), record);
+    db->bytes += record->bytes;
     if (HASH_COUNT(db->records) > db->cull_at)
         cull_records(db, record);
     return record;
@@ -108,7 +162,7 @@ struct px_record *px_db_get(struct px_db *db, struct px_span msg_id)
     struct px_record *record = find(db, msg_id);
     if (record != NULL || db->store == NULL)
         return record;
-    record = px_store_get(db->store, msg_id);
+    record = is_dropped(db, msg_id) ? NULL : px_store_get(db->store, msg_id);
     return record != NULL ? add(db, record) : NULL;
 }
 
@@ -125,39 +179,83 @@ struct px_record *px_db_want(struct px_db *db, struct px_span msg_id)
     return add(db, record);
 }
 
-void px_db_grow(struct px_db *db, struct px_record *record, size_t bytes)
+void px_db_resize(struct px_db *db, struct px_record *record, size_t before, size_t after)
 {
-    record->bytes += bytes;
-    db->bytes += bytes;
-    if ((double)db->bytes > db->size_limit)
+    record->bytes = record->bytes - before + after;
+    db->bytes = db->bytes - before + after;
+    if (after > before && (double)db->bytes > db->size_limit)
         cull_bytes(db, record);
+}
+
+static void drop_from_store(struct px_db *db, const char *msg_id)
+{
+    struct px_span id = px_span_of(msg_id);
+    struct tombstone *stone;
+    HASH_FIND(hh, db->dropped, id.data, id.size, stone);
+    if (stone != NULL) {
+        HASH_DEL(db->dropped, stone);
+    } else {
+        stone = px_alloc(sizeof(*stone) + id.size + 1);
+        memcpy(stone->msg_id, id.data, id.size);
+    }
+    stone->number = px_store_delete(db->store, msg_id);
+    HASH_ADD_KEYPTR(hh, db->dropped, stone->msg_id, id.size, stone);
 }
 
 void px_db_drop(struct px_db *db, const char *msg_id)
 {
     struct px_record *record = find(db, px_span_of(msg_id));
-    if (record != NULL) {
-        if (record->is_changed)
-            DL_DELETE(db->changed, record);
-        HASH_DEL(db->records, record);
-        db->bytes -= record->bytes;
-    }
     if (db->store != NULL)
-        px_store_delete(db->store, msg_id);
+        drop_from_store(db, msg_id); /* `msg_id` may be the record's own */
+    if (record == NULL)
+        return;
+    if (record->is_changed)
+        DL_DELETE(db->changed, record);
+    HASH_DEL(db->records, record);
+    db->bytes -= record->bytes;
+    px_record_destroy(record);
+}
+
+void px_db_adopt(struct px_db *db, struct px_record *record)
+{
+    add(db, record);
+}
+
+/* A record from the file, unless memory knows better. */
+struct from_store {
+    struct px_db *db;
+    px_record_fn *each;
+    void *ctx;
+    bool go_on;
+};
+
+static bool give_stored(struct px_record *stored, void *ctx)
+{
+    struct from_store *from = ctx;
+    struct px_span msg_id = px_span_of(stored->msg_id);
+    struct px_record *record = find(from->db, msg_id);
     if (record != NULL)
-        px_record_destroy(record);
+        record->is_seen = true;
+    if (record != NULL || !is_dropped(from->db, msg_id))
+        from->go_on = from->each(record ? record : stored, from->ctx);
+    px_record_destroy(stored);
+    return from->go_on;
 }
 
 void px_db_each(struct px_db *db, px_record_fn *each, void *ctx)
 {
-    if (db->store != NULL) {
-        px_db_flush(db);
-        px_store_each(db->store, each, ctx);
-        return;
-    }
+    struct from_store from = {db, each, ctx, true};
     struct px_record *record, *next;
+    if (db->store != NULL) {
+        forget_dropped(db);
+        for (record = db->records; record != NULL; record = record->hh.next)
+            record->is_seen = false;
+        px_store_each(db->store, false, give_stored, &from);
+    }
     HASH_ITER(hh, db->records, record, next) {
-        if (!each(record, ctx))
+        if (db->store != NULL && record->is_seen)
+            continue;
+        if (!from.go_on || !each(record, ctx))
             return;
     }
 }
@@ -177,6 +275,11 @@ size_t px_db_bytes(const struct px_db *db)
     return db->bytes;
 }
 
+unsigned long px_db_lost(const struct px_db *db)
+{
+    return db->lost;
+}
+
 struct px_db *px_db_create(enum px_db_kind kind, struct px_store *store, size_t record_limit,
                            double size_limit, double cull_fraction)
 {
@@ -194,7 +297,17 @@ void px_db_destroy(struct px_db *db)
 {
     if (db == NULL)
         return;
-    while (db->records != NULL)
-        evict(db, db->records);
+    while (db->changed != NULL)
+        write_out(db, db->changed); /* the last ones: the store keeps them until it is closed */
+    struct px_record *record, *next;
+    HASH_ITER(hh, db->records, record, next) {
+        HASH_DEL(db->records, record);
+        px_record_destroy(record);
+    }
+    struct tombstone *stone, *after;
+    HASH_ITER(hh, db->dropped, stone, after) {
+        HASH_DEL(db->dropped, stone);
+        free(stone);
+    }
     free(db);
 }

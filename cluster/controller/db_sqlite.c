@@ -4,27 +4,37 @@
  *
  * Two connections, write-ahead log: the hub thread reads, a thread of its own writes what the
  * hub posts, many rows in one transaction. After kill -9 the file holds every transaction that
- * was committed. px_store_sync() waits until all that was posted is in the file; the hub does so
- * before it reads, the traffic thread never.
+ * was committed. Nobody waits for the writing thread: what is posted has a number, and the hub
+ * keeps in memory what is not written yet. When another program has locked the file, writing
+ * waits, reading does not.
+ *
+ * The table is bounded as memory is, by records and by bytes: the oldest that are finished go.
  *
  * Only this file includes sqlite3.h.
  */
 #include "hub.h"
 
-#include <pthread.h>
+#include <poll.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BATCH 1000 /* rows in one transaction */
-#define BUSY_MS 10000  /* another process has the file */
-#define MAX_TABLES 100 /* "ipython-tasks", "ipython-tasks_1", ... */
+#define MAX_BATCH 1000   /* rows in one transaction */
+#define BUSY_MS 500      /* another program has the file: how long to wait before looking again */
+#define READ_BUSY_MS 50  /* the hub's readers give up sooner */
+#define GIVE_UP_MS 10000 /* how long the last batch waits for the file when the controller ends */
+#define BACKLOG_BYTES ((size_t)64 << 20) /* and their bytes */
+#define BACKLOG 2000                     /* rows that may wait for the writing thread */
+#define COUNT_EVERY 10000                /* rows written between two counts of the table */
+#define MAX_TABLES 100                   /* "ipython-tasks", "ipython-tasks_1", ... */
 #define TABLE_SIZE 32
 
 enum kind { PUT, DELETE, STOP };
 
 struct work {
     enum kind kind;
+    size_t bytes;
     struct px_row row;
 };
 
@@ -32,10 +42,15 @@ struct px_store {
     sqlite3 *reader, *writer; /* hub thread, writing thread */
     char table[TABLE_SIZE];
     struct px_doorbell *bell; /* struct work, to the writing thread */
-    pthread_mutex_t lock;
-    pthread_cond_t done_changed;
-    unsigned long posted, done; /* under the lock */
+    atomic_ulong done;        /* how many were carried out */
+    unsigned long posted;     /* hub thread */
+    atomic_size_t backlog_bytes;
+    atomic_bool stopping;
+    /* writing thread */
+    size_t record_limit, uncounted;
+    double size_limit, cull_fraction;
     unsigned long failed;
+    bool busy;
     struct px_log_limiter limiter;
 };
 
@@ -47,14 +62,16 @@ static int fail_sql(sqlite3 *db, struct px_error *err, const char *what)
                    db ? sqlite3_errmsg(db) : "out of memory");
 }
 
-static sqlite3 *open_file(const char *path, struct px_error *err)
+static sqlite3 *open_file(const char *path, const struct px_store_limits *limits,
+                          struct px_error *err)
 {
+    const char *pragmas = limits->is_synced ? "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"
+                                            : "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL";
     sqlite3 *db = NULL;
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     if (sqlite3_open_v2(path, &db, flags, NULL) == SQLITE_OK &&
-        sqlite3_busy_timeout(db, BUSY_MS) == SQLITE_OK &&
-        sqlite3_exec(db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", NULL, NULL, NULL) ==
-            SQLITE_OK)
+        sqlite3_busy_timeout(db, GIVE_UP_MS) == SQLITE_OK &&
+        sqlite3_exec(db, pragmas, NULL, NULL, NULL) == SQLITE_OK)
         return db;
     fail_sql(db, err, path);
     sqlite3_close(db);
@@ -136,13 +153,17 @@ static void bind_cell(sqlite3_stmt *statement, size_t column, const struct px_ro
                             SQLITE_UTF8);
 }
 
+/* A row that is there already keeps its place: rows are in the order of their making. */
 static sqlite3_stmt *prepare_put(const struct px_store *store)
 {
     struct px_buf sql = {0};
-    px_buf_text(&sql, "INSERT OR REPLACE INTO \"%w\" VALUES (?");
+    px_buf_text(&sql, "INSERT INTO \"%w\" VALUES (?");
     for (size_t i = 1; i < PX_COLUMNS; i++)
         px_buf_text(&sql, ", ?");
-    px_buf_text(&sql, ")");
+    px_buf_text(&sql, ") ON CONFLICT(msg_id) DO UPDATE SET ");
+    for (size_t i = 1; i < PX_COLUMNS; i++)
+        px_buf_printf(&sql, "%s%s = excluded.%s", i > 1 ? ", " : "", px_column_name(i),
+                      px_column_name(i));
     sqlite3_stmt *statement = prepare(store->writer, sql.data, store->table);
     px_buf_fini(&sql);
     return statement;
@@ -171,12 +192,33 @@ static void free_work(void *item)
     free(work);
 }
 
-static void count_done(struct px_store *store, unsigned long count)
+/* Takes the file for writing, however long another program has it. */
+static bool begin(struct px_store *store)
 {
-    pthread_mutex_lock(&store->lock);
-    store->done += count;
-    pthread_cond_broadcast(&store->done_changed);
-    pthread_mutex_unlock(&store->lock);
+    int64_t since_ms = px_now_ms();
+    while (sqlite3_exec(store->writer, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK) {
+        if (!store->busy)
+            px_log(PX_WARN, "database-busy", "why=\"%s\"", sqlite3_errmsg(store->writer));
+        store->busy = true;
+        if (sqlite3_errcode(store->writer) != SQLITE_BUSY)
+            poll(NULL, 0, BUSY_MS); /* disk trouble, perhaps: no reason to spin */
+        if (atomic_load(&store->stopping) && px_now_ms() - since_ms > GIVE_UP_MS)
+            return false;
+    }
+    if (store->busy)
+        px_log(PX_INFO, "database-free", "after_ms=%lld", (long long)(px_now_ms() - since_ms));
+    store->busy = false;
+    return true;
+}
+
+static void commit(struct px_store *store)
+{
+    if (sqlite3_exec(store->writer, "COMMIT", NULL, NULL, NULL) == SQLITE_OK)
+        return;
+    store->failed++;
+    px_log_limited(&store->limiter, PX_ERROR, "database-commit", "failed=%lu why=\"%s\"",
+                   store->failed, sqlite3_errmsg(store->writer));
+    sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
 }
 
 /* One transaction of what has been posted, from `work` on. False when it was told to stop. */
@@ -184,23 +226,64 @@ static bool write_batch(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt 
                         struct work *work)
 {
     unsigned long count = 0;
-    bool go_on = true;
-    sqlite3_exec(store->writer, "BEGIN", NULL, NULL, NULL);
+    bool go_on = true, begun = begin(store);
     for (; work != NULL; work = count < MAX_BATCH ? px_doorbell_take(store->bell) : NULL) {
         if (work->kind == STOP)
             go_on = false;
-        else
+        else if (begun)
             carry_out(store, put, drop, work);
+        else
+            store->failed++;
+        atomic_fetch_sub(&store->backlog_bytes, work->bytes);
         free_work(work);
         count++;
     }
-    if (sqlite3_exec(store->writer, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) {
-        px_log_limited(&store->limiter, PX_ERROR, "database-commit", "why=\"%s\"",
-                       sqlite3_errmsg(store->writer));
-        sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
-    }
-    count_done(store, count);
+    if (begun)
+        commit(store);
+    else
+        px_log(PX_ERROR, "database-lost", "rows=%lu why=\"the file is locked\"", store->failed);
+    atomic_fetch_add(&store->done, count);
+    store->uncounted += count;
     return go_on;
+}
+
+/* ---- limits ------------------------------------------------------------------------- */
+
+static double ask_number(struct px_store *store, const char *format)
+{
+    sqlite3_stmt *statement = prepare(store->writer, format, store->table);
+    double number = 0;
+    if (statement != NULL && sqlite3_step(statement) == SQLITE_ROW)
+        number = sqlite3_column_double(statement, 0);
+    sqlite3_finalize(statement);
+    return number;
+}
+
+/* Deletes the oldest finished rows. */
+static void cull(struct px_store *store, double count)
+{
+    char *sql = sqlite3_mprintf("DELETE FROM \"%w\" WHERE rowid IN (SELECT rowid FROM \"%w\" WHERE "
+                                "result_header IS NOT NULL ORDER BY rowid LIMIT %lld)",
+                                store->table, store->table, (long long)count);
+    if (sqlite3_exec(store->writer, sql, NULL, NULL, NULL) == SQLITE_OK)
+        px_log(PX_INFO, "database-culled", "rows=%d", sqlite3_changes(store->writer));
+    sqlite3_free(sql);
+}
+
+static void hold_limits(struct px_store *store)
+{
+    static const char used[] = "SELECT (page_count - freelist_count) * page_size FROM "
+                               "pragma_page_count, pragma_freelist_count, pragma_page_size";
+    bool large = store->size_limit > 0 && ask_number(store, used) > store->size_limit;
+    if (!large && store->uncounted < COUNT_EVERY)
+        return;
+    store->uncounted = 0;
+    double count = ask_number(store, "SELECT count(*) FROM \"%w\"");
+    double limit = (double)store->record_limit;
+    if (limit > 0 && count > limit)
+        cull(store, count - limit * (1 - store->cull_fraction));
+    else if (large)
+        cull(store, count * store->cull_fraction + 1);
 }
 
 void px_store_run(struct px_store *store)
@@ -211,8 +294,10 @@ void px_store_run(struct px_store *store)
     bool go_on = true;
     while (go_on) {
         struct work *work = px_doorbell_wait(store->bell, -1, NULL);
-        if (work != NULL)
-            go_on = write_batch(store, put, drop, work);
+        if (work == NULL)
+            continue;
+        go_on = write_batch(store, put, drop, work);
+        hold_limits(store);
     }
     sqlite3_finalize(put);
     sqlite3_finalize(drop);
@@ -220,44 +305,48 @@ void px_store_run(struct px_store *store)
 
 /* ---- the hub's side -------------------------------------------------------------------- */
 
-static void post(struct px_store *store, struct work *work)
+static unsigned long post(struct px_store *store, struct work *work)
 {
-    pthread_mutex_lock(&store->lock);
-    store->posted++;
-    pthread_mutex_unlock(&store->lock);
     px_doorbell_post(store->bell, work);
+    return ++store->posted;
 }
 
-void px_store_put(struct px_store *store, const struct px_record *record)
+unsigned long px_store_put(struct px_store *store, const struct px_record *record)
 {
     struct work *work = px_alloc(sizeof(*work));
     work->kind = PUT;
     px_row_from_record(&work->row, record);
-    post(store, work);
+    for (size_t i = 0; i < PX_COLUMNS; i++)
+        work->bytes += work->row.cells[i].size;
+    atomic_fetch_add(&store->backlog_bytes, work->bytes);
+    return post(store, work);
 }
 
-void px_store_delete(struct px_store *store, const char *msg_id)
+unsigned long px_store_delete(struct px_store *store, const char *msg_id)
 {
     struct work *work = px_alloc(sizeof(*work));
     work->kind = DELETE;
     px_row_set(&work->row, PX_COL_MSG_ID, px_span_of(msg_id));
-    post(store, work);
+    return post(store, work);
 }
 
 void px_store_stop(struct px_store *store)
 {
     struct work *work = px_alloc(sizeof(*work));
     work->kind = STOP;
+    atomic_store(&store->stopping, true);
     post(store, work);
 }
 
-void px_store_sync(struct px_store *store)
+bool px_store_is_written(const struct px_store *store, unsigned long number)
 {
-    pthread_mutex_lock(&store->lock);
-    unsigned long wanted = store->posted;
-    while (store->done < wanted)
-        pthread_cond_wait(&store->done_changed, &store->lock);
-    pthread_mutex_unlock(&store->lock);
+    return atomic_load(&store->done) >= number;
+}
+
+bool px_store_has_room(const struct px_store *store)
+{
+    return store->posted - atomic_load(&store->done) < BACKLOG &&
+           atomic_load(&store->backlog_bytes) < BACKLOG_BYTES;
 }
 
 static struct px_record *read_record(sqlite3_stmt *statement)
@@ -276,7 +365,6 @@ static struct px_record *read_record(sqlite3_stmt *statement)
 
 struct px_record *px_store_get(struct px_store *store, struct px_span msg_id)
 {
-    px_store_sync(store);
     sqlite3_stmt *statement =
         prepare(store->reader, "SELECT * FROM \"%w\" WHERE msg_id = ?", store->table);
     struct px_record *record = NULL;
@@ -289,37 +377,65 @@ struct px_record *px_store_get(struct px_store *store, struct px_span msg_id)
     return record;
 }
 
-void px_store_each(struct px_store *store, bool (*each)(struct px_record *record, void *ctx),
-                   void *ctx)
+void px_store_each(struct px_store *store, bool unfinished,
+                   bool (*each)(struct px_record *record, void *ctx), void *ctx)
 {
-    px_store_sync(store);
     sqlite3_stmt *statement =
-        prepare(store->reader, "SELECT * FROM \"%w\" ORDER BY rowid", store->table);
+        prepare(store->reader,
+                unfinished ? "SELECT * FROM \"%w\" WHERE result_header IS NULL ORDER BY rowid"
+                           : "SELECT * FROM \"%w\" ORDER BY rowid",
+                store->table);
     bool go_on = statement != NULL;
     while (go_on && sqlite3_step(statement) == SQLITE_ROW) {
         struct px_record *record = read_record(statement);
-        if (record == NULL)
-            continue;
-        go_on = each(record, ctx);
-        px_record_destroy(record);
+        if (record != NULL)
+            go_on = each(record, ctx);
     }
+    sqlite3_finalize(statement);
+}
+
+static struct px_span text_at(sqlite3_stmt *statement, int column)
+{
+    const void *data = sqlite3_column_blob(statement, column);
+    int size = sqlite3_column_bytes(statement, column);
+    return (struct px_span){data ? data : "", data && size > 0 ? (size_t)size : 0};
+}
+
+void px_store_finished(struct px_store *store, size_t most, px_finished_fn *each, void *ctx)
+{
+    sqlite3_stmt *statement = prepare(
+        store->reader,
+        "SELECT msg_id, engine_uuid, result_metadata, result_content FROM (SELECT rowid AS "
+        "n, * FROM \"%w\" WHERE result_header IS NOT NULL ORDER BY n DESC LIMIT ?) ORDER BY "
+        "n",
+        store->table);
+    if (statement != NULL)
+        sqlite3_bind_int64(statement, 1, (sqlite3_int64)most);
+    while (statement != NULL && sqlite3_step(statement) == SQLITE_ROW)
+        each(ctx, text_at(statement, 0), text_at(statement, 1), text_at(statement, 2),
+             text_at(statement, 3));
     sqlite3_finalize(statement);
 }
 
 /* ---- open, close ---------------------------------------------------------------------------- */
 
-struct px_store *px_store_open(const char *path, struct px_error *err)
+struct px_store *px_store_open(const char *path, const struct px_store_limits *limits,
+                               struct px_error *err)
 {
     struct px_store *store = px_alloc(sizeof(*store));
-    pthread_mutex_init(&store->lock, NULL);
-    pthread_cond_init(&store->done_changed, NULL);
+    store->record_limit = limits->records;
+    store->size_limit = limits->bytes;
+    store->cull_fraction = limits->cull_fraction;
     store->bell = px_doorbell_create(err);
-    store->writer = store->bell ? open_file(path, err) : NULL;
-    store->reader = store->writer ? open_file(path, err) : NULL;
-    if (store->reader != NULL && choose_table(store, err) == 0)
-        return store;
-    px_store_close(store);
-    return NULL;
+    store->writer = store->bell ? open_file(path, limits, err) : NULL;
+    store->reader = store->writer ? open_file(path, limits, err) : NULL;
+    if (store->reader == NULL || choose_table(store, err) != 0) {
+        px_store_close(store);
+        return NULL;
+    }
+    sqlite3_busy_timeout(store->writer, BUSY_MS);
+    sqlite3_busy_timeout(store->reader, READ_BUSY_MS);
+    return store;
 }
 
 void px_store_close(struct px_store *store)
@@ -329,7 +445,5 @@ void px_store_close(struct px_store *store)
     px_doorbell_destroy(store->bell, free_work);
     sqlite3_close(store->reader);
     sqlite3_close(store->writer);
-    pthread_cond_destroy(&store->done_changed);
-    pthread_mutex_destroy(&store->lock);
     free(store);
 }

@@ -19,6 +19,7 @@
 
 #define TIDY_MS 1000
 #define SHUTDOWN_DELAY_MS 1000
+#define LATE_FLUSH_MS 20
 #define HISTORY_BYTES (2u << 20) /* a million ids */
 
 /* ---- requests of clients --------------------------------------------------- */
@@ -158,10 +159,10 @@ static void on_tidy(struct px_loop *loop, void *ctx)
 
 static void on_flush(struct px_loop *loop, void *ctx)
 {
-    (void)loop;
     struct px_hub *hub = ctx;
     hub->flush = NULL;
-    px_db_flush(hub->db);
+    if (!px_db_flush(hub->db)) /* the disk is behind */
+        hub->flush = px_loop_timer(loop, LATE_FLUSH_MS, 0, on_flush, hub);
 }
 
 /* One write for all changes of some time: a task changes its record four times. */

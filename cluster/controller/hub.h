@@ -13,7 +13,7 @@
 
 /* ---- records of tasks (record.c) ------------------------------------------- */
 
-#define PX_MAX_RECORD_TEXT (16u << 20) /* stdout or stderr kept for one task */
+#define PX_MAX_RECORD_TEXT (16u << 20) /* stdout, stderr or one other output kept for a task */
 
 /* A task as ipyparallel's TaskRecord. JSON is parsed only when somebody asks. */
 struct px_record {
@@ -26,8 +26,11 @@ struct px_record {
     /* From iopub. */
     struct px_buf standard_out, standard_err;
     json_t *execute_input, *execute_result, *error, *display_data;
-    size_t bytes;    /* buffers and text, as counted by the database */
-    bool is_changed; /* and in the list of those */
+    size_t kept_bytes[4];  /* what each of these came in */
+    size_t bytes;          /* buffers and output, as counted by the database */
+    bool is_changed;       /* and in the list of those */
+    bool is_seen;          /* by the px_db_each() under way */
+    unsigned long written; /* number of the last write; 0 for none */
     struct px_record *prev, *next;
     UT_hash_handle hh;
     char msg_id[];
@@ -121,22 +124,36 @@ struct px_record *px_row_to_record(const struct px_row *row);
 PX_MUST_USE int px_buffers_unpickle(struct px_span text, struct px_msg *out);
 
 struct px_store;
+struct px_store_limits {
+    size_t records; /* 0: any number */
+    double bytes;   /* 0: any size */
+    double cull_fraction;
+    bool is_synced; /* every transaction is on the disk itself: holds when the machine fails */
+};
 /* Makes the file and its table where they do not exist. PX_EIO, PX_EEXIST. */
-struct px_store *px_store_open(const char *path, struct px_error *err);
+struct px_store *px_store_open(const char *path, const struct px_store_limits *limits,
+                               struct px_error *err);
 /* After the writing thread has ended. */
 void px_store_close(struct px_store *store);
 /* The writing thread: writes what is posted until px_store_stop(). */
 void px_store_run(struct px_store *store);
-/* All below: hub thread. */
-void px_store_put(struct px_store *store, const struct px_record *record);
-void px_store_delete(struct px_store *store, const char *msg_id);
+/* All below: hub thread. None waits for the writing thread. What is posted gets a number. */
+unsigned long px_store_put(struct px_store *store, const struct px_record *record);
+unsigned long px_store_delete(struct px_store *store, const char *msg_id);
 void px_store_stop(struct px_store *store);
-/* Waits until everything posted so far has been written. */
-void px_store_sync(struct px_store *store);
-struct px_record *px_store_get(struct px_store *store, struct px_span msg_id); /* caller destroys */
-/* Gives every record to `each`, oldest first, until it returns false. They are destroyed after. */
-void px_store_each(struct px_store *store, bool (*each)(struct px_record *record, void *ctx),
-                   void *ctx);
+bool px_store_is_written(const struct px_store *store, unsigned long number);
+/* False while the writing thread is behind: better post later. */
+bool px_store_has_room(const struct px_store *store);
+/* What is in the file; caller destroys. */
+struct px_record *px_store_get(struct px_store *store, struct px_span msg_id);
+/* Gives every record in the file, or every unfinished one, to `each`, in the order of their making,
+ * until it returns false. They belong to `each`. */
+void px_store_each(struct px_store *store, bool unfinished,
+                   bool (*each)(struct px_record *record, void *ctx), void *ctx);
+/* The last `most` finished ones, in the order of their making. */
+typedef void px_finished_fn(void *ctx, struct px_span msg_id, struct px_span engine_uuid,
+                            struct px_span metadata, struct px_span content);
+void px_store_finished(struct px_store *store, size_t most, px_finished_fn *each, void *ctx);
 
 /* ---- task database (db.c) ------------------------------------------------------- */
 
@@ -146,15 +163,18 @@ struct px_db *px_db_create(enum px_db_kind kind, struct px_store *store, size_t 
                            double size_limit, double cull_fraction);
 void px_db_destroy(struct px_db *db);      /* posts what is not written yet */
 bool px_db_stores(const struct px_db *db); /* false for --nodb */
-/* Valid until the next call of px_db_get, px_db_want or px_db_grow. */
+/* Valid until the next call of px_db_get, px_db_want or px_db_resize. */
 struct px_record *px_db_get(struct px_db *db, struct px_span msg_id);
 /* The record of that id, made if there is none. NULL when nothing is stored. May cull others. */
 struct px_record *px_db_want(struct px_db *db, struct px_span msg_id);
 /* After a change: it will be written. */
 void px_db_changed(struct px_db *db, struct px_record *record);
-void px_db_flush(struct px_db *db); /* posts all that changed */
-/* Counts `bytes` more for `record`; may cull others. */
-void px_db_grow(struct px_db *db, struct px_record *record, size_t bytes);
+/* Posts what changed, as far as the store has room. False when something is left. */
+bool px_db_flush(struct px_db *db);
+/* Takes a record that was read from the store. */
+void px_db_adopt(struct px_db *db, struct px_record *record);
+/* A part of `record` has grown from so many bytes to so many; may cull others. */
+void px_db_resize(struct px_db *db, struct px_record *record, size_t before, size_t after);
 void px_db_drop(struct px_db *db, const char *msg_id);
 /* All records, in the order of their making, until `each` returns false. `each` may drop the
  * record it is given and must not change it. */
@@ -162,6 +182,7 @@ typedef bool px_record_fn(struct px_record *record, void *ctx);
 void px_db_each(struct px_db *db, px_record_fn *each, void *ctx);
 size_t px_db_count(const struct px_db *db); /* in memory */
 size_t px_db_bytes(const struct px_db *db);
+unsigned long px_db_lost(const struct px_db *db); /* left memory unwritten: the disk is too slow */
 
 /* ---- engines and unfinished tasks (member.c) ------------------------------- */
 

@@ -75,7 +75,11 @@ static int open_store(const struct px_settings *settings, const char *profile_di
         return 0;
     char *path = px_format("%s/%s", settings->sqlite_dir ? settings->sqlite_dir : profile_dir,
                            settings->sqlite_file);
-    struct px_store *opened = px_store_open(path, err);
+    struct px_store_limits limits = {.records = (size_t)settings->disk_records,
+                                     .bytes = settings->disk_bytes,
+                                     .cull_fraction = settings->cull_fraction,
+                                     .is_synced = settings->synced != 0};
+    struct px_store *opened = px_store_open(path, &limits, err);
     free(path);
     if (opened == NULL)
         return -1;

@@ -20,14 +20,6 @@ static struct px_span member_text(struct px_span object, const char *key)
     return text;
 }
 
-static size_t buffer_bytes(const struct px_msg *msg)
-{
-    size_t bytes = 0;
-    for (size_t i = 0; i < px_msg_buffer_count(msg); i++)
-        bytes += px_msg_buffer(msg, i).size;
-    return bytes;
-}
-
 static void set_engine(struct px_record *record, struct px_span uuid)
 {
     if (uuid.size == 0)
@@ -48,7 +40,7 @@ static void store_request(struct px_hub *hub, const struct px_msg *msg, struct p
     if (record->request != NULL)
         return; /* a resubmission that the hub itself has recorded */
     record->request = px_msg_copy(msg);
-    px_db_grow(hub->db, record, buffer_bytes(msg));
+    px_db_resize(hub->db, record, 0, px_msg_bytes(msg));
 }
 
 static void store_reply(struct px_hub *hub, const struct px_msg *msg, struct px_span msg_id,
@@ -57,12 +49,13 @@ static void store_reply(struct px_hub *hub, const struct px_msg *msg, struct px_
     struct px_record *record = px_db_get(hub->db, msg_id);
     if (record == NULL)
         return;
+    size_t before = record->reply ? px_msg_bytes(record->reply) : 0;
     px_msg_destroy(record->reply);
     record->reply = px_msg_copy(msg);
     px_date_now(record->received);
     px_hub_changed(hub, record);
     set_engine(record, engine);
-    px_db_grow(hub->db, record, buffer_bytes(msg));
+    px_db_resize(hub->db, record, before, px_msg_bytes(msg));
 }
 
 /* ---- mux ------------------------------------------------------------------- */
@@ -135,8 +128,6 @@ static void on_task_reply(struct px_hub *hub, const struct px_note *note)
 
 /* ---- iopub ----------------------------------------------------------------- */
 
-typedef void output_fn(struct px_hub *hub, struct px_record *record, json_t *content);
-
 /* How much of `text` a buffer of `used` bytes may still take; no character is cut. */
 static size_t room_for(const char *text, size_t size, size_t used)
 {
@@ -155,10 +146,10 @@ static void append_text(struct px_hub *hub, struct px_record *record, struct px_
     if (size == 0)
         return;
     px_buf_append(buf, json_string_value(text), size);
-    px_db_grow(hub->db, record, size);
+    px_db_resize(hub->db, record, 0, size);
 }
 
-static void on_stream(struct px_hub *hub, struct px_record *record, json_t *content)
+static void keep_stream(struct px_hub *hub, struct px_record *record, const json_t *content)
 {
     const char *name = json_string_value(json_object_get(content, "name"));
     struct px_buf *buf =
@@ -166,54 +157,40 @@ static void on_stream(struct px_hub *hub, struct px_record *record, json_t *cont
     append_text(hub, record, buf, json_object_get(content, "text"));
 }
 
-static void keep(json_t **place, json_t *value)
+/* Output of which the last of each type is kept: the content, or one member of it. */
+static const struct {
+    const char *type, *member;
+    size_t offset;
+} kept[] = {
+    {"error", NULL, offsetof(struct px_record, error)},
+    {"execute_input", "code", offsetof(struct px_record, execute_input)},
+    {"execute_result", NULL, offsetof(struct px_record, execute_result)},
+    {"display_data", NULL, offsetof(struct px_record, display_data)},
+};
+#define STREAM PX_COUNT(kept) /* what find_output() calls a stream */
+#define OTHER (STREAM + 1)
+
+static size_t find_output(struct px_span type)
 {
+    for (size_t i = 0; i < PX_COUNT(kept); i++) {
+        if (px_span_equal(type, kept[i].type))
+            return i;
+    }
+    return px_span_equal(type, "stream") ? STREAM : OTHER;
+}
+
+static void keep_output(struct px_hub *hub, struct px_record *record, size_t which, json_t *content,
+                        size_t bytes)
+{
+    json_t **place = (json_t **)((char *)record + kept[which].offset);
+    json_t *value = kept[which].member ? json_object_get(content, kept[which].member) : content;
+    size_t before = record->kept_bytes[which];
+    if (bytes > PX_MAX_RECORD_TEXT)
+        return;
     json_decref(*place);
     *place = json_incref(value);
-}
-
-static void on_error(struct px_hub *hub, struct px_record *record, json_t *content)
-{
-    (void)hub;
-    keep(&record->error, content);
-}
-
-static void on_execute_input(struct px_hub *hub, struct px_record *record, json_t *content)
-{
-    (void)hub;
-    keep(&record->execute_input, json_object_get(content, "code"));
-}
-
-static void on_execute_result(struct px_hub *hub, struct px_record *record, json_t *content)
-{
-    (void)hub;
-    keep(&record->execute_result, content);
-}
-
-static void on_display_data(struct px_hub *hub, struct px_record *record, json_t *content)
-{
-    (void)hub;
-    keep(&record->display_data, content);
-}
-
-static const struct {
-    const char *type;
-    output_fn *handle;
-} outputs[] = {
-    {"stream", on_stream},
-    {"error", on_error},
-    {"execute_input", on_execute_input},
-    {"execute_result", on_execute_result},
-    {"display_data", on_display_data},
-};
-
-static output_fn *find_output(struct px_span type)
-{
-    for (size_t i = 0; i < PX_COUNT(outputs); i++) {
-        if (px_span_equal(type, outputs[i].type))
-            return outputs[i].handle;
-    }
-    return NULL;
+    record->kept_bytes[which] = bytes;
+    px_db_resize(hub->db, record, before, bytes);
 }
 
 static void on_iopub(struct px_hub *hub, const struct px_note *note)
@@ -228,8 +205,8 @@ static void on_iopub(struct px_hub *hub, const struct px_note *note)
         return;
     }
     struct px_span msg_id = member_text(px_msg_parent(note->msg), "msg_id");
-    output_fn *handle = find_output(header.msg_type);
-    if (handle == NULL || msg_id.size == 0 || msg_id.size > PX_MAX_MSG_ID)
+    size_t which = find_output(header.msg_type);
+    if (which == OTHER || msg_id.size == 0 || msg_id.size > PX_MAX_MSG_ID)
         return;
     /* Of an unfinished task there is a record; of another there may be one, on disk perhaps. */
     struct px_record *record = px_hub_job(hub, msg_id) == NULL ? px_db_get(hub->db, msg_id) : NULL;
@@ -238,7 +215,10 @@ static void on_iopub(struct px_hub *hub, const struct px_note *note)
     json_t *content = record ? px_json_parse(px_msg_content(note->msg), NULL) : NULL;
     if (content != NULL) {
         px_hub_changed(hub, record);
-        handle(hub, record, content);
+        if (which == STREAM)
+            keep_stream(hub, record, content);
+        else
+            keep_output(hub, record, which, content, px_msg_content(note->msg).size);
     }
     json_decref(content);
 }

@@ -345,6 +345,7 @@ static void resubmit(struct px_hub *hub, struct px_record *record, json_t *resub
     if (copy != NULL) {
         copy->queue = "task";
         copy->request = px_msg_copy(msg);
+        px_db_resize(hub->db, copy, 0, px_msg_bytes(msg));
         px_hub_changed(hub, copy);
     }
     struct px_order order = {.kind = PX_ORDER_SUBMIT, .msg = msg};

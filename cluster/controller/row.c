@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * row: a record as a row of the table that ipyparallel's SQLiteDB keeps (controller/sqlitedb.py). JSON
- * columns hold the frames as they came; lists of buffers are pickled lists of bytes, of which
+ * row: a record as a row of the table that ipyparallel's SQLiteDB keeps (controller/sqlitedb.py).
+ * JSON columns hold the frames as they came; lists of buffers are pickled lists of bytes, of which
  * the few opcodes that Python's pickle uses for such a list are written and read here.
  */
 #include "hub.h"
@@ -262,5 +262,7 @@ struct px_record *px_row_to_record(const struct px_row *row)
     record->execute_input = input.size ? json_stringn(input.data, input.size) : NULL;
     record->execute_result = parse_cell(row, PX_COL_EXECUTE_RESULT);
     record->error = parse_cell(row, PX_COL_ERROR);
+    record->bytes = out.size + err.size + (record->request ? px_msg_bytes(record->request) : 0) +
+                    (record->reply ? px_msg_bytes(record->reply) : 0);
     return record;
 }

@@ -102,6 +102,8 @@ static const struct px_settings defaults = {
     .db = PX_DB_MEMORY,
     .sqlite_file = "tasks.db",
     .commit_ms = 1000,
+    .disk_records = 1000000,
+    .disk_bytes = 16e9,
 };
 
 static bool is_trait_arg(const char *arg)

@@ -416,6 +416,13 @@ def test_resubmit_and_purge(shared):
     wait_until(lambda: rc.hub_history() == [])
 
 
+def sql(cluster, query):
+    """Asks the file itself; "tasks" is the table."""
+    path = os.path.join(cluster.profile_dir, "tasks.db")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return db.execute(query.replace("tasks", '"ipython-tasks"')).fetchall()
+
+
 def test_database_on_disk(cluster):
     cluster.start("--sqlitedb", "--DictDB.record_limit=10")
     cluster.add_engines(1)
@@ -426,6 +433,9 @@ def test_database_on_disk(cluster):
     cell.get(DEADLINE)
     wait_until(lambda: len(rc.hub_history()) == 51)
     wait_until(lambda: len(rc.db_query({"completed": {"$ne": None}}, keys=["msg_id"])) == 51)
+    # Answers come from memory; what a kill leaves is what has been written.
+    wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks WHERE completed NOT NULL "
+                                    "AND (queue = 'task' OR stdout = 'kept\n')") == [(51,)])
     rc.close()
     os.killpg(cluster.controller.pid, signal.SIGKILL)
     cluster.controller.wait()
@@ -438,12 +448,47 @@ def test_database_on_disk(cluster):
     wait_until(lambda: again.hub_history() == cell.msg_ids)
     cluster.controller.terminate()
     assert cluster.controller.wait(10) == 0
-    path = os.path.join(cluster.profile_dir, "tasks.db")
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        rows = db.execute('SELECT msg_id, result_buffers, execute_input FROM "ipython-tasks"')
-        (msg_id, buffers, code), = rows.fetchall()
+    (msg_id, buffers, code), = sql(cluster, "SELECT msg_id, result_buffers, execute_input FROM tasks")
     assert msg_id == cell.msg_ids[0] and code == "print('kept'); 6 * 7"
     assert pickle.loads(buffers) == []
+
+
+def test_locked_database_holds_nobody(cluster):
+    """Another program has the file for itself: everything goes on, and is written when it is free."""
+    cluster.start("--sqlitedb", "--SQLiteDB.commit_ms=10", "--DictDB.record_limit=20")
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    view = rc.load_balanced_view()
+    assert view.apply_sync(int, "1") == 1
+    path = os.path.join(cluster.profile_dir, "tasks.db")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        ar = view.map_async(lambda x: x, range(100), chunksize=1)
+        assert ar.get(DEADLINE) == list(range(100))
+        start = time.monotonic()
+        assert len(rc.hub_history()) == 101
+        assert rc.get_result(ar.msg_ids[0], block=True).get() == [0]
+        rc.purge_hub_results(ar.msg_ids[99])
+        assert len(rc.hub_history()) == 100
+        assert time.monotonic() - start < 5
+        wait_until(lambda: "database-busy" in cluster.log())
+        other.execute("ROLLBACK")
+    wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks WHERE completed NOT NULL") == [(100,)])
+    assert "database-free" in cluster.log() and "unwritten" not in cluster.log()
+
+
+def test_database_on_disk_is_bounded(cluster):
+    cluster.start("--sqlitedb", "--SQLiteDB.commit_ms=10", "--SQLiteDB.size_limit=4e6")
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    view = rc.load_balanced_view()
+    for _ in range(10):
+        view.map_sync(len, [bytes(100000)] * 10, chunksize=1)
+    wait_until(lambda: "database-culled" in cluster.log())
+    used = "SELECT (p.page_count - f.freelist_count) * s.page_size FROM pragma_page_count AS p, " \
+           "pragma_freelist_count AS f, pragma_page_size AS s"
+    wait_until(lambda: sql(cluster, used)[0][0] < 6e6)
+    assert 0 < sql(cluster, "SELECT count(*) FROM tasks")[0][0] < 100
 
 
 def test_database_that_cannot_be_opened(cluster):
