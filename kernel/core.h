@@ -92,6 +92,7 @@ struct px_item {
     int stream;     /* enum px_stream while `content` is bare text; else -1 */
     int64_t due_ms; /* of a stream */
     enum px_mark mark;
+    bool quiet; /* busy, of a request that can do without (hush.c) */
 };
 
 struct px_item *px_item_create(enum px_channel channel, const char *type, struct px_parent *parent);
@@ -187,6 +188,8 @@ struct px_kernel {
     long unfinished;               /* requests queued whose idle was not sent; service thread */
     bool shown;                    /* busy was sent, idle was not; service thread */
     int look_ms;                   /* until the service thread looks for the next busy */
+    struct px_item *withheld;      /* hush.c: busy; service thread */
+    struct px_parent *hushed;      /* hush.c: whose idle is left out; service thread */
 
     pthread_mutex_t lock;      /* of the next two */
     struct px_parent *current; /* of the request that runs, or ran last */
@@ -204,6 +207,14 @@ extern const struct px_handler px_core_handlers[];
 px_handler_fn px_on_execute_request, px_on_query, px_on_comm;
 px_handler_fn px_on_kernel_info_request, px_on_connect_request, px_on_comm_info_request;
 px_handler_fn px_on_interrupt_request, px_on_shutdown_request;
+
+/* hush.c. Whether the request can do without busy and idle. */
+bool px_hush_asked(const struct px_request *request);
+/* True when it has taken the item, which is not sent (yet). */
+bool px_hush(struct px_kernel *kernel, struct px_item *item);
+/* There is no further item now: what is withheld goes out. */
+void px_hush_end(struct px_kernel *kernel);
+void px_hush_fini(struct px_kernel *kernel);
 
 /* Takes what was written to the descriptors 1 and 2. */
 void px_kernel_drain(struct px_kernel *kernel, bool all);

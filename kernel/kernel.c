@@ -175,6 +175,7 @@ static void publish_state(struct px_kernel *kernel, const struct px_request *req
     struct px_item *item = px_item_create(PX_IOPUB, "status", request->parent);
     item->topic = kernel->topics[PX_TOPIC_STATUS];
     item->mark = mark;
+    item->quiet = mark == PX_BUSY && px_hush_asked(request);
     px_buf_text(&item->content, mark == PX_BUSY ? "{\"execution_state\": \"busy\"}"
                                                 : "{\"execution_state\": \"idle\"}");
     px_kernel_emit(kernel, request, item);
@@ -332,18 +333,27 @@ static void follow_mark(struct px_kernel *kernel, enum px_mark mark)
         kernel->unfinished--;
 }
 
+static void send_item(struct px_kernel *kernel, struct px_item *item)
+{
+    follow_mark(kernel, item->mark);
+    if (!px_hush(kernel, item))
+        px_kernel_send(kernel, item);
+}
+
 int64_t px_kernel_service(struct px_kernel *kernel)
 {
     int64_t delay_ms;
     bool began = false;
     for (int i = 0; i < SERVICE_BATCH; i++) {
         struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
-        if (!item)
+        if (!item) {
+            px_hush_end(kernel);
             return next_look(kernel, delay_ms, began);
+        }
         began = began || item->mark == PX_BUSY;
-        follow_mark(kernel, item->mark);
-        px_kernel_send(kernel, item);
+        send_item(kernel, item);
     }
+    px_hush_end(kernel);
     return 0;
 }
 
@@ -356,9 +366,9 @@ void px_kernel_flush(struct px_kernel *kernel)
     struct px_item *item;
     const int64_t until_ms = px_now_ms() + FLUSH_MOST_MS;
     while (px_now_ms() < until_ms && (item = px_outbox_take(&kernel->outbox, true, &delay_ms))) {
-        follow_mark(kernel, item->mark);
-        px_kernel_send(kernel, item);
+        send_item(kernel, item);
     }
+    px_hush_end(kernel);
 }
 
 /* ---- any thread ---- */
@@ -558,6 +568,7 @@ void px_kernel_destroy(struct px_kernel *kernel)
         free(kernel->topics[i]);
     free(kernel->info);
     free(kernel->connect);
+    px_hush_fini(kernel);
     free(kernel->metadata);
     pthread_mutex_destroy(&kernel->lock);
     free(kernel);

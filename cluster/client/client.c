@@ -275,6 +275,37 @@ bool px_client_post(struct phalanx_client *client, struct px_command *command)
     return true;
 }
 
+static void run_wake(struct phalanx_client *client, struct px_command *command, bool dead)
+{
+    (void)command; /* the client's own, never freed */
+    if (!dead)
+        px_io_send_held(client);
+}
+
+void px_client_wake(struct phalanx_client *client)
+{
+    if (!client->held.head || client->held.woken)
+        return;
+    client->held.woken = true;
+    client->held.wake.run = run_wake;
+    px_client_post(client, &client->held.wake);
+}
+
+bool px_client_submit(struct phalanx_client *client, struct px_command *command, bool urgent)
+{
+    if (client->stopping)
+        return false;
+    command->next = NULL;
+    if (client->held.tail)
+        client->held.tail->next = command;
+    else
+        client->held.head = command;
+    client->held.tail = command;
+    if (++client->held.count >= PX_HELD_MOST || urgent || !client->held.napping)
+        px_client_wake(client);
+    return true;
+}
+
 struct result_command {
     struct px_command command;
     struct phalanx_result *result;

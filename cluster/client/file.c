@@ -6,7 +6,8 @@
  *
  *     sent --reply, output due--> waiting --idle of the same engine--> finished
  *       |                            '------ no output for 2 s ------> finished
- *       '--reply without output (aborted, control, made by scheduler, hub or here)--> finished
+ *       '--reply without output (aborted, control, made by scheduler, hub or here;
+ *          or "px_quiet": the engine has published nothing for it)--> finished
  *
  * An idle that precedes the reply counts only if the reply then comes from the same engine: the
  * scheduler may have sent the task to another one first, and that attempt ended with idle too.
@@ -222,6 +223,24 @@ static void share_reply(struct phalanx_client *client, const struct px_task *tas
     }
 }
 
+struct reply_says {
+    struct px_span engine; /* its uuid */
+    bool quiet;            /* nothing was published, not even idle */
+};
+
+static struct reply_says read_metadata(struct px_span metadata)
+{
+    static const char *const keys[] = {"engine", "px_quiet"};
+    struct px_span values[2];
+    struct reply_says says = {0};
+    if (px_scan(metadata, keys, values, 2) < 0)
+        return says;
+    if (!values[0].data || !px_scan_string(values[0], &says.engine))
+        says.engine = (struct px_span){0};
+    says.quiet = px_scan_true(values[1]);
+    return says;
+}
+
 void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
 {
     struct px_task *task = find_task(client, px_msg_parent(msg));
@@ -231,14 +250,16 @@ void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
         return;
     }
     const struct px_span status = member(px_msg_content(msg), "status");
-    const struct px_span named = member(px_msg_metadata(msg), "engine");
-    const struct px_engine *engine = speaker(client, header.session, px_msg_metadata(msg));
-    const bool from_engine = px_engines_find(&client->engines, header.session) ||
-                             (named.size && named.size == header.session.size &&
-                              memcmp(named.data, header.session.data, named.size) == 0);
+    const struct reply_says says = read_metadata(px_msg_metadata(msg));
+    const struct px_engine *speaks = px_engines_find(&client->engines, header.session);
+    const struct px_engine *engine =
+        speaks ? speaks : px_engines_find(&client->engines, says.engine);
+    const bool from_engine =
+        speaks || (says.engine.size && says.engine.size == header.session.size &&
+                   memcmp(says.engine.data, header.session.data, says.engine.size) == 0);
     task->reply_from = hash_of(header.session);
-    const bool due =
-        output_is_due(task, from_engine, status) && task->idle_from != task->reply_from;
+    const bool due = !says.quiet && output_is_due(task, from_engine, status) &&
+                     task->idle_from != task->reply_from;
 
     struct phalanx_message *reply = px_event_create_new(PHALANX_REPLY, msg);
     const bool failed = !px_span_equal(status, "ok");

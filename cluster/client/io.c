@@ -65,6 +65,52 @@ void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_m
     px_msg_destroy(msg);
 }
 
+static struct px_command *take_held(struct phalanx_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    struct px_command *first = client->held.head;
+    client->held.head = client->held.tail = NULL;
+    client->held.count = 0;
+    client->held.woken = false;
+    pthread_mutex_unlock(&client->lock);
+    return first;
+}
+
+static void send_all(struct phalanx_client *client, struct px_command *command)
+{
+    while (command) {
+        struct px_command *next = command->next;
+        command->run(client, command, false);
+        command = next;
+    }
+}
+
+static void on_nap_end(struct px_loop *loop, void *ctx)
+{
+    struct phalanx_client *client = ctx;
+    pthread_mutex_lock(&client->lock);
+    client->held.napping = client->held.head != NULL;
+    pthread_mutex_unlock(&client->lock);
+    if (!client->held.napping) {
+        client->nap_timer = NULL;
+        return;
+    }
+    client->nap_timer = px_loop_timer(loop, PX_NAP_MS, 0, on_nap_end, client);
+    send_all(client, take_held(client));
+    px_io_flush(client);
+}
+
+void px_io_send_held(struct phalanx_client *client)
+{
+    if (!client->nap_timer) {
+        client->nap_timer = px_loop_timer(client->loop, PX_NAP_MS, 0, on_nap_end, client);
+        pthread_mutex_lock(&client->lock);
+        client->held.napping = true;
+        pthread_mutex_unlock(&client->lock);
+    }
+    send_all(client, take_held(client));
+}
+
 /* ---- the watch over the hub --------------------------------------------------------- */
 
 static void fail_outstanding(struct phalanx_client *client, const char *why)
@@ -307,6 +353,7 @@ void px_io_forget(struct phalanx_client *client, struct phalanx_result *result)
 void px_io_close(struct phalanx_client *client, struct phalanx_result *unused)
 {
     (void)unused;
+    px_io_send_held(client);
     struct px_task *task, *next;
     HASH_ITER(hh, client->tasks, task, next)
         px_file_drop(client, task, true);

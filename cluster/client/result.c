@@ -62,6 +62,7 @@ static enum phalanx_code wait_until(struct phalanx_result *result, int until, in
         return PHALANX_OK;
     if (deadline_ms == 0)
         return result->closed ? PHALANX_ECLOSED : PHALANX_ETIME;
+    px_client_wake(client);
     struct px_waiter waiter = {.until = until};
     sem_init(&waiter.sem, 0, 0);
     DL_APPEND(result->waiters, &waiter);

@@ -158,6 +158,9 @@ static void compose(const struct phalanx_request *request, struct targets *targe
         target_metadata(targets, &out->metadata);
     if (out->broadcast)
         broadcast_metadata(targets, out->coalesced, &out->metadata);
+    else if (request->type == PHALANX_APPLY) /* see kernel/hush.c */
+        px_buf_text(&out->metadata,
+                    out->metadata.size > 1 ? ", \"px_quiet\": true" : "\"px_quiet\": true");
     if (request->metadata && *request->metadata)
         px_buf_printf(&out->metadata, "%s%s", out->metadata.size > 1 ? ", " : "",
                       request->metadata);
@@ -325,7 +328,9 @@ static enum phalanx_code post(struct submission *self, struct phalanx_result *re
         atomic_fetch_add(&result->refs, 1);
         for (size_t i = 0; i < self->count; i++)
             px_result_append(result, self->parcels[i].task);
-        px_client_post(client, &self->command);
+        const enum px_channel channel = self->parcels[0].task->channel;
+        px_client_submit(client, &self->command,
+                         channel == PX_CHANNEL_CONTROL || channel == PX_CHANNEL_QUERY);
     }
     pthread_mutex_unlock(&client->lock);
     if (open)

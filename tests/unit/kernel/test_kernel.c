@@ -5,6 +5,7 @@
 
 #include "../test.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -253,6 +254,60 @@ static void apply_returns_buffers(void **state)
     expect_idle(f);
 }
 
+static void send_quiet(struct fixture *f, const char *type, const char *content)
+{
+    const struct px_draft draft = {.type = type,
+                                   .metadata = PX_SPAN("{\"px_quiet\": true}"),
+                                   .content = px_span_of(content)};
+    struct px_msg *msg = px_session_build(f->client, &draft);
+    px_kernel_receive(f->kernel, PX_SHELL, &msg);
+    /* It has ended: its idle rings. */
+    struct pollfd rung = {.fd = px_kernel_fd(f->kernel), .events = POLLIN};
+    assert_int_equal(poll(&rung, 1, 20000), 1);
+}
+
+static void a_quiet_task_is_answered_by_its_reply_alone(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 2; i++) {
+        send_quiet(f, "apply_request", "{}");
+        const struct px_msg *reply = fixture_expect(f, PX_SHELL, "apply_reply", "ok");
+        assert_true(holds(px_msg_metadata(reply), ", \"px_quiet\": true}"));
+        json_t *metadata = px_json_parse(px_msg_metadata(reply), NULL);
+        assert_true(json_is_true(json_object_get(metadata, "px_quiet")));
+        json_decref(metadata);
+        assert_int_equal(px_session_verify(f->client, reply, NULL), 0);
+    }
+    fixture_expect_silence(f);
+}
+
+static void a_quiet_task_with_output_is_as_any_other(void **state)
+{
+    struct fixture *f = *state;
+    send_quiet(f, "execute_request", "{\"silent\": true, \"code\": \"print a\"}");
+    expect_busy(f);
+    fixture_expect(f, PX_IOPUB, "stream", "a");
+    const struct px_msg *reply = fixture_expect(f, PX_SHELL, "execute_reply", "ok");
+    assert_false(holds(px_msg_metadata(reply), "px_quiet"));
+    expect_idle(f);
+}
+
+static void a_quiet_task_that_takes_long_is_seen_to_be_busy(void **state)
+{
+    struct fixture *f = *state;
+    const struct px_draft draft = {
+        .type = "execute_request",
+        .metadata = PX_SPAN("{\"px_quiet\": true}"),
+        .content = PX_SPAN("{\"silent\": true, \"code\": \"sleep 60\"}")};
+    struct px_msg *msg = px_session_build(f->client, &draft);
+    px_kernel_receive(f->kernel, PX_SHELL, &msg);
+    expect_busy(f);
+    px_kernel_interrupt(f->kernel);
+    fixture_expect(f, PX_IOPUB, "error", "KeyboardInterrupt");
+    fixture_expect(f, PX_SHELL, "execute_reply", "KeyboardInterrupt");
+    expect_idle(f);
+}
+
 static void service_answers_without_a_language(void **state)
 {
     struct fixture *f = *state;
@@ -435,6 +490,9 @@ int main(void)
         BEFORE_LANGUAGE(abort_all_leaves_applies),
         BEFORE_LANGUAGE(abort_refuses_what_is_no_list_of_ids),
         WITH_LANGUAGE(apply_returns_buffers),
+        WITH_LANGUAGE(a_quiet_task_is_answered_by_its_reply_alone),
+        WITH_LANGUAGE(a_quiet_task_with_output_is_as_any_other),
+        WITH_LANGUAGE(a_quiet_task_that_takes_long_is_seen_to_be_busy),
         BEFORE_LANGUAGE(service_answers_without_a_language),
         WITH_LANGUAGE(comms_are_followed),
         WITH_LANGUAGE(unknown_and_malformed_end_idle),
