@@ -51,9 +51,12 @@ static size_t host_stream(void *ctx, struct px_parent *parent, enum px_stream wh
 {
     struct px_kernel *kernel = ctx;
     size_t done = 0;
-    if (size > 1) /* the end that print() writes after each line is not worth a look */
-        px_kernel_drain(kernel, false);
     parent = resolve(kernel, parent);
+    /* print() ends its lines by themselves: no need to look; and a flood has no order to keep. */
+    const bool line_end = size == 1 && text[0] == '\n';
+    if (!line_end &&
+        !(parent && atomic_load_explicit(&parent->flows[which].held, memory_order_relaxed)))
+        px_kernel_drain(kernel, false);
     while (done < size) {
         const size_t now = px_text_cut(text + done, size - done, PIECE);
         if (!px_outbox_stream(&kernel->outbox, parent, which, stream_topic(kernel, which),

@@ -207,7 +207,7 @@ void px_flood_destroy(struct px_flood *flood)
 
 static bool is_held(const struct px_flow *flow)
 {
-    return flow->flood && flow->flood->tail.bytes > 0;
+    return atomic_load_explicit(&flow->held, memory_order_relaxed);
 }
 
 static void hold(struct px_outbox *outbox, struct px_flow *flow, struct px_parent *parent,
@@ -220,6 +220,7 @@ static void hold(struct px_outbox *outbox, struct px_flow *flow, struct px_paren
     }
     struct px_flood *flood = flow->flood;
     if (!is_held(flow)) {
+        atomic_store_explicit(&flow->held, true, memory_order_relaxed);
         flood->parent = px_parent_ref(parent);
         flood->next = outbox->floods;
         outbox->floods = flood;
@@ -263,6 +264,7 @@ static void release(struct px_outbox *outbox, struct px_flood *flood)
     while (*at != flood)
         at = &(*at)->next;
     *at = flood->next;
+    atomic_store_explicit(&flood->flow->held, false, memory_order_relaxed);
     struct px_parent *parent = flood->parent;
     flood->parent = NULL;
     flood->unseen = 0;
@@ -353,12 +355,7 @@ void px_outbox_wait(struct px_outbox *outbox)
 
 void px_outbox_finish(struct px_outbox *outbox, struct px_parent *parent)
 {
-    bool held = false;
-    pthread_mutex_lock(&outbox->lock);
-    for (int i = 0; i < 2; i++)
-        held = held || is_held(&parent->flows[i]);
-    pthread_mutex_unlock(&outbox->lock);
-    if (!held)
+    if (!is_held(&parent->flows[0]) && !is_held(&parent->flows[1]))
         return;
     if (outbox->spool) /* people open the file when they have read of it */
         px_spool_settle(outbox->spool, SETTLE_MS);

@@ -12,14 +12,17 @@
 
 #include "kernel.h"
 
+#include <stdatomic.h>
+
 /* ---- flow: a bound on the text of one stream of one request; pure ---- */
 
 /* An allowance that is spent by text and grows with time. Zeroed, it is full. */
 struct px_flow {
-    int64_t spent;          /* of the burst; more than it after a message that had to go */
-    int64_t filled_ms;      /* until when the growth is counted */
-    int64_t item_ms;        /* when its last message was begun */
-    bool midline;           /* what was shown last ended no line */
+    int64_t spent;     /* of the burst; more than it after a message that had to go */
+    int64_t filled_ms; /* until when the growth is counted */
+    int64_t item_ms;   /* when its last message was begun */
+    atomic_bool held;  /* some text is; read without a lock, too, by those whom a guess helps */
+    bool midline;      /* what was shown last ended no line */
     struct px_flood *flood; /* NULL until text was held; the outbox's business */
 };
 

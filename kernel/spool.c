@@ -32,7 +32,8 @@
 #define PREFIX "phalanx-output-"
 #define PENDING_FULL (1u << 20)
 #define PENDING_MOST (8u << 20)
-#define MOST_FILES 64 /* a program may flood request after request */
+#define WORTH_WRITING (128u << 10) /* until then the thread is not woken */
+#define MOST_FILES 64              /* a program may flood request after request */
 
 struct px_spool_file {
     struct px_spool_file *next;
@@ -52,6 +53,7 @@ struct px_spool {
     pthread_cond_t work, done;
     pthread_t thread;
     bool running, stopping;
+    bool urgent;     /* somebody waits for all that is pending */
     char *directory; /* NULL: none yet */
     int lock_fd;     /* the directory, locked */
     uint64_t most, total;
@@ -219,9 +221,12 @@ static int write_all(int fd, const char *data, size_t size)
 
 static struct px_spool_file *next_work(struct px_spool *spool)
 {
+    const size_t least = spool->urgent || spool->stopping ? 1 : WORTH_WRITING;
     struct px_spool_file *file = spool->first;
-    while (file && file->pending.size == 0)
+    while (file && file->pending.size < least)
         file = file->next;
+    if (!file)
+        spool->urgent = false;
     return file;
 }
 
@@ -287,7 +292,6 @@ static void *writer(void *ctx)
         }
         if (spool->stopping)
             break;
-        px_buf_fini(&spool->spare); /* the flood is over, or pauses */
         pthread_cond_wait(&spool->work, &spool->lock);
     }
     pthread_mutex_unlock(&spool->lock);
@@ -382,7 +386,7 @@ void px_spool_add(struct px_spool *spool, struct px_spool_file *file, const char
     /* A file is the beginning of what was left out, without holes. */
     size = file->cut ? 0 : room(spool, file, size);
     if (size > 0) {
-        const bool idle = file->pending.size == 0;
+        const bool idle = file->pending.size < WORTH_WRITING;
         if (!file->pending.data) {
             file->pending = spool->spare;
             spool->spare = (struct px_buf){0};
@@ -391,7 +395,7 @@ void px_spool_add(struct px_spool *spool, struct px_spool_file *file, const char
         file->kept += size;
         spool->total += size;
         spool->pending += size;
-        if (idle)
+        if (idle && file->pending.size >= WORTH_WRITING)
             pthread_cond_signal(&spool->work);
     }
     pthread_mutex_unlock(&spool->lock);
@@ -410,6 +414,12 @@ void px_spool_wait(struct px_spool *spool)
     pthread_mutex_unlock(&spool->lock);
 }
 
+static void hurry(struct px_spool *spool)
+{
+    spool->urgent = true;
+    pthread_cond_signal(&spool->work);
+}
+
 void px_spool_settle(struct px_spool *spool, int64_t timeout_ms)
 {
     struct timespec until;
@@ -421,19 +431,22 @@ void px_spool_settle(struct px_spool *spool, int64_t timeout_ms)
         until.tv_nsec -= 1000000000;
     }
     pthread_mutex_lock(&spool->lock);
+    hurry(spool);
     while (spool->pending > 0 &&
            pthread_cond_timedwait(&spool->done, &spool->lock, &until) != ETIMEDOUT)
         continue;
+    px_buf_fini(&spool->spare); /* the flood is over */
     pthread_mutex_unlock(&spool->lock);
 }
 
 void px_spool_describe(struct px_spool *spool, const struct px_spool_file *file, struct px_buf *out)
 {
     pthread_mutex_lock(&spool->lock);
+    hurry(spool); /* whoever reads of it wants to read it */
     if (file->kept == 0)
         px_buf_printf(out, "it is lost: %s", file->why);
     else if (!file->path)
-        px_buf_text(out, "it is not written yet");
+        px_buf_text(out, "it is being written");
     else if (file->cut)
         px_buf_printf(out, "its first %.1f MB are in %s: %s", (double)file->kept / 1e6, file->path,
                       file->why);
