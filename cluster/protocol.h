@@ -23,6 +23,16 @@
 #define PX_CONNECTION_REQUEST "connection_request"
 #define PX_CONNECTION_REPLY "connection_reply"
 
+/*
+ * Ours: why have these tasks not ended?  {"msg_ids": [...]}  ->  {"status": "ok", "tasks": {id: {
+ *     "state": "waiting", "queued", "running", "done" or "unknown", "why": a sentence,
+ *     "engine": id or null, "since_s": seconds in that state (not when done or unknown),
+ *     "outstanding": ids of dependencies, at most ten, "outstanding_count": of all of them,
+ *     "timeout_s": seconds until it fails (the last three when it waits, where they apply)}}}
+ */
+#define PX_WHY_REQUEST "why_request"
+#define PX_WHY_REPLY "why_reply"
+
 /* engines */
 #define PX_APPLY_REQUEST "apply_request"
 #define PX_APPLY_REPLY "apply_reply"

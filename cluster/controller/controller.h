@@ -10,7 +10,7 @@
  *                    traffic.c makes them, owns the roster of engines, carries out orders
  *   hub thread       hub.c      the loop, and who answers which request
  *                    member.c   registration and notifications
- *                    request.c, request_db.c  the queries of clients
+ *                    request.c, request_db.c, why.c  the queries of clients
  *                    monitor.c  what is learned from copies of the traffic
  *                    record.c, query.c, db.c, row.c  the task database
  *   writing thread   db_sqlite.c  the database on disk, with --sqlitedb
@@ -132,6 +132,7 @@ enum px_note_kind {
     PX_NOTE_TASK_DESTINATION, /* no message; `text` is the msg_id, a 0, the engine's uuid */
     PX_NOTE_TASK_REPLY,       /* client, engine | message; without engine when made here */
     PX_NOTE_IOPUB,            /* topic | message */
+    PX_NOTE_WHY,              /* the request | message; `text` is {"<msg_id>": {...}, ...} */
     PX_NOTE_NEW_HEART,        /* `text` is the uuid */
     PX_NOTE_STOPPED_HEART,
     PX_NOTE_KINDS,
@@ -156,6 +157,7 @@ enum px_order_kind {
     PX_ORDER_ENGINE_DOWN, /* uuid, id, cause */
     PX_ORDER_EXPECT,      /* uuid: a heart that should be beating (restored engine) */
     PX_ORDER_SUBMIT,      /* msg: a task, as if a client had sent it; identities | message */
+    PX_ORDER_WHY,         /* msg: a why_request, text: its ids; the answer is a PX_NOTE_WHY */
     PX_ORDER_SUMMARY,     /* log the state */
     PX_ORDER_STOP,
     PX_ORDER_KINDS,
@@ -169,6 +171,7 @@ struct px_order {
     /* Owned as `msg` is; NULL: not known. */
     char *cause;   /* why the engine died, a phrase */
     char *running; /* the request that it died with */
+    char *text;    /* ids, each ended by a newline */
     char uuid[PX_MAX_UUID + 1];
 };
 void px_order_free(struct px_order *order);
@@ -198,6 +201,8 @@ void px_link_attach(struct px_link *link, struct px_loop *loop);
 void px_link_note(struct px_link *link, enum px_note_kind kind, const struct px_msg *msg);
 void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_span first,
                        struct px_span second);
+/* Traffic thread. An answer that the hub waits for; takes both, sends at once. */
+void px_link_answer(struct px_link *link, enum px_note_kind kind, struct px_msg *msg, char *text);
 /* After each socket's turn: at most one batch a millisecond wakes the hub, besides full ones. */
 void px_link_flush(struct px_link *link);
 /* Hub thread. `order` is copied, its message and strings taken. */
@@ -317,6 +322,8 @@ void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, c
                           const char *running);
 /* A task from the hub: identities | message. Takes `msg`. */
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
+/* Appends {"<msg_id>": why, ...} for ids each ended by a newline. */
+void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *out);
 void px_tasks_summary(const struct px_tasks *tasks);
 
 /* ---- broadcast (broadcast.c) ----------------------------------------------- */

@@ -27,6 +27,12 @@ void px_heap_push(struct px_heap *heap, uint64_t key, void *item, size_t *at);
 void px_heap_remove(struct px_heap *heap, size_t *at);
 void px_heap_fini(struct px_heap *heap);
 
+/* The number of the item whose field is `at`, not 0. */
+static inline uint64_t px_heap_key(const struct px_heap *heap, size_t at)
+{
+    return heap->entries[at - 1].key;
+}
+
 static inline const struct px_heap_entry *px_heap_top(const struct px_heap *heap)
 {
     return heap->count > 0 ? &heap->entries[0] : NULL;

@@ -66,6 +66,7 @@ static const struct px_request_row own_requests[] = {
     {PX_UNREGISTRATION_REQUEST, px_on_unregistration_request},
     {PX_CONNECTION_REQUEST, on_connection_request},
     {PX_SHUTDOWN_REQUEST, on_shutdown_request},
+    {PX_WHY_REQUEST, px_on_why_request},
     {NULL, NULL},
 };
 

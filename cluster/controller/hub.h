@@ -279,6 +279,8 @@ struct px_request_row {
     px_request_fn *handle;
 };
 px_request_fn px_on_registration_request, px_on_unregistration_request; /* member.c */
+px_request_fn px_on_why_request;                                        /* why.c */
+void px_why_note(struct px_hub *hub, const struct px_note *note);       /* the scheduler's answer */
 extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */
 extern const struct px_request_row px_db_requests[];    /* request_db.c */
 

@@ -31,6 +31,7 @@ void px_order_free(struct px_order *order)
     px_msg_destroy(order->msg);
     free(order->cause);
     free(order->running);
+    free(order->text);
     free(order);
 }
 
@@ -148,6 +149,14 @@ void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_s
     if (second.size > 0)
         memcpy(note->text + first.size + 1, second.data, second.size);
     post_if_full(link);
+}
+
+void px_link_answer(struct px_link *link, enum px_note_kind kind, struct px_msg *msg, char *text)
+{
+    struct px_note *note = next_note(link, kind);
+    note->msg = msg;
+    note->text = text;
+    post(link);
 }
 
 void px_link_order(struct px_link *link, const struct px_order *order)

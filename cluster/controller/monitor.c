@@ -238,10 +238,15 @@ static void on_stopped_heart(struct px_hub *hub, const struct px_note *note)
 }
 
 static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_note *) = {
-    [PX_NOTE_MUX_REQUEST] = on_mux_request,   [PX_NOTE_MUX_REPLY] = on_mux_reply,
-    [PX_NOTE_TASK_REQUEST] = on_task_request, [PX_NOTE_TASK_DESTINATION] = on_task_destination,
-    [PX_NOTE_TASK_REPLY] = on_task_reply,     [PX_NOTE_IOPUB] = on_iopub,
-    [PX_NOTE_NEW_HEART] = on_new_heart,       [PX_NOTE_STOPPED_HEART] = on_stopped_heart,
+    [PX_NOTE_MUX_REQUEST] = on_mux_request,
+    [PX_NOTE_MUX_REPLY] = on_mux_reply,
+    [PX_NOTE_TASK_REQUEST] = on_task_request,
+    [PX_NOTE_TASK_DESTINATION] = on_task_destination,
+    [PX_NOTE_TASK_REPLY] = on_task_reply,
+    [PX_NOTE_IOPUB] = on_iopub,
+    [PX_NOTE_WHY] = px_why_note,
+    [PX_NOTE_NEW_HEART] = on_new_heart,
+    [PX_NOTE_STOPPED_HEART] = on_stopped_heart,
 };
 
 void px_monitor_note(struct px_hub *hub, const struct px_note *note)

@@ -7,9 +7,10 @@
  * ipyparallel's TaskScheduler: `after` and `follow` dependencies, targets, retries on other
  * engines, time-outs while waiting, a high-water mark an engine.
  *
- * In seven files: history.c (how every task ended, in a few bytes each), depend.c (dependency
+ * In eight files: history.c (how every task ended, in a few bytes each), depend.c (dependency
  * sets), scheme.c (engines by load and the five choosers), schedule.c (the events), task_queue.c
- * (who gets which task), task_graph.c (dependencies), schedule_ahead.c (short tasks in batches).
+ * (who gets which task), task_graph.c (dependencies), schedule_ahead.c (short tasks in batches),
+ * schedule_why.c (what keeps a task).
  *
  * A task is  blocked   until its `after` is met and its `follow` can be decided,
  *            waiting   until an engine that may run it has room,
@@ -105,6 +106,7 @@ void px_balance_add(struct px_balance *balance, struct px_worker *worker); /* to
 void px_balance_remove(struct px_balance *balance, struct px_worker *worker);
 void px_balance_take(struct px_balance *balance, struct px_worker *worker);    /* load + 1 */
 void px_balance_release(struct px_balance *balance, struct px_worker *worker); /* load - 1 */
+unsigned px_balance_hwm(const struct px_balance *balance);
 size_t px_balance_open(const struct px_balance *balance); /* workers with room */
 struct px_worker *px_balance_at(const struct px_balance *balance, size_t index);
 static inline bool px_worker_open(const struct px_worker *worker)
@@ -218,6 +220,8 @@ struct px_schedule_stats {
     size_t ahead, recalled; /* tasks sent to an engine that was busy, tasks it handed back */
     size_t history_bytes;
 };
+/* Appends a JSON object that says why the task of that id has not ended (schedule_why.c). */
+void px_schedule_why(const struct px_schedule *schedule, struct px_span msg_id, struct px_buf *out);
 void px_schedule_stats(const struct px_schedule *schedule, struct px_schedule_stats *out);
 
 #endif

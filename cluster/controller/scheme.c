@@ -185,6 +185,11 @@ void px_balance_release(struct px_balance *balance, struct px_worker *worker)
     }
 }
 
+unsigned px_balance_hwm(const struct px_balance *balance)
+{
+    return balance->hwm;
+}
+
 size_t px_balance_open(const struct px_balance *balance)
 {
     return balance->open_count;

@@ -382,6 +382,19 @@ void px_tasks_destroy(struct px_tasks *tasks)
     free(tasks);
 }
 
+void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *out)
+{
+    px_schedule_tick(tasks->schedule, now_us());
+    for (const char *end; (end = strchr(msg_ids, '\n')) != NULL; msg_ids = end + 1) {
+        struct px_span msg_id = {msg_ids, (size_t)(end - msg_ids)};
+        px_buf_json_string(out, msg_id.data, msg_id.size);
+        px_buf_text(out, ": ");
+        px_schedule_why(tasks->schedule, msg_id, out);
+        px_buf_text(out, end[1] ? ", " : "");
+    }
+    after_batch(tasks);
+}
+
 void px_tasks_summary(const struct px_tasks *tasks)
 {
     struct px_schedule_stats stats;

@@ -85,6 +85,17 @@ static void on_submit(struct px_traffic *traffic, struct px_order *order)
     px_link_flush(traffic->shared.link);
 }
 
+static void on_why(struct px_traffic *traffic, struct px_order *order)
+{
+    struct px_buf answers = {0};
+    px_buf_text(&answers, "{");
+    if (traffic->tasks != NULL)
+        px_tasks_why(traffic->tasks, order->text, &answers);
+    px_buf_text(&answers, "}");
+    px_link_answer(traffic->shared.link, PX_NOTE_WHY, order->msg, answers.data);
+    order->msg = NULL;
+}
+
 static void on_summary(struct px_traffic *traffic, struct px_order *order)
 {
     (void)order;
@@ -109,9 +120,13 @@ static void on_stop(struct px_traffic *traffic, struct px_order *order)
 }
 
 static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct px_order *) = {
-    [PX_ORDER_ENGINE_UP] = on_engine_up, [PX_ORDER_ENGINE_DOWN] = on_engine_down,
-    [PX_ORDER_EXPECT] = on_expect,       [PX_ORDER_SUBMIT] = on_submit,
-    [PX_ORDER_SUMMARY] = on_summary,     [PX_ORDER_STOP] = on_stop,
+    [PX_ORDER_ENGINE_UP] = on_engine_up,
+    [PX_ORDER_ENGINE_DOWN] = on_engine_down,
+    [PX_ORDER_EXPECT] = on_expect,
+    [PX_ORDER_SUBMIT] = on_submit,
+    [PX_ORDER_WHY] = on_why,
+    [PX_ORDER_SUMMARY] = on_summary,
+    [PX_ORDER_STOP] = on_stop,
 };
 
 /*

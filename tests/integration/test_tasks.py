@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The task scheduler with our engines: short tasks that are sent ahead, and what becomes of them when
 the one before them is long, or takes its engine with it."""
+import json
 import os
 import re
 import signal
 
 import pytest
+import zmq
 from conftest import wait_for
+from jupyter_client.session import Session
 
 phalanx = pytest.importorskip("phalanx")
 
@@ -111,3 +114,62 @@ def test_a_mark_that_was_asked_for_is_kept(cluster, open_client, env):
     where = cluster(2)
     warm_up(open_client(where, 2).load_balanced_view())
     assert count(where, "ahead") == 0
+
+
+# ---- why a task waits --------------------------------------------------------------------
+
+
+def ask(where, msg_type, content):
+    """One query of the hub, frame by frame."""
+    file = json.loads(where.client_file.read_text())
+    session = Session(key=file["key"].encode())
+    with zmq.Context() as context, context.socket(zmq.DEALER) as query:
+        query.linger = 0
+        query.connect(f"tcp://127.0.0.1:{file['registration']}")
+        session.send(query, msg_type, content)
+        assert query.poll(DEADLINE * 1000), "no answer"
+        return session.recv(query, mode=0)[1]
+
+
+def test_why_tasks_have_not_ended(cluster, open_client, tmp_path):
+    where = cluster(1)
+    client = open_client(where, 1)
+    view = client.load_balanced_view()
+    gate = tmp_path / "gate"
+    done = view.apply_async(double, 1)
+    done.get(DEADLINE)
+    running = view.apply_async(wait_until_exists, str(gate))
+    waiting = view.apply_async(double, 2)
+    with view.temp_flags(after=[running, waiting], timeout=600):
+        blocked = view.apply_async(double, 3)
+    direct = client[0].apply_async(double, 4)
+    asked = [r.msg_ids[0] for r in (done, running, waiting, blocked, direct)]
+
+    def tasks():
+        reply = ask(where, "why_request", {"msg_ids": [*asked, "nobody's", "two\nlines"]})
+        assert reply["msg_type"] == "why_reply" and reply["content"]["status"] == "ok"
+        return reply["content"]["tasks"]
+
+    wait_for(lambda: tasks()[asked[4]]["state"] != "unknown", DEADLINE, "all to be booked")
+    told = tasks()
+    assert [told[i]["state"] for i in asked] == ["done", "running", "waiting", "waiting", "running"]
+    assert told[asked[1]]["engine"] == told[asked[4]]["engine"] == 0
+    assert told[asked[2]]["engine"] is None and "busy" in told[asked[2]]["why"]
+    assert sorted(told[asked[3]]["outstanding"]) == sorted(asked[1:3])
+    assert 0 < told[asked[3]]["timeout_s"] <= 600 and told[asked[3]]["since_s"] >= 0
+    assert told["nobody's"]["state"] == told["two\nlines"]["state"] == "unknown"
+    gate.touch()
+    blocked.get(DEADLINE)
+    direct.get(DEADLINE)
+    wait_for(lambda: {tasks()[i]["state"] for i in asked} == {"done"}, DEADLINE, "the end")
+
+
+@pytest.mark.parametrize("content, reply, ename", [
+    ({}, "hub_error", "KeyError"), ({"msg_ids": 3}, "hub_error", "TypeError"),
+    ({"msg_ids": ["x"] * 257}, "why_reply", "ValueError"),
+    ({"msg_ids": []}, "why_reply", None), ({"msg_ids": [None, {}, 7]}, "why_reply", None)])
+def test_why_of_nothing_sensible(cluster, content, reply, ename):
+    answer = ask(cluster(1), "why_request", content)
+    assert answer["msg_type"] == reply
+    assert answer["content"].get("ename") == ename
+    assert ename or answer["content"]["tasks"] == {}

@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -202,13 +203,87 @@ static void test_memory_is_flat(void **state)
     px_schedule_destroy(schedule);
 }
 
+static void assert_why(const struct px_schedule *schedule, const char *msg_id, const char *state,
+                       const char *words)
+{
+    struct px_buf out = {0};
+    px_schedule_why(schedule, px_span_of(msg_id), &out);
+    json_t *json = json_loadb(out.data, out.size, 0, NULL);
+    assert_non_null(json);
+    assert_string_equal(json_string_value(json_object_get(json, "state")), state);
+    const char *why = json_string_value(json_object_get(json, "why"));
+    if (strstr(why, words) == NULL)
+        fail_msg("%s: '%s' does not say '%s'", msg_id, why, words);
+    json_decref(json);
+    px_buf_fini(&out);
+}
+
+static void submit_constrained(struct px_schedule *schedule, const char *name, const char *target,
+                               unsigned needs, int64_t timeout_us)
+{
+    struct px_task_spec spec = {.needs = needs, .timeout_us = timeout_us};
+    if (target != NULL) {
+        spec.targets = px_alloc(sizeof(char *));
+        spec.targets[0] = px_strdup(target);
+        spec.target_count = 1;
+    }
+    px_schedule_submit(schedule, px_span_of(name), &spec, NULL);
+}
+
+static void test_why(void **state)
+{
+    (void)state;
+    struct simple simple = {0};
+    struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 1, 1);
+    px_schedule_tick(schedule, 1000000);
+    submit_named(schedule, "a", NULL, NULL);
+    assert_why(schedule, "a", "waiting", "no engine is registered");
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
+    assert_why(schedule, "a", "running", "runs it");
+    submit_named(schedule, "b", "[\"a\"]", NULL);
+    submit_named(schedule, "c", NULL, "[\"a\"]");
+    submit_named(schedule, "d", NULL, NULL);
+    submit_constrained(schedule, "e", "e0", 0, 5000000);
+    submit_constrained(schedule, "f", NULL, PX_FEATURE_PICKLE5, 0);
+    assert_why(schedule, "b", "waiting", "1 of the 1 tasks it is to run after");
+    assert_why(schedule, "c", "waiting", "1 of the 1 tasks whose engine it follows");
+    assert_why(schedule, "d", "waiting",
+               "the 1 engine that may run it is busy (high-water mark 1)");
+    assert_why(schedule, "e", "waiting", "the 1 engine that may run it is busy");
+    assert_why(schedule, "f", "waiting", "1 lack what it needs");
+    assert_why(schedule, "nope", "unknown", "does not know");
+
+    struct px_buf out = {0};
+    px_schedule_tick(schedule, 3000000);
+    px_schedule_why(schedule, PX_SPAN("e"), &out);
+    px_schedule_why(schedule, PX_SPAN("b"), &out);
+    px_buf_append(&out, "", 1);
+    assert_non_null(strstr(out.data, "\"since_s\": 2.000"));
+    assert_non_null(strstr(out.data, "\"timeout_s\": 3.000"));
+    assert_non_null(strstr(out.data, "\"outstanding\": [\"a\"], \"outstanding_count\": 1"));
+    px_buf_fini(&out);
+
+    finish(schedule, "e0", "a", PX_REPLY_OK);
+    assert_why(schedule, "a", "done", "succeeded");
+    assert_int_equal(
+        px_schedule_reply(schedule, PX_SPAN("e0"), PX_SPAN("b"), PX_REPLY_REJECTED, -1),
+        PX_SWALLOW);
+    px_schedule_run(schedule);
+    assert_why(schedule, "b", "waiting", "1 refused it");
+    px_schedule_engine_down(schedule, PX_SPAN("e0"));
+    assert_why(schedule, "c", "running", "has left");
+    px_schedule_engine_lost(schedule, PX_SPAN("e0"), NULL);
+    assert_why(schedule, "c", "done", "failed");
+    px_schedule_destroy(schedule);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_invalid),        cmocka_unit_test(test_holds),
         cmocka_unit_test(test_stale_reply),    cmocka_unit_test(test_long_chain),
         cmocka_unit_test(test_wide),           cmocka_unit_test(test_many_engines),
-        cmocka_unit_test(test_memory_is_flat),
+        cmocka_unit_test(test_memory_is_flat), cmocka_unit_test(test_why),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
