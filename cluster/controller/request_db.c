@@ -302,7 +302,16 @@ static void on_purge_request(const struct px_request *request)
 /* Nobody's routing id: replies to it are dropped; the client asks for the result instead. */
 #define RESUBMIT_IDENT "px.resubmit"
 
-/* The stored request under a new id; its header is the parent too, and metadata is empty. */
+/* What of the old metadata says how the buffers are to be read; the rest is left out. */
+static struct px_span reading_metadata(const struct px_record *record)
+{
+    static const char *const key[] = {"px_pickle"};
+    struct px_span value;
+    const bool own = px_scan(px_msg_metadata(record->request), key, &value, 1) == 0 && value.data;
+    return own ? PX_SPAN("{\"px_pickle\": 5}") : PX_SPAN("{}");
+}
+
+/* The stored request under a new id; its header is the parent too. */
 static struct px_msg *renewed(struct px_hub *hub, const struct px_record *record, char **new_id)
 {
     struct px_span ident = PX_SPAN(RESUBMIT_IDENT);
@@ -311,6 +320,7 @@ static struct px_msg *renewed(struct px_hub *hub, const struct px_record *record
     struct px_draft draft = {.idents = &ident,
                              .ident_count = 1,
                              .type = type ? type : "?",
+                             .metadata = reading_metadata(record),
                              .content = px_msg_content(record->request)};
     struct px_msg *msg = px_session_build(hub->session, &draft);
     json_t *fresh = px_json_parse(px_msg_header(msg), NULL);

@@ -11,26 +11,54 @@ In IPython, `%load_ext phalanx` adds %px and %%px.
 """
 
 import importlib
+import sys
+import warnings
 
 # Loaded when first asked for, because every notebook loads this package for its magics' sake.
 _homes = {
+    "AsyncHubResult": "hubresult",
     "AsyncMapResult": "asyncresult",
     "AsyncResult": "asyncresult",
+    "BroadcastView": "view",
     "Client": "client",
     "CompositeError": "error",
+    "Dependency": "dependency",
     "DirectView": "view",
-    "ExecuteReply": "asyncresult",
-    "LoadBalancedView": "view",
+    "ExecuteReply": "tasks",
+    "LoadBalancedView": "balanced",
+    "ParallelFunction": "remotefunction",
     "Reference": "canning",
     "RemoteError": "error",
+    "RemoteFunction": "remotefunction",
+    "ViewExecutor": "futures",
+    "can": "canning",
+    "depend": "dependency",
+    "dependent": "dependency",
     "interactive": "canning",
+    "parallel": "remotefunction",
+    "remote": "remotefunction",
+    "require": "dependency",
+    "uncan": "canning",
+    # exceptions
+    "DependencyTimeout": "error",
+    "EngineError": "error",
+    "ImpossibleDependency": "error",
+    "InvalidDependency": "error",
+    "KernelError": "error",
+    "NoEnginesRegistered": "error",
+    "TaskAborted": "error",
+    "TaskRejectError": "error",
+    "TaskTimeout": "error",
+    "TimeoutError": "error",
+    "UnmetDependency": "error",
 }
 _modules = (
-    "_phalanx", "asyncresult", "batch", "canning", "client", "error", "local", "magics", "maps", "pickle5",
-    "view",
+    "_phalanx", "asyncresult", "balanced", "batch", "calls", "canning", "client", "dask", "dependency",
+    "display", "error", "futures", "hub", "hubresult", "local", "magics", "maps", "names",
+    "pickle5", "remotefunction", "tasks", "tunnel", "view",
 )
 
-__all__ = [*_homes, "error"]
+__all__ = [*_homes, "error", "register_joblib_backend"]
 
 
 def __getattr__(name):
@@ -57,6 +85,18 @@ def load_ipython_extension(ip):
     magics.register(ip)
 
 
+def register_joblib_backend(name="phalanx", make_default=False):
+    """Makes `name` a backend of joblib that uses the newest open Client, or the default cluster.
+    Done under the name "phalanx" whenever a Client is made after joblib was imported."""
+    from ._joblib import register
+
+    return register(name, make_default)
+
+
+if "joblib" in sys.modules:
+    register_joblib_backend()
+
+
 def _activate(view, suffix):
     from IPython import get_ipython
 
@@ -64,5 +104,6 @@ def _activate(view, suffix):
 
     shell = get_ipython()
     if shell is None:
-        raise RuntimeError("%px works within IPython only")
+        warnings.warn("The IPython parallel magics (%px, etc.) only work within IPython.")
+        return
     magics.register(shell, view, suffix)

@@ -1,188 +1,48 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What becomes of submitted work: AsyncResult, AsyncMapResult, ExecuteReply.
+"""What becomes of submitted work: AsyncResult, AsyncMapResult.
 
 A result reads events from the C library when somebody asks; nothing runs in the background here.
 What has been read belongs to the result object and goes with it.
 """
 
 import json
-import re
-import sys
 import threading
 import time
-from collections import deque
 from datetime import datetime, timezone
 
-from . import _phalanx, error
+from . import _phalanx, display, error
+from .futures import FutureFace
+from .tasks import METADATA_KEYS, ExecuteReply, Metadata, Task, date_of, output_handlers
 
-_overwritten = re.compile(r".*\r(?=[^\n])")
-
-
-def _date(text):
-    if not isinstance(text, str):
-        return text
-    if text.endswith("Z"):
-        text = text[:-1] + "+00:00"
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
+CANCEL_SECONDS = 1  # how long cancel() waits to see whether the tasks were still queued
 
 
-class Metadata(dict):
-    """What is known about one task; keys are attributes too."""
-
-    def __getattr__(self, key):
-        try:
-            return self[key]
-        except KeyError:
-            raise AttributeError(key) from None
-
-    def __setattr__(self, key, value):
-        self[key] = value
+def seconds_left(end):
+    """The time-out that is left until `end` (monotonic; None: for ever)."""
+    return None if end is None else max(0.0, end - time.monotonic())
 
 
-class ExecuteReply:
-    """The result of executed code: its displayed value, output and execution count."""
-
-    def __init__(self, msg_id, content, metadata):
-        self.msg_id = msg_id
-        self._content = content
-        self.execution_count = content.get("execution_count")
-        self.metadata = metadata
-
-    def __getitem__(self, key):
-        return self.metadata[key]
-
-    def __getattr__(self, key):
-        metadata = self.__dict__.get("metadata") or {}
-        if key not in metadata:
-            raise AttributeError(key)
-        return metadata[key]
-
-    @property
-    def data(self):
-        """The MIME bundle of the value; empty when there is none."""
-        return (self.metadata["execute_result"] or {}).get("data", {})
-
-    def __repr__(self):
-        text = self.data.get("text/plain", "")
-        if len(text) > 32:
-            text = text[:29] + "..."
-        return "<ExecuteReply[%s]: %s>" % (self.execution_count, text)
-
-    def _plaintext(self):
-        text = self.data.get("text/plain", "")
-        if not text:
-            return ""
-        if "\n" in text and not text.startswith("\n"):
-            text = "\n" + text
-        return "Out[%s:%s]: %s" % (self.metadata["engine_id"], self.execution_count, text)
-
-    def _repr_pretty_(self, p, cycle):
-        p.text(self._plaintext())
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        data = dict(self.data)
-        if "text/plain" in data:
-            data["text/plain"] = self._plaintext()
-        return data, (self.metadata["execute_result"] or {}).get("metadata", {})
-
-    def display(self):
-        """Shows the value in all its forms."""
-        from IPython.display import publish_display_data
-
-        publish_display_data(*self._repr_mimebundle_())
+def end_of(timeout):
+    """The monotonic time at which `timeout` seconds have passed; None and negative: never."""
+    return None if timeout is None or timeout < 0 else time.monotonic() + timeout
 
 
-class _Text:
-    """What a task has written to a stream: all of it, or, of very much, its start and its end."""
-
-    HALF = 16 << 20  # characters
-
-    def __init__(self):
-        self._start, self._end = [], deque()
-        self._start_size = self._end_size = self._lost = 0
-
-    def add(self, text):
-        if self._start_size < self.HALF:
-            self._start.append(text)
-            self._start_size += len(text)
-            return
-        self._end.append(text)
-        self._end_size += len(text)
-        while self._end_size - len(self._end[0]) > self.HALF:
-            gone = len(self._end.popleft())
-            self._end_size -= gone
-            self._lost += gone
-
-    def __str__(self):
-        """The text, without what a carriage return has overwritten."""
-        if len(self._start) > 1:
-            self._start = ["".join(self._start)]
-        text = self._start[0] if self._start else ""
-        if self._lost:
-            text += "\n[... %d characters are left out here ...]\n" % self._lost
-        text += "".join(self._end)
-        return _overwritten.sub("", text) if "\r" in text else text
-
-
-class _Task:
-    """One task's record: what has arrived for it."""
-
-    __slots__ = (
-        "reply", "finished", "stdout", "stderr", "outputs", "execute_input", "execute_result",
-        "error", "data", "value", "unpacked", "metadata",
-    )
-
-    def __init__(self):
-        self.reply = self.execute_input = self.execute_result = self.error = None
-        self.value = self.metadata = None
-        self.finished = self.unpacked = False
-        self.stdout = self.stderr = None
-        self.outputs, self.data = [], {}
-
-    def write(self, stream, text):
-        if getattr(self, stream) is None:
-            setattr(self, stream, _Text())
-        getattr(self, stream).add(text)
-
-
-def _on_display(task, content):
-    task.outputs.append(content)
-
-
-def _on_execute_result(task, content):
-    task.execute_result = content
-
-
-def _on_execute_input(task, content):
-    task.execute_input = content.get("code")
-
-
-def _on_error(task, content):
-    task.error = error.from_reply(content)
-
-
-_output_handlers = {
-    "display_data": _on_display,
-    "execute_result": _on_execute_result,
-    "execute_input": _on_execute_input,
-    "error": _on_error,
-}
-
-
-class AsyncResult:
+class AsyncResult(FutureFace):
     """The results of a call on one or more engines, which may still be running.
 
     get() returns them, or raises what the call raised. With a single target it is one value,
-    otherwise a list in the order of the targets.
+    otherwise a list in the order of the targets. It is a concurrent.futures.Future, and can be
+    awaited. Times are seconds; of time-outs, None and negative ones wait for ever.
+
+    The tasks' metadata are attributes and items: ar.stdout, ar.engine_id, ar["started"], … one
+    value with a single target, else a list.
     """
 
     def __init__(
         self, client, raw, unpack, fname="unknown", targets=None, single=False,
         method="apply", return_exceptions=False,
     ):
+        super().__init__()
         self._client = client
         self._raw = raw
         self._unpack = unpack
@@ -193,9 +53,16 @@ class AsyncResult:
         self._return_exceptions = return_exceptions
         self._submitted = datetime.now(timezone.utc)
         self._lock = threading.RLock()
-        self._tasks = [_Task() for _ in range(len(raw))]
+        self._tasks = [Task() for _ in range(len(raw))]
         self._order = []  # indices of tasks in the order of their replies
         self._outcome = None  # (values, exception) once gathered
+        self._listeners = []  # called with each event that was filed
+        self._lent = None  # weak references to buffers that are being sent (track=True)
+
+    def __del__(self):
+        raw = self.__dict__.get("_raw")
+        if raw is not None:
+            self._client._let_go(raw)
 
     # ---- filing what arrives
 
@@ -204,6 +71,8 @@ class AsyncResult:
             event = self._raw.next()
             while event is not None:
                 self._file(event)
+                for listener in self._listeners:
+                    listener(event)
                 event = self._raw.next()
 
     def _file(self, event):
@@ -217,8 +86,8 @@ class AsyncResult:
             task.finished = True
         elif event.name == "data_message":
             task.data.update(self._unpack(event.buffers))
-        elif event.name in _output_handlers:
-            _output_handlers[event.name](task, json.loads(event.content))
+        elif event.name in output_handlers:
+            output_handlers[event.name](task, json.loads(event.content))
 
     def _wait(self, until, timeout):
         timeout = None if timeout is None or timeout < 0 else timeout
@@ -226,9 +95,22 @@ class AsyncResult:
             done = self._raw.wait(until, timeout)
         except _phalanx.ClosedError as e:
             self._pump()
-            raise error.EngineError("the client was closed while waiting") from e
+            raise error.EngineError(
+                "the client was closed while results were missing; connect a new one, whose "
+                "get_result(msg_ids) asks the controller for them"
+            ) from e
         self._pump()
         return done
+
+    def _on_complete(self, function):
+        self._client._watcher.watch(self._raw, function)
+
+    def _task_id(self, index):
+        return self._raw.task_id(index)
+
+    @property
+    def _replied(self):
+        return self._raw.replied
 
     def _value(self, index):
         """The value of a task that has its reply, or the exception in its place."""
@@ -241,30 +123,25 @@ class AsyncResult:
     def _read(self, index, task):
         reply = task.reply
         if reply.failed:
-            content = json.loads(reply.content)
-            e = error.from_reply(content, reply.engine, self._method)
-            return e
+            return error.from_reply(json.loads(reply.content), reply.engine, self._method)
         if self._method == "execute":
             md = self._task_metadata(index)
             return ExecuteReply(md["msg_id"], json.loads(reply.content), md)
-        value = self._unpack(reply.buffers)
-        return value
+        return self._unpack(reply.buffers)
 
     # ---- waiting
 
     def wait(self, timeout=-1):
-        """Waits until all results are here, at most `timeout` seconds (negative: for ever)."""
+        """Waits until all results are here, at most `timeout` seconds. Whether they are."""
         return self._wait(_phalanx.REPLIES, timeout)
 
     def wait_for_output(self, timeout=-1):
-        """Waits until all results and all output are here."""
+        """Waits until all results and all output are here. Whether they are."""
         return self._wait(_phalanx.FINISHED, timeout)
 
     def ready(self):
         """Whether all results are here."""
         return self.wait(0)
-
-    done = ready
 
     def successful(self):
         """Whether the call raised nothing. AssertionError when it has not ended."""
@@ -278,9 +155,15 @@ class AsyncResult:
                 self._outcome = values, self._exception_among(values)
             return self._outcome
 
+    def _outcome_exception(self):
+        return self._gather()[1]
+
     def _exception_among(self, values):
         if self._single:
             return values[0] if isinstance(values[0], error.KernelError) else None
+        failed = [v for v in values if isinstance(v, error.KernelError)]
+        if failed and all(isinstance(v, error.TaskAborted) for v in failed):
+            return failed[0]
         try:
             error.collect_exceptions(values, self._fname)
         except error.CompositeError as e:
@@ -290,12 +173,18 @@ class AsyncResult:
     def _reconstruct(self, values):
         return values[0] if self._single else values
 
+    def _require_ready(self, timeout=0):
+        if not self.wait(timeout):
+            raise error.TimeoutError(
+                "Result not ready. %d of %d tasks have ended; get(timeout) waits longer, abort() "
+                "takes back those that have not started" % (self._replied, len(self))
+            )
+
     def get(self, timeout=None, return_exceptions=None):
         """The results, when they arrive. Raises TimeoutError after `timeout` seconds; raises
         RemoteError or CompositeError for what was raised remotely, unless `return_exceptions`,
         which puts exceptions among the results instead."""
-        if not self.wait(timeout):
-            raise error.TimeoutError("Result not ready.")
+        self._require_ready(timeout)
         values, exception = self._gather()
         if return_exceptions is None:
             return_exceptions = self._return_exceptions
@@ -303,13 +192,14 @@ class AsyncResult:
             raise exception
         return self._reconstruct(values)
 
-    result = get
+    def result(self, timeout=None):
+        """get(timeout)."""
+        return self.get(timeout)
 
     def exception(self, timeout=None):
-        """The exception that get() would raise, or None."""
-        if not self.wait(timeout):
-            raise error.TimeoutError("Result not ready.")
-        return self._gather()[1]
+        """The exception that get() would raise, or None. TimeoutError after `timeout` seconds."""
+        self._require_ready(timeout)
+        return None if self._return_exceptions else self._outcome_exception()
 
     @property
     def r(self):
@@ -317,27 +207,58 @@ class AsyncResult:
         return self.get()
 
     def get_dict(self, timeout=-1):
-        """The results by engine id."""
+        """The results by engine id. ValueError when an engine has several."""
         results = self.get(timeout)
         if self._single:
             results = [results]
-        out = {}
-        for md, value in zip(self._metadata_list(), results):
-            if md["engine_id"] in out:
+        engines = [md["engine_id"] for md in self._metadata_list()]
+        for engine in engines:
+            if engines.count(engine) > 1:
                 raise ValueError(
-                    "Cannot build dict, more than one job ran on engine #%s" % md["engine_id"]
+                    "Cannot build dict, %d jobs ran on engine #%s" % (engines.count(engine), engine)
                 )
-            out[md["engine_id"]] = value
-        return out
+        return dict(zip(engines, results))
 
-    result_dict = property(get_dict)
+    @property
+    def result_dict(self):
+        """get_dict()."""
+        return self.get_dict()
 
     def abort(self):
-        """Takes those of my tasks that have not started from the engines' queues."""
+        """Takes those of my tasks that have not started from the engines' queues. get() then raises
+        TaskAborted. AssertionError when all have ended."""
         assert not self.ready(), "Can't abort, I am already done!"
-        return self._client.abort(self, targets=self._targets)
+        return self._client.abort(self, targets=self._targets, block=True)
 
-    cancel = abort
+    def cancel(self):
+        """abort() as concurrent.futures knows it: whether the call is cancelled. False when it has
+        ended, when it runs, and when it still waits in the controller, which takes it back later."""
+        if not self.ready():
+            self.abort()
+            self.wait(CANCEL_SECONDS)
+        return self.cancelled()
+
+    # ---- sending
+
+    @property
+    def sent(self):
+        """Whether the arguments may be changed: all is sent. Only with track=True is that awaited;
+        otherwise arrays must not be changed before the result is here."""
+        if self._lent and self._replied < len(self):
+            self._client._raw.ids()  # gives back what was sent
+            self._lent = [ref for ref in self._lent if ref() is not None]
+            return not self._lent
+        return True
+
+    def wait_for_send(self, timeout=-1):
+        """Waits until `sent`. TimeoutError after `timeout` seconds."""
+        end, pause = end_of(timeout), 0.001
+        while not self.sent:
+            left = seconds_left(end)
+            if left == 0:
+                raise error.TimeoutError("Still waiting to be sent")
+            self._wait(_phalanx.REPLIES, pause if left is None else min(pause, left))
+            pause = min(2 * pause, 0.05)
 
     # ---- metadata and output
 
@@ -346,14 +267,14 @@ class AsyncResult:
         md = Metadata(
             msg_id=self._raw.task_id(index), submitted=self._submitted, started=None,
             completed=None, received=None, engine_uuid=None, engine_id=None, follow=[], after=[],
-            status=None,
+            status=None, is_broadcast=False, is_coalescing=False,
         )
         if task.reply is not None:
             self._add_reply(md, task.reply)
-        engine = self._raw.task_engine(index)
-        if engine >= 0:
-            md["engine_id"] = engine
-            md["engine_uuid"] = md["engine_uuid"] or self._client._uuid(engine)
+            engine = self._raw.task_engine(index)
+            if engine >= 0:
+                md["engine_id"] = engine
+                md["engine_uuid"] = self._client._uuid(engine) or md["engine_uuid"]
         md.update(
             execute_input=task.execute_input, execute_result=task.execute_result,
             error=task.error, outputs=task.outputs, data=task.data,
@@ -370,9 +291,11 @@ class AsyncResult:
         header, metadata = json.loads(reply.header), json.loads(reply.metadata)
         md["status"] = "error" if reply.lost else metadata.get("status")
         md["status"] = md["status"] or ("error" if reply.failed else "ok")
-        md["started"] = _date(metadata.get("started"))
-        md["completed"] = _date(header.get("date"))
+        md["started"] = date_of(metadata.get("started"))
+        md["completed"] = date_of(header.get("date"))
         md["received"] = datetime.fromtimestamp(reply.received, timezone.utc)
+        for key in ("follow", "after", "is_broadcast", "is_coalescing"):
+            md[key] = metadata.get(key) or md[key]
         md["engine_uuid"] = metadata.get("engine")
 
     def _metadata_list(self):
@@ -387,54 +310,86 @@ class AsyncResult:
     def _reconstruct_metadata(self, values):
         return values[0] if self._single else values
 
+    def _index_of(self, msg_id):
+        """Which of my tasks has that id, or None."""
+        if hasattr(self._raw, "item_of"):
+            return self._raw.item_of(msg_id)
+        ids = map(self._task_id, range(len(self)))
+        return next((index for index, own in enumerate(ids) if own == msg_id), None)
+
+    def _running_ids(self):
+        """The ids of those of my tasks that have no reply."""
+        if hasattr(self._raw, "flying"):
+            return self._raw.flying()
+        self._pump()
+        return [self._task_id(i) for i, task in enumerate(self._tasks) if task.reply is None]
+
     def stop(self):
         """Sends nothing further of a long map. The msg_ids of what may be running or queued."""
-        stop = getattr(self._raw, "stop", None)
-        return stop() if stop else self.msg_ids
+        return self._raw.stop() if hasattr(self._raw, "stop") else self.msg_ids
 
     @property
     def msg_ids(self):
-        """Of my tasks. A long map's items share some; it is waited for until the last is sent."""
-        return [self._raw.task_id(i) for i in range(len(self._tasks))]
+        """The ids of my tasks' messages. A long map's items share some, and it is waited for until
+        the last is sent."""
+        return [self._task_id(i) for i in range(len(self))]
 
     def __getattr__(self, key):
-        if not key.startswith("_") and key in _metadata_keys:
-            self.wait_for_output(0)
-            return self._reconstruct_metadata([md[key] for md in self._metadata_list()])
-        raise AttributeError("%r object has no attribute %r" % (type(self).__name__, key))
+        if key.startswith("_") or key not in METADATA_KEYS:
+            raise AttributeError("%r object has no attribute %r" % (type(self).__name__, key))
+        return self[key]
 
     def __getitem__(self, key):
+        """A result, or a slice of them (TimeoutError when they are not here), or by name what the
+        metadata hold (KeyError)."""
         if isinstance(key, (int, slice)):
-            values = self.get()
-            values = [values] if self._single else values
-            return values[key]
-        return self.__getattr__(key)
+            self._require_ready()
+            chosen = self.get(return_exceptions=True)[key]
+            error.collect_exceptions(chosen if isinstance(key, slice) else [chosen], self._fname)
+            return chosen
+        if not isinstance(key, str):
+            raise TypeError("Invalid key type %r, must be 'int','slice', or 'str'" % type(key))
+        if key not in METADATA_KEYS:
+            raise KeyError(key)
+        self.wait_for_output(0)
+        return self._reconstruct_metadata([md[key] for md in self._metadata_list()])
+
+    def __dir__(self):
+        return sorted({*super().__dir__(), *METADATA_KEYS})
 
     def __len__(self):
         return len(self._tasks)
 
     def __iter__(self):
         if self._single:
-            yield from self.get()
-            return
-        for i in range(len(self._tasks)):
-            yield self._value_when_here(i)
+            raise TypeError("AsyncResults with a single result are not iterable.")
+        return self.iterate()
+
+    def iterate(self, end=None):
+        """The results one by one, each as soon as it and those before it are here. end: a time of
+        the monotonic clock at which TimeoutError is raised."""
+        for index in range(len(self._tasks)):
+            yield self._value_when_here(index, end)
 
     def __repr__(self):
-        state = ":finished" if self._raw.replied == len(self._tasks) else ""
+        state = ":finished" if self._replied == len(self) else ""
         return "<%s: %s%s>" % (type(self).__name__, self._fname, state)
 
-    def _wait_for_task(self, index):
-        while self._tasks[index].reply is None:
-            self._pump()
-            if self._tasks[index].reply is None:
-                self._wait(_phalanx.EVENT, None)
+    def _wait_for_event(self, end):
+        left = seconds_left(end)
+        if not self._wait(_phalanx.EVENT, left) and left is not None:
+            self._require_ready()
 
-    def _value_when_here(self, index):
-        self._wait_for_task(index)
+    def _wait_for_task(self, index, end=None):
+        self._pump()
+        while self._tasks[index].reply is None:
+            self._wait_for_event(end)
+
+    def _value_when_here(self, index, end=None):
+        self._wait_for_task(index, end)
         value = self._value(index)
         if isinstance(value, error.KernelError) and not self._return_exceptions:
-            raise value
+            error.collect_exceptions([value], self._fname)
         return value
 
     # ---- progress and times
@@ -442,7 +397,7 @@ class AsyncResult:
     @property
     def progress(self):
         """How many tasks have ended."""
-        return self._raw.replied
+        return self._replied
 
     @property
     def elapsed(self):
@@ -453,76 +408,61 @@ class AsyncResult:
 
     @property
     def serial_time(self):
-        """Seconds of computation, summed over the tasks."""
+        """Seconds of computation, summed over the tasks. TimeoutError when they have not ended."""
         times = [(md["completed"], md["started"]) for md in self._finished_metadata()]
         return sum((end - start).total_seconds() for end, start in times if end and start)
 
     @property
     def wall_time(self):
-        """Seconds from the submission to the last result."""
-        received = [md["received"] for md in self._finished_metadata() if md["received"]]
-        return (max(received) - self._submitted).total_seconds()
+        """Seconds from the submission to the last result. TimeoutError when that is not here."""
+        records = self._finished_metadata()
+        received = [md["received"] for md in records if md["received"]]
+        return self.timedelta([md["submitted"] for md in records], received)
+
+    @staticmethod
+    def timedelta(start, end, start_key=min, end_key=max):
+        """Seconds between two times, or between one chosen from each list of times, by default the
+        first of `start` and the last of `end`: ar.timedelta(ar.submitted, ar.received)."""
+        start = start if isinstance(start, datetime) else start_key(start)
+        end = end if isinstance(end, datetime) else end_key(end)
+        return (end - start).total_seconds()
 
     def _finished_metadata(self):
-        if not self.ready():
-            raise error.TimeoutError("result not ready")
+        self._require_ready()
         return self._metadata_list()
 
-    def wait_interactive(self, interval=0.1, timeout=-1):
-        """Waits, and shows on one line how many tasks have ended."""
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        while not self.wait(interval) and (deadline is None or time.monotonic() < deadline):
-            self._show_progress("\r")
-        self._show_progress("\r")
-        sys.stdout.write("\n")
-
-    def _show_progress(self, start):
-        done = "%d/%d tasks after %.0f s" % (self.progress, len(self), self.elapsed)
-        sys.stdout.write("%s%s: %s" % (start, self._fname, done))
-        sys.stdout.flush()
+    def wait_interactive(self, interval=0.1, timeout=-1, widget=None):
+        """Waits, with a bar that shows how many tasks have ended: tqdm's where it is installed, in
+        a notebook as a widget (`widget` decides otherwise). interval: seconds between two looks.
+        Returns after `timeout` seconds in any case."""
+        end = end_of(timeout)
+        bar = display.progress_bar(len(self), self._fname, "tasks", widget)
+        try:
+            while not self.wait(interval) and seconds_left(end) != 0:
+                bar.update(self.progress - bar.n)
+            bar.update(self.progress - bar.n)
+        finally:
+            bar.close()
 
     # ---- display
 
+    def stream_output(self):
+        """Within `with ar.stream_output():` the tasks' output is shown as it arrives."""
+        return display.streaming(self)
+
     def display_outputs(self, groupby="type", result_only=False):
-        """Shows the tasks' output and results, grouped by "type", "engine" or "order"."""
+        """Waits, and shows the tasks' output and results, grouped by "type", "engine" or "order" (like
+        "type", and the first pictures of all before the second ones); with `result_only` results
+        alone."""
         if groupby not in ("type", "engine", "order"):
             raise ValueError("groupby must be 'type', 'engine' or 'order', not %r" % (groupby,))
         self.wait_for_output()
-        values = self.get(return_exceptions=True)
-        values = [values] if self._single else values
+        if self._single:
+            display.show_single(self._metadata_list()[0], self.get(), result_only)
+            return
+        values = self.get()
         records = list(zip(self._metadata_list(), values))
-        if groupby == "engine":
-            for record in records:
-                self._show_all([record], result_only)
-        else:
-            self._show_all(records, result_only, collate=groupby == "order")
-
-    def _show_all(self, records, result_only, collate=False):
-        from IPython.display import display, display_pretty, publish_display_data
-
-        if not result_only:
-            for name in ("stdout", "stderr"):
-                for md, _ in records:
-                    _show_stream(name, md["engine_id"], md[name])
-            shown = [(i, md, out) for md, _ in records for i, out in enumerate(md["outputs"])]
-            for _, md, out in sorted(shown, key=lambda s: s[0]) if collate else shown:
-                display_pretty("[output:%s]" % md["engine_id"], raw=True)
-                publish_display_data(out["data"], out.get("metadata") or {})
-        for md, value in records:
-            if md["execute_result"] is not None and isinstance(value, ExecuteReply):
-                display(value)
-
-
-def _show_stream(name, engine, text):
-    if text:
-        print("[%s:%s] %s" % (name, engine, text), file=getattr(sys, name), end="")
-
-
-_metadata_keys = frozenset((
-    "msg_id", "submitted", "started", "completed", "received", "engine_uuid", "engine_id",
-    "follow", "after", "status", "execute_input", "execute_result", "error", "stdout", "stderr",
-    "outputs", "data",
-))
+        display.show_all(records, groupby, result_only)
 
 
 class AsyncMapResult(AsyncResult):
@@ -545,25 +485,26 @@ class AsyncMapResult(AsyncResult):
     def _reconstruct_metadata(self, values):
         return values
 
-    def _indices(self):
+    def _indices(self, end):
         if self.ordered:
             yield from range(len(self._tasks))
             return
         for n in range(len(self._tasks)):
+            self._pump()
             while len(self._order) <= n:
-                self._wait(_phalanx.EVENT, None)
+                self._wait_for_event(end)
             yield self._order[n]
 
-    def __iter__(self):
-        for index in self._indices():
-            part = self._value_when_here(index)
-            if isinstance(part, error.KernelError):
+    def iterate(self, end=None):
+        for index in self._indices(end):
+            part = self._value_when_here(index, end)
+            if isinstance(part, error.KernelError) or not _is_part(part):
                 yield part
             else:
-                yield from part if isinstance(part, (list, tuple)) or _is_array(part) else [part]
+                yield from part
 
 
-def _is_array(obj):
+def _is_part(value):
     from .canning import is_array
 
-    return is_array(obj)
+    return isinstance(value, (list, tuple)) or is_array(value)

@@ -23,8 +23,8 @@ from array import array
 from collections import deque
 from itertools import islice, repeat
 
-from . import _phalanx, canning, error
-from .canning import interactive
+from . import _phalanx, calls, canning, error
+from .canning import engine_function
 
 FEW = 128  # items that go alone without further thought
 TARGET = 0.05  # seconds of work in a batch
@@ -76,7 +76,7 @@ class Sizes:
         return max(1, int(count))
 
 
-@interactive
+@engine_function
 def _run(f, patience, *columns):
     """On the engine. (seconds, values, errors): as many values as items were begun; None where an
     error (its index, and an error's content) is. With patience None there is one item, whose error
@@ -184,9 +184,10 @@ class Feed:
 
     def __init__(self, view, f, source, sink, limit=None):
         self.client, self.source, self.sink, self.limit = view.client, source, sink, limit
+        self.view = view
         self.targets, self.form = view._scope()
         self.metadata = view._metadata(self.form)
-        self.function = self.form.prepare(f)
+        self.function = calls.prepare(self.form, f)
         self.run = self.form.pack_function(_run)
         # ipyparallel's form looks for what pickle cannot do in short lists only.
         self.sizes = Sizes(canning.ITEM_THRESHOLD - 1 if self.form is canning else MOST_ITEMS)
@@ -233,7 +234,7 @@ class Feed:
 
     def _pack(self, batch):
         patience = None if batch.count == 1 else PATIENCE
-        return self.form.pack_map(self.run, self.function, [patience, *batch.columns])
+        return calls.pack_map(self.form, self.run, self.function, [patience, *batch.columns])
 
     def _send(self, batch):
         try:
@@ -255,6 +256,7 @@ class Feed:
         index = len(self.raw) - 1
         batch.task = self.raw.task_id(index)
         self.flying[index] = self.open[index] = batch
+        self.client._enter(self.view, [batch.task])
         self.sent += 1
         self.sink.sent(batch)
 
@@ -384,7 +386,8 @@ class Batches:
         self._batch_of = array("l", [-1]) * size
         self._events = deque()
         self._news = threading.Condition()
-        self._closed = self._stopped = False
+        self._closed = self._stopped = self._discarded = False
+        self._done = []  # called when all items have their reply
         self._feed = Feed(view, f, Slices(sequences, size), self)
         self._feed.feed()
         threading.Thread(target=self._run, name="phalanx-map", daemon=True).start()
@@ -403,6 +406,7 @@ class Batches:
             self._closed = True  # unless all have come
             self._feed = None
             self._news.notify_all()
+        self._tell()
 
     def _give_up(self, reply):
         for batch in self._feed.drop():
@@ -420,10 +424,20 @@ class Batches:
 
     def _add(self, events, replied=0, finished=0):
         with self._news:
-            self._events.extend(events)
+            if not self._discarded:
+                self._events.extend(events)
             self.replied += replied
             self.finished += finished
             self._news.notify_all()
+            complete = replied and self.replied == self._size
+        if complete:
+            self._tell()
+
+    def _tell(self):
+        with self._news:
+            done, self._done = self._done, []
+        for function in done:
+            function()
 
     def values(self, batch, reply, values, errors):
         items = range(batch.first, batch.first + len(values))
@@ -480,9 +494,31 @@ class Batches:
         at = self._batch_of[item]
         return self._batches[at].engine if at >= 0 else -1
 
+    def on_complete(self, function):
+        """function() is called, in whatever thread, when all items have their reply."""
+        with self._news:
+            self._done.append(function)
+            complete = self.replied == self._size or self._closed
+        if complete:
+            self._tell()
+
+    def discard(self):
+        """Keeps counting, keeps no events."""
+        with self._news:
+            self._discarded = True
+            self._events.clear()
+
+    def item_of(self, msg_id):
+        """The first item that was sent in this task, or None."""
+        return next((batch.first for batch in self._batches if batch.task == msg_id), None)
+
     def stop(self):
         """Sends no more. The msg_ids of what is on its way."""
         self._stopped = True
+        return self.flying()
+
+    def flying(self):
+        """The msg_ids of what is on its way."""
         feed = self._feed
         return [batch.task for batch in list(feed.flying.values())] if feed else []
 

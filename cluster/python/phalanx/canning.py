@@ -71,6 +71,27 @@ def interactive(f):
     return f
 
 
+engine_functions = set()  # ours, which always travel as code and see the namespace of the engine
+equivalents = {}  # class: function that gives what is pickled in the place of an object of it
+chosen = None  # the module whose pickler the user has chosen: cloudpickle, dill
+
+
+def engine_function(f):
+    """Decorator of the functions of this package that run on engines."""
+    f = interactive(f)
+    engine_functions.add(f)
+    return f
+
+
+def use(name):
+    """Pickles with "cloudpickle" or "dill" from now on, or as ever ("pickle")."""
+    global chosen
+    try:
+        chosen = None if name == "pickle" else importlib.import_module(name)
+    except ImportError as e:
+        raise ImportError("%s; it must be installed here and on the engines" % e) from None
+
+
 # ---- canned objects --------------------------------------------------------------------------
 
 
@@ -248,14 +269,18 @@ def found_by_name(f):
 
 
 def _can_function(f):
+    if chosen is not None and f not in engine_functions:
+        return f
     return f if found_by_name(f) else CannedFunction(f)
 
 
 def _can_class(cls):
+    if chosen is not None:
+        return cls
     return CannedClass(cls) if cls.__module__ == "__main__" else cls
 
 
-_can_map = {
+can_map = {
     types.FunctionType: _can_function,
     functools.partial: CannedPartial,
     bytes: CannedBytes,
@@ -268,9 +293,11 @@ _can_map = {
 
 def can(obj):
     """`obj`, or its canned stand-in."""
-    canner = _can_map.get(type(obj))
+    canner = can_map.get(type(obj))
     if canner:
         return canner(obj)
+    if type(obj) in equivalents:
+        return can(equivalents[type(obj)](obj))
     if is_array(obj):
         return CannedArray(obj)
     return obj
@@ -348,7 +375,10 @@ class _Pickler(pickle.Pickler):
 def dumps(obj):
     """A pickle that names ipyparallel's classes."""
     out = io.BytesIO()
-    _Pickler(out).dump(obj)
+    if chosen is None:
+        _Pickler(out).dump(obj)
+    else:
+        chosen.dump(obj, out)
     data = out.getvalue()
     for alias, name in ((_canning, _CANNING), (_codeutil, _CODEUTIL)):
         data = data.replace(alias.__name__.encode(), name.encode())
@@ -469,6 +499,14 @@ def pack_call(function, args, kwargs):
 def unpack_result(buffers):
     """The value that an apply_reply carries."""
     return deserialize_object(buffers)[0]
+
+
+def unpack_all(buffers):
+    """The values of several replies, whose buffers follow each other."""
+    buffers = list(buffers)
+    while buffers:
+        value, buffers = deserialize_object(buffers)
+        yield value
 
 
 def prepare(f):

@@ -2,15 +2,28 @@
 """Client: a connection to a cluster, and the views of its engines."""
 
 import atexit
+import concurrent.futures
 import itertools
 import json
 import os
 import signal
+import sys
+import threading
+import types
 import weakref
+from collections import defaultdict
 
 from . import _phalanx, canning, error, pickle5
-from .asyncresult import AsyncResult
-from .view import DirectView, LoadBalancedView
+from .asyncresult import AsyncResult, end_of, seconds_left
+from .balanced import LoadBalancedView
+from .futures import Watcher
+from .hub import HubFace
+from .hubresult import JoinedResult
+from .tasks import new_metadata
+from .view import BroadcastView, DirectView
+
+HISTORY_KEPT = 10_000  # of the ids of what was submitted the newest are kept, at least so many
+ORPHANS = 64  # results that nobody holds are looked through when there are so many of them
 
 _open_clients = weakref.WeakValueDictionary()  # by a number that grows
 _numbers = itertools.count()
@@ -33,36 +46,121 @@ def newest():
     return None
 
 
-class Client:
+def remember(history, ids):
+    """Appends ids to a history, which forgets its oldest ones."""
+    history.extend(ids)
+    if len(history) > 2 * HISTORY_KEPT:
+        del history[:-HISTORY_KEPT]
+
+
+class Client(HubFace):
     """A connection to a controller, pxcontroller or ipcontroller.
 
-    connection_info: path of an ipcontroller-client.json; otherwise it is found by profile (or
-    profile_dir) and cluster_id. timeout: seconds to wait for the controller.
+    connection_info: path of an ipcontroller-client.json, or its contents as a dictionary;
+    otherwise the file is found by profile (or profile_dir) and cluster_id.
+    timeout: seconds to wait for the controller, and for its file to appear.
+    sshserver: "user@host:port" through which to reach the controller, by the system's ssh with its
+    configuration; sshkey: a private key's file for it.
 
     rc.ids lists the engines; rc[0], rc[1:3], rc[:] are DirectViews;
     rc.load_balanced_view() gives tasks to whichever engine is free.
+
+    Raises FileNotFoundError, TimeoutError, ValueError with a sentence that says what to do.
     """
+
+    block = False  # what views take for their `block`
 
     def __init__(
         self, connection_info=None, *, profile=None, profile_dir=None, ipython_dir=None,
-        cluster_id=None, connection_file=None, url_file=None, timeout=10,
+        cluster_id=None, connection_file=None, url_file=None, timeout=10, sshserver=None,
+        sshkey=None, password=None, paramiko=None, debug=False, context=None, cluster=None,
+        **extra,
     ):
-        file = connection_info or connection_file or url_file
-        self.block = False
-        try:
-            self._raw = _phalanx.Client(
-                os.fspath(file) if file else None, profile, profile_dir, ipython_dir, cluster_id,
-                timeout,
+        for name in extra:
+            raise TypeError("Client() has no option %r" % name)
+        if password:
+            raise ValueError(
+                "passwords for ssh are not taken here: use a key (sshkey) or an ssh agent"
             )
-        except FileNotFoundError as e:
-            raise FileNotFoundError("%s; is a cluster running? (pxcluster start)" % e) from None
+        self.cluster = cluster
+        self.debug = debug
+        self._tunnel = None
+        file = connection_info or connection_file or url_file
+        file = self._written(file) if isinstance(file, dict) else file and os.fspath(file)
+        self._connect(
+            file, profile, profile_dir, ipython_dir, cluster_id, timeout, sshserver, sshkey
+        )
+        self.history = []
+        self.results, self.metadata = {}, defaultdict(new_metadata)
+        self._live = weakref.WeakSet()  # results of tasks whose outcome counts
+        self._orphans, self._orphan_limit = [], ORPHANS
+        self._watcher = Watcher(self._raw)
         self._number = next(_numbers)
         _open_clients[self._number] = self
+        if "joblib" in sys.modules:
+            from . import register_joblib_backend
+
+            register_joblib_backend()
+
+    # ---- connecting
+
+    def _written(self, info):
+        """A connection file that holds `info`."""
+        from .tunnel import write_connection
+
+        self._own_file = write_connection(info)
+        return self._own_file.name
+
+    def _connect(self, file, profile, profile_dir, ipython_dir, cluster_id, timeout, server, key):
+        end = end_of(timeout)
+        where = (profile, profile_dir, ipython_dir, cluster_id)
+        while True:
+            try:
+                if server or key or self._asks_for_ssh(file, where):
+                    self._raw = self._through_ssh(file, where, server, key, seconds_left(end))
+                else:
+                    self._raw = _phalanx.Client(file, *where, seconds_left(end))
+                return
+            except FileNotFoundError as e:
+                # A named file is there or not; a cluster that is starting writes its own yet.
+                if file or seconds_left(end) == 0 or not self._is_starting(where):
+                    raise FileNotFoundError(
+                        "%s; is a cluster running? (pxcluster start)" % e
+                    ) from None
+            threading.Event().wait(0.1)
+
+    @staticmethod
+    def _is_starting(where):
+        """Whether a cluster file says that this cluster is there, or soon will be."""
+        from .tunnel import cluster_file
+
+        return os.path.exists(cluster_file(*where))
+
+    @staticmethod
+    def _asks_for_ssh(file, where):
+        from .tunnel import needs_tunnel
+
+        return needs_tunnel(file, where)
+
+    def _through_ssh(self, file, where, server, key, timeout):
+        from .tunnel import Tunnel
+
+        self._tunnel = Tunnel(file, where, server, key, timeout)
+        try:
+            return _phalanx.Client(self._tunnel.file, None, None, None, None, timeout)
+        except BaseException:
+            self._tunnel.close()
+            raise
 
     def close(self, linger=None):
         """Ends the connection. Results that have not come yet fail."""
+        if "_number" not in self.__dict__:
+            return
         self._raw.close()
         _open_clients.pop(self._number, None)
+        self._watcher.join()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
     def __enter__(self):
         return self
@@ -75,12 +173,24 @@ class Client:
             return "<Client: closed>"
         return "<Client: %d engine(s), %s>" % (len(self), self._raw.file)
 
+    @property
+    def session(self):
+        """What the session is called that marks my messages: session.session."""
+        return types.SimpleNamespace(session=self._raw.session)
+
     # ---- engines
 
     @property
     def ids(self):
         """The ids of the engines registered now, ascending."""
         return self._raw.ids()
+
+    _ids = ids
+
+    @property
+    def _engines(self):
+        """uuids by engine id."""
+        return {i: self._raw.uuid(i) for i in self.ids}
 
     def __len__(self):
         return len(self.ids)
@@ -95,30 +205,95 @@ class Client:
         return self.direct_view(key)
 
     def direct_view(self, targets="all", **flags):
-        """A view that addresses each of `targets`: an id, a slice, ids, or "all" there are."""
-        single = isinstance(targets, int)
-        if targets != "all":
-            targets = self._build_targets(targets)
-            targets = targets[0] if single else targets
-        return DirectView(self, targets, **flags)
+        """A view that addresses each of `targets`: an id, a slice, ids, or "all" there are at each
+        call. flags: block, track."""
+        return DirectView(self, self._view_targets(targets), **flags)
 
     def load_balanced_view(self, targets=None, **flags):
-        """A view that gives each task to whichever of `targets` (None: all) is free first."""
-        if targets == "all":
+        """A view that gives each task to whichever of `targets` (None: all) is free first. flags:
+        block, track, after, follow, timeout, retries."""
+        if isinstance(targets, str) and targets == "all":
             targets = None
         if targets is not None:
-            targets = self._build_targets(targets)
+            targets = self._ids_of(targets)
         return LoadBalancedView(self, targets, **flags)
 
-    def wait_for_engines(self, n=1, timeout=-1, block=True, interactive=None, widget=None):
-        """Waits until `n` engines are registered; TimeoutError after `timeout` seconds."""
-        timeout = None if timeout is None or timeout < 0 else timeout
-        if not self._raw.wait_engines(n, timeout):
-            raise error.TimeoutError(
-                "%d of %d engines are registered after %s s" % (len(self), n, timeout)
-            )
+    def broadcast_view(self, targets="all", is_coalescing=False, **flags):
+        """A view like direct_view()'s whose calls are sent once and copied by the controller. With
+        `is_coalescing` it joins the replies of apply(), too, so that few messages come back."""
+        view = BroadcastView(self, self._view_targets(targets), **flags)
+        view.is_coalescing = is_coalescing
+        return view
+
+    def executor(self, targets=None):
+        """A concurrent.futures.Executor on a load-balanced view of `targets`."""
+        return self.load_balanced_view(targets).executor
+
+    def _view_targets(self, targets):
+        if isinstance(targets, str) and targets == "all":
+            return targets
+        ids = self._ids_of(targets)
+        return ids[0] if isinstance(targets, int) else ids
+
+    def wait_for_engines(self, n=None, *, timeout=-1, block=True, interactive=None, widget=None):
+        """Waits until `n` engines (None: as many as the cluster was started with, at least one) are
+        registered; TimeoutError after `timeout` seconds. Shows a progress bar in IPython
+        (`interactive`: whether; `widget`: whether as a widget). With `block` False it
+        returns a Future at once."""
+        if n is None:
+            n = getattr(self.cluster, "n", None) or 1
+        if not block:
+            return self._soon(lambda: self._await_engines(n, timeout, None))
+        if interactive is None:
+            from .display import _shell
+
+            interactive = _shell() is not None
+        bar = None
+        if interactive and len(self) < n:
+            from .display import progress_bar
+
+            bar = progress_bar(n, "engines", "engine", widget)
+        try:
+            return self._await_engines(n, timeout, bar)
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def _await_engines(self, n, timeout, bar):
+        end = end_of(timeout)
+        while True:
+            there = len(self)
+            if bar is not None:
+                bar.update(min(there, n) - bar.n)
+            if there >= n:
+                return None
+            if not self._raw.wait_engines(there + 1, seconds_left(end)) and len(self) < n:
+                raise error.TimeoutError(
+                    "%d engines not ready in %s seconds. Currently ready: %d. Start more with "
+                    "pxcluster engines, or look into the cluster's log" % (n, timeout, len(self))
+                )
+
+    @staticmethod
+    def _soon(function):
+        """A Future of function(), which waits."""
+        future = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+
+        def run():
+            try:
+                future.set_result(function())
+            except BaseException as e:
+                future.set_exception(e)
+
+        threading.Thread(target=run, name="phalanx-wait", daemon=True).start()
+        return future
 
     def _build_targets(self, targets):
+        """(uuids as bytes, ids) of targets: ipyparallel's form."""
+        ids = self._ids_of(targets)
+        return [(self._uuid(i) or "").encode() for i in ids], ids
+
+    def _ids_of(self, targets):
         ids = self.ids
         if not ids:
             raise error.NoEnginesRegistered("Can't build targets without any engines")
@@ -139,11 +314,11 @@ class Client:
     @staticmethod
     def _one_target(target, ids):
         if not isinstance(target, int):
-            raise TypeError("targets are engine ids, not %s" % type(target))
+            raise TypeError("targets are engine ids (ints), not %s" % type(target))
         if target < 0 and -target <= len(ids):
             target = ids[target]
         if target not in ids:
-            raise IndexError("No such engine: %i" % target)
+            raise IndexError("No such engine: %i; there are %s" % (target, ids))
         return target
 
     # ---- for views and results
@@ -158,76 +333,135 @@ class Client:
         """How apply messages for these engines (None: any) are written."""
         return pickle5 if self._raw.feature("pickle5", ids) else canning
 
+    def _remember(self, result, view):
+        """A call's result: its tasks enter the histories, and count as outstanding."""
+        self._live.add(result)
+        raw, count = result._raw, len(result)
+        if not hasattr(raw, "flying"):  # those enter batch by batch
+            ids = [raw.task_id(i) for i in range(max(0, count - HISTORY_KEPT), count)]
+            self._enter(view, ids)
+
+    def _enter(self, view, ids):
+        """Tasks that were sent enter the histories."""
+        remember(self.history, ids)
+        remember(view.history, ids)
+
+    def _let_go(self, raw):
+        """A result is dropped. Its tasks run, and wait() waits for them; nothing of it is kept."""
+        try:
+            if raw.replied == len(raw) or self._raw.closed:
+                return
+            raw.discard()
+        except (RuntimeError, TypeError):  # after a fork, or at the interpreter's end
+            return
+        self._orphans.append(raw)
+        if len(self._orphans) >= self._orphan_limit:
+            self._running_orphans()
+
+    def _running_orphans(self):
+        self._orphans = [raw for raw in self._orphans if raw.replied < len(raw)]
+        self._orphan_limit = max(ORPHANS, 2 * len(self._orphans))
+        return self._orphans
+
+    @property
+    def outstanding(self):
+        """The ids of my tasks that have no reply yet, a set."""
+        ids = set()
+        for result in list(self._live):
+            ids.update(result._running_ids())
+        for raw in self._running_orphans():
+            ids.update(_ids_of_raw(raw))
+        return ids
+
+    # ---- waiting
+
+    def spin(self):
+        """Does nothing: a thread of the C library receives."""
+
+    def wait(self, jobs=None, timeout=-1):
+        """Waits for tasks, at most `timeout` seconds. Whether they have all ended. jobs: what
+        get_result takes, or Futures; None: all of mine."""
+        end = end_of(timeout)
+        if jobs is None:
+            waits = [result.wait for result in list(self._live)]
+            waits += [_waiter(raw) for raw in self._running_orphans()]
+        else:
+            single = isinstance(jobs, (str, int, concurrent.futures.Future))
+            jobs = [jobs] if single or not hasattr(jobs, "__iter__") else jobs
+            waits = [wait for job in jobs for wait in self._waits_for(job)]
+        return all([wait(seconds_left(end)) for wait in waits])
+
+    def _waits_for(self, job):
+        if isinstance(job, AsyncResult):
+            return [job.wait]
+        if isinstance(job, concurrent.futures.Future):
+            return [lambda left: not concurrent.futures.wait([job], left).not_done]
+        msg_id, = self._msg_ids_from_jobs([job])
+        found = self._find(msg_id)
+        if found is not None:
+            return [JoinedResult(self, [found]).wait]
+        return [_waiter(r) for r in self._running_orphans() if msg_id in _ids_of_raw(r)]
+
+    def wait_interactive(self, jobs=None, interval=1.0, timeout=-1.0):
+        """wait() with a progress bar."""
+        if jobs is None:
+            parts = [(r, i) for r in list(self._live) if not r.ready() for i in range(len(r))]
+            if not parts:
+                self.wait(timeout=timeout)
+                return
+            result = JoinedResult(self, parts)
+        else:
+            result = self.get_result(jobs, block=False)
+        result.wait_interactive(interval, timeout)
+
     # ---- control
 
-    def _control(self, message, content, targets):
-        ids = self._build_targets(targets)
+    def _control(self, message, content, targets, block):
+        ids = self._ids_of(targets)
         raw = self._submit(
             _phalanx.CONTROL, targets=ids, message=message, content=json.dumps(content)
         )
-        return AsyncResult(self, raw, lambda buffers: None, message, ids)
+        result = AsyncResult(self, raw, lambda buffers: None, message, ids)
+        if not (self.block if block is None else block):
+            return result
+        result.get()
+        return None
 
-    def clear(self, targets=None, block=True):
-        """Empties the namespaces of engines."""
-        result = self._control("clear_request", {}, targets)
-        if block:
-            result.get()
-        return result
+    def clear(self, targets=None, block=None):
+        """Empties the namespaces of engines. Waits with `block` (None: self.block), else returns an
+        AsyncResult."""
+        return self._control("clear_request", {}, targets, block)
 
-    def abort(self, jobs=None, targets=None, block=True):
-        """Takes tasks from engines' queues: an AsyncResult's, those with the given msg_ids, or
-        (None) all that are queued."""
+    def abort(self, jobs=None, targets=None, block=None):
+        """Takes tasks that have not started from engines' queues: those of an AsyncResult, those
+        with the given msg_ids, or (None) all of mine. Their results raise TaskAborted."""
         if jobs is None:
-            ids = []
-        elif isinstance(jobs, AsyncResult):
-            ids = jobs.stop()
+            ids = list(self.outstanding)
+            if not ids:
+                return None
         else:
-            jobs = [jobs] if isinstance(jobs, str) else jobs
-            ids = [i for j in jobs for i in (j.stop() if isinstance(j, AsyncResult) else [j])]
-        result = self._control("abort_request", {"msg_ids": ids}, targets)
-        if block:
-            result.get()
-        return result
+            jobs = [jobs] if isinstance(jobs, (str, AsyncResult)) else jobs
+            for job in jobs:
+                if not isinstance(job, (str, AsyncResult)):
+                    raise TypeError(
+                        "Invalid msg_id type %r, expected str or AsyncResult" % (job,)
+                    )
+            ids = [i for job in jobs for i in ([job] if isinstance(job, str) else job.stop())]
+        return self._control("abort_request", {"msg_ids": ids}, targets, block)
 
-    def send_signal(self, sig, targets=None, block=True):
+    def send_signal(self, sig, targets=None, block=None):
         """Sends a signal, a number or a name such as "SIGINT", to engines' processes."""
         name = signal.Signals(sig).name if isinstance(sig, int) else sig
-        result = self._control("signal_request", {"sig": name}, targets)
-        if block:
-            result.get()
-        return result
+        return self._control("signal_request", {"sig": name}, targets, block)
 
-    def shutdown(self, targets="all", restart=False, hub=False, block=True):
-        """Ends engines, and with `hub` the controller too."""
+    def shutdown(self, targets="all", restart=False, hub=False, block=None):
+        """Ends engines, and with `hub` all of them and the controller too, and this client."""
         if self.ids:
-            result = self._control(
-                "shutdown_request", {"restart": restart}, None if hub else targets
-            )
-            if block or hub:
-                result.get()
+            targets = "all" if hub else targets
+            self._control("shutdown_request", {"restart": restart}, targets, hub or block)
         if hub:
             self._query("shutdown_request", {})
-
-    # ---- the hub
-
-    def _query(self, message, content, timeout=10):
-        reply = json.loads(self._raw.query(message, json.dumps(content), timeout))
-        if reply.get("status") != "ok":
-            raise error.from_reply(reply)
-        return reply
-
-    def queue_status(self, targets="all", verbose=False):
-        """What the controller has queued: {engine id: {"queue", "completed", "tasks"}},
-        "unassigned"; for one engine its entry alone."""
-        ids = self._build_targets(targets)
-        reply = self._query("queue_request", {"targets": ids, "verbose": verbose})
-        reply.pop("status")
-        status = {int(k) if k.isdigit() else k: v for k, v in reply.items()}
-        return status[targets] if isinstance(targets, int) else status
-
-    def hub_history(self):
-        """The msg_ids that the controller's task database holds, oldest first."""
-        return self._query("history_request", {})["history"]
+            self.close()
 
     def activate(self, targets="all", suffix=""):
         """Registers %px and %%px (with `suffix` appended) for a blocking view of `targets`."""
@@ -235,3 +469,30 @@ class Client:
         view.block = True
         view.activate(suffix)
         return view
+
+    # ---- dask
+
+    def become_dask(
+        self, targets="all", port=0, nanny=False, scheduler_args=None, **worker_args
+    ):
+        """Turns engines into workers of dask.distributed: a distributed.Client. See dask.become."""
+        from . import dask
+
+        return dask.become(self, targets, port, nanny, scheduler_args, worker_args)
+
+    def stop_dask(self, targets="all"):
+        """Ends what become_dask() started on these engines."""
+        from . import dask
+
+        dask.stop(self, targets)
+
+    become_distributed, stop_distributed = become_dask, stop_dask
+
+
+def _ids_of_raw(raw):
+    """The msg_ids of a result that was let go."""
+    return raw.flying() if hasattr(raw, "flying") else [raw.task_id(i) for i in range(len(raw))]
+
+
+def _waiter(raw):
+    return lambda left: raw.wait(_phalanx.REPLIES, left)

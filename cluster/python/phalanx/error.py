@@ -8,6 +8,8 @@ kind of `except` catches them.
 """
 
 import builtins
+import concurrent.futures
+import re
 
 
 class IPythonError(Exception):
@@ -36,7 +38,7 @@ class NoEnginesRegistered(KernelError):
         )
 
 
-class TaskAborted(KernelError):
+class TaskAborted(KernelError, concurrent.futures.CancelledError):
     """The task was taken from the queue before it ran."""
 
 
@@ -171,15 +173,27 @@ class CompositeError(RemoteError):
         lines = (traceback or "").splitlines() or ["%s: %s" % (ename, evalue)]
         return [self._engine_str(info)] + lines
 
+    def _alike(self):
+        """The exceptions in groups of those that look the same, but for cells' numbers and
+        addresses, in order of their first ones."""
+        groups = {}
+        for entry in self.elist:
+            ename, evalue, traceback, _ = entry
+            text = traceback or "%s: %s" % (ename, evalue)
+            groups.setdefault((ename, _volatile.sub("", text)), []).append(entry)
+        return list(groups.values())
+
     def render_traceback(self, excid=None):
-        """The tracebacks (at most tb_limit), or that of one exception, as a list of lines."""
+        """The tracebacks, each once however many engines raised it, at most tb_limit of them, or
+        that of one exception, as a list of lines."""
         if excid is not None:
             return self._render_one(self._entry(excid))
-        lines = []
-        for entry in self.elist[: self.tb_limit]:
-            lines += self._render_one(entry) + [""]
-        if len(self.elist) > self.tb_limit:
-            lines.append("... %i more exceptions ..." % (len(self.elist) - self.tb_limit))
+        lines, groups = [], self._alike()
+        for group in groups[: self.tb_limit]:
+            lines += [_group_label(group)] + self._render_one(group[0])[1:] + [""]
+        left = sum(len(group) for group in groups[self.tb_limit :])
+        if left:
+            lines.append("... %i more exceptions ..." % left)
         return lines
 
     def _entry(self, excid):
@@ -196,10 +210,38 @@ class CompositeError(RemoteError):
         raise RemoteError(*self._entry(excid))
 
 
+# What differs between engines in tracebacks that are the same: colours are kept.
+_volatile = re.compile(
+    r"(?:In|Input In|Cell In) ?\s*(?:\x1b\[[0-9;]*m)*\[[^]]*\]|<ipython-input-[^>]*>|0x[0-9a-fA-F]+"
+    r"|/tmp/ipykernel_\d+/\d+\.py|<string>|_\d+\b"
+)
+
+
+def _ranges(numbers):
+    """"0-3,7" of [0, 1, 2, 3, 7]."""
+    out = []
+    for n in sorted(set(numbers)):
+        if out and out[-1][1] == n - 1:
+            out[-1][1] = n
+        else:
+            out.append([n, n])
+    return ",".join(str(a) if a == b else "%d-%d" % (a, b) for a, b in out)
+
+
+def _group_label(group):
+    """Where the exceptions of a group were raised."""
+    infos = [info for _, _, _, info in group]
+    engines = [info["engine_id"] for info in infos if info and info.get("engine_id") is not None]
+    if not engines:
+        return "[Engine Exception]: "
+    count = "" if len(group) == 1 else " (%d times the same)" % len(group)
+    return "[%s:%s]:%s" % (_ranges(engines), infos[0].get("method") or "apply", count)
+
+
 def from_reply(content, engine_id=None, method="apply"):
     """The exception that a reply's content describes."""
     if content.get("status") == "aborted":
-        return TaskAborted("the task was aborted before it ran")
+        return TaskAborted("the task was aborted before it ran; client.resubmit() runs it")
     info = dict(content.get("engine_info") or {})
     if info:
         info.setdefault("method", method)

@@ -6,6 +6,7 @@ else a local one, with an engine a core, which is started here and ends with thi
 """
 
 import atexit
+import functools
 import os
 import secrets
 import shutil
@@ -159,3 +160,9 @@ class DefaultCluster:
         if self._client is not None:
             self._client.close()
         _run(program, "stop", "--cluster-id", cluster_id)
+
+
+@functools.lru_cache(maxsize=None)
+def default_cluster():
+    """This process's DefaultCluster."""
+    return DefaultCluster()

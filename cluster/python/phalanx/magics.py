@@ -11,9 +11,9 @@ class _DefaultCluster:
 
     def view(self):
         if self._cluster is None:
-            from .local import DefaultCluster
+            from .local import default_cluster
 
-            self._cluster = DefaultCluster()
+            self._cluster = default_cluster()
         return self._cluster.view()
 
 

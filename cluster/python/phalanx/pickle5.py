@@ -18,6 +18,7 @@ import pickle
 import types
 import weakref
 
+from . import canning
 from .canning import (
     BUFFER_THRESHOLD, ModuleRef, Reference, found_by_name, is_array, is_plain, published_method,
 )
@@ -88,6 +89,8 @@ def _override(obj):
     """How this form pickles what pickle itself would get wrong; NotImplemented otherwise."""
     kind = type(obj)
     if kind is types.FunctionType:
+        if canning.chosen is not None and obj not in canning.engine_functions:
+            return NotImplemented
         return NotImplemented if found_by_name(obj) else _reduce_function(obj)
     if kind is types.CodeType:
         return marshal.loads, (marshal.dumps(obj),)
@@ -97,6 +100,8 @@ def _override(obj):
         return published_method(obj)
     if kind is Reference:
         return eval, (obj.name, _Namespace("__main__"))
+    if kind in canning.equivalents:
+        return canning.equivalents[kind](obj).__reduce__()
     return NotImplemented
 
 
@@ -108,21 +113,28 @@ class _PlainPickler(pickle.Pickler):
         return reduced
 
 
+def _pickler_on(base):
+    """`base`, with what this form does differently."""
+
+    class Pickler(base):
+        def reducer_override(self, obj):
+            reduced = _override(obj)
+            if reduced is NotImplemented and hasattr(base, "reducer_override"):
+                return super().reducer_override(obj)
+            return reduced
+
+    return Pickler
+
+
 def _find_pickler():
     try:
         import cloudpickle
     except ImportError:
         return _PlainPickler
-
-    class CloudPickler(cloudpickle.CloudPickler):
-        def reducer_override(self, obj):
-            reduced = _override(obj)
-            return super().reducer_override(obj) if reduced is NotImplemented else reduced
-
-    return CloudPickler
+    return _pickler_on(cloudpickle.CloudPickler)
 
 
-_pickler = None
+_picklers = {}  # by the module chosen
 
 
 def _is_simple(obj):
@@ -144,11 +156,11 @@ def dumps(obj, simple=False):
 
     if simple:
         return [pickle.dumps(obj, 5, buffer_callback=leave_out)] + buffers
-    global _pickler
-    if _pickler is None:
-        _pickler = _find_pickler()
+    if canning.chosen not in _picklers:
+        chosen = canning.chosen
+        _picklers[chosen] = _pickler_on(chosen.Pickler) if chosen else _find_pickler()
     out = io.BytesIO()
-    _pickler(out, 5, buffer_callback=leave_out).dump(obj)
+    _picklers[canning.chosen](out, 5, buffer_callback=leave_out).dump(obj)
     return [out.getvalue()] + buffers
 
 
@@ -205,7 +217,7 @@ def _keep(f, makings, packed):
 def pack_function(f):
     """The part of an apply message that is the same for every call of `f`. That of a plain function
     is made once and kept as long as the function lives and stays what it was."""
-    if type(f) is not types.FunctionType:
+    if type(f) is not types.FunctionType or canning.chosen is not None:
         return _Packed(f)
     kept = _kept.get(id(f))
     if kept is not None and kept[0]() is f and _unchanged(f, kept[1]):

@@ -3,16 +3,19 @@
 
 import builtins
 import json
+import sys
 from contextlib import contextmanager
 
-from . import _phalanx, batch, maps
+from . import _phalanx, calls, canning, error, maps
 from .asyncresult import AsyncMapResult, AsyncResult
-from .canning import interactive
+from .canning import engine_function
+from .futures import ViewExecutor
+from .remotefunction import ParallelFunction, RemoteFunction, name_of
 
 # ---- functions that run on engines, in the user's namespace
 
 
-@interactive
+@engine_function
 def _push(**names):
     scope = globals()
     for name, value in names.items():
@@ -22,24 +25,49 @@ def _push(**names):
             exec("%s = _px_value" % name, scope, {"_px_value": value})
 
 
-@interactive
+@engine_function
 def _pull(names):
     if isinstance(names, str):
         return eval(names, globals())
     return [eval(name, globals()) for name in names]
 
 
-@interactive
+@engine_function
 def _map(f, *sequences):
     return list(map(f, *sequences))
 
 
-def _name_of(f):
-    return getattr(f, "__name__", None) or getattr(f, "name", None) or str(f)
+@engine_function
+def _import(name, names):
+    import importlib
+    import sys
+
+    scope = globals()
+    module = importlib.import_module(name)
+    for key in names:
+        scope[key] = getattr(module, key)
+    if not names:
+        top = name.partition(".")[0]
+        scope[top] = sys.modules[top]
+
+
+@engine_function
+def _use(name):
+    import sys
+
+    serialize = sys.modules.get("ipyparallel.serialize")  # the real package's
+    if hasattr(serialize, "use_" + name):
+        getattr(serialize, "use_" + name)()
+    if name != "pickle":
+        __import__(name)
 
 
 class View:
-    """What DirectView and LoadBalancedView have in common."""
+    """What all views have in common.
+
+    block: whether calls wait and return results (else AsyncResults). track: whether an AsyncResult
+    knows when large arguments have been sent. targets: the engines.
+    """
 
     _flags = ("targets", "block", "track")
 
@@ -48,6 +76,8 @@ class View:
         self.targets = targets
         self.block = client.block
         self.track = False
+        self.history = []  # ids of what was submitted, the newest thousands of them
+        self._executor = None
         self.set_flags(**flags)
 
     def __repr__(self):
@@ -93,6 +123,12 @@ class View:
         """apply() that waits."""
         return self._call(f, args, kwargs, block=True)
 
+    def _sent(self, result, lent=None):
+        """Enters a result that was just submitted into the books."""
+        result._lent = lent
+        self.client._remember(result, self)
+        return result
+
     def _finish(self, result, block):
         """The result, or what it is when `block`; Ctrl-C leaves the caller with the result."""
         if not (self.block if block is None else block):
@@ -122,26 +158,86 @@ class View:
 
     @staticmethod
     def _listed(sequences):
-        assert len(sequences) > 0, "must have some sequences to map onto!"
+        """(sequences that can be sliced, of one length, the length)."""
+        if not sequences:
+            raise AssertionError("must have some sequences to map onto!")
         listed = [
             s if hasattr(s, "__len__") and hasattr(s, "__getitem__") else list(s) for s in sequences
         ]
         size = min(len(s) for s in listed)
         return [s if len(s) == size else s[:size] for s in listed], size
 
-    # ---- control, through the client
+    def remote(self, block=None, **flags):
+        """A decorator: calls of the function are apply() of this view."""
+        return lambda f: RemoteFunction(self, f, block, **flags)
+
+    def parallel(self, dist="b", block=None, **flags):
+        """A decorator: the function is called with parts of its arguments, one for each engine."""
+        return lambda f: ParallelFunction(self, f, dist, block, **flags)
+
+    @property
+    def executor(self):
+        """A concurrent.futures.Executor on this view."""
+        if self._executor is None or self._executor._shut:
+            self._executor = ViewExecutor(self)
+        return self._executor
+
+    # ---- waiting and control, through the client
+
+    @property
+    def results(self):
+        """What client.results holds."""
+        return self.client.results
+
+    @property
+    def outstanding(self):
+        """The ids of my tasks that have no reply yet, a set."""
+        return self.client.outstanding.intersection(self.history)
+
+    def spin(self):
+        """Does nothing: a thread of the C library receives."""
+
+    def _jobs(self, jobs):
+        """Jobs in which numbers count in my history."""
+        if isinstance(jobs, int):
+            return self.history[jobs]
+        if isinstance(jobs, (list, tuple, set)):
+            return [self.history[job] if isinstance(job, int) else job for job in jobs]
+        return jobs
+
+    def wait(self, jobs=None, timeout=-1):
+        """Waits for tasks (None: all of mine), at most `timeout` seconds. Whether they ended."""
+        jobs = sorted(self.outstanding) if jobs is None else self._jobs(jobs)
+        return self.client.wait(jobs, timeout)
+
+    def get_result(self, indices_or_msg_ids=None, block=None, owner=True):
+        """client.get_result(); numbers count in my history."""
+        jobs = self._jobs(-1 if indices_or_msg_ids is None else indices_or_msg_ids)
+        return self.client.get_result(jobs, block, owner)
 
     def abort(self, jobs=None, targets=None, block=None):
-        """Takes tasks that have not started from the engines' queues."""
-        return self.client.abort(jobs, targets=self.targets if targets is None else targets)
+        """Takes tasks (None: all of mine) that have not started from the engines' queues."""
+        jobs = sorted(self.outstanding) if jobs is None else jobs
+        if isinstance(jobs, list) and not jobs:
+            return None
+        block = self.block if block is None else block
+        return self.client.abort(jobs, self.targets if targets is None else targets, block)
 
     def queue_status(self, targets=None, verbose=False):
         """What the controller has queued for my engines."""
-        return self.client.queue_status(self.targets if targets is None else targets, verbose)
+        targets = self.targets if targets is None else targets
+        return self.client.queue_status("all" if targets is None else targets, verbose)
+
+    def purge_results(self, jobs=(), targets=()):
+        """client.purge_results(); targets "all" and None mean my engines."""
+        targets = self.targets if targets in ("all", None) else targets
+        return self.client.purge_results(jobs, targets)
 
     def shutdown(self, targets=None, restart=False, hub=False, block=None):
         """Ends my engines."""
-        return self.client.shutdown(self.targets if targets is None else targets, restart, hub)
+        targets = self.targets if targets in ("all", None) else targets
+        block = self.block if block is None else block
+        return self.client.shutdown(targets, restart, hub, block)
 
 
 class DirectView(View):
@@ -151,10 +247,12 @@ class DirectView(View):
     a dictionary of the engines' variables.
     """
 
+    _route = _phalanx.DIRECT
+
     def _scope(self, targets):
         """(ids, single, form) for one call."""
         targets = self.targets if targets is None else targets
-        ids = self.client._build_targets(targets)
+        ids = self.client._ids_of(targets)
         return ids, isinstance(targets, int), self.client._form(ids)
 
     def _result(self, raw, form, fname, ids, single, method="apply"):
@@ -162,19 +260,33 @@ class DirectView(View):
             self.client, raw, form.unpack_result, fname, ids, single, method=method
         )
 
-    def _call(self, f, args, kwargs, targets=None, block=None):
-        ids, single, form = self._scope(targets)
-        buffers = form.pack_call(form.pack_function(f), args, kwargs)
-        raw = self.client._submit(
-            _phalanx.APPLY, targets=ids, buffers=buffers, metadata=getattr(form, "METADATA", None)
+    def _apply(self, form, buffers, ids, into=None, route=_phalanx.DIRECT, **options):
+        return self.client._submit(
+            _phalanx.APPLY, route, targets=ids, buffers=buffers, into=into,
+            metadata=getattr(form, "METADATA", None), **options,
         )
-        return self._finish(self._result(raw, form, _name_of(f), ids, single), block)
+
+    def _call(self, f, args, kwargs, targets=None, block=None, track=None):
+        calls.check(f)
+        ids, single, form = self._scope(targets)
+        buffers, lent = calls.pack(form, f, args, kwargs), None
+        if self.track if track is None else track:
+            buffers, lent = calls.lend(buffers)
+        raw = self._apply(form, buffers, ids, route=self._route)
+        del buffers
+        result = self._sent(self._result(raw, form, name_of(f), ids, single), lent)
+        return self._finish(result, block)
 
     def execute(self, code, silent=True, targets=None, block=None):
-        """Runs source code on my engines. Returns an AsyncResult of ExecuteReply objects."""
+        """Runs source code on my engines. Returns an AsyncResult of ExecuteReply objects; with
+        `block` one that has ended, or it raises what the code raised."""
+        if not isinstance(code, str):
+            raise TypeError("code must be text, not %s" % type(code))
         ids, single, form = self._scope(targets)
-        raw = self.client._submit(_phalanx.EXECUTE, targets=ids, code=code, silent=silent)
-        result = self._result(raw, form, "execute", ids, single, method="execute")
+        raw = self.client._submit(
+            _phalanx.EXECUTE, self._route, targets=ids, code=code, silent=silent
+        )
+        result = self._sent(self._result(raw, form, "execute", ids, single, method="execute"))
         if self.block if block is None else block:
             try:
                 result.get()
@@ -189,40 +301,50 @@ class DirectView(View):
             return self.execute(file.read() + "\n", targets=targets, block=block)
 
     def map(self, f, *sequences, block=None, track=False, return_exceptions=False):
-        """Like the builtin map: each engine gets one contiguous part of the sequences."""
+        """Like the builtin map: each engine gets one contiguous part of the sequences. An
+        AsyncMapResult, or with `block` a list. With `return_exceptions` what was raised is among
+        the results."""
+        return self._spread(
+            f, sequences, maps.BlockMap(), True, block, return_exceptions=return_exceptions
+        )
+
+    def _spread(self, f, sequences, mapper, each, block, chunksize=None, **options):
+        """Gives each engine a part of the sequences: f is called with the parts, or, if `each`, with
+        the elements of each part."""
         ids, _, form = self._scope(None)
         sequences, size = self._listed(sequences)
-        mapper = maps.BlockMap()
-        mapping, function = form.pack_function(_map), form.prepare(f)
+        mapping, function = form.pack_function(_map if each else f), calls.prepare(form, f)
         raw = None
         for index, target in enumerate(ids[:size]):
             parts = [mapper.part(s, index, len(ids), size) for s in sequences]
-            raw = self.client._submit(
-                _phalanx.APPLY, targets=[target], metadata=getattr(form, "METADATA", None),
-                buffers=form.pack_map(mapping, function, parts), into=raw,
-            )
+            if each:
+                buffers = calls.pack_map(form, mapping, function, parts)
+            else:
+                buffers = calls.pack(form, f, parts, {}, mapping)
+            raw = self._apply(form, buffers, [target], raw)
         if raw is None:
             return []
         result = AsyncMapResult(
-            self.client, raw, form.unpack_result, mapper.join, fname=_name_of(f), targets=ids,
-            return_exceptions=return_exceptions,
+            self.client, raw, form.unpack_result, mapper.join, fname=name_of(f), targets=ids,
+            **options,
         )
-        return self._finish(result, block)
+        return self._finish(self._sent(result), block)
 
     # ---- data
 
     def push(self, names, targets=None, block=None, track=None):
-        """Sets variables on my engines from a dictionary."""
+        """Sets variables on my engines from a dictionary: {"a": 1, "obj.attr": 2}."""
         if not isinstance(names, dict):
             raise TypeError("Must be a dict, not %s" % type(names))
-        return self._call(_push, (), names, targets, block)
+        return self._call(_push, (), names, targets, block, track)
 
     def update(self, names):
         """push() to all of my engines."""
         return self.push(names)
 
     def pull(self, names, targets=None, block=None):
-        """The value of a name, or of each of a list of names, on each of my engines."""
+        """The value of a name, or of each of a list of names, on each of my engines. RemoteError
+        (NameError) where it is not defined."""
         if not isinstance(names, str):
             if not isinstance(names, (list, tuple, set)):
                 raise TypeError("names must be strs, not %r" % (names,))
@@ -244,50 +366,66 @@ class DirectView(View):
 
     def scatter(self, key, seq, dist="b", flatten=False, targets=None, block=None, track=None):
         """Gives each engine a part of `seq` under the name `key`; with `flatten`, an only element
-        itself."""
+        itself. dist: "b" for contiguous parts, "r" for every n-th element."""
         ids, _, form = self._scope(targets)
-        mapper = maps.by_name[dist]()
-        function, raw = form.pack_function(_push), None
+        mapper, track = self._mapper(dist), self.track if track is None else track
+        function, raw, lent = form.pack_function(_push), None, []
         for index, target in enumerate(ids):
             part = mapper.part(seq, index, len(ids))
             value = part[0] if flatten and len(part) == 1 else part
-            raw = self.client._submit(
-                _phalanx.APPLY, targets=[target], metadata=getattr(form, "METADATA", None),
-                buffers=form.pack_call(function, (), {key: value}), into=raw,
-            )
-        result = self._result(raw, form, "scatter", ids, False)
+            buffers = calls.pack(form, _push, (), {key: value}, function)
+            if track:
+                buffers, refs = calls.lend(buffers)
+                lent += refs
+            raw = self._apply(form, buffers, [target], raw)
+        result = self._sent(self._result(raw, form, "scatter", ids, False), lent or None)
         if not (self.block if block is None else block):
             return result
         result.get()
         return None
 
+    @staticmethod
+    def _mapper(dist):
+        if dist not in maps.by_name:
+            raise KeyError("dist is 'b' (blocks) or 'r' (round robin), not %r" % (dist,))
+        return maps.by_name[dist]()
+
     def gather(self, key, dist="b", targets=None, block=None):
         """Joins the parts of a sequence that engines have under the name `key`."""
         ids, _, form = self._scope(targets)
-        raw = self.client._submit(
-            _phalanx.APPLY, targets=ids, metadata=getattr(form, "METADATA", None),
-            buffers=form.pack_call(form.pack_function(_pull), (key,), {}),
-        )
+        raw = self._apply(form, form.pack_call(form.pack_function(_pull), (key,), {}), ids)
         result = AsyncMapResult(
-            self.client, raw, form.unpack_result, maps.by_name[dist]().join, fname="gather",
+            self.client, raw, form.unpack_result, self._mapper(dist).join, fname="gather",
             targets=ids,
         )
-        return self._finish(result, block)
+        return self._finish(self._sent(result), block)
 
     def clear(self, targets=None, block=None):
         """Empties the namespaces of my engines."""
-        return self.client.clear(self.targets if targets is None else targets)
+        block = self.block if block is None else block
+        return self.client.clear(self.targets if targets is None else targets, block)
+
+    # ---- imports
+
+    @property
+    def importer(self):
+        """sync_imports()."""
+        return self.sync_imports()
 
     @contextmanager
     def sync_imports(self, local=True, quiet=False):
-        """Imports in the `with` block happen on my engines as well as here."""
-        original = builtins.__import__
+        """Imports in the `with` block happen on my engines as well as here. `import x as y` is
+        `import x` there. quiet: says nothing. RemoteError where a module is missing there."""
+        if not local:
+            raise NotImplementedError(
+                "imports on engines alone are not made with sync_imports; use view.execute"
+            )
+        original, user = builtins.__import__, sys._getframe(2)
         wanted = []
 
         def spy(name, scope=None, local_scope=None, fromlist=(), level=0):
             module = original(name, scope, local_scope, fromlist or (), level)
-            outermost = (scope or {}).get("__name__") == "__main__" and level == 0
-            if outermost and (name, tuple(fromlist or ())) not in wanted:
+            if sys._getframe(1) is user and level == 0:
                 wanted.append((name, tuple(fromlist or ())))
             return module
 
@@ -296,12 +434,33 @@ class DirectView(View):
             yield
         finally:
             builtins.__import__ = original
-        for name, names in wanted:
-            listed = ", ".join(names)
+        results = []
+        for name, names in dict.fromkeys(wanted):
             if not quiet:
-                print("importing %s on engine(s)" % ("%s from %s" % (listed, name) if names else name))
-            code = "from %s import %s" % (name, listed) if names else "import %s" % name
-            self.execute(code, block=False).get()
+                what = "%s from %s" % (",".join(names), name) if names else name
+                print("importing %s on engine(s)" % what)
+            results.append(self.apply_async(_import, name, names))
+        for result in results:
+            result.get()
+
+    # ---- pickling
+
+    def _use_pickler(self, name):
+        canning.use(name)
+        return self.apply(_use, name)
+
+    def use_cloudpickle(self):
+        """From now on this process pickles with cloudpickle: functions carry the globals that they
+        use with them, instead of finding them on the engine."""
+        return self._use_pickler("cloudpickle")
+
+    def use_dill(self):
+        """From now on this process pickles with dill, which must be installed here and there."""
+        return self._use_pickler("dill")
+
+    def use_pickle(self):
+        """Undoes use_cloudpickle() and use_dill()."""
+        return self._use_pickler("pickle")
 
     def activate(self, suffix=""):
         """Makes this view the one that %px and %%px (with `suffix` appended) run on."""
@@ -310,94 +469,62 @@ class DirectView(View):
         _activate(self, suffix)
 
 
-class LoadBalancedView(View):
-    """Gives each task to whichever of its engines is free first."""
+class CoalescedResult(AsyncResult):
+    """The results of a call whose replies the controller has joined."""
 
-    _flags = View._flags + ("after", "follow", "timeout", "retries")
+    def __init__(self, client, raw, unpack, fname, targets, single):
+        super().__init__(client, raw, unpack, fname, targets, single)
+        self._uuids = [client._uuid(i) for i in targets]
+        self._joined = None
 
-    def __init__(self, client, targets=None, **flags):
-        self.after = self.follow = self.timeout = None
-        self.retries = 0
-        super().__init__(client, targets, **flags)
+    def _split(self):
+        """The values by uuid."""
+        for task in self._tasks:
+            named = json.loads(task.reply.metadata).get("broadcast_targets")
+            if named:
+                uuids = [entry if isinstance(entry, str) else entry[0] for entry in named]
+                return dict(zip(uuids, canning.unpack_all(task.reply.buffers)))
+        return {}
 
-    def _scope(self):
-        ids = None if self.targets is None else self.client._build_targets(self.targets)
-        return ids, self.client._form(ids)
-
-    def _metadata(self, form):
-        members = []
-        for name in ("after", "follow"):
-            value = getattr(self, name)
-            if value:
-                members.append('"%s": %s' % (name, json.dumps(_dependency(value))))
-        if self.timeout:
-            members.append('"timeout": %s' % json.dumps(float(self.timeout)))
-        if self.retries:
-            members.append('"retries": %d' % self.retries)
-        if getattr(form, "METADATA", None):
-            members.append(form.METADATA)
-        return ", ".join(members) or None
-
-    def _call(self, f, args, kwargs, block=None):
-        ids, form = self._scope()
-        raw = self.client._submit(
-            _phalanx.APPLY, _phalanx.BALANCED, ids, metadata=self._metadata(form),
-            buffers=form.pack_call(form.pack_function(f), args, kwargs),
+    def _read(self, index, task):
+        if task.reply.failed:
+            return super()._read(index, task)
+        if self._joined is None:
+            self._joined = self._split()
+            if len(self._joined) < len(self._tasks):
+                self._joined = {}  # whose are those that are there, nobody can tell
+        if self._uuids[index] in self._joined:
+            return self._joined[self._uuids[index]]
+        return error.EngineError(
+            "an engine failed, and the joined reply does not say which one nor how; call again "
+            "with is_coalescing=False"
         )
-        result = AsyncResult(self.client, raw, form.unpack_result, _name_of(f), None, True)
-        return self._finish(result, block)
 
-    def map(
-        self, f, *sequences, block=None, chunksize=None, ordered=True, return_exceptions=False
-    ):
-        """Like the builtin map: every `chunksize` elements are one task. Without it few elements are
-        a task each, and of many (see batch.py) as many go together as make some work."""
-        sequences, size = self._listed(sequences)
-        if chunksize is None and size > batch.FEW and batch.suits(f):
-            result = AsyncMapResult(
-                self.client, batch.Batches(self, f, sequences, size), batch.value_of,
-                maps.BlockMap().join, ordered, fname=_name_of(f),
-                return_exceptions=return_exceptions,
-            )
-            return self._finish(result, block)
-        if chunksize is None or chunksize < 1:
-            chunksize = 1
-        ids, form = self._scope()
-        mapping, function = form.pack_function(_map), form.prepare(f)
-        metadata, raw = self._metadata(form), None
-        for low in range(0, size, chunksize):
-            parts = [s[low : low + chunksize] for s in sequences]
-            raw = self.client._submit(
-                _phalanx.APPLY, _phalanx.BALANCED, ids, metadata=metadata,
-                buffers=form.pack_map(mapping, function, parts), into=raw,
-            )
-        if raw is None:
-            return []
-        result = AsyncMapResult(
-            self.client, raw, form.unpack_result, maps.BlockMap().join, ordered,
-            fname=_name_of(f), return_exceptions=return_exceptions,
+
+class BroadcastView(DirectView):
+    """A DirectView whose calls leave the client once, whatever the number of engines; the
+    controller makes the copies. Made by client.broadcast_view().
+
+    is_coalescing: whether it joins the replies of apply(), push() and pull() as well.
+    scatter(), gather() and map(), whose messages differ, go to each engine directly.
+    """
+
+    _route = _phalanx.BROADCAST
+    _flags = DirectView._flags + ("is_coalescing",)
+    is_coalescing = False
+
+    def _call(self, f, args, kwargs, targets=None, block=None, track=None):
+        if not self.is_coalescing:
+            return super()._call(f, args, kwargs, targets, block, track)
+        calls.check(f)
+        ids, single, _ = self._scope(targets)
+        buffers, lent = calls.pack(canning, f, args, kwargs), None
+        if self.track if track is None else track:
+            buffers, lent = calls.lend(buffers)
+        raw = self._apply(canning, buffers, ids, route=self._route, coalesce=True)
+        del buffers
+        result = CoalescedResult(
+            self.client, raw, canning.unpack_result, name_of(f), ids, single
         )
-        return self._finish(result, block)
+        return self._finish(self._sent(result, lent), block)
 
-    def imap(
-        self, f, *sequences, ordered=True, max_outstanding="auto", return_exceptions=False
-    ):
-        """An iterator over f of the sequences' elements, which may be endless: they are taken as the
-        results are. `ordered`: in their order, else as they come; `max_outstanding`: how many
-        elements are on their way at most ("auto": what keeps the engines busy)."""
-        most = None if max_outstanding in ("auto", 0) else max_outstanding
-        return batch.imap(self, f, sequences, ordered, most, return_exceptions)
-
-
-def _dependency(value):
-    if isinstance(value, AsyncResult):
-        return value.msg_ids
-    if isinstance(value, str):
-        return [value]
-    out = []
-    for item in value:
-        out += item.msg_ids if isinstance(item, AsyncResult) else [item]
-    return out
-
-
-__all__ = ["View", "DirectView", "LoadBalancedView"]

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How results show themselves: progress while they come, output as it arrives and afterwards."""
+
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+from . import _phalanx
+from .tasks import ExecuteReply
+
+STREAM_SECONDS = 0.05  # how long leaving stream_output() may take
+
+
+def _shell():
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    return get_ipython()
+
+
+def in_kernel():
+    """Whether a Jupyter frontend shows our output."""
+    return getattr(_shell(), "kernel", None) is not None
+
+
+class _Line:
+    """A progress bar for where tqdm is not installed; tqdm's interface, as far as used here."""
+
+    def __init__(self, total, desc="", unit=""):
+        self.n, self.total, self.desc, self.unit = 0, total, desc, unit
+        self._start = time.monotonic()
+        self._show()
+
+    def update(self, count):
+        self.n += count
+        self._show()
+
+    def _show(self):
+        seconds = time.monotonic() - self._start
+        text = "%s: %d/%s %s after %.0f s" % (self.desc, self.n, self.total, self.unit, seconds)
+        sys.stdout.write("\r" + text)
+        sys.stdout.flush()
+
+    def close(self):
+        sys.stdout.write("\n")
+
+
+def progress_bar(total, desc, unit, widget=None):
+    """A tqdm bar, or its like where tqdm is not installed. widget: whether it is one of the
+    notebook's widgets; None: if there are widgets here."""
+    try:
+        import tqdm
+    except ImportError:
+        return _Line(total, desc, unit)
+    if widget is None:
+        try:
+            import ipywidgets  # noqa: F401: whether it is there is what is asked
+        except ImportError:
+            widget = False
+        else:
+            widget = in_kernel()
+    if widget:
+        import tqdm.notebook
+
+        return tqdm.notebook.tqdm_notebook(total=total, desc=desc, unit=unit)
+    return tqdm.tqdm(total=total, desc=desc, unit=unit, file=sys.stdout)
+
+
+class _Labelled:
+    """Writes streams of several engines under headings."""
+
+    def __init__(self):
+        self._last = ""
+        self._at_line_start = True
+
+    def write(self, text, label="", file=None):
+        if not text:
+            return
+        file = sys.stdout if file is None else file
+        heading = label if label and label != self._last else ""
+        if heading:
+            self._last = label
+        start = "" if self._at_line_start or not heading else "\n"
+        self._at_line_start = text.endswith("\n")
+        print(start + heading + text, file=file, end="")
+
+
+class Streamer:
+    """Shows the output of a result as it arrives. In a notebook each engine's streams grow in
+    cells' outputs of their own."""
+
+    def __init__(self, result):
+        self._result = result
+        self._labelled = _Labelled()
+        self._seen = set()
+        self._in_kernel = in_kernel()
+
+    def show(self, event):
+        """Takes an event that was just filed."""
+        if event.type == _phalanx.STREAM:
+            self._stream(event)
+        elif event.name == "display_data" and _shell() is not None:
+            _output_label(event.engine)
+            _publish(self._result._tasks[event.task].outputs[-1], event.engine)
+
+    def _stream(self, event):
+        label = "[%s:%s] " % (event.name, event.engine)
+        if not self._in_kernel:
+            self._labelled.write(event.text, label, getattr(sys, event.name))
+            return
+        from IPython.display import publish_display_data
+
+        task = self._result._tasks[event.task]
+        display_id = "%s-%s" % (self._result._task_id(event.task), event.name)
+        publish_display_data(
+            {"text/plain": label + str(getattr(task, event.name))},
+            transient={"display_id": display_id}, update=display_id in self._seen,
+        )
+        self._seen.add(display_id)
+
+
+@contextmanager
+def streaming(result):
+    """Within it, a thread shows the output of `result` as it arrives."""
+    streamer = Streamer(result)
+    left = threading.Event()
+
+    def follow():
+        while not left.is_set() and not result._wait(_phalanx.FINISHED, 0):
+            result._wait(_phalanx.EVENT, STREAM_SECONDS)
+
+    result._listeners.append(streamer.show)
+    thread = threading.Thread(target=follow, name="phalanx-output", daemon=True)
+    thread.start()
+    try:
+        yield result
+    finally:
+        left.set()
+        thread.join()
+        result._pump()
+        result._listeners.remove(streamer.show)
+
+
+def _output_label(engine):
+    from IPython.display import display_pretty
+
+    display_pretty("[output:%s]" % engine, raw=True)
+
+
+def _publish(content, engine):
+    from IPython.display import publish_display_data
+
+    metadata = dict(content.get("metadata") or {}, engine=engine)
+    publish_display_data(content["data"], metadata)
+
+
+def _displayed(records):
+    """Those outputs as (record's index, place, engine, content)."""
+    for index, (md, _) in enumerate(records):
+        for place, content in enumerate(md["outputs"]):
+            if "data" in content:
+                yield index, place, md["engine_id"], content
+
+
+def _show_outputs(records, in_turn):
+    """in_turn: the first output of each, then the second of each, …"""
+    shown = sorted(_displayed(records), key=lambda s: s[1]) if in_turn else _displayed(records)
+    last = None
+    for index, place, engine, content in shown:
+        if in_turn or index != last:
+            _output_label(engine)
+        last = index
+        _publish(content, engine)
+
+
+def show_single(md, value, result_only=False):
+    """One task's output and value, without labels."""
+    plain = _Labelled()
+    if not result_only:
+        plain.write(md["stdout"])
+        plain.write(md["stderr"], file=sys.stderr)
+    if _shell() is None:
+        return
+    from IPython.display import display
+
+    if not result_only:
+        for content in md["outputs"]:
+            if "data" in content:
+                _publish(content, md["engine_id"])
+    if md["execute_result"] is not None and isinstance(value, ExecuteReply):
+        display(value)
+
+
+def show_all(records, groupby="type", result_only=False):
+    """Tasks' output and values under labels. records: (Metadata, value) pairs; groupby: "type",
+    "engine" or "order"."""
+    if groupby == "engine":
+        for record in records:
+            show_all([record], "type", result_only)
+        return
+    labelled = _Labelled()
+    for name in () if result_only else ("stdout", "stderr"):
+        for md, _ in records:
+            label = "[%s:%s] " % (name, md["engine_id"])
+            labelled.write(md[name], label, getattr(sys, name))
+    if _shell() is None:
+        return
+    from IPython.display import display
+
+    if not result_only:
+        _show_outputs(records, groupby == "order")
+    for md, value in records:
+        if md["execute_result"] is not None and isinstance(value, ExecuteReply):
+            display(value)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The face that a result shows to concurrent.futures and asyncio, and a view's Executor.
+
+Nothing runs in the background until somebody asks to be called back. Then one thread of the client
+waits, without the GIL, for the C library to name the results that are complete.
+"""
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, RUNNING
+
+from . import _phalanx, error
+
+JOIN_SECONDS = 2  # a callback that does not return must not keep the client from closing
+
+
+class Watcher:
+    """Calls functions once results are complete: client._watcher."""
+
+    def __init__(self, raw_client):
+        self._client = raw_client
+        self._lock = threading.Lock()
+        self._wanted = {}  # key: function
+        self._next = 0
+        self._thread = None
+
+    def watch(self, raw, function):
+        """function() will be called, in another thread, when `raw` has all its replies or the
+        client is closed. Once for each `raw`."""
+        if hasattr(raw, "on_complete"):
+            raw.on_complete(function)
+            return
+        with self._lock:
+            key = self._next
+            self._next += 1
+            self._wanted[key] = function
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="phalanx-results", daemon=True
+                )
+                self._thread.start()
+        raw.notify(key)
+
+    def _run(self):
+        while True:
+            try:
+                keys = self._client.notices(None)
+            except _phalanx.ClosedError:
+                break
+            for key in keys or ():
+                self._call(key)
+        for key in sorted(self._wanted):
+            self._call(key)
+
+    def _call(self, key):
+        function = self._wanted.pop(key, None)
+        try:
+            if function is not None:
+                function()
+        except Exception:  # as concurrent.futures does with callbacks
+            LOGGER.exception("exception while a result was announced")
+
+    def join(self):
+        """Waits until callbacks have run. Called after the client was closed."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(JOIN_SECONDS)
+
+
+class FutureFace(concurrent.futures.Future):
+    """What makes a result a Future. Its state is the C library's; the base class's fields, through
+    which concurrent.futures' functions wait, come into being when one of them looks."""
+
+    def __init__(self):  # the base class would make locks that are hardly ever needed
+        self._waiters = []
+        self._done_callbacks = []
+        self._announced = False
+
+    def _on_complete(self, function):
+        """Arranges for one call of function(), from any thread, when ready() has become true."""
+        raise NotImplementedError
+
+    @property
+    def _condition(self):
+        condition = self.__dict__.get("_face_lock")
+        if condition is None:
+            mine = threading.Condition()
+            condition = self.__dict__.setdefault("_face_lock", mine)
+            if condition is mine:
+                self._on_complete(self._announce)
+        return condition
+
+    @property
+    def _state(self):
+        if not self.ready():
+            return RUNNING
+        return CANCELLED_AND_NOTIFIED if self.cancelled() else FINISHED
+
+    def _announce(self):
+        with self._face_lock:
+            self._announced = True
+            for waiter in self._waiters:  # who take themselves out
+                (waiter.add_cancelled if self.cancelled() else waiter.add_result)(self)
+            callbacks, self._done_callbacks = self._done_callbacks, []
+            self._face_lock.notify_all()
+        for callback in callbacks:
+            self._call_back(callback)
+
+    def _call_back(self, callback):
+        try:
+            callback(self)
+        except Exception:
+            LOGGER.exception("exception calling callback for %r", self)
+
+    def add_done_callback(self, fn):
+        """fn(self) is called when all results are here: at once if they are, else in another
+        thread. What it raises is logged."""
+        with self._condition:
+            if not self._announced and not self.ready():
+                self._done_callbacks.append(fn)
+                return
+        self._call_back(fn)
+
+    def done(self):
+        """Whether all results are here (or exceptions, or aborted tasks)."""
+        return self.ready()
+
+    def running(self):
+        """Whether results are missing."""
+        return not self.ready()
+
+    def cancelled(self):
+        """Whether the call ended because its tasks were aborted."""
+        return self.ready() and isinstance(self._outcome_exception(), error.TaskAborted)
+
+    def __await__(self):
+        return asyncio.wrap_future(self).__await__()
+
+    def _not_ours(self, *args):
+        raise RuntimeError("the outcome of an AsyncResult is set by its engines alone")
+
+    set_result = set_exception = set_running_or_notify_cancel = _not_ours
+
+
+class ViewExecutor(concurrent.futures.Executor):
+    """A view as an Executor (PEP 3148): view.executor, client.executor().
+
+    Its futures are AsyncResults. Engines are neither started nor shut down by it.
+    """
+
+    def __init__(self, view):
+        self.view = view
+        self._shut = False
+        self._submitted = set()
+        self._lock = threading.Lock()
+
+    @property
+    def _max_workers(self):
+        return len(self.view)
+
+    def _check(self):
+        if self._shut:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def _keep(self, result):
+        with self._lock:
+            self._submitted.add(result)
+        result.add_done_callback(self._submitted.discard)
+        return result
+
+    def submit(self, fn, /, *args, **kwargs):
+        """fn(*args, **kwargs) on an engine: an AsyncResult, which is a Future."""
+        self._check()
+        return self._keep(self.view.apply_async(fn, *args, **kwargs))
+
+    def map(self, fn, *iterables, timeout=None, chunksize=None, **options):
+        """An iterator over the results in order. All calls are submitted at once; `timeout` seconds
+        from now TimeoutError is raised for a result that is not there.
+
+        With imap()'s options (ordered, max_outstanding, return_exceptions) the iterables are
+        consumed as results are."""
+        self._check()
+        if options:
+            return self.view.imap(fn, *iterables, **options)
+        end = None if timeout is None else time.monotonic() + timeout
+        sizes = {} if chunksize is None else {"chunksize": chunksize}
+        result = self.view.map_async(fn, *iterables, **sizes)
+        return self._results(result, end)
+
+    def _results(self, result, end):
+        if not isinstance(result, concurrent.futures.Future):  # nothing to map over
+            yield from result
+            return
+        self._keep(result)
+        yield from result.iterate(end)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """No more submissions. Waits for what was submitted, with `cancel_futures` aborts what
+        has not started."""
+        self._shut = True
+        with self._lock:
+            left = list(self._submitted)
+        if cancel_futures:
+            for result in left:
+                result.cancel()
+        if wait:
+            concurrent.futures.wait(left)

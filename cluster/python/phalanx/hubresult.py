@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Results that are not one submission of this client's: joined from several, kept from before, or
+known to the controller alone."""
+
+import threading
+import time
+
+from . import _phalanx, canning, error, pickle5
+from .asyncresult import AsyncResult, end_of, seconds_left
+from .tasks import ExecuteReply, date_of, new_metadata
+
+POLL_FIRST, POLL_MOST = 0.05, 1.0  # seconds between two questions to the controller
+
+
+class JoinedResult(AsyncResult):
+    """Tasks of other results, seen as one. parts: (AsyncResult, index of its task) pairs."""
+
+    def __init__(self, client, parts, single=False):
+        self._parts = parts
+        super().__init__(client, (), None, "get_result", single=single)
+        self._raw = None
+        self._whole = list({id(part): part for part, _ in parts}.values())
+
+    @property
+    def _tasks(self):
+        return [part._tasks[index] for part, index in self._parts]
+
+    @_tasks.setter
+    def _tasks(self, unused):
+        pass
+
+    def _pump(self):
+        for part in self._whole:
+            part._pump()
+
+    def _here(self, until):
+        self._pump()
+        name = "finished" if until == _phalanx.FINISHED else "reply"
+        return all(getattr(task, name) for task in self._tasks)
+
+    def _wait(self, until, timeout):
+        end = end_of(timeout)
+        for part in self._whole:
+            # All of a part may take longer than those of its tasks that are wanted.
+            while not self._here(until) and seconds_left(end) != 0:
+                if part._wait(until, 0):
+                    break
+                part._wait(_phalanx.EVENT, seconds_left(end))
+        return self._here(until)
+
+    def _on_complete(self, function):
+        lock, missing = threading.Lock(), [len(self._whole)]
+
+        def one_more(part):
+            with lock:
+                missing[0] -= 1
+                last = missing[0] == 0
+            if last:
+                function()
+
+        for part in self._whole:
+            part.add_done_callback(one_more)
+
+    def _task_id(self, index):
+        part, at = self._parts[index]
+        return part._task_id(at)
+
+    @property
+    def _replied(self):
+        self._pump()
+        return sum(task.reply is not None for task in self._tasks)
+
+    def _value(self, index):
+        part, at = self._parts[index]
+        return part._value(at)
+
+    def _wait_for_task(self, index, end=None):
+        part, at = self._parts[index]
+        part._wait_for_task(at, end)
+
+    def _task_metadata(self, index):
+        part, at = self._parts[index]
+        return part._task_metadata(at)
+
+    @property
+    def elapsed(self):
+        if self.ready():
+            return self.wall_time
+        return max(part.elapsed for part in self._whole)
+
+
+class StoredResult(AsyncResult):
+    """Results that are all here."""
+
+    def __init__(self, client, msg_ids, single=False, fname="get_result"):
+        super().__init__(client, msg_ids, None, fname, single=single)
+        self._raw = None
+        self._ids = list(msg_ids)
+
+    def fill(self, index, value, metadata):
+        """Sets what a task came to."""
+        task = self._tasks[index]
+        task.value, task.metadata = value, metadata
+        task.unpacked = task.finished = task.reply = True
+        task.outputs = metadata["outputs"]
+        self._order.append(index)
+
+    def _pump(self):
+        pass
+
+    def _wait(self, until, timeout):
+        return True
+
+    def _on_complete(self, function):
+        function()
+
+    def _task_id(self, index):
+        return self._ids[index]
+
+    @property
+    def _replied(self):
+        return sum(task.reply is not None for task in self._tasks)
+
+    def _task_metadata(self, index):
+        task = self._tasks[index]
+        return task.metadata or new_metadata(msg_id=self._ids[index])
+
+
+class AsyncHubResult(StoredResult):
+    """Results of tasks that another client submitted, or that this one has forgotten. Waiting
+    asks the controller again and again, at most 20 times a second; prefer the result of the call
+    where you have it."""
+
+    def __init__(self, client, msg_ids, single=False, owner=True):
+        super().__init__(client, msg_ids, single)
+        self.owner = owner
+        self._fetched = False
+
+    def _wait(self, until, timeout):
+        end, pause = end_of(timeout), POLL_FIRST
+        while not self._fetched:
+            status = self._client._query(
+                "result_request", {"msg_ids": self._ids, "status_only": True}
+            )
+            if not status["pending"]:
+                self._fetch()
+                break
+            left = seconds_left(end)
+            if left == 0:
+                return False
+            threading.Event().wait(pause if left is None else min(pause, left))
+            pause = min(2 * pause, POLL_MOST)
+        return True
+
+    def _fetch(self):
+        with self._lock:
+            if self._fetched:
+                return
+            for record in fetch_records(self._client, self._ids):
+                index = self._ids.index(record["msg_id"])
+                value, metadata = read_record(self._client, record)
+                self.fill(index, value, metadata)
+                if not self.owner:
+                    self._client.results[self._ids[index]] = value
+                    self._client.metadata[self._ids[index]] = metadata
+            self._fetched = True
+
+    def _on_complete(self, function):
+        def wait():
+            try:
+                self._wait(_phalanx.REPLIES, None)
+            finally:
+                function()
+
+        threading.Thread(target=wait, name="phalanx-hub-result", daemon=True).start()
+
+    @property
+    def _replied(self):
+        return len(self) if self._fetched else 0
+
+    @property
+    def elapsed(self):
+        """Seconds since the submission, until the last result."""
+        if self.ready():
+            return self.wall_time
+        submitted = self._client.db_query({"msg_id": {"$in": self._ids}}, ["submitted"])
+        return max(time.time() - r["submitted"].timestamp() for r in submitted)
+
+
+_RECORD_KEYS = [
+    "metadata", "engine_uuid", "submitted", "started", "completed", "received", "header",
+    "result_header", "result_metadata", "result_content", "result_buffers", "stdout", "stderr",
+    "execute_input", "execute_result", "error",
+]
+
+
+def fetch_records(client, msg_ids):
+    """The controller's records of these tasks. KeyError when it has not all of them."""
+    records = client.db_query({"msg_id": {"$in": list(msg_ids)}}, _RECORD_KEYS)
+    missing = set(msg_ids) - {record["msg_id"] for record in records}
+    if missing:
+        raise KeyError(
+            "the controller has no record of %s; it may have been purged" % ", ".join(missing)
+        )
+    return records
+
+
+def read_record(client, record):
+    """(value or exception, Metadata) of a task that has ended."""
+    uuid = record.get("engine_uuid")
+    result_metadata = record.get("result_metadata") or {}
+    content = record.get("result_content") or {}
+    engine = next((i for i, u in client._engines.items() if u == uuid), None)
+    stamps = {key: record.get(key) for key in ("submitted", "started", "completed", "received")}
+    stamps["started"] = date_of(result_metadata.get("started")) or stamps["started"]
+    stamps["completed"] = (record.get("result_header") or {}).get("date") or stamps["completed"]
+    metadata = new_metadata(
+        msg_id=record["msg_id"], engine_uuid=uuid, engine_id=engine, status=content.get("status"),
+        **stamps,
+    )
+    for key in ("stdout", "stderr", "execute_input", "execute_result"):
+        metadata[key] = record.get(key) or metadata[key]
+    if record.get("error"):
+        metadata["error"] = error.from_reply(record["error"], engine)
+    kind = (record.get("result_header") or {}).get("msg_type", "")
+    method = "execute" if kind.startswith("execute") else "apply"
+    if content.get("status") != "ok":
+        return error.from_reply(content, engine, method), metadata
+    if method == "execute":
+        return ExecuteReply(record["msg_id"], content, metadata), metadata
+    own = (record.get("metadata") or {}).get("px_pickle") == 5
+    form = pickle5 if own else canning
+    return form.unpack_result(record["result_buffers"]), metadata
+
+
+__all__ = ["AsyncHubResult", "JoinedResult", "StoredResult"]
