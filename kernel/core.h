@@ -178,6 +178,7 @@ struct px_kernel {
     char *connect;  /* connect_reply */
     char *metadata; /* of a message that has no other */
     struct px_interp_host host;
+    atomic_int engine_id;
     struct px_queue queue;
     struct px_outbox outbox;
     struct px_capture *capture; /* NULL: descriptors are left alone */

@@ -21,7 +21,7 @@
 static void put_engine_info(struct px_kernel *kernel, struct px_buf *out, const char *method)
 {
     px_buf_printf(out, ", \"engine_info\": {\"engine_uuid\": \"%s\", \"engine_id\": %d",
-                  px_session_id(kernel->config.session), kernel->config.engine_id);
+                  px_session_id(kernel->config.session), atomic_load(&kernel->engine_id));
     if (method)
         px_buf_printf(out, ", \"method\": \"%s\"", method);
     px_buf_text(out, "}");

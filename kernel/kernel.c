@@ -390,6 +390,11 @@ void px_kernel_stop(struct px_kernel *kernel)
     px_queue_stop(&kernel->queue);
 }
 
+void px_kernel_renumber(struct px_kernel *kernel, int engine_id)
+{
+    atomic_store(&kernel->engine_id, engine_id);
+}
+
 bool px_kernel_busy(struct px_kernel *kernel)
 {
     pthread_mutex_lock(&kernel->lock);
@@ -527,6 +532,7 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
     struct px_kernel *kernel = px_alloc(sizeof *kernel);
     kernel->config = *config;
     kernel->next_count = 1;
+    atomic_init(&kernel->engine_id, config->engine_id);
     kernel->look_ms = LOOK_FIRST_MS;
     pthread_mutex_init(&kernel->lock, NULL);
     kernel->comms = px_comms_create();

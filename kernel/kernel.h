@@ -147,6 +147,8 @@ void px_kernel_flush(struct px_kernel *kernel);
 void px_kernel_interrupt(struct px_kernel *kernel);
 /* Makes px_kernel_run() return after the request that runs now. */
 void px_kernel_stop(struct px_kernel *kernel);
+/* From now on errors name the engine by this id. */
+void px_kernel_renumber(struct px_kernel *kernel, int engine_id);
 /* True while the interpreter thread serves a request. */
 bool px_kernel_busy(struct px_kernel *kernel);
 

@@ -96,6 +96,10 @@ static void on_report_line(struct forkserver *server)
     struct child *child = child_of(server, pid);
     if (!child)
         return;
+    if (child->id == id)
+        return; /* registered again, with a hub that was restarted */
+    if (child->id >= 0)
+        say(server->nanny_fd, "=%d\n", child->id);
     child->id = id;
     say(server->nanny_fd, "+%d\n", id);
     say(server->config->ready_fd, "registered %d %d\n", id, pid);

@@ -263,14 +263,38 @@ static int wait_handshake(void *monitor, const char *endpoint, int64_t timeout_m
     }
 }
 
+#define MONITOR_NAME_SIZE 64
+
+/* Has libzmq tell of `events` at an address of this process. */
+static int start_monitor(struct px_socket *socket, int events, char name[MONITOR_NAME_SIZE],
+                         struct px_error *err)
+{
+    static atomic_ulong counter;
+    snprintf(name, MONITOR_NAME_SIZE, "inproc://px-monitor-%lu", atomic_fetch_add(&counter, 1));
+    if (zmq_socket_monitor(socket->handle, name, events) < 0)
+        return px_fail(err, PX_EIO, "cannot watch a socket: %s", zmq_strerror(errno));
+    return 0;
+}
+
+struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *err)
+{
+    char name[MONITOR_NAME_SIZE];
+    if (start_monitor(socket, ZMQ_EVENT_DISCONNECTED, name, err) < 0)
+        return NULL;
+    struct px_socket *monitor = px_socket_create(socket->context, PX_PAIR, err);
+    if (monitor && px_socket_connect(monitor, name, err) == 0)
+        return monitor;
+    zmq_socket_monitor(socket->handle, NULL, 0);
+    px_socket_destroy(monitor);
+    return NULL;
+}
+
 int px_socket_connect_wait(struct px_socket *socket, const char *endpoint, int64_t timeout_ms,
                            struct px_error *err)
 {
-    static atomic_ulong counter;
-    char name[64];
-    snprintf(name, sizeof name, "inproc://px-monitor-%lu", atomic_fetch_add(&counter, 1));
-    if (zmq_socket_monitor(socket->handle, name, ZMQ_EVENT_HANDSHAKE_SUCCEEDED) < 0)
-        return px_fail(err, PX_EIO, "cannot watch a socket: %s", zmq_strerror(errno));
+    char name[MONITOR_NAME_SIZE];
+    if (start_monitor(socket, ZMQ_EVENT_HANDSHAKE_SUCCEEDED, name, err) < 0)
+        return -1;
     void *monitor = zmq_socket(socket->context, ZMQ_PAIR);
     int result = -1;
     if (!monitor || zmq_connect(monitor, name) < 0)

@@ -210,6 +210,10 @@ PX_MUST_USE int px_socket_connect(struct px_socket *socket, const char *endpoint
 PX_MUST_USE int px_socket_connect_wait(struct px_socket *socket, const char *endpoint,
                                        int64_t timeout_ms, struct px_error *err);
 
+/* A socket that gets a message each time that a connection of `socket` is lost; libzmq goes on to
+ * connect again. One for each socket, after its connections were waited for; the caller's. */
+struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *err);
+
 enum px_sent {
     PX_SENT,        /* *msg was taken and is NULL now */
     PX_NO_ROUTE,    /* ROUTER: no such peer (yet); *msg is still the caller's, whole */

@@ -810,3 +810,99 @@ def test_recalled_tasks_are_handed_back_and_may_come_again(hub, start, tmp_path)
         assert reply["metadata"]["status"] == "ok"
     hub.sockets["task"].send_multipart(frames[0])  # this one is
     assert hub.silent("task", 0.2)
+
+# ---- a hub that comes back ---------------------------------------------------------------------------
+
+@pytest.fixture
+def controller(px_bin, env, ipython_dir):
+    """controller(*options) starts one, stopping the last by SIGKILL; its client file."""
+    ipp = pytest.importorskip("ipyparallel")
+    running = []
+
+    def stop(signo=signal.SIGKILL):
+        for process in running:
+            process.send_signal(signo)
+            process.wait(TIMEOUT)
+        running.clear()
+
+    def controller(*options, stock=False):
+        stop()
+        program = [PYTHON, "-m", "ipyparallel.controller"] if stock else [px_bin / "pxcontroller"]
+        file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
+        log = open(ipython_dir / "controller.log", "a")
+        running.append(subprocess.Popen([*program, "--ping=300", *options], env=env, stdout=log,
+                                        stderr=log, stdin=subprocess.DEVNULL,
+                                        start_new_session=True))
+        log.close()
+        wait_for(file.exists, 60, "the connection files")
+        return file
+
+    controller.stop = stop
+    yield controller
+    stop(signal.SIGTERM)
+
+
+def state_names(ipython_dir, count):
+    file = ipython_dir / "profile_default" / "log" / "engines.json"
+    with contextlib.suppress(OSError, ValueError):
+        return len(json.loads(file.read_text())["engines"]) == count
+    return False
+
+
+@pytest.mark.parametrize("restore", [True, False], ids=["restored", "forgotten"])
+def test_engines_come_back_to_a_controller_that_was_killed(controller, start, ipython_dir, restore):
+    """Same processes, same names in them, same ids; a task that ran meanwhile goes on."""
+    import ipyparallel as ipp
+    file = controller("--reuse")
+    engines = start("-n", 2, language="python")
+    pids = dict(engines.registered() for _ in range(2))
+    with ipp.Client(str(file)) as rc:
+        wait_for(lambda: len(rc.ids) == 2, what="two engines")
+        rc[:].push({"kept": 41}, block=True)
+        wait_for(lambda: state_names(ipython_dir, 2), what="the file of engines")
+        running = rc[0].execute("import time; time.sleep(1); kept += 1")
+        wait_for(lambda: rc.queue_status(0)["queue"] == 1, what="the task in the queue")
+    if not restore:
+        (ipython_dir / "profile_default" / "log" / "engines.json").unlink()
+    controller("--restore" if restore else "--reuse")
+    with ipp.Client(str(file)) as rc:
+        wait_for(lambda: len(rc.ids) == 2, 30, "both engines")
+        assert {i: rc[i].apply_sync(os.getpid) for i in rc.ids} == pids
+        assert rc[:].pull("kept", block=True) == [42, 41]
+        assert rc.load_balanced_view().map_sync(abs, [-1] * 4) == [1] * 4
+        assert rc.broadcast_view().apply_sync(os.getpid) == [pids[i] for i in rc.ids]
+        rc[1].execute("import os; os._exit(3)")  # and the nanny's word still counts
+        wait_for(lambda: rc.ids == [0], what="the unregistration")
+    del running
+
+
+@pytest.mark.stock
+def test_engines_come_back_to_a_stock_controller(controller, start):
+    import ipyparallel as ipp
+    file = controller("--reuse", stock=True)
+    engines = start("-n", 2, language="python")
+    pids = dict(engines.registered() for _ in range(2))
+    controller.stop(signal.SIGTERM)  # its children go with it
+    file = controller("--reuse", stock=True)
+    with ipp.Client(str(file)) as rc:
+        wait_for(lambda: len(rc.ids) == 2, 60, "both engines")
+        assert sorted(rc[:].apply_sync(os.getpid)) == sorted(pids.values())
+
+
+def test_an_engine_that_was_stopped_comes_back(controller, start):
+    """SIGSTOP: the controller gives it up. SIGCONT: it registers anew, under another id."""
+    import ipyparallel as ipp
+    file = controller("--HeartMonitor.max_heartmonitor_misses=8")
+    engines = start(language="python")
+    _, pid = engines.registered()
+    with ipp.Client(str(file)) as rc:
+        wait_for(lambda: rc.ids, what="the engine")
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: rc.ids == [], what="its unregistration")
+        os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: rc.ids, what="its return")
+        assert rc[rc.ids[0]].apply_sync(os.getpid) == pid
+        with pytest.raises(ipp.error.RemoteError) as caught:
+            rc[rc.ids[0]].apply_sync(int, "no number")
+        assert caught.value.engine_info["engine_id"] == rc.ids[0]
+        assert rc.broadcast_view().apply_sync(os.getpid) == [pid]

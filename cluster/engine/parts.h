@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * parts: what the files of one engine share. Private to this folder.
+ *
+ *     engine.c      sockets, heart, life
+ *     registrar.c   the hub: registered, doubted, registered again
+ *     requests.c    the requests that only engines know
+ *     trace.c       stacks, and deadly signals
+ */
+#ifndef PX_ENGINE_PARTS_H
+#define PX_ENGINE_PARTS_H
+
+#include "engine.h"
+#include "service.h"
+#include "trace.h"
+
+enum engine_socket { REGISTRAR, SHELL, CONTROL, IOPUB, HEART_OUT, HEART_IN, MONITOR, SOCKET_COUNT };
+
+struct engine {
+    const struct px_engine_config *config;
+    char uuid[128];
+    int report_fd;
+    void *context;
+    struct px_session *session;
+    struct px_service *service;
+    struct px_doorbell *bell; /* to the main thread: the kernel once registered, or nothing */
+    struct px_kernel *kernel; /* NULL until registered */
+    struct px_trace *trace;
+    /* service thread */
+    struct px_socket *sockets[SOCKET_COUNT];
+    struct px_timer *deadline; /* of the first registration; NULL afterwards */
+    int id, misses, status;
+    int64_t period_ms;
+    int64_t looked_ms;   /* when the heart was looked at last */
+    int64_t asked_ms;    /* when the hub was asked last, while doubtful */
+    struct px_msg *held; /* a ping that came while doubtful, not echoed yet */
+    bool pinged;
+    bool doubtful; /* the hub may have forgotten us */
+    bool left;     /* the hub was told that we end */
+    struct px_log_limiter refused, unsent;
+};
+
+/* ---- engine.c, service thread ---- */
+
+/* The next message that is whole and signed, or NULL when there is none. */
+struct px_msg *px_engine_receive(struct engine *engine, enum engine_socket from);
+/* NULL with an error; else also in engine->sockets. */
+struct px_socket *px_engine_open(struct engine *engine, enum engine_socket which,
+                                 enum px_socket_type type, struct px_error *err);
+/* Registered for the first time: connects, makes the kernel, serves. */
+PX_MUST_USE int px_engine_serve(struct engine *engine, struct px_error *err);
+/* Connects to the broadcast scheduler's leaf that goes with the id. */
+PX_MUST_USE int px_engine_reach_leaf(struct engine *engine, struct px_error *err);
+/* Ends before there was anything to run. */
+void px_engine_give_up(struct engine *engine, int status);
+
+/* ---- registrar.c, service thread ---- */
+
+/* Asks to be registered. */
+void px_registrar_open(void *engine);
+/* Tells the hub, once, that the engine ends. */
+void px_registrar_leave(struct engine *engine);
+/* The hub may be another than the one that registered us. */
+void px_registrar_doubt(struct engine *engine, const char *why);
+/* While doubtful: asks the hub whether it knows us, unless it was asked a moment ago. */
+void px_registrar_ask(struct engine *engine);
+/* Tells the fork server which id it is; the log as well. */
+void px_registrar_report(const struct engine *engine);
+
+/* ---- requests.c ---- */
+
+extern const struct px_handler px_engine_handlers[];
+void px_engine_task_metadata(void *engine, const struct px_request *request, struct px_buf *out);
+void px_engine_running(void *engine, const struct px_request *request);
+void px_engine_shutdown(void *engine, bool restart);
+
+#endif
