@@ -849,15 +849,29 @@ def state_names(ipython_dir, count):
     return False
 
 
+@contextlib.contextmanager
+def client_of(file, engines):
+    """A stock client that sees that many engines. One that connects just when an engine registers
+    never hears of it; the next does."""
+    import ipyparallel as ipp
+    deadline = time.monotonic() + 60
+    while True:
+        with ipp.Client(str(file)) as rc:
+            with contextlib.suppress(pytest.fail.Exception):
+                wait_for(lambda: len(rc.ids) == engines, 2)
+            if len(rc.ids) == engines:
+                yield rc
+                return
+        assert time.monotonic() < deadline, f"{engines} engines"
+
+
 @pytest.mark.parametrize("restore", [True, False], ids=["restored", "forgotten"])
 def test_engines_come_back_to_a_controller_that_was_killed(controller, start, ipython_dir, restore):
     """Same processes, same names in them, same ids; a task that ran meanwhile goes on."""
-    import ipyparallel as ipp
     file = controller("--reuse")
     engines = start("-n", 2, language="python")
     pids = dict(engines.registered() for _ in range(2))
-    with ipp.Client(str(file)) as rc:
-        wait_for(lambda: len(rc.ids) == 2, what="two engines")
+    with client_of(file, 2) as rc:
         rc[:].push({"kept": 41}, block=True)
         wait_for(lambda: state_names(ipython_dir, 2), what="the file of engines")
         running = rc[0].execute("import time; time.sleep(1); kept += 1")
@@ -865,8 +879,7 @@ def test_engines_come_back_to_a_controller_that_was_killed(controller, start, ip
     if not restore:
         (ipython_dir / "profile_default" / "log" / "engines.json").unlink()
     controller("--restore" if restore else "--reuse")
-    with ipp.Client(str(file)) as rc:
-        wait_for(lambda: len(rc.ids) == 2, 30, "both engines")
+    with client_of(file, 2) as rc:
         assert {i: rc[i].apply_sync(os.getpid) for i in rc.ids} == pids
         assert rc[:].pull("kept", block=True) == [42, 41]
         assert rc.load_balanced_view().map_sync(abs, [-1] * 4) == [1] * 4
@@ -878,14 +891,12 @@ def test_engines_come_back_to_a_controller_that_was_killed(controller, start, ip
 
 @pytest.mark.stock
 def test_engines_come_back_to_a_stock_controller(controller, start):
-    import ipyparallel as ipp
     file = controller("--reuse", stock=True)
     engines = start("-n", 2, language="python")
     pids = dict(engines.registered() for _ in range(2))
     controller.stop(signal.SIGTERM)  # its children go with it
     file = controller("--reuse", stock=True)
-    with ipp.Client(str(file)) as rc:
-        wait_for(lambda: len(rc.ids) == 2, 60, "both engines")
+    with client_of(file, 2) as rc:
         assert sorted(rc[:].apply_sync(os.getpid)) == sorted(pids.values())
 
 
@@ -895,8 +906,7 @@ def test_an_engine_that_was_stopped_comes_back(controller, start):
     file = controller("--HeartMonitor.max_heartmonitor_misses=8")
     engines = start(language="python")
     _, pid = engines.registered()
-    with ipp.Client(str(file)) as rc:
-        wait_for(lambda: rc.ids, what="the engine")
+    with client_of(file, 1) as rc:
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: rc.ids == [], what="its unregistration")
         os.kill(pid, signal.SIGCONT)
