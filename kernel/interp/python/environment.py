@@ -92,6 +92,14 @@ def _attribute_pools(variable, module):
 # ---- processes that multiprocessing spawns ------------------------------------------
 
 
+# Run where the pickle is loaded. What the function refers to, and itself, become names there unless
+# they are, so that an instance that comes back as a result finds its class.
+_DEFINE = """[
+    main.__dict__.setdefault(key, item)
+    for key, item in getattr(value, '__globals__', {}).items() if key[:2] != '__'
+] and None or main.__dict__.setdefault(name, value)"""
+
+
 class Main:
     """In a pickle: the module __main__ of whoever loads it."""
 
@@ -129,9 +137,8 @@ def _reduce_for_process(pickler, value):
         and any(name in sys.modules for name in _SPAWNERS)
         and "." not in value.__qualname__
     ):
-        # Set, so that an instance that comes back as a result finds its class.
         names = {"main": Main(), "name": value.__qualname__, "value": ByValue(value)}
-        return eval, ("main.__dict__.setdefault(name, value)", names)
+        return eval, (_DEFINE, names)
     return NotImplemented
 
 
