@@ -64,6 +64,8 @@ void px_queue_fini(struct px_queue *queue);
 void px_queue_push(struct px_queue *queue, struct px_request *request);
 /* The oldest request, or NULL; after NULL the next push or stop rings. */
 struct px_request *px_queue_take(struct px_queue *queue);
+/* Whether a request waits to be taken. */
+bool px_queue_waits(struct px_queue *queue);
 void px_queue_stop(struct px_queue *queue);
 bool px_queue_stopped(struct px_queue *queue);
 /* Marks every execute_request that was sent before now as aborted. */
@@ -104,8 +106,9 @@ struct px_outbox {
     struct px_item *first, *tail;
     size_t bytes;
     bool asleep;
-    bool open; /* false: nobody waits for room any more */
-    int fd;    /* eventfd */
+    int64_t look_ns; /* the service thread looks no later than this, rung or not; 0: no promise */
+    bool open;       /* false: nobody waits for room any more */
+    int fd;          /* eventfd */
     struct px_output_config limits;
     struct px_flow orphans[2]; /* of text that belongs to no request */
     struct px_flood *floods;   /* that hold text */
@@ -120,6 +123,7 @@ void px_outbox_fini(struct px_outbox *outbox);
 enum px_post {
     PX_POST_RING,
     PX_POST_QUIET, /* something that rings follows at once, or the service thread looks by itself */
+    PX_POST_LAZY,  /* rings unless the service thread has promised to look soon */
     PX_POST_WAIT,  /* blocks while the outbox is full; rings */
 };
 void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post how);
@@ -138,6 +142,8 @@ void px_outbox_finish(struct px_outbox *outbox, struct px_parent *parent);
 void px_flood_destroy(struct px_flood *flood); /* NULL allowed */
 /* The oldest item if it is due (or `all`), else NULL with *delay_ms until it is, -1 for none. */
 struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *delay_ms);
+/* Service thread: it will look within `delay_ms`, rung or not; < 0: when it is rung. */
+void px_outbox_promise(struct px_outbox *outbox, int64_t delay_ms);
 /* Lets writers go that wait for room. */
 void px_outbox_close(struct px_outbox *outbox);
 

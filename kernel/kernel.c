@@ -151,13 +151,24 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
     px_item_destroy(item);
 }
 
+/*
+ * The end of a request wakes the service thread. While others wait to run at once, and that thread
+ * looks within a moment anyhow, it does not: their replies then go out together.
+ */
+static enum px_post ringing(struct px_kernel *kernel, const struct px_item *item)
+{
+    if (item->mark != PX_IDLE)
+        return PX_POST_QUIET;
+    return px_queue_waits(&kernel->queue) ? PX_POST_LAZY : PX_POST_RING;
+}
+
 void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
                     struct px_item *item)
 {
     if (!request->handler || request->handler->place == PX_ON_SERVICE)
         px_kernel_send(kernel, item);
     else
-        px_outbox_post(&kernel->outbox, item, item->mark == PX_IDLE ? PX_POST_RING : PX_POST_QUIET);
+        px_outbox_post(&kernel->outbox, item, ringing(kernel, item));
 }
 
 void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request, const char *type,
@@ -348,7 +359,9 @@ int64_t px_kernel_service(struct px_kernel *kernel)
         struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
         if (!item) {
             px_hush_end(kernel);
-            return next_look(kernel, delay_ms, began);
+            delay_ms = next_look(kernel, delay_ms, began);
+            px_outbox_promise(&kernel->outbox, delay_ms);
+            return delay_ms;
         }
         began = began || item->mark == PX_BUSY;
         send_item(kernel, item);

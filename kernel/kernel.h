@@ -136,7 +136,7 @@ int px_kernel_fd(const struct px_kernel *kernel);
 /* Readable when somebody wrote to descriptor 1 or 2: then px_kernel_capture(). -1 without capture. */
 int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which);
 void px_kernel_capture(struct px_kernel *kernel);
-/* Sends what is due. Returns the milliseconds after which more is due, -1 for none. */
+/* Sends what is due. Returns the milliseconds after which to call again, rung or not; -1 for none. */
 int64_t px_kernel_service(struct px_kernel *kernel);
 /* Sends all there is, whether due or not; gives up after half a second of more and more. */
 void px_kernel_flush(struct px_kernel *kernel);

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #define STREAM_DELAY_MS 25
+#define LOOK_SOON_MS 1 /* how long a reply may wait for others to go with it */
 #define OUTBOX_FULL (8u << 20)
 /* A message costs its reader more than its few bytes, when they come faster than text is collected:
  * a program may write to both streams in turn. */
@@ -149,7 +150,7 @@ void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post
     if (how == PX_POST_WAIT)
         wait_for_room(outbox);
     append(outbox, item);
-    if (how != PX_POST_QUIET)
+    if (how != PX_POST_QUIET && (how != PX_POST_LAZY || px_now_ns() > outbox->look_ns))
         ring(outbox);
     pthread_mutex_unlock(&outbox->lock);
 }
@@ -387,7 +388,8 @@ struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *dela
         if (flood_ms > 0 && (*delay_ms < 0 || flood_ms < *delay_ms))
             *delay_ms = flood_ms;
         eventfd_t ignored;
-        (void)eventfd_read(outbox->fd, &ignored);
+        if (!outbox->asleep) /* it may have been rung */
+            (void)eventfd_read(outbox->fd, &ignored);
         outbox->asleep = true;
         item = NULL;
     } else {
@@ -400,6 +402,14 @@ struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *dela
     }
     pthread_mutex_unlock(&outbox->lock);
     return item;
+}
+
+void px_outbox_promise(struct px_outbox *outbox, int64_t delay_ms)
+{
+    pthread_mutex_lock(&outbox->lock);
+    const bool soon = delay_ms >= 0 && delay_ms <= LOOK_SOON_MS;
+    outbox->look_ns = soon ? px_now_ns() + delay_ms * 1000000 : 0;
+    pthread_mutex_unlock(&outbox->lock);
 }
 
 void px_outbox_close(struct px_outbox *outbox)

@@ -87,11 +87,20 @@ struct px_request *px_queue_take(struct px_queue *queue)
         request->next = NULL;
     } else {
         eventfd_t ignored;
-        (void)eventfd_read(queue->fd, &ignored);
+        if (!queue->asleep) /* it may have been rung */
+            (void)eventfd_read(queue->fd, &ignored);
         queue->asleep = !queue->stopped;
     }
     pthread_mutex_unlock(&queue->lock);
     return request;
+}
+
+bool px_queue_waits(struct px_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    const bool waits = queue->first != NULL;
+    pthread_mutex_unlock(&queue->lock);
+    return waits;
 }
 
 void px_queue_stop(struct px_queue *queue)

@@ -60,7 +60,7 @@ void px_service_push(struct px_service *service)
 {
     const int64_t delay_ms = px_kernel_service(service->kernel);
     const int64_t due_ms = px_now_ms() + delay_ms;
-    if (delay_ms <= 0 || (service->flush && service->flush_ms <= due_ms))
+    if (delay_ms < 0 || (service->flush && service->flush_ms <= due_ms))
         return;
     px_loop_cancel(service->loop, service->flush);
     service->flush = px_loop_timer(service->loop, delay_ms, 0, on_flush_due, service);

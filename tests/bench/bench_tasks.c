@@ -264,7 +264,7 @@ static void submit(struct px_socket *socket, struct px_session *session)
     struct px_draft draft = {
         .type = PX_APPLY_REQUEST,
         .metadata = PX_SPAN("{\"after\": [], \"follow\": [], \"timeout\": 0.0, \"targets\": [], "
-                            "\"retries\": 0}")};
+                            "\"retries\": 0, \"px_quiet\": true}")};
     struct px_msg *msg = px_session_build(session, &draft);
     px_msg_append(msg, function, sizeof(function));
     px_msg_append(msg, arguments, sizeof(arguments));
