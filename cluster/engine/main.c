@@ -9,18 +9,22 @@
 #include "program.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define LOOK_EVERY_MS 50 /* for the connection file */
+#define MOST_SCRIPT (16u << 20)
 
 struct options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
-    const char *restart, *file, *work_dir, *ident, *code, *language, *python, *colors;
-    int count, id, wait, max_misses, log_level, ready_fd;
+    const char *restart, *file, *url, *location, *work_dir, *ident, *code, *script, *language;
+    const char *python, *colors, *ssh, *log_url;
+    int count, id, wait, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
     double timeout;
     struct px_output_config output;
 };
@@ -38,6 +42,10 @@ static const struct px_option option_rows[] = {
      "tells several clusters of one profile apart (default: none)", 0, 0},
     {"file", 0, PX_OPT_STRING, AT(file), 0, "FILE",
      "connection file (default: ipcontroller-engine.json of the profile)", 0, 0},
+    {"url", 0, PX_OPT_STRING, AT(url), 0, "URL",
+     "reach the controller at transport://host:port, whatever the file says", 0, 0},
+    {"location", 0, PX_OPT_STRING, AT(location), 0, "HOST",
+     "the controller's host, where the file's interface is 0.0.0.0 or *", 0, 0},
     {"wait", 0, PX_OPT_INT, AT(wait), 0, "SECONDS",
      "for the connection file to appear (default: 10)", 0, 86400},
     {"timeout", 0, PX_OPT_DOUBLE, AT(timeout), 0, "SECONDS",
@@ -48,6 +56,9 @@ static const struct px_option option_rows[] = {
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
      "interpreter to be (default: the active environment's)", 0, 0},
     {"code", 'c', PX_OPT_STRING, AT(code), 0, "CODE", "run this first", 0, 0},
+    {"script", 's', PX_OPT_STRING, AT(script), 0, "FILE", "run this file before it", 0, 0},
+    {"mpi", 0, PX_OPT_SET, AT(mpi), 1, NULL,
+     "under mpiexec: ask for the rank as id, set mpi_rank and mpi_size", 0, 0},
     {"restart", 0, PX_OPT_STRING, AT(restart), 0, "WHEN",
      "replace engines that die: never (default) or on-failure", 0, 0},
     {"work-dir", 0, PX_OPT_STRING, AT(work_dir), 0, "DIR", "change to this directory", 0, 0},
@@ -63,10 +74,28 @@ static const struct px_option option_rows[] = {
     {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Reports", 0, 0},
     {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
      "debug, info (default), warn, error, or 10 to 50", 0, 0},
+    {"log-to-file", 0, PX_OPT_SET, AT(log_to_file), 1, NULL,
+     "log to the profile's log/ipengine-<id>-<pid>.log", 0, 0},
     {"debug", 0, PX_OPT_SET, AT(log_level), PX_DEBUG, NULL, "the same as --log-level=debug", 0, 0},
     {"quiet", 0, PX_OPT_SET, AT(log_level), PX_ERROR, NULL, "the same as --log-level=error", 0, 0},
     {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "FD",
      "write 'started PID', 'registered ID PID' and 'exited PID WHY' there", 0, 1000000},
+    /* ipengine's other names for the same; and what goes without saying here. */
+    {"c", 0, PX_OPT_STRING, AT(code), 0, "CODE", NULL, 0, 0},
+    {"s", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
+    {"IPEngine.url_file", 0, PX_OPT_STRING, AT(file), 0, "FILE", NULL, 0, 0},
+    {"IPEngine.registration_url", 0, PX_OPT_STRING, AT(url), 0, "URL", NULL, 0, 0},
+    {"IPEngine.location", 0, PX_OPT_STRING, AT(location), 0, "HOST", NULL, 0, 0},
+    {"IPEngine.timeout", 0, PX_OPT_DOUBLE, AT(timeout), 0, "SECONDS", NULL, 0, 0},
+    {"IPEngine.wait_for_url_file", 0, PX_OPT_INT, AT(wait), 0, "SECONDS", NULL, 0, 86400},
+    {"IPEngine.max_heartbeat_misses", 0, PX_OPT_INT, AT(max_misses), 0, "N", NULL, 0, 1000000},
+    {"IPEngine.startup_command", 0, PX_OPT_STRING, AT(code), 0, "CODE", NULL, 0, 0},
+    {"IPEngine.startup_script", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
+    {"IPEngine.id", 0, PX_OPT_INT, AT(id), 0, "N", NULL, 0, 1000000000},
+    {"clean-logs", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
+    {"ssh", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER", NULL, 0, 0},
+    {"sshkey", 0, PX_OPT_STRING, AT(ssh), 0, "FILE", NULL, 0, 0},
+    {"log-url", 0, PX_OPT_STRING, AT(log_url), 0, "URL", NULL, 0, 0},
     {0},
 };
 
@@ -128,6 +157,29 @@ static void fill_from_environment(char **value, const char *variable)
     }
 }
 
+/* transport://host:port; *host_size is that of what precedes the last colon. */
+static bool parse_url(const char *url, int *port, int *host_size)
+{
+    int size = 0;
+    if (sscanf(url, "%*[a-z]://%*[^:/ ]%n:%5d%n", host_size, port, &size) != 1 || url[size])
+        return false;
+    return *port > 0 && *port < 65536;
+}
+
+/* The host of --url goes with the ports of the file, but for that of the registration. */
+static void apply_address(const struct options *options, struct px_cluster_connection *out)
+{
+    int size;
+    if (options->url && parse_url(options->url, &out->registration, &size)) {
+        free(out->interface);
+        out->interface = px_format("%.*s", size, options->url);
+    }
+    if (options->location) {
+        free(out->location);
+        out->location = px_strdup(options->location);
+    }
+}
+
 static void read_connection(const struct options *options, const char *path,
                             struct px_cluster_connection *out)
 {
@@ -138,8 +190,55 @@ static void read_connection(const struct options *options, const char *path,
     else if (px_cluster_connection_parse(px_span_of(info), "$IPP_CONNECTION_INFO", PX_ROLE_ENGINE,
                                          out, &err) < 0)
         px_die(1, "%s", err.text);
+    apply_address(options, out);
     fill_from_environment(&out->key, "IPP_SESSION_KEY");
     fill_from_environment(&out->curve_serverkey, "IPP_CURVE_SERVERKEY");
+}
+
+/* ---- what runs first ---- */
+
+static const char mpi_code[] = "from mpi4py import MPI\n"
+                               "mpi_rank = MPI.COMM_WORLD.Get_rank()\n"
+                               "mpi_size = MPI.COMM_WORLD.Get_size()\n";
+
+/* What the launchers of Open MPI, MPICH, PMIx and Slurm tell their processes. */
+static int mpi_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK",
+                                        "SLURM_PROCID"};
+    for (size_t i = 0; i < PX_COUNT(names); i++) {
+        const char *rank = getenv(names[i]);
+        if (rank && rank[0])
+            return atoi(rank);
+    }
+    return -1;
+}
+
+/* MPI, then the script, then the code; owned, or NULL for nothing. */
+static char *startup_code(const struct options *options)
+{
+    struct px_buf code = {0};
+    struct px_error err;
+    if (options->mpi)
+        px_buf_text(&code, mpi_code);
+    if (options->script && px_file_read(options->script, MOST_SCRIPT, &code, &err) < 0)
+        px_die(1, "--script: %s", err.text);
+    if (options->script)
+        px_buf_text(&code, "\n");
+    if (options->code)
+        px_buf_text(&code, options->code);
+    return code.data;
+}
+
+static void log_to_file(const char *profile, const char *cluster_id)
+{
+    char *path = px_format("%s/log/ipengine%s%s-%d.log", profile, cluster_id[0] ? "-" : "",
+                           cluster_id, (int)getpid());
+    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
+        px_die(1, "--log-to-file: cannot write %s: %s", path, strerror(errno));
+    close(fd);
+    free(path);
 }
 
 /* ---- main ---- */
@@ -180,6 +279,13 @@ static void check(const struct options *options, int rest, int argc, char **argv
         px_die(2, "--ident and --id name one engine, but -n asks for %d", options->count);
     if (options->ident && !is_ident(options->ident))
         px_die(2, "--ident takes up to 127 letters, digits, '-', '_' and '.'");
+    int port, size;
+    if (options->url && !parse_url(options->url, &port, &size))
+        px_die(2, "--url is transport://host:port, not '%.100s'", options->url);
+    if (options->ssh)
+        px_die(2, "--ssh: no tunnels here; start one with ssh -L, and say --url");
+    if (options->log_url)
+        px_die(2, "--log-url: logs go to stderr, or with --log-to-file to the profile");
     if (options->timeout <= 0 || options->timeout > 86400)
         px_die(2, "--timeout must be more than 0 and at most 86400 seconds");
     if (strcmp(options->restart, "never") != 0 && strcmp(options->restart, "on-failure") != 0)
@@ -210,6 +316,12 @@ int main(int argc, char **argv)
     find_profile(&options, profile);
     find_file(&options, profile, path);
     /* Before the file is waited for: meanwhile the controller may come up. */
+    if (options.log_to_file)
+        log_to_file(profile, px_profile_cluster_id(
+                                 &(struct px_profile_choice){.cluster_id = options.cluster_id}));
+    if (options.mpi && options.id < 0 && options.count == 1)
+        options.id = mpi_rank();
+    char *startup = startup_code(&options);
     void *self = start_language(&options, profile, ops, argv);
     struct px_cluster_connection connection;
     read_connection(&options, path, &connection);
@@ -220,7 +332,7 @@ int main(int argc, char **argv)
                    .wanted_id = options.id,
                    .timeout_ms = (int)(1000 * options.timeout),
                    .max_misses = options.max_misses,
-                   .startup = options.code,
+                   .startup = startup,
                    .log_level = options.log_level,
                    .output = options.output},
         .count = options.count,
@@ -229,6 +341,7 @@ int main(int argc, char **argv)
     };
     const int status = px_forkserver_run(&config, self);
     px_cluster_connection_fini(&connection);
+    free(startup);
     ops->destroy(self);
     return status;
 }

@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -259,6 +260,50 @@ def test_missing_profile_and_file(start):
     assert status == 1 and "profile_default" in err and len(err.splitlines()) == 1
     status, err = start("--wait=0", "--file=/nowhere/x.json").end()
     assert status == 1 and "/nowhere/x.json" in err and len(err.splitlines()) == 1
+
+
+def test_the_url_overrides_the_file(hub, start):
+    hub.write(interface="tcp://192.0.2.1", registration=1)
+    start(f"--url=tcp://127.0.0.1:{hub.ports['registration']}")
+    hub.join()
+
+
+def test_ipengine_s_names_for_the_same(hub, start, env, tmp_path):
+    hub.write()
+    file = hub.file.rename(tmp_path / "elsewhere.json")
+    (tmp_path / "script").write_text("print one")
+    start(f"--IPEngine.url_file={file}", "--IPEngine.timeout=60", "--clean-logs", "--s",
+          tmp_path / "script", "--c=print two", "--IPEngine.id=7", "--work-dir=/")
+    _, msg = hub.receive("registration")
+    assert msg["content"]["id"] == 7
+    hub.send("registration", [msg["content"]["uuid"].encode()], "registration_reply",
+             {"status": "ok", "id": 7, "hb_period": 3000})
+    hub.receive("iopub")
+    assert hub.receive("iopub")[1]["content"]["text"] == "one\ntwo\n"
+
+
+def test_log_to_file(hub, start, ipython_dir):
+    (ipython_dir / "profile_default" / "log").mkdir(parents=True)
+    hub.write(**{"key": "secret"})
+    engines = start("--log-to-file")
+    hub.join(2)
+    engines.process.terminate()
+    assert engines.end() == (0, "")
+    log, = (ipython_dir / "profile_default" / "log").glob("ipengine-*.log")
+    assert "Completed registration with id 2" in log.read_text()
+
+
+@pytest.mark.parametrize("option, words", [
+    ("--prfile=x", "did you mean '--profile'?"), ("--log-levle=10", "did you mean '--log-level'?"),
+    ("--IPEngine.timeot=3", "did you mean '--IPEngine.timeout'?"), ("--ssh=host", "ssh -L"),
+    ("--log-url=tcp://x:1", "--log-to-file"), ("--url=here", "transport://host:port"),
+    ("--url=tcp://here:99999", "transport://host:port"), ("--script=/nowhere/x.py", "/nowhere/x.py"),
+])
+def test_a_wrong_option_is_told_in_one_line(hub, start, option, words):
+    hub.write()
+    status, err = start(option).end()
+    assert status == (1 if "/nowhere" in option else 2)
+    assert err.startswith("pxengine: ") and words in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("options", [["-n", "0"], ["--nonsense"], ["word"], ["-n2", "--ident=x"], ["--ident=a\"b"], ["--restart=always"],
@@ -916,3 +961,28 @@ def test_an_engine_that_was_stopped_comes_back(controller, start):
             rc[rc.ids[0]].apply_sync(int, "no number")
         assert caught.value.engine_info["engine_id"] == rc.ids[0]
         assert rc.broadcast_view().apply_sync(os.getpid) == [pid]
+
+
+# ---- under mpiexec -----------------------------------------------------------------------------------
+
+@pytest.mark.skipif(not shutil.which("mpiexec"), reason="needs mpiexec")
+def test_one_engine_a_rank(controller, env, px_bin):
+    """Three ranks are three engines, of these ids, in one world."""
+    pytest.importorskip("mpi4py")
+    file = controller()
+    env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+               OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_btl_vader_single_copy_mechanism="none")
+    process = subprocess.Popen(["mpiexec", "-n", "3", px_bin / "pxengine", "--mpi"], env=env,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    try:
+        with client_of(file, 3) as rc:
+            assert rc.ids == [0, 1, 2]
+            assert rc[:].pull(["mpi_rank", "mpi_size"], block=True) == [[i, 3] for i in range(3)]
+            rc[:].execute("total = MPI.COMM_WORLD.allreduce(mpi_rank + 1)", block=True)
+            assert rc[:].pull("total", block=True) == [6] * 3
+            rc.shutdown(block=True)
+        assert process.wait(60) == 0
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT)
