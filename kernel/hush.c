@@ -4,8 +4,8 @@
  *
  * The sender of many small tasks gets three messages for each, of which two say busy and idle, and
  * every relay on the way carries all three. Metadata "px_quiet": true says that it can do without.
- * Then busy is withheld until the next item of the outbox is seen. If that is the reply, busy and idle
- * are left out and the reply's metadata says "px_quiet": true, so that nobody waits for them.
+ * Then busy is withheld until the next item of the outbox is seen. If that is the reply, busy and
+ * idle are left out and the reply's metadata says "px_quiet": true, so that nobody waits for them.
  * If it is output, or if there is none yet (the request takes its time), all goes out as ever.
  *
  * Service thread, but for px_hush_asked.

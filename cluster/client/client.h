@@ -69,7 +69,8 @@ struct px_engines {
 bool px_engines_add(struct px_engines *engines, const char *uuid, int id, json_t *features);
 /* False when there is no such engine alive. */
 bool px_engines_remove(struct px_engines *engines, const char *uuid);
-/* Why it died, as the hub says ("px_cause"): a string of one phrase; anything else is passed over. */
+/* Why it died, as the hub says ("px_cause"): a string of one phrase; anything else is passed over.
+ */
 void px_engines_explain(struct px_engines *engines, const char *uuid, json_t *cause);
 /* Makes the table equal to a connection_reply's content. True when an engine was removed. */
 bool px_engines_sync(struct px_engines *engines, const json_t *content);
@@ -121,6 +122,22 @@ struct phalanx_message *px_event_create_text(enum phalanx_event_type type, const
 void px_event_set_stream(struct phalanx_message *message, const char *name, struct px_buf *text);
 /* Appends the text of a raw JSON string (with its quotes). False when it is none. */
 bool px_json_unescape(struct px_span raw, struct px_buf *out);
+
+/* ---- calls by name (call.c): pure ------------------------------------------------- */
+
+struct px_call {
+    struct px_buf code, names;
+    struct phalanx_buffer buffers[4]; /* of an apply; they point into the two above */
+};
+/* `args` and `kwargs` are JSON or NULL. */
+void px_call_pack(struct px_call *call, const char *function, const char *args, const char *kwargs);
+void px_call_fini(struct px_call *call);
+/* The text in a pickle of one, of any protocol that writes it in binary. False otherwise. */
+bool px_unpickle_text(struct px_span pickle, struct px_span *text);
+
+/* Fills `err` (may be NULL) and returns `code`. */
+enum phalanx_code px_refuse(struct phalanx_error *err, enum phalanx_code code, const char *fmt, ...)
+    PX_PRINTF(3, 4);
 
 /* ---- tasks and results ------------------------------------------------------------ */
 
@@ -219,7 +236,7 @@ struct phalanx_client {
     struct px_waiter *engine_waiters;
     atomic_bool closed; /* no submissions any more: phalanx_close, or the controller's goodbye */
     bool stopping;      /* nothing is posted any more */
-    struct { /* submissions that wait for the end of the nap, in order */
+    struct {            /* submissions that wait for the end of the nap, in order */
         struct px_command *head, *tail;
         size_t count;
         bool napping; /* a timer will look */

@@ -43,6 +43,7 @@ enum phalanx_code {
     PHALANX_ECLOSED, /* the client was closed, or the controller said goodbye */
     PHALANX_EINTR,   /* a signal was handled while waiting */
     PHALANX_DONE,    /* nothing further will come */
+    PHALANX_EREMOTE, /* the task failed on its engine; the text says how */
 };
 
 struct phalanx_error {
@@ -102,6 +103,7 @@ enum phalanx_type {
     PHALANX_MESSAGE, /* any other message on the direct channel: `message` */
     PHALANX_QUERY,   /* a request to the hub, such as "result_request": `message`; no targets. Its
                         only task's REPLY is the hub's answer, with buffers where it has any */
+    PHALANX_CALL,    /* a Python function by name, with JSON: `function`, `args`, `kwargs` */
 };
 
 enum phalanx_route {
@@ -131,6 +133,10 @@ struct phalanx_request {
     const char *code; /* EXECUTE */
     bool silent;      /* EXECUTE: no execute_input, no result, no count */
     bool allow_stdin;
+    const char *function; /* CALL: "module:name" (imported on the engine), or "name" of the engine's
+                             namespace; dots lead further: "os:path.getsize" */
+    const char *args;     /* CALL: a JSON array; NULL: [] */
+    const char *kwargs;   /* CALL: a JSON object; NULL: {} */
     const char *message;  /* CONTROL, MESSAGE: message type */
     const char *content;  /* CONTROL, MESSAGE: JSON; NULL: {} */
     const char *metadata; /* JSON members without braces, added to the metadata: "\"retries\": 1";
@@ -195,6 +201,10 @@ PHALANX_API enum phalanx_code phalanx_next(phalanx_result *result, int64_t timeo
  * such event, or when it was taken. */
 PHALANX_API phalanx_message *phalanx_take(phalanx_result *result);
 PHALANX_API void phalanx_message_free(phalanx_message *message);
+
+/* The value of a CALL, from its REPLY: JSON text, which the caller frees (arrays and sets become
+ * lists). NULL: PHALANX_EREMOTE with "ValueError: …" when the call failed. */
+PHALANX_API char *phalanx_value(const struct phalanx_event *event, struct phalanx_error *err);
 
 PHALANX_API size_t phalanx_task_count(const phalanx_result *result);
 PHALANX_API const char *phalanx_task_id(const phalanx_result *result, size_t task); /* msg_id */

@@ -16,11 +16,7 @@
 
 /* ---- errors ------------------------------------------------------------------- */
 
-static enum phalanx_code refuse(struct phalanx_error *err, enum phalanx_code code, const char *fmt,
-                                ...) PX_PRINTF(3, 4);
-
-static enum phalanx_code refuse(struct phalanx_error *err, enum phalanx_code code, const char *fmt,
-                                ...)
+enum phalanx_code px_refuse(struct phalanx_error *err, enum phalanx_code code, const char *fmt, ...)
 {
     if (err) {
         va_list args;
@@ -50,7 +46,7 @@ static enum phalanx_code add_target(const struct phalanx_client *client, int id,
 {
     const struct px_engine *engine = px_engines_find_id(&client->engines, id);
     if (!engine || !engine->alive)
-        return refuse(err, PHALANX_ENOENT, "No such engine: %d", id);
+        return px_refuse(err, PHALANX_ENOENT, "No such engine: %d", id);
     out->items[out->count].id = id;
     strcpy(out->items[out->count++].uuid, engine->uuid);
     return PHALANX_OK;
@@ -66,8 +62,8 @@ static enum phalanx_code resolve_targets(struct phalanx_client *client,
     int *all = request->targets ? NULL : px_engines_ids(&client->engines, &count);
     const int *ids = all ? all : request->targets;
     if (count == 0)
-        code =
-            refuse(err, PHALANX_ENOENT, all ? "No engines are registered" : "No target is named");
+        code = px_refuse(err, PHALANX_ENOENT,
+                         all ? "No engines are registered" : "No target is named");
     out->items = px_alloc((count + 1) * sizeof *out->items);
     for (size_t i = 0; i < count && code == PHALANX_OK; i++)
         code = add_target(client, ids[i], out, err);
@@ -336,7 +332,7 @@ static enum phalanx_code post(struct submission *self, struct phalanx_result *re
     if (open)
         return PHALANX_OK;
     discard(self);
-    return refuse(err, PHALANX_ECLOSED, "The client is closed, or its controller was shut down");
+    return px_refuse(err, PHALANX_ECLOSED, "The client is closed, or its controller was shut down");
 }
 
 /* ---- the public side ---------------------------------------------------------------------- */
@@ -345,25 +341,71 @@ static enum phalanx_code check(const struct phalanx_request *request, struct pha
 {
     const bool named = is_named(request);
     if ((unsigned)request->type > PHALANX_QUERY || (unsigned)request->route > PHALANX_BROADCAST)
-        return refuse(err, PHALANX_EINVAL, "The request's type or route is unknown");
+        return px_refuse(err, PHALANX_EINVAL, "The request's type or route is unknown");
     if (request->type == PHALANX_EXECUTE && !request->code)
-        return refuse(err, PHALANX_EINVAL, "A request to execute needs code");
+        return px_refuse(err, PHALANX_EINVAL, "A request to execute needs code");
     if (request->type == PHALANX_APPLY && request->buffer_count < 1)
-        return refuse(err, PHALANX_EINVAL, "A request to apply needs buffers");
+        return px_refuse(err, PHALANX_EINVAL, "A request to apply needs buffers");
     if (named && (!request->message || !*request->message))
-        return refuse(err, PHALANX_EINVAL, "The request needs a message type");
+        return px_refuse(err, PHALANX_EINVAL, "The request needs a message type");
     if (named && request->route != PHALANX_DIRECT)
-        return refuse(err, PHALANX_EINVAL,
-                      "Only execute and apply can be load-balanced or broadcast");
+        return px_refuse(err, PHALANX_EINVAL,
+                         "Only execute and apply can be load-balanced or broadcast");
     if (request->buffer_count > PX_MAX_FRAMES / 2)
-        return refuse(err, PHALANX_EINVAL, "The request has %zu buffers; at most %d can be sent",
-                      request->buffer_count, PX_MAX_FRAMES / 2);
+        return px_refuse(err, PHALANX_EINVAL, "The request has %zu buffers; at most %d can be sent",
+                         request->buffer_count, PX_MAX_FRAMES / 2);
     return PHALANX_OK;
+}
+
+static bool is_json(const char *text, bool (*right)(const json_t *))
+{
+    json_t *value = text ? json_loads(text, 0, NULL) : NULL;
+    const bool good = !text || (value && right(value));
+    json_decref(value);
+    return good;
+}
+
+static bool is_list(const json_t *value)
+{
+    return json_is_array(value);
+}
+
+static bool is_object(const json_t *value)
+{
+    return json_is_object(value);
+}
+
+static enum phalanx_code add_call(phalanx_result *result, const struct phalanx_request *request,
+                                  struct phalanx_error *err)
+{
+    if (!request->function || !*request->function)
+        return px_refuse(err, PHALANX_EINVAL, "A call needs a function's name");
+    if (!is_json(request->args, is_list))
+        return px_refuse(err, PHALANX_EINVAL, "The arguments of a call are no JSON array");
+    if (!is_json(request->kwargs, is_object))
+        return px_refuse(err, PHALANX_EINVAL, "The keyword arguments of a call are no JSON object");
+    if (request->buffer_count)
+        return px_refuse(err, PHALANX_EINVAL, "A call takes no buffers");
+    struct px_call call;
+    px_call_pack(&call, request->function, request->args, request->kwargs);
+    struct phalanx_request apply = *request;
+    apply.type = PHALANX_APPLY;
+    apply.buffers = call.buffers;
+    apply.buffer_count = PX_COUNT(call.buffers);
+    const enum phalanx_code code = phalanx_add(result, &apply, err);
+    px_call_fini(&call);
+    return code;
 }
 
 enum phalanx_code phalanx_add(phalanx_result *result, const struct phalanx_request *request,
                               struct phalanx_error *err)
 {
+    if (request->type == PHALANX_CALL) {
+        const enum phalanx_code called = add_call(result, request, err);
+        if (called != PHALANX_OK)
+            release_buffers(request);
+        return called;
+    }
     struct targets targets = {0};
     struct letter letter = {0};
     enum phalanx_code code = check(request, err);
@@ -418,9 +460,9 @@ char *phalanx_query(phalanx_client *client, const char *type, const char *conten
         if (code == PHALANX_OK && !event.lost)
             answer = px_strdup(event.content);
         else if (code == PHALANX_ETIME || code == PHALANX_OK)
-            refuse(err, PHALANX_ETIME, "The hub has not answered a %s", type);
+            px_refuse(err, PHALANX_ETIME, "The hub has not answered a %s", type);
         else
-            refuse(err, code, code == PHALANX_EINTR ? "Interrupted" : "The client was closed");
+            px_refuse(err, code, code == PHALANX_EINTR ? "Interrupted" : "The client was closed");
     }
     px_buf_fini(&letter.content);
     px_buf_fini(&letter.metadata);

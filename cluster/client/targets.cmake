@@ -2,8 +2,15 @@
 # libphalanx: the client as a static library for tests, and as the installed shared one.
 set(DIR ${CMAKE_CURRENT_LIST_DIR})
 
+set(PX_CALL ${CMAKE_CURRENT_BINARY_DIR}/embedded_call.c)
+set(PX_EMBED ${CMAKE_SOURCE_DIR}/kernel/interp/python/embed.cmake)
+add_custom_command(OUTPUT ${PX_CALL}
+  COMMAND ${CMAKE_COMMAND} -DINPUT=${DIR}/call.py -DOUTPUT=${PX_CALL} -DNAME=px_embedded_call
+          -P ${PX_EMBED}
+  DEPENDS ${DIR}/call.py ${PX_EMBED} VERBATIM)
+
 px_library(px_client
-  SOURCES ${DIR}/client.c ${DIR}/io.c ${DIR}/file.c ${DIR}/submit.c ${DIR}/result.c
+  SOURCES ${DIR}/call.c ${PX_CALL} ${DIR}/client.c ${DIR}/io.c ${DIR}/file.c ${DIR}/submit.c ${DIR}/result.c
           ${DIR}/engines.c ${DIR}/unescape.c
   LIBS px_wire px_loop PkgConfig::JANSSON Threads::Threads)
 target_include_directories(px_client PUBLIC ${CMAKE_SOURCE_DIR}/cluster)

@@ -17,6 +17,7 @@ At most 2 batches an engine (and 2) are in flight.
 """
 
 import json
+import os
 import threading
 import time
 from array import array
@@ -382,6 +383,7 @@ class Batches:
     def __init__(self, view, f, sequences, size):
         self.replied = self.finished = 0
         self._size = size
+        self._pid = os.getpid()
         self._batches = []
         self._batch_of = array("l", [-1]) * size
         self._events = deque()
@@ -465,13 +467,19 @@ class Batches:
     def __len__(self):
         return self._size
 
+    def _check(self):
+        if os.getpid() != self._pid:  # the thread that sends is not here, and its lock may be held
+            raise RuntimeError("this result belongs to the process that forked")
+
     def next(self):
+        self._check()
         try:
             return self._events.popleft()
         except IndexError:
             return None
 
     def wait(self, until, timeout=None):
+        self._check()
         reached = {
             _phalanx.EVENT: lambda: self._events or self.finished == self._size,
             _phalanx.REPLIES: lambda: self.replied == self._size,
@@ -485,6 +493,7 @@ class Batches:
 
     def task_id(self, item):
         """The msg_id of the task that an item is, or was last, part of. Waits until it is sent."""
+        self._check()
         with self._news:
             self._news.wait_for(lambda: self._batch_of[item] >= 0 or self._closed)
             at = self._batch_of[item]

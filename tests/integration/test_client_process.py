@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The client and its process: fork, exit, threads, what it costs to keep."""
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from conftest import PYTHON
+from test_client import rc, where  # noqa: F401: fixtures, our cluster and ipyparallel's
+
+phalanx = pytest.importorskip("phalanx")
+__name__ = "__main__"  # functions travel as code
+
+
+def script(where, text, timeout=60):
+    """Runs a script with a client `rc` and `view`; what it printed. It must end by itself, well."""
+    file, count, env = where
+    head = f"""
+import os, sys, threading, time
+import phalanx
+rc = phalanx.Client({file!r})
+rc.wait_for_engines({count}, timeout=40)
+view = rc.load_balanced_view()
+"""
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run([PYTHON, "-c", head + text], env={**env, "PYTHONPATH": path},
+                          capture_output=True, text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+FORK = """
+result = view.apply_async(pow, 2, 10)
+long = view.map_async(abs, range(1000))
+def refused(f):
+    try:
+        f()
+    except RuntimeError as e:
+        return "belongs to the process that forked" in str(e)
+    return False
+read, write = os.pipe()
+pid = os.fork()
+if pid == 0:
+    said = [refused(f) for f in (
+        lambda: rc.ids, lambda: view.apply_async(abs, -1), lambda: result.get(timeout=5),
+        lambda: long.get(timeout=5), lambda: rc[:].execute("1"), lambda: rc.queue_status())]
+    # Another client of its own works, and letting go of the inherited one harms nobody.
+    with phalanx.Client(%r) as own:
+        said.append(own[0].apply_sync(pow, 3, 2) == 9)
+    del result, long, view
+    rc.close()
+    os.write(write, repr(said).encode())
+    %s
+os.waitpid(pid, 0)
+print(os.read(read, 1000).decode())
+print(result.get(timeout=20), sum(long.get(timeout=20)), view.apply_sync(abs, -3))
+"""
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit(0)"])
+def test_a_forked_child_is_told_and_harms_nobody(where, end):
+    told, used = script(where, FORK % (where[0], end)).splitlines()
+    assert told == repr([True] * 7)
+    assert used == "1024 499500 3"
+
+
+def test_multiprocessing_children_leave_the_client_alone(where):
+    assert script(where, """
+import multiprocessing
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map(abs, [-1, -2]), view.apply_sync(abs, -3))
+""").strip() == "[1, 2] 3"
+
+
+@pytest.mark.parametrize("ending", [
+    "result = view.apply_async(time.sleep, 2)",
+    "result = view.map_async(time.sleep, [0.01] * 5000)",
+    """
+from concurrent.futures import CancelledError
+def wait(result):
+    try:
+        result.get()
+    except (phalanx.error.EngineError, CancelledError):
+        pass
+threading.Thread(target=wait, args=(view.apply_async(time.sleep, 2),), daemon=True).start()
+""",
+    "values = view.imap(abs, range(100000)); next(values)",
+    "import gc; rc.cycle = rc; view.cycle = rc; del rc, view; gc.collect()",
+    "rc.close(); rc.close()",
+    "os._exit(0)",
+])
+def test_the_interpreter_ends_whatever_is_outstanding(where, ending):
+    script(where, ending, timeout=20)
+
+
+def test_many_threads_use_one_client(rc):
+    view, wrong = rc.load_balanced_view(), []
+
+    def use(n):
+        for i in range(30):
+            if view.apply_sync(pow, n, i) != n ** i:
+                wrong.append((n, i))
+        results = [view.apply_async(pow, n, i) for i in range(30)]
+        if [r.get(timeout=30) for r in results] != [n ** i for i in range(30)]:
+            wrong.append(n)
+        if rc[:].apply_sync(abs, -n) != [n] * len(rc):
+            wrong.append(-n)
+        if view.map_sync(abs, range(-200, 0)) != list(range(200, 0, -1)):
+            wrong.append("map")
+
+    threads = [threading.Thread(target=use, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not wrong
+
+
+def test_many_threads_wait_for_one_result(rc):
+    result = rc.load_balanced_view().map_async(lambda x: x + 1, range(2_000))
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(result.get(timeout=30)))
+               for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=40)
+    assert got == [list(range(1, 2_001))] * 6
+
+
+def test_a_client_is_as_small_afterwards_as_before(where):
+    if where[1] != 4:
+        pytest.skip("takes ipcontroller half a minute")
+    before, after = map(int, script(where, """
+def rss():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+def some():
+    for _ in range(4):
+        for r in [view.apply_async(abs, -i) for i in range(1000)]:
+            r.get()
+some()
+before = rss()
+some()
+some()
+print(before, rss())
+""").split())
+    assert after - before < 2_000  # kB, for 8,000 results
+
+
+# ---- functions that were sent before ----------------------------------------------------------
+
+
+def test_a_function_that_changed_is_sent_anew(rc):
+    def f(x, y=1):
+        return x + y
+
+    view = rc[rc.ids[0]]
+    assert view.apply_sync(f, 1) == 2
+    assert view.apply_sync(f, 1) == 2
+    f.__defaults__ = (10,)
+    assert view.apply_sync(f, 1) == 11
+    f.__code__ = (lambda x, y: x * y).__code__
+    assert view.apply_sync(f, 3) == 30
+    f.__defaults__ = ([4],)  # may change unseen
+    assert view.apply_sync(f, 3) == [4, 4, 4]
+    f.__defaults__[0][0] = 5
+    assert view.apply_sync(f, 3) == [5, 5, 5]
+
+
+def test_functions_of_one_place_in_memory_are_told_apart(rc):
+    view = rc[rc.ids[0]]
+
+    def make(n):
+        scope = {"__name__": "__main__"}
+        exec(f"def f(): return {n}", scope)
+        return scope["f"]
+
+    assert [view.apply_sync(make(n)) for n in range(50)] == list(range(50))
+
+
+def test_what_is_kept_of_functions_goes_with_them(rc):
+    from phalanx import pickle5
+
+    view = rc[rc.ids[0]]
+    before = len(pickle5._kept)
+    for n in range(20):
+        scope = {"__name__": "__main__"}
+        exec(f"def f(): return {n}", scope)
+        view.apply_sync(scope.pop("f"))
+    assert len(pickle5._kept) <= before + 1
