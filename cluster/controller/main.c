@@ -25,13 +25,16 @@ static void tune_memory(void)
     mallopt(M_ARENA_MAX, 3);
 }
 
-/* An engine holds some seven connections: a thousand of them are beyond the usual soft limit. */
+/* An engine holds some eight connections: a thousand of them are beyond the usual limits, and five
+ * thousand beyond what some systems allow unless root asks. */
+#define MOST_FILES (1u << 20)
 static void allow_many_files(void)
 {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max)
+    struct rlimit limit, more = {MOST_FILES, MOST_FILES};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= MOST_FILES ||
+        (limit.rlim_max < MOST_FILES && setrlimit(RLIMIT_NOFILE, &more) == 0))
         return;
-    limit.rlim_cur = limit.rlim_max;
+    limit.rlim_cur = limit.rlim_max < MOST_FILES ? limit.rlim_max : MOST_FILES;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
         px_log(PX_WARN, "file-limit", "soft=%llu", (unsigned long long)limit.rlim_cur);
 }

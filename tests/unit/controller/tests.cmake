@@ -9,8 +9,10 @@ px_test(controller/test_value.c LIBS px_controller)
 px_test(controller/test_row.c LIBS px_controller)
 px_test(controller/test_settings.c LIBS px_controller)
 
-# Run by hand or by tests/bench: it needs a running controller.
-add_executable(bench_tasks bench/bench_tasks.c)
-target_link_libraries(bench_tasks PRIVATE px_options px_wire px_loop)
-target_include_directories(bench_tasks PRIVATE ${CMAKE_SOURCE_DIR}/cluster)
-set_target_properties(bench_tasks PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bench)
+# Run by hand or by tests/bench: they need a running controller.
+foreach(name bench_tasks bench_relay)
+  add_executable(${name} bench/${name}.c bench/engines.c bench/load.c)
+  target_link_libraries(${name} PRIVATE px_options px_wire)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/cluster)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bench)
+endforeach()
