@@ -4,6 +4,7 @@
  *
  *   traffic thread   port.c   a bound socket: receive, verify, count
  *                    route.c  towards engines: waits for sockets that are not connected yet
+ *                    clients.c  towards clients, also those of a controller that was killed
  *                    relay.c  mux, control, iopub, and the task queue of the scheme "pure"
  *                    task.c   the task scheduler's sockets; schedule.h decides
  *                    broadcast.c, heart.c
@@ -13,6 +14,7 @@
  *                    request.c, request_db.c, why.c  the queries of clients
  *                    monitor.c  what is learned from copies of the traffic
  *                    record.c, query.c, db.c, row.c  the task database
+ *                    restore.c  what a controller that was killed has left
  *   writing thread   db_sqlite.c  the database on disk, with --sqlitedb
  *   both             link.c   notes (traffic to hub) and orders (hub to traffic)
  *   before threads   settings.c, config.c, sockets.c; main.c places the threads
@@ -64,7 +66,7 @@ struct px_settings {
     int record_limit;
     double size_limit, cull_fraction;
     const char *sqlite_file, *sqlite_dir;
-    int commit_ms; /* how long a change may wait before it is written */
+    int commit_ms;            /* how long a change may wait before it is written */
     int disk_records, synced; /* of the file: most records; survive the machine's failure */
     double disk_bytes;
     /* files, keys */
@@ -109,6 +111,7 @@ struct px_sockets {
     struct px_socket *mux_in, *mux_out, *control_in, *control_out, *task_in, *task_out;
     struct px_socket *iopub_in, *iopub_out, *broadcast_in, *broadcast_out;
     struct px_socket *ping, *pong;
+    uint32_t mux_first, task_first; /* with --restore: the numbers of their first connections */
     struct px_cluster_connection client, engine; /* what the two files say */
     char client_path[PX_PATH_SIZE], engine_path[PX_PATH_SIZE], engines_path[PX_PATH_SIZE];
     char curve_public[PX_CURVE_KEY_SIZE], curve_secret[PX_CURVE_KEY_SIZE]; /* "" without CURVE */
@@ -158,6 +161,9 @@ enum px_order_kind {
     PX_ORDER_EXPECT,      /* uuid: a heart that should be beating (restored engine) */
     PX_ORDER_SUBMIT,      /* msg: a task, as if a client had sent it; identities | message */
     PX_ORDER_WHY,         /* msg: a why_request, text: its ids; the answer is a PX_NOTE_WHY */
+    PX_ORDER_REMEMBER,    /* msg: its one frame lists tasks that have ended, see restore.c */
+    PX_ORDER_ADOPT,       /* uuid, msg: a task that this engine has been sent before */
+    PX_ORDER_PROBE,       /* uuid: after its tasks were adopted, find out which it has */
     PX_ORDER_SUMMARY,     /* log the state */
     PX_ORDER_STOP,
     PX_ORDER_KINDS,
@@ -226,6 +232,7 @@ struct px_traffic_config {
     const char *key, *signature_scheme;
     const char *scheme;
     int hwm, ping_ms, max_misses;
+    bool restored; /* clients and engines of a former controller come back */
 };
 
 struct px_traffic *px_traffic_create(const struct px_traffic_config *config, struct px_error *err);
@@ -276,6 +283,20 @@ void px_route_destroy(struct px_route *route);
 void px_route_send(struct px_route *route, struct px_msg *msg);
 void px_route_forget(struct px_route *route, struct px_span uuid);
 
+/* ---- clients: replies to clients (clients.c) -------------------------------- */
+
+struct px_clients;
+struct px_shared;
+/* `port` is the clients' ROUTER; `first` the number that ZeroMQ gives its first connection. */
+struct px_clients *px_clients_create(const struct px_shared *shared, struct px_port *port,
+                                     uint32_t first);
+void px_clients_destroy(struct px_clients *clients);
+/* A request came from a client: identity | message. */
+void px_clients_saw(struct px_clients *clients, const struct px_msg *msg);
+/* Frame 0 is the client's identity. Takes `msg`. A client that has gone does not get it; one that
+ * comes back after the controller was restarted does. */
+void px_clients_send(struct px_clients *clients, struct px_msg *msg);
+
 /* ---- relay (relay.c) ------------------------------------------------------- */
 
 struct px_relay;
@@ -285,12 +306,15 @@ struct px_shared {
     struct px_session *session;
     struct px_link *link;
     struct px_traffic *traffic;
+    int64_t return_ms; /* until then clients of a former controller may come back; 0: none */
 };
 void px_shared_after(void *shared); /* a port's `after`: sends the notes */
 
-/* Clients' ROUTER `in`, engines' ROUTER `out`. `noted`: whether the hub sees copies. */
+/* Clients' ROUTER `in` (`first`: px_clients_create), engines' ROUTER `out`. `noted`: whether the
+ * hub sees copies. */
 struct px_relay *px_relay_create(const struct px_shared *shared, const char *name,
-                                 struct px_socket *in, struct px_socket *out, bool noted);
+                                 struct px_socket *in, struct px_socket *out, uint32_t first,
+                                 bool noted);
 void px_relay_destroy(struct px_relay *relay);
 void px_relay_engine_down(struct px_relay *relay, struct px_span uuid);
 void px_relay_summary(const struct px_relay *relay);
@@ -313,7 +337,8 @@ void px_iopub_summary(const struct px_iopub *iopub);
 
 struct px_tasks;
 struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socket *in,
-                                 struct px_socket *out, const char *scheme, int hwm);
+                                 struct px_socket *out, uint32_t first, const char *scheme,
+                                 int hwm);
 void px_tasks_destroy(struct px_tasks *tasks);
 void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned features);
 /* `cause` is told to those whose tasks ran there; `running` is the request that ran last. NULL: not
@@ -324,6 +349,11 @@ void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, c
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
 /* Appends {"<msg_id>": why, ...} for ids each ended by a newline. */
 void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *out);
+/* What a former controller left. Takes `msg`. */
+void px_tasks_adopt(struct px_tasks *tasks, struct px_span uuid, struct px_msg *msg);
+void px_tasks_probe(struct px_tasks *tasks, struct px_span uuid);
+void px_tasks_remember(struct px_tasks *tasks, struct px_span msg_id, bool succeeded,
+                       struct px_span uuid);
 void px_tasks_summary(const struct px_tasks *tasks);
 
 /* ---- broadcast (broadcast.c) ----------------------------------------------- */

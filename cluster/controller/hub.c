@@ -244,6 +244,13 @@ static int64_t registration_timeout(const struct px_settings *settings)
     return beats > 30000 ? beats : 30000;
 }
 
+static int64_t now_us(void)
+{
+    char date[PX_DATE_SIZE];
+    px_date_now(date);
+    return px_date_parse(px_span_of(date));
+}
+
 struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
                              struct px_store *store, const struct px_settings *settings,
                              struct px_error *err)
@@ -255,6 +262,7 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
     hub->registration_timeout_ms = registration_timeout(settings);
     hub->finished = px_history_create(HISTORY_BYTES);
     hub->store = store;
+    hub->since_us = now_us();
     hub->db = px_db_create((enum px_db_kind)settings->db, store, (size_t)settings->record_limit,
                            settings->size_limit, settings->cull_fraction);
     const struct px_cluster_connection *file = &sockets->client;
@@ -264,6 +272,8 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
         px_hub_destroy(hub);
         return NULL;
     }
+    if (!settings->restore)
+        px_hub_save(hub); /* nobody yet, and from now on */
     px_loop_socket(hub->loop, px_socket_pollable(sockets->query), on_query, hub);
     px_loop_fd(hub->loop, px_doorbell_fd(link->to_hub), on_notes, hub);
     return hub;

@@ -225,6 +225,7 @@ struct px_hub {
     size_t dead;
     struct px_pending *pending;
     int next_id;
+    int64_t since_us; /* when it was started anew: tasks of before are nobody's */
     struct px_job *jobs, *unassigned;
     size_t unassigned_count;
     struct px_history *finished; /* ids that were completed */
@@ -244,6 +245,8 @@ void px_hub_new_heart(struct px_hub *hub, struct px_span uuid);
 size_t px_hub_pending_count(const struct px_hub *hub);
 /* Publishes a notification; `content` is taken, `parent` may be empty. */
 void px_hub_notify(struct px_hub *hub, const char *type, json_t *content, struct px_span parent);
+void px_hub_save(struct px_hub *hub); /* writes down who is registered */
+PX_MUST_USE int px_members_restore(struct px_hub *hub, struct px_error *err);
 void px_members_fini(struct px_hub *hub);
 
 struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
@@ -310,7 +313,8 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
                              struct px_store *store, const struct px_settings *settings,
                              struct px_error *err);
 void px_hub_destroy(struct px_hub *hub);
-/* Takes back the engines that a killed controller had, before any thread runs. */
+/* Takes back the engines of a controller that was killed, and with a store its unfinished tasks
+ * (restore.c); before the traffic thread runs. */
 PX_MUST_USE int px_hub_restore(struct px_hub *hub, struct px_error *err);
 /* Runs until SIGINT, SIGTERM or a shutdown_request. */
 PX_MUST_USE int px_hub_run(struct px_hub *hub, struct px_error *err);

@@ -142,7 +142,8 @@ static int serve(struct px_sockets *sockets, const struct px_settings *settings,
                                        .scheme = settings->scheme,
                                        .hwm = settings->hwm,
                                        .ping_ms = settings->ping_ms,
-                                       .max_misses = settings->max_misses};
+                                       .max_misses = settings->max_misses,
+                                       .restored = settings->restore != 0};
     traffic = px_traffic_create(&config, err);
     if (traffic == NULL)
         goto done;

@@ -105,7 +105,7 @@ void px_hub_unbook(struct px_hub *hub, struct px_job *job)
 
 /* ---- the state file -------------------------------------------------------- */
 
-static void save_state(struct px_hub *hub)
+void px_hub_save(struct px_hub *hub)
 {
     json_t *engines = json_object(), *features = json_object();
     struct px_member *member, *next;
@@ -118,8 +118,8 @@ static void save_state(struct px_hub *hub)
         if (member->names != NULL)
             json_object_set(features, id, member->names);
     }
-    json_t *state = json_pack("{s:o, s:i, s:o}", "engines", engines, "next_id", hub->next_id,
-                              "px_engines", features);
+    json_t *state = json_pack("{s:o, s:i, s:o, s:I}", "engines", engines, "next_id", hub->next_id,
+                              "px_engines", features, "px_since", (json_int_t)hub->since_us);
     char *text = json_dumps(state, 0);
     struct px_error err;
     if (text != NULL &&
@@ -134,7 +134,7 @@ static void on_save(struct px_loop *loop, void *ctx)
     (void)loop;
     struct px_hub *hub = ctx;
     hub->save = NULL;
-    save_state(hub);
+    px_hub_save(hub);
 }
 
 /* Soon, once for many: a thousand engines that come together are one write. */
@@ -551,7 +551,7 @@ static void restore_engine(struct px_hub *hub, const char *key, const json_t *uu
         hub->next_id = (int)id + 1;
 }
 
-int px_hub_restore(struct px_hub *hub, struct px_error *err)
+int px_members_restore(struct px_hub *hub, struct px_error *err)
 {
     struct px_buf text = {0};
     struct px_error why;
@@ -572,7 +572,9 @@ int px_hub_restore(struct px_hub *hub, struct px_error *err)
     json_int_t next_id = json_integer_value(json_object_get(state, "next_id"));
     if (next_id > hub->next_id && next_id < INT32_MAX)
         hub->next_id = (int)next_id;
-    px_log(PX_INFO, "restored", "engines=%u", HASH_COUNT(hub->by_id));
+    const json_t *since = json_object_get(state, "px_since");
+    if (json_is_integer(since) && json_integer_value(since) < hub->since_us)
+        hub->since_us = json_integer_value(since);
     json_decref(state);
     return 0;
 }
@@ -580,7 +582,7 @@ int px_hub_restore(struct px_hub *hub, struct px_error *err)
 void px_members_fini(struct px_hub *hub)
 {
     if (hub->save != NULL)
-        save_state(hub);
+        px_hub_save(hub);
     struct px_member *member, *after;
     HASH_CLEAR(hh_uuid, hub->by_uuid);
     HASH_ITER(hh, hub->by_id, member, after)

@@ -17,12 +17,14 @@ struct px_relay {
     struct px_shared shared;
     struct px_port in, out;
     struct px_route *route;
+    struct px_clients *clients;
     bool noted;
 };
 
 static void on_request(void *ctx, struct px_msg **msg)
 {
     struct px_relay *relay = ctx;
+    px_clients_saw(relay->clients, *msg);
     px_msg_swap(*msg, 0, 1);
     if (relay->noted)
         px_link_note(relay->shared.link, PX_NOTE_MUX_REQUEST, *msg);
@@ -36,7 +38,7 @@ static void on_reply(void *ctx, struct px_msg **msg)
     px_msg_swap(*msg, 0, 1);
     if (relay->noted)
         px_link_note(relay->shared.link, PX_NOTE_MUX_REPLY, *msg);
-    px_port_send(&relay->in, *msg);
+    px_clients_send(relay->clients, *msg);
     *msg = NULL;
 }
 
@@ -47,7 +49,8 @@ void px_shared_after(void *ctx)
 }
 
 struct px_relay *px_relay_create(const struct px_shared *shared, const char *name,
-                                 struct px_socket *in, struct px_socket *out, bool noted)
+                                 struct px_socket *in, struct px_socket *out, uint32_t first,
+                                 bool noted)
 {
     struct px_relay *relay = px_alloc(sizeof(*relay));
     relay->shared = *shared;
@@ -64,6 +67,7 @@ struct px_relay *px_relay_create(const struct px_shared *shared, const char *nam
     relay->out.socket = out;
     relay->out.handle = on_reply;
     relay->route = px_route_create(shared->loop, &relay->out, shared->traffic);
+    relay->clients = px_clients_create(shared, &relay->in, first);
     px_port_watch(&relay->in, shared->loop);
     px_port_watch(&relay->out, shared->loop);
     return relay;
@@ -74,6 +78,7 @@ void px_relay_destroy(struct px_relay *relay)
     if (relay == NULL)
         return;
     px_route_destroy(relay->route);
+    px_clients_destroy(relay->clients);
     free(relay);
 }
 

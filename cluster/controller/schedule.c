@@ -84,7 +84,7 @@ void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why w
 }
 
 /* Takes the task from its engine, which thereby has room for another. */
-static void take_back(struct px_schedule *schedule, struct task *task)
+void px_task_take_back(struct px_schedule *schedule, struct task *task)
 {
     struct px_worker *worker = task->worker;
     bool first = desk_of(worker)->running == task;
@@ -139,8 +139,8 @@ bool px_schedule_holds(const struct px_schedule *schedule, struct px_span msg_id
     return px_schedule_task(schedule, msg_id) != NULL;
 }
 
-void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
-                        struct px_task_spec *spec, void *payload)
+struct task *px_task_add(struct px_schedule *schedule, struct px_span msg_id,
+                         struct px_task_spec *spec, void *payload)
 {
     struct task *task = px_alloc(sizeof(*task) + msg_id.size + 1);
     memcpy(task->msg_id, msg_id.data, msg_id.size);
@@ -151,6 +151,13 @@ void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
     HASH_ADD_KEYPTR(hh, schedule->tasks, task->msg_id, msg_id.size, task);
     schedule->stats.submitted++;
     schedule->stats.blocked++;
+    return task;
+}
+
+void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
+                        struct px_task_spec *spec, void *payload)
+{
+    struct task *task = px_task_add(schedule, msg_id, spec, payload);
     /* Written down only after the look at its dependencies, lest it know itself. */
     bool admitted = px_graph_admit(schedule, task);
     if (admitted) {
@@ -177,7 +184,7 @@ enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span u
         return PX_STALE;
     if (reply != PX_REPLY_RECALLED)
         px_ahead_answered(schedule, worker, task, took_us);
-    take_back(schedule, task);
+    px_task_take_back(schedule, task);
     if (reply == PX_REPLY_RECALLED && task->asked)
         return put_back(schedule, task);
     /* Handing back what was not asked for is refusing it. */
@@ -280,7 +287,7 @@ static void lose_all(struct px_schedule *schedule, struct px_worker *worker, con
     desk->pace.held = 0;
     for (size_t i = 0; desk->running != NULL; i++) {
         struct task *task = desk->running;
-        take_back(schedule, task);
+        px_task_take_back(schedule, task);
         if (i < begun) {
             lose(schedule, task, worker);
             continue;

@@ -7,10 +7,10 @@
  * ipyparallel's TaskScheduler: `after` and `follow` dependencies, targets, retries on other
  * engines, time-outs while waiting, a high-water mark an engine.
  *
- * In eight files: history.c (how every task ended, in a few bytes each), depend.c (dependency
+ * In nine files: history.c (how every task ended, in a few bytes each), depend.c (dependency
  * sets), scheme.c (engines by load and the five choosers), schedule.c (the events), task_queue.c
  * (who gets which task), task_graph.c (dependencies), schedule_ahead.c (short tasks in batches),
- * schedule_why.c (what keeps a task).
+ * schedule_why.c (what keeps a task), schedule_restore.c (tasks of a controller that was killed).
  *
  * A task is  blocked   until its `after` is met and its `follow` can be decided,
  *            waiting   until an engine that may run it has room,
@@ -213,6 +213,18 @@ PX_MUST_USE enum px_outcome px_schedule_reply(struct px_schedule *schedule, stru
                                               struct px_span msg_id, enum px_reply reply,
                                               int64_t took_us);
 void px_schedule_run(struct px_schedule *schedule);
+
+/* ---- what a former controller left: schedule_restore.c ---- */
+
+/* A task that has ended, at the engine of this uuid if it is still there. */
+void px_schedule_remember(struct px_schedule *schedule, struct px_span msg_id, bool succeeded,
+                          struct px_span uuid);
+/* As px_schedule_submit(), of a task that the engine has been sent before. False, with nothing
+ * taken, when there is no such engine. */
+PX_MUST_USE bool px_schedule_adopt(struct px_schedule *schedule, struct px_span msg_id,
+                                   struct px_task_spec *spec, void *payload, struct px_span uuid);
+/* What the engine adopted and has not answered, it never got: it goes to any. Returns how many. */
+size_t px_schedule_reclaim(struct px_schedule *schedule, struct px_span uuid);
 
 struct px_schedule_stats {
     size_t engines, blocked, waiting, running;

@@ -69,6 +69,7 @@ struct task {
     uint32_t serial;
     int64_t since_us;         /* running: when it was sent; else when it began to wait */
     bool asked;               /* running: its engine was asked to hand it back */
+    bool adopted;             /* running: sent by a former controller */
     bool alone;               /* its engine died and may have begun it: never ahead again */
     struct task *prev, *next; /* its engine's running tasks, orphans, or done */
     UT_hash_handle hh;
@@ -144,6 +145,11 @@ void px_serials_add(uint32_t **set, size_t *count, uint32_t serial);
 /* ---- schedule.c ------------------------------------------------------------ */
 
 void px_task_set_state(struct px_schedule *schedule, struct task *task, enum state state);
+/* Makes a task, blocked, of an id that is not there. Takes `spec` and the payload. */
+struct task *px_task_add(struct px_schedule *schedule, struct px_span msg_id,
+                         struct px_task_spec *spec, void *payload);
+/* Takes the task from its engine, which thereby has room for another. */
+void px_task_take_back(struct px_schedule *schedule, struct task *task);
 /* The task is over: its fate is written down; its dependents hear of it in px_schedule_run(). */
 void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate fate,
                  uint32_t serial);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 /* Messages kept for one subscriber that does not read: what comes beyond them it misses. */
+#define FIRST_MS 10000 /* how long one waits for a message within the process */
 #define PUBLISH_HWM 200000
 
 /* Ports for one side, then for both. */
@@ -40,6 +41,39 @@ static int bind_more(struct px_socket *socket, const char *interface, int port,
         return 0;
     snprintf(endpoint, sizeof(endpoint), "%s:%d", interface, port);
     return px_socket_bind(socket, endpoint, err);
+}
+
+/*
+ * ZeroMQ numbers the connections of a ROUTER in turn, from a number that it draws. The first one is
+ * made here, within the process and before there is an address for others.
+ */
+static int find_first(struct px_sockets *sockets, struct px_socket *socket, const char *endpoint,
+                      uint32_t *first, struct px_error *err)
+{
+    struct px_socket *peer = px_socket_create(sockets->context, PX_DEALER, err);
+    struct px_msg *hello = px_msg_create(), *heard = NULL;
+    px_msg_append(hello, "", 0);
+    if (peer != NULL && px_socket_bind(socket, endpoint, err) == 0 &&
+        px_socket_connect(peer, endpoint, err) == 0 && px_socket_send(peer, &hello) == PX_SENT &&
+        px_socket_wait(socket, FIRST_MS))
+        heard = px_socket_recv(socket);
+    struct px_span number = heard ? px_msg_frame(heard, 0) : (struct px_span){0};
+    *first = 1;
+    for (size_t i = 1; i < number.size; i++)
+        *first += (uint32_t)(unsigned char)number.data[i] << (8 * (number.size - 1 - i));
+    px_msg_destroy(heard);
+    px_msg_destroy(hello);
+    px_socket_destroy(peer);
+    return number.size == 5 ? 0 : px_fail(err, PX_EIO, "cannot tell connections of %s", endpoint);
+}
+
+static int find_firsts(struct px_sockets *sockets, struct px_socket *socket, struct px_error *err)
+{
+    if (socket == sockets->mux_in)
+        return find_first(sockets, socket, "inproc://mux", &sockets->mux_first, err);
+    if (socket == sockets->task_in)
+        return find_first(sockets, socket, "inproc://task", &sockets->task_first, err);
+    return 0;
 }
 
 struct plan {
@@ -89,6 +123,8 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         px_socket_set_hwm(*socket, PUBLISH_HWM);
     if (plan->type == PX_SUB)
         px_socket_subscribe(*socket, "");
+    if (settings->restore && find_firsts(sockets, *socket, err) != 0)
+        return -1;
     if (sockets->curve_secret[0] != 0)
         px_socket_curve_server(*socket, sockets->curve_secret);
     if (*port == 0)

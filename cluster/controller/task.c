@@ -26,7 +26,8 @@
 #include <utlist.h>
 
 #define GRACE_MS 300
-#define DRAIN_TURNS 64 /* batches read from engines before one is taken for gone */
+#define PROBE_IDENT "px.probe" /* the client that asks restored engines how far they are */
+#define DRAIN_TURNS 64         /* batches read from engines before one is taken for gone */
 
 struct farewell {
     struct px_tasks *tasks;
@@ -43,6 +44,7 @@ struct px_tasks {
     struct px_shared shared;
     struct px_port in, out;
     struct px_route *route;
+    struct px_clients *clients;
     struct px_schedule *schedule;
     struct px_timer *timer; /* of the next time-out */
     int64_t timer_us;
@@ -112,7 +114,7 @@ static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why 
                              .content = px_buf_span(&content)};
     struct px_msg *msg = px_session_build(tasks->shared.session, &draft);
     px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
-    px_port_send(&tasks->in, msg);
+    px_clients_send(tasks->clients, msg);
     px_log(PX_DEBUG, "task-failed", "msg_id=%s why=%s", msg_id, enames[why]);
     px_buf_fini(&content);
     px_buf_fini(&metadata);
@@ -227,8 +229,17 @@ void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
 
 static void on_submission(void *ctx, struct px_msg **msg)
 {
+    struct px_tasks *tasks = ctx;
+    px_clients_saw(tasks->clients, *msg);
     px_tasks_submit(ctx, *msg);
     *msg = NULL;
+}
+
+/* The engine has answered the probe, and thus everything that it was sent before. */
+static void reclaim(struct px_tasks *tasks, struct px_span uuid)
+{
+    size_t count = px_schedule_reclaim(tasks->schedule, uuid);
+    px_log(PX_INFO, "tasks-reclaimed", "engine=%.*s count=%zu", (int)uuid.size, uuid.data, count);
 }
 
 static void on_result(void *ctx, struct px_msg **msg)
@@ -247,11 +258,47 @@ static void on_result(void *ctx, struct px_msg **msg)
     if (outcome == PX_DELIVER) {
         px_msg_swap(*msg, 0, 1);
         px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, *msg);
-        px_port_send(&tasks->in, *msg);
+        px_clients_send(tasks->clients, *msg);
         *msg = NULL;
     }
-    tasks->stale += outcome == PX_STALE;
+    if (outcome == PX_STALE && px_span_equal(px_msg_ident(*msg, 1), PROBE_IDENT))
+        reclaim(tasks, px_msg_ident(*msg, 0));
+    else
+        tasks->stale += outcome == PX_STALE;
     px_schedule_run(tasks->schedule);
+}
+
+/* ---- what a former controller left ------------------------------------------ */
+
+void px_tasks_remember(struct px_tasks *tasks, struct px_span msg_id, bool succeeded,
+                       struct px_span uuid)
+{
+    px_schedule_remember(tasks->schedule, msg_id, succeeded, uuid);
+}
+
+void px_tasks_adopt(struct px_tasks *tasks, struct px_span uuid, struct px_msg *msg)
+{
+    struct px_error err;
+    struct px_header header;
+    struct px_task_spec spec = {0};
+    if (px_header_scan(px_msg_header(msg), &header, &err) == 0 &&
+        px_task_read_spec(px_msg_metadata(msg), &spec, &err) == 0 &&
+        !px_schedule_holds(tasks->schedule, header.msg_id) &&
+        px_schedule_adopt(tasks->schedule, header.msg_id, &spec, msg, uuid))
+        return;
+    px_task_spec_fini(&spec);
+    px_tasks_submit(tasks, msg); /* says what is wrong with it, if anything is */
+}
+
+/* Any request that every engine answers in its turn, and that does nothing. */
+void px_tasks_probe(struct px_tasks *tasks, struct px_span uuid)
+{
+    struct px_span idents[2] = {uuid, PX_SPAN(PROBE_IDENT)};
+    struct px_span content = PX_SPAN("{\"code\": \"\", \"silent\": true, \"store_history\": false, "
+                                     "\"user_expressions\": {}, \"allow_stdin\": false}");
+    struct px_draft draft = {
+        .idents = idents, .ident_count = 2, .type = PX_EXECUTE_REQUEST, .content = content};
+    px_route_send(tasks->route, px_session_build(tasks->shared.session, &draft));
 }
 
 /* ---- engines --------------------------------------------------------------- */
@@ -339,7 +386,7 @@ void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, c
 /* ---- create, destroy ------------------------------------------------------- */
 
 struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socket *in,
-                                 struct px_socket *out, const char *scheme, int hwm)
+                                 struct px_socket *out, uint32_t first, const char *scheme, int hwm)
 {
     struct px_tasks *tasks = px_alloc(sizeof(*tasks));
     uint64_t seed;
@@ -358,6 +405,7 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
     tasks->out.least_idents = 2;
     tasks->out.handle = on_result;
     tasks->route = px_route_create(shared->loop, &tasks->out, shared->traffic);
+    tasks->clients = px_clients_create(shared, &tasks->in, first);
     tasks->schedule = px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme),
                                          hwm == PX_HWM_UNSAID ? 1 : (unsigned)hwm, seed);
     if (hwm == PX_HWM_UNSAID)
@@ -379,6 +427,7 @@ void px_tasks_destroy(struct px_tasks *tasks)
     px_loop_cancel(tasks->shared.loop, tasks->timer);
     px_schedule_destroy(tasks->schedule);
     px_route_destroy(tasks->route);
+    px_clients_destroy(tasks->clients);
     free(tasks);
 }
 

@@ -96,6 +96,35 @@ static void on_why(struct px_traffic *traffic, struct px_order *order)
     order->msg = NULL;
 }
 
+static void on_adopt(struct px_traffic *traffic, struct px_order *order)
+{
+    if (traffic->tasks != NULL)
+        px_tasks_adopt(traffic->tasks, px_span_of(order->uuid), order->msg);
+    else
+        px_pure_submit(traffic->pure, order->msg);
+    order->msg = NULL;
+    px_link_flush(traffic->shared.link);
+}
+
+static void on_probe(struct px_traffic *traffic, struct px_order *order)
+{
+    if (traffic->tasks != NULL)
+        px_tasks_probe(traffic->tasks, px_span_of(order->uuid));
+}
+
+/* "s<msg_id> 0 <uuid> 0", or with an f of those that failed, again and again. */
+static void on_remember(struct px_traffic *traffic, struct px_order *order)
+{
+    struct px_span list = px_msg_frame(order->msg, 0);
+    const char *at = list.data, *end = list.data + list.size;
+    while (traffic->tasks != NULL && at < end) {
+        struct px_span msg_id = px_span_of(at + 1);
+        struct px_span uuid = px_span_of(msg_id.data + msg_id.size + 1);
+        px_tasks_remember(traffic->tasks, msg_id, *at == 's', uuid);
+        at = uuid.data + uuid.size + 1;
+    }
+}
+
 static void on_summary(struct px_traffic *traffic, struct px_order *order)
 {
     (void)order;
@@ -125,6 +154,9 @@ static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct 
     [PX_ORDER_EXPECT] = on_expect,
     [PX_ORDER_SUBMIT] = on_submit,
     [PX_ORDER_WHY] = on_why,
+    [PX_ORDER_REMEMBER] = on_remember,
+    [PX_ORDER_ADOPT] = on_adopt,
+    [PX_ORDER_PROBE] = on_probe,
     [PX_ORDER_SUMMARY] = on_summary,
     [PX_ORDER_STOP] = on_stop,
 };
@@ -169,14 +201,15 @@ static void make_parts(struct px_traffic *traffic, const struct px_traffic_confi
     traffic->heart =
         px_heart_create(shared, sockets->ping, sockets->pong, config->ping_ms, config->max_misses);
     traffic->control =
-        px_relay_create(shared, "control", sockets->control_in, sockets->control_out, false);
-    traffic->mux = px_relay_create(shared, "mux", sockets->mux_in, sockets->mux_out, true);
+        px_relay_create(shared, "control", sockets->control_in, sockets->control_out, 0, false);
+    traffic->mux =
+        px_relay_create(shared, "mux", sockets->mux_in, sockets->mux_out, sockets->mux_first, true);
     traffic->broadcast = px_broadcast_create(shared, sockets->broadcast_in, sockets->broadcast_out);
     if (strcmp(config->scheme, "pure") == 0)
         traffic->pure = px_pure_create(shared, sockets->task_in, sockets->task_out);
     else
         traffic->tasks = px_tasks_create(shared, sockets->task_in, sockets->task_out,
-                                         config->scheme, config->hwm);
+                                         sockets->task_first, config->scheme, config->hwm);
     traffic->iopub = px_iopub_create(shared, sockets->iopub_in, sockets->iopub_out);
 }
 
@@ -185,6 +218,7 @@ struct px_traffic *px_traffic_create(const struct px_traffic_config *config, str
     struct px_traffic *traffic = px_alloc(sizeof(*traffic));
     traffic->shared.traffic = traffic;
     traffic->shared.link = config->link;
+    traffic->shared.return_ms = config->restored ? px_now_ms() + PX_ROUTE_PATIENCE_MS : 0;
     traffic->shared.loop = px_loop_create(err);
     if (traffic->shared.loop == NULL)
         goto fail;

@@ -25,7 +25,7 @@ zmq = pytest.importorskip("zmq")
 
 BIN = os.environ.get("PX_BIN", "build/bin")
 CONTROLLER = os.path.join(BIN, "pxcontroller")
-DEADLINE = 60
+DEADLINE = int(os.environ.get("PX_DEADLINE", 60))
 
 pytestmark = pytest.mark.skipif(not os.path.exists(CONTROLLER), reason="no pxcontroller in PX_BIN")
 
@@ -569,6 +569,94 @@ def test_restore_after_kill(cluster):
     assert again[:].apply_async(os.getpid).get(DEADLINE) == pids
     view = again.load_balanced_view()
     assert view.map_sync(lambda x: x + 1, range(10)) == list(range(1, 11))
+
+
+def append_when_there(path, word):
+    """Waits for `path`, then appends a line to it: each run of a task leaves a trace."""
+    import os
+    import threading
+
+    while not os.path.exists(path):
+        threading.Event().wait(0.01)
+    with open(path, "a") as file:
+        file.write(word + "\n")
+    return word
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["stock", "ours"])
+def test_unfinished_tasks_come_back(cluster, tmp_path, ours):
+    """kill -9 while tasks run, wait their turn and wait for others: each is run once, and the
+    client, which has been waiting all the while, gets every result."""
+    options = ["--sqlitedb", "--SQLiteDB.commit_ms=0"]
+    cluster.start(*options)
+    cluster.add_engines(2)
+    rc = cluster.client(2)
+    if ours:
+        phalanx = pytest.importorskip("phalanx")
+        rc = phalanx.Client(cluster.security("ipcontroller-client.json"))
+        cluster.clients.append(rc)
+    gate = str(tmp_path / "gate")
+    view = rc.load_balanced_view()
+    done = view.apply_async(int, "7")
+    assert done.get(DEADLINE) == 7
+    results = [view.apply_async(append_when_there, gate, f"task-{i}") for i in range(6)]
+    with view.temp_flags(after=[done, results[0]]):
+        last = view.apply_async(int, "8")
+    direct = rc[1].apply_async(append_when_there, gate, "direct")
+    wait_until(lambda: sql(cluster, "SELECT count(*), sum(engine_uuid IS NOT NULL AND queue = 'task' "
+                                    "AND completed IS NULL) FROM tasks") == [(9, 2)])
+    cluster.wait_for_state(2)
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--restore", *options)
+    with open(gate, "w"):
+        pass
+    assert [ar.get(DEADLINE) for ar in results] == [f"task-{i}" for i in range(6)]
+    assert last.get(DEADLINE) == 8
+    assert direct.get(DEADLINE) == "direct"
+    with open(gate) as file:
+        assert sorted(file.read().split()) == ["direct", *[f"task-{i}" for i in range(6)]]
+    assert "adopted=2 submitted=5 direct=1 failed=0" in cluster.log()
+    # Started anew, it leaves alone what another controller has not finished.
+    late = view.apply_async(append_when_there, gate + "-never", "late")
+    wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks WHERE completed IS NULL") == [(1,)])
+    assert not late.ready()
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--reuse", *options)
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--restore", *options)
+    assert "adopted=0 submitted=0 direct=0 failed=0" in cluster.log()
+
+
+def test_lost_tasks_are_sent_again(cluster, tmp_path):
+    """The books say that an engine was sent a task which it never got."""
+    options = ["--sqlitedb", "--SQLiteDB.commit_ms=0"]
+    cluster.start(*options)
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    view = rc.load_balanced_view()
+    gate = str(tmp_path / "gate")
+    held = view.apply_async(append_when_there, gate, "held")
+    lost = view.apply_async(append_when_there, gate, "lost")
+    wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks WHERE engine_uuid NOT NULL") == [(1,)])
+    wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks") == [(2,)])
+    cluster.wait_for_state(1)
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    with contextlib.closing(sqlite3.connect(os.path.join(cluster.profile_dir, "tasks.db"))) as db:
+        db.execute('UPDATE "ipython-tasks" SET engine_uuid = (SELECT engine_uuid FROM "ipython-tasks" '
+                   "WHERE engine_uuid NOT NULL)")
+        db.commit()
+    with open(gate, "w"):
+        pass
+    cluster.start("--restore", *options)
+    assert (held.get(DEADLINE), lost.get(DEADLINE)) == ("held", "lost")
+    with open(gate) as file:
+        assert sorted(file.read().split()) == ["held", "lost"]
+    assert "adopted=2" in cluster.log()
+    wait_until(lambda: "tasks-reclaimed" in cluster.log())
 
 
 def test_shutdown(cluster):

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * clients: replies to clients, also to those of a controller that was killed.
+ *
+ * A client's socket has no name of its own: the ROUTER gives each connection a number, and it is
+ * by that number that engines and tasks know who is to have a reply. After a restart the client
+ * connects again and has another number, of which it says nothing while it only waits. But
+ * ZeroMQ gives numbers in turn, so that those of all connections since the start are known; and
+ * a reply says for which session it is. So a reply to a number from before goes
+ *
+ *   to the connection that has sent something for this session since, or
+ *   to each connection that has not yet said whose it is: the one that waits takes the reply, any
+ *   other passes over it, as clients do with replies that they do not know.
+ *
+ * Connections come back one after the other; for some seconds after the restart such a reply is
+ * kept, and new ones get it as they come.
+ */
+#include "controller.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#define RETRY_MS 20
+#define GAP 64           /* numbers in a row that may belong to nobody any more */
+#define MAX_HELD 100000u /* replies that wait */
+#define MAX_SEEN 100000u /* connections that are known by their session */
+#define NUMBER_BYTES 5   /* of a routing id that ZeroMQ chose: 0 and a big-endian number */
+
+struct seen {
+    UT_hash_handle hh;         /* by number */
+    UT_hash_handle hh_session; /* the last of a session */
+    size_t number_size;
+    char text[]; /* both, one after the other */
+};
+
+struct held {
+    struct px_msg *msg;
+    uint32_t next; /* number that is tried next */
+    bool sent;
+    struct held *prev, *next_held;
+};
+
+struct px_clients {
+    struct px_loop *loop;
+    struct px_port *port;
+    int64_t return_ms; /* 0: nobody comes back */
+    uint32_t first;    /* number of the first connection */
+    struct seen *seen, *by_session;
+    struct held *held;
+    size_t held_count;
+    struct px_timer *timer;
+};
+
+static struct seen *find_seen(const struct px_clients *clients, struct px_span number)
+{
+    struct seen *seen;
+    HASH_FIND(hh, clients->seen, number.data, number.size, seen);
+    return seen;
+}
+
+static struct seen *find_session(const struct px_clients *clients, struct px_span session)
+{
+    struct seen *seen;
+    HASH_FIND(hh_session, clients->by_session, session.data, session.size, seen);
+    return seen;
+}
+
+void px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
+{
+    struct px_header header;
+    struct px_span number = px_msg_ident(msg, 0);
+    if (clients->return_ms == 0 || find_seen(clients, number) != NULL ||
+        HASH_COUNT(clients->seen) >= MAX_SEEN ||
+        px_header_scan(px_msg_header(msg), &header, NULL) != 0)
+        return;
+    struct seen *seen = px_alloc(sizeof(*seen) + number.size + header.session.size);
+    seen->number_size = number.size;
+    memcpy(seen->text, number.data, number.size);
+    memcpy(seen->text + number.size, header.session.data, header.session.size);
+    HASH_ADD_KEYPTR(hh, clients->seen, seen->text, number.size, seen);
+    struct seen *before = find_session(clients, header.session);
+    if (before != NULL)
+        HASH_DELETE(hh_session, clients->by_session, before);
+    HASH_ADD_KEYPTR(hh_session, clients->by_session, seen->text + number.size, header.session.size,
+                    seen);
+}
+
+static bool send_to(struct px_clients *clients, const struct px_msg *msg, struct px_span number)
+{
+    struct px_msg *copy = px_msg_copy(msg);
+    px_msg_replace(copy, 0, number.data, number.size);
+    bool sent = px_socket_send(clients->port->socket, &copy) == PX_SENT;
+    px_msg_destroy(copy);
+    return sent;
+}
+
+static struct px_span session_of(const struct px_msg *reply)
+{
+    static const char *const key = "session";
+    struct px_span value, text;
+    if (px_scan(px_msg_parent(reply), &key, &value, 1) != 0 || !px_scan_string(value, &text))
+        return (struct px_span){"", 0};
+    return text;
+}
+
+/* To connections that have not said whose they are, from the next number on. */
+static void offer(struct px_clients *clients, struct held *held)
+{
+    uint32_t next = held->next;
+    for (uint32_t i = 0; i < GAP; i++) {
+        uint32_t at = next + i;
+        char text[NUMBER_BYTES] = {0, (char)(at >> 24), (char)(at >> 16), (char)(at >> 8),
+                                   (char)at};
+        struct px_span number = {text, sizeof(text)};
+        if (find_seen(clients, number) != NULL || !send_to(clients, held->msg, number))
+            continue;
+        held->sent = true;
+        held->next = at + 1;
+        next = at;
+        i = 0;
+    }
+}
+
+/* True when there is nothing more to be done for this reply. */
+static bool try_held(struct px_clients *clients, struct held *held)
+{
+    const struct seen *owner = find_session(clients, session_of(held->msg));
+    if (owner != NULL) {
+        held->sent |=
+            send_to(clients, held->msg, (struct px_span){owner->text, owner->number_size});
+        return true;
+    }
+    offer(clients, held);
+    return px_now_ms() >= clients->return_ms;
+}
+
+static void drop_held(struct px_clients *clients, struct held *held)
+{
+    clients->port->unroutable += !held->sent;
+    DL_DELETE2(clients->held, held, prev, next_held);
+    clients->held_count--;
+    px_msg_destroy(held->msg);
+    free(held);
+}
+
+static void on_retry(struct px_loop *loop, void *ctx)
+{
+    struct px_clients *clients = ctx;
+    struct held *held, *next;
+    DL_FOREACH_SAFE2(clients->held, held, next, next_held)
+    {
+        if (try_held(clients, held))
+            drop_held(clients, held);
+    }
+    if (clients->held != NULL)
+        return;
+    px_loop_cancel(loop, clients->timer);
+    clients->timer = NULL;
+}
+
+static void hold(struct px_clients *clients, struct px_msg *msg)
+{
+    struct held *held = px_alloc(sizeof(*held));
+    held->msg = msg;
+    held->next = clients->first;
+    DL_APPEND2(clients->held, held, prev, next_held);
+    clients->held_count++;
+    if (try_held(clients, held))
+        drop_held(clients, held);
+    else if (clients->timer == NULL)
+        clients->timer = px_loop_timer(clients->loop, RETRY_MS, RETRY_MS, on_retry, clients);
+}
+
+void px_clients_send(struct px_clients *clients, struct px_msg *msg)
+{
+    if (px_socket_send(clients->port->socket, &msg) == PX_SENT)
+        return;
+    /* One that was here since the restart has gone. */
+    bool gone = clients->return_ms == 0 || find_seen(clients, px_msg_frame(msg, 0)) != NULL;
+    if (!gone && clients->held_count < MAX_HELD) {
+        hold(clients, msg);
+        return;
+    }
+    clients->port->unroutable++;
+    px_msg_destroy(msg);
+}
+
+struct px_clients *px_clients_create(const struct px_shared *shared, struct px_port *port,
+                                     uint32_t first)
+{
+    struct px_clients *clients = px_alloc(sizeof(*clients));
+    clients->loop = shared->loop;
+    clients->port = port;
+    clients->return_ms = shared->return_ms;
+    clients->first = first;
+    return clients;
+}
+
+void px_clients_destroy(struct px_clients *clients)
+{
+    if (clients == NULL)
+        return;
+    px_loop_cancel(clients->loop, clients->timer);
+    while (clients->held != NULL)
+        drop_held(clients, clients->held);
+    struct seen *seen, *next;
+    HASH_CLEAR(hh_session, clients->by_session);
+    HASH_ITER(hh, clients->seen, seen, next) {
+        HASH_DEL(clients->seen, seen);
+        free(seen);
+    }
+    free(clients);
+}
