@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ipyparallel's own installed test suite, with pxcontroller where it starts ipcontroller.
+"""ipyparallel's own installed test suite, with pxcontroller where it starts ipcontroller; and its
+client's part once more, with all of ours: controller, engines, and the package phalanx.
 
 One part a module of the suite, each in a pytest of its own (suite/plugin.py), so that parts run
 side by side. What fails is run once more, alone: some of these tests have deadlines of their own,
@@ -25,6 +26,10 @@ TIMEOUT_S = 600
 MODULES = ["test_view_broadcast", "test_view", "test_client", "test_cluster", "test_magics",
            "test_apps", "test_lbview", "test_asyncresult", "test_dependency", "test_executor",
            "test_joblib", "test_remotefunction", "test_async"]
+
+CLIENT_MODULES = ["test_view_broadcast", "test_view", "test_client", "test_lbview",
+                  "test_asyncresult", "test_dependency", "test_executor", "test_joblib",
+                  "test_remotefunction"]
 
 pytestmark = [pytest.mark.stock, pytest.mark.timeout(2 * TIMEOUT_S + 60)]
 
@@ -69,6 +74,16 @@ def suite(px_bin, env, tmp_path):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_suite_with_our_controller(suite, module):
+    passes(suite, module)
+
+
+@pytest.mark.parametrize("module", CLIENT_MODULES)
+def test_suite_with_our_client(suite, module, px_bin):
+    suite.options += [f"--px-engine={px_bin / 'pxengine'}", "--px-client"]
+    passes(suite, module)
+
+
+def passes(suite, module):
     outcomes, output = suite.run(f"ipyparallel.tests.{module}")
     failed = suite.failed(outcomes)
     if failed:

@@ -87,10 +87,13 @@ def load_ipython_extension(ip):
 
 def register_joblib_backend(name="phalanx", make_default=False):
     """Makes `name` a backend of joblib that uses the newest open Client, or the default cluster.
-    Done under the name "phalanx" whenever a Client is made after joblib was imported."""
-    from ._joblib import register
+    Done under the names "phalanx" and (where nobody has that) "ipyparallel" when a Client is made
+    after joblib was imported."""
+    from . import _joblib
 
-    return register(name, make_default)
+    _joblib.register(name, make_default)
+    if name == "phalanx":
+        _joblib.register_alias("ipyparallel")
 
 
 if "joblib" in sys.modules:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A backend of joblib: with joblib.parallel_backend("phalanx"): Parallel()(…)."""
 
-from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, register_parallel_backend
+from joblib.parallel import (
+    BACKENDS, AutoBatchingMixin, ParallelBackendBase, register_parallel_backend,
+)
 
 from . import error
 
@@ -46,6 +48,12 @@ class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
                 result.cancel()
             except error.KernelError:  # its engines are gone, and it with them
                 pass
+
+
+def register_alias(name):
+    """register(), unless somebody else has the name."""
+    if name not in BACKENDS:
+        register(name)
 
 
 def register(name="phalanx", make_default=False, view=None):

@@ -84,6 +84,8 @@ class AsyncResult(FutureFace):
             task.write("stderr" if event.name == "stderr" else "stdout", event.text)
         elif event.type == _phalanx.IDLE:
             task.finished = True
+            if task.metadata is not None:  # an ExecuteReply that was handed out shows its output
+                self._task_metadata(event.task)
         elif event.name == "data_message":
             task.data.update(self._unpack(event.buffers))
         elif event.name in output_handlers:

@@ -591,10 +591,12 @@ def imap(view, f, sequences, ordered=True, most=None, return_exceptions=False):
     busy, due = feed.feed(), False
     while busy or values.here:
         due = busy and feed.collect(wait=not values.here) or due
-        if not values.here or (due and values.few(feed.sizes.largest)):
+        if not values.here or (due and most is None and values.few(feed.sizes.largest)):
             busy, due = feed.feed(), False
         if values.here:
             value = values.here.popleft()
             if isinstance(value, error.KernelError) and not return_exceptions:
                 raise value
             yield value
+            if most is not None and values.few(feed.sizes.largest):
+                busy, due = feed.feed(), False  # with a bound only once a result was taken

@@ -16,6 +16,7 @@ from collections import defaultdict
 from . import _phalanx, canning, error, pickle5
 from .asyncresult import AsyncResult, end_of, seconds_left
 from .balanced import LoadBalancedView
+from .display import current_shell, progress_bar
 from .futures import Watcher
 from .hub import HubFace
 from .hubresult import JoinedResult
@@ -70,6 +71,9 @@ class Client(HubFace):
 
     block = False  # what views take for their `block`
 
+    def __new__(cls, *args, **kwargs):  # its own, so that tools may replace it and put it back
+        return super().__new__(cls)
+
     def __init__(
         self, connection_info=None, *, profile=None, profile_dir=None, ipython_dir=None,
         cluster_id=None, connection_file=None, url_file=None, timeout=10, sshserver=None,
@@ -101,6 +105,11 @@ class Client(HubFace):
             from . import register_joblib_backend
 
             register_joblib_backend()
+        shell = current_shell()
+        if shell is not None and "px" not in shell.magics_manager.magics["line"]:
+            from . import magics
+
+            magics.register(shell)  # they run on the newest client
 
     # ---- connecting
 
@@ -245,13 +254,9 @@ class Client(HubFace):
         if not block:
             return self._soon(lambda: self._await_engines(n, timeout, None))
         if interactive is None:
-            from .display import _shell
-
-            interactive = _shell() is not None
+            interactive = current_shell() is not None
         bar = None
         if interactive and len(self) < n:
-            from .display import progress_bar
-
             bar = progress_bar(n, "engines", "engine", widget)
         try:
             return self._await_engines(n, timeout, bar)

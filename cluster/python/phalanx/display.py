@@ -12,7 +12,8 @@ from .tasks import ExecuteReply
 STREAM_SECONDS = 0.05  # how long leaving stream_output() may take
 
 
-def _shell():
+def current_shell():
+    """IPython's shell, if this runs in one."""
     if "IPython" not in sys.modules:
         return None
     from IPython import get_ipython
@@ -22,7 +23,7 @@ def _shell():
 
 def in_kernel():
     """Whether a Jupyter frontend shows our output."""
-    return getattr(_shell(), "kernel", None) is not None
+    return getattr(current_shell(), "kernel", None) is not None
 
 
 class _Line:
@@ -101,7 +102,7 @@ class Streamer:
         """Takes an event that was just filed."""
         if event.type == _phalanx.STREAM:
             self._stream(event)
-        elif event.name == "display_data" and _shell() is not None:
+        elif event.name == "display_data" and current_shell() is not None:
             _output_label(event.engine)
             _publish(self._result._tasks[event.task].outputs[-1], event.engine)
 
@@ -181,7 +182,7 @@ def show_single(md, value, result_only=False):
     if not result_only:
         plain.write(md["stdout"])
         plain.write(md["stderr"], file=sys.stderr)
-    if _shell() is None:
+    if current_shell() is None:
         return
     from IPython.display import display
 
@@ -205,7 +206,7 @@ def show_all(records, groupby="type", result_only=False):
         for md, _ in records:
             label = "[%s:%s] " % (name, md["engine_id"])
             labelled.write(md[name], label, getattr(sys, name))
-    if _shell() is None:
+    if current_shell() is None:
         return
     from IPython.display import display
 

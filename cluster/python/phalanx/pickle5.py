@@ -181,6 +181,19 @@ class _Packed:
         return pickle.loads, (self.stream,)
 
 
+class _Named:
+    """A function that a Reference names: looked up at each call, so nothing of it is packed."""
+
+    __slots__ = ("name",)
+    buffers = ()
+
+    def __init__(self, reference):
+        self.name = reference.name
+
+    def __reduce__(self):
+        return eval, (self.name, _Namespace("__main__"))
+
+
 # ---- functions that were sent before
 
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
@@ -217,6 +230,8 @@ def _keep(f, makings, packed):
 def pack_function(f):
     """The part of an apply message that is the same for every call of `f`. That of a plain function
     is made once and kept as long as the function lives and stays what it was."""
+    if type(f) is Reference:
+        return _Named(f)
     if type(f) is not types.FunctionType or canning.chosen is not None:
         return _Packed(f)
     kept = _kept.get(id(f))

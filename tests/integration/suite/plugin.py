@@ -19,6 +19,7 @@ are left out, and why, is in excluded.txt beside this file.
 """
 import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,19 @@ EXCLUDED = Path(__file__).with_name("excluded.txt")
 
 NODE = "suite_node"  # a test's name without the path of the installed suite
 
-# Our modules, and where ipyparallel keeps the same names.
+# Where ipyparallel keeps names, and in which of our modules the same ones are.
 CLIENT_MODULES = {
-    "asyncresult": "ipyparallel.client.asyncresult",
-    "canning": "ipyparallel.serialize.canning",
-    "client": "ipyparallel.client.client",
-    "error": "ipyparallel.error",
-    "view": "ipyparallel.client.view",
+    "ipyparallel.client.asyncresult": ["asyncresult", "hubresult"],
+    "ipyparallel.client.client": ["client", "tasks", "asyncresult", "hubresult"],
+    "ipyparallel.client._joblib": ["_joblib"],
+    "ipyparallel.client.remotefunction": ["remotefunction"],
+    "ipyparallel.client.view": ["view", "balanced", "futures", "remotefunction", "asyncresult"],
+    "ipyparallel.controller.dependency": ["dependency"],
+    "ipyparallel.error": ["error"],
+    "ipyparallel.joblib": ["_joblib"],
+    "ipyparallel.serialize": ["canning"],
+    "ipyparallel.serialize.canning": ["canning"],
+    "ipyparallel.util": ["canning"],
 }
 
 
@@ -69,11 +76,19 @@ def replace_client():
 
     for name in phalanx.__all__:
         setattr(ipyparallel, name, getattr(phalanx, name))
-    for ours, theirs in CLIENT_MODULES.items():
-        module, original = importlib.import_module("phalanx." + ours), importlib.import_module(theirs)
-        for name, value in vars(module).items():
-            if hasattr(original, name) and getattr(value, "__module__", None) == module.__name__:
+    for theirs, modules in CLIENT_MODULES.items():
+        original = importlib.import_module(theirs)
+        for name, value in members(modules):
+            if hasattr(original, name) and not name.startswith("_"):
                 setattr(original, name, value)
+
+
+def members(modules):
+    """The public classes and functions that these modules of ours define."""
+    for module in [importlib.import_module("phalanx." + name) for name in modules]:
+        for name, value in vars(module).items():
+            if getattr(value, "__module__", None) in (module.__name__, "__main__"):
+                yield name, value
 
 
 class Outcomes:
@@ -138,8 +153,13 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup(fixturedef):
-    """A profile of the suite gets what a user would write into its ipcluster_config.py."""
+    """A profile of the suite gets what a user would write into its ipcluster_config.py. And what the
+    suite puts in the place of our RemoteError, which is the base of others, is taken out again."""
+    error = sys.modules.get("phalanx.error")
+    remote_error = getattr(error, "RemoteError", None)
     result = yield
+    if error is not None:
+        error.RemoteError = remote_error
     if fixturedef.argname != "ipython_dir" or result.excinfo:
         return
     from ipyparallel.cluster import launcher
