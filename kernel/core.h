@@ -106,6 +106,7 @@ struct px_outbox {
     struct px_item *first, *tail;
     size_t bytes;
     bool asleep;
+    bool wake;       /* to be written to `fd` when the lock is given up */
     int64_t look_ns; /* the service thread looks no later than this, rung or not; 0: no promise */
     bool open;       /* false: nobody waits for room any more */
     int fd;          /* eventfd */

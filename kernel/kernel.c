@@ -579,6 +579,7 @@ void px_kernel_destroy(struct px_kernel *kernel)
     px_capture_destroy(kernel->capture);
     px_queue_fini(&kernel->queue);
     px_parent_unref(kernel->current);
+    px_hush_fini(kernel);
     px_outbox_fini(&kernel->outbox);
     px_input_fini(&kernel->input);
     px_comms_destroy(kernel->comms);
@@ -587,7 +588,6 @@ void px_kernel_destroy(struct px_kernel *kernel)
         free(kernel->topics[i]);
     free(kernel->info);
     free(kernel->connect);
-    px_hush_fini(kernel);
     free(kernel->metadata);
     pthread_mutex_destroy(&kernel->lock);
     free(kernel);

@@ -117,19 +117,29 @@ void px_outbox_fini(struct px_outbox *outbox)
     pthread_mutex_destroy(&outbox->lock);
 }
 
-/* With the lock held. An eventfd write fails only at 2^64 - 1 unread rings. */
+/* With the lock held: the reader is to be woken, once the lock is free, or it would wait for it. */
 static void ring(struct px_outbox *outbox)
 {
-    if (!outbox->asleep)
-        return;
+    outbox->wake = outbox->wake || outbox->asleep;
     outbox->asleep = false;
-    (void)eventfd_write(outbox->fd, 1);
+}
+
+/* An eventfd write fails only at 2^64 - 1 unread rings. */
+static void unlock(struct px_outbox *outbox)
+{
+    const bool wake = outbox->wake;
+    outbox->wake = false;
+    pthread_mutex_unlock(&outbox->lock);
+    if (wake)
+        (void)eventfd_write(outbox->fd, 1);
 }
 
 static void wait_for_room(struct px_outbox *outbox)
 {
     while (outbox->bytes >= OUTBOX_FULL && outbox->open) {
-        ring(outbox);
+        if (outbox->asleep)
+            (void)eventfd_write(outbox->fd, 1);
+        outbox->asleep = false;
         pthread_cond_wait(&outbox->room, &outbox->lock);
     }
 }
@@ -152,7 +162,7 @@ void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post
     append(outbox, item);
     if (how != PX_POST_QUIET && (how != PX_POST_LAZY || px_now_ns() > outbox->look_ns))
         ring(outbox);
-    pthread_mutex_unlock(&outbox->lock);
+    unlock(outbox);
 }
 
 static bool continues(const struct px_item *tail, struct px_parent *parent, enum px_stream which,
@@ -341,7 +351,7 @@ bool px_outbox_stream(struct px_outbox *outbox, struct px_parent *parent, enum p
             hold(outbox, flow, parent, which, topic,
                  (struct px_span){text.data + now, text.size - now});
     }
-    pthread_mutex_unlock(&outbox->lock);
+    unlock(outbox);
     return taken;
 }
 
@@ -349,7 +359,7 @@ void px_outbox_wait(struct px_outbox *outbox)
 {
     pthread_mutex_lock(&outbox->lock);
     wait_for_room(outbox);
-    pthread_mutex_unlock(&outbox->lock);
+    unlock(outbox);
     if (outbox->spool)
         px_spool_wait(outbox->spool);
 }
@@ -364,7 +374,7 @@ void px_outbox_finish(struct px_outbox *outbox, struct px_parent *parent)
     for (int i = 0; i < 2; i++)
         if (is_held(&parent->flows[i]))
             release(outbox, parent->flows[i].flood);
-    pthread_mutex_unlock(&outbox->lock);
+    unlock(outbox);
 }
 
 /* ---- taking ---- */
@@ -388,8 +398,7 @@ struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *dela
         if (flood_ms > 0 && (*delay_ms < 0 || flood_ms < *delay_ms))
             *delay_ms = flood_ms;
         eventfd_t ignored;
-        if (!outbox->asleep) /* it may have been rung */
-            (void)eventfd_read(outbox->fd, &ignored);
+        (void)eventfd_read(outbox->fd, &ignored);
         outbox->asleep = true;
         item = NULL;
     } else {
@@ -400,7 +409,7 @@ struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *dela
             pthread_cond_broadcast(&outbox->room);
         item->next = NULL;
     }
-    pthread_mutex_unlock(&outbox->lock);
+    unlock(outbox);
     return item;
 }
 
@@ -409,7 +418,7 @@ void px_outbox_promise(struct px_outbox *outbox, int64_t delay_ms)
     pthread_mutex_lock(&outbox->lock);
     const bool soon = delay_ms >= 0 && delay_ms <= LOOK_SOON_MS;
     outbox->look_ns = soon ? px_now_ns() + delay_ms * 1000000 : 0;
-    pthread_mutex_unlock(&outbox->lock);
+    unlock(outbox);
 }
 
 void px_outbox_close(struct px_outbox *outbox)
@@ -417,5 +426,5 @@ void px_outbox_close(struct px_outbox *outbox)
     pthread_mutex_lock(&outbox->lock);
     outbox->open = false;
     pthread_cond_broadcast(&outbox->room);
-    pthread_mutex_unlock(&outbox->lock);
+    unlock(outbox);
 }

@@ -40,13 +40,15 @@ void px_queue_fini(struct px_queue *queue)
     pthread_mutex_destroy(&queue->lock);
 }
 
-/* With the lock held. An eventfd write fails only at 2^64 - 1 unread rings. */
-static void ring(struct px_queue *queue)
+/* Gives up the lock, then wakes the taker, who would wait for it otherwise. An eventfd write fails
+ * only at 2^64 - 1 unread rings. */
+static void unlock_and_ring(struct px_queue *queue)
 {
-    if (!queue->asleep)
-        return;
+    const bool wake = queue->asleep;
     queue->asleep = false;
-    (void)eventfd_write(queue->fd, 1);
+    pthread_mutex_unlock(&queue->lock);
+    if (wake)
+        (void)eventfd_write(queue->fd, 1);
 }
 
 static bool is_execute(const struct px_request *request)
@@ -72,8 +74,7 @@ void px_queue_push(struct px_queue *queue, struct px_request *request)
     }
     *queue->last = request;
     queue->last = &request->next;
-    ring(queue);
-    pthread_mutex_unlock(&queue->lock);
+    unlock_and_ring(queue);
 }
 
 struct px_request *px_queue_take(struct px_queue *queue)
@@ -87,8 +88,7 @@ struct px_request *px_queue_take(struct px_queue *queue)
         request->next = NULL;
     } else {
         eventfd_t ignored;
-        if (!queue->asleep) /* it may have been rung */
-            (void)eventfd_read(queue->fd, &ignored);
+        (void)eventfd_read(queue->fd, &ignored); /* a ring may come late, even while asleep */
         queue->asleep = !queue->stopped;
     }
     pthread_mutex_unlock(&queue->lock);
@@ -108,8 +108,7 @@ void px_queue_stop(struct px_queue *queue)
     pthread_mutex_lock(&queue->lock);
     queue->stopped = true;
     queue->asleep = true;
-    ring(queue);
-    pthread_mutex_unlock(&queue->lock);
+    unlock_and_ring(queue);
 }
 
 bool px_queue_stopped(struct px_queue *queue)
