@@ -268,6 +268,11 @@ struct px_kernel *px_channels_kernel(struct px_channels *channels)
     return channels->kernel;
 }
 
+struct px_service *px_channels_service(struct px_channels *channels)
+{
+    return channels->service;
+}
+
 void px_channels_close(struct px_channels *channels)
 {
     if (channels->service)

@@ -17,6 +17,7 @@ struct px_channels;
 struct px_channels *px_channels_open(const char *path, const struct px_interp_ops *ops,
                                      const struct px_output_config *output, struct px_error *err);
 struct px_kernel *px_channels_kernel(struct px_channels *channels);
+struct px_service *px_channels_service(struct px_channels *channels);
 /* Main thread, when the language has ended: sends what is left and frees everything. */
 void px_channels_close(struct px_channels *channels);
 

@@ -6,6 +6,7 @@
  * The sockets are up, and kernel_info is answered, before the language starts.
  */
 #include "channels.h"
+#include "crash.h"
 #include "install.h"
 #include "program.h"
 
@@ -52,15 +53,17 @@ static void hold_interrupts(bool hold)
     pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
 }
 
-static void run_language(struct px_kernel *kernel, const struct px_interp_ops *ops,
+static void run_language(struct px_channels *channels, const struct px_interp_ops *ops,
                          const struct px_interp_config *config)
 {
+    struct px_kernel *kernel = px_channels_kernel(channels);
     struct px_error err;
     void *self = ops->create(config, &err);
     if (!self)
         px_die(1, "%s", err.text);
     hold_interrupts(false);
     px_kernel_capture_begin(kernel);
+    px_crash_watch(px_channels_service(channels), ops, self);
     ops->attach(self, px_kernel_host(kernel), -1, NULL);
     px_kernel_run(kernel, self);
     ops->destroy(self);
@@ -94,7 +97,7 @@ int main(int argc, char **argv)
                                             .module_dir = modules,
                                             .argc = argc,
                                             .argv = argv};
-    run_language(px_channels_kernel(channels), ops, &config);
+    run_language(channels, ops, &config);
     px_channels_close(channels);
     free(modules);
     return 0;

@@ -10,15 +10,19 @@
 #include "service.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #define GRACE_CODE_MS 1000
 #define GRACE_ALL_MS 2300
+#define WORDS_MS 300 /* for this thread to send a dying process's output */
+#define WIRE_MS 100  /* and for libzmq's */
 
 struct px_service {
     struct px_service_calls calls;
@@ -28,6 +32,7 @@ struct px_service {
     int64_t flush_ms;         /* when it goes off */
     int finish_fd;            /* eventfd, rung by the main thread */
     int term_fd;              /* eventfd, rung by the handler of SIGTERM */
+    int words_fd, said_fd;    /* eventfds, of px_service_last_words */
     bool ending, forced;
     int status;
     bool started;
@@ -37,12 +42,19 @@ struct px_service {
 /* A signal handler has no context argument. The signal cannot be blocked and read from a signalfd
  * instead: programs that the user's code starts would inherit the mask and not end on SIGTERM. */
 static volatile sig_atomic_t term_fd = -1;
+static volatile pid_t term_owner;
 
+/* A child that the user's code has forked has this handler for a moment, and the eventfd for good:
+ * it ends, and not its parent. */
 static void on_sigterm(int signo)
 {
     const int saved = errno;
-    (void)signo;
-    (void)eventfd_write(term_fd, 1);
+    if (getpid() == term_owner) {
+        (void)eventfd_write(term_fd, 1);
+    } else {
+        signal(signo, SIG_DFL);
+        raise(signo);
+    }
     errno = saved;
 }
 
@@ -146,6 +158,32 @@ static void on_finish(struct px_loop *loop, void *ctx)
     px_loop_stop(loop);
 }
 
+/* ---- last words ---- */
+
+static void on_last_words(struct px_loop *loop, void *ctx)
+{
+    struct px_service *service = ctx;
+    eventfd_t count;
+    (void)loop;
+    if (eventfd_read(service->words_fd, &count) < 0)
+        return;
+    if (service->kernel) {
+        px_kernel_capture(service->kernel);
+        px_kernel_flush(service->kernel);
+    }
+    (void)eventfd_write(service->said_fd, 1);
+}
+
+void px_service_last_words(struct px_service *service)
+{
+    struct pollfd said = {.fd = service->said_fd, .events = POLLIN};
+    if (!service->started || pthread_equal(pthread_self(), service->thread))
+        return;
+    (void)eventfd_write(service->words_fd, 1);
+    if (poll(&said, 1, WORDS_MS) > 0)
+        (void)poll(NULL, 0, WIRE_MS);
+}
+
 /* ---- the thread ---- */
 
 static void *service_thread(void *ctx)
@@ -170,17 +208,22 @@ struct px_service *px_service_create(const struct px_service_calls *calls, struc
     service->calls = *calls;
     service->finish_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     service->term_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    service->words_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    service->said_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     service->loop = px_loop_create(err);
-    if (service->finish_fd < 0 || service->term_fd < 0 || !service->loop) {
+    if (service->finish_fd < 0 || service->term_fd < 0 || service->words_fd < 0 ||
+        service->said_fd < 0 || !service->loop) {
         px_fail(err, PX_EIO, "no eventfd: %s", strerror(errno));
         px_service_destroy(service);
         return NULL;
     }
     px_loop_fd(service->loop, service->finish_fd, on_finish, service);
     px_loop_fd(service->loop, service->term_fd, on_term, service);
+    px_loop_fd(service->loop, service->words_fd, on_last_words, service);
     struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     term_fd = service->term_fd;
+    term_owner = getpid();
     sigaction(SIGTERM, &action, NULL);
     return service;
 }
@@ -192,10 +235,10 @@ void px_service_destroy(struct px_service *service)
     if (term_fd == service->term_fd)
         term_fd = -1; /* a late SIGTERM writes to no descriptor */
     px_loop_destroy(service->loop);
-    if (service->finish_fd >= 0)
-        close(service->finish_fd);
-    if (service->term_fd >= 0)
-        close(service->term_fd);
+    const int fds[] = {service->finish_fd, service->term_fd, service->words_fd, service->said_fd};
+    for (size_t i = 0; i < PX_COUNT(fds); i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
     free(service);
 }
 

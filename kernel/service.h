@@ -43,6 +43,10 @@ void px_service_end(struct px_service *service, int status);
 /* Service thread, after px_kernel_receive(): sends what is ready, and looks again when more is. */
 void px_service_push(struct px_service *service);
 
+/* Any thread but the service thread, also in the handler of a deadly signal: has all output so far
+ * sent, and waits for that, but not long. */
+void px_service_last_words(struct px_service *service);
+
 /* Main thread, when the language has ended: sends the rest, closes, waits for the thread. */
 void px_service_finish(struct px_service *service);
 

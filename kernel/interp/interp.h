@@ -165,8 +165,8 @@ struct px_interp_ops {
 
     /* Optional: from now on signal `signo`, sent to the interpreter thread, writes the stacks of all
      * threads to `stacks_fd` and then acts as it did before; and a deadly signal writes them to
-     * `last_fd` first. Whatever the language does then, its lock held or not. Descriptors stay the
-     * caller's. */
+     * `last_fd` first (with 0 for `signo`, that alone). Whatever the language does then, its lock
+     * held or not. Descriptors stay the caller's. */
     int (*trace)(void *self, int signo, int stacks_fd, int last_fd, struct px_error *err);
 
     /* Optional: lets the language use idle time. Waits until `fd` can be read, running the language's

@@ -345,3 +345,31 @@ def test_streams_in_turn_cost_no_message_each(side):
     assert len(seen) < 9000
     for name in ("stdout", "stderr"):
         assert seen.text(name).startswith("0\n1\n") and seen.text(name).endswith("99999\n")
+
+
+# ---- the end ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("code, what", [
+    ("import ctypes; ctypes.string_at(0)", "Segmentation fault"),
+    ("import os; os.write(2, b'a library says why\\n'); os.abort()", "Aborted"),
+    ("import faulthandler, os; faulthandler.enable(); os.kill(os.getpid(), 7)", "Bus error")])
+def test_a_crash_is_explained_in_the_cell(make, code, what):
+    side = make("kernel")
+    side.send(f"print('before')\n{code}")
+    text = ""
+    while "most recent call first" not in text or "in <module>" not in text:
+        content = side.next_iopub()["content"]
+        text += content.get("text", "")
+    assert text.startswith("before\n") and f"Fatal Python error: {what}" in text
+    if what == "Aborted":
+        assert "a library says why\n" in text
+    wait_for(lambda: not side.kernel.km.is_alive(), what="the kernel's end")
+
+
+def test_what_runs_at_exit_is_heard(make):
+    side = make("kernel")
+    side.run("import atexit, os; atexit.register(os.system, 'echo bye')")
+    side.kernel.send("control", "shutdown_request", {"restart": False})
+    text = ""
+    while "bye\n" not in text:
+        text += side.next_iopub()["content"].get("text", "")

@@ -281,10 +281,12 @@ class Bridge:
         import faulthandler
 
         def forget():
-            faulthandler.unregister(signo)
+            if signo:
+                faulthandler.unregister(signo)
             faulthandler.disable()
 
-        faulthandler.register(signo, file=stacks_fd, all_threads=True, chain=True)
+        if signo:
+            faulthandler.register(signo, file=stacks_fd, all_threads=True, chain=True)
         faulthandler.enable(file=last_fd, all_threads=True)
         os.register_at_fork(after_in_child=forget)
 

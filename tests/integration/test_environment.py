@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How Python behaves in the kernel and on an engine, compared with a script of one's own."""
+import os
+import subprocess
+
+import pytest
+from conftest import PYTHON, wait_for
+from test_output import make, side  # noqa: F401 (fixtures)
+
+pytestmark = pytest.mark.usefixtures("no_leftovers")
+
+
+def check(side, code):
+    """Runs code whose assertions are the test."""
+    seen = side.run(code)
+    assert seen.reply["status"] == "ok", (seen.reply, seen.text(), seen.text("stderr"))
+    return seen
+
+
+def test_names_are_a_scripts(side):
+    check(side,
+          "import sys, os, __main__, subprocess\n"
+          "assert __name__ == '__main__' and vars(__main__) is globals()\n"
+          "assert os.access(sys.executable, os.X_OK) and 'python' in sys.executable, sys.executable\n"
+          "assert isinstance(sys.argv, list) and sys.argv and all(isinstance(a, str) for a in sys.argv)\n"
+          "where = subprocess.run([sys.executable, '-c', 'import sys; print(sys.prefix)'],\n"
+          "                       capture_output=True, text=True, check=True).stdout.strip()\n"
+          "assert where == sys.prefix, where\n"
+          "x = 1\nassert __main__.x == 1\n")
+
+
+def test_signals_reach_the_users_handlers(side):
+    seen = check(side,
+                 "import os, signal, threading\n"
+                 "came = threading.Event()\n"
+                 "for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGCHLD):\n"
+                 "    signal.signal(number, lambda n, f: came.set() or print(signal.Signals(n).name))\n"
+                 "os.kill(os.getpid(), signal.SIGUSR1); assert came.wait(10); came.clear()\n"
+                 "signal.setitimer(signal.ITIMER_REAL, 0.01); assert came.wait(10); came.clear()\n"
+                 "pid = os.fork() or os._exit(0)\n"
+                 "os.waitpid(pid, 0); assert came.wait(10)\n"
+                 "signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n")
+    assert seen.text() == "SIGUSR1\nSIGALRM\nSIGCHLD\n"
+
+
+def test_children_have_their_own_signals(side):
+    check(side,
+          "import os, signal, subprocess\n"
+          "child = subprocess.Popen(['sleep', '60']); child.terminate()\n"
+          "assert child.wait(20) == -signal.SIGTERM\n"
+          "import multiprocessing as mp, time\n"
+          "worker = mp.get_context('fork').Process(target=time.sleep, args=(60,))\n"
+          "worker.start(); worker.terminate(); worker.join(20)\n"
+          "assert worker.exitcode == -signal.SIGTERM, worker.exitcode\n")
+
+
+def test_a_worker_of_a_pool_outlives_no_kernel(make):
+    side = make("kernel")
+    pid = int(check(side, "import multiprocessing as mp, os\n"
+                          "pool = mp.get_context('fork').Pool(1)\n"
+                          "print(pool.apply(os.getpid))").text())
+    side.kernel.km.shutdown_kernel()
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the worker's end")
+
+
+def test_asyncio_goes_on_between_cells(side):
+    first = side.send("import asyncio\n"
+                      "async def ticks():\n"
+                      "    for i in range(3):\n"
+                      "        await asyncio.sleep(0.05); print('tick', i)\n"
+                      "task = asyncio.create_task(ticks()); await asyncio.sleep(0.01); print('first')")
+    text = ""
+    while "tick 2\n" not in text:  # nothing else runs meanwhile
+        msg = side.next_iopub()
+        if msg["msg_type"] == "stream":
+            assert msg["parent_header"]["msg_id"] == first
+            text += msg["content"]["text"]
+    assert text == "first\ntick 0\ntick 1\ntick 2\n"
+    check(side, "assert task.done(); assert (await asyncio.gather(asyncio.sleep(0, 1)))[0] == 1")
+
+
+def test_sys_exit_ends_the_cell_and_not_the_process(side):
+    seen = side.run("import sys; sys.exit(3)")
+    assert (seen.reply["status"], seen.reply["ename"], seen.reply["evalue"]) == (
+        "error", "SystemExit", "3")
+    check(side, "pass")
+
+
+def test_matplotlib_shows_figures(side):
+    seen = check(side, "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()")
+    shown = [content["data"] for kind, content in seen if kind == "display_data"]
+    assert len(shown) == 1 and "image/png" in shown[0]
+
+
+def test_the_debugger_talks_over_stdin(make):
+    kernel = make("kernel").kernel
+    msg_id = kernel.kc.execute("def f(x):\n    breakpoint()\n    return x\nprint(f(41) + 1)",
+                               allow_stdin=True)
+    for answer in ("p x", "c"):
+        prompt = kernel.kc.get_stdin_msg(timeout=20)["content"]["prompt"]
+        assert "db> " in prompt or "(Pdb) " in prompt, prompt
+        kernel.kc.input(answer)
+    seen = kernel.until_idle(msg_id)
+    text = "".join(content["text"] for kind, content in seen if kind == "stream")
+    assert "41" in text and text.endswith("42\n")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A Python without IPython."""
+    where = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", str(where)], check=True)
+    return str(where / "bin" / "python")
+
+
+@pytest.mark.parametrize("kind", ["kernel", "engine"])
+def test_without_ipython_code_runs_and_magics_say_what_is_missing(make, bare, kind):
+    side = make(kind, f"--python={bare}")
+    assert check(side, "import asyncio\nprint(await asyncio.sleep(0, 5))").text() == "5\n"
+    assert dict(side.run("6 * 7"))["execute_result"]["data"] == {"text/plain": "42"}
+    assert side.run("1/0").reply["ename"] == "ZeroDivisionError"
+    assert side.run("x = 3 +").reply["ename"] == "SyntaxError"
+    for code in ("%time 1", "%%px\n1", "!ls", "x = !ls", "len?", "display(1)",
+                 "from IPython.display import HTML"):
+        seen = side.run(code)
+        assert seen.reply["ename"] == "ModuleNotFoundError", code
+        assert f"not installed for {bare}: '{bare} -m pip install ipython'" in seen.reply["evalue"]
+        assert len([1 for what, _ in seen if what == "error"]) == 1
