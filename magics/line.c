@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * line: the options of %px and %%px, from one table. Pure.
+ * line: the options of the %px family, from one table. Pure.
  *
  * Words are split as a shell would: quotes group, and so do brackets, so that a list of targets
  * may hold spaces. A long option may be cut short as long as it stays unique, takes
  * its value after "=" or as the next word; letters take it at once or as the next word.
  * Whatever is refused is refused before anything of it is used.
+ *
+ * In a %px options stand before code, which may begin with a dash as well. A word is an option
+ * where it has an option's whole name, or where no expression can be meant: "-x" and "--x + 1" are
+ * code, "-x 1" and "--bogus 1" are options, and wrong ones.
  */
 #include "magics.h"
 
 #include <ctype.h>
-#include <errno.h>
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,252 +88,79 @@ static int next_word(struct reader *reader, struct px_buf *word, struct px_error
     return 0;
 }
 
-/* ---- targets -------------------------------------------------------------------- */
-
-static bool parse_long(struct px_span text, long *out)
-{
-    char copy[24];
-    while (text.size && is_space(text.data[0]))
-        text = (struct px_span){text.data + 1, text.size - 1};
-    while (text.size && is_space(text.data[text.size - 1]))
-        text.size--;
-    if (text.size == 0 || text.size >= sizeof copy)
-        return false;
-    memcpy(copy, text.data, text.size);
-    copy[text.size] = '\0';
-    char *end;
-    errno = 0;
-    *out = strtol(copy, &end, 10);
-    return !*end && errno == 0 && labs(*out) <= INT_MAX && !is_space(copy[0]) && copy[0] != '+';
-}
-
-static bool is_blank(struct px_span text)
-{
-    for (size_t i = 0; i < text.size; i++) {
-        if (!is_space(text.data[i]))
-            return false;
-    }
-    return true;
-}
-
-/* Cuts off what is before the first `mark`; false when there is none: then `part` is all. */
-static bool cut(struct px_span *rest, char mark, struct px_span *part)
-{
-    const char *at = rest->size ? memchr(rest->data, mark, rest->size) : NULL;
-    *part = *rest;
-    if (!at)
-        return false;
-    part->size = (size_t)(at - rest->data);
-    *rest = (struct px_span){at + 1, rest->size - part->size - 1};
-    return true;
-}
-
-static int bad_targets(struct px_span text, struct px_error *err)
-{
-    return px_fail(err, PX_EINVAL, "'%.*s' names no engines; use an id, -1, 0:2, [0,2] or all",
-                   (int)(text.size < 60 ? text.size : 60), text.data);
-}
-
-static int parse_slice(struct px_span text, struct px_targets *out, struct px_error *err)
-{
-    struct px_span rest = text, first, end, step = {0};
-    cut(&rest, ':', &first);
-    const bool has_step = cut(&rest, ':', &end);
-    if (has_step)
-        step = rest;
-    out->kind = PX_TARGETS_SLICE;
-    out->step = 1;
-    out->has_first = !is_blank(first);
-    out->has_end = !is_blank(end);
-    if ((out->has_first && !parse_long(first, &out->first)) ||
-        (out->has_end && !parse_long(end, &out->end)) ||
-        (!is_blank(step) && !parse_long(step, &out->step)) || out->step == 0)
-        return bad_targets(text, err);
-    return 0;
-}
-
-static int parse_list(struct px_span text, struct px_targets *out, struct px_error *err)
-{
-    out->kind = PX_TARGETS_LIST;
-    struct px_span rest = text, part;
-    for (bool more = true; more;) {
-        more = cut(&rest, ',', &part);
-        if (!more && is_blank(part) && out->count > 0)
-            return 0; /* "[0,]" */
-        if (out->count == PX_TARGETS_MOST)
-            return px_fail(err, PX_ELIMIT, "more than %d targets", PX_TARGETS_MOST);
-        if ((out->count & (out->count - 1)) == 0)
-            out->list = px_realloc(out->list, (out->count ? 2 * out->count : 1) * sizeof(long));
-        if (!parse_long(part, &out->list[out->count++]))
-            return bad_targets(text, err);
-    }
-    return 0;
-}
-
-int px_targets_parse(struct px_span text, struct px_targets *out, struct px_error *err)
-{
-    *out = (struct px_targets){0};
-    while (text.size && is_space(text.data[text.size - 1]))
-        text.size--;
-    while (text.size && is_space(text.data[0]))
-        text = (struct px_span){text.data + 1, text.size - 1};
-    if (px_span_equal(text, "all")) {
-        out->kind = PX_TARGETS_ALL;
-        return 0;
-    }
-    if (text.size && memchr(text.data, ':', text.size))
-        return parse_slice(text, out, err);
-    const char open = text.size ? text.data[0] : '\0', close = open == '[' ? ']' : ')';
-    if (text.size >= 2 && (open == '[' || open == '(') && text.data[text.size - 1] == close)
-        return parse_list((struct px_span){text.data + 1, text.size - 2}, out, err);
-    if (text.size && memchr(text.data, ',', text.size))
-        return parse_list(text, out, err);
-    out->kind = PX_TARGETS_ONE;
-    return parse_long(text, &out->first) ? 0 : bad_targets(text, err);
-}
-
-void px_targets_fini(struct px_targets *targets)
-{
-    free(targets->list);
-    targets->list = NULL;
-    targets->count = 0;
-}
-
-/* ---- targets against the engines there are --------------------------------------------- */
-
-struct chosen {
-    int *ids;
-    size_t count, most;
-};
-
-static void choose(struct chosen *chosen, int id)
-{
-    if (chosen->count < chosen->most)
-        chosen->ids[chosen->count] = id;
-    chosen->count++;
-}
-
-static int choose_one(struct chosen *chosen, long wanted, const int *ids, size_t count,
-                      struct px_error *err)
-{
-    if (wanted < 0 && (size_t)-wanted <= count) {
-        choose(chosen, ids[count - (size_t)-wanted]);
-        return 0;
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (ids[i] == wanted) {
-            choose(chosen, ids[i]);
-            return 0;
-        }
-    }
-    struct px_buf known = {0};
-    px_render_engines(&known, ids, count);
-    px_fail(err, PX_ENOENT, "there is no engine %ld; registered: %s", wanted, known.data);
-    px_buf_fini(&known);
-    return -1;
-}
-
-/* A bound of a slice as Python clips it: within [low, high], counted from the end if negative. */
-static long clip(bool given, long value, long fallback, long low, long high, long count)
-{
-    if (!given)
-        return fallback;
-    value += value < 0 ? count : 0;
-    return value < low ? low : value > high ? high : value;
-}
-
-static void choose_slice(struct chosen *chosen, const struct px_targets *t, const int *ids,
-                         size_t count)
-{
-    const long n = (long)count;
-    const bool up = t->step > 0;
-    const long low = up ? 0 : -1, high = up ? n : n - 1;
-    long at = clip(t->has_first, t->first, up ? low : high, low, high, n);
-    const long end = clip(t->has_end, t->end, up ? high : low, low, high, n);
-    for (; up ? at < end : at > end; at += t->step)
-        choose(chosen, ids[at]);
-}
-
-long px_targets_resolve(const struct px_targets *targets, const int *ids, size_t count, int *out,
-                        size_t most, struct px_error *err)
-{
-    struct chosen chosen = {.ids = out, .most = most};
-    int status = 0;
-    if (count == 0)
-        return px_fail(err, PX_ENOENT, "no engines are registered");
-    switch (targets->kind) {
-    case PX_TARGETS_DEFAULT:
-    case PX_TARGETS_ALL:
-        for (size_t i = 0; i < count; i++)
-            choose(&chosen, ids[i]);
-        break;
-    case PX_TARGETS_ONE:
-        status = choose_one(&chosen, targets->first, ids, count, err);
-        break;
-    case PX_TARGETS_LIST:
-        for (size_t i = 0; i < targets->count && status == 0; i++)
-            status = choose_one(&chosen, targets->list[i], ids, count, err);
-        break;
-    case PX_TARGETS_SLICE:
-        choose_slice(&chosen, targets, ids, count);
-        break;
-    }
-    if (status < 0)
-        return -1;
-    if (chosen.count == 0)
-        return px_fail(err, PX_ENOENT, "the targets name no engine; there are %zu", count);
-    return (long)chosen.count;
-}
-
 /* ---- options ------------------------------------------------------------------------------ */
 
-enum value_type { SET, TEXT, NUMBER, GROUP, TARGETS };
+enum value_type { SET, NAME, NUMBER, GROUP, TARGETS, SIGNAL, PUSH, PULL };
+
+/* Which magics take an option. */
+#define PX (1u << PX_MAGIC_PX | 1u << PX_MAGIC_CELL)
+#define CONFIG (1u << PX_MAGIC_CONFIG)
+#define RESULT (1u << PX_MAGIC_RESULT)
+#define STACKS (1u << PX_MAGIC_STACKS)
 
 struct row {
     char letter;
     const char *name;
     enum value_type type;
     size_t offset;
-    int value;        /* SET */
-    const char *help; /* NULL: accepted, because ipyparallel does, and not listed */
+    int value; /* SET */
+    unsigned magics;
+    const char *arg, *help; /* help: NULL when another row's text speaks of this one */
 };
 
 #define AT(field) offsetof(struct px_line, field)
 static const struct row rows[] = {
-    {'t', "targets", TARGETS, AT(targets), 0, "engines: an id, -1, 0:2, [0,2], all"},
-    {'b', "block", SET, AT(block), 1, "wait for the engines (the default)"},
-    {'a', "noblock", SET, AT(block), 0, "return at once; %pxresult shows the results"},
-    {'o', "out", TEXT, AT(out), 0, "keep the AsyncResult under this name"},
-    {0, "local", SET, AT(local), 1, "run the cell here as well"},
-    {0, "stream", SET, AT(stream), 1, "show output as it comes (the default)"},
-    {0, "no-stream", SET, AT(stream), 0, "show output at the end"},
-    {0, "group-outputs", GROUP, AT(group), 0, "at the end, by type, engine or order"},
-    {'e', NULL, SET, AT(group), PX_GROUP_ENGINE, "same as --group-outputs=engine"},
-    {'r', NULL, SET, AT(group), PX_GROUP_ORDER, "same as --group-outputs=order"},
-    {0, "verbose", SET, AT(verbose), 1, "say on which engines code runs"},
-    {0, "no-verbose", SET, AT(verbose), 0, "do not"},
-    {0, "progress-after", NUMBER, AT(progress_after), 0, NULL}, /* no progress is shown */
-    {0, "signal-on-interrupt", SET, AT(signal_on_interrupt), 1,
-     "an interrupt goes to the engines (the default)"},
-    {0, "no-signal-on-interrupt", SET, AT(signal_on_interrupt), 0, "it only ends the waiting"},
+    {'t', "targets", TARGETS, AT(targets), 0, PX | CONFIG | STACKS, "WHICH",
+     "engines: an id, -1, 0:2, [0,2], all"},
+    {'a', "noblock", SET, AT(block), 0, PX | CONFIG, NULL,
+     "return at once; %pxresult shows what came (-b, --block)"},
+    {'b', "block", SET, AT(block), 1, PX | CONFIG, NULL, NULL},
+    {'o', "out", NAME, AT(out), 0, PX | RESULT, "NAME", "keep the AsyncResult under this name"},
+    {0, "local", SET, AT(local), 1, PX | CONFIG, NULL, "run the code here as well"},
+    {0, "no-stream", SET, AT(stream), 0, PX | CONFIG, NULL,
+     "output at the end (--stream: as it comes, --noblock too)"},
+    {0, "stream", SET, AT(stream), 1, PX | CONFIG, NULL, NULL},
+    {0, "group-outputs", GROUP, AT(group), 0, PX | RESULT, "HOW",
+     "at the end by type, engine (-e) or order (-r), unfolded"},
+    {'e', NULL, SET, AT(group), PX_GROUP_ENGINE, PX | RESULT, NULL, NULL},
+    {'r', NULL, SET, AT(group), PX_GROUP_ORDER, PX | RESULT, NULL, NULL},
+    {0, "no-fold", SET, AT(fold), 0, PX | CONFIG | RESULT, NULL,
+     "each engine's output apart, though equal (--fold)"},
+    {0, "fold", SET, AT(fold), 1, PX | CONFIG | RESULT, NULL, NULL},
+    {0, "push", PUSH, AT(push), 0, PX, "A,B", "send these names first, where they are not yet so"},
+    {0, "pull", PULL, AT(pull), 0, PX, "C,D@0", "fetch these at the end: a list, or engine 0's"},
+    {0, "timeout", NUMBER, AT(timeout), 0, PX | CONFIG | STACKS, "S",
+     "seconds; then interrupt, and leave who stays away"},
+    {0, "progress-after", NUMBER, AT(progress_after), 0, PX | CONFIG, "S",
+     "seconds to the progress line (default: 1; -1: none)"},
+    {0, "signal-on-interrupt", SIGNAL, AT(signal), 0, PX | CONFIG, "SIG",
+     "what Ctrl-C sends (default: SIGINT; 0: nothing)"},
+    {0, "verbose", SET, AT(verbose), 1, PX | CONFIG, NULL,
+     "say which engines run it (--no-verbose)"},
+    {0, "no-verbose", SET, AT(verbose), 0, PX | CONFIG, NULL, NULL},
 };
 
-static const struct row *find_letter(char letter)
+static bool row_is_for(const struct row *row, enum px_magic magic)
+{
+    return row->magics >> magic & 1;
+}
+
+static const struct row *find_letter(char letter, enum px_magic magic)
 {
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
-        if (rows[i].letter && rows[i].letter == letter)
+        if (rows[i].letter && rows[i].letter == letter && row_is_for(&rows[i], magic))
             return &rows[i];
     }
     return NULL;
 }
 
 /* The row with this name, or the only one whose name begins so. */
-static const struct row *find_name(struct px_span name, bool exact)
+static const struct row *find_name(struct px_span name, bool exact, enum px_magic magic)
 {
     const struct row *found = NULL;
     size_t matches = 0;
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
-        if (!rows[i].name)
+        if (!rows[i].name || !row_is_for(&rows[i], magic))
             continue;
         if (px_span_equal(name, rows[i].name))
             return &rows[i];
@@ -343,12 +172,12 @@ static const struct row *find_name(struct px_span name, bool exact)
     return matches == 1 && !exact ? found : NULL;
 }
 
-static int unknown_option(const char *word, struct px_error *err)
+static int unknown_option(const char *word, enum px_magic magic, struct px_error *err)
 {
     const char *names[PX_COUNT(rows) + 1];
     size_t count = 0;
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
-        if (rows[i].name)
+        if (rows[i].name && row_is_for(&rows[i], magic))
             names[count++] = rows[i].name;
     }
     names[count] = NULL;
@@ -358,48 +187,129 @@ static int unknown_option(const char *word, struct px_error *err)
     const char *near = px_nearest(bare, names);
     if (near)
         return px_fail(err, PX_EINVAL, "unknown option %.60s; did you mean --%s?", word, near);
-    return px_fail(err, PX_EINVAL, "unknown option %.60s; %%px? lists the options", word);
+    return px_fail(err, PX_EINVAL, "unknown option %.60s", word);
 }
 
-static bool is_name(const char *text)
+/* ---- values -------------------------------------------------------------------------------- */
+
+static bool is_name_char(char c)
 {
-    if (!*text || isdigit((unsigned char)*text))
+    return isalnum((unsigned char)c) || c == '_' || (c & 0x80);
+}
+
+static bool is_name(struct px_span text)
+{
+    if (text.size == 0 || text.size >= PX_NAME_SIZE || isdigit((unsigned char)text.data[0]))
         return false;
-    for (; *text; text++) {
-        if (!isalnum((unsigned char)*text) && *text != '_' && !(*text & 0x80))
+    for (size_t i = 0; i < text.size; i++) {
+        if (!is_name_char(text.data[i]))
             return false;
     }
     return true;
 }
 
-static int set_group(const char *value, enum px_group *out, struct px_error *err)
+static int set_group(const char *value, int *out, struct px_error *err)
 {
     for (int i = 0; px_group_names[i]; i++) {
         if (strcmp(value, px_group_names[i]) == 0) {
-            *out = (enum px_group)i;
+            *out = i;
             return 0;
         }
     }
     return px_fail(err, PX_EINVAL, "--group-outputs is type, engine or order, not '%.60s'", value);
 }
 
+/* A name such as SIGINT, or a number. */
+static int set_signal(const char *value, char *out, struct px_error *err)
+{
+    const size_t size = strlen(value);
+    const size_t digits = strspn(value, "0123456789");
+    const size_t name = strncmp(value, "SIG", 3) == 0
+                            ? 3 + strspn(value + 3, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+                            : 0;
+    if (size == 0 || size >= PX_SIGNAL_SIZE || (digits != size && name != size) || name == 3 ||
+        (digits == size && atoi(value) > PX_SIGNAL_MOST))
+        return px_fail(
+            err, PX_EINVAL,
+            "--signal-on-interrupt takes SIGINT, SIGTERM, ... or 0 for none, not '%.60s'", value);
+    memcpy(out, value, size + 1);
+    return 0;
+}
+
+/* "c" or, where engines may be named, "c@0". */
+static int read_name(struct px_span text, bool engines, struct px_name *out)
+{
+    const char *mark = engines && text.size ? memchr(text.data, '@', text.size) : NULL;
+    struct px_span name = text;
+    *out = (struct px_name){.engine = -1};
+    if (mark) {
+        struct px_targets one;
+        name.size = (size_t)(mark - text.data);
+        const int status =
+            px_targets_parse((struct px_span){mark + 1, text.size - name.size - 1}, &one, NULL);
+        const bool good = status == 0 && one.kind == PX_TARGETS_ONE && one.first >= 0;
+        out->engine = good ? one.first : -1;
+        px_targets_fini(&one);
+        if (!good)
+            return -1;
+    }
+    if (!is_name(name))
+        return -1;
+    memcpy(out->text, name.data, name.size);
+    return 0;
+}
+
+static int set_names(const struct row *row, const char *value, struct px_names *out,
+                     struct px_error *err)
+{
+    px_names_fini(out);
+    for (const char *at = value;; at++) {
+        const size_t size = strcspn(at, ",");
+        struct px_name name;
+        if (read_name((struct px_span){at, size}, row->type == PULL, &name) < 0)
+            return px_fail(err, PX_EINVAL, "--%s takes names as in %s, not '%.60s'", row->name,
+                           row->arg, value);
+        if (out->count == PX_NAMES_MOST)
+            return px_fail(err, PX_ELIMIT, "--%s: more than %d names", row->name, PX_NAMES_MOST);
+        out->list = px_realloc(out->list, (out->count + 1) * sizeof *out->list);
+        out->list[out->count++] = name;
+        at += size;
+        if (!*at)
+            return 0;
+    }
+}
+
+static int set_number(const struct row *row, const char *value, double *out, struct px_error *err)
+{
+    char *end;
+    *out = strtod(value, &end);
+    if (!*value || *end || !isfinite(*out))
+        return px_fail(err, PX_EINVAL, "--%s takes a number, not '%.60s'", row->name, value);
+    if (*out <= 0 && row->offset == AT(timeout))
+        return px_fail(err, PX_EINVAL, "--timeout takes seconds, more than none, not '%.60s'",
+                       value);
+    return 0;
+}
+
 static int set_value(const struct row *row, const char *value, struct px_line *line,
                      struct px_error *err)
 {
-    char *end;
+    void *field = (char *)line + row->offset;
     switch (row->type) {
     case TARGETS:
         px_targets_fini(&line->targets);
-        return px_targets_parse(px_span_of(value), &line->targets, err);
+        return px_targets_parse(px_span_of(value), field, err);
     case GROUP:
-        return set_group(value, &line->group, err);
+        return set_group(value, field, err);
     case NUMBER:
-        line->progress_after = strtod(value, &end);
-        return *value && !*end && isfinite(line->progress_after)
-                   ? 0
-                   : px_fail(err, PX_EINVAL, "--%s takes a number, not '%.60s'", row->name, value);
+        return set_number(row, value, field, err);
+    case SIGNAL:
+        return set_signal(value, field, err);
+    case PUSH:
+    case PULL:
+        return set_names(row, value, field, err);
     default:
-        if (!is_name(value) || strlen(value) >= PX_NAME_SIZE)
+        if (!is_name(px_span_of(value)))
             return px_fail(err, PX_EINVAL, "--%s takes a Python name, not '%.60s'", row->name,
                            value);
         strcpy(line->out, value);
@@ -407,122 +317,194 @@ static int set_value(const struct row *row, const char *value, struct px_line *l
     }
 }
 
+/* ---- parsing ------------------------------------------------------------------------------- */
+
+struct parser {
+    struct reader reader;
+    enum px_magic magic;
+    struct px_line *line;
+    struct px_error *err;
+};
+
 /* `value`: what follows "=" or the letter; NULL when it is the next word. */
-static int apply_row(const struct row *row, const char *value, struct reader *reader,
-                     struct px_line *line, struct px_error *err)
+static int apply_row(struct parser *parser, const struct row *row, const char *value)
 {
     if (row->type == SET) {
         if (value)
-            return px_fail(err, PX_EINVAL, "--%s takes no value", row->name ? row->name : "?");
-        *(int *)((char *)line + row->offset) = row->value;
+            return px_fail(parser->err, PX_EINVAL, "--%s takes no value",
+                           row->name ? row->name : "?");
+        *(int *)((char *)parser->line + row->offset) = row->value;
         return 0;
     }
     if (value)
-        return set_value(row, value, line, err);
+        return set_value(row, value, parser->line, parser->err);
     struct px_buf word = {0};
-    int status = next_word(reader, &word, err);
+    int status = next_word(&parser->reader, &word, parser->err);
     if (status == 0 && word.size == 0)
-        status = px_fail(err, PX_EINVAL, "--%s needs a value", row->name);
+        status = px_fail(parser->err, PX_EINVAL, "--%s needs a value", row->name);
     if (status == 0)
-        status = set_value(row, word.data, line, err);
+        status = set_value(row, word.data, parser->line, parser->err);
     px_buf_fini(&word);
     return status;
 }
 
-static int apply_long(const char *word, struct reader *reader, struct px_line *line,
-                      struct px_error *err)
+static int apply_long(struct parser *parser, const char *word)
 {
     const char *equals = strchr(word, '=');
     const size_t size = equals ? (size_t)(equals - word) : strlen(word);
-    const struct row *row = find_name((struct px_span){word + 2, size - 2}, false);
+    const struct row *row = find_name((struct px_span){word + 2, size - 2},
+                                      parser->magic == PX_MAGIC_PX, parser->magic);
     if (!row)
-        return unknown_option(word, err);
-    return apply_row(row, equals ? equals + 1 : NULL, reader, line, err);
+        return unknown_option(word, parser->magic, parser->err);
+    return apply_row(parser, row, equals ? equals + 1 : NULL);
 }
 
-static int apply_letters(const char *word, struct reader *reader, struct px_line *line,
-                         struct px_error *err)
+static int apply_letters(struct parser *parser, const char *word)
 {
     for (const char *letter = word + 1; *letter; letter++) {
-        const struct row *row = find_letter(*letter);
+        const struct row *row = find_letter(*letter, parser->magic);
         if (!row)
-            return unknown_option(word, err);
+            return unknown_option(word, parser->magic, parser->err);
         if (row->type != SET)
-            return apply_row(row, letter[1] ? letter + 1 : NULL, reader, line, err);
-        if (apply_row(row, NULL, reader, line, err) < 0)
+            return apply_row(parser, row, letter[1] ? letter + 1 : NULL);
+        if (apply_row(parser, row, NULL) < 0)
             return -1;
     }
     return 0;
 }
 
-/* In a %px the rest may be any Python: only the whole name of an option makes it one. */
-static bool is_option(const char *word, bool cell)
+/* ---- options or code ------------------------------------------------------------------------- */
+
+/* Whether what follows an operand begins another one, which no expression allows: "1" in "-x 1". */
+static bool begins_operand(const struct reader *reader)
 {
-    if (cell)
-        return word[0] == '-' && word[1];
-    if (strncmp(word, "--", 2) != 0)
+    static const char *const operators[] = {"if", "else", "and", "or", "in", "is", "not", "for"};
+    struct reader rest = *reader;
+    skip_space(&rest);
+    const char *at = rest.text + rest.at;
+    const size_t left = rest.size - rest.at;
+    size_t size = 0;
+    if (left == 0)
         return false;
-    return find_name((struct px_span){word + 2, strcspn(word + 2, "=")}, true) != NULL;
+    if (left > 2 && at[0] == '-' && at[1] == '-') {
+        while (2 + size < left && (is_name_char(at[2 + size]) || at[2 + size] == '-'))
+            size++;
+        return find_name((struct px_span){at + 2, size}, true, PX_MAGIC_PX) != NULL;
+    }
+    if (*at == '"' || *at == '\'')
+        return true;
+    while (size < left && is_name_char(at[size]))
+        size++;
+    for (size_t i = 0; i < PX_COUNT(operators); i++) {
+        if (px_span_equal((struct px_span){at, size}, operators[i]))
+            return false;
+    }
+    return size > 0;
 }
 
-static int parse_options(struct reader *reader, bool cell, struct px_buf *word, struct px_line *out,
-                         struct px_error *err)
+/* `reader` stands behind the word. */
+static bool is_option_of_line(const struct reader *reader, const char *word)
 {
+    const char *name = word + strspn(word, "-");
+    const size_t dashes = (size_t)(name - word), size = strcspn(name, "=");
+    if (dashes < 1 || dashes > 2 || !isalpha((unsigned char)*name))
+        return false;
+    if (dashes == 2 && find_name((struct px_span){name, size}, true, PX_MAGIC_PX))
+        return true;
+    for (size_t i = 0; i < size; i++) {
+        if (!is_name_char(name[i]) && name[i] != '-')
+            return false;
+    }
+    if (name[size] == '=')
+        return name[size + 1] != '=';
+    return strcmp(name, "await") != 0 && begins_operand(reader);
+}
+
+static int parse_options(struct parser *parser, struct px_buf *word)
+{
+    struct reader *reader = &parser->reader;
+    const bool code = parser->magic == PX_MAGIC_PX;
     for (;;) {
         skip_space(reader);
-        out->code = reader->at;
-        if (reader->at == reader->size)
+        parser->line->code = reader->at;
+        if (reader->at == reader->size || (code && reader->text[reader->at] != '-'))
             return 0;
-        if (!cell && reader->text[reader->at] != '-')
+        if (next_word(reader, word, code ? NULL : parser->err) < 0)
+            return code ? 0 : -1; /* code has its own rules for quotes */
+        if (code && !is_option_of_line(reader, word->data))
             return 0;
-        if (next_word(reader, word, cell ? err : NULL) < 0)
-            return cell ? -1 : 0; /* code has its own rules for quotes */
-        if (!is_option(word->data, cell)) {
-            return cell ? px_fail(err, PX_EINVAL,
-                                  "'%.60s' is not an option; code goes on the lines below",
-                                  word->data)
-                        : 0;
-        }
-        const int status = word->data[1] == '-' ? apply_long(word->data, reader, out, err)
-                                                : apply_letters(word->data, reader, out, err);
-        if (status < 0)
+        if (word->data[0] != '-' || !word->data[1])
+            return px_fail(parser->err, PX_EINVAL, "'%.60s' is not an option%s", word->data,
+                           parser->magic == PX_MAGIC_CELL ? "; code goes on the lines below" : "");
+        if ((word->data[1] == '-' ? apply_long : apply_letters)(parser, word->data) < 0)
             return -1;
     }
 }
 
-int px_line_parse(struct px_span line, bool cell, struct px_line *out, struct px_error *err)
+int px_line_parse(struct px_span line, enum px_magic magic, struct px_line *out,
+                  struct px_error *err)
 {
-    *out = (struct px_line){
-        .block = -1, .stream = -1, .verbose = -1, .signal_on_interrupt = -1, .progress_after = NAN};
-    struct reader reader = {.text = line.data, .size = line.size};
+    *out = (struct px_line){.block = -1,
+                            .stream = -1,
+                            .verbose = -1,
+                            .fold = -1,
+                            .group = -1,
+                            .timeout = NAN,
+                            .progress_after = NAN};
+    struct parser parser = {
+        .reader = {.text = line.data, .size = line.size}, .magic = magic, .line = out, .err = err};
     struct px_buf word = {0};
-    const int status = parse_options(&reader, cell, &word, out, err);
+    const int status = parse_options(&parser, &word);
     px_buf_fini(&word);
     return status;
+}
+
+void px_names_fini(struct px_names *names)
+{
+    free(names->list);
+    *names = (struct px_names){0};
 }
 
 void px_line_fini(struct px_line *line)
 {
     px_targets_fini(&line->targets);
+    px_names_fini(&line->push);
+    px_names_fini(&line->pull);
 }
 
-void px_line_help(struct px_buf *out)
+/* ---- help ------------------------------------------------------------------------------------ */
+
+static const struct {
+    const char *usage, *about, *examples;
+} magics[] = {
+    [PX_MAGIC_PX] = {"%px [options] CODE, or %%px [options] above a cell",
+                     "Runs Python code on the engines of a cluster.",
+                     "  %px import numpy\n  %%px --targets 0:2 --out result\n"},
+    [PX_MAGIC_CELL] = {"%%px [options], above the code",
+                       "Runs a cell on the engines of a cluster. %px CODE runs a line.",
+                       "  %%px --push a,b --pull c\n  %%px --targets 0:2 --timeout 60\n"},
+    [PX_MAGIC_CONFIG] = {"%pxconfig [options]", "Sets what %px does when its line does not say.",
+                         "  %pxconfig --targets 0:2\n  %pxconfig --noblock --verbose\n"},
+    [PX_MAGIC_RESULT] = {"%pxresult [options]",
+                         "Waits for the last %px, and shows its output and results.",
+                         "  %pxresult\n  %pxresult --group-outputs=engine\n"},
+    [PX_MAGIC_STACKS] = {"%pxstacks [options]",
+                         "Shows what the engines are doing: their Python stacks as one tree.",
+                         "  %pxstacks\n  %pxstacks --targets 3,7\n"},
+};
+
+void px_line_help(enum px_magic magic, struct px_buf *out)
 {
-    px_buf_text(out, "Runs Python code on the engines of a cluster.\n\nOptions:\n");
+    px_buf_printf(out, "Usage: %s\n\n%s\n\nOptions:\n", magics[magic].usage, magics[magic].about);
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
-        char flags[64];
-        if (!rows[i].help)
+        char letter[8] = "    ", flags[64];
+        if (!rows[i].help || !row_is_for(&rows[i], magic))
             continue;
-        if (rows[i].name && rows[i].letter)
-            snprintf(flags, sizeof flags, "-%c, --%s", rows[i].letter, rows[i].name);
-        else if (rows[i].name)
-            snprintf(flags, sizeof flags, "    --%s", rows[i].name);
-        else
-            snprintf(flags, sizeof flags, "-%c", rows[i].letter);
-        px_buf_printf(out, "  %-28s %s\n", flags, rows[i].help);
+        if (rows[i].letter)
+            snprintf(letter, sizeof letter, "-%c, ", rows[i].letter);
+        snprintf(flags, sizeof flags, "%s--%s%s%s", letter, rows[i].name, rows[i].arg ? "=" : "",
+                 rows[i].arg ? rows[i].arg : "");
+        px_buf_printf(out, "  %-29s %s\n", flags, rows[i].help);
     }
-    px_buf_text(out, "\nExamples:\n"
-                     "  %px import numpy\n"
-                     "  %%px --targets 0:2 --out result\n"
-                     "  numpy.random.rand(2)\n");
+    px_buf_printf(out, "\nExamples:\n%s", magics[magic].examples);
 }

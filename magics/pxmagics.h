@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Private to magics: what the halves of phalanx._magics share. The GIL is held everywhere but
+ * Private to magics: what the parts of phalanx._magics share. The GIL is held everywhere but
  * around the wait in pxmagics_follow.c.
+ *
+ *     pxmagics.c          the type behind the magics: lines in, calls out
+ *     pxmagics_run.c      chooses engines and runs code on them
+ *     pxmagics_follow.c   waits for a run; interrupts and time-outs
+ *     pxmagics_show.c     what is shown of it
+ *     pxmagics_util.c     small helpers; fold, ranges and renderers for Python
  */
 #ifndef PX_PXMAGICS_H
 #define PX_PXMAGICS_H
@@ -9,19 +15,83 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "client/phalanx.h"
 #include "magics.h"
+
+/* ---- helpers ---- */
 
 /* module.name; a new reference, or NULL with an exception. */
 PyObject *px_import_name(const char *module, const char *name);
 /* Lets go of a call's result. -1 with an exception when it is NULL. */
 int px_discard(PyObject *result);
-/* Writes to sys.stdout or sys.stderr and flushes. -1 with an exception. */
-int px_write_text(const char *stream, const char *text, size_t size);
+PyObject *px_text_of(const struct px_buf *text);
+/* Raises IPython's UsageError, which is shown without a traceback. */
+void px_raise_usage(const char *magic, const char *text);
+/* phalanx._magics' functions. */
+extern PyMethodDef px_module_methods[];
 
-/*
- * Waits for an AsyncResult of executed code, shows in `shell` what it says as it comes
- * (`stream`) or at the end, then its values; returns None, or NULL with what it raised.
- */
-PyObject *px_follow(PyObject *shell, PyObject *result, const struct px_line *line, bool stream);
+/* ---- running ---- */
+
+/* What lines set and %pxconfig keeps. */
+struct px_config {
+    int block, stream, verbose, fold, local; /* -1: not said */
+    double progress_after, timeout;          /* NAN: not said */
+    char signal[PX_SIGNAL_SIZE];             /* "": not said */
+};
+
+struct px_magics {
+    PyObject_HEAD PyObject *shell;
+    PyObject *face;    /* magics.Face: what Python does for us */
+    PyObject *view;    /* the activated view, or NULL: the face is asked for one */
+    PyObject *last;    /* AsyncResult of the last run, or NULL */
+    PyObject *targets; /* %pxconfig --targets: its text, or NULL */
+    struct px_config config;
+};
+
+/* What `targets` mean among a client's engines: an id, "all" or a list of ids. */
+PyObject *px_resolve(PyObject *client, const struct px_targets *targets, const char *magic);
+/* Runs code as a line says; `cell`: nothing else can be in this cell. The AsyncResult, None, or
+ * NULL with an exception. */
+PyObject *px_run(struct px_magics *self, const struct px_line *line, PyObject *code, bool cell,
+                 const char *magic);
+/* The line's word, or what %pxconfig says. */
+int px_said(int line, int config, int otherwise);
+
+/* ---- following ---- */
+
+struct px_follow {
+    PyObject *face, *screen, *result;
+    bool stream;     /* show output as it comes */
+    bool fold;       /* what several engines say alike: once */
+    bool replay;     /* what has come before is shown too */
+    bool background; /* not on the main thread: no signals, and errors are shown, not raised */
+    bool alone;      /* nothing else has been shown in this cell */
+    int group;       /* enum px_group: show everything at the end in this order; -1: not */
+    double progress_after, timeout; /* seconds; negative or NAN: none */
+    const char *signal;             /* sent to engines on an interrupt; "0": none */
+};
+
+/* Waits for an AsyncResult of executed code and shows what it says, then its values. None, or
+ * NULL with what it raised. */
+PyObject *px_follow(const struct px_follow *options);
+
+/* ---- showing ---- */
+
+struct px_show;
+
+struct px_show *px_show_create(const struct px_follow *options, phalanx_result *c_result);
+void px_show_destroy(struct px_show *show);
+/* One event of the result. -1 with an exception, as all below. */
+int px_show_event(struct px_show *show, PyObject *event);
+/* What was filed in the AsyncResult before. */
+int px_show_past(struct px_show *show);
+/* Shows what is due, and the progress line. `pending`: engines that have not replied. */
+int px_show_due(struct px_show *show, const int *pending, size_t pending_count);
+/* When px_show_due is to be called at the latest. */
+int64_t px_show_next_ms(const struct px_show *show);
+/* A line of our own, on stderr. */
+int px_show_note(struct px_show *show, const struct px_buf *text);
+/* All that is left of output, then the values. */
+int px_show_rest(struct px_show *show);
 
 #endif

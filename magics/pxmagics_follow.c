@@ -1,268 +1,88 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * pxmagics_follow: waits for a run on engines and shows what comes, as it comes.
+ * pxmagics_follow: waits for a run on engines, shows what comes, and lets the user end it.
  *
- * The wait is libphalanx's, without the GIL. A notebook gets one display for each stream of each
- * engine, updated at most every FLUSH_MS; a terminal gets labelled lines. Figures and other
- * displays are shown at once under their label; values at the end, in the order of the
- * engines. Every event is also filed in the AsyncResult, so that --out and %pxresult see all.
+ * The wait is libphalanx's, without the GIL. Every event is filed in the AsyncResult, so that --out
+ * and %pxresult see all, and then shown.
  *
- * Ctrl-C is a ladder: the first sends SIGINT to the engines that are still at it, and waits on; the
- * second gives up, and says which have not come back. Meanwhile Python's handler only counts: a
- * KeyboardInterrupt inside the code that shows things would lose what it was showing.
+ * Ctrl-C is a ladder: the first sends a signal to the engines that are still at it, and waits on;
+ * the second gives up, says which have not come back and what can be typed about them. A time-out
+ * climbs it by itself. Meanwhile Python's handler only counts: a KeyboardInterrupt inside the code
+ * that shows things would lose what it was showing.
  */
 #include "pxmagics.h"
 
-#include "client/phalanx.h"
-
 #include <signal.h>
 #include <string.h>
-#include <strings.h>
 
-#define FLUSH_MS 100
 #define BATCH 64      /* events between two looks at signals and the clock */
 #define SLICE_MS 1000 /* a signal handled just before a wait does not end it: look again */
-
-/* Fields of phalanx._phalanx.Event. */
-enum event_field { EV_TYPE, EV_TASK, EV_ENGINE, EV_FAILED, EV_LOST, EV_NAME, EV_TEXT, EV_CONTENT };
-
-/* ---- small helpers ---------------------------------------------------------------- */
-
-PyObject *px_import_name(const char *module, const char *name)
-{
-    PyObject *from = PyImport_ImportModule(module);
-    PyObject *found = from ? PyObject_GetAttrString(from, name) : NULL;
-    Py_XDECREF(from);
-    return found;
-}
-
-int px_discard(PyObject *result)
-{
-    Py_XDECREF(result);
-    return result ? 0 : -1;
-}
-
-int px_write_text(const char *stream, const char *text, size_t size)
-{
-    PyObject *file = PySys_GetObject(stream); /* borrowed */
-    PyObject *string = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "replace");
-    int status = -1;
-    if (string && file) {
-        status = px_discard(PyObject_CallMethod(file, "write", "(O)", string));
-        if (status == 0)
-            status = px_discard(PyObject_CallMethod(file, "flush", NULL));
-    }
-    Py_XDECREF(string);
-    return status;
-}
-
-static bool is_notebook(PyObject *shell)
-{
-    PyObject *kernel = PyObject_GetAttrString(shell, "kernel");
-    const bool yes = kernel && kernel != Py_None;
-    PyErr_Clear();
-    Py_XDECREF(kernel);
-    return yes;
-}
-
-static bool has_color(PyObject *shell)
-{
-    PyObject *colors = PyObject_GetAttrString(shell, "colors");
-    const char *text = colors && PyUnicode_Check(colors) ? PyUnicode_AsUTF8(colors) : NULL;
-    const bool yes = text && strcasecmp(text, "nocolor") != 0;
-    PyErr_Clear();
-    Py_XDECREF(colors);
-    return yes;
-}
-
-/* ---- one run -------------------------------------------------------------------------- */
-
-struct speaker {
-    struct px_transcript streams[2]; /* stdout, stderr */
-    bool published[2];
-};
+#define GRACE_MS 5000 /* after a time-out has interrupted the engines */
 
 struct run {
-    PyObject *shell;
-    PyObject *result, *raw; /* the AsyncResult and its _phalanx.Result */
-    phalanx_result *c_result;
+    const struct px_follow *options;
+    PyObject *raw, *listener;
+    phalanx_result *result;
     size_t count;
-    struct speaker *speakers; /* by task */
-    struct px_terminal terminal;
-    bool notebook, color, stream, signal;
-    int *signals; /* how often Ctrl-C was hit; NULL: not counted, an exception instead */
-    int handled;  /* how many of them have been acted upon */
-    bool dirty;   /* some transcript has changed */
-    int64_t flushed_ms;
+    struct px_show *show;
+    bool *replied; /* by task */
+    int *pending;  /* engines of those that have not */
+    int *signals;  /* how often Ctrl-C was hit; NULL: not counted, an exception instead */
+    int handled;   /* how many of them have been acted upon */
+    int64_t deadline_ms;
+    bool timed_out;
 };
 
-static const char *const stream_names[] = {"stdout", "stderr"};
-
-static int publish(struct run *run, PyObject *data, PyObject *metadata, PyObject *transient,
-                   bool update)
-{
-    PyObject *publisher = PyObject_GetAttrString(run->shell, "display_pub");
-    PyObject *method = publisher ? PyObject_GetAttrString(publisher, "publish") : NULL;
-    PyObject *args = PyTuple_New(0);
-    PyObject *kwargs = Py_BuildValue(
-        "{sOsOsOsO}", "data", data, "metadata", metadata ? metadata : Py_None, "transient",
-        transient ? transient : Py_None, "update", update ? Py_True : Py_False);
-    PyObject *done = method && args && kwargs ? PyObject_Call(method, args, kwargs) : NULL;
-    Py_XDECREF(kwargs);
-    Py_XDECREF(args);
-    Py_XDECREF(method);
-    Py_XDECREF(publisher);
-    return px_discard(done);
-}
-
-static int publish_text(struct run *run, const struct px_buf *text, PyObject *transient,
-                        bool update)
-{
-    PyObject *string = PyUnicode_DecodeUTF8(text->data, (Py_ssize_t)text->size, "replace");
-    PyObject *data = string ? Py_BuildValue("{sN}", "text/plain", string) : NULL;
-    const int status = data ? publish(run, data, NULL, transient, update) : -1;
-    Py_XDECREF(data);
-    return status;
-}
-
-static int engine_of(const struct run *run, size_t task)
-{
-    return phalanx_task_engine(run->c_result, task);
-}
-
-/* ---- streams ------------------------------------------------------------------------------ */
-
-static int flush_stream(struct run *run, size_t task, int which)
-{
-    struct speaker *speaker = &run->speakers[task];
-    if (!speaker->streams[which].changed)
-        return 0;
-    struct px_buf text = {0};
-    px_render_label(&text, stream_names[which], engine_of(run, task));
-    px_transcript_show(&speaker->streams[which], &text);
-    PyObject *transient = Py_BuildValue(
-        "{sN}", "display_id",
-        PyUnicode_FromFormat("%s-%s", phalanx_task_id(run->c_result, task), stream_names[which]));
-    const int status =
-        transient ? publish_text(run, &text, transient, speaker->published[which]) : -1;
-    speaker->published[which] = true;
-    Py_XDECREF(transient);
-    px_buf_fini(&text);
-    return status;
-}
-
-static int flush_streams(struct run *run)
-{
-    for (size_t task = 0; task < run->count; task++) {
-        if (flush_stream(run, task, 0) < 0 || flush_stream(run, task, 1) < 0)
-            return -1;
-    }
-    run->dirty = false;
-    run->flushed_ms = px_now_ms();
-    return 0;
-}
-
-static int on_stream(struct run *run, size_t task, PyObject *event)
-{
-    const char *name = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_NAME));
-    Py_ssize_t size;
-    const char *text = PyUnicode_AsUTF8AndSize(PyStructSequence_GET_ITEM(event, EV_TEXT), &size);
-    if (!name || !text)
-        return -1;
-    const int which = strcmp(name, "stderr") == 0;
-    const struct px_span span = {text, (size_t)size};
-    if (run->notebook) {
-        px_transcript_add(&run->speakers[task].streams[which], span);
-        run->dirty = true;
-        return 0;
-    }
-    struct px_buf out = {0};
-    px_terminal_text(&run->terminal, &out, stream_names[which], engine_of(run, task), span);
-    const int status = px_write_text(stream_names[which], out.data, out.size);
-    px_buf_fini(&out);
-    return status;
-}
-
-/* ---- displays ------------------------------------------------------------------------------ */
-
-/* An engine's display ids, which other engines may use as well, under its own prefix. */
-static PyObject *own_transient(PyObject *content, int engine)
-{
-    PyObject *transient = PyDict_GetItemString(content, "transient"); /* borrowed */
-    PyObject *id =
-        transient && PyDict_Check(transient) ? PyDict_GetItemString(transient, "display_id") : NULL;
-    if (!id)
-        return PyDict_New();
-    return Py_BuildValue("{sN}", "display_id", PyUnicode_FromFormat("engine%d-%S", engine, id));
-}
-
-static int show_output_label(struct run *run, size_t task)
-{
-    struct px_buf label = {0};
-    px_buf_printf(&label, "[output:%d]", engine_of(run, task));
-    const int status = publish_text(run, &label, NULL, false);
-    px_buf_fini(&label);
-    return status;
-}
-
-static PyObject *event_content(PyObject *event)
-{
-    PyObject *loads = px_import_name("json", "loads");
-    PyObject *content =
-        loads ? PyObject_CallOneArg(loads, PyStructSequence_GET_ITEM(event, EV_CONTENT)) : NULL;
-    Py_XDECREF(loads);
-    if (content && !PyDict_Check(content)) {
-        PyErr_SetString(PyExc_ValueError, "an engine sent a message without content");
-        Py_CLEAR(content);
-    }
-    return content;
-}
-
-static int show_display(struct run *run, size_t task, PyObject *event, bool update)
-{
-    PyObject *content = event_content(event);
-    PyObject *transient = content ? own_transient(content, engine_of(run, task)) : NULL;
-    PyObject *data = content ? PyDict_GetItemString(content, "data") : NULL;
-    int status = transient ? 0 : -1;
-    if (status == 0 && data && PyDict_Check(data)) {
-        status = flush_stream(run, task, 0);
-        if (status == 0 && !update)
-            status = show_output_label(run, task);
-        if (status == 0)
-            status =
-                publish(run, data, PyDict_GetItemString(content, "metadata"), transient, update);
-    }
-    Py_XDECREF(transient);
-    Py_XDECREF(content);
-    return status;
-}
-
-static int on_output(struct run *run, size_t task, PyObject *event)
-{
-    const char *name = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_NAME));
-    if (!name)
-        return -1;
-    if (strcmp(name, "display_data") == 0)
-        return show_display(run, task, event, false);
-    if (strcmp(name, "update_display_data") == 0)
-        return show_display(run, task, event, true);
-    return 0;
-}
-
-/* ---- watching ---------------------------------------------------------------------------------
- */
+/* ---- events ---------------------------------------------------------------------------- */
 
 static int on_event(struct run *run, PyObject *event)
 {
-    const long type = PyLong_AsLong(PyStructSequence_GET_ITEM(event, EV_TYPE));
-    const size_t task = PyLong_AsSize_t(PyStructSequence_GET_ITEM(event, EV_TASK));
-    if (px_discard(PyObject_CallMethod(run->result, "_file", "(O)", event)) < 0)
+    const long type = PyLong_AsLong(PyStructSequence_GET_ITEM(event, 0));
+    const size_t task = PyLong_AsSize_t(PyStructSequence_GET_ITEM(event, 1));
+    if (type == PHALANX_REPLY && task < run->count)
+        run->replied[task] = true;
+    return px_show_event(run->show, event);
+}
+
+/* The AsyncResult calls it with each event that it files, whoever took it. */
+static PyObject *hear(PyObject *capsule, PyObject *event)
+{
+    struct run *run = PyCapsule_GetPointer(capsule, "phalanx.run");
+    return run && on_event(run, event) == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyMethodDef hear_def = {"hear", hear, METH_O, NULL};
+
+/* result._listeners.append or .remove(listener) */
+static PyObject *call_listeners(struct run *run, const char *method)
+{
+    PyObject *listeners = PyObject_GetAttrString(run->options->result, "_listeners");
+    PyObject *done =
+        listeners ? PyObject_CallMethod(listeners, method, "(O)", run->listener) : NULL;
+    Py_XDECREF(listeners);
+    return done;
+}
+
+static int listen(struct run *run)
+{
+    PyObject *capsule = PyCapsule_New(run, "phalanx.run", NULL);
+    run->listener = capsule ? PyCFunction_New(&hear_def, capsule) : NULL;
+    Py_XDECREF(capsule);
+    return run->listener ? px_discard(call_listeners(run, "append")) : -1;
+}
+
+/* Files an event in the AsyncResult, as its _pump does. */
+static int file_event(struct run *run, PyObject *event)
+{
+    PyObject *result = run->options->result;
+    if (px_discard(PyObject_CallMethod(result, "_file", "(O)", event)) < 0)
         return -1;
-    if (!run->stream || task >= run->count)
-        return 0;
-    if (type == PHALANX_STREAM)
-        return on_stream(run, task, event);
-    return type == PHALANX_OUTPUT ? on_output(run, task, event) : 0;
+    PyObject *listeners = PyObject_GetAttrString(result, "_listeners");
+    int status = listeners && PyList_Check(listeners) ? 0 : -1;
+    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(listeners); i++)
+        status = px_discard(PyObject_CallOneArg(PyList_GET_ITEM(listeners, i), event));
+    Py_XDECREF(listeners);
+    return status;
 }
 
 /* Shows what has arrived, BATCH events at most, so that a flood does not keep out Ctrl-C. How many
@@ -276,7 +96,7 @@ static int drain(struct run *run)
             Py_XDECREF(event);
             return event ? taken : -1;
         }
-        const int status = on_event(run, event);
+        const int status = file_event(run, event);
         Py_DECREF(event);
         if (status < 0)
             return -1;
@@ -284,24 +104,26 @@ static int drain(struct run *run)
     return taken;
 }
 
-/* The engines of tasks that have no reply yet. */
-static size_t still_running(struct run *run, int *ids)
+/* Lists the engines of tasks that have no reply yet. */
+static size_t list_pending(struct run *run)
 {
     size_t count = 0;
-    PyObject *tasks = PyObject_GetAttrString(run->result, "_tasks");
-    for (size_t i = 0; tasks && i < run->count; i++) {
-        PyObject *reply = PyObject_GetAttrString(PyList_GetItem(tasks, (Py_ssize_t)i), "reply");
-        if (reply == Py_None)
-            ids[count++] = engine_of(run, i);
-        Py_XDECREF(reply);
+    for (size_t i = 0; i < run->count; i++) {
+        if (!run->replied[i])
+            run->pending[count++] = phalanx_task_engine(run->result, i);
     }
-    Py_XDECREF(tasks);
     return count;
 }
 
-static void send_interrupt(struct run *run, const int *ids, size_t count)
+/* ---- the ladder --------------------------------------------------------------------------- */
+
+static void send_signal(struct run *run, size_t count)
 {
-    PyObject *client = PyObject_GetAttrString(run->result, "_client");
+    const char *signal = run->options->signal;
+    const bool number = *signal >= '0' && *signal <= '9';
+    char content[64];
+    snprintf(content, sizeof content, number ? "{\"sig\": %s}" : "{\"sig\": \"%s\"}", signal);
+    PyObject *client = PyObject_GetAttrString(run->options->result, "_client");
     PyObject *raw = client ? PyObject_GetAttrString(client, "_raw") : NULL;
     PyObject *capsule = raw ? PyObject_CallMethod(raw, "capsule", NULL) : NULL;
     phalanx_client *c_client = capsule ? PyCapsule_GetPointer(capsule, "phalanx.client") : NULL;
@@ -309,8 +131,8 @@ static void send_interrupt(struct run *run, const int *ids, size_t count)
         /* One by one: an engine that is gone must not keep the others from hearing. */
         const struct phalanx_request request = {.type = PHALANX_CONTROL,
                                                 .message = "signal_request",
-                                                .content = "{\"sig\": \"SIGINT\"}",
-                                                .targets = &ids[i],
+                                                .content = content,
+                                                .targets = &run->pending[i],
                                                 .target_count = 1};
         phalanx_result_free(phalanx_submit(c_client, &request, NULL));
     }
@@ -320,28 +142,23 @@ static void send_interrupt(struct run *run, const int *ids, size_t count)
     Py_XDECREF(client);
 }
 
-static void say_who_is_left(const int *ids, size_t count)
+static void say_who_is_left(struct run *run, size_t count)
 {
-    struct px_buf text = {0}, engines = {0};
-    px_render_engines(&engines, ids, count);
-    px_buf_printf(&text, "%%px: gave up waiting for engine%s %s; %%pxresult waits again\n",
-                  count == 1 ? "" : "s", engines.data);
-    px_write_text("stderr", text.data, text.size);
-    px_buf_fini(&engines);
+    struct px_buf text = {0};
+    px_render_ladder(&text, run->pending, count);
+    px_show_note(run->show, &text);
     px_buf_fini(&text);
 }
 
-/* 0: wait on. -1: give up. */
+/* One rung. 0: wait on. -1: give up. */
 static int on_interrupt(struct run *run)
 {
-    int *ids = PyMem_Calloc(run->count + 1, sizeof *ids);
-    const size_t count = ids ? still_running(run, ids) : 0;
-    const bool wait_on = run->signal && run->handled++ == 0 && count > 0;
+    const size_t count = list_pending(run);
+    const bool wait_on = strcmp(run->options->signal, "0") != 0 && run->handled++ == 0 && count > 0;
     if (wait_on)
-        send_interrupt(run, ids, count);
+        send_signal(run, count);
     else if (count > 0)
-        say_who_is_left(ids, count);
-    PyMem_Free(ids);
+        say_who_is_left(run, count);
     PyErr_Clear();
     return wait_on ? 0 : -1;
 }
@@ -364,6 +181,37 @@ static int check_signals(struct run *run)
     }
     return 0;
 }
+
+/* Past the deadline: interrupts the engines; those that do not come back in time are left. */
+static int check_deadline(struct run *run)
+{
+    if (px_now_ms() < run->deadline_ms)
+        return 0;
+    const size_t count = list_pending(run);
+    if (count == 0) { /* replies are here, and only output is on its way */
+        run->deadline_ms = INT64_MAX;
+        return 0;
+    }
+    if (run->timed_out) {
+        say_who_is_left(run, count);
+        PyErr_Format(PyExc_TimeoutError, "%zu of %zu engines did not end within %d s", count,
+                     run->count, (int)(run->options->timeout + GRACE_MS / 1000));
+        return -1;
+    }
+    struct px_buf text = {0};
+    px_buf_printf(&text, "%%px: time is up (--timeout=%g): interrupting engine%s ",
+                  run->options->timeout, count == 1 ? "" : "s");
+    px_render_ranges(&text, run->pending, count);
+    px_buf_text(&text, "\n");
+    const int status = px_show_note(run->show, &text);
+    px_buf_fini(&text);
+    run->timed_out = true;
+    run->deadline_ms = px_now_ms() + GRACE_MS;
+    send_signal(run, count);
+    return status;
+}
+
+/* ---- counting interrupts -------------------------------------------------------------------- */
 
 static PyObject *count_signal(PyObject *capsule, PyObject *args)
 {
@@ -426,17 +274,21 @@ static int end_counting(struct run *run, PyObject *handler)
     return late ? -1 : 0;
 }
 
+/* ---- watching ----------------------------------------------------------------------------------
+ */
+
 static int64_t time_to_wait(const struct run *run)
 {
-    if (!run->dirty)
-        return SLICE_MS;
-    const int64_t left = run->flushed_ms + FLUSH_MS - px_now_ms();
-    return left > 0 ? left : 0;
+    const int64_t now_ms = px_now_ms(), show_ms = px_show_next_ms(run->show);
+    int64_t next_ms = now_ms + SLICE_MS;
+    next_ms = show_ms < next_ms ? show_ms : next_ms;
+    next_ms = run->deadline_ms < next_ms ? run->deadline_ms : next_ms;
+    return next_ms > now_ms ? next_ms - now_ms : 0;
 }
 
 static bool is_over(const struct run *run, enum phalanx_code code)
 {
-    return code == PHALANX_ECLOSED || phalanx_finished(run->c_result) == run->count;
+    return code == PHALANX_ECLOSED || phalanx_finished(run->result) == run->count;
 }
 
 static int watch(struct run *run)
@@ -445,136 +297,100 @@ static int watch(struct run *run)
     while (!over) {
         const int64_t timeout_ms = time_to_wait(run);
         PyThreadState *state = PyEval_SaveThread();
-        const enum phalanx_code code = phalanx_wait(run->c_result, PHALANX_EVENT, timeout_ms);
+        const enum phalanx_code code = phalanx_wait(run->result, PHALANX_EVENT, timeout_ms);
         PyEval_RestoreThread(state);
         over = is_over(run, code); /* asked before the events are taken: then they are all here */
         const int taken = drain(run);
         over &= taken < BATCH;
-        if (taken < 0 || check_signals(run) < 0)
+        if (taken < 0 || check_signals(run) < 0 || (!over && check_deadline(run) < 0))
             return -1;
-        if (run->dirty && (over || time_to_wait(run) == 0) && flush_streams(run) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-/* ---- values at the end
- * ---------------------------------------------------------------------------- */
-
-/* The value's MIME bundle, its text under the prompt. NULL with an exception. */
-static PyObject *prompted(struct run *run, PyObject *data, int engine, long execution_count)
-{
-    PyObject *copy = PyDict_Copy(data);
-    PyObject *plain = copy ? PyDict_GetItemString(copy, "text/plain") : NULL;
-    Py_ssize_t size = 0;
-    const char *text = "";
-    if (plain && PyUnicode_Check(plain)) {
-        text = PyUnicode_AsUTF8AndSize(plain, &size);
-        if (!text) {
-            PyErr_Clear();
-            text = "?";
-            size = 1;
-        }
-    }
-    struct px_buf out = {0};
-    px_render_result(&out, engine, execution_count, (struct px_span){text, (size_t)size},
-                     run->color);
-    PyObject *string = PyUnicode_DecodeUTF8(out.data, (Py_ssize_t)out.size, "replace");
-    if (copy && (!string || PyDict_SetItemString(copy, "text/plain", string) < 0))
-        Py_CLEAR(copy);
-    Py_XDECREF(string);
-    px_buf_fini(&out);
-    return copy;
-}
-
-static int show_value(struct run *run, size_t task)
-{
-    PyObject *tasks = PyObject_GetAttrString(run->result, "_tasks");
-    PyObject *record = tasks ? PyList_GetItem(tasks, (Py_ssize_t)task) : NULL; /* borrowed */
-    PyObject *content = record ? PyObject_GetAttrString(record, "execute_result") : NULL;
-    int status = content ? 0 : -1;
-    if (content && PyDict_Check(content)) {
-        PyObject *data = PyDict_GetItemString(content, "data");
-        PyObject *count = PyDict_GetItemString(content, "execution_count");
-        const long number = count && PyLong_Check(count) ? PyLong_AsLong(count) : 0;
-        PyObject *shown =
-            data && PyDict_Check(data) ? prompted(run, data, engine_of(run, task), number) : NULL;
-        status = shown ? publish(run, shown, PyDict_GetItemString(content, "metadata"), NULL, false)
-                       : -1;
-        Py_XDECREF(shown);
-        if (status < 0 && !PyErr_Occurred())
-            status = 0; /* a value without data: nothing to show */
-    }
-    Py_XDECREF(content);
-    Py_XDECREF(tasks);
-    return status;
-}
-
-static int show_values(struct run *run)
-{
-    if (run->terminal.mid_line && px_write_text("stdout", "\n", 1) < 0)
-        return -1;
-    for (size_t task = 0; task < run->count; task++) {
-        if (show_value(run, task) < 0)
+        if (!over && px_show_due(run->show, run->pending, list_pending(run)) < 0)
             return -1;
     }
     return 0;
 }
 
-static void run_fini(struct run *run)
+static int watch_interruptibly(struct run *run)
 {
-    for (size_t i = 0; run->speakers && i < run->count; i++) {
-        px_transcript_fini(&run->speakers[i].streams[0]);
-        px_transcript_fini(&run->speakers[i].streams[1]);
-    }
-    PyMem_Free(run->speakers);
-    Py_CLEAR(run->raw);
-}
-
-/* Follows the run to its end, and shows its values. -1 with an exception. */
-static int show_run(struct run *run, const struct px_line *line)
-{
+    if (run->options->background)
+        return watch(run);
     PyObject *handler = count_interrupts(run);
-    int status = watch(run);
-    if (end_counting(run, handler) < 0)
-        status = -1;
-    if (status < 0)
-        return -1;
-    if (run->stream)
-        return show_values(run);
-    return px_discard(
-        PyObject_CallMethod(run->result, "display_outputs", "s", px_group_names[line->group]));
+    const int status = watch(run);
+    return end_counting(run, handler) < 0 ? -1 : status;
+}
+
+/* ---- one run ------------------------------------------------------------------------------------
+ */
+
+/* Marks the tasks that had their reply before. */
+static int read_past(struct run *run)
+{
+    PyObject *tasks = PyObject_GetAttrString(run->options->result, "_tasks");
+    int status = tasks && PyList_Check(tasks) ? 0 : -1;
+    for (size_t i = 0; status == 0 && i < run->count; i++) {
+        PyObject *reply = PyObject_GetAttrString(PyList_GetItem(tasks, (Py_ssize_t)i), "reply");
+        run->replied[i] = reply && reply != Py_None;
+        status = reply ? 0 : -1;
+        Py_XDECREF(reply);
+    }
+    Py_XDECREF(tasks);
+    return status == 0 && run->options->replay ? px_show_past(run->show) : status;
 }
 
 /* -1 with an exception; run_fini in any case. */
 static int run_init(struct run *run)
 {
-    run->notebook = is_notebook(run->shell);
-    run->color = has_color(run->shell);
-    run->flushed_ms = px_now_ms(); /* quick cells show their streams once, in the engines' order */
-    run->raw = PyObject_GetAttrString(run->result, "_raw");
+    run->raw = PyObject_GetAttrString(run->options->result, "_raw");
     PyObject *capsule = run->raw ? PyObject_CallMethod(run->raw, "capsule", NULL) : NULL;
-    run->c_result = capsule ? PyCapsule_GetPointer(capsule, "phalanx.result") : NULL;
+    run->result = capsule ? PyCapsule_GetPointer(capsule, "phalanx.result") : NULL;
     Py_XDECREF(capsule);
-    if (!run->c_result)
+    if (!run->result)
         return -1;
-    run->count = phalanx_task_count(run->c_result);
-    run->speakers = PyMem_Calloc(run->count + 1, sizeof *run->speakers);
-    if (!run->speakers)
+    run->count = phalanx_task_count(run->result);
+    run->replied = PyMem_Calloc(run->count + 1, sizeof *run->replied);
+    run->pending = PyMem_Calloc(run->count + 1, sizeof *run->pending);
+    if (!run->replied || !run->pending) {
         PyErr_NoMemory();
-    return run->speakers ? 0 : -1;
+        return -1;
+    }
+    run->show = px_show_create(run->options, run->result);
+    const double timeout = run->options->timeout;
+    run->deadline_ms = timeout > 0 ? px_now_ms() + (int64_t)(timeout * 1000) : INT64_MAX;
+    return run->show && listen(run) == 0 ? read_past(run) : -1;
 }
 
-PyObject *px_follow(PyObject *shell, PyObject *result, const struct px_line *line, bool stream)
+static void run_fini(struct run *run)
 {
-    struct run run = {.shell = shell,
-                      .result = result,
-                      .stream = stream,
-                      .signal = line->signal_on_interrupt != 0};
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    if (run->listener)
+        px_discard(call_listeners(run, "remove"));
+    Py_CLEAR(run->listener);
+    PyErr_Restore(type, error, traceback);
+    px_show_destroy(run->show);
+    PyMem_Free(run->pending);
+    PyMem_Free(run->replied);
+    Py_CLEAR(run->raw);
+}
+
+PyObject *px_follow(const struct px_follow *options)
+{
+    struct run run = {.options = options};
     PyObject *value = NULL;
-    if (run_init(&run) == 0 && show_run(&run, line) == 0)
-        value = PyObject_CallMethod(result, "get", NULL);
+    int status = run_init(&run);
+    if (status == 0 && watch_interruptibly(&run) < 0) {
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        px_show_rest(run.show); /* what did arrive is shown */
+        PyErr_Restore(type, error, traceback);
+        status = -1;
+    } else if (status == 0) {
+        status = px_show_rest(run.show);
+    }
     run_fini(&run);
+    if (status == 0) /* raises what was raised on engines, folded */
+        value = PyObject_CallMethod(options->face, "outcome", "OOO", options->result,
+                                    options->fold ? Py_True : Py_False, options->screen);
     Py_XDECREF(value);
     return value ? Py_NewRef(Py_None) : NULL;
 }

@@ -72,7 +72,9 @@ class Notebook:
                 continue
             if where:
                 places[where] = len(shown)
-            if kind == "stream":
+            if kind == "clear_output":
+                shown.clear()
+            elif kind == "stream":
                 shown.append((content["name"], content["text"]))
             elif kind == "error":
                 shown.append(("error", content))
@@ -80,6 +82,39 @@ class Notebook:
                 shown.append((kind, content["data"]))
         self.kc.get_shell_msg(timeout=10)
         return shown
+
+    def reply(self, parent):
+        """The reply to a request; what is left of others is passed over."""
+        while True:
+            message = self.kc.get_shell_msg(timeout=10)
+            if message["parent_header"].get("msg_id") == parent:
+                return message
+
+    def said(self, code):
+        """(stdout, stderr) of a cell that must show nothing else but values."""
+        shown = self.run(code)
+        assert all(kind in ("stdout", "stderr", "display_data") for kind, _ in shown), shown
+        return tuple("".join(text for kind, text in shown if kind == name)
+                     for name in ("stdout", "stderr"))
+
+    def late_output(self, parent, until, timeout=30):
+        """What a cell that has ended writes, to a text."""
+        deadline, text = time.monotonic() + timeout, ""
+        while not text.endswith(until):
+            try:
+                message = self.kc.get_iopub_msg(timeout=0.2)
+            except queue.Empty:
+                assert time.monotonic() < deadline, f"no {until!r} but {text!r}"
+                continue
+            if message["msg_type"] == "stream":
+                assert message["parent_header"].get("msg_id") == parent
+                text += message["content"]["text"]
+        return text
+
+    def scatter(self, name):
+        """Gives each engine its place among them under a name."""
+        self.run("import phalanx\nwith phalanx.Client() as rc:\n"
+                 f"    rc[:].scatter({name!r}, range(len(rc)), flatten=True).get()")
 
     def texts(self, code):
         """The texts of the displays of a cell that must not fail."""
@@ -102,6 +137,15 @@ class Notebook:
 
 def plain(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def out_without_counts(texts):
+    return [re.sub(r":\d+\]", "]", text) for text in texts]
+
+
+def shown_text(text):
+    """What is seen of text with carriage returns."""
+    return "\n".join(line.rpartition("\r")[2] for line in text.split("\n"))
 
 
 def environment(directory, **more):
@@ -152,64 +196,130 @@ def notebook(request, tmp_path_factory):
 
 
 def test_values(notebook):
-    assert notebook.texts("%px a = 5") == []
-    assert [re.sub(r":\d+\]", ":n]", t) for t in notebook.texts("%px a * 2")] == [
-        "Out[0:n]: 10", "Out[1:n]: 10"]
-    first = notebook.texts("%%px\nimport numpy\nnumpy.arange(4).reshape(2, 2)")[0]
+    assert notebook.run("%px a = 5") == []
+    assert out_without_counts(notebook.texts("%px a * 2")) == ["Out[0-1]: 10"]
+    first, = notebook.texts("%%px\nimport numpy\nnumpy.arange(4).reshape(2, 2)")
     assert first.endswith("\narray([[0, 1],\n       [2, 3]])")
     assert notebook.texts("%px None") == []
     assert notebook.texts("%px -5")[0].endswith(": -5")
+    assert out_without_counts(notebook.texts("%px --no-fold 7")) == ["Out[0]: 7", "Out[1]: 7"]
+
+
+def test_values_that_differ(notebook):
+    notebook.run("%px import os")
+    texts = out_without_counts(notebook.texts("%px os.getpid()"))
+    assert [t.split("]")[0] for t in texts] == ["Out[0", "Out[1"]
 
 
 def test_streams(notebook):
     code = "%%px\nimport sys\nprint('one')\nprint('two')\nprint('no', file=sys.stderr)"
-    assert notebook.texts(code) == [
-        "[stdout:0] one\ntwo\n", "[stderr:0] no\n", "[stdout:1] one\ntwo\n", "[stderr:1] no\n"]
+    assert notebook.said(code) == ("[stdout:0-1] \none\ntwo\n", "[stderr:0-1] \nno\n")
+    code = code.replace("%%px", "%%px --no-fold")
+    assert notebook.said(code)[0] == "[stdout:0] \none\ntwo\n[stdout:1] \none\ntwo\n"
+    assert notebook.said("%%px -t 1\nprint('x', end='')")[0] == "[stdout:1] \nx\n"
+
+
+def test_what_differs_stands_apart(notebook):
+    notebook.scatter("me")
+    code = "%%px\nprint('same')\nprint('I am', me)\nprint('again')"
+    assert notebook.said(code)[0] == (
+        "[stdout:0-1] \nsame\n[stdout:0] \nI am 0\nagain\n[stdout:1] \nI am 1\nagain\n")
 
 
 def test_targets(notebook):
-    assert notebook.texts("%%px --targets 1\nprint('x')") == ["[stdout:1] x\n"]
-    assert notebook.texts("%%px -t -1\nprint('x')") == ["[stdout:1] x\n"]
-    assert notebook.texts("%%px --targets 0:1\nprint('x')") == ["[stdout:0] x\n"]
-    assert notebook.texts("%%px -t [0, 1]\nprint('x')") == ["[stdout:0] x\n", "[stdout:1] x\n"]
-    assert notebook.texts("%px --targets 1 print('x')") == ["[stdout:1] x\n"]
+    for targets in ("--targets 1", "-t -1", "--targets=1:", "-t [1]", "-t ::-2"):
+        assert notebook.said(f"%%px {targets}\nprint('x')")[0] == "[stdout:1] \nx\n"
+    for targets in ("-t [0, 1]", "-t all", "-t :", "-t 1,0"):
+        assert notebook.said(f"%%px {targets}\nprint('x')")[0] == "[stdout:0-1] \nx\n"
+    assert notebook.said("%px --targets 1 print('x')")[0] == "[stdout:1] \nx\n"
+    assert notebook.said("%px -t 1 print('x')")[0] == "[stdout:1] \nx\n"
 
 
 @pytest.mark.parametrize("code, line", [
     ("%%px -t 7\n1", "UsageError: %%px: there is no engine 7; registered: 0 and 1"),
     ("%%px -t 5:9\n1", "UsageError: %%px: the targets name no engine; there are 2"),
-    ("%%px --tragets 0\n1", "UsageError: %%px: unknown option --tragets; did you mean --targets?"),
-    ("%%px -t x\n1", "UsageError: %%px: 'x' names no engines; use an id, -1, 0:2, [0,2] or all"),
-    ("%px", "UsageError: %px: there is no code on the line"),
+    ("%%px --push nothing_here\n1", "UsageError: --push: there is no 'nothing_here' here"),
+    ("%%px --pull a@9\n1", "UsageError: --pull: there is no engine 9"),
+    ("%%px --noblock --pull a\n1",
+     "UsageError: %%px: --pull needs the cell's end, for which --noblock does not wait"),
 ])
-def test_bad_lines(notebook, code, line):
+def test_bad_values(notebook, code, line):
     assert notebook.usage(code) == line
     assert notebook.texts("%px 1")[0].endswith(": 1")
+
+
+@pytest.mark.parametrize("code, line", [
+    ("%%px --tragets 0\n1", "%%px: unknown option --tragets; did you mean --targets?"),
+    ("%%px -t x\n1", "%%px: 'x' names no engines; use an id, -1, 0:2, [0,2] or all"),
+    ("%px", "%px: there is no code on the line"),
+    ("%px --bogus 1", "%px: unknown option --bogus"),
+    ("%px -q 1", "%px: unknown option -q"),
+    ("%pxconfig --out x", "%pxconfig: unknown option --out"),
+    ("%pxresult nonsense", "%pxresult: 'nonsense' is not an option"),
+    ("%pxstacks -x", "%pxstacks: unknown option -x"),
+    ("%pxcluster frobnicate", "%pxcluster: there is no command 'frobnicate'"),
+    ("%pxcluster start -n x", "%pxcluster: -n takes a number of engines, not 'x'"),
+])
+def test_bad_options_show_usage(notebook, code, line):
+    said = notebook.usage(code).splitlines()
+    assert said[0] == f"UsageError: {line}"
+    assert said[2].startswith("Usage: %")
+    examples = said[said.index(next(s for s in said if s.strip() == "Examples:")) + 1:]
+    assert len(examples) == 2 and all("%px" in e for e in examples)
+    assert len(said) <= 27
+    assert notebook.texts("%px 1")[0].endswith(": 1")
+
+
+def test_help(notebook):
+    for name in ("%px", "%%px", "%pxconfig", "%pxresult", "%pxstacks", "%pxwhy", "%pxcluster",
+                 "%autopx"):
+        message = notebook.kc.execute(f"{name}?", stop_on_error=False)
+        list(notebook.outputs(message))
+        reply = notebook.reply(message)
+        page, = reply["content"]["payload"]
+        assert "%px" in page["data"]["text/plain"] or "%autopx" in page["data"]["text/plain"]
+
+
+def test_expressions_that_begin_with_a_dash(notebook):
+    notebook.run("%px x = 3")
+    assert notebook.texts("%px -x")[0].endswith(": -3")
+    assert notebook.texts("%px --x + 1")[0].endswith(": 4")
+    assert notebook.texts("%px -x if x else 1")[0].endswith(": -3")
 
 
 def test_figures(notebook):
     pytest.importorskip("matplotlib")
     shown = notebook.run("%%px\n%matplotlib inline\nimport matplotlib.pyplot as plt\n"
                          "plt.plot([1, 2]); plt.show()")
-    labels = [data["text/plain"] for _, data in shown if "image/png" not in data]
+    shown = [data for kind, data in shown if kind == "display_data"]  # and a progress line
+    labels = [data["text/plain"] for data in shown if "image/png" not in data]
     assert sorted(labels) == ["[output:0]", "[output:1]"]
-    assert sum("image/png" in data for _, data in shown) == 2
+    assert sum("image/png" in data for data in shown) == 2
 
 
-def test_displays_keep_their_forms(notebook):
+def test_displays_keep_their_forms_and_their_place(notebook):
     shown = notebook.run("%%px -t 0\nfrom IPython.display import HTML\nHTML('<b>x</b>')")
     assert [data["text/html"] for _, data in shown] == ["<b>x</b>"]
     code = ("%%px -t 0\nfrom IPython.display import display\n"
             "d = display('old', display_id='d')\nd.update('new')")
     assert notebook.texts(code) == ["[output:0]", "'new'"]
+    shown = notebook.run("%%px\nfrom IPython.display import display\n"
+                         "print('before'); display('it'); print('after')")
+    kinds = [data if kind == "stdout" else data["text/plain"] for kind, data in shown]
+    assert kinds[0] == "[stdout:0-1] \nbefore\n" and kinds[-1] == "[stdout:0-1] \nafter\n"
+    assert sorted(kinds[1:-1]) == ["'it'", "'it'", "[output:0]", "[output:1]"]
 
 
 def test_in_loops_and_functions(notebook):
-    assert [t[-1] for t in notebook.texts("for i in range(2):\n    %px $i")] == ["0", "0", "1", "1"]
-    assert notebook.texts("def f(x):\n    %px -t 0 print($x)\n") == []
-    assert notebook.texts("def f(x):\n    %px --targets 0 print($x)\nf(7)") == ["[stdout:0] 7\n"]
+    texts = out_without_counts(notebook.texts("for i in range(2):\n    %px $i"))
+    assert texts == ["Out[0-1]: 0", "Out[0-1]: 1"]
+    assert notebook.run("def f(x):\n    %px -t 0 print($x)\n") == []
+    assert notebook.said("def f(x):\n    %px --targets 0 print($x)\nf(7)")[0] == "[stdout:0] \n7\n"
     shown = notebook.run("x = 1\n%px y = $x + 1\nprint(x)\n%px y")
-    assert shown[0] == ("stdout", "1\n") and len(shown) == 3
+    assert shown[0] == ("stdout", "1\n") and len(shown) == 2
+
+
+# ---- errors ------------------------------------------------------------------------------------
 
 
 def test_errors(notebook):
@@ -218,123 +328,378 @@ def test_errors(notebook):
     for engine in "01":
         assert f"[{engine}:execute]: ZeroDivisionError: division by zero" in error["evalue"]
     trace = plain("\n".join(error["traceback"]))
-    assert trace.count("Traceback (most recent call last)") == 1  # once, for both
-    assert "[0-1:execute]: (2 times the same)" in trace
+    assert trace.count("Traceback (most recent call last)") == 1
+    assert trace.startswith("[0-1:execute]:\n")
     error = notebook.error("%%px -t 0\n1/0")
     assert error["ename"] == "RemoteError"
+    trace = plain("\n".join(notebook.error("%%px --no-fold\n1/0")["traceback"]))
+    assert "[0:execute]:" in trace and "[1:execute]:" in trace
+
+
+def test_errors_that_differ(notebook):
+    notebook.scatter("me")
+    trace = plain("\n".join(notebook.error("%px {}[me]")["traceback"]))
+    assert trace.count("Traceback (most recent call last)") == 2
+    assert "[0:execute]:" in trace and "[1:execute]:" in trace
+
+
+def test_a_name_that_is_known_here_only(notebook):
+    notebook.run("here_only = 1")
+    trace = plain("\n".join(notebook.error("%px here_only + 1")["traceback"]))
+    assert trace.endswith("here_only is known here, and not on engines 0-1: "
+                          "'%%px --push here_only' sends it")
+    trace = plain("\n".join(notebook.error("%px nowhere + 1")["traceback"]))
+    assert "--push" not in trace
 
 
 def test_one_engine_fails_and_the_other_is_shown(notebook):
-    notebook.run("import phalanx\nrc = phalanx.Client()\n"
-                 "rc[:].scatter('me', rc.ids, flatten=True, block=True)")
+    notebook.scatter("me")
     shown = notebook.run("%%px\nprint('said')\n10 // me")
-    texts = [plain(data["text/plain"]) for kind, data in shown if kind == "display_data"]
-    assert texts[:2] == ["[stdout:0] said\n", "[stdout:1] said\n"]
-    assert len(texts) == 3 and texts[2].startswith("Out[1:") and texts[2].endswith(": 10")
-    assert "[0:execute]: ZeroDivisionError" in shown[-1][1]["evalue"]
-    notebook.run("rc.close()")
+    assert shown[0] == ("stdout", "[stdout:0-1] \nsaid\n")
+    (_, value), (_, error) = shown[1:]
+    assert re.fullmatch(r"Out\[1:\d+\]: 10", plain(value["text/plain"]))
+    assert "[0:execute]: ZeroDivisionError" in error["evalue"]
+
+
+def test_a_magic_within_a_magic(notebook):
+    shown = notebook.run("%%px\n%px 1")
+    assert "%px" in str(shown) and "notebook" in str(shown), shown
+    assert notebook.texts("%px 1")[0].endswith(": 1")
+
+
+# ---- options -----------------------------------------------------------------------------------
 
 
 def test_noblock(notebook):
     shown = notebook.run("ar = %px --noblock print('later'); 6 * 7\nprint(type(ar).__name__)")
     assert shown == [("stdout", "AsyncResult\n")]
     shown = notebook.run("%pxresult")
-    said = "".join(text for name, text in shown if name == "stdout")
-    assert said == "[stdout:0] later\n[stdout:1] later\n"
-    values = [plain(data["text/plain"]) for kind, data in shown if kind == "display_data"]
-    assert [v[-2:] for v in values] == ["42", "42"]
+    assert shown[0] == ("stdout", "[stdout:0-1] \nlater\n")
+    assert plain(shown[1][1]["text/plain"]).endswith(": 42") and len(shown) == 2
+    shown = notebook.run("%result --group-outputs=engine -o again")
+    assert "".join(t for kind, t in shown if kind == "stdout").count("later") == 2
+    assert notebook.run("again is ar")[0][1]["text/plain"] == "True"
+
+
+def test_noblock_shows_as_it_comes(notebook, tmp_path):
+    """In the cell that started it, while the next cells run."""
+    gate = tmp_path / "gate"
+    first = notebook.send("ar = %px --noblock --stream import os, time; print('one', flush=True);"
+                          f" exec('while not os.path.exists({str(gate)!r}): time.sleep(0.01)');"
+                          " print('two')".replace("exec('", 'exec("').replace("0.01)')", '0.01)")'))
+    assert list(notebook.outputs(first)) == []
+    notebook.kc.get_shell_msg(timeout=10)
+    text = notebook.late_output(first, "one\n")
+    assert text == "[stdout:0-1] \none\n"
+    second = notebook.send("6 * 7")
+    assert [kind for kind, _ in notebook.outputs(second)] == ["execute_result"]
+    notebook.kc.get_shell_msg(timeout=10)
+    gate.touch()
+    assert notebook.late_output(first, "two\n") == "two\n"
+    notebook.run("ar.get()")
 
 
 def test_out_and_local(notebook):
-    assert notebook.texts("%%px --out kept -t 0\nprint('k')") == ["[stdout:0] k\n"]
+    assert notebook.said("%%px --out kept -t 0\nprint('k')")[0] == "[stdout:0] \nk\n"
     assert notebook.run("print(kept.stdout)") == [("stdout", "k\n\n")]
     notebook.run("%%px --local\nboth = 3")
     assert notebook.run("print(both)") == [("stdout", "3\n")]
     assert notebook.texts("%px both")[0].endswith(": 3")
 
 
+def test_no_stream_and_groups(notebook):
+    code = "%%px {}\nimport sys\nprint('a')\nprint('b', file=sys.stderr)\n1"
+    out, err = notebook.said(code.format("--no-stream"))
+    assert (out, err) == ("[stdout:0-1] \na\n", "[stderr:0-1] \nb\n")
+    for group in ("--group-outputs=type", "--group-outputs order", "-e", "-r"):
+        out, err = notebook.said(code.format("--no-stream " + group))
+        assert out.count("a\n") == 2 and err.count("b\n") == 2
+        assert "[stdout:0]" in out and "[stdout:1]" in out
+
+
 def test_pxconfig(notebook):
     notebook.run("%pxconfig --targets 1 --verbose")
-    shown = notebook.run("%px print('c')")
-    assert shown[0] == ("stdout", "Parallel execution on engine(s): 1\n")
-    assert shown[1][1]["text/plain"] == "[stdout:1] c\n"
-    notebook.run("%pxconfig --targets all --no-verbose")
+    shown = notebook.said("%px print('c')")[0]
+    assert shown == "Parallel execution on engine(s): 1\n[stdout:1] \nc\n"
+    notebook.run("%pxconfig --targets all --noblock")
+    assert notebook.said("ar = %px 1")[0] == "Async parallel execution on engine(s): all\n"
+    notebook.run("%pxconfig --no-verbose --block --no-fold")
     assert len(notebook.texts("%px 1")) == 2
+    notebook.run("%pxconfig --fold")
+    assert len(notebook.texts("%px 1")) == 1
 
 
 def test_activate_with_a_suffix(notebook):
     notebook.run("import phalanx\nrc = phalanx.Client()\n"
                  "v = rc[1]\nv.block = True\nv.activate('_one')")
-    assert notebook.texts("%px_one print('s')") == ["[stdout:1] s\n"]
+    assert notebook.said("%px_one print('s')")[0] == "[stdout:1] \ns\n"
+    assert notebook.said("%%px_one\nprint('s')")[0] == "[stdout:1] \ns\n"
+    assert notebook.said("%pxresult_one")[0] == "[stdout:1] \ns\n"
+    notebook.run("%pxconfig_one --targets 0 --noblock")
+    assert notebook.run("v.targets, v.block")[0][1]["text/plain"] == "(0, False)"
     notebook.run("rc.close()")
-    assert len(notebook.texts("%px 1")) == 2
+    assert len(notebook.texts("%px 1")) == 1
+
+
+def test_autopx(notebook):
+    assert notebook.said("%autopx")[0] == "%autopx enabled\n"
+    try:
+        assert notebook.run("auto_a = 5\nauto_b = 2") == []
+        assert notebook.texts("auto_a * auto_b")[0].endswith(": 10")
+        assert notebook.said("for i in range(2):\n    print(i)")[0] == "[stdout:0-1] \n0\n1\n"
+        assert notebook.error("auto_a / 0")["ename"] == "CompositeError"
+        assert notebook.texts("%px -t 0 auto_a")[0].endswith(": 5")
+    finally:
+        assert notebook.said("%autopx")[0] == "%autopx disabled\n"
+    assert notebook.run("'auto_a' in globals()")[0][1]["text/plain"] == "False"
+
+
+def test_push_and_pull(notebook):
+    notebook.run("import numpy\npushed = numpy.arange(3)\nfactor = 2")
+    notebook.run("%%px --push pushed,factor --pull total,first@0\n"
+                 "total = int(pushed.sum()) * factor\nfirst = pushed[0] + factor")
+    assert notebook.run("total, int(first)")[0][1]["text/plain"] == "([6, 6], 2)"
+    assert notebook.error("%%px --pull total\n1/0")["ename"] == "CompositeError"
+    assert "cannot be fetched" in notebook.usage("%%px --pull missing_there\npass")
+    notebook.run("import threading\nlock = threading.Lock()")
+    assert "'lock' cannot be sent: TypeError" in notebook.usage("%%px --push lock\npass")
+
+
+def test_push_sends_what_has_changed(notebook):
+    """An object that is counted when it is unpickled."""
+    counted = ("class Counted:\n    def __init__(self, n): self.n = n\n"
+               "    def __reduce__(self): return eval, ('__import__(\"builtins\").__dict__.__setitem__"
+               "(\"px_got\", __import__(\"builtins\").__dict__.get(\"px_got\", 0) + 1)"
+               " or %d' % self.n, {})\nvalue = Counted(1)")
+    notebook.run(counted)
+    notebook.run("%px import builtins; builtins.px_got = 0")
+    for code, got in (("%%px --push value\npass", 1), ("%%px --push value\npass", 1),
+                      ("value = Counted(2)", 1), ("%%px --push value\npass", 2),
+                      ("%px value = 'mine'", 2), ("%%px --push value\npass", 3),
+                      ("%px del value", 3), ("%%px --push value\npass", 4)):
+        notebook.run(code)
+        assert notebook.texts("%px builtins.px_got")[0].endswith(f": {got}"), code
+
+
+# ---- very much, and not text ------------------------------------------------------------------------
 
 
 def test_long_output_is_bounded(notebook):
-    text, = notebook.texts("%%px -t 0\nfor i in range(100000): print('line', i)")
-    assert text.startswith("[stdout:0] line 0\nline 1\n")
+    text, _ = notebook.said("%%px -t 0\nfor i in range(100000): print('line', i)")
+    assert text.startswith("[stdout:0] \nline 0\nline 1\n")
     assert text.endswith("line 99998\nline 99999\n")
-    assert "bytes are left out here" in text and len(text) < 200_000
+    assert "bytes are left out here" in text and len(text) < 100_000
+
+
+def test_output_that_is_not_text(notebook):
+    text, _ = notebook.said("%%px\nimport sys\nprint('\\x00\\x1b[', chr(0x10ffff))\n"
+                            "sys.stdout.write('\\udc80\\n')")
+    assert "[stdout:0-1]" in text
+    assert notebook.texts("%px 1")[0].endswith(": 1")
+
+
+def test_a_cell_that_prints_for_ever(notebook):
+    cell = notebook.send("%%px\ni = 0\nwhile True:\n    print('line', i)\n    i += 1")
+    size, error, interrupted = 0, None, False
+    for kind, content in notebook.outputs(cell):
+        if kind == "stream":
+            size += len(content["text"])
+            if "left out" in content["text"] and not interrupted:
+                interrupted = True
+                notebook.km.interrupt_kernel()
+        if kind == "error":
+            error = content
+    notebook.kc.get_shell_msg(timeout=10)
+    assert "KeyboardInterrupt" in error["evalue"] and size < 1_000_000
+    assert notebook.texts("%px 1")[0].endswith(": 1")
 
 
 # ---- while it runs -----------------------------------------------------------------------------
 
 
+def waiting_cell(gate, options=""):
+    return (f"%%px {options}\nimport os, time\nprint('before', flush=True)\n"
+            f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\nprint('after')")
+
+
 def test_output_comes_while_the_cell_runs(notebook, tmp_path):
     gate = tmp_path / "gate"
-    cell = notebook.send("%%px\nimport os, time\nprint('before', flush=True)\n"
-                         f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
-                         "print('after')")
-    seen = set()
-    last = {}
-    for kind, content in notebook.outputs(cell):
-        text = content["data"]["text/plain"]
-        seen.add(text)
-        last[content["transient"]["display_id"]] = text
-        if {"[stdout:0] before\n", "[stdout:1] before\n"} <= seen:
+    text = ""
+    for kind, content in notebook.outputs(notebook.send(waiting_cell(gate))):
+        assert kind == "stream"
+        text += content["text"]
+        if text == "[stdout:0-1] \nbefore\n":
             gate.touch()
-    assert sorted(last.values()) == ["[stdout:0] before\nafter\n", "[stdout:1] before\nafter\n"]
-    assert "[stdout:0] before\n" in seen
+    notebook.kc.get_shell_msg(timeout=10)
+    assert shown_text(text) == "[stdout:0-1] \nbefore\nafter\n"
+
+
+def test_progress_line(notebook, tmp_path):
+    gate = tmp_path / "gate"
+    code = waiting_cell(gate, "--progress-after 0.1").replace("print('after')", "")
+    text = ""
+    for kind, content in notebook.outputs(notebook.send(code)):
+        text += content["text"]
+        if "%px: 0 of 2 engines done" in text:
+            gate.touch()
+    notebook.kc.get_shell_msg(timeout=10)
+    assert shown_text(text).rstrip() == "[stdout:0-1] \nbefore"
+    # Alone, it leaves nothing behind.
+    gate.unlink()
+    code = code.replace("print('before', flush=True)\n", "")
+    kinds = []
+    for kind, content in notebook.outputs(notebook.send(code)):
+        kinds.append(kind)
+        if kind == "stream" and "0 of 2" in content["text"]:
+            gate.touch()
+    notebook.kc.get_shell_msg(timeout=10)
+    assert kinds[-1] == "clear_output"
+    gate.unlink()
+    cell = notebook.send(waiting_cell(gate, "--progress-after -1 --timeout 1.5"))
+    assert not any("engines done" in str(content) for _, content in notebook.outputs(cell))
     notebook.kc.get_shell_msg(timeout=10)
 
 
 def test_interrupt_reaches_the_engines(notebook):
     cell = notebook.send("%%px\nimport time\nprint('asleep', flush=True)\ntime.sleep(100)")
-    started, error = 0, None
+    error = None
     for kind, content in notebook.outputs(cell):
-        if kind == "display_data" and "asleep" in content["data"]["text/plain"]:
-            started += 1
-            if started == 2:
-                notebook.km.interrupt_kernel()
+        if kind == "stream" and "[stdout:0-1] \nasleep" in content["text"]:
+            notebook.km.interrupt_kernel()
         if kind == "error":
             error = content
     notebook.kc.get_shell_msg(timeout=10)
     assert error["ename"] == "CompositeError"
     assert "[0:execute]: KeyboardInterrupt" in error["evalue"]
-    assert len(notebook.texts("%px 1")) == 2
+    assert len(notebook.texts("%px 1")) == 1
+
+
+def stubborn_cell(gate, options):
+    return (f"%%px -t 0 {options}\nimport os, time\nwhile True:\n    try:\n"
+            "        print('on', flush=True)\n"
+            f"        while not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
+            "        break\n"
+            "    except KeyboardInterrupt: pass\n")
+
+
+LADDER = """\
+%px: engine 0 has not come back. To wait on, see, kill or replace it, type
+    %pxresult
+    %pxstacks --targets 0
+    %pxcluster engines --kill 0
+    %pxcluster engines --restart 0
+"""
 
 
 def test_the_second_interrupt_gives_up(notebook, tmp_path):
     gate = tmp_path / "gate"
-    cell = notebook.send(
-        "%%px -t 0\nimport os, time\nwhile True:\n    try:\n        print('on', flush=True)\n"
-        f"        while not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
-        "        break\n"
-        "    except KeyboardInterrupt: pass\n")
-    said, error = "", None
-    for kind, content in notebook.outputs(cell):
-        if kind in ("display_data", "update_display_data"):
-            notebook.km.interrupt_kernel()  # at "on", then at "on\non"
-        elif kind == "stream":
-            said += content["text"]
-        elif kind == "error":
+    said, interrupts, error = "", 0, None
+    for kind, content in notebook.outputs(notebook.send(stubborn_cell(gate, ""))):
+        if kind == "error":
             error = content
-    gate.touch()
+        if kind != "stream":
+            continue
+        said += content["text"]
+        if interrupts < shown_text(said).count("on\n") and interrupts < 2:  # each "on" anew
+            interrupts += 1
+            notebook.km.interrupt_kernel()
     notebook.kc.get_shell_msg(timeout=10)
     assert error["ename"] == "KeyboardInterrupt"
-    assert "gave up waiting for engine 0" in said
-    shown = notebook.run("%pxresult")
-    assert "on\n" in "".join(t for name, t in shown if name == "stdout")
+    assert LADDER in said
+    stacks = notebook.run("%pxstacks -t 0")[0][1]  # while it is busy
+    assert stacks.startswith("engine 0: execute_request for ")
+    assert "<module>" in stacks
+    gate.touch()
+    assert "on\n" in notebook.said("%pxresult")[0]
+
+
+def test_timeout(notebook, tmp_path):
+    said, error = "", None
+    cell = notebook.send(waiting_cell(tmp_path / "never", "--timeout 0.5"))
+    for kind, content in notebook.outputs(cell):
+        said += content["text"] if kind == "stream" else ""
+        error = content if kind == "error" else error
+    notebook.kc.get_shell_msg(timeout=10)
+    assert "%px: time is up (--timeout=0.5): interrupting engines 0-1\n" in said
+    assert error["ename"] == "CompositeError" and "KeyboardInterrupt" in error["evalue"]
+
+
+def test_signal_on_interrupt(notebook, tmp_path):
+    """None is sent: the first interrupt gives up."""
+    gate = tmp_path / "gate"
+    said, error = "", None
+    for kind, content in notebook.outputs(notebook.send(
+            waiting_cell(gate, "-t 0 --signal-on-interrupt 0"))):
+        said += content["text"] if kind == "stream" else ""
+        error = content if kind == "error" else error
+        if said == "[stdout:0] \nbefore\n":
+            notebook.km.interrupt_kernel()
+    notebook.kc.get_shell_msg(timeout=10)
+    assert error["ename"] == "KeyboardInterrupt" and LADDER in said
+    gate.touch()
+    assert "after" in notebook.said("%pxresult")[0]
+
+
+def test_stacks(notebook):
+    assert notebook.said("%pxstacks")[0] == "engines 0-1: idle\n"
+
+
+def test_why(notebook, tmp_path):
+    gate = tmp_path / "gate"
+    notebook.run(waiting_cell(gate, "--noblock --out waiting"))
+    text, _ = notebook.said("%pxwhy")
+    assert "engine" in text and "0" in text
+    assert notebook.said("%pxwhy waiting")[0] == text or "engine" in text
+    gate.touch()
+    notebook.run("waiting.get()")
+    assert notebook.said("%pxwhy waiting")[0] == "2 tasks done\n"
+
+
+# ---- engines come and go ---------------------------------------------------------------------------
+
+
+def test_an_engine_that_dies(notebook, tmp_path):
+    """It is named with its cause; the others' results are shown; the next cell works."""
+    started, _ = notebook.said("%pxcluster engines +1")
+    new = int(re.fullmatch(r"Started engine (\d+)\.\n", started)[1])
+    gate = tmp_path / "gate"
+    notebook.run("import os")
+    code = (f"%%px --targets 0,{new}\nimport os, time\n"
+            "from pathlib import Path\n"
+            f"Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
+            f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n7")
+    notebook.run(f"%px -t {new} victim = True")
+    code += ""
+    cell = notebook.send(code.replace("\n7", "\nif 'victim' in globals(): os.kill(os.getpid(), 9)\n7"))
+    gate.touch()
+    said, values, error = "", [], None
+    for kind, content in notebook.outputs(cell):
+        said += content["text"] if kind == "stream" else ""
+        if kind == "display_data":
+            values.append(plain(content["data"]["text/plain"]))
+        error = content if kind == "error" else error
+    notebook.kc.get_shell_msg(timeout=10)
+    assert f"%px: lost engine {new}: " in said
+    assert [v.split("]")[0].split(":")[0] for v in values] == ["Out[0"]
+    assert "EngineError" in error["evalue"]
+    assert len(notebook.texts("%px 1")) == 1
+
+
+def test_engines_are_added_ended_killed_and_replaced(notebook):
+    before, _ = notebook.said("%pxcluster engines")
+    count = int(before.split()[0])
+    assert notebook.said("%pxcluster engines +2")[0].startswith("Started engines ")
+    assert notebook.said("%pxcluster engines")[0].startswith(f"{count + 2} engines: ")
+    ended, _ = notebook.said("%pxcluster engines -1")
+    assert re.fullmatch(r"Ended engine \d+\.\n", ended)
+    new = re.search(r"(\d+)\n", notebook.said("%pxcluster engines")[0])[1]
+    replaced, _ = notebook.said(f"%pxcluster engines --restart {new}")
+    started = re.fullmatch(rf"Killed engine {new}; started engine (\d+)\.\n", replaced)[1]
+    assert notebook.said(f"%pxcluster engines --kill {started}")[0] == f"Killed engine {started}.\n"
+    assert notebook.said("%pxcluster engines")[0] == before
+    assert "there is no engine 999" in notebook.error("%pxcluster engines --kill 999")["evalue"]
+    status, _ = notebook.said("%pxcluster status")
+    assert status.startswith(f"{count} engine") and "not started here" in status
 
 
 # ---- without a cluster ---------------------------------------------------------------------------
@@ -352,8 +717,9 @@ def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
         assert shown[0][0] == "stdout"
         assert shown[0][1].startswith("No cluster is running: starting one of")
         engines = len(os.sched_getaffinity(0))
-        assert len(shown) == 1 + engines
-        assert len(notebook.texts("%px 1")) == engines
+        assert len(shown) == 2
+        text, = notebook.texts("%px 1")
+        assert text.startswith("Out[0-%d:" % (engines - 1) if engines > 1 else "Out[0:")
         notebook.close()
         wait_for(lambda: not conftest.processes_with(f"IPYTHONDIR={tmp_path / 'ipython'}"), 20,
                  "the cluster's end")

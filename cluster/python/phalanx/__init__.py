@@ -53,9 +53,9 @@ _homes = {
     "UnmetDependency": "error",
 }
 _modules = (
-    "_phalanx", "asyncresult", "balanced", "batch", "calls", "canning", "client", "dask", "dependency",
-    "display", "error", "futures", "hub", "hubresult", "local", "magics", "maps", "names",
-    "pickle5", "remotefunction", "tasks", "tunnel", "view",
+    "_phalanx", "ask", "asyncresult", "balanced", "batch", "calls", "canning", "carry", "client",
+    "clusters", "dask", "dependency", "display", "error", "futures", "hub", "hubresult", "local",
+    "magics", "maps", "names", "pickle5", "remotefunction", "tasks", "tunnel", "view",
 )
 
 __all__ = [*_homes, "error", "register_joblib_backend"]

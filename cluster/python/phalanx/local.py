@@ -8,12 +8,15 @@ else a local one, with an engine a core, which is started here and ends with thi
 import atexit
 import functools
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import weakref
 
 from . import _phalanx, error
 from .client import Client, newest
@@ -60,13 +63,24 @@ def _end_of_this_process():
         return os.pipe()[0]  # the other end stays open as long as we live
 
 
+def _where(file):
+    """(profile directory, cluster id) of a client's connection file."""
+    name = os.path.basename(file)
+    match = re.fullmatch(r"ipcontroller-(?:(.*)-)?client\.json", name)
+    return os.path.dirname(os.path.dirname(file)), (match[1] or "") if match else ""
+
+
 class DefaultCluster:
     """Finds, starts, keeps and ends the cluster."""
 
     def __init__(self):
-        self._client = None
-        self._stamp = None  # the connection file as it was when we connected
-        self._answered = 0.0  # when the controller last did (monotonic)
+        self._client = None  # that we connected
+        self._own = None  # (cluster id, engines asked for) of the cluster that was started here
+        self._news = False
+        self._stamps = weakref.WeakKeyDictionary()  # client: its connection file as it was at first
+        self._answered = weakref.WeakKeyDictionary()  # client: when it last did (monotonic)
+
+    # ---- finding it
 
     def view(self):
         """A blocking view of all engines there are."""
@@ -75,19 +89,30 @@ class DefaultCluster:
         return view
 
     def client(self):
-        chosen = newest()
-        if chosen is not None and chosen is not self._client:
-            return chosen
-        if self._client is not None and self._is_stale():
+        """The cluster's client. Starts a cluster when there is none."""
+        client = self.existing() or self._started(self._start(None))
+        if not client.ids:
+            self._await_engines(client, 1)
+        return client
+
+    def existing(self):
+        """The client of the cluster that runs, or None."""
+        for client in (newest(), self._client):
+            if client is not None and not self._is_stale(client):
+                return client
+        if self._client is not None:
             self._client.close()
             self._client = None
-        if self._client is None:
-            self._client = self._connect()
-            self._stamp = self._stamp_of(self._client)
-            self._answered = time.monotonic()
-        if not self._client.ids:
-            self._await_engines(self._client, 1)
-        return self._client
+        try:
+            return self._started(Client(timeout=CONNECT_SECONDS))
+        except (FileNotFoundError, TimeoutError):
+            return None
+
+    def _started(self, client):
+        self._client = client
+        self._stamps[client] = self._stamp_of(client)
+        self._answered[client] = time.monotonic()
+        return client
 
     @staticmethod
     def _stamp_of(client):
@@ -97,54 +122,80 @@ class DefaultCluster:
             return None
         return status.st_ino, status.st_mtime_ns
 
-    def _is_stale(self):
+    def _is_stale(self, client):
         """A controller removes its file when it ends, and writes it anew when it starts; one that
         was killed does neither, but no longer answers."""
-        if self._client._raw.closed or self._stamp_of(self._client) != self._stamp:
+        if client._raw.closed:
             return True
-        if time.monotonic() - self._answered < TRUST_SECONDS:
+        stamp = self._stamp_of(client)
+        if stamp is None or self._stamps.setdefault(client, stamp) != stamp:
+            return True
+        if time.monotonic() - self._answered.get(client, -TRUST_SECONDS) < TRUST_SECONDS:
             return False
         try:
-            self._client._raw.query("connection_request", "{}", CONNECT_SECONDS)
+            client._raw.query("connection_request", "{}", CONNECT_SECONDS)
         except (TimeoutError, _phalanx.ClosedError):
             return True
-        self._answered = time.monotonic()
+        self._answered[client] = time.monotonic()
         return False
 
-    def _connect(self):
-        try:
-            return Client(timeout=CONNECT_SECONDS)
-        except (FileNotFoundError, TimeoutError):
-            return self._start()
+    def take_news(self):
+        """Whether a cluster was started since this was asked last."""
+        news, self._news = self._news, False
+        return news
 
-    def _start(self):
+    # ---- starting and ending it
+
+    @staticmethod
+    def _program():
         program = find_pxcluster()
         if program is None:
             raise error.KernelError(
                 "no cluster is running, and pxcluster, which would start one, is not on the PATH"
             )
-        count = len(os.sched_getaffinity(0))
+        return program
+
+    def start(self, count=None):
+        """Starts a cluster, which ends with this process. KernelError when one is running."""
+        client = self.existing()
+        if client is not None:
+            raise error.KernelError(
+                "a cluster of %d engine%s is running; '%%pxcluster restart' or '%%pxcluster engines"
+                " +N' change it" % (len(client), "" if len(client) == 1 else "s")
+            )
+        return self._started(self._start(count))
+
+    def _start(self, count):
+        program = self._program()
+        count = count or len(os.sched_getaffinity(0))
         cluster_id = "px-%d-%s" % (os.getpid(), secrets.token_hex(3))
         print(
             "No cluster is running: starting one of %d engine%s, which ends with this session."
             % (count, "" if count == 1 else "s")
         )
         sys.stdout.flush()
+        self._news = True
+        self._run_with_parent(
+            "the cluster did not start", program, "start", "-n", str(count), "--daemonize",
+            "--cluster-id", cluster_id,
+        )
+        self._own = cluster_id, count
+        atexit.register(self._stop_own, program, cluster_id, os.getpid())
+        client = Client(cluster_id=cluster_id, timeout=CONNECT_SECONDS)
+        self._await_engines(client, count)
+        return client
+
+    @staticmethod
+    def _run_with_parent(what, *args):
+        """Runs pxcluster; what it leaves in the background ends with this process."""
         alive = _end_of_this_process()
         try:
-            status, output = _run(
-                program, "start", "-n", str(count), "--daemonize", "--cluster-id", cluster_id,
-                "--parent-fd", str(alive), pass_fds=[alive],
-            )
+            status, output = _run(*args, "--parent-fd", str(alive), pass_fds=[alive])
         finally:
             os.close(alive)
         if status != 0:
             why = output.splitlines()[-1] if output else "exit status %d" % status
-            raise error.KernelError("the cluster did not start: %s" % why)
-        atexit.register(self._stop, program, cluster_id, os.getpid())
-        client = Client(cluster_id=cluster_id, timeout=CONNECT_SECONDS)
-        self._await_engines(client, count)
-        return client
+            raise error.KernelError("%s: %s" % (what, why))
 
     @staticmethod
     def _await_engines(client, count):
@@ -154,12 +205,61 @@ class DefaultCluster:
             if not client.ids:
                 raise error.NoEnginesRegistered() from None
 
-    def _stop(self, program, cluster_id, pid):
+    def stop(self):
+        """Ends the cluster that runs. How many engines it had, or None when none runs."""
+        client = self.existing()
+        if client is None:
+            return None
+        count = len(client)
+        directory, cluster_id = _where(client._raw.file)
+        status, _ = _run(
+            self._program(), "stop", "--profile-dir", directory, "--cluster-id", cluster_id
+        )
+        if status != 0 and not self._is_stale(client):  # its controller was started by other means
+            client.shutdown(hub=True)
+        client.close()
+        if client is self._client:
+            self._client = None
+        return count
+
+    def add(self, count):
+        """Starts more engines; waits until they are registered."""
+        client = self.client()
+        before = set(client.ids)
+        directory, cluster_id = _where(client._raw.file)
+        args = (
+            self._program(), "engines", "-n", str(count), "--daemonize",
+            "--profile-dir", directory, "--cluster-id", cluster_id,
+        )
+        if self._own and self._own[0] == cluster_id:
+            self._run_with_parent("the engines did not start", *args)
+        else:
+            status, output = _run(*args)
+            if status != 0:
+                raise error.KernelError("the engines did not start: %s" % output)
+        _wait_until(lambda: len(set(client.ids) - before) >= count)
+        return sorted(set(client.ids) - before)
+
+    def is_own(self, client):
+        """Whether the cluster was started here."""
+        return bool(self._own) and self._own[0] == _where(client._raw.file)[1]
+
+    def _stop_own(self, program, cluster_id, pid):
         if os.getpid() != pid:
             return  # a forked child
         if self._client is not None:
             self._client.close()
         _run(program, "stop", "--cluster-id", cluster_id)
+
+
+def _wait_until(condition, seconds=ENGINE_SECONDS):
+    """Whether it came to pass in time. What is waited for arrives on another thread."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        threading.Event().wait(0.01)
+    return True
 
 
 @functools.lru_cache(maxsize=None)

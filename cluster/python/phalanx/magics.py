@@ -1,7 +1,119 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The parallel magics' names and documentation; what they do is in the extension _magics."""
+"""The parallel magics' names, documentation and Python side; running and rendering are in the
+extension _magics."""
+
+import re
+import sys
+import threading
+from importlib import import_module
 
 from . import _magics
+
+_MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
+_ERRORS_SHOWN = 8  # different ones of one cell
+
+# ---- where things are shown
+
+
+class Screen:
+    """What a running cell's output goes to. `progress`: whether a line can be wiped again."""
+
+    def __init__(self, shell, cluster):
+        self._shell = shell
+        self._cluster = cluster
+        self.color = str(getattr(shell, "colors", "NoColor")).lower() != "nocolor"
+
+    @property
+    def progress(self):
+        return getattr(self._shell, "kernel", None) is not None or sys.stdout.isatty()
+
+    def write(self, name, text):
+        file = getattr(sys, name)
+        file.write(text)
+        file.flush()
+
+    def display(self, data, metadata, transient, update):
+        self._shell.display_pub.publish(
+            data, metadata or {}, transient=transient or {}, update=update
+        )
+
+    def clear(self):
+        """Wipes the cell's output, unless it tells of a cluster that was started."""
+        if not self._cluster.take_news():
+            self._shell.display_pub.clear_output()
+
+
+class CellScreen(Screen):
+    """The output of one cell of ipykernel, also after the cell has ended."""
+
+    progress = False
+
+    def __init__(self, shell, cluster):
+        super().__init__(shell, cluster)
+        self._kernel = shell.kernel
+        self._parent = shell.parent_header
+
+    def _send(self, kind, content):
+        kernel = self._kernel
+        kernel.session.send(
+            kernel.iopub_socket, kind, content, parent=self._parent,
+            ident=("kernel.%s.%s" % (kernel.ident, kind)).encode(),
+        )
+
+    def write(self, name, text):
+        self._send("stream", {"name": name, "text": text})
+
+    def display(self, data, metadata, transient, update):
+        kind = "update_display_data" if update else "display_data"
+        self._send(
+            kind, {"data": data, "metadata": metadata or {}, "transient": transient or {}}
+        )
+
+
+# ---- errors
+
+
+def fold_error(exception, scope):
+    """Gives a CompositeError a traceback in which an error that several engines raised is shown
+    once, and NameErrors a hint when the name is known in `scope`."""
+    entries = getattr(exception, "elist", None)
+    if entries is None:
+        if getattr(exception, "engine_info", None) is None:
+            return
+        entries = [
+            (exception.ename, exception.evalue, exception.traceback, exception.engine_info)
+        ]
+    groups = {}
+    for entry in entries:
+        key = _magics.error_key("%s\n%s\n%s" % (entry[0], entry[1], entry[2] or ""))
+        groups.setdefault(key, []).append(entry)
+    lines = []
+    for shown, group in enumerate(groups.values()):
+        if shown == _ERRORS_SHOWN:
+            lines.append("... and %d other errors" % (len(groups) - shown))
+            break
+        lines += _error_lines(group, scope) + [""]
+    exception._render_traceback_ = lambda: lines[:-1] if lines[-1] == "" else lines
+
+
+def _error_lines(group, scope):
+    ename, evalue, traceback, _ = group[0]
+    infos = [entry[3] or {} for entry in group]
+    ids = [info["engine_id"] for info in infos if isinstance(info.get("engine_id"), int)]
+    ranges = _magics.ranges(ids) if ids else ""
+    label = "[%s:%s]:" % (ranges, infos[0].get("method") or "execute") if ids else None
+    lines = [label] if label else []
+    lines += (traceback or "").splitlines() or ["%s: %s" % (ename, evalue)]
+    missing = _MISSING_NAME.match(evalue or "") if ename == "NameError" else None
+    if missing and missing[1] in scope and not missing[1].startswith("_"):
+        lines.append(
+            "%s is known here, and not on engine%s %s: '%%%%px --push %s' sends it"
+            % (missing[1], "" if len(ids) == 1 else "s", ranges, missing[1])
+        )
+    return lines
+
+
+# ---- what the extension asks of Python
 
 
 class _DefaultCluster:
@@ -9,43 +121,206 @@ class _DefaultCluster:
 
     _cluster = None
 
-    def view(self):
+    def get(self):
         if self._cluster is None:
             from .local import default_cluster
 
             self._cluster = default_cluster()
-        return self._cluster.view()
+        return self._cluster
+
+    def take_news(self):
+        """Whether a cluster was started, and said so, since this was asked last."""
+        return self._cluster is not None and self._cluster.take_news()
 
 
 _default = _DefaultCluster()
 
 
+class Face:
+    """The Python side of a _magics.Magics."""
+
+    def __init__(self, shell):
+        self.shell = shell
+        self._screen = Screen(shell, _default)
+
+    def view(self):
+        """A blocking view of the default cluster."""
+        return _default.get().view()
+
+    def screen(self):
+        return self._screen
+
+    def run_here(self, code):
+        self.shell.run_cell(code)
+
+    def push(self, view, targets, names):
+        """Sends local names to engines that do not have them as they are here."""
+        import_module(".carry", __package__).push(view, targets, names, self.shell.user_ns)
+
+    def check(self, view, targets, names):
+        """Refuses a --pull that cannot succeed before the code runs."""
+        import_module(".carry", __package__).check(view, names)
+
+    def pull(self, view, targets, names):
+        """Fetches names from engines into the local namespace."""
+        import_module(".carry", __package__).pull(view, targets, names, self.shell.user_ns)
+
+    def stacks(self, client, targets, seconds):
+        print(import_module(".ask", __package__).stacks(client, targets, seconds), end="")
+
+    def outcome(self, result, fold, screen):
+        """Raises what a run that has ended raised on engines."""
+        try:
+            result.get()
+        except Exception as e:
+            if fold:
+                fold_error(e, self.shell.user_ns)
+            raise
+
+    def follow_later(self, result, fold):
+        """Shows a result's output in the cell that runs now, as it comes, while others run."""
+        kernel = getattr(self.shell, "kernel", None)
+        later = hasattr(kernel, "iopub_socket") and hasattr(kernel, "session")
+        screen = CellScreen(self.shell, _default) if later else self._screen
+        magics = _magics.Magics(self.shell, self)
+        threading.Thread(
+            target=self._follow, args=(magics, screen, result, fold), daemon=True
+        ).start()
+
+    @staticmethod
+    def _follow(magics, screen, result, fold):
+        try:
+            magics.follow(screen, result, fold)
+        except Exception as e:
+            render = getattr(e, "_render_traceback_", None)
+            lines = render() if render else ["%s: %s" % (type(e).__name__, e)]
+            screen.write("stderr", "\n".join(lines) + "\n")
+
+
+# ---- %autopx
+
+
+class AutoPx:
+    """Sends whole cells to engines, as long as it is on."""
+
+    has_side_effects = True  # not to be called when IPython only asks whether input is complete
+
+    def __init__(self, shell, magics, suffix):
+        self._shell = shell
+        self._magics = magics
+        self._suffix = suffix
+        self._ours = re.compile(r"\s*%%?(auto)?px\w*|\s*%result\b")
+
+    def toggle(self, line=""):
+        """Sends cells to the engines until it is given again.
+
+        Cells that begin with a magic of the %px family still run here.
+
+            %autopx
+        """
+        transforms = self._shell.input_transformer_manager.cleanup_transforms
+        if self in transforms:
+            transforms.remove(self)
+            print("%%autopx%s disabled" % self._suffix)
+        else:
+            transforms.insert(0, self)
+            print("%%autopx%s enabled" % self._suffix)
+
+    def __call__(self, lines):
+        cell = "".join(lines)
+        if not cell.strip() or self._ours.match(cell):
+            return lines
+        self._shell._px_auto = self.run
+        return ["get_ipython()._px_auto(%r)\n" % cell]
+
+    def run(self, cell):
+        self._magics.cell_px("", cell)
+
+
+# ---- registering
+
+
+def _documented(text):
+    def decorate(function):
+        function.__doc__ = text
+        return function
+
+    return decorate
+
+
 def register(shell, view=None, suffix=""):
-    """Gives `shell` %px, %%px, %pxresult and %pxconfig, their names with `suffix` appended.
+    """Gives `shell` the magics of the %px family, their names with `suffix` appended.
 
     They run on `view`, or, without one, on the default cluster.
     """
-    magics = _magics.Magics(shell, _default, view)
+    face = Face(shell)
+    magics = _magics.Magics(shell, face, view)
 
+    @_documented(_magics.help(0))
     def px(line):
         return magics.px(line)
 
+    @_documented(_magics.help(1))
     def cell_px(line, cell):
         return magics.cell_px(line, cell)
 
+    @_documented(_magics.help(3))
     def pxresult(line=""):
         return magics.pxresult(line)
 
+    @_documented(_magics.help(2))
     def pxconfig(line=""):
         return magics.pxconfig(line)
 
-    px.__doc__ = cell_px.__doc__ = _magics.help()
-    pxresult.__doc__ = magics.pxresult.__doc__
-    pxconfig.__doc__ = magics.pxconfig.__doc__
+    @_documented(_magics.help(4))
+    def pxstacks(line=""):
+        return magics.pxstacks(line)
+
+    def pxwhy(line=""):
+        """Usage: %pxwhy [NAME or MSG-ID ...]
+
+        Says why tasks wait: those of the last %px, of an AsyncResult, or with these msg_ids.
+
+        Examples:
+          %pxwhy
+          %pxwhy result
+        """
+        ask = import_module(".ask", __package__)
+        client = (view or face.view()).client
+        print(ask.why(client, line, magics.last, shell.user_ns), end="")
+
     add = shell.magics_manager.register_function
     add(px, "line", "px" + suffix)
     add(cell_px, "cell", "px" + suffix)
     add(pxresult, "line", "pxresult" + suffix)
     add(pxconfig, "line", "pxconfig" + suffix)
+    add(pxstacks, "line", "pxstacks" + suffix)
+    add(pxwhy, "line", "pxwhy" + suffix)
+    add(AutoPx(shell, magics, suffix).toggle, "line", "autopx" + suffix)
     if not suffix:
         add(pxresult, "line", "result")
+        add(pxcluster, "line", "pxcluster")
+
+
+def pxcluster(line=""):
+    """Usage: %pxcluster COMMAND
+
+    Manages the cluster that %px runs on.
+
+      start [-n N]       start one on this machine, with N engines (default: one a processor)
+      stop               end it
+      restart [-n N]     end it and start it anew, with as many engines
+      status             what runs where
+      engines            the ids of its engines
+      engines +N         start N more
+      engines -N         end N of them, idle ones first
+      engines --kill 3,7       kill these, whatever they do
+      engines --restart 3,7    kill these and start as many
+
+    What is started here ends with this session.
+
+    Examples:
+      %pxcluster start -n 8
+      %pxcluster engines +4
+    """
+    import_module(".clusters", __package__).command(_default.get(), line)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The options of %px and %%px, and what targets mean: one row a case. */
+/* The options of the %px family: one row a case. */
 #include "../test.h"
 
 #include "magics.h"
@@ -7,93 +7,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-/* ---- targets ------------------------------------------------------------------ */
-
-static const struct {
-    const char *text;
-    const char *chosen; /* of engines 2, 3, 5 and 8; NULL: the text is refused */
-} target_rows[] = {
-    {"all", "2 3 5 8"},
-    {"2", "2"},
-    {"8", "8"},
-    {"-1", "8"},
-    {"-4", "2"},
-    {"-5", ""},
-    {"4", ""},
-    {"0:2", "2 3"},
-    {":", "2 3 5 8"},
-    {"::2", "2 5"},
-    {"::-1", "8 5 3 2"},
-    {"-2:", "5 8"},
-    {":-1", "2 3 5"},
-    {"3:1:-1", "8 5"},
-    {"1:99", "3 5 8"},
-    {"9:", ""},
-    {"[2,8]", "2 8"},
-    {"[ 2 , -1 ]", "2 8"},
-    {"2,3", "2 3"},
-    {"(5, 2)", "5 2"},
-    {"[3,]", "3"},
-    {"[2,7]", ""},
-    {" 5 ", "5"},
-    {"", NULL},
-    {"x", NULL},
-    {"2x", NULL},
-    {"[2,x]", NULL},
-    {"[]", NULL},
-    {"::0", NULL},
-    {"1:2:3:4", NULL},
-    {"9999999999", NULL},
-    {"[2", NULL},
-    {"0x2", NULL},
-    {"+2", NULL},
-    {"1.5", NULL},
-    {"[,2]", NULL},
-};
-
-static void chosen_text(const struct px_targets *targets, char *out, size_t size)
-{
-    static const int ids[] = {2, 3, 5, 8};
-    int chosen[8];
-    const long count = px_targets_resolve(targets, ids, 4, chosen, 8, NULL);
-    *out = '\0';
-    for (long i = 0; i < count; i++)
-        snprintf(out + strlen(out), size - strlen(out), "%s%d", i ? " " : "", chosen[i]);
-}
-
-static void reads_targets(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < PX_COUNT(target_rows); i++) {
-        struct px_targets targets;
-        struct px_error err = {0};
-        char chosen[64];
-        const int status = px_targets_parse(px_span_of(target_rows[i].text), &targets, &err);
-        if (status == 0 && !target_rows[i].chosen)
-            fail_msg("'%s' was not refused", target_rows[i].text);
-        if (status < 0 && target_rows[i].chosen)
-            fail_msg("'%s': %s", target_rows[i].text, err.text);
-        if (status == 0) {
-            chosen_text(&targets, chosen, sizeof chosen);
-            assert_string_equal(chosen, target_rows[i].chosen);
-        }
-        px_targets_fini(&targets);
-    }
-}
-
-static void names_the_engines_there_are(void **state)
-{
-    (void)state;
-    struct px_targets targets;
-    struct px_error err = {0};
-    int out[1];
-    assert_int_equal(px_targets_parse(PX_SPAN("7"), &targets, &err), 0);
-    assert_int_equal(px_targets_resolve(&targets, (int[]){0, 1}, 2, out, 1, &err), -1);
-    assert_string_equal(err.text, "there is no engine 7; registered: 0 and 1");
-    assert_int_equal(px_targets_resolve(&targets, NULL, 0, out, 1, &err), -1);
-    assert_string_equal(err.text, "no engines are registered");
-}
 
 /* ---- lines ------------------------------------------------------------------------- */
 
@@ -111,7 +24,7 @@ static const struct {
     {"--progress-after 2.5 --verbose --local", NULL},
     {"--group-outputs=order --no-stream", NULL},
     {"--tragets 0", "unknown option --tragets; did you mean --targets?"},
-    {"--qqqqqqqqqqq", "unknown option --qqqqqqqqqqq; %px? lists the options"},
+    {"--qqqqqqqqqqq", "unknown option --qqqqqqqqqqq"},
     {"-z", "unknown option -z"},
     {"--no", "unknown option --no"},
     {"--targets", "--targets needs a value"},
@@ -121,6 +34,24 @@ static const struct {
     {"--progress-after soon", "--progress-after takes a number, not 'soon'"},
     {"--out 1x", "--out takes a Python name, not '1x'"},
     {"a = 1", "'a' is not an option; code goes on the lines below"},
+    {"--signal-on-interrupt 0", NULL},
+    {"--signal-on-interrupt=9", NULL},
+    {"--signal-on-interrupt SIG", "--signal-on-interrupt takes SIGINT, SIGTERM, "},
+    {"--signal-on-interrupt 65", "--signal-on-interrupt takes SIGINT, SIGTERM, "},
+    {"--signal-on-interrupt \"SIG\\\"", "--signal-on-interrupt takes SIGINT, SIGTERM, "},
+    {"--timeout 0", "--timeout takes seconds, more than none, not '0'"},
+    {"--timeout -1", "--timeout takes seconds, more than none, not '-1'"},
+    {"--timeout inf", "--timeout takes a number, not 'inf'"},
+    {"--push a", NULL},
+    {"--push=a,b,c", NULL},
+    {"--push a,", "--push takes names as in A,B, not 'a,'"},
+    {"--push a.b", "--push takes names as in A,B, not 'a.b'"},
+    {"--push a@0", "--push takes names as in A,B, not 'a@0'"},
+    {"--pull a@0,b", NULL},
+    {"--pull a@", "--pull takes names as in C,D@0, not 'a@'"},
+    {"--pull a@-1", "--pull takes names as in C,D@0, not 'a@-1'"},
+    {"--pull @1", "--pull takes names as in C,D@0, not '@1'"},
+    {"-", "'-' is not an option; code goes on the lines below"},
     {"--targets '0", "a quote (') is not closed"},
     {"--targets [0", "a bracket is not closed: [0"},
 };
@@ -131,7 +62,7 @@ static void reads_cell_lines(void **state)
     for (size_t i = 0; i < PX_COUNT(cell_rows); i++) {
         struct px_line line;
         struct px_error err = {0};
-        const int status = px_line_parse(px_span_of(cell_rows[i].line), true, &line, &err);
+        const int status = px_line_parse(px_span_of(cell_rows[i].line), PX_MAGIC_CELL, &line, &err);
         px_line_fini(&line);
         if (!cell_rows[i].error && status < 0)
             fail_msg("'%s': %s", cell_rows[i].line, err.text);
@@ -149,13 +80,22 @@ static void keeps_what_was_said(void **state)
     struct px_line line;
     assert_int_equal(px_line_parse(PX_SPAN("-a -t 1 --out foo_1 -e --no-stream --local "
                                            "--no-verbose --progress-after=-1 "
-                                           "--no-signal-on-interrupt"),
-                                   true, &line, NULL),
+                                           "--signal-on-interrupt SIGTERM --timeout 2.5 "
+                                           "--no-fold --push a,b --pull c,d@1"),
+                                   PX_MAGIC_CELL, &line, NULL),
                      0);
     assert_int_equal(line.block, 0);
     assert_int_equal(line.stream, 0);
     assert_int_equal(line.verbose, 0);
-    assert_int_equal(line.signal_on_interrupt, 0);
+    assert_string_equal(line.signal, "SIGTERM");
+    assert_true(line.timeout == 2.5);
+    assert_int_equal(line.fold, 0);
+    assert_int_equal(line.push.count, 2);
+    assert_string_equal(line.push.list[1].text, "b");
+    assert_int_equal(line.push.list[1].engine, -1);
+    assert_int_equal(line.pull.count, 2);
+    assert_string_equal(line.pull.list[1].text, "d");
+    assert_int_equal(line.pull.list[1].engine, 1);
     assert_int_equal(line.local, 1);
     assert_int_equal(line.group, PX_GROUP_ENGINE);
     assert_string_equal(line.out, "foo_1");
@@ -163,7 +103,7 @@ static void keeps_what_was_said(void **state)
     assert_true(line.progress_after == -1);
     px_line_fini(&line);
 
-    assert_int_equal(px_line_parse(PX_SPAN(""), true, &line, NULL), 0);
+    assert_int_equal(px_line_parse(PX_SPAN(""), PX_MAGIC_CELL, &line, NULL), 0);
     assert_int_equal(line.block, -1);
     assert_int_equal(line.stream, -1);
     assert_int_equal(line.targets.kind, PX_TARGETS_DEFAULT);
@@ -177,7 +117,19 @@ static const struct {
     {"a = 5", "a = 5"},
     {"-1", "-1"},
     {"--x", "--x"},
-    {"-t 0", "-t 0"},
+    {"-x", "-x"},
+    {"-x + 1", "-x + 1"},
+    {"-x if y else z", "-x if y else z"},
+    {"-x[0]", "-x[0]"},
+    {"--x + 1", "--x + 1"},
+    {"--bogus == 1", "--bogus == 1"},
+    {"-await f()", "-await f()"},
+    {"-t 0 a", "a"},
+    {"-t all a", "a"},
+    {"-t0 a", "a"},
+    {"-a print(1)", "print(1)"},
+    {"-t -1", "-t -1"},
+    {"--verbose --bogus", "--bogus"},
     {"--targets 0 a", "a"},
     {"--targets=0:2  print('--block')", "print('--block')"},
     {"--noblock --out r x = '", "x = '"},
@@ -193,34 +145,100 @@ static void finds_the_code_of_a_line(void **state)
     for (size_t i = 0; i < PX_COUNT(code_rows); i++) {
         struct px_line line;
         struct px_error err = {0};
-        if (px_line_parse(px_span_of(code_rows[i].line), false, &line, &err) < 0)
+        if (px_line_parse(px_span_of(code_rows[i].line), PX_MAGIC_PX, &line, &err) < 0)
             fail_msg("'%s': %s", code_rows[i].line, err.text);
         assert_string_equal(code_rows[i].line + line.code, code_rows[i].code);
         px_line_fini(&line);
     }
 }
 
+static const struct {
+    const char *line, *error;
+} wrong_rows[] = {
+    {"--bogus 1", "unknown option --bogus"},
+    {"--bogus=1", "unknown option --bogus=1"},
+    {"--tragets 0 print(1)", "unknown option --tragets; did you mean --targets?"},
+    {"--target 0 print(1)", "unknown option --target; did you mean --targets?"},
+    {"--verbos print(1)", "unknown option --verbos; did you mean --verbose?"},
+    {"--bogus --targets 0 a", "unknown option --bogus"},
+    {"-x 1", "unknown option -x"},
+    {"-q 'a'", "unknown option -q"},
+    {"--targets x a", "'x' names no engines; use an id, -1, 0:2, [0,2] or all"},
+    {"--targets", "--targets needs a value"},
+};
+
+static void refuses_what_can_be_no_code(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < PX_COUNT(wrong_rows); i++) {
+        struct px_line line;
+        struct px_error err = {0};
+        const int status = px_line_parse(px_span_of(wrong_rows[i].line), PX_MAGIC_PX, &line, &err);
+        px_line_fini(&line);
+        if (status == 0)
+            fail_msg("'%s' was not refused", wrong_rows[i].line);
+        assert_string_equal(err.text, wrong_rows[i].error);
+    }
+}
+
+static const struct {
+    enum px_magic magic;
+    const char *line;
+    bool taken;
+} magic_rows[] = {
+    {PX_MAGIC_CONFIG, "--targets 0 --noblock --verbose --no-stream --local", true},
+    {PX_MAGIC_CONFIG, "--progress-after 3 --signal-on-interrupt 0 --no-fold --timeout 9", true},
+    {PX_MAGIC_CONFIG, "--out a", false},
+    {PX_MAGIC_CONFIG, "--push a", false},
+    {PX_MAGIC_RESULT, "-e -o a", true},
+    {PX_MAGIC_RESULT, "--group-outputs order", true},
+    {PX_MAGIC_RESULT, "--targets 0", false},
+    {PX_MAGIC_STACKS, "-t 0:2 --timeout 1", true},
+    {PX_MAGIC_STACKS, "--verbose", false},
+    {PX_MAGIC_STACKS, "code", false},
+};
+
+static void takes_what_is_meant_for_each_magic(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < PX_COUNT(magic_rows); i++) {
+        struct px_line line;
+        const int status =
+            px_line_parse(px_span_of(magic_rows[i].line), magic_rows[i].magic, &line, NULL);
+        px_line_fini(&line);
+        if ((status == 0) != magic_rows[i].taken)
+            fail_msg("'%s' for magic %d", magic_rows[i].line, (int)magic_rows[i].magic);
+    }
+}
+
 static void help_fits_one_screen(void **state)
 {
     (void)state;
-    struct px_buf out = {0};
-    size_t lines = 0;
-    px_line_help(&out);
-    for (size_t i = 0; i < out.size; i++)
-        lines += out.data[i] == '\n';
-    assert_true(lines <= 24);
-    assert_non_null(strstr(out.data, "-t, --targets"));
-    px_buf_fini(&out);
+    for (int magic = PX_MAGIC_PX; magic <= PX_MAGIC_STACKS; magic++) {
+        struct px_buf out = {0};
+        size_t lines = 0, column = 0;
+        px_line_help((enum px_magic)magic, &out);
+        for (size_t i = 0; i < out.size; i++) {
+            column = out.data[i] == '\n' ? 0 : column + 1;
+            lines += out.data[i] == '\n';
+            assert_true(column <= 90);
+        }
+        assert_true(lines <= 24);
+        const char *examples = strstr(out.data, "Examples:\n");
+        assert_non_null(examples);
+        assert_int_equal(strchr(strchr(examples, '\n') + 1, '\n')[1], ' '); /* two of them */
+        px_buf_fini(&out);
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_targets),
-        cmocka_unit_test(names_the_engines_there_are),
         cmocka_unit_test(reads_cell_lines),
         cmocka_unit_test(keeps_what_was_said),
         cmocka_unit_test(finds_the_code_of_a_line),
+        cmocka_unit_test(refuses_what_can_be_no_code),
+        cmocka_unit_test(takes_what_is_meant_for_each_magic),
         cmocka_unit_test(help_fits_one_screen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,120 +1,51 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Labels, transcripts, terminals: text in, text out. */
+/* Labels, results, lists of engines, the progress line: values in, text out. */
 #include "../test.h"
 
 #include "magics.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-static void expect_shown(struct px_transcript *transcript, const char *text)
+static void expect_text(struct px_buf *out, const char *text)
 {
-    struct px_buf out = {0};
-    px_buf_text(&out, "");
-    px_transcript_show(transcript, &out);
-    assert_string_equal(out.data, text);
-    px_buf_fini(&out);
+    assert_string_equal(out->data, text);
+    px_buf_fini(out);
 }
 
 static const struct {
-    const char *parts[4], *shown;
-} transcript_rows[] = {
-    {{"a\n", "b\n"}, "a\nb\n"},
-    {{"10%\r", "20%\r"}, "20%"},
-    {{"10%\r", "20%\r", "done\n"}, "done\n"},
-    {{"dos\r\n", "x\r\n"}, "dos\nx\n"},
-    {{"a", "b", "c"}, "abc"},
-    {{"\r\r"}, ""},
-    {{"one\ntwo\rTWO\nthree"}, "one\nTWO\nthree"},
+    int ids[4];
+    size_t count;
+    long number;
+    const char *text;
+    bool color;
+    const char *shown;
+} result_rows[] = {
+    {{0}, 1, 2, "42", false, "Out[0:2]: 42"},
+    {{0, 1, 2, 3}, 4, 2, "42", false, "Out[0-3:2]: 42"},
+    {{0, 1, 3}, 3, -1, "42", false, "Out[0-1,3]: 42"},
+    {{7}, 1, 1, "array([[1],\n       [2]])", false, "Out[7:1]: \narray([[1],\n       [2]])"},
+    {{7}, 1, 1, "\nx\ny", false, "Out[7:1]: \nx\ny"},
+    {{0}, 1, 2, "42", true, "\033[0;31mOut[0:2]: \033[0m42"},
+    {{0}, 1, 2, "", false, "Out[0:2]: "},
 };
-
-static void shows_text_as_it_looks(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < PX_COUNT(transcript_rows); i++) {
-        struct px_transcript transcript = {0};
-        for (size_t j = 0; j < 4 && transcript_rows[i].parts[j]; j++)
-            px_transcript_add(&transcript, px_span_of(transcript_rows[i].parts[j]));
-        assert_true(transcript.changed);
-        expect_shown(&transcript, transcript_rows[i].shown);
-        assert_false(transcript.changed);
-        px_transcript_fini(&transcript);
-    }
-}
-
-static void bounds_a_long_text(void **state)
-{
-    (void)state;
-    struct px_transcript transcript = {0};
-    struct px_buf out = {0};
-    char line[32];
-    for (int i = 0; i < 100000; i++) {
-        const int size = snprintf(line, sizeof line, "line %d \xc3\xa9\n", i);
-        px_transcript_add(&transcript, (struct px_span){line, (size_t)size});
-    }
-    px_transcript_show(&transcript, &out);
-    assert_true(out.size < PX_TRANSCRIPT_HEAD + 2 * PX_TRANSCRIPT_TAIL + 200);
-    assert_memory_equal(out.data, "line 0 ", 7);
-    assert_non_null(strstr(out.data, " bytes are left out here ...]\n"));
-    assert_string_equal(out.data + out.size - strlen("line 99999 \xc3\xa9\n"),
-                        "line 99999 \xc3\xa9\n");
-    px_buf_fini(&out);
-    px_transcript_fini(&transcript);
-}
-
-static void bounds_one_huge_piece(void **state)
-{
-    (void)state;
-    const size_t size = 4 << 20;
-    struct px_transcript transcript = {0};
-    struct px_buf out = {0};
-    char *text = px_alloc(size);
-    memset(text, 'x', size);
-    px_transcript_add(&transcript, (struct px_span){text, size});
-    px_transcript_add(&transcript, PX_SPAN("end"));
-    px_transcript_show(&transcript, &out);
-    assert_true(out.size < 2 * (PX_TRANSCRIPT_HEAD + PX_TRANSCRIPT_TAIL));
-    assert_string_equal(out.data + out.size - 4, "xend");
-    px_buf_fini(&out);
-    px_transcript_fini(&transcript);
-    free(text);
-}
-
-static void cuts_between_characters(void **state)
-{
-    (void)state;
-    /* Three bytes a character: the limits of head and tail fall inside one. */
-    const size_t count = 200000;
-    struct px_transcript transcript = {0};
-    struct px_buf out = {0};
-    for (size_t i = 0; i < count; i++)
-        px_transcript_add(&transcript, PX_SPAN("\xe2\x82\xac"));
-    px_transcript_show(&transcript, &out);
-    const char *mark = strstr(out.data, "\n[...");
-    assert_non_null(mark);
-    assert_int_equal((mark - out.data) % 3, 0);
-    assert_int_equal(strlen(strstr(mark, "...]\n") + 5) % 3, 0);
-    px_buf_fini(&out);
-    px_transcript_fini(&transcript);
-}
 
 static void renders_results(void **state)
 {
     (void)state;
+    for (size_t i = 0; i < PX_COUNT(result_rows); i++) {
+        struct px_buf out = {0};
+        px_render_result(&out, result_rows[i].ids, result_rows[i].count, result_rows[i].number,
+                         px_span_of(result_rows[i].text), result_rows[i].color);
+        expect_text(&out, result_rows[i].shown);
+    }
+}
+
+static void renders_labels(void **state)
+{
+    (void)state;
     struct px_buf out = {0};
-    px_render_result(&out, 3, 12, PX_SPAN("42"), false);
-    assert_string_equal(out.data, "Out[3:12]: 42");
-    px_buf_clear(&out);
-    px_render_result(&out, 0, 1, PX_SPAN("array([1,\n       2])"), false);
-    assert_string_equal(out.data, "Out[0:1]: \narray([1,\n       2])");
-    px_buf_clear(&out);
-    px_render_result(&out, 0, 1, PX_SPAN("x"), true);
-    assert_string_equal(out.data, "\033[0;31mOut[0:1]: \033[0mx");
-    px_buf_clear(&out);
-    px_render_label(&out, "stdout", 7);
-    assert_string_equal(out.data, "[stdout:7] ");
-    px_buf_fini(&out);
+    px_render_label(&out, "stdout", (int[]){0, 1, 2, 9}, 4);
+    expect_text(&out, "[stdout:0-2,9] ");
+    px_render_error_label(&out, (int[]){3}, 1);
+    expect_text(&out, "[3:execute]:");
 }
 
 static void lists_engines(void **state)
@@ -124,40 +55,65 @@ static void lists_engines(void **state)
     struct px_buf out = {0};
     for (int i = 0; i < 64; i++)
         ids[i] = i;
+    px_render_engines(&out, ids, 0);
+    expect_text(&out, "");
     px_render_engines(&out, ids, 1);
-    px_buf_text(&out, "; ");
+    expect_text(&out, "0");
     px_render_engines(&out, ids, 3);
-    px_buf_text(&out, "; ");
+    expect_text(&out, "0, 1 and 2");
     px_render_engines(&out, ids, 64);
-    assert_string_equal(out.data, "0; 0, 1 and 2; 0, 1, 2, 3, ... (64 engines)");
-    px_buf_fini(&out);
+    expect_text(&out, "0, 1, 2, 3, ... (64 engines)");
 }
 
-static void labels_a_terminal_when_the_speaker_changes(void **state)
+static const struct {
+    double seconds;
+    const char *text;
+} duration_rows[] = {
+    {0, "0 s"},  {59.9, "59 s"}, {61, "1 min 1 s"}, {3600, "1 h 0 min"}, {90061, "25 h 1 min"},
+    {-1, "0 s"}, {1e300, "0 s"},
+};
+
+static void renders_durations(void **state)
 {
     (void)state;
-    struct px_terminal terminal = {0};
+    for (size_t i = 0; i < PX_COUNT(duration_rows); i++) {
+        struct px_buf out = {0};
+        px_render_duration(&out, duration_rows[i].seconds);
+        expect_text(&out, duration_rows[i].text);
+    }
+}
+
+static void renders_progress(void **state)
+{
+    (void)state;
     struct px_buf out = {0};
-    px_terminal_text(&terminal, &out, "stdout", 0, PX_SPAN("a\n"));
-    px_terminal_text(&terminal, &out, "stdout", 0, PX_SPAN("b"));
-    px_terminal_text(&terminal, &out, "stdout", 1, PX_SPAN("c\n"));
-    px_terminal_text(&terminal, &out, "stderr", 1, PX_SPAN("d\n"));
-    px_terminal_text(&terminal, &out, "stderr", 1, PX_SPAN(""));
-    assert_string_equal(out.data, "[stdout:0] a\nb\n[stdout:1] c\n[stderr:1] d\n");
-    assert_false(terminal.mid_line);
-    px_buf_fini(&out);
+    px_render_progress(&out, 0, 4, (int[]){0, 1, 2, 3}, 4, 1.2);
+    expect_text(&out, "%px: 0 of 4 engines done, 1 s");
+    px_render_progress(&out, 3, 4, (int[]){2}, 1, 75);
+    expect_text(&out, "%px: 3 of 4 engines done, 1 min 15 s; at work: 2");
+    px_render_progress(&out, 0, 1, (int[]){2}, 1, 2);
+    expect_text(&out, "%px: 0 of 1 engine done, 2 s");
+}
+
+static void offers_what_to_type(void **state)
+{
+    (void)state;
+    struct px_buf out = {0};
+    px_render_ladder(&out, (int[]){3, 7}, 2);
+    expect_text(&out, "%px: engines 3 and 7 have not come back. To wait on, see, kill or replace "
+                      "them, type\n"
+                      "    %pxresult\n"
+                      "    %pxstacks --targets 3,7\n"
+                      "    %pxcluster engines --kill 3,7\n"
+                      "    %pxcluster engines --restart 3,7\n");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shows_text_as_it_looks),
-        cmocka_unit_test(bounds_a_long_text),
-        cmocka_unit_test(bounds_one_huge_piece),
-        cmocka_unit_test(cuts_between_characters),
-        cmocka_unit_test(renders_results),
-        cmocka_unit_test(lists_engines),
-        cmocka_unit_test(labels_a_terminal_when_the_speaker_changes),
+        cmocka_unit_test(renders_results),  cmocka_unit_test(renders_labels),
+        cmocka_unit_test(lists_engines),    cmocka_unit_test(renders_durations),
+        cmocka_unit_test(renders_progress), cmocka_unit_test(offers_what_to_type),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

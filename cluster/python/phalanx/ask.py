@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Questions to a running cluster: what engines do (%pxstacks), why tasks wait (%pxwhy)."""
+
+import json
+import time
+
+from IPython.core.error import UsageError
+
+from . import _magics, _phalanx, error
+from .asyncresult import AsyncResult
+
+STACKS_SECONDS = 3  # an engine that lives answers in milliseconds, whatever its Python does
+WHY_SECONDS = 5
+
+# ---- stacks
+
+
+def stacks(client, targets=None, seconds=None):
+    """The Python stacks of engines (None or "all": of each), merged into one tree, as text.
+
+    Engines answer also while they compute or hold the GIL; those that do not answer within
+    `seconds`, or do not know the question (ipengine), are named below the tree.
+    """
+    ids = client._build_targets(targets)
+    able = [i for i in ids if client._raw.feature("stacks", [i])]
+    answers = _ask_stacks(client, able, STACKS_SECONDS if seconds is None else seconds)
+    text = _magics.stacks([answers[i] for i in able if isinstance(answers.get(i), tuple)])
+    mute = [i for i in able if i not in answers]
+    if mute:
+        text += "no answer from %s\n" % _engines(mute)
+    for engine in able:
+        if isinstance(answers.get(engine), str):
+            text += "engine %d: %s\n" % (engine, answers[engine])
+    unable = [i for i in ids if i not in able]
+    if unable:
+        text += "%s cannot tell; engines of pxengine can\n" % _engines(unable)
+    return text
+
+
+def _engines(ids):
+    return "engine%s %s" % ("" if len(ids) == 1 else "s", _magics.ranges(ids))
+
+
+def _ask_stacks(client, ids, seconds):
+    if not ids:
+        return {}
+    raw = client._raw.submit(
+        _phalanx.CONTROL, targets=ids, message="stacks_request", content="{}"
+    )
+    deadline = time.monotonic() + seconds
+    answers = {}
+    while len(answers) < len(ids):
+        event = raw.next()
+        if event is not None:
+            if event.type == _phalanx.REPLY:
+                answers[ids[event.task]] = _read_stacks(ids[event.task], event)
+            continue
+        left = deadline - time.monotonic()
+        if left <= 0 or raw.finished == len(ids) or not raw.wait(_phalanx.EVENT, left):
+            break
+    return answers
+
+
+def _read_stacks(engine, event):
+    content = json.loads(event.content)
+    if event.failed:
+        return str(content.get("evalue") or "it could not answer")
+    busy = content.get("busy") or {}
+    return (
+        engine, str(content.get("stacks") or ""), busy.get("msg_type"),
+        float(busy.get("since_s") or 0),
+    )
+
+
+# ---- why
+
+
+def why(client, line, last, scope):
+    """Why the tasks named in `line` (msg_ids, or names of AsyncResults in `scope`; empty: those of
+    `last`) are not done, as text."""
+    results = [scope[w] for w in line.split() if isinstance(scope.get(w), AsyncResult)]
+    ids = [w for w in line.split() if not isinstance(scope.get(w), AsyncResult)]
+    if not line.split():
+        if last is None:
+            raise UsageError("%pxwhy: there has been no %px yet; name an AsyncResult or a msg_id")
+        results = [last]
+    for word in ids:
+        if word.isidentifier() and word in scope:
+            raise UsageError("%%pxwhy: '%s' is not an AsyncResult" % word)
+    done = 0
+    for result in results:
+        result._pump()
+        for index, task in enumerate(result._tasks):
+            if task.reply is None:
+                ids.append(result._raw.task_id(index))
+            else:
+                done += 1
+    text = "%d task%s done\n" % (done, "" if done == 1 else "s") if done else ""
+    return text + (_why_of(client, ids, results) if ids else "")
+
+
+def _why_of(client, ids, results):
+    try:
+        reply = client._raw.query(
+            "why_request", json.dumps({"msg_ids": ids}), WHY_SECONDS
+        )
+        content = json.loads(reply)
+        if content.get("status") == "ok" and "tasks" in content:
+            return _magics.why(reply)
+    except (TimeoutError, _phalanx.ClosedError, ValueError):
+        pass
+    return _what_is_known(client, ids, results)
+
+
+def _what_is_known(client, ids, results):
+    """For a controller that gives no reasons: where tasks were sent, and what stands before them."""
+    text = "this controller gives no reasons (pxcontroller does); what it tells:\n"
+    engines = sorted({
+        result._raw.task_engine(index)
+        for result in results
+        for index, task in enumerate(result._tasks)
+        if task.reply is None and result._raw.task_engine(index) >= 0
+    })
+    try:
+        status = client.queue_status()
+    except (TimeoutError, error.KernelError, _phalanx.ClosedError):
+        return text + "nothing: it does not answer\n"
+    for engine in engines:
+        queue = status.get(engine)
+        if queue is None:
+            text += "engine %d is gone\n" % engine
+        else:
+            text += "engine %d: %d queued or running directly, %d by the scheduler\n" % (
+                engine, queue.get("queue", 0), queue.get("tasks", 0)
+            )
+    if not engines:
+        text += "%d task%s not given to an engine yet\n" % (
+            status.get("unassigned", len(ids)), "" if len(ids) == 1 else "s"
+        )
+    return text

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""%pxcluster: the cluster that %px runs on, managed from a notebook."""
+
+import json
+
+from IPython.core.error import UsageError
+
+from . import _magics, _phalanx, error
+from .local import _wait_until
+
+_END_SECONDS = 10
+_MOST = 10000  # engines at once
+
+
+def _usage(what):
+    from .magics import pxcluster
+
+    text = "\n".join(line[4:] if line[:4] == "    " else line for line in
+                     pxcluster.__doc__.splitlines()).rstrip()
+    raise UsageError("%%pxcluster: %s\n\n%s" % (what, text))
+
+
+def _number(word, option):
+    if not word.isdigit() or not 0 < int(word) <= _MOST:
+        _usage("%s takes a number of engines, not '%s'" % (option, word[:60]))
+    return int(word)
+
+
+def _count(words):
+    """N of -n N, --n=N or nothing."""
+    if not words:
+        return None
+    first = words[0]
+    if first in ("-n", "--n") and len(words) == 2:
+        return _number(words[1], "-n")
+    if first.startswith("--n=") and len(words) == 1:
+        return _number(first[4:], "-n")
+    if first.startswith("-n") and len(words) == 1 and len(first) > 2:
+        return _number(first[2:], "-n")
+    _usage("'%s' is not an option here" % " ".join(words)[:60])
+
+
+def _nothing(words):
+    if words:
+        _usage("'%s' is not an option here" % " ".join(words)[:60])
+
+
+def _plural(count):
+    return "%d engine%s" % (count, "" if count == 1 else "s")
+
+
+def _named(ids):
+    return "engine%s %s" % ("" if len(ids) == 1 else "s", _magics.ranges(ids))
+
+
+def _running(cluster):
+    client = cluster.existing()
+    if client is None:
+        raise error.KernelError("no cluster is running; '%pxcluster start' starts one")
+    return client
+
+
+# ---- commands
+
+
+def _start(cluster, words):
+    cluster.start(_count(words))
+
+
+def _stop(cluster, words):
+    _nothing(words)
+    count = cluster.stop()
+    print("No cluster is running." if count is None else "Ended a cluster of %s." % _plural(count))
+
+
+def _restart(cluster, words):
+    count = _count(words)
+    before = cluster.stop()
+    cluster.start(count or before)
+
+
+def _status(cluster, words):
+    _nothing(words)
+    client = _running(cluster)
+    ours = "started here, ends with this session" if cluster.is_own(client) else "not started here"
+    print("%s, %s (%s)" % (_plural(len(client)), ours, client._raw.file))
+    for line in _engine_lines(client):
+        print(line)
+
+
+def _engine_lines(client):
+    try:
+        status = json.loads(client._raw.query("status_request", "{}", 3))
+        engines = status["engines"] if status.get("status") == "ok" else None
+    except (TimeoutError, ValueError, KeyError, _phalanx.ClosedError):
+        engines = None
+    if not isinstance(engines, list):
+        known = client.queue_status() if client.ids else {}
+        engines = [dict(known[i], id=i) for i in client.ids if i in known]
+    rows = [("engine", "host", "pid", "queued", "tasks", "done")]
+    for engine in engines:
+        rows.append(tuple(
+            "-" if engine.get(key) is None else str(engine[key])
+            for key in ("id", "host", "pid", "queue", "tasks", "completed")
+        ))
+    used = [i for i in range(6) if any(row[i] != "-" for row in rows[1:])] if rows[1:] else []
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    return ["  ".join(row[i].rjust(widths[i]) for i in used) for row in rows if used]
+
+
+def _ids(client, text, option):
+    try:
+        ids = [int(part) for part in text.split(",")]
+    except ValueError:
+        _usage("%s takes engines' ids as in 3,7, not '%s'" % (option, text[:60]))
+    known = client.ids
+    missing = [i for i in ids if i not in known]
+    if missing:
+        raise error.KernelError("there is no %s" % _named(missing))
+    return ids
+
+
+def _kill(client, ids):
+    client.send_signal("SIGKILL", targets=ids)
+    if not _wait_until(lambda: not set(ids) & set(client.ids), _END_SECONDS):
+        raise error.KernelError(
+            "%s did not end within %d s" % (_named(ids), _END_SECONDS)
+        )
+
+
+def _end_idle(client, count):
+    """Ends engines, idle ones first, the newest first."""
+    ids = client.ids
+    if count >= len(ids):
+        raise error.KernelError(
+            "there are %s; '%%pxcluster stop' ends all of them" % _plural(len(ids))
+        )
+    status = client.queue_status()
+    load = {i: status[i].get("queue", 0) + status[i].get("tasks", 0) for i in ids if i in status}
+    chosen = sorted(ids, key=lambda i: (load.get(i, 0), -i))[:count]
+    client.shutdown(targets=chosen, block=False)
+    if not _wait_until(lambda: not set(chosen) & set(client.ids), _END_SECONDS):
+        busy = sorted(set(chosen) & set(client.ids))
+        raise error.KernelError(
+            "%s did not end within %d s; '%%pxcluster engines --kill %s' kills"
+            % (_named(busy), _END_SECONDS, ",".join(map(str, busy)))
+        )
+    return sorted(chosen)
+
+
+def _engines(cluster, words):
+    client = _running(cluster)
+    if not words:
+        print("%s: %s" % (_plural(len(client)), _magics.ranges(client.ids) or "-"))
+        return
+    option, _, value = words[0].partition("=")
+    if option in ("--kill", "--restart"):
+        value = value or ",".join(words[1:])
+        ids = _ids(client, value, option)
+        _kill(client, ids)
+        added = cluster.add(len(ids)) if option == "--restart" else []
+        print("Killed %s%s." % (_named(ids), "; started " + _named(added) if added else ""))
+    elif len(words) == 1 and option[:1] == "+":
+        print("Started %s." % _named(cluster.add(_number(option[1:], "engines +N"))))
+    elif len(words) == 1 and option[:1] == "-" and option[1:].isdigit():
+        print("Ended %s." % _named(_end_idle(client, _number(option[1:], "engines -N"))))
+    else:
+        _usage("'%s' is neither +N, -N, --kill nor --restart" % " ".join(words)[:60])
+
+
+_commands = {
+    "start": _start, "stop": _stop, "restart": _restart, "status": _status, "engines": _engines,
+}
+
+
+def command(cluster, line):
+    """Runs a line of %pxcluster on a local.DefaultCluster."""
+    words = line.split()
+    if not words:
+        _usage("which command?")
+    if words[0] not in _commands:
+        _usage("there is no command '%s'" % words[0][:60])
+    _commands[words[0]](cluster, words[1:])

@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pxmagics_show: what is shown of a run: text, displays, the progress line, values.
+ *
+ * Text goes through a teller, which folds and bounds it, to the screen's streams. A display waits
+ * for a moment and is shown after the text that came before it; what its engine writes after it
+ * waits behind it. The progress line stands at the end of stdout and is wiped
+ * before anything else is written.
+ */
+#include "pxmagics.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TELL_MS 40     /* text is told at most this often */
+#define DISPLAY_MS 150 /* a display waits so long for others' text */
+#define PROGRESS_MS 1000
+
+/* Fields of phalanx._phalanx.Event. */
+enum event_field { EV_TYPE, EV_TASK, EV_ENGINE, EV_FAILED, EV_LOST, EV_NAME, EV_TEXT, EV_CONTENT };
+
+struct px_show {
+    struct px_follow options;
+    phalanx_result *result;
+    size_t count;
+    int *engines; /* by task */
+    struct px_teller *teller;
+    PyObject *queue; /* list of (task, content, update) and (task, text, stream) that wait */
+    int64_t queue_ms;
+    bool *displaying; /* by task: has a display there */
+    bool color, progress, written;
+    int64_t started_ms, told_ms, progress_ms;
+    size_t progress_width; /* of the line that is shown now */
+    bool progress_shown;
+};
+
+/* ---- the screen --------------------------------------------------------------------- */
+
+static int write_stream(struct px_show *show, const char *name, const struct px_buf *text)
+{
+    if (text->size == 0)
+        return 0;
+    PyObject *string = px_text_of(text);
+    const int status =
+        string ? px_discard(PyObject_CallMethod(show->options.screen, "write", "sO", name, string))
+               : -1;
+    Py_XDECREF(string);
+    return status;
+}
+
+static void wipe_text(struct px_show *show, struct px_buf *out)
+{
+    if (show->progress_width)
+        px_buf_printf(out, "\r%*s\r", (int)show->progress_width, "");
+    show->progress_width = 0;
+}
+
+static int wipe_progress(struct px_show *show)
+{
+    struct px_buf text = {0};
+    wipe_text(show, &text);
+    const int status = write_stream(show, "stdout", &text);
+    px_buf_fini(&text);
+    return status;
+}
+
+/* Writes what was told; frees it. */
+static int write_told(struct px_show *show, struct px_buf told[2])
+{
+    int status = 0;
+    if (told[0].size || told[1].size) {
+        struct px_buf first = {0};
+        wipe_text(show, &first);
+        px_buf_append(&first, told[0].data, told[0].size);
+        status = write_stream(show, "stdout", &first);
+        if (status == 0)
+            status = write_stream(show, "stderr", &told[1]);
+        px_buf_fini(&first);
+        show->written = true;
+    }
+    px_buf_fini(&told[0]);
+    px_buf_fini(&told[1]);
+    return status;
+}
+
+static int tell(struct px_show *show, bool all)
+{
+    struct px_buf told[2] = {0};
+    show->told_ms = px_now_ms();
+    px_teller_tell(show->teller, show->told_ms, all, told);
+    return write_told(show, told);
+}
+
+static int publish(struct px_show *show, PyObject *data, PyObject *metadata, PyObject *transient,
+                   bool update)
+{
+    struct px_buf told[2] = {0};
+    px_teller_break(show->teller, told);
+    if (write_told(show, told) < 0 || wipe_progress(show) < 0)
+        return -1;
+    show->written = true;
+    return px_discard(PyObject_CallMethod(
+        show->options.screen, "display", "OOOO", data, metadata ? metadata : Py_None,
+        transient ? transient : Py_None, update ? Py_True : Py_False));
+}
+
+int px_show_note(struct px_show *show, const struct px_buf *text)
+{
+    struct px_buf told[2] = {0};
+    px_teller_break(show->teller, told);
+    px_buf_append(&told[1], text->data, text->size);
+    return write_told(show, told);
+}
+
+/* ---- displays ------------------------------------------------------------------------ */
+
+/* An engine's display ids, which other engines may use as well, under its own prefix. */
+static PyObject *own_transient(PyObject *content, int engine)
+{
+    PyObject *transient = PyDict_GetItemString(content, "transient"); /* borrowed */
+    PyObject *id =
+        transient && PyDict_Check(transient) ? PyDict_GetItemString(transient, "display_id") : NULL;
+    if (!id)
+        return PyDict_New();
+    return Py_BuildValue("{sN}", "display_id", PyUnicode_FromFormat("engine%d-%S", engine, id));
+}
+
+static int show_output_label(struct px_show *show, int engine)
+{
+    PyObject *data =
+        Py_BuildValue("{sN}", "text/plain", PyUnicode_FromFormat("[output:%d]", engine));
+    const int status = data ? publish(show, data, NULL, NULL, false) : -1;
+    Py_XDECREF(data);
+    return status;
+}
+
+static int show_display(struct px_show *show, size_t task, PyObject *content, bool update)
+{
+    PyObject *data = PyDict_GetItemString(content, "data");
+    if (!data || !PyDict_Check(data))
+        return 0;
+    PyObject *transient = own_transient(content, show->engines[task]);
+    int status = transient ? 0 : -1;
+    if (status == 0 && !update)
+        status = show_output_label(show, show->engines[task]);
+    if (status == 0)
+        status = publish(show, data, PyDict_GetItemString(content, "metadata"), transient, update);
+    Py_XDECREF(transient);
+    return status;
+}
+
+static int wait_in_queue(struct px_show *show, PyObject *item)
+{
+    if (PyList_GET_SIZE(show->queue) == 0)
+        show->queue_ms = px_now_ms();
+    const int status = item ? PyList_Append(show->queue, item) : -1;
+    Py_XDECREF(item);
+    return status;
+}
+
+static int add_display(struct px_show *show, size_t task, PyObject *content, bool update)
+{
+    show->displaying[task] = true;
+    return wait_in_queue(show, Py_BuildValue("(nOi)", (Py_ssize_t)task, content, update));
+}
+
+static int add_text(struct px_show *show, size_t task, enum px_stream stream, PyObject *text)
+{
+    if (show->displaying[task])
+        return wait_in_queue(show, Py_BuildValue("(nOi)", (Py_ssize_t)task, text, (int)stream));
+    Py_ssize_t size;
+    const char *utf8 = PyUnicode_AsUTF8AndSize(text, &size);
+    if (!utf8) { /* a lone surrogate: text that is none */
+        PyErr_Clear();
+        utf8 = "?";
+        size = 1;
+    }
+    px_teller_add(show->teller, task, stream, (struct px_span){utf8, (size_t)size}, px_now_ms());
+    return 0;
+}
+
+/* One item's turn: a display is shown, unless text of its engine stands before it. */
+static int take_turn(struct px_show *show, PyObject *item, bool *spoke)
+{
+    Py_ssize_t task;
+    PyObject *content;
+    int number; /* update, or the stream */
+    if (!PyArg_ParseTuple(item, "nOi", &task, &content, &number))
+        return -1;
+    if (PyUnicode_Check(content)) {
+        spoke[task] = true;
+        return add_text(show, (size_t)task, (enum px_stream)number, content);
+    }
+    if (spoke[task])
+        return add_display(show, (size_t)task, content, number);
+    return show_display(show, (size_t)task, content, number);
+}
+
+/* Shows the displays that wait, after all text; text that waits behind them is heard now. */
+static int show_queue(struct px_show *show)
+{
+    PyObject *queue = show->queue;
+    bool *spoke = PyMem_Calloc(show->count + 1, sizeof *spoke);
+    PyObject *empty = PyList_New(0);
+    if (!spoke || !empty || tell(show, true) < 0) {
+        Py_XDECREF(empty);
+        PyMem_Free(spoke);
+        return -1;
+    }
+    show->queue = empty;
+    memset(show->displaying, 0, show->count);
+    int status = 0;
+    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(queue); i++)
+        status = take_turn(show, PyList_GET_ITEM(queue, i), spoke);
+    Py_DECREF(queue);
+    PyMem_Free(spoke);
+    return status;
+}
+
+static PyObject *event_content(PyObject *event)
+{
+    PyObject *loads = px_import_name("json", "loads");
+    PyObject *content =
+        loads ? PyObject_CallOneArg(loads, PyStructSequence_GET_ITEM(event, EV_CONTENT)) : NULL;
+    Py_XDECREF(loads);
+    if (content && !PyDict_Check(content)) {
+        PyErr_SetString(PyExc_ValueError, "an engine sent a message without content");
+        Py_CLEAR(content);
+    }
+    return content;
+}
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+static int on_output(struct px_show *show, size_t task, PyObject *event)
+{
+    const char *name = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_NAME));
+    if (!name)
+        return -1;
+    const bool update = strcmp(name, "update_display_data") == 0;
+    if (!update && strcmp(name, "display_data") != 0)
+        return 0;
+    PyObject *content = event_content(event);
+    const int status = content ? add_display(show, task, content, update) : -1;
+    Py_XDECREF(content);
+    return status;
+}
+
+/* An engine is gone: that is said at once, the error comes with the others' results. */
+static int on_loss(struct px_show *show, size_t task, PyObject *event)
+{
+    PyObject *content = event_content(event);
+    PyObject *why = content ? PyDict_GetItemString(content, "evalue") : NULL;
+    const char *text = why && PyUnicode_Check(why) ? PyUnicode_AsUTF8(why) : NULL;
+    struct px_buf note = {0};
+    px_buf_printf(&note, "%%px: lost engine %d: %s\n", show->engines[task],
+                  text ? text : "it is gone");
+    PyErr_Clear();
+    Py_XDECREF(content);
+    const int status = tell(show, true) == 0 ? px_show_note(show, &note) : -1;
+    px_buf_fini(&note);
+    return status;
+}
+
+int px_show_event(struct px_show *show, PyObject *event)
+{
+    const long type = PyLong_AsLong(PyStructSequence_GET_ITEM(event, EV_TYPE));
+    const size_t task = PyLong_AsSize_t(PyStructSequence_GET_ITEM(event, EV_TASK));
+    const char *name = "";
+    if (PyErr_Occurred() || task >= show->count)
+        return PyErr_Occurred() ? -1 : 0;
+    switch (type) {
+    case PHALANX_STREAM:
+        name = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_NAME));
+        return name ? add_text(show, task, strcmp(name, "stderr") == 0 ? PX_STDERR : PX_STDOUT,
+                               PyStructSequence_GET_ITEM(event, EV_TEXT))
+                    : -1;
+    case PHALANX_OUTPUT:
+        return on_output(show, task, event);
+    case PHALANX_REPLY:
+        return PyStructSequence_GET_ITEM(event, EV_LOST) == Py_True ? on_loss(show, task, event)
+                                                                    : 0;
+    case PHALANX_IDLE:
+        px_teller_end(show->teller, task);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+/* ---- what came before ------------------------------------------------------------------------ */
+
+static int past_stream(struct px_show *show, size_t task, PyObject *record, enum px_stream stream)
+{
+    PyObject *text = PyObject_GetAttrString(record, px_stream_names[stream]);
+    int status = text ? 0 : -1;
+    if (text && text != Py_None) {
+        PyObject *string = PyObject_Str(text);
+        status = string ? add_text(show, task, stream, string) : -1;
+        Py_XDECREF(string);
+    }
+    Py_XDECREF(text);
+    return status;
+}
+
+static int past_outputs(struct px_show *show, size_t task, PyObject *record)
+{
+    PyObject *outputs = PyObject_GetAttrString(record, "outputs");
+    int status = outputs && PyList_Check(outputs) ? 0 : -1;
+    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(outputs); i++)
+        status = add_display(show, task, PyList_GET_ITEM(outputs, i), false);
+    Py_XDECREF(outputs);
+    return status;
+}
+
+int px_show_past(struct px_show *show)
+{
+    PyObject *tasks = PyObject_GetAttrString(show->options.result, "_tasks");
+    int status = tasks && PyList_Check(tasks) ? 0 : -1;
+    for (size_t i = 0; status == 0 && i < show->count; i++) {
+        PyObject *record = PyList_GetItem(tasks, (Py_ssize_t)i); /* borrowed */
+        PyObject *over = record ? PyObject_GetAttrString(record, "finished") : NULL;
+        if (!over || past_stream(show, i, record, PX_STDOUT) < 0 ||
+            past_stream(show, i, record, PX_STDERR) < 0 || past_outputs(show, i, record) < 0)
+            status = -1;
+        if (over == Py_True)
+            px_teller_end(show->teller, i);
+        Py_XDECREF(over);
+    }
+    Py_XDECREF(tasks);
+    return status;
+}
+
+/* ---- as time goes by ------------------------------------------------------------------------- */
+
+static int show_progress(struct px_show *show, const int *pending, size_t pending_count)
+{
+    struct px_buf text = {0}, out = {0};
+    const int64_t now_ms = px_now_ms();
+    show->progress_ms = now_ms + PROGRESS_MS;
+    px_render_progress(&text, show->count - pending_count, show->count, pending, pending_count,
+                       (double)(now_ms - show->started_ms) / 1000);
+    const size_t width = text.size;
+    px_buf_printf(&out, "\r%s", text.data);
+    if (show->progress_width > width)
+        px_buf_printf(&out, "%*s", (int)(show->progress_width - width), "");
+    const int status = write_stream(show, "stdout", &out);
+    show->progress_width = width > show->progress_width ? width : show->progress_width;
+    show->progress_shown = true;
+    px_buf_fini(&out);
+    px_buf_fini(&text);
+    return status;
+}
+
+int px_show_due(struct px_show *show, const int *pending, size_t pending_count)
+{
+    const int64_t now_ms = px_now_ms();
+    if (show->options.stream) {
+        const bool waiting = px_teller_due(show->teller) != INT64_MAX;
+        if (PyList_GET_SIZE(show->queue) && now_ms >= show->queue_ms + DISPLAY_MS &&
+            show_queue(show) < 0)
+            return -1;
+        if (waiting && now_ms >= show->told_ms + TELL_MS && tell(show, false) < 0)
+            return -1;
+    }
+    if (show->progress && pending_count && now_ms >= show->progress_ms &&
+        !px_teller_mid_line(show->teller))
+        return show_progress(show, pending, pending_count);
+    return 0;
+}
+
+int64_t px_show_next_ms(const struct px_show *show)
+{
+    int64_t next = show->progress ? show->progress_ms : INT64_MAX;
+    if (show->options.stream) {
+        int64_t text = px_teller_due(show->teller);
+        if (text != INT64_MAX && text < show->told_ms + TELL_MS)
+            text = show->told_ms + TELL_MS;
+        next = text < next ? text : next;
+        if (PyList_GET_SIZE(show->queue) && show->queue_ms + DISPLAY_MS < next)
+            next = show->queue_ms + DISPLAY_MS;
+    }
+    return next;
+}
+
+/* ---- values ------------------------------------------------------------------------------------
+ */
+
+struct value {
+    PyObject *content; /* of the execute_result, or NULL */
+    PyObject *data;    /* its data, borrowed */
+    struct px_span text;
+    long number;
+};
+
+/* False when the task has no value. */
+static bool read_value(PyObject *record, struct value *out)
+{
+    out->content = PyObject_GetAttrString(record, "execute_result");
+    if (!out->content || !PyDict_Check(out->content))
+        return false;
+    out->data = PyDict_GetItemString(out->content, "data");
+    if (!out->data || !PyDict_Check(out->data) || PyDict_GET_SIZE(out->data) == 0)
+        return false;
+    PyObject *number = PyDict_GetItemString(out->content, "execution_count");
+    PyObject *plain = PyDict_GetItemString(out->data, "text/plain");
+    out->number = number && PyLong_Check(number) ? PyLong_AsLong(number) : 0;
+    if (plain && PyUnicode_Check(plain)) {
+        Py_ssize_t size;
+        const char *utf8 = PyUnicode_AsUTF8AndSize(plain, &size);
+        out->text = utf8 ? (struct px_span){utf8, (size_t)size} : PX_SPAN("?");
+        PyErr_Clear();
+    }
+    return true;
+}
+
+/* The value of `members`, which is the same, its text under their prompt. */
+static int show_value(struct px_show *show, const struct value *values, const size_t *members,
+                      size_t count)
+{
+    const struct value *value = &values[members[0]];
+    int *ids = PyMem_Calloc(count, sizeof *ids);
+    long number = value->number;
+    for (size_t i = 0; ids && i < count; i++) {
+        ids[i] = show->engines[members[i]];
+        number = values[members[i]].number == number ? number : -1;
+    }
+    struct px_buf text = {0};
+    if (ids)
+        px_render_result(&text, ids, count, number, value->text, show->color);
+    PyObject *string = ids ? px_text_of(&text) : PyErr_NoMemory();
+    PyObject *copy = string ? PyDict_Copy(value->data) : NULL;
+    int status = copy ? PyDict_SetItemString(copy, "text/plain", string) : -1;
+    if (status == 0)
+        status = publish(show, copy, PyDict_GetItemString(value->content, "metadata"), NULL, false);
+    Py_XDECREF(copy);
+    Py_XDECREF(string);
+    px_buf_fini(&text);
+    PyMem_Free(ids);
+    return status;
+}
+
+/* first[i]: the first task whose value equals that of task i in all its forms. */
+static int fold_values(struct px_show *show, const struct value *values, size_t *first)
+{
+    struct px_span *keys = PyMem_Calloc(show->count + 1, sizeof *keys);
+    if (!keys) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < show->count; i++) {
+        keys[i] = values[i].text;
+        first[i] = i;
+    }
+    if (show->options.fold)
+        px_fold(keys, show->count, first);
+    PyMem_Free(keys);
+    for (size_t i = 0; i < show->count; i++) {
+        if (first[i] == i || !values[i].data || !values[first[i]].data)
+            first[i] = i;
+        else if (PyObject_RichCompareBool(values[i].data, values[first[i]].data, Py_EQ) != 1)
+            first[i] = i;
+    }
+    PyErr_Clear();
+    return 0;
+}
+
+static int show_values_of(struct px_show *show, struct value *values, size_t *first,
+                          size_t *members)
+{
+    if (fold_values(show, values, first) < 0)
+        return -1;
+    for (size_t i = 0; i < show->count; i++) {
+        size_t count = 0;
+        for (size_t j = i; values[i].data && first[i] == i && j < show->count; j++) {
+            if (values[j].data && first[j] == i)
+                members[count++] = j;
+        }
+        if (count && show_value(show, values, members, count) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int show_values(struct px_show *show)
+{
+    struct value *values = PyMem_Calloc(show->count + 1, sizeof *values);
+    size_t *first = PyMem_Calloc(show->count + 1, sizeof *first);
+    size_t *members = PyMem_Calloc(show->count + 1, sizeof *members);
+    PyObject *tasks = PyObject_GetAttrString(show->options.result, "_tasks");
+    int status = tasks && PyList_Check(tasks) && values && first && members ? 0 : -1;
+    for (size_t i = 0; status == 0 && i < show->count; i++) {
+        if (!read_value(PyList_GetItem(tasks, (Py_ssize_t)i), &values[i]))
+            values[i].data = NULL;
+        if (PyErr_Occurred())
+            status = -1;
+    }
+    if (status == 0)
+        status = show_values_of(show, values, first, members);
+    for (size_t i = 0; values && i < show->count; i++)
+        Py_XDECREF(values[i].content);
+    Py_XDECREF(tasks);
+    PyMem_Free(members);
+    PyMem_Free(first);
+    PyMem_Free(values);
+    return status;
+}
+
+int px_show_rest(struct px_show *show)
+{
+    const struct px_follow *options = &show->options;
+    struct px_buf told[2] = {0};
+    if (wipe_progress(show) < 0)
+        return -1;
+    if (!options->stream && options->group >= 0)
+        return px_discard(PyObject_CallMethod(options->result, "display_outputs", "s",
+                                              px_group_names[options->group]));
+    while (PyList_GET_SIZE(show->queue)) {
+        if (show_queue(show) < 0)
+            return -1;
+    }
+    if (tell(show, true) < 0)
+        return -1;
+    px_teller_break(show->teller, told);
+    if (write_told(show, told) < 0)
+        return -1;
+    if (show->progress_shown && options->alone && !show->written &&
+        px_discard(PyObject_CallMethod(options->screen, "clear", NULL)) < 0)
+        return -1;
+    return show_values(show);
+}
+
+/* ---- create, destroy ----------------------------------------------------------------------------
+ */
+
+static bool screen_has(PyObject *screen, const char *name)
+{
+    PyObject *value = PyObject_GetAttrString(screen, name);
+    const bool yes = value && PyObject_IsTrue(value) == 1;
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return yes;
+}
+
+struct px_show *px_show_create(const struct px_follow *options, phalanx_result *result)
+{
+    struct px_show *show = px_alloc(sizeof *show);
+    show->options = *options;
+    show->result = result;
+    show->count = phalanx_task_count(result);
+    show->engines = px_alloc((show->count + 1) * sizeof *show->engines);
+    for (size_t i = 0; i < show->count; i++)
+        show->engines[i] = phalanx_task_engine(result, i);
+    show->displaying = px_alloc(show->count + 1);
+    show->teller = px_teller_create(show->engines, show->count, options->fold);
+    show->color = screen_has(options->screen, "color");
+    show->progress = options->progress_after >= 0 && screen_has(options->screen, "progress");
+    show->started_ms = px_now_ms();
+    show->progress_ms = show->started_ms + (int64_t)(options->progress_after * 1000);
+    show->queue = PyList_New(0);
+    if (!show->queue) {
+        px_show_destroy(show);
+        return NULL;
+    }
+    return show;
+}
+
+void px_show_destroy(struct px_show *show)
+{
+    if (!show)
+        return;
+    px_teller_destroy(show->teller);
+    Py_XDECREF(show->queue);
+    free(show->displaying);
+    free(show->engines);
+    free(show);
+}
