@@ -44,7 +44,7 @@ from IPython.core.displayhook import DisplayHook as BaseDisplayHook
 from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.shellapp import InteractiveShellApp
 from IPython.utils.tokenutil import token_at_cursor
 from traitlets import Any, CBool, Instance, Type, default
@@ -106,6 +106,16 @@ class KernelMagics(Magics):
     def man(self, line):
         """Show a page of the manual in the pager."""
         page.page(self.shell.getoutput(f"man {line} | col -b", split=False))
+
+
+@magics_class
+class EngineMagics(Magics):
+    """What an engine has in the place of the parallel magics."""
+
+    @line_cell_magic
+    def px(self, line, cell=None):
+        """Belongs in the notebook: this code runs on an engine already."""
+        raise UsageError("%px: this code runs on an engine already; %px belongs in the notebook")
 
 
 class Shell(InteractiveShell):
@@ -194,7 +204,9 @@ class Shell(InteractiveShell):
     def px_start(self):
         """Runs startup files and extensions of the profile, then loads the parallel magics."""
         self.parent.px_start(self)
-        if not self.bridge.engine and self.bridge.options["module_dir"]:
+        if self.bridge.engine:
+            self.register_magics(EngineMagics)
+        elif self.bridge.options["module_dir"]:
             self._load_parallel_magics()
 
     def _load_parallel_magics(self):
