@@ -23,7 +23,7 @@
 #define GLIMPSE_FIRST_MS 1000
 #define GLIMPSE_LAST_MS 60000 /* the interval doubles up to this */
 #define PARTIAL_MS 500        /* an unfinished line waits so long for its end */
-#define WINDOW_LEAST_MS 80    /* how long text waits for others to say the same */
+#define WINDOW_LEAST_MS 150   /* how long text waits for others to say the same */
 #define WINDOW_ENGINE_MS 3    /* and for each engine */
 #define WINDOW_MOST_MS 500
 #define LABEL_SIZE 128
@@ -156,7 +156,9 @@ void px_teller_add(struct px_teller *teller, size_t task, enum px_stream stream,
     if (speaker->head.size == 0)
         speaker->since_ms = now_ms;
     if (speaker->tail.size == 0 && speaker->lost == 0 && speaker->taken < teller->part) {
-        const size_t taken = fitting(text, teller->part - speaker->taken);
+        size_t taken = fitting(text, teller->part - speaker->taken);
+        const size_t lines = whole_lines((struct px_span){text.data, taken});
+        taken = taken < text.size && lines ? lines : taken; /* a line is cut only if it is long */
         px_buf_append(&speaker->head, text.data, taken);
         speaker->taken = taken < text.size ? teller->part : speaker->taken + taken;
         text = (struct px_span){text.data + taken, text.size - taken};

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define LINES_SHOWN 20
-#define ID_SHOWN 13 /* of a msg_id: enough to tell tasks apart */
+#define ID_SHOWN 12 /* of the end of a msg_id, which tells tasks of one client apart */
 
 struct task {
     const char *id, *state, *why;
@@ -49,8 +49,10 @@ static void render_group(struct px_buf *out, const struct task *tasks, const siz
             engines[known++] = one->engine;
         longest = one->since_s > longest ? one->since_s : longest;
     }
+    const size_t size = strlen(task->id);
     if (count == 1)
-        px_buf_printf(out, "task %.*s", ID_SHOWN, task->id);
+        px_buf_printf(out, "task %s%s", size > ID_SHOWN ? "..." : "",
+                      task->id + (size > ID_SHOWN ? size - ID_SHOWN : 0));
     else
         px_buf_printf(out, "%zu tasks", count);
     if (known) {

@@ -98,13 +98,13 @@ class Notebook:
                      for name in ("stdout", "stderr"))
 
     def late_output(self, parent, until, timeout=30):
-        """What a cell that has ended writes, to a text."""
+        """What a cell that has ended writes, until(it)."""
         deadline, text = time.monotonic() + timeout, ""
-        while not text.endswith(until):
+        while not until(text):
             try:
                 message = self.kc.get_iopub_msg(timeout=0.2)
             except queue.Empty:
-                assert time.monotonic() < deadline, f"no {until!r} but {text!r}"
+                assert time.monotonic() < deadline, repr(text)
                 continue
             if message["msg_type"] == "stream":
                 assert message["parent_header"].get("msg_id") == parent
@@ -137,6 +137,20 @@ class Notebook:
 
 def plain(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def by_engine(text, stream="stdout"):
+    """What each engine said, however what they said alike came together: {id: text}."""
+    said, speakers = {}, []
+    for line in shown_text(text).splitlines(keepends=True):
+        label = re.fullmatch(r"\[(\w+):([-,\d]+)\] \n", line)
+        if label:
+            assert label[1] == stream
+            parts = [part.split("-") for part in label[2].split(",")]
+            speakers = [i for part in parts for i in range(int(part[0]), int(part[-1]) + 1)]
+        for engine in speakers if not label else []:
+            said[engine] = said.get(engine, "") + line
+    return said
 
 
 def out_without_counts(texts):
@@ -212,16 +226,20 @@ def test_values_that_differ(notebook):
 
 
 def test_streams(notebook):
-    code = "%%px\nimport sys\nprint('one')\nprint('two')\nprint('no', file=sys.stderr)"
-    assert notebook.said(code) == ("[stdout:0-1] \none\ntwo\n", "[stderr:0-1] \nno\n")
-    code = code.replace("%%px", "%%px --no-fold")
-    assert notebook.said(code)[0] == "[stdout:0] \none\ntwo\n[stdout:1] \none\ntwo\n"
+    code = "%%px {}\nimport sys\nprint('one')\nprint('two')\nprint('no', file=sys.stderr)"
+    out, err = notebook.said(code.format(""))
+    assert by_engine(out) == {0: "one\ntwo\n", 1: "one\ntwo\n"}
+    assert by_engine(err, "stderr") == {0: "no\n", 1: "no\n"}
+    folded = ("[stdout:0-1] \none\ntwo\n", "[stderr:0-1] \nno\n")
+    assert notebook.said(code.format("--no-stream")) == folded
+    apart = "[stdout:0] \none\ntwo\n[stdout:1] \none\ntwo\n"
+    assert notebook.said(code.format("--no-stream --no-fold"))[0] == apart
     assert notebook.said("%%px -t 1\nprint('x', end='')")[0] == "[stdout:1] \nx\n"
 
 
 def test_what_differs_stands_apart(notebook):
     notebook.scatter("me")
-    code = "%%px\nprint('same')\nprint('I am', me)\nprint('again')"
+    code = "%%px --no-stream\nprint('same')\nprint('I am', me)\nprint('again')"
     assert notebook.said(code)[0] == (
         "[stdout:0-1] \nsame\n[stdout:0] \nI am 0\nagain\n[stdout:1] \nI am 1\nagain\n")
 
@@ -230,7 +248,8 @@ def test_targets(notebook):
     for targets in ("--targets 1", "-t -1", "--targets=1:", "-t [1]", "-t ::-2"):
         assert notebook.said(f"%%px {targets}\nprint('x')")[0] == "[stdout:1] \nx\n"
     for targets in ("-t [0, 1]", "-t all", "-t :", "-t 1,0"):
-        assert notebook.said(f"%%px {targets}\nprint('x')")[0] == "[stdout:0-1] \nx\n"
+        out, _ = notebook.said(f"%%px {targets}\nprint('x')")
+        assert by_engine(out) == {0: "x\n", 1: "x\n"}
     assert notebook.said("%px --targets 1 print('x')")[0] == "[stdout:1] \nx\n"
     assert notebook.said("%px -t 1 print('x')")[0] == "[stdout:1] \nx\n"
 
@@ -303,7 +322,7 @@ def test_displays_keep_their_forms_and_their_place(notebook):
     code = ("%%px -t 0\nfrom IPython.display import display\n"
             "d = display('old', display_id='d')\nd.update('new')")
     assert notebook.texts(code) == ["[output:0]", "'new'"]
-    shown = notebook.run("%%px\nfrom IPython.display import display\n"
+    shown = notebook.run("%%px --no-stream\nfrom IPython.display import display\n"
                          "print('before'); display('it'); print('after')")
     kinds = [data if kind == "stdout" else data["text/plain"] for kind, data in shown]
     assert kinds[0] == "[stdout:0-1] \nbefore\n" and kinds[-1] == "[stdout:0-1] \nafter\n"
@@ -355,8 +374,8 @@ def test_a_name_that_is_known_here_only(notebook):
 def test_one_engine_fails_and_the_other_is_shown(notebook):
     notebook.scatter("me")
     shown = notebook.run("%%px\nprint('said')\n10 // me")
-    assert shown[0] == ("stdout", "[stdout:0-1] \nsaid\n")
-    (_, value), (_, error) = shown[1:]
+    (_, value), (_, error) = shown[-2:]
+    assert by_engine("".join(text for _, text in shown[:-2])) == {0: "said\n", 1: "said\n"}
     assert re.fullmatch(r"Out\[1:\d+\]: 10", plain(value["text/plain"]))
     assert "[0:execute]: ZeroDivisionError" in error["evalue"]
 
@@ -374,7 +393,7 @@ def test_noblock(notebook):
     shown = notebook.run("ar = %px --noblock print('later'); 6 * 7\nprint(type(ar).__name__)")
     assert shown == [("stdout", "AsyncResult\n")]
     shown = notebook.run("%pxresult")
-    assert shown[0] == ("stdout", "[stdout:0-1] \nlater\n")
+    assert by_engine(shown[0][1]) == {0: "later\n", 1: "later\n"}
     assert plain(shown[1][1]["text/plain"]).endswith(": 42") and len(shown) == 2
     shown = notebook.run("%result --group-outputs=engine -o again")
     assert "".join(t for kind, t in shown if kind == "stdout").count("later") == 2
@@ -389,13 +408,14 @@ def test_noblock_shows_as_it_comes(notebook, tmp_path):
                           " print('two')".replace("exec('", 'exec("').replace("0.01)')", '0.01)")'))
     assert list(notebook.outputs(first)) == []
     notebook.kc.get_shell_msg(timeout=10)
-    text = notebook.late_output(first, "one\n")
-    assert text == "[stdout:0-1] \none\n"
+    one = notebook.late_output(first, lambda text: len(by_engine(text)) == 2)
+    assert by_engine(one) == {0: "one\n", 1: "one\n"}
     second = notebook.send("6 * 7")
     assert [kind for kind, _ in notebook.outputs(second)] == ["execute_result"]
     notebook.kc.get_shell_msg(timeout=10)
     gate.touch()
-    assert notebook.late_output(first, "two\n") == "two\n"
+    notebook.late_output(first, lambda text: by_engine(one + text) == {
+        0: "one\ntwo\n", 1: "one\ntwo\n"})
     notebook.run("ar.get()")
 
 
@@ -446,7 +466,8 @@ def test_autopx(notebook):
     try:
         assert notebook.run("auto_a = 5\nauto_b = 2") == []
         assert notebook.texts("auto_a * auto_b")[0].endswith(": 10")
-        assert notebook.said("for i in range(2):\n    print(i)")[0] == "[stdout:0-1] \n0\n1\n"
+        out, _ = notebook.said("for i in range(2):\n    print(i)")
+        assert by_engine(out) == {0: "0\n1\n", 1: "0\n1\n"}
         assert notebook.error("auto_a / 0")["ename"] == "CompositeError"
         assert notebook.texts("%px -t 0 auto_a")[0].endswith(": 5")
     finally:
@@ -494,7 +515,7 @@ def test_long_output_is_bounded(notebook):
 def test_output_that_is_not_text(notebook):
     text, _ = notebook.said("%%px\nimport sys\nprint('\\x00\\x1b[', chr(0x10ffff))\n"
                             "sys.stdout.write('\\udc80\\n')")
-    assert "[stdout:0-1]" in text
+    assert sorted(by_engine(text)) == [0, 1]
     assert notebook.texts("%px 1")[0].endswith(": 1")
 
 
@@ -528,10 +549,12 @@ def test_output_comes_while_the_cell_runs(notebook, tmp_path):
     for kind, content in notebook.outputs(notebook.send(waiting_cell(gate))):
         assert kind == "stream"
         text += content["text"]
-        if text == "[stdout:0-1] \nbefore\n":
+        if by_engine(text) == {0: "before\n", 1: "before\n"}:
             gate.touch()
     notebook.kc.get_shell_msg(timeout=10)
-    assert shown_text(text) == "[stdout:0-1] \nbefore\nafter\n"
+    said = by_engine(text)
+    assert {engine: t.strip() for engine, t in said.items()} == {
+        0: "before\nafter", 1: "before\nafter"}
 
 
 def test_progress_line(notebook, tmp_path):
@@ -543,7 +566,8 @@ def test_progress_line(notebook, tmp_path):
         if "%px: 0 of 2 engines done" in text:
             gate.touch()
     notebook.kc.get_shell_msg(timeout=10)
-    assert shown_text(text).rstrip() == "[stdout:0-1] \nbefore"
+    assert {engine: t.strip() for engine, t in by_engine(text).items()} == {
+        0: "before", 1: "before"}
     # Alone, it leaves nothing behind.
     gate.unlink()
     code = code.replace("print('before', flush=True)\n", "")
@@ -562,9 +586,11 @@ def test_progress_line(notebook, tmp_path):
 
 def test_interrupt_reaches_the_engines(notebook):
     cell = notebook.send("%%px\nimport time\nprint('asleep', flush=True)\ntime.sleep(100)")
-    error = None
+    error, text, interrupted = None, "", False
     for kind, content in notebook.outputs(cell):
-        if kind == "stream" and "[stdout:0-1] \nasleep" in content["text"]:
+        text += content["text"] if kind == "stream" else ""
+        if len(by_engine(text)) == 2 and not interrupted:
+            interrupted = True
             notebook.km.interrupt_kernel()
         if kind == "error":
             error = content
@@ -620,7 +646,7 @@ def test_timeout(notebook, tmp_path):
         said += content["text"] if kind == "stream" else ""
         error = content if kind == "error" else error
     notebook.kc.get_shell_msg(timeout=10)
-    assert "%px: time is up (--timeout=0.5): interrupting engines 0-1\n" in said
+    assert "%px: time is up (--timeout=0.5): interrupting engine" in said
     assert error["ename"] == "CompositeError" and "KeyboardInterrupt" in error["evalue"]
 
 
@@ -632,7 +658,7 @@ def test_signal_on_interrupt(notebook, tmp_path):
             waiting_cell(gate, "-t 0 --signal-on-interrupt 0"))):
         said += content["text"] if kind == "stream" else ""
         error = content if kind == "error" else error
-        if said == "[stdout:0] \nbefore\n":
+        if shown_text(said) == "[stdout:0] \nbefore\n":
             notebook.km.interrupt_kernel()
     notebook.kc.get_shell_msg(timeout=10)
     assert error["ename"] == "KeyboardInterrupt" and LADDER in said

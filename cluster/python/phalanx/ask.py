@@ -21,7 +21,7 @@ def stacks(client, targets=None, seconds=None):
     Engines answer also while they compute or hold the GIL; those that do not answer within
     `seconds`, or do not know the question (ipengine), are named below the tree.
     """
-    ids = client._build_targets(targets)
+    ids = client._ids_of(targets)
     able = [i for i in ids if client._raw.feature("stacks", [i])]
     answers = _ask_stacks(client, able, STACKS_SECONDS if seconds is None else seconds)
     text = _magics.stacks([answers[i] for i in able if isinstance(answers.get(i), tuple)])

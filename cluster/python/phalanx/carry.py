@@ -57,7 +57,7 @@ def push(view, targets, names, scope):
         if name not in scope:
             raise UsageError("--push: there is no '%s' here" % name)
     client = view.client
-    ids = client._build_targets(targets)
+    ids = client._ids_of(targets)
     form = client._form(ids)
     digests = {name: _digest(form, name, scope[name]) for name in names}
     lacking = view._call(_lacking, (digests,), {}, ids, False).get()
@@ -87,7 +87,7 @@ def check(view, names):
 def pull(view, targets, names, scope):
     """Puts the engines' values of names into the dictionary `scope`: a list in the order of the
     engines, or one engine's value. Waits."""
-    ids = view.client._build_targets(targets)
+    ids = view.client._ids_of(targets)
     check(view, names)
     results = [
         view.pull(name, targets=ids if engine is None else engine, block=False)

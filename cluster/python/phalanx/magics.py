@@ -73,9 +73,9 @@ class CellScreen(Screen):
 # ---- errors
 
 
-def fold_error(exception, scope):
+def fold_error(exception, scope, fold=True):
     """Gives a CompositeError a traceback in which an error that several engines raised is shown
-    once, and NameErrors a hint when the name is known in `scope`."""
+    once (`fold`), and NameErrors a hint when the name is known in `scope`."""
     entries = getattr(exception, "elist", None)
     if entries is None:
         if getattr(exception, "engine_info", None) is None:
@@ -84,8 +84,8 @@ def fold_error(exception, scope):
             (exception.ename, exception.evalue, exception.traceback, exception.engine_info)
         ]
     groups = {}
-    for entry in entries:
-        key = _magics.error_key("%s\n%s\n%s" % (entry[0], entry[1], entry[2] or ""))
+    for index, entry in enumerate(entries):
+        key = index if not fold else _magics.error_key("%s\n%s\n%s" % (entry[0], entry[1], entry[2] or ""))
         groups.setdefault(key, []).append(entry)
     lines = []
     for shown, group in enumerate(groups.values()):
@@ -173,15 +173,14 @@ class Face:
         try:
             result.get()
         except Exception as e:
-            if fold:
-                fold_error(e, self.shell.user_ns)
+            fold_error(e, self.shell.user_ns, fold)
             raise
 
     def follow_later(self, result, fold):
         """Shows a result's output in the cell that runs now, as it comes, while others run."""
-        kernel = getattr(self.shell, "kernel", None)
-        later = hasattr(kernel, "iopub_socket") and hasattr(kernel, "session")
-        screen = CellScreen(self.shell, _default) if later else self._screen
+        base = sys.modules.get("ipykernel.kernelbase")  # ours knows which cell started a thread
+        theirs = base is not None and isinstance(getattr(self.shell, "kernel", None), base.Kernel)
+        screen = CellScreen(self.shell, _default) if theirs else self._screen
         magics = _magics.Magics(self.shell, self)
         threading.Thread(
             target=self._follow, args=(magics, screen, result, fold), daemon=True
