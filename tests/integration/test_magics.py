@@ -130,9 +130,9 @@ class Notebook:
 
     def usage(self, code):
         """The line that a cell with a bad option shows."""
-        (name, text), = self.run(code)
-        assert name == "stderr"
-        return text.strip()
+        shown = self.run(code)
+        assert all(name == "stderr" for name, _ in shown), shown
+        return "".join(text for _, text in shown).strip()
 
 
 def plain(text):
