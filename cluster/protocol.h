@@ -33,6 +33,25 @@
 #define PX_WHY_REQUEST "why_request"
 #define PX_WHY_REPLY "why_reply"
 
+/*
+ * Ours: how the controller is. status_request {} gets status_reply
+ *
+ *     {"status": "ok", "version", "pid", "uptime_s", "scheme", "curve",
+ *      "engines": [{"id", "uuid", "host", "pid" (null when not known), "since_s",
+ *                   "queue", "tasks", "completed"}],
+ *      "registering": how many, "deaths": the last hundred [{"id", "uuid", "cause", "ago_s"}],
+ *      "tasks": {"direct", "unassigned", of the scheduler "blocked", "waiting", "running",
+ *                "submitted", "succeeded", "failed", ...},
+ *      "database": {"kind", "records", "bytes", "lost"}, "memory": {"resident_bytes"},
+ *      "sockets": [{"name", "side", "messages", "bytes", "malformed", "bad_signatures",
+ *                   "oversized", "dropped"}], messages being those that came in,
+ *      "hearts": {...}, "broadcast": {...}, "link": {...}}
+ *
+ * An engine's registration_request says where it is: "px": {"host", "pid"}.
+ */
+#define PX_STATUS_REQUEST "status_request"
+#define PX_STATUS_REPLY "status_reply"
+
 /* engines */
 #define PX_APPLY_REQUEST "apply_request"
 #define PX_APPLY_REPLY "apply_reply"

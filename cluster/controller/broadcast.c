@@ -354,10 +354,13 @@ void px_broadcast_destroy(struct px_broadcast *broadcast)
     free(broadcast);
 }
 
-void px_broadcast_summary(const struct px_broadcast *broadcast)
+void px_broadcast_report(const struct px_broadcast *broadcast, json_t *report)
 {
-    px_port_summary(&broadcast->in);
-    px_port_summary(&broadcast->out);
-    px_log(PX_INFO, "broadcast", "collecting=%u refused=%lu dropped=%lu",
-           HASH_COUNT(broadcast->collections), broadcast->refused, broadcast->dropped);
+    px_port_report(&broadcast->in, "clients", report);
+    px_port_report(&broadcast->out, "engines", report);
+    json_object_set_new(report, "broadcast",
+                        json_pack("{s:i, s:I, s:I}", "collecting",
+                                  (int)HASH_COUNT(broadcast->collections), "refused",
+                                  (json_int_t)broadcast->refused, "dropped",
+                                  (json_int_t)broadcast->dropped));
 }

@@ -10,8 +10,8 @@
  *                    broadcast.c, heart.c
  *                    traffic.c makes them, owns the roster of engines, carries out orders
  *   hub thread       hub.c      the loop, and who answers which request
- *                    member.c   registration and notifications
- *                    request.c, request_db.c, why.c  the queries of clients
+ *                    member.c, job.c  registration and notifications, unfinished requests
+ *                    request.c, request_db.c, why.c, status.c  the queries of clients
  *                    monitor.c  what is learned from copies of the traffic
  *                    record.c, query.c, db.c, row.c  the task database
  *                    restore.c  what a controller that was killed has left
@@ -28,6 +28,7 @@
 #include "loop/loop.h"
 #include "wire/wire.h"
 
+#include <jansson.h>
 #include <stdatomic.h>
 
 #define PX_MAX_UUID 255
@@ -136,6 +137,7 @@ enum px_note_kind {
     PX_NOTE_TASK_REPLY,       /* client, engine | message; without engine when made here */
     PX_NOTE_IOPUB,            /* topic | message */
     PX_NOTE_WHY,              /* the request | message; `text` is {"<msg_id>": {...}, ...} */
+    PX_NOTE_REPORT,           /* what was asked | msg or NULL; `text`: JSON */
     PX_NOTE_NEW_HEART,        /* `text` is the uuid */
     PX_NOTE_STOPPED_HEART,
     PX_NOTE_KINDS,
@@ -164,7 +166,7 @@ enum px_order_kind {
     PX_ORDER_REMEMBER,    /* msg: its one frame lists tasks that have ended, see restore.c */
     PX_ORDER_ADOPT,       /* uuid, msg: a task that this engine has been sent before */
     PX_ORDER_PROBE,       /* uuid: after its tasks were adopted, find out which it has */
-    PX_ORDER_SUMMARY,     /* log the state */
+    PX_ORDER_REPORT,      /* msg: a status_request, or NULL; the answer is a PX_NOTE_REPORT */
     PX_ORDER_STOP,
     PX_ORDER_KINDS,
 };
@@ -262,9 +264,12 @@ struct px_port {
 void px_port_watch(struct px_port *port, struct px_loop *loop);
 /* Handles what has arrived, at most PX_LOOP_BATCH messages. Returns how many there were. */
 size_t px_port_drain(struct px_port *port);
+/* The same, again and again, but not for ever: a flood must not keep the thread. */
+void px_port_drain_all(struct px_port *port);
 /* Sends; a peer that is not there any more loses the message, which is counted. Takes `msg`. */
 void px_port_send(struct px_port *port, struct px_msg *msg);
-void px_port_summary(const struct px_port *port);
+/* Adds what was counted to the list "sockets" of a report, as status_reply has it (protocol.h). */
+void px_port_report(const struct px_port *port, const char *side, json_t *report);
 
 /* ---- route: a ROUTER towards engines (route.c) ----------------------------- */
 
@@ -316,8 +321,10 @@ struct px_relay *px_relay_create(const struct px_shared *shared, const char *nam
                                  struct px_socket *in, struct px_socket *out, uint32_t first,
                                  bool noted);
 void px_relay_destroy(struct px_relay *relay);
+/* Passes on what has arrived from engines. */
+void px_relay_drain(struct px_relay *relay);
 void px_relay_engine_down(struct px_relay *relay, struct px_span uuid);
-void px_relay_summary(const struct px_relay *relay);
+void px_relay_report(const struct px_relay *relay, json_t *report);
 
 /* The task queue of the scheme "pure": `out` is a DEALER that deals to engines in turn. */
 struct px_pure;
@@ -325,13 +332,13 @@ struct px_pure *px_pure_create(const struct px_shared *shared, struct px_socket 
                                struct px_socket *out);
 void px_pure_destroy(struct px_pure *pure);
 void px_pure_submit(struct px_pure *pure, struct px_msg *msg);
-void px_pure_summary(const struct px_pure *pure);
+void px_pure_report(const struct px_pure *pure, json_t *report);
 
 struct px_iopub;
 struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socket *in,
                                  struct px_socket *out);
 void px_iopub_destroy(struct px_iopub *iopub);
-void px_iopub_summary(const struct px_iopub *iopub);
+void px_iopub_report(const struct px_iopub *iopub, json_t *report);
 
 /* ---- task (task.c) --------------------------------------------------------- */
 
@@ -345,6 +352,8 @@ void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned fe
  * known. */
 void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause,
                           const char *running);
+/* Passes on what has arrived from engines. */
+void px_tasks_drain(struct px_tasks *tasks);
 /* A task from the hub: identities | message. Takes `msg`. */
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
 /* Appends {"<msg_id>": why, ...} for ids each ended by a newline. */
@@ -354,7 +363,7 @@ void px_tasks_adopt(struct px_tasks *tasks, struct px_span uuid, struct px_msg *
 void px_tasks_probe(struct px_tasks *tasks, struct px_span uuid);
 void px_tasks_remember(struct px_tasks *tasks, struct px_span msg_id, bool succeeded,
                        struct px_span uuid);
-void px_tasks_summary(const struct px_tasks *tasks);
+void px_tasks_report(const struct px_tasks *tasks, json_t *report);
 
 /* ---- broadcast (broadcast.c) ----------------------------------------------- */
 
@@ -363,7 +372,7 @@ struct px_broadcast *px_broadcast_create(const struct px_shared *shared, struct 
                                          struct px_socket *out);
 void px_broadcast_destroy(struct px_broadcast *broadcast);
 void px_broadcast_engine_down(struct px_broadcast *broadcast, struct px_span uuid);
-void px_broadcast_summary(const struct px_broadcast *broadcast);
+void px_broadcast_report(const struct px_broadcast *broadcast, json_t *report);
 
 /* ---- heart (heart.c) ------------------------------------------------------- */
 
@@ -373,6 +382,6 @@ struct px_heart *px_heart_create(const struct px_shared *shared, struct px_socke
 void px_heart_destroy(struct px_heart *heart);
 void px_heart_expect(struct px_heart *heart, struct px_span uuid);
 void px_heart_forget(struct px_heart *heart, struct px_span uuid);
-void px_heart_summary(const struct px_heart *heart);
+void px_heart_report(const struct px_heart *heart, json_t *report);
 
 #endif

@@ -200,8 +200,11 @@ void px_heart_destroy(struct px_heart *heart)
     free(heart);
 }
 
-void px_heart_summary(const struct px_heart *heart)
+void px_heart_report(const struct px_heart *heart, json_t *report)
 {
-    px_log(PX_INFO, "hearts", "beating=%u pings=%u pongs=%lu late=%lu malformed=%lu",
-           HASH_COUNT(heart->hearts), heart->sent, heart->pongs, heart->late, heart->garbage);
+    json_object_set_new(
+        report, "hearts",
+        json_pack("{s:i, s:I, s:I, s:I, s:I}", "beating", (int)HASH_COUNT(heart->hearts), "pings",
+                  (json_int_t)heart->sent, "pongs", (json_int_t)heart->pongs, "late",
+                  (json_int_t)heart->late, "malformed", (json_int_t)heart->garbage));
 }

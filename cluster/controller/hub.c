@@ -67,6 +67,7 @@ static const struct px_request_row own_requests[] = {
     {PX_CONNECTION_REQUEST, on_connection_request},
     {PX_SHUTDOWN_REQUEST, on_shutdown_request},
     {PX_WHY_REQUEST, px_on_why_request},
+    {PX_STATUS_REQUEST, px_on_status_request},
     {NULL, NULL},
 };
 
@@ -111,6 +112,7 @@ static void take_request(struct px_hub *hub, struct px_msg *msg)
 {
     struct px_error err;
     struct px_header header;
+    hub->request_bytes += px_msg_bytes(msg);
     if (px_msg_locate(msg, &err) != 0) {
         drop_request(hub, &hub->malformed, "request-malformed", err.text);
         return;
@@ -209,19 +211,13 @@ static void on_end_signal(struct px_loop *loop, int signo, void *ctx)
     px_loop_stop(loop);
 }
 
+/* The traffic thread says what it knows, then all is logged: px_status_note(). */
 static void on_summary_signal(struct px_loop *loop, int signo, void *ctx)
 {
     (void)loop;
     (void)signo;
     struct px_hub *hub = ctx;
-    struct px_order order = {.kind = PX_ORDER_SUMMARY};
-    px_link_order(hub->link, &order);
-    px_log(PX_INFO, "hub",
-           "engines=%u pending=%zu dead=%zu unfinished=%u unassigned=%zu records=%zu "
-           "record_bytes=%zu requests=%lu refused=%lu malformed=%lu forged=%lu",
-           HASH_CNT(hh_uuid, hub->by_uuid), px_hub_pending_count(hub), hub->dead,
-           HASH_COUNT(hub->jobs), hub->unassigned_count, px_db_count(hub->db), px_db_bytes(hub->db),
-           hub->requests, hub->refused, hub->malformed, hub->forged);
+    px_link_order(hub->link, &(struct px_order){.kind = PX_ORDER_REPORT});
 }
 
 static int watch_signals(struct px_hub *hub, struct px_error *err)
@@ -263,6 +259,7 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
     hub->finished = px_history_create(HISTORY_BYTES);
     hub->store = store;
     hub->since_us = now_us();
+    hub->started_ms = px_now_ms();
     hub->db = px_db_create((enum px_db_kind)settings->db, store, (size_t)settings->record_limit,
                            settings->size_limit, settings->cull_fraction);
     const struct px_cluster_connection *file = &sockets->client;
@@ -282,6 +279,16 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
 int px_hub_run(struct px_hub *hub, struct px_error *err)
 {
     return px_loop_run(hub->loop, err);
+}
+
+void px_hub_drain(struct px_hub *hub)
+{
+    struct px_notes *notes;
+    while (hub != NULL && (notes = px_doorbell_take(hub->link->to_hub)) != NULL) {
+        for (size_t i = 0; i < notes->count; i++)
+            px_monitor_note(hub, &notes->items[i]);
+        px_link_notes_done(hub->link, notes);
+    }
 }
 
 void px_hub_destroy(struct px_hub *hub)

@@ -184,7 +184,7 @@ size_t px_db_count(const struct px_db *db); /* in memory */
 size_t px_db_bytes(const struct px_db *db);
 unsigned long px_db_lost(const struct px_db *db); /* left memory unwritten: the disk is too slow */
 
-/* ---- engines and unfinished tasks (member.c) ------------------------------- */
+/* ---- engines (member.c) and unfinished tasks (job.c) ------------------------------- */
 
 struct px_job;
 
@@ -192,8 +192,10 @@ struct px_member {
     int id;
     bool alive;
     unsigned features;
-    json_t *names;                /* of features, as it said them; NULL for none */
-    int64_t left_ms;              /* when it was unregistered */
+    json_t *names;   /* of features, as it said them; NULL for none */
+    int64_t left_ms; /* when it was unregistered */
+    json_t *where;   /* {"host", "pid"}, as far as it said; NULL for neither */
+    int64_t joined_ms;
     char *cause;                  /* why it died, a phrase; NULL: it ended well, or not known */
     char *running;                /* the request that it died with; NULL: none, or not known */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
@@ -234,6 +236,8 @@ struct px_hub {
     struct px_timer *sweep, *save, *tidy, *flush;
     bool stopping, noted; /* noted: traffic since the last look */
     unsigned long requests, refused, malformed, forged;
+    unsigned long long request_bytes;
+    int64_t started_ms;
     struct px_log_limiter limiter;
 };
 
@@ -282,8 +286,11 @@ struct px_request_row {
     px_request_fn *handle;
 };
 px_request_fn px_on_registration_request, px_on_unregistration_request; /* member.c */
-px_request_fn px_on_why_request;                                        /* why.c */
-void px_why_note(struct px_hub *hub, const struct px_note *note);       /* the scheduler's answer */
+px_request_fn px_on_status_request;                                     /* status.c */
+/* What the traffic thread counts: answered to who asked, or logged. */
+void px_status_note(struct px_hub *hub, const struct px_note *note);
+px_request_fn px_on_why_request;                                  /* why.c */
+void px_why_note(struct px_hub *hub, const struct px_note *note); /* the scheduler's answer */
 extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */
 extern const struct px_request_row px_db_requests[];    /* request_db.c */
 
@@ -318,5 +325,7 @@ void px_hub_destroy(struct px_hub *hub);
 PX_MUST_USE int px_hub_restore(struct px_hub *hub, struct px_error *err);
 /* Runs until SIGINT, SIGTERM or a shutdown_request. */
 PX_MUST_USE int px_hub_run(struct px_hub *hub, struct px_error *err);
+/* After the traffic thread has ended: looks at the last copies of the traffic. NULL allowed. */
+void px_hub_drain(struct px_hub *hub);
 
 #endif

@@ -100,6 +100,8 @@ void px_link_attach(struct px_link *link, struct px_loop *loop)
         px_loop_cancel(link->loop, link->timer);
     link->timer = NULL;
     link->loop = loop;
+    if (loop == NULL && link->batch != NULL)
+        post(link); /* the last */
 }
 
 /* A place for one more note. */

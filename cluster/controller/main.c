@@ -162,6 +162,7 @@ static int serve(struct px_sockets *sockets, const struct px_settings *settings,
 
 done:
     px_traffic_destroy(traffic);
+    px_hub_drain(hub);
     px_hub_destroy(hub); /* posts what is not written yet */
     close_store(store, writer);
     px_link_fini(&link);

@@ -22,19 +22,20 @@
 #define SAVE_DELAY_MS 50
 #define STRANDED_MS 5000   /* how long a dead engine's direct tasks wait for a late reply */
 #define MAX_DEAD 10000     /* engines that are gone and still listed */
+#define MAX_HOST 255       /* characters of a name */
 #define MAX_PENDING 100000 /* registrations at a time */
 #define MAX_STATE_FILE (64u << 20)
 
 struct px_pending {
     int id;
     unsigned features;
-    json_t *names;
+    json_t *names, *where;
     int64_t until_ms;
     UT_hash_handle hh;
     char uuid[];
 };
 
-/* ---- members and jobs ------------------------------------------------------ */
+/* ---- members ------------------------------------------------------ */
 
 struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid)
 {
@@ -48,59 +49,6 @@ struct px_member *px_hub_member_id(const struct px_hub *hub, int id)
     struct px_member *member;
     HASH_FIND_INT(hub->by_id, &id, member);
     return member;
-}
-
-struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id)
-{
-    struct px_job *job;
-    HASH_FIND(hh, hub->jobs, msg_id.data, msg_id.size, job);
-    return job;
-}
-
-static void leave_list(struct px_hub *hub, struct px_job *job)
-{
-    struct px_member *member = job->member;
-    if (member == NULL) {
-        DL_DELETE(hub->unassigned, job);
-        hub->unassigned_count--;
-    } else if (job->mux) {
-        DL_DELETE(member->queue, job);
-        member->queue_count--;
-    } else {
-        DL_DELETE(member->tasks, job);
-        member->task_count--;
-    }
-}
-
-void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux)
-{
-    struct px_job *job = px_hub_job(hub, msg_id);
-    if (job != NULL) {
-        leave_list(hub, job);
-    } else {
-        job = px_alloc(sizeof(*job) + msg_id.size + 1);
-        memcpy(job->msg_id, msg_id.data, msg_id.size);
-        HASH_ADD_KEYPTR(hh, hub->jobs, job->msg_id, msg_id.size, job);
-    }
-    job->member = member;
-    job->mux = mux;
-    if (member == NULL) {
-        DL_APPEND(hub->unassigned, job);
-        hub->unassigned_count++;
-    } else if (mux) {
-        DL_APPEND(member->queue, job);
-        member->queue_count++;
-    } else {
-        DL_APPEND(member->tasks, job);
-        member->task_count++;
-    }
-}
-
-void px_hub_unbook(struct px_hub *hub, struct px_job *job)
-{
-    leave_list(hub, job);
-    HASH_DEL(hub->jobs, job);
-    free(job);
 }
 
 /* ---- the state file -------------------------------------------------------- */
@@ -181,6 +129,7 @@ static void free_member(struct px_hub *hub, struct px_member *member)
         px_hub_unbook(hub, member->tasks);
     json_decref(member->names);
     free(member->cause);
+    json_decref(member->where);
     free(member->running);
     free(member);
 }
@@ -206,6 +155,7 @@ static struct px_member *add_member(struct px_hub *hub, const char *uuid, int id
     strcpy(member->uuid, uuid);
     member->id = id;
     member->alive = true;
+    member->joined_ms = px_now_ms();
     member->features = features;
     member->names = json_incref(names);
     HASH_ADD_INT(hub->by_id, id, member);
@@ -226,6 +176,7 @@ static void free_pending(struct px_hub *hub, struct px_pending *pending)
 {
     HASH_DEL(hub->pending, pending);
     json_decref(pending->names);
+    json_decref(pending->where);
     free(pending);
 }
 
@@ -245,6 +196,7 @@ void px_hub_new_heart(struct px_hub *hub, struct px_span uuid)
     }
     struct px_member *member =
         add_member(hub, pending->uuid, pending->id, pending->features, pending->names);
+    member->where = json_incref(pending->where);
     free_pending(hub, pending);
     px_hub_notify(hub, PX_REGISTRATION_NOTIFICATION, describe_member(member), (struct px_span){0});
     px_log(PX_INFO, "engine-registered", "id=%d engine=%s", member->id, member->uuid);
@@ -400,6 +352,21 @@ static json_t *read_features(json_t *names, unsigned *features)
     return names;
 }
 
+/* {"host": ..., "pid": ...} of what it says about itself; NULL for nothing. */
+static json_t *read_where(const json_t *px)
+{
+    json_t *host = json_object_get(px, "host"), *pid = json_object_get(px, "pid");
+    json_t *where = json_object();
+    if (json_is_string(host) && json_string_length(host) <= MAX_HOST)
+        json_object_set(where, "host", host);
+    if (json_is_integer(pid) && json_integer_value(pid) > 0)
+        json_object_set(where, "pid", pid);
+    if (json_object_size(where) > 0)
+        return where;
+    json_decref(where);
+    return NULL;
+}
+
 static void add_pending(struct px_hub *hub, const char *uuid, int id, const json_t *content)
 {
     struct px_pending *pending = px_alloc(sizeof(*pending) + strlen(uuid) + 1);
@@ -407,6 +374,7 @@ static void add_pending(struct px_hub *hub, const char *uuid, int id, const json
     pending->id = id;
     json_t *names = json_object_get(json_object_get(content, "px"), "features");
     pending->names = json_incref(read_features(names, &pending->features));
+    pending->where = read_where(json_object_get(content, "px"));
     pending->until_ms = px_now_ms() + hub->registration_timeout_ms;
     HASH_ADD_KEYPTR(hh, hub->pending, pending->uuid, strlen(pending->uuid), pending);
     start_sweep(hub);

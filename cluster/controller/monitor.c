@@ -245,6 +245,7 @@ static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_no
     [PX_NOTE_TASK_REPLY] = on_task_reply,
     [PX_NOTE_IOPUB] = on_iopub,
     [PX_NOTE_WHY] = px_why_note,
+    [PX_NOTE_REPORT] = px_status_note,
     [PX_NOTE_NEW_HEART] = on_new_heart,
     [PX_NOTE_STOPPED_HEART] = on_stopped_heart,
 };

@@ -6,6 +6,8 @@
  */
 #include "controller.h"
 
+#define DRAIN_TURNS 64
+
 static bool is_good(struct px_port *port, struct px_msg *msg)
 {
     struct px_error err;
@@ -42,6 +44,14 @@ size_t px_port_drain(struct px_port *port)
     return count;
 }
 
+void px_port_drain_all(struct px_port *port)
+{
+    for (int turn = 0; turn < DRAIN_TURNS; turn++) {
+        if (px_port_drain(port) < PX_LOOP_BATCH)
+            return;
+    }
+}
+
 static void on_readable(struct px_loop *loop, void *ctx)
 {
     (void)loop;
@@ -61,10 +71,12 @@ void px_port_send(struct px_port *port, struct px_msg *msg)
     px_msg_destroy(msg);
 }
 
-void px_port_summary(const struct px_port *port)
+void px_port_report(const struct px_port *port, const char *side, json_t *report)
 {
-    px_log(PX_INFO, "socket",
-           "name=%s received=%lu bytes=%llu malformed=%lu forged=%lu oversized=%lu unroutable=%lu",
-           port->name, port->received, port->bytes, port->malformed, port->forged,
-           px_socket_dropped(port->socket), port->unroutable);
+    json_t *counters = json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "name", port->name, "side", side, "messages",
+        (json_int_t)port->received, "bytes", (json_int_t)port->bytes, "malformed",
+        (json_int_t)port->malformed, "bad_signatures", (json_int_t)port->forged, "oversized",
+        (json_int_t)px_socket_dropped(port->socket), "dropped", (json_int_t)port->unroutable);
+    json_array_append_new(json_object_get(report, "sockets"), counters);
 }

@@ -82,15 +82,20 @@ void px_relay_destroy(struct px_relay *relay)
     free(relay);
 }
 
+void px_relay_drain(struct px_relay *relay)
+{
+    px_port_drain_all(&relay->out);
+}
+
 void px_relay_engine_down(struct px_relay *relay, struct px_span uuid)
 {
     px_route_forget(relay->route, uuid);
 }
 
-void px_relay_summary(const struct px_relay *relay)
+void px_relay_report(const struct px_relay *relay, json_t *report)
 {
-    px_port_summary(&relay->in);
-    px_port_summary(&relay->out);
+    px_port_report(&relay->in, "clients", report);
+    px_port_report(&relay->out, "engines", report);
 }
 
 /* ---- pure ------------------------------------------------------------------ */
@@ -146,10 +151,10 @@ void px_pure_destroy(struct px_pure *pure)
     free(pure);
 }
 
-void px_pure_summary(const struct px_pure *pure)
+void px_pure_report(const struct px_pure *pure, json_t *report)
 {
-    px_port_summary(&pure->in);
-    px_port_summary(&pure->out);
+    px_port_report(&pure->in, "clients", report);
+    px_port_report(&pure->out, "engines", report);
 }
 
 /* ---- iopub ----------------------------------------------------------------- */
@@ -205,7 +210,7 @@ void px_iopub_destroy(struct px_iopub *iopub)
     free(iopub);
 }
 
-void px_iopub_summary(const struct px_iopub *iopub)
+void px_iopub_report(const struct px_iopub *iopub, json_t *report)
 {
-    px_port_summary(&iopub->in);
+    px_port_report(&iopub->in, "engines", report);
 }

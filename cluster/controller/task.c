@@ -27,7 +27,6 @@
 
 #define GRACE_MS 300
 #define PROBE_IDENT "px.probe" /* the client that asks restored engines how far they are */
-#define DRAIN_TURNS 64         /* batches read from engines before one is taken for gone */
 
 struct farewell {
     struct px_tasks *tasks;
@@ -309,12 +308,9 @@ static struct px_span uuid_of(const struct farewell *farewell)
 }
 
 /* Reads all that engines have sent so far: a reply in the socket is not lost. */
-static void drain_replies(struct px_tasks *tasks)
+void px_tasks_drain(struct px_tasks *tasks)
 {
-    for (int turn = 0; turn < DRAIN_TURNS; turn++) {
-        if (px_port_drain(&tasks->out) < PX_LOOP_BATCH)
-            return;
-    }
+    px_port_drain_all(&tasks->out);
 }
 
 static void farewell_free(struct farewell *farewell)
@@ -326,7 +322,7 @@ static void farewell_free(struct farewell *farewell)
 
 static void say_farewell(struct px_tasks *tasks, struct farewell *farewell)
 {
-    drain_replies(tasks);
+    px_tasks_drain(tasks);
     px_schedule_tick(tasks->schedule, now_us());
     tasks->leaving = farewell;
     px_schedule_engine_lost(tasks->schedule, uuid_of(farewell), farewell->running);
@@ -370,7 +366,7 @@ void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, c
     px_schedule_tick(tasks->schedule, now_us());
     px_schedule_engine_down(tasks->schedule, uuid);
     px_route_forget(tasks->route, uuid);
-    drain_replies(tasks);
+    px_tasks_drain(tasks);
     struct farewell *farewell = px_alloc(sizeof(*farewell) + uuid.size + 1);
     farewell->tasks = tasks;
     farewell->id = id;
@@ -444,16 +440,25 @@ void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *ou
     after_batch(tasks);
 }
 
-void px_tasks_summary(const struct px_tasks *tasks)
+void px_tasks_report(const struct px_tasks *tasks, json_t *report)
 {
     struct px_schedule_stats stats;
     px_schedule_stats(tasks->schedule, &stats);
-    px_port_summary(&tasks->in);
-    px_port_summary(&tasks->out);
-    px_log(PX_INFO, "tasks",
-           "engines=%zu blocked=%zu waiting=%zu running=%zu submitted=%zu succeeded=%zu failed=%zu "
-           "rejected=%zu ahead=%zu recalled=%zu refused=%lu stale=%lu history_bytes=%zu",
-           stats.engines, stats.blocked, stats.waiting, stats.running, stats.submitted,
-           stats.succeeded, stats.failed, stats.rejected, stats.ahead, stats.recalled,
-           tasks->refused, tasks->stale, stats.history_bytes);
+    px_port_report(&tasks->in, "clients", report);
+    px_port_report(&tasks->out, "engines", report);
+    json_t *counts = json_object();
+    const struct {
+        const char *name;
+        size_t count;
+    } rows[] = {
+        {"blocked", stats.blocked},     {"waiting", stats.waiting},
+        {"running", stats.running},     {"submitted", stats.submitted},
+        {"succeeded", stats.succeeded}, {"failed", stats.failed},
+        {"rejected", stats.rejected},   {"refused", tasks->refused},
+        {"stale", tasks->stale},        {"ahead", stats.ahead},
+        {"recalled", stats.recalled},   {"history_bytes", stats.history_bytes},
+    };
+    for (size_t i = 0; i < PX_COUNT(rows); i++)
+        json_object_set_new(counts, rows[i].name, json_integer((json_int_t)rows[i].count));
+    json_object_set_new(report, "tasks", counts);
 }

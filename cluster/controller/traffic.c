@@ -125,26 +125,36 @@ static void on_remember(struct px_traffic *traffic, struct px_order *order)
     }
 }
 
-static void on_summary(struct px_traffic *traffic, struct px_order *order)
+static void on_report(struct px_traffic *traffic, struct px_order *order)
 {
-    (void)order;
-    px_relay_summary(traffic->mux);
-    px_relay_summary(traffic->control);
-    px_iopub_summary(traffic->iopub);
-    px_broadcast_summary(traffic->broadcast);
+    json_t *report = json_pack("{s:[]}", "sockets");
+    px_relay_report(traffic->mux, report);
+    px_relay_report(traffic->control, report);
+    px_iopub_report(traffic->iopub, report);
+    px_broadcast_report(traffic->broadcast, report);
     if (traffic->tasks != NULL)
-        px_tasks_summary(traffic->tasks);
+        px_tasks_report(traffic->tasks, report);
     else
-        px_pure_summary(traffic->pure);
-    px_heart_summary(traffic->heart);
-    px_log(PX_INFO, "link", "backlog=%zu backlog_bytes=%zu lost=%lu",
-           atomic_load(&traffic->shared.link->backlog),
-           atomic_load(&traffic->shared.link->backlog_bytes), traffic->shared.link->lost);
+        px_pure_report(traffic->pure, report);
+    px_heart_report(traffic->heart, report);
+    const struct px_link *link = traffic->shared.link;
+    json_object_set_new(report, "link",
+                        json_pack("{s:I, s:I, s:I}", "backlog",
+                                  (json_int_t)atomic_load(&link->backlog), "backlog_bytes",
+                                  (json_int_t)atomic_load(&link->backlog_bytes), "lost",
+                                  (json_int_t)link->lost));
+    px_link_answer(traffic->shared.link, PX_NOTE_REPORT, order->msg, json_dumps(report, 0));
+    order->msg = NULL;
+    json_decref(report);
 }
 
 static void on_stop(struct px_traffic *traffic, struct px_order *order)
 {
     (void)order;
+    px_relay_drain(traffic->mux);
+    if (traffic->tasks != NULL)
+        px_tasks_drain(traffic->tasks);
+    px_link_flush(traffic->shared.link);
     px_loop_stop(traffic->shared.loop);
 }
 
@@ -157,7 +167,7 @@ static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct 
     [PX_ORDER_REMEMBER] = on_remember,
     [PX_ORDER_ADOPT] = on_adopt,
     [PX_ORDER_PROBE] = on_probe,
-    [PX_ORDER_SUMMARY] = on_summary,
+    [PX_ORDER_REPORT] = on_report,
     [PX_ORDER_STOP] = on_stop,
 };
 

@@ -64,9 +64,15 @@ static void send_registration(struct engine *engine, int wanted_id)
 {
     const struct px_interp_ops *ops = engine->config->ops;
     struct px_buf content = {0};
-    px_buf_printf(&content, "{\"uuid\": \"%s\", \"px\": {\"features\": [\"recall\"%s%s%s]}",
+    char host[256] = "";
+    if (gethostname(host, sizeof(host) - 1) < 0)
+        host[0] = 0;
+    px_buf_printf(&content, "{\"uuid\": \"%s\", \"px\": {\"features\": [\"recall\"%s%s%s], ",
                   engine->uuid, ops->features ? ", " : "", ops->features ? ops->features : "",
                   ops->trace ? ", \"stacks\"" : "");
+    px_buf_printf(&content, "\"pid\": %ld, \"host\": ", (long)getpid());
+    px_buf_json_string(&content, host, strlen(host));
+    px_buf_text(&content, "}");
     if (wanted_id >= 0)
         px_buf_printf(&content, ", \"id\": %d", wanted_id);
     px_buf_text(&content, "}");

@@ -7,6 +7,7 @@
  *     supervisor.c   start a controller and engines, watch them, stop them
  *     stop.c         stop clusters found through their files
  *     list.c         list clusters
+ *     status.c       what a running controller says about itself
  *     clean.c        remove logs and files that dead clusters left
  *     background.c   --daemonize: fork, and tell the waiting parent how it went
  *     confirm.c      a client's view: are the engines there?
@@ -326,6 +327,7 @@ int px_command_start(int argc, char **argv);
 int px_command_engines(int argc, char **argv);
 int px_command_stop(int argc, char **argv);
 int px_command_list(int argc, char **argv);
+int px_command_status(int argc, char **argv);
 int px_command_clean(int argc, char **argv);
 
 /* Removes the logs of earlier clusters of this place, but not `keep` (a path, or NULL). */

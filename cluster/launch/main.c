@@ -14,6 +14,7 @@ static const struct command {
     {"start", "start a controller and engines", px_command_start},
     {"stop", "stop clusters", px_command_stop},
     {"list", "list clusters", px_command_list},
+    {"status", "show engines, tasks and sockets of a running cluster", px_command_status},
     {"engines", "start more engines for a running cluster", px_command_engines},
     {"clean", "remove logs and files that clusters have left", px_command_clean},
 };

@@ -5,7 +5,7 @@ px_library(px_launch
   SOURCES ${LAUNCH}/process.c ${LAUNCH}/argv.c ${LAUNCH}/local.c ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
           ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/files.c
           ${LAUNCH}/supervisor.c ${LAUNCH}/start.c
-          ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/clean.c
+          ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/status.c ${LAUNCH}/clean.c
   LIBS px_wire px_loop PkgConfig::JANSSON
   PRIVATE phalanx)
 target_include_directories(px_launch PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})

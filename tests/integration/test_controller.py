@@ -232,8 +232,58 @@ def test_addresses(cluster, options):
 def test_summary_on_signal(cluster):
     cluster.start()
     cluster.controller.send_signal(signal.SIGUSR1)
-    wait_until(lambda: "| hub engines=0" in cluster.log() and "| tasks engines=0" in cluster.log(),
-               what="summary")
+    events = ["socket name=\"mux\" side=\"clients\" messages=0", "tasks blocked=0", "hearts beating=0",
+              "link backlog=0", "database kind=\"memory\"", "controller registering=0"]
+    wait_until(lambda: all(f"| {event}" in cluster.log() for event in events), what="summary")
+
+
+def pxcluster(cluster, *arguments):
+    return subprocess.run([os.path.join(BIN, "pxcluster"), *arguments, "--profile-dir",
+                           cluster.profile_dir], env=cluster.env, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=DEADLINE)
+
+
+def test_status(cluster):
+    assert pxcluster(cluster, "status").returncode == 11
+    cluster.start("--scheme=lru")
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    view = rc.load_balanced_view()
+    view.map_sync(len, ["a"] * 5, chunksize=1)
+    with view.temp_flags(retries=0):
+        with pytest.raises(ipp.error.RemoteError):
+            view.apply_sync(int, "x")
+    rc[0].apply_sync(int, "1")
+    gate = os.path.join(cluster.profile_dir, "never")
+    held = [view.apply_async(append_when_there, gate, "x") for _ in range(3)]
+    forger = Peer(cluster)
+    forger.session.key = b"wrong"
+    mux = forger.connect(zmq.DEALER, forger.client["mux"])
+    forger.session.send(mux, "apply_request", content={}, ident=b"x")
+
+    def status():
+        return json.loads(pxcluster(cluster, "status", "--json").stdout)
+
+    def sockets():
+        return {(s["name"], s["side"]): s for s in status()["sockets"]}
+
+    wait_until(lambda: sockets()["mux", "clients"]["bad_signatures"] == 1)
+    said = status()
+    assert said["status"] == "ok" and said["pid"] == cluster.controller.pid
+    assert said["scheme"] == "lru" and said["curve"] is False and said["uptime_s"] > 0
+    assert 1e6 < said["memory"]["resident_bytes"] < 1e9
+    engine, = said["engines"]
+    assert engine["id"] == 0 and engine["queue"] == 0 and engine["completed"] >= 7
+    assert engine["host"] is None and engine["pid"] is None  # a stock engine does not say
+    assert said["tasks"]["running"] == 1 and said["tasks"]["waiting"] == 2
+    assert said["tasks"]["succeeded"] == 5 and said["tasks"]["failed"] == 1
+    assert said["database"]["records"] == 10 and said["database"]["kind"] == "memory"
+    assert sockets()["task", "clients"]["messages"] == 9
+    assert sockets()["task", "clients"]["bytes"] > 1000
+    text = pxcluster(cluster, "status").stdout
+    assert "1 running" in text and "scheme lru" in text and "BAD SIGN." in text
+    forger.close()
+    assert not any(ar.ready() for ar in held)
 
 
 # ---- direct views --------------------------------------------------------------------------
@@ -451,6 +501,18 @@ def test_database_on_disk(cluster):
     (msg_id, buffers, code), = sql(cluster, "SELECT msg_id, result_buffers, execute_input FROM tasks")
     assert msg_id == cell.msg_ids[0] and code == "print('kept'); 6 * 7"
     assert pickle.loads(buffers) == []
+
+
+def test_terminated_controller_has_written_everything(cluster):
+    """What clients have been told is in the file when the controller has ended."""
+    cluster.start("--sqlitedb", "--SQLiteDB.commit_ms=60000")
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    ar = rc.load_balanced_view().map_async(lambda x: x, range(200), chunksize=1)
+    assert ar.get(DEADLINE) == list(range(200))
+    cluster.controller.terminate()
+    assert cluster.controller.wait(10) == 0
+    assert sql(cluster, "SELECT count(*) FROM tasks WHERE completed NOT NULL") == [(200,)]
 
 
 def test_locked_database_holds_nobody(cluster):
