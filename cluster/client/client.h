@@ -160,7 +160,8 @@ struct px_task {
     int64_t deadline_ms; /* I/O thread */
     uint64_t idle_from, reply_from; /* I/O thread: hashes of the engine's session; 0: none yet */
     size_t index;
-    int engine; /* lock: engine id, -1: not known yet */
+    int engine;   /* lock: engine id, -1: not known yet */
+    bool settled; /* lock: the reply has said it; output may be of an earlier try elsewhere */
     enum px_channel channel;
     bool listed, replied, waiting; /* I/O thread: in the table; has its reply; waits for idle */
     bool unanswered;               /* a message type that engines never reply to: ends with idle */

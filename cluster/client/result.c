@@ -253,8 +253,11 @@ void px_result_file(struct phalanx_result *result)
     struct phalanx_message *message = result->staged.head, *next;
     for (; message; message = next) {
         next = message->next;
-        if (message->event.engine >= 0)
-            result->tasks[message->event.task]->engine = message->event.engine;
+        struct px_task *task = result->tasks[message->event.task];
+        const bool reply = message->event.type == PHALANX_REPLY;
+        if (message->event.engine >= 0 && (reply || !task->settled))
+            task->engine = message->event.engine;
+        task->settled |= reply;
         file_event(result, message);
     }
     result->replied += result->staged.replied;

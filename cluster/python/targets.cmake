@@ -10,7 +10,8 @@ set_target_properties(_phalanx PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY ${PX_PACKAGE_DIR} INSTALL_RPATH "$ORIGIN/../../..")
 
 # Python files are copied as they change, so that the build tree's package is always whole.
-file(GLOB_RECURSE PX_PYTHON_FILES RELATIVE ${DIR}/phalanx CONFIGURE_DEPENDS ${DIR}/phalanx/*.py)
+file(GLOB_RECURSE PX_PYTHON_FILES RELATIVE ${DIR}/phalanx CONFIGURE_DEPENDS
+  ${DIR}/phalanx/*.py ${DIR}/phalanx/*.pyi ${DIR}/phalanx/py.typed)
 set(copies)
 foreach(file ${PX_PYTHON_FILES})
   add_custom_command(OUTPUT ${PX_PACKAGE_DIR}/${file}
@@ -21,4 +22,5 @@ endforeach()
 add_custom_target(phalanx_package ALL DEPENDS ${copies} _phalanx)
 
 install(TARGETS _phalanx LIBRARY DESTINATION ${PX_PYTHON_DIR}/phalanx)
-install(DIRECTORY ${DIR}/phalanx DESTINATION ${PX_PYTHON_DIR} FILES_MATCHING PATTERN "*.py")
+install(DIRECTORY ${DIR}/phalanx DESTINATION ${PX_PYTHON_DIR} FILES_MATCHING
+  PATTERN "*.py" PATTERN "*.pyi" PATTERN "py.typed")

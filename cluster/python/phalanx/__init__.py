@@ -79,9 +79,11 @@ def __dir__():
 
 
 def load_ipython_extension(ip):
-    """%load_ext phalanx."""
-    from . import magics
+    """%load_ext phalanx: the parallel magics, and ipyparallel's name for this package where that is
+    not installed."""
+    from . import magics, names
 
+    names.install()
     magics.register(ip)
 
 

@@ -498,6 +498,7 @@ class AsyncMapResult(AsyncResult):
             yield self._order[n]
 
     def iterate(self, end=None):
+        """The elements' results one by one, as they come. end: as AsyncResult's."""
         for index in self._indices(end):
             part = self._value_when_here(index, end)
             if isinstance(part, error.KernelError) or not _is_part(part):

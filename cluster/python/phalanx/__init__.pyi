@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# What the package offers, for editors: at run time each name is imported when it is first used.
+from typing import Any
+
+from . import error as error
+from .asyncresult import (
+    AsyncMapResult as AsyncMapResult,
+    AsyncResult as AsyncResult,
+)
+from .balanced import LoadBalancedView as LoadBalancedView
+from .canning import (
+    Reference as Reference,
+    can as can,
+    interactive as interactive,
+    uncan as uncan,
+)
+from .client import Client as Client
+from .dependency import (
+    Dependency as Dependency,
+    depend as depend,
+    dependent as dependent,
+    require as require,
+)
+from .error import (
+    CompositeError as CompositeError,
+    DependencyTimeout as DependencyTimeout,
+    EngineError as EngineError,
+    ImpossibleDependency as ImpossibleDependency,
+    InvalidDependency as InvalidDependency,
+    KernelError as KernelError,
+    NoEnginesRegistered as NoEnginesRegistered,
+    RemoteError as RemoteError,
+    TaskAborted as TaskAborted,
+    TaskRejectError as TaskRejectError,
+    TaskTimeout as TaskTimeout,
+    TimeoutError as TimeoutError,
+    UnmetDependency as UnmetDependency,
+)
+from .futures import ViewExecutor as ViewExecutor
+from .hubresult import AsyncHubResult as AsyncHubResult
+from .remotefunction import (
+    ParallelFunction as ParallelFunction,
+    RemoteFunction as RemoteFunction,
+    parallel as parallel,
+    remote as remote,
+)
+from .tasks import ExecuteReply as ExecuteReply
+from .view import (
+    BroadcastView as BroadcastView,
+    DirectView as DirectView,
+)
+
+__version__: str
+__all__: list[str]
+
+def load_ipython_extension(ip: Any) -> None: ...
+def register_joblib_backend(name: str = ..., make_default: bool = ...) -> None: ...

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The names under which books and programs know this interface: IPython.parallel, ipyparallel.
+
+Importing them gives this package's objects where nobody else provides them: the importer is asked
+last, so the real packages win wherever they are installed.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import types
+
+# What each of ipyparallel's modules holds, by ours. Those of IPython.parallel are the same.
+_MODULES = {
+    "": ["phalanx"],
+    ".client": [],
+    ".client.asyncresult": ["phalanx.asyncresult", "phalanx.hubresult"],
+    ".client.client": ["phalanx.client", "phalanx.tasks"],
+    ".client.magics": ["phalanx.magics"],
+    ".client.map": ["phalanx.maps"],
+    ".client.remotefunction": ["phalanx.remotefunction"],
+    ".client.view": ["phalanx.view", "phalanx.balanced", "phalanx.futures"],
+    ".controller": [],
+    ".controller.dependency": ["phalanx.dependency"],
+    ".error": ["phalanx.error"],
+    ".joblib": ["phalanx._joblib"],
+    ".serialize": ["phalanx.canning"],
+    ".serialize.canning": ["phalanx.canning"],
+    ".util": ["phalanx.canning"],
+}
+_TABLE = {
+    package + name: homes
+    for package in ("ipyparallel", "IPython.parallel")
+    for name, homes in _MODULES.items()
+}
+
+
+class _Module(types.ModuleType):
+    """A module whose attributes are other modules', looked up when they are asked for."""
+
+    def __getattr__(self, name):
+        if name.startswith("__") and name != "__all__" and name != "__version__":
+            raise AttributeError(name)
+        for home in _TABLE[self.__name__]:
+            value = getattr(importlib.import_module(home), name, None)
+            if value is not None:
+                return value
+        raise AttributeError("module %r has no attribute %r" % (self.__name__, name))
+
+    def __dir__(self):
+        homes = [importlib.import_module(home) for home in _TABLE[self.__name__]]
+        return sorted({name for home in homes for name in dir(home) if not name.startswith("_")})
+
+
+class Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the old names."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in _TABLE:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=name + "." in _PARENTS)
+
+    def create_module(self, spec):
+        return _Module(spec.name, "The package phalanx, under an old name.")
+
+    def exec_module(self, module):
+        pass
+
+
+_PARENTS = {name.rpartition(".")[0] + "." for name in _TABLE if "." in name}
+
+
+def install():
+    """Makes the old names importable in this process."""
+    if any(isinstance(finder, Importer) for finder in sys.meta_path):
+        return
+    # What stands in for ipyparallel on engines is less than this.
+    stand_ins = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stand_ins")
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != stand_ins]
+    sys.meta_path.append(Importer())

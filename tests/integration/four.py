@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fixtures: four engines of ours under pxcontroller, and four under ipcontroller, for a module."""
+import os
+import signal
+import subprocess
+
+import pytest
+
+import conftest
+from conftest import BIN, PYTHONPATH, STOCK_CONTROLLER, wait_for
+
+phalanx = pytest.importorskip("phalanx")
+
+
+def environment(directory):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("IPP_", "JUPYTER", "IPYTHON"))}
+    env["IPYTHONDIR"] = str(directory)
+    env["PATH"] = f"{BIN}:{env['PATH']}"
+    if "PX_ASAN_OPTIONS" in os.environ:
+        env.pop("LD_PRELOAD", None)
+        env["ASAN_OPTIONS"] = os.environ["PX_ASAN_OPTIONS"]
+    return env
+
+
+def script_environment(env):
+    """That of a script which imports phalanx."""
+    env = {**env, "PYTHONPATH": str(PYTHONPATH)}
+    if "LD_PRELOAD" in os.environ:
+        env["LD_PRELOAD"] = os.environ["LD_PRELOAD"]
+        env["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "")
+    return env
+
+
+def start_ours(env, security):
+    subprocess.run([BIN / "pxcluster", "start", "-n", "4", "--daemonize"], env=env, check=True,
+                   timeout=90, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def start_theirs(env, security):
+    pytest.importorskip("ipyparallel")
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL,
+             "stderr": subprocess.DEVNULL, "start_new_session": True}
+    stock = {k: v for k, v in env.items() if k != "PYTHONPATH"}
+    # A short period: the tests await deaths. A long patience: the machine may be busy.
+    subprocess.Popen([*STOCK_CONTROLLER.split(), "--ping=500"], env=stock, **quiet)
+    file = os.path.join(security, "ipcontroller-engine.json")
+    wait_for(lambda: os.path.exists(file), 60, "ipcontroller's files")
+    subprocess.Popen([BIN / "pxengine", "-n", "4", f"--file={file}"], env=env, **quiet)
+
+
+@pytest.fixture(scope="module", params=["ours", "theirs"])
+def where(request, tmp_path_factory):
+    """(the client's connection file, environment, "ours" or "theirs")"""
+    if not (BIN / "pxcluster").exists():
+        pytest.fail(f"no programs in {BIN}: build first, or set PX_BIN")
+    directory = tmp_path_factory.mktemp("ipython")
+    env = environment(directory)
+    security = os.path.join(directory, "profile_default", "security")
+    try:
+        {"ours": start_ours, "theirs": start_theirs}[request.param](env, security)
+        yield os.path.join(security, "ipcontroller-client.json"), env, request.param
+        if request.param == "ours":
+            subprocess.run([BIN / "pxcluster", "stop"], env=env, timeout=60,
+                           stdout=subprocess.DEVNULL)
+    finally:
+        for pid in conftest.processes_with(f"IPYTHONDIR={directory}"):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+
+
+@pytest.fixture
+def rc(where):
+    with phalanx.Client(where[0]) as client:
+        client.wait_for_engines(4, timeout=60)
+        yield client
+
+
+@pytest.fixture
+def view(rc):
+    view = rc[:]
+    view.block = True
+    return view
+
+
+@pytest.fixture
+def balanced(rc):
+    return rc.load_balanced_view()

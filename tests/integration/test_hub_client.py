@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a client asks its controller, how it reaches it, and what it answers to bad input: on four
+engines, under pxcontroller and ipcontroller."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import PYTHON, wait_for
+from four import balanced, phalanx, rc, script_environment, view, where  # noqa: F401: fixtures
+
+numpy = pytest.importorskip("numpy")
+error = phalanx.error
+
+# The functions below travel as a notebook's do: as code of __main__.
+__name__ = "__main__"
+
+
+# ---- states and records ----------------------------------------------------------------------
+
+
+def known(rc, ids):
+    """Waits until the hub has recorded the end of these tasks."""
+    wait_for(lambda: not set(ids) - set(rc.hub_history()), 30, "the hub to know the tasks")
+    wait_for(lambda: not rc.result_status(ids)["pending"], 30, "the hub to know their ends")
+
+
+def test_queue_status(rc, view):
+    status = rc.queue_status()
+    assert set(status) == {*rc.ids, "unassigned"}
+    assert set(rc.queue_status(rc.ids[0])) == {"queue", "completed", "tasks"}
+    assert isinstance(view.queue_status(verbose=True)[rc.ids[0]]["completed"], list)
+    assert rc.load_balanced_view().queue_status().keys() == status.keys()
+
+
+def test_results_of_another_client(rc, where):
+    array = numpy.arange(50_000.0)
+    done = rc[0].apply_async(lambda a: {"sum": a.sum(), "twice": a * 2}, array)
+    said = rc[:].execute("print('said')\n6 * 7", silent=False)
+    failed = rc[1].apply_async(lambda: 1 / 0)
+    for result in (done, said):
+        result.get(60)
+        assert result.wait_for_output(60)
+    failed.wait(60)
+    known(rc, done.msg_ids + said.msg_ids + failed.msg_ids)
+    with phalanx.Client(where[0]) as other:
+        other.wait_for_engines(4, timeout=60)
+        result = other.get_result(done.msg_ids[0], owner=False)
+        assert isinstance(result, phalanx.AsyncHubResult)
+        assert (result.get(60)["twice"] == array * 2).all() and result.engine_id == rc.ids[0]
+        assert result.serial_time == done.serial_time > 0 and result.wall_time > 0
+        again = other.get_result(done.msg_ids[0])
+        assert not isinstance(again, phalanx.AsyncHubResult)
+        assert again.get()["sum"] == array.sum()
+        outputs = other.get_result(said.msg_ids)
+        assert [r.data["text/plain"] for r in outputs.get(60)] == ["42"] * 4
+        assert outputs.stdout == ["said\n"] * 4
+        with pytest.raises(phalanx.RemoteError, match="ZeroDivisionError"):
+            other.get_result(failed.msg_ids[0]).get(60)
+        assert other.result_status(done.msg_ids + failed.msg_ids)["pending"] == []
+        values = other.result_status(done.msg_ids, status_only=False)
+        assert values[done.msg_ids[0]]["sum"] == array.sum()
+        with pytest.raises(phalanx.RemoteError):
+            other.get_result("no such task").get(10)
+
+
+def test_a_result_that_is_awaited_through_the_hub(rc, where, tmp_path):
+    gate = str(tmp_path / "gate")
+
+    def wait():
+        import os
+        import threading
+
+        for _ in range(12_000):  # a minute
+            if os.path.exists(gate) or threading.Event().wait(0.005):
+                break
+        return "through"
+
+    mine = rc[0].apply_async(wait)
+    wait_for(lambda: mine.msg_ids[0] in rc.hub_history(), 30, "the hub to know the task")
+    with phalanx.Client(where[0]) as other:
+        result = other.get_result(mine.msg_ids)
+        assert not result.ready()
+        with pytest.raises(TimeoutError):
+            result.get(0.1)
+        called = threading.Event()
+        result.add_done_callback(lambda r: called.set())
+        open(gate, "w").close()
+        assert result.get(60) == ["through"] and called.wait(60)
+
+
+def test_own_results_again(rc, view):
+    view.block = False
+    first, second = view.apply(lambda: 1), rc[0].apply_async(lambda: 2)
+    assert rc.get_result(first).get(60) == [1] * 4
+    assert rc.get_result(second.msg_ids[0]).get(60) == 2
+    assert rc.get_result([first, second.msg_ids[0]], block=True).get() == [1] * 4 + [2]
+    assert rc.get_result().get(60) == 2 and view.get_result(-1).get(60) == 1
+    assert rc.wait([first, second.msg_ids[0], -1], timeout=60)
+    with pytest.raises(TypeError):
+        rc.get_result([3.5])
+
+
+def test_history_and_queries(rc):
+    result = rc[:].apply_async(lambda: 1)
+    result.get(60)
+    known(rc, result.msg_ids)
+    assert rc.hub_history()[-4:] == result.msg_ids == rc.history[-4:]
+    records = rc.db_query({"msg_id": {"$in": result.msg_ids}}, keys=["submitted", "completed"])
+    assert all(set(r) == {"msg_id", "submitted", "completed"} for r in records)
+    assert all(r["submitted"] <= r["completed"] for r in records) and len(records) == 4
+    middle = records[1]["submitted"]
+    before = rc.db_query({"submitted": {"$lt": middle}}, "msg_id")
+    after = rc.db_query({"submitted": {"$gte": middle}}, "msg_id")
+    assert len(before) + len(after) == len(rc.hub_history()) and len(after) >= 3
+    whole, = rc.db_query({"msg_id": result.msg_ids[0]})
+    assert "buffers" not in whole and whole["header"]["date"].tzinfo is not None
+    whole, = rc.db_query({"msg_id": result.msg_ids[0]}, keys=["buffers", "result_buffers"])
+    assert whole["buffers"] and whole["result_buffers"]
+
+
+def test_resubmit(rc, balanced):
+    array = numpy.arange(20_000.0)
+    first = balanced.apply_async(lambda a: (a.sum(), __import__("os").urandom(8)), array)
+    value = first.get(60)
+    known(rc, first.msg_ids)
+    again = rc.resubmit(first.msg_ids[0]).get(60)[0]
+    assert again[0] == value[0] and again[1] != value[1]
+    with pytest.raises(phalanx.RemoteError, match="KeyError"):
+        rc.resubmit(["no such task"])
+
+
+def test_purge(rc, where):
+    result = rc[:].apply_async(lambda: 1)
+    result.get(60)
+    known(rc, result.msg_ids)
+    rc.results["kept"] = 5
+    rc.metadata["kept"]["engine_uuid"] = "E"
+    rc.purge_local_results("kept")
+    assert not rc.results and not rc.metadata
+    rc.purge_hub_results(result.msg_ids[0])
+    assert result.msg_ids[0] not in rc.hub_history()
+    rc.purge_results(targets=rc.ids[1])
+    if where[2] == "ours":  # ipcontroller answers "ok" and keeps them
+        assert result.msg_ids[1] not in rc.hub_history()
+    with pytest.raises(ValueError):
+        rc.purge_results()
+    running = rc[0].apply_async(time.sleep, 0.5)
+    with pytest.raises(RuntimeError, match="outstanding"):
+        rc.purge_local_results(running)
+    running.get(60)
+    known(rc, running.msg_ids)
+    rc.purge_everything()
+    assert rc.hub_history() == [] == rc.history
+
+
+# ---- control ---------------------------------------------------------------------------------
+
+
+def test_control(rc, view):
+    view["a"] = 1
+    rc.clear(rc.ids[0], block=True)
+    assert rc[rc.ids[1:]]["a"] == [1] * 3
+    result = rc[0].apply_async(time.sleep, 60)
+    wait_for(lambda: rc.queue_status(rc.ids[0])["queue"] == 1, 30, "the engine's queue")
+    queued = rc[0].apply_async(lambda: 2)
+    assert queued.msg_ids[0] in rc.outstanding
+    rc.abort(queued, block=True)
+    with pytest.raises(phalanx.TaskAborted):
+        queued.get(60)
+    with pytest.raises(TypeError):
+        rc.abort([7])
+
+    def interrupted():
+        rc.send_signal(signal.SIGINT, rc.ids[0], block=True)
+        return result.wait(0.5)
+
+    wait_for(interrupted, 30, "the interrupt to reach the task")
+    with pytest.raises(phalanx.RemoteError, match="KeyboardInterrupt"):
+        result.get()
+    assert rc.abort() is None  # nothing is outstanding
+
+
+# ---- ways to the controller --------------------------------------------------------------------
+
+
+def test_by_profile_dictionary_and_environment(rc, where, monkeypatch):
+    file, env, _ = where
+    monkeypatch.setenv("IPYTHONDIR", env["IPYTHONDIR"])
+    ways = [{"profile": "default"}, {"ipython_dir": env["IPYTHONDIR"]}, {"url_file": file},
+            {"profile_dir": str(Path(file).parents[1])}, {"cluster_id": ""}, {}]
+    for way in ways + [{"connection_info": json.loads(Path(file).read_text())}]:
+        with phalanx.Client(**way, timeout=30) as client:
+            client.wait_for_engines(4, timeout=60)
+            assert client[0].apply_sync(lambda: 1) == 1
+    with pytest.raises(RuntimeError, match="closed"):
+        client.ids
+    with pytest.raises(TypeError, match="colour"):
+        phalanx.Client(file, colour=1)
+
+
+@pytest.fixture
+def sshd(tmp_path):
+    """(port, key's file) of an sshd on the loopback that lets this user in."""
+    program = "/usr/sbin/sshd"
+    if not os.path.exists(program):
+        pytest.skip("openssh-server is not installed")
+    key, host = tmp_path / "key", tmp_path / "host"
+    for file in (key, host):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file], check=True)
+    (tmp_path / "authorized").write_text((tmp_path / "key.pub").read_text())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = tmp_path / "config"
+    config.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nStrictModes no\nPidFile none\n"
+        f"AuthorizedKeysFile {tmp_path / 'authorized'}\nPasswordAuthentication no\n"
+        "UsePAM no\nPermitRootLogin yes\n")
+    os.makedirs("/run/sshd", exist_ok=True) if os.geteuid() == 0 else None
+    daemon = subprocess.Popen([program, "-D", "-e", "-f", config], stderr=subprocess.DEVNULL)
+
+    def listens():
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(listens, 30, "sshd")
+    yield port, key
+    daemon.terminate()
+    daemon.wait(30)
+
+
+@pytest.fixture
+def trusting_ssh(tmp_path, monkeypatch):
+    """An ssh first on the PATH that asks nothing about the test's host key."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    script = directory / "ssh"
+    script.write_text("#!/bin/sh\nexec /usr/bin/ssh -F none -o StrictHostKeyChecking=no "
+                      "-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o IdentitiesOnly=yes \"$@\"\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+
+def test_through_ssh(rc, where, sshd, trusting_ssh, tmp_path):
+    port, key = sshd
+    with phalanx.Client(where[0], sshserver=f"127.0.0.1:{port}", sshkey=key, timeout=60) as far:
+        far.wait_for_engines(4, timeout=60)
+        array = numpy.arange(100_000.0)
+        assert far[:].apply_sync(lambda a: a.sum(), array) == [array.sum()] * 4
+        assert far[0].execute("print(5)", block=True).stdout == "5\n"
+        tunnel = far._tunnel._process
+        assert far._raw.file != where[0]
+    assert tunnel.poll() is not None
+    other = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    with pytest.raises(error.KernelError, match="ssh to .* failed: .*Permission denied"):
+        phalanx.Client(where[0], sshserver=f"127.0.0.1:{port}", sshkey=other, timeout=60)
+
+
+def test_curve(env, run, ipython_dir):
+    run("pxcluster", "start", "-n", 1, "--daemonize", "--", "--enable-curve")
+    file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
+    try:
+        assert json.loads(file.read_text())["curve_serverkey"]
+        with phalanx.Client(file, timeout=30) as client:
+            client.wait_for_engines(1, timeout=60)
+            assert client[:].apply_sync(lambda: 1) == [1]
+            assert client.broadcast_view().apply_sync(lambda: 2) == [2]
+    finally:
+        run("pxcluster", "stop", check=False)
+
+
+# ---- bad input ---------------------------------------------------------------------------------
+
+
+def test_bad_calls(rc, view, balanced):
+    unpicklable = threading.Lock()
+    for v in (view, balanced, rc.broadcast_view(), rc.broadcast_view(is_coalescing=True)):
+        with pytest.raises(TypeError, match="argument 2, a lock, cannot be sent to an engine"):
+            v.apply_sync(print, 1, unpicklable)
+        with pytest.raises(TypeError, match="the argument lock, a lock, cannot be sent"):
+            v.apply_sync(print, lock=unpicklable)
+        with pytest.raises(TypeError, match="f must be callable"):
+            v.apply_sync(5)
+        assert v.apply_sync(lambda: 1) in (1, [1] * 4)  # nothing is left in disorder
+    with pytest.raises(TypeError, match="cannot be sent"):
+        balanced.map_sync(id, [unpicklable])
+    with pytest.raises(TypeError, match="f must be callable"):
+        balanced.map_sync(5, [1])
+    with pytest.raises(TypeError, match="must be text"):
+        view.execute(5)
+    for wrong in ("some", 3.5, {1}, None and 0, ["a"]):
+        if wrong is not None:
+            with pytest.raises(TypeError):
+                rc.direct_view(wrong)
+    with pytest.raises(IndexError, match="No such engine: 99; there are"):
+        rc.direct_view([0, 99])
+    with pytest.raises(TimeoutError, match="9 engines not ready in 0.05 seconds. Currently ready: 4"):
+        rc.wait_for_engines(9, timeout=0.05)
+    future = rc.wait_for_engines(4, block=False)
+    assert future.result(30) is None
+
+
+def test_no_engines(env, run, ipython_dir):
+    run("pxcluster", "start", "-n", 0, "--daemonize")
+    file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
+    try:
+        with phalanx.Client(file, timeout=30) as client:
+            for call in (lambda: client[:], lambda: client.direct_view("all").apply(abs, 1),
+                         lambda: client.load_balanced_view().apply_sync(abs, 1),
+                         lambda: client.load_balanced_view().map_sync(abs, [1]),
+                         lambda: client.broadcast_view().execute("1")):
+                with pytest.raises(phalanx.NoEnginesRegistered, match="wait_for_engines"):
+                    call()
+    finally:
+        run("pxcluster", "stop", check=False)
+
+
+def test_a_controller_that_is_gone(env, run, ipython_dir):
+    """Goodbye of a controller fails what is outstanding; afterwards nothing can be submitted."""
+    run("pxcluster", "start", "-n", 1, "--daemonize")
+    file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
+    client = phalanx.Client(file, timeout=30)
+    client.wait_for_engines(1, timeout=60)
+    result = client[0].apply_async(time.sleep, 60)
+    run("pxcluster", "stop")
+    with pytest.raises((error.EngineError, phalanx.RemoteError)):
+        result.get(60)
+    with pytest.raises((RuntimeError, error.KernelError)):
+        client.load_balanced_view().apply_sync(abs, 1)
+    client.close()
+    with pytest.raises((FileNotFoundError, TimeoutError)):
+        phalanx.Client(file, timeout=0.2)
+
+
+# ---- processes ---------------------------------------------------------------------------------
+
+LEAVING = """
+import concurrent.futures, os, sys
+import phalanx
+rc = phalanx.Client(sys.argv[1])
+rc.wait_for_engines(4, timeout=60)
+kept = rc[:].apply_async(__import__("time").sleep, 30)
+kept.add_done_callback(lambda r: None)
+rc.load_balanced_view().map_async(abs, range(1000))
+if os.fork() == 0:
+    del kept
+    rc.close()
+    sys.exit(0)
+status = os.wait()[1]
+print("child", status, flush=True)
+"""
+
+
+def test_leaving_with_work_outstanding(where):
+    """Neither callbacks nor maps keep the interpreter; a forked child lets go in peace."""
+    done = subprocess.run([PYTHON, "-c", LEAVING, where[0]], env=script_environment(where[1]),
+                          timeout=60, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "child 0\n", "")
+    with phalanx.Client(where[0]) as client:  # the engines still sleep
+        client.wait_for_engines(4, timeout=60)
+        client.send_signal("SIGINT", block=True)
+
+
+# ---- old names ---------------------------------------------------------------------------------
+
+OLD_NAMES = """
+import phalanx, phalanx.names
+phalanx.names.install()
+from IPython.parallel import Client
+from IPython.parallel.error import RemoteError
+import ipyparallel as ipp
+from ipyparallel.client.view import DirectView, LoadBalancedView
+from ipyparallel.controller.dependency import require
+print(Client is phalanx.Client, RemoteError is phalanx.RemoteError, ipp.Client is phalanx.Client,
+      LoadBalancedView is phalanx.LoadBalancedView)
+"""
+
+
+def old_names(env):
+    done = subprocess.run([PYTHON, *(["-S"] if env.pop("HIDDEN", None) else []), "-c", OLD_NAMES],
+                          env=env, timeout=60, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_old_names(env, tmp_path):
+    """IPython.parallel is ours; ipyparallel is the real package, or ours where that is absent."""
+    ipyparallel = pytest.importorskip("ipyparallel")
+    env = script_environment(env)
+    assert old_names(dict(env)) == ["True", "True", "False", "False"]
+    site = Path(ipyparallel.__file__).parents[1]
+    for entry in site.iterdir():
+        if not entry.name.startswith("ipyparallel"):
+            (tmp_path / entry.name).symlink_to(entry)
+    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
+    assert old_names({**env, "HIDDEN": "1"}) == ["True"] * 4
+
+
+def test_editors_know_the_names():
+    """The stub and the package offer the same."""
+    stub = Path(phalanx.__file__).with_name("__init__.pyi").read_text()
+    for name in phalanx.__all__:
+        assert f"{name} as {name}" in stub or f"def {name}(" in stub, name
+        assert getattr(phalanx, name) is not None
+    for name in ("Client", "DirectView", "LoadBalancedView", "BroadcastView", "AsyncResult",
+                 "AsyncMapResult", "AsyncHubResult", "ViewExecutor"):
+        kind = getattr(phalanx, name)
+        missing = [m for m, v in vars(kind).items()
+                   if callable(v) and not m.startswith("_") and not v.__doc__]
+        assert not missing, (name, missing)
+
+

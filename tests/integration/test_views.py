@@ -1,0 +1,572 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every method of views and results, on four engines, under pxcontroller and ipcontroller."""
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import io
+import itertools
+import os
+import threading
+import time
+import warnings
+
+import pytest
+
+from four import balanced, phalanx, rc, view, where  # noqa: F401: fixtures
+
+numpy = pytest.importorskip("numpy")
+error = phalanx.error
+
+# The functions below travel as a notebook's do: as code of __main__.
+__name__ = "__main__"
+
+
+@contextlib.contextmanager
+def raises_remote(name):
+    with pytest.raises(phalanx.RemoteError) as caught:
+        yield
+    e = caught.value
+    assert name in ([entry[0] for entry in e.elist] if hasattr(e, "elist") else [e.ename])
+
+
+@contextlib.contextmanager
+def printed():
+    """A list that holds, afterwards, what was printed."""
+    out, said = io.StringIO(), []
+    with contextlib.redirect_stdout(out):
+        yield said
+    said.append(out.getvalue())
+
+
+class Gate:
+    """Tasks that wait until the test opens it; engines run on this machine."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def open(self):
+        open(self.path, "w").close()
+
+    @property
+    def task(self):
+        path = self.path
+
+        def wait(value=None):
+            import os
+            import threading
+
+            for _ in range(12_000):  # a minute
+                if os.path.exists(path) or threading.Event().wait(0.005):
+                    break
+            return value
+
+        return wait
+
+
+@pytest.fixture
+def gate(tmp_path):
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
+
+
+# ---- calls -----------------------------------------------------------------------------------
+
+
+def test_apply_and_its_kin(view, balanced):
+    assert view.apply(lambda x, y=1: x + y, 2, y=3) == [5] * 4
+    assert view.apply_sync(lambda f: f, f=7) == [7] * 4
+    result = view.apply_async(lambda: 1)
+    assert isinstance(result, phalanx.AsyncResult) and result.get(60) == [1] * 4
+    assert balanced.apply_sync(lambda x: x * 2, 4) == 8
+    balanced.block = True
+    assert balanced.apply(lambda: 3) == 3
+
+
+def test_run_and_execute(view, tmp_path):
+    file = tmp_path / "program.py"
+    file.write_text("def g():\n    return 5\n    ")
+    view.run(file)
+    assert view.apply(lambda f: f(), phalanx.Reference("g")) == [5] * 4
+    reply = view.client[0].execute("print('out'); 6 * 7", silent=False, block=True).get()
+    assert reply.stdout == "out\n" and reply.data["text/plain"] == "42"
+    assert repr(reply) == f"<ExecuteReply[{reply.execution_count}]: 42>"
+    with raises_remote("ZeroDivisionError"):
+        view.execute("1/0")
+
+
+def test_flags(view, balanced):
+    view.set_flags(block=False, track=True)
+    with view.temp_flags(block=True):
+        assert view.apply(lambda: 1) == [1] * 4
+    assert not view.block and view.track
+    with pytest.raises(KeyError):
+        view.set_flags(nothing=1)
+    for wrong, kind in (({"after": 5}, ValueError), ({"timeout": "x"}, TypeError),
+                        ({"timeout": -1}, ValueError), ({"retries": "x"}, TypeError),
+                        ({"follow": [7]}, ValueError)):
+        with pytest.raises(kind):
+            balanced.set_flags(**wrong)
+    assert len(view) == 4 and len(view.client[0]) == 1 and len(balanced) == 4
+
+
+def test_track(view):
+    array = numpy.zeros(1 << 20)
+    with view.temp_flags(track=True, block=False):
+        result = view.apply(lambda a: float(a.sum()), array)
+    result.wait_for_send(60)
+    assert result.sent
+    assert result.get(60) == [0.0] * 4
+
+
+# ---- data ------------------------------------------------------------------------------------
+
+
+def test_names(view):
+    view.push({"a": 1, "b": [2]})
+    view.update({"c": 3})
+    view["d.e"] = 4 if view.execute("class d: pass").successful() else None
+    assert view.pull(["a", "b"]) == [[1, [2]]] * 4
+    assert view.get("c") == view["c"] == [3] * 4 and view["d.e"] == [4] * 4
+    for wrong in (5, [5]):
+        with pytest.raises(TypeError):
+            view.pull(wrong)
+    with pytest.raises(TypeError):
+        view.push("a")
+    view.clear()
+    with raises_remote("NameError"):
+        view["a"]
+
+
+@pytest.mark.parametrize("dist", ["b", "r"])
+@pytest.mark.parametrize("data", [list(range(10)), numpy.arange(10.0)], ids=["list", "array"])
+def test_scatter_and_gather(view, dist, data):
+    view.scatter("part", data, dist=dist)
+    assert [len(p) for p in view["part"]] == [3, 3, 2, 2]
+    back = view.gather("part", dist=dist)
+    assert list(back) == list(data) and type(back) is type(data)
+    view.scatter("rank", view.targets, flatten=True)
+    assert view["rank"] == view.targets
+    with pytest.raises(KeyError):
+        view.scatter("x", data, dist="z")
+
+
+def test_sync_imports(view):
+    view.clear()
+    with printed() as said, view.sync_imports():
+        import colorsys  # noqa: F401
+        from fractions import Fraction  # noqa: F401
+    assert said == ["importing colorsys on engine(s)\nimporting Fraction from fractions on engine(s)\n"]
+    assert view.pull(["colorsys.ONE_THIRD > 0", "Fraction(1, 2) * 2"]) == [[True, 1]] * 4
+    with printed() as said, view.sync_imports(quiet=True):
+        import colorsys  # noqa: F401
+    assert said == [""]
+
+
+def test_picklers(view):
+    pytest.importorskip("cloudpickle")
+    view.execute("_where = 'engine'")
+    __main__ = __import__("__main__")
+    f = phalanx.interactive(lambda: _where)  # noqa: F821
+    __main__._where = "client"
+    try:
+        assert view.apply(f) == ["engine"] * 4
+        view.use_cloudpickle()
+        assert view.apply(f) == ["client"] * 4
+        view["x"] = 5
+        assert view["x"] == [5] * 4
+        assert view.map(lambda n: n + 1, range(8)) == list(range(1, 9))
+    finally:
+        view.use_pickle()
+        del __main__._where
+    assert view.apply(f) == ["engine"] * 4
+
+
+# ---- broadcasts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coalescing", [False, True])
+def test_broadcast(rc, coalescing):
+    view = rc.broadcast_view(rc.ids, is_coalescing=coalescing)
+    array = numpy.arange(100_000.0)
+    view["a"] = array
+    assert [a.sum() for a in view["a"]] == [array.sum()] * 4
+    rc[:].scatter("rank", rc.ids, flatten=True).get()
+    result = view.pull("rank", block=False)
+    assert result.get(60) == rc.ids == result.engine_id
+    executed = view.execute("print(rank)")
+    executed.get(60)
+    assert executed.wait_for_output(60)
+    assert executed.stdout == [f"{i}\n" for i in rc.ids]
+    assert view.apply_sync(lambda: 1) == [1] * 4
+    assert rc.broadcast_view(rc.ids[:2], is_coalescing=coalescing).apply_sync(lambda: 2) == [2, 2]
+    assert view.map_sync(abs, [-1, 2]) == [1, 2]
+    with raises_remote("ZeroDivisionError"):
+        view.apply_sync(lambda: 1 / 0)
+
+
+def test_broadcast_to_one(rc):
+    assert rc.broadcast_view(0).apply_sync(lambda: 5) == 5
+
+
+# ---- maps ------------------------------------------------------------------------------------
+
+
+def test_map(view, balanced):
+    assert view.map(pow, range(10), itertools.repeat(2, 20)) == [n ** 2 for n in range(10)]
+    assert view.map_sync(lambda x: x, []) == [] == balanced.map_sync(lambda x: x, [])
+    assert list(view.map_async(abs, iter([-1, 2, -3]))) == [1, 2, 3]
+    assert list(view.imap(abs, [-1])) == [1]
+    assert balanced.map_sync(lambda x, y: x + y, range(5), range(9), chunksize=2) == [0, 2, 4, 6, 8]
+    for mapping in (view.map_async, view.map_sync):
+        with pytest.raises(TypeError):
+            mapping(abs, [1], block=True)
+    with pytest.raises(AssertionError):
+        view.map(abs)
+
+
+def test_map_keeps_exceptions(balanced):
+    result = balanced.map_async(lambda n: 1 // (n - 2), range(4), return_exceptions=True)
+    values = result.get(60)
+    assert values[:2] + values[3:] == [-1, -1, 1] and isinstance(values[2], phalanx.RemoteError)
+    assert values[2].ename == "ZeroDivisionError"
+    with raises_remote("ZeroDivisionError"):
+        list(balanced.map_async(lambda n: 1 // n, range(2)))
+
+
+def test_unordered_map(balanced, gate):
+    wait = gate.task
+    result = balanced.map_async(
+        lambda n, f: f(n) if n == 0 else n, range(4), [wait] * 4, ordered=False)
+    values = iter(result)
+    assert sorted(next(values) for _ in range(3)) == [1, 2, 3]
+    gate.open()
+    assert list(values) == [0]
+
+
+def test_imap_is_lazy_and_bounded(balanced):
+    taken = []
+
+    def numbers():
+        for n in itertools.count():
+            taken.append(n)
+            yield n
+
+    values = balanced.imap(lambda n: n * 10, numbers(), max_outstanding=2)
+    assert taken == []
+    assert [next(values) for _ in range(10)] == list(range(0, 100, 10))
+    assert len(taken) <= 13
+    unordered = balanced.imap(lambda n: n, itertools.count(), ordered=False)
+    assert sorted(itertools.islice(unordered, 5))[0] == 0
+
+
+# ---- decorators ------------------------------------------------------------------------------
+
+
+def test_remote_and_parallel(view, balanced):
+    @view.remote(block=True)
+    def add(x, y=5):
+        """Adds."""
+        return x + y
+
+    assert add(1) == [6] * 4 and add.__name__ == "add" and "Adds." in add.__doc__
+    assert phalanx.remote(view.client[0])(abs)(-3).get(60) == 3
+
+    @view.parallel(block=True)
+    def double(x):
+        return x * 2
+
+    assert double(list(range(8))) == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7]
+    assert double.map(range(3)) == [0, 2, 4]
+    spread = phalanx.parallel(view, dist="r", block=True)(lambda part: [max(part)])
+    assert spread(list(range(8))) == [4, 5, 6, 7]
+    with pytest.raises(ValueError, match="equal length"):
+        phalanx.parallel(view)(zip)([1], [1, 2])
+    assert phalanx.parallel(balanced, block=True)(lambda x: x + 1).map([1, 2]) == [2, 3]
+
+
+def test_require_and_depend(rc, balanced):
+    rc[:].execute("here = None").get()
+    engine = rc.ids[2]
+    rc[engine].execute("here = 'yes'").get()
+
+    @phalanx.require("colorsys", helper=lambda: 5)
+    @phalanx.interactive
+    def f():
+        return colorsys.ONE_THIRD > 0, helper()  # noqa: F821
+
+    assert balanced.apply_sync(f) == (True, 5)
+
+    @phalanx.depend(phalanx.interactive(lambda word: here == word), "yes")  # noqa: F821
+    def g():
+        return "ran"
+
+    results = [balanced.apply_async(g) for _ in range(5)]
+    assert [r.get(60) for r in results] == ["ran"] * 5
+    assert {r.engine_id for r in results} == {engine}
+
+    @phalanx.require("no_such_module_anywhere")
+    def never():
+        pass
+
+    with balanced.temp_flags(timeout=0.3):  # no engine will do; a new one might
+        with pytest.raises(phalanx.TaskTimeout):
+            balanced.apply_sync(never)
+
+
+def test_after_and_follow(rc, balanced, gate):
+    first = balanced.apply_async(gate.task)
+    with balanced.temp_flags(after=first):
+        second = balanced.apply_async(time.time)
+    with balanced.temp_flags(follow=phalanx.Dependency([first])):
+        third = balanced.apply_async(lambda: 3)
+    assert not second.ready()
+    gate.open()
+    assert second.get(60) and third.get(60) == 3
+    assert second.started >= first.completed
+    assert third.engine_id == first.engine_id
+    with balanced.temp_flags(after="no such task"):
+        with pytest.raises(phalanx.InvalidDependency):
+            balanced.apply_sync(lambda: 1)
+    on_one = rc.load_balanced_view(rc.ids[1])
+    assert {on_one.apply_async(lambda: 1).get_dict(60).popitem()[0] for _ in range(3)} == {rc.ids[1]}
+
+
+def test_retries(balanced, tmp_path):
+    marks = str(tmp_path)
+
+    def fail_twice():
+        import os
+
+        if len(os.listdir(marks)) < 2:
+            open(os.path.join(marks, str(os.getpid())), "w").close()
+            raise ValueError("not yet")
+        return "done"
+
+    with balanced.temp_flags(retries=3):
+        assert balanced.apply_sync(fail_twice) == "done"
+    with raises_remote("ValueError"):
+        balanced.apply_sync(lambda: int("x"))
+
+
+# ---- results ---------------------------------------------------------------------------------
+
+
+def test_waiting(view, gate):
+    result = view.apply_async(gate.task, 5)
+    assert not result.ready() and not result.done() and result.running()
+    assert result.wait(0) is False and result.progress == 0 and len(result) == 4
+    with pytest.raises(TimeoutError, match="0 of 4 tasks have ended"):
+        result.get(0.01)
+    with pytest.raises(TimeoutError):
+        result.exception(0)
+    with pytest.raises(TimeoutError):
+        result.wall_time
+    assert result.elapsed >= 0 and result.engine_id == [None] * 4
+    gate.open()
+    assert result.get(60) == result.r == result.result() == [5] * 4
+    assert result.successful() and result.exception() is None and result.progress == 4
+    assert result.wait_for_output(60)
+    assert result.get_dict() == result.result_dict == dict.fromkeys(view.targets, 5)
+    assert result[0] == 5 and result[1:3] == [5, 5] and list(result) == [5] * 4
+    assert result.metadata[0].engine_id == result["engine_id"][0] == view.targets[0]
+    assert 0 <= result.serial_time and result.wall_time > 0
+    assert result.timedelta(result.submitted, result.received) == result.wall_time
+    assert "stdout" in dir(result) and not hasattr(result, "nothing")
+    with pytest.raises(KeyError):
+        result["nothing"]
+    with pytest.raises(ValueError):
+        view.client.load_balanced_view().map_async(abs, range(9)).get_dict()
+
+
+def test_single_results_are_single(rc):
+    result = rc[0].apply_async(lambda: [1, 2])
+    assert result.get(60) == [1, 2] and result.engine_id == rc.ids[0]
+    with pytest.raises(TypeError):
+        iter(result)
+    assert rc[[rc.ids[0]]].apply_sync(lambda: 1) == [1]
+
+
+def test_interactive_wait(view, monkeypatch):
+    with printed() as said:
+        view.apply_async(abs, -1).wait_interactive()
+    assert "4/4" in said[0]
+    monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
+    with printed() as said:
+        view.apply_async(abs, -1).wait_interactive(interval=0.01)
+        view.client.wait_for_engines(4, interactive=True)
+    assert "abs: 4/4 tasks after" in said[0]
+
+
+def test_output(view):
+    with printed() as said:
+        view.execute("print('a')").display_outputs()
+    assert said == ["".join(f"[stdout:{i}] a\n" for i in view.targets)]
+    with printed() as said:
+        view.client[0].execute("print('a')").display_outputs()
+        view.execute("print('b')").display_outputs("engine")
+    assert said[0].startswith("a\n") and said[0].count("[stdout:") == 4
+    with pytest.raises(ValueError):
+        view.execute("1").display_outputs("colour")
+
+
+def test_output_as_it_arrives(rc, gate):
+    seen = threading.Event()
+
+    class Watch(io.StringIO):
+        def write(self, text):
+            super().write(text)
+            if "first" in text:
+                seen.set()
+            return len(text)
+
+    out = Watch()
+    code = (f"import os, threading\nprint('first', flush=True)\n"
+            f"while not os.path.exists({gate.path!r}): threading.Event().wait(0.005)\nprint('second')")
+    with contextlib.redirect_stdout(out):
+        with rc[0].execute(code, block=False).stream_output() as result:
+            assert seen.wait(60)
+            assert not result.ready()
+            gate.open()
+            result.get(60)
+            assert result.wait_for_output(60)
+    assert out.getvalue() == f"[stdout:{rc.ids[0]}] first\nsecond\n"
+
+
+def test_as_futures(balanced, gate):
+    slow = balanced.apply_async(gate.task, "slow")
+    fast = balanced.apply_async(lambda: "fast")
+    done, left = concurrent.futures.wait([slow, fast], 60, concurrent.futures.FIRST_COMPLETED)
+    assert done == {fast} and left == {slow}
+    order, called = [], threading.Event()
+    slow.add_done_callback(lambda f: (order.append(f.result()), called.set()))
+    fast.add_done_callback(lambda f: order.append(f.result()))
+    gate.open()
+    assert called.wait(60) and order == ["fast", "slow"]
+    many = [balanced.apply_async(lambda i: i, i) for i in range(20)]
+    assert sorted(f.result() for f in concurrent.futures.as_completed(many, 60)) == list(range(20))
+    with pytest.raises(RuntimeError):
+        fast.set_result(1)
+
+
+def test_awaited(view, balanced):
+    async def main():
+        values = await asyncio.gather(*[balanced.apply_async(lambda i: i, i) for i in range(5)])
+        assert values == list(range(5))
+        assert await view.apply_async(lambda: 1) == [1] * 4
+        assert await balanced.map_async(lambda x: x + 1, range(500)) == list(range(1, 501))
+        with raises_remote("ZeroDivisionError"):
+            await balanced.apply_async(lambda: 1 / 0)
+
+    asyncio.run(main())
+
+
+def test_cancel_and_abort(rc, gate):
+    busy = rc[0].apply_async(gate.task)
+    queued, other = rc[0].apply_async(lambda: 1), rc[0].apply_async(lambda: 2)
+    other.abort()
+    assert queued.cancel() and queued.cancelled()
+    for result in (queued, other):
+        with pytest.raises(phalanx.TaskAborted):
+            result.get(60)
+    with pytest.raises(concurrent.futures.CancelledError):
+        queued.result()
+    gate.open()
+    busy.get(60)
+    assert busy.cancel() is False
+    with pytest.raises(AssertionError):
+        busy.abort()
+
+
+def test_the_same_traceback_is_shown_once(view):
+    with pytest.raises(phalanx.CompositeError) as caught:
+        view.execute("import os\nraise KeyError(17)")
+    e = caught.value
+    text = "\n".join(e.render_traceback())
+    assert text.count("Traceback") == 1 and "(4 times the same)" in text
+    assert f"[{view.targets[0]}-{view.targets[-1]}:execute]" in text
+    with pytest.raises(phalanx.RemoteError, match="KeyError"):
+        e.raise_exception(1)
+    view.scatter("rank", view.targets, flatten=True)
+    with pytest.raises(phalanx.CompositeError) as caught:
+        view.execute("raise KeyError(rank)")
+    assert "\n".join(caught.value.render_traceback()).count("Traceback") == 4
+
+
+# ---- executors -------------------------------------------------------------------------------
+
+
+def test_executor(rc, balanced, gate):
+    executor = balanced.executor
+    assert isinstance(executor, concurrent.futures.Executor) and executor.view is balanced
+    with executor:
+        future = executor.submit(pow, 2, 5)
+        assert isinstance(future, concurrent.futures.Future)
+        assert list(executor.map(lambda a, b: a + b, range(5), range(5), timeout=60)) == [0, 2, 4, 6, 8]
+    assert future.result() == 32
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(abs, 1)
+    assert balanced.executor is not executor
+    late = rc.executor([rc.ids[0]])
+    with pytest.raises(TimeoutError):
+        list(late.map(gate.task, range(2), timeout=0.05))
+    late.shutdown(wait=False, cancel_futures=True)
+    gate.open()
+
+
+def test_joblib(rc):
+    joblib = pytest.importorskip("joblib")
+    phalanx.register_joblib_backend()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with joblib.parallel_backend("phalanx"):
+            found = joblib.Parallel(n_jobs=4)(joblib.delayed(pow)(i, 2) for i in range(20))
+    assert found == [i ** 2 for i in range(20)]
+    rc.load_balanced_view(rc.ids[0]).register_joblib_backend("one engine")
+    with joblib.parallel_backend("one engine"):
+        pids = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(4))
+        with pytest.raises(phalanx.RemoteError):
+            joblib.Parallel()(joblib.delayed(int)(c) for c in "1x")
+    assert set(pids) == {rc[0].apply_sync(os.getpid)}
+
+
+def test_dask(rc):
+    pytest.importorskip("distributed")
+    client = rc.become_dask(dashboard_address=None)
+    try:
+        assert client.submit(sum, client.map(lambda x: x * x, range(10))).result(60) == 285
+        assert all("Worker" in text for text in rc[:].apply_sync(
+            repr, phalanx.Reference("distributed_worker")))
+        assert rc[:].apply_sync(lambda: 1) == [1] * 4  # the views go on
+    finally:
+        client.close()
+        rc.stop_dask()
+    with raises_remote("NameError"):
+        rc[:].apply_sync(lambda x: x, phalanx.Reference("distributed_worker"))
+
+
+# ---- what is remembered ----------------------------------------------------------------------
+
+
+def test_what_was_fetched_is_forgotten(rc, balanced):
+    """Neither results nor their arguments stay; a dropped result is counted until it ends."""
+    import weakref
+
+    result = balanced.apply_async(lambda a: a, numpy.zeros(100_000))
+    seen = weakref.ref(result)
+    result.get(60)
+    del result
+    gc.collect()
+    assert seen() is None and not rc.results and not rc.metadata
+    for _ in range(200):
+        balanced.apply_async(lambda: 1)
+    assert rc.wait(timeout=60) and rc.outstanding == set()
+    assert len(rc._orphans) == 0 and len(rc.history) >= 200
+    from phalanx.client import HISTORY_KEPT, remember
+
+    history = []
+    for n in range(0, 5 * HISTORY_KEPT, 100):
+        remember(history, [str(i) for i in range(n, n + 100)])
+    assert HISTORY_KEPT <= len(history) <= 2 * HISTORY_KEPT
+    assert history[-1] == str(5 * HISTORY_KEPT - 1)
