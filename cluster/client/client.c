@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <utlist.h>
 
 static const struct {
@@ -215,6 +216,7 @@ static int start_thread(struct phalanx_client *client, struct px_error *err)
 static struct phalanx_client *client_create(void)
 {
     struct phalanx_client *client = px_alloc(sizeof *client);
+    client->pid = getpid();
     atomic_init(&client->refs, 1);
     pthread_mutex_init(&client->session_lock, NULL);
     pthread_mutex_init(&client->lock, NULL);
@@ -248,6 +250,11 @@ phalanx_client *phalanx_connect(const struct phalanx_options *options, struct ph
 }
 
 /* ---- closing ---------------------------------------------------------------------- */
+
+bool px_client_inherited(const struct phalanx_client *client)
+{
+    return client->pid != getpid();
+}
 
 void px_client_ref(struct phalanx_client *client)
 {
@@ -356,8 +363,8 @@ static void stop_thread(struct phalanx_client *client)
 
 void phalanx_close(phalanx_client *client)
 {
-    if (!client)
-        return;
+    if (!client || px_client_inherited(client))
+        return; /* see phalanx_forget */
     if (client->running)
         stop_thread(client);
     px_loop_destroy(client->loop);
@@ -396,6 +403,8 @@ const char *phalanx_version(void)
 size_t phalanx_engines(phalanx_client *client, int *ids, size_t most)
 {
     size_t count;
+    if (px_client_inherited(client))
+        return 0;
     pthread_mutex_lock(&client->lock);
     int *all = px_engines_ids(&client->engines, &count);
     pthread_mutex_unlock(&client->lock);
@@ -408,6 +417,8 @@ size_t phalanx_engines(phalanx_client *client, int *ids, size_t most)
 
 enum phalanx_code phalanx_engine_uuid(phalanx_client *client, int id, char *uuid, size_t size)
 {
+    if (px_client_inherited(client))
+        return PHALANX_ECLOSED;
     pthread_mutex_lock(&client->lock);
     const struct px_engine *engine = px_engines_find_id(&client->engines, id);
     if (engine)
@@ -442,6 +453,8 @@ static bool all_offer_still(struct phalanx_client *client, const char *feature)
 
 bool phalanx_feature(phalanx_client *client, const int *targets, size_t count, const char *feature)
 {
+    if (px_client_inherited(client))
+        return false;
     pthread_mutex_lock(&client->lock);
     bool offered = targets ? count > 0 : all_offer_still(client, feature);
     for (size_t i = 0; targets && i < count && offered; i++) {
@@ -454,6 +467,8 @@ bool phalanx_feature(phalanx_client *client, const int *targets, size_t count, c
 
 enum phalanx_code phalanx_wait_engines(phalanx_client *client, size_t count, int64_t timeout_ms)
 {
+    if (px_client_inherited(client))
+        return PHALANX_ECLOSED;
     const int64_t deadline = px_deadline(timeout_ms);
     struct px_waiter waiter = {0};
     sem_init(&waiter.sem, 0, 0);

@@ -221,6 +221,7 @@ struct px_command {
 
 struct phalanx_client {
     atomic_int refs;
+    pid_t pid; /* the process whose thread serves it */
     char file[PX_PATH_SIZE];
     char session_id[PX_ID_SIZE];
 
@@ -265,6 +266,8 @@ struct phalanx_client {
     unsigned long refused; /* messages dropped: unsigned, malformed */
 };
 
+/* Whether this is a forked child: then nothing here may be touched, a lock least of all. */
+bool px_client_inherited(const struct phalanx_client *client);
 void px_client_ref(struct phalanx_client *client);
 void px_client_unref(struct phalanx_client *client);
 

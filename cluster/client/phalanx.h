@@ -17,6 +17,10 @@
  * per result. Functions that wait say so; a signal handler that runs on the waiting thread ends
  * the wait with PHALANX_EINTR.
  *
+ * A forked child has the parent's clients and results, and may not use them: what would send or
+ * wait returns PHALANX_ECLOSED there, and closing and freeing do nothing. It connects a client of
+ * its own.
+ *
  * Arguments are borrowed. Strings and buffers inside an event are valid until the next call of
  * phalanx_next on the same result, unless phalanx_take keeps them. Times are milliseconds; a
  * negative time-out waits for ever.
@@ -40,7 +44,7 @@ enum phalanx_code {
     PHALANX_EIO,     /* the system refused */
     PHALANX_ENOENT,  /* no such file, profile, engine or task */
     PHALANX_ETIME,   /* the time-out passed */
-    PHALANX_ECLOSED, /* the client was closed, or the controller said goodbye */
+    PHALANX_ECLOSED, /* the client was closed, the controller said goodbye, or the process forked */
     PHALANX_EINTR,   /* a signal was handled while waiting */
     PHALANX_DONE,    /* nothing further will come */
     PHALANX_EREMOTE, /* the task failed on its engine; the text says how */
@@ -69,7 +73,7 @@ struct phalanx_options {
 PHALANX_API phalanx_client *phalanx_connect(const struct phalanx_options *options,
                                             struct phalanx_error *err);
 /* Fails outstanding results with PHALANX_ECLOSED and frees the client once its last result is
- * freed. NULL allowed. Must not be called from a forked child; use phalanx_forget there. */
+ * freed. NULL allowed. */
 PHALANX_API void phalanx_close(phalanx_client *client);
 /* In a forked child: lets go of an inherited client without touching its sockets. */
 PHALANX_API void phalanx_forget(phalanx_client *client);

@@ -85,6 +85,8 @@ static enum phalanx_code wait_until(struct phalanx_result *result, int until, in
 
 enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until, int64_t timeout_ms)
 {
+    if (px_client_inherited(result->client))
+        return PHALANX_ECLOSED;
     pthread_mutex_lock(&result->client->lock);
     const enum phalanx_code code = wait_until(result, (int)until, px_deadline(timeout_ms));
     pthread_mutex_unlock(&result->client->lock);
@@ -206,6 +208,8 @@ static struct phalanx_message *pop(struct phalanx_result *result)
 enum phalanx_code phalanx_next(phalanx_result *result, int64_t timeout_ms,
                                struct phalanx_event *event)
 {
+    if (px_client_inherited(result->client))
+        return PHALANX_ECLOSED;
     phalanx_message_free(result->current);
     pthread_mutex_lock(&result->client->lock);
     enum phalanx_code code = wait_until(result, PHALANX_EVENT, px_deadline(timeout_ms));
@@ -388,7 +392,7 @@ void phalanx_discard(phalanx_result *result)
 
 void phalanx_result_free(phalanx_result *result)
 {
-    if (!result)
+    if (!result || px_client_inherited(result->client))
         return;
     struct phalanx_client *client = result->client;
     atomic_store(&result->abandoned, true);

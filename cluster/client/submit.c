@@ -337,9 +337,13 @@ static enum phalanx_code post(struct submission *self, struct phalanx_result *re
 
 /* ---- the public side ---------------------------------------------------------------------- */
 
-static enum phalanx_code check(const struct phalanx_request *request, struct phalanx_error *err)
+static enum phalanx_code check(const struct phalanx_client *client,
+                               const struct phalanx_request *request, struct phalanx_error *err)
 {
     const bool named = is_named(request);
+    if (px_client_inherited(client))
+        return px_refuse(err, PHALANX_ECLOSED,
+                         "This client belongs to the process that forked; connect another one");
     if ((unsigned)request->type > PHALANX_QUERY || (unsigned)request->route > PHALANX_BROADCAST)
         return px_refuse(err, PHALANX_EINVAL, "The request's type or route is unknown");
     if (request->type == PHALANX_EXECUTE && !request->code)
@@ -408,7 +412,7 @@ enum phalanx_code phalanx_add(phalanx_result *result, const struct phalanx_reque
     }
     struct targets targets = {0};
     struct letter letter = {0};
-    enum phalanx_code code = check(request, err);
+    enum phalanx_code code = check(result->client, request, err);
     const bool anywhere =
         request->type == PHALANX_QUERY || (request->route == PHALANX_BALANCED && !request->targets);
     if (code == PHALANX_OK && !anywhere)
@@ -446,6 +450,10 @@ char *phalanx_query(phalanx_client *client, const char *type, const char *conten
                     int64_t timeout_ms, struct phalanx_error *err)
 {
     static const struct phalanx_request nothing = {0};
+    if (px_client_inherited(client)) {
+        px_refuse(err, PHALANX_ECLOSED, "This client belongs to the process that forked");
+        return NULL;
+    }
     struct target hub = {.id = -1};
     const struct targets targets = {.items = &hub, .count = 1};
     struct letter letter = {.channel = PX_CHANNEL_QUERY, .type = type};

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define TWO_ENGINES "\"engines\": {\"0\": \"E0\", \"1\": \"E1\"}"
 #define OK_REPLY "{\"status\": \"ok\", \"execution_count\": 1}"
@@ -428,6 +430,47 @@ static void closing_ends_what_is_outstanding(void **state)
     phalanx_result_free(result);
 }
 
+/* The child's exit status: the number of the first thing that was wrong. */
+static int use_inherited(struct pair *pair, phalanx_result *result)
+{
+    struct phalanx_event event;
+    struct phalanx_error err = {0};
+    const struct phalanx_request request = {.type = PHALANX_EXECUTE, .code = "1"};
+    if (phalanx_submit(pair->client, &request, &err) || err.code != PHALANX_ECLOSED ||
+        !strstr(err.text, "process that forked"))
+        return 1;
+    if (phalanx_next(result, -1, &event) != PHALANX_ECLOSED)
+        return 2;
+    if (phalanx_wait(result, PHALANX_REPLIES, -1) != PHALANX_ECLOSED)
+        return 3;
+    if (phalanx_query(pair->client, "queue_request", NULL, -1, &err))
+        return 4;
+    if (phalanx_wait_engines(pair->client, 99, -1) != PHALANX_ECLOSED ||
+        phalanx_engines(pair->client, NULL, 0) != 0)
+        return 5;
+    phalanx_result_free(result);
+    phalanx_close(pair->client);
+    return 0;
+}
+
+static void a_forked_child_is_refused(void **state)
+{
+    struct pair *pair = *state;
+    struct phalanx_event event;
+    phalanx_result *result = submit_one(pair->client);
+    const pid_t pid = fork();
+    if (pid == 0)
+        _exit(use_inherited(pair, result));
+    int status = -1;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    expect(result, PHALANX_REPLY, &event);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+}
+
 static void a_controller_that_says_goodbye_ends_it_too(void **state)
 {
     struct pair *pair = *state;
@@ -529,6 +572,7 @@ int main(void)
         WITH_PAIR(a_taken_message_outlives_its_result),
         WITH_PAIR(a_signal_ends_a_wait),
         WITH_PAIR(closing_ends_what_is_outstanding),
+        WITH_PAIR(a_forked_child_is_refused),
         WITH_PAIR(a_controller_that_says_goodbye_ends_it_too),
         cmocka_unit_test(says_why_it_cannot_connect),
     };
