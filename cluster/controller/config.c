@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define MAX_CONFIG (1u << 20)
+#define MAX_KEY 4096u
 #define AT(field) offsetof(struct px_settings, field)
 
 /* ---- traits ---------------------------------------------------------------- */
@@ -61,7 +62,10 @@ static const struct trait traits[] = {
     {"BaseIPythonApplication.profile", TEXT, AT(profile)},
     {"BaseIPythonApplication.ipython_dir", TEXT, AT(ipython_dir)},
     {"ProfileDir.location", TEXT, AT(profile_dir)},
+    {"BaseIPythonApplication.extra_config_file", TEXT, AT(config_file)},
     {"Application.log_level", NUMBER, AT(log_level)},
+    {"IPController.log_to_file", TRUTH, AT(log_to_file)},
+    {"BaseParallelApplication.log_to_file", TRUTH, AT(log_to_file)},
     {"DictDB.record_limit", NUMBER, AT(record_limit)},
     {"DictDB.size_limit", REAL, AT(size_limit)},
     {"DictDB.cull_fraction", REAL, AT(cull_fraction)},
@@ -72,6 +76,7 @@ static const struct trait traits[] = {
     {"SQLiteDB.size_limit", REAL, AT(disk_bytes)},
     {"SQLiteDB.synchronous", TRUTH, AT(synced)},
     {"Session.key", TEXT, AT(session_key)},
+    {"Session.keyfile", TEXT, AT(key_file)},
     {"Session.signature_scheme", TEXT, AT(signature_scheme)},
     {"Session.packer", TEXT, AT(packer)},
     {"Session.unpacker", TEXT, AT(packer)},
@@ -329,6 +334,42 @@ void px_settings_config(struct px_settings *settings, const char *profile_dir)
         px_buf_fini(&text);
         free(path);
     }
+}
+
+static int read_config_file(struct px_settings *settings, struct px_error *err)
+{
+    struct px_buf text = {0};
+    const char *path = settings->config_file;
+    size_t size = path ? strlen(path) : 0;
+    if (size == 0)
+        return 0;
+    int rc = px_file_read(path, MAX_CONFIG, &text, err);
+    if (rc == 0 && size > 5 && strcmp(path + size - 5, ".json") == 0)
+        px_settings_config_json(settings, px_buf_span(&text));
+    else if (rc == 0)
+        px_settings_config_py(settings, px_buf_span(&text));
+    px_buf_fini(&text);
+    return rc;
+}
+
+static int read_key_file(struct px_settings *settings, struct px_error *err)
+{
+    struct px_buf text = {0};
+    if (settings->key_file == NULL || settings->key_file[0] == 0)
+        return 0;
+    int rc = px_file_read(settings->key_file, MAX_KEY, &text, err);
+    struct px_span key = rc == 0 ? trim(px_buf_span(&text)) : (struct px_span){0};
+    if (key.size > 0)
+        settings->session_key = own(settings, px_strndup(key.data, key.size));
+    else if (rc == 0)
+        rc = px_fail(err, PX_EINVAL, "%.200s holds no key", settings->key_file);
+    px_buf_fini(&text);
+    return rc;
+}
+
+int px_settings_files(struct px_settings *settings, struct px_error *err)
+{
+    return read_config_file(settings, err) != 0 ? -1 : read_key_file(settings, err);
 }
 
 /* ---- ports ----------------------------------------------------------------- */

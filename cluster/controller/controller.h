@@ -74,8 +74,9 @@ struct px_settings {
     int reuse, restore, secure, curve;
     const char *curve_secret, *session_key, *signature_scheme, *ident;
     const char *engine_file, *client_file;
+    const char *config_file, *key_file;
     /* operation */
-    int log_level, ready_fd;
+    int log_level, ready_fd, log_to_file;
     int ignored; /* flags of ipcontroller without a meaning here */
     const char *ignored_text, *packer;
     char **owned; /* strings from configuration files */
@@ -92,6 +93,8 @@ PX_MUST_USE int px_settings_read(int argc, char **argv, struct px_settings *out,
 void px_settings_fini(struct px_settings *settings);
 /* The rest is config.c. Reads the profile's configuration files, if there are any. */
 void px_settings_config(struct px_settings *settings, const char *profile_dir);
+/* One configuration file more, and the file of a key, where they are named. */
+PX_MUST_USE int px_settings_files(struct px_settings *settings, struct px_error *err);
 /* Sets one trait, as in "HeartMonitor.period", from the text of a Python or JSON literal.
  * PX_ENOENT for a name that is not known, PX_EINVAL for a value that is not right. */
 PX_MUST_USE int px_settings_trait(struct px_settings *settings, const char *name,

@@ -10,6 +10,8 @@
  */
 #include "hub.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -17,6 +19,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Three threads that allocate (hub, traffic, ZeroMQ's own): an arena each, and no more. */
@@ -169,6 +172,20 @@ done:
     return rc;
 }
 
+/* What is logged and what a library prints goes to the profile, as with ipcontroller. */
+static int log_to_file(const char *profile_dir, struct px_error *err)
+{
+    char *path = px_format("%s/log/ipcontroller-%ld.log", profile_dir, (long)getpid());
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int rc = fd >= 0 && dup2(fd, STDERR_FILENO) >= 0
+                 ? 0
+                 : px_fail(err, PX_EIO, "%s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     static struct px_sockets sockets;
@@ -179,7 +196,10 @@ int main(int argc, char **argv)
     tune_memory();
     if (px_settings_read(argc, argv, &settings, profile_dir, &err) != 0)
         px_die(err.code == PX_EINVAL || err.code == PX_ENOENT ? 2 : 1, "%s", err.text);
+    if (settings.log_to_file && log_to_file(profile_dir, &err) != 0)
+        px_die(1, "%s", err.text);
     px_log_init("IPController", (enum px_level)settings.log_level);
+    umask(077); /* keys, code and results are this user's */
     block_signals();
     allow_many_files();
     int rc = px_sockets_bind(&sockets, &settings, profile_dir, &err);

@@ -30,7 +30,9 @@ static const struct px_option options[] = {
      0, 0},
     {"reuse", 0, PX_OPT_SET, AT(reuse), 1, NULL, "keep key and ports of existing files", 0, 0},
     {"restore", 0, PX_OPT_SET, AT(restore), 1, NULL,
-     "as --reuse, and take back the engines of a controller that was killed", 0, 0},
+     "as --reuse, and take back engines and unfinished tasks of one that was killed", 0, 0},
+    {"config", 0, PX_OPT_STRING, AT(config_file), 0, "FILE",
+     "one more configuration file, .py or .json", 0, 0},
     {"work-dir", 0, PX_OPT_STRING, AT(work_dir), 0, "DIR", "change to this directory first", 0, 0},
     {.type = PX_OPT_HEADING, .help = "Addresses"},
     {"ip", 0, PX_OPT_STRING, AT(ip), 0, "IP", "address to listen on (127.0.0.1)", 0, 0},
@@ -44,6 +46,8 @@ static const struct px_option options[] = {
     {"enginessh", 0, PX_OPT_STRING, AT(engine_ssh), 0, "HOST", "the same for engines", 0, 0},
     {"enable-curve", 0, PX_OPT_SET, AT(curve), 1, NULL,
      "encrypt everything; peers need the key in the connection files", 0, 0},
+    {"keyfile", 0, PX_OPT_STRING, AT(key_file), 0, "FILE", "the key to sign with (a new one)", 0,
+     0},
     {"no-secure", 0, PX_OPT_SET, AT(secure), 0, NULL, "sign no messages", 0, 0},
     {"secure", 0, PX_OPT_SET, AT(secure), 1, NULL, "sign messages (the default)", 0, 0},
     {.type = PX_OPT_HEADING, .help = "Tasks and heartbeat"},
@@ -61,6 +65,8 @@ static const struct px_option options[] = {
     {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
      "debug, info, warn, error or 10 to 50 (info)", 0, 0},
     {"debug", 0, PX_OPT_SET, AT(log_level), PX_DEBUG, NULL, "as --log-level=debug", 0, 0},
+    {"log-to-file", 0, PX_OPT_SET, AT(log_to_file), 1, NULL,
+     "log to log/ipcontroller-<pid>.log of the profile", 0, 0},
     {"quiet", 0, PX_OPT_SET, AT(log_level), PX_ERROR, NULL, "as --log-level=error", 0, 0},
     {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "N",
      "write \"ready\" to this descriptor when all is up", 0, INT_MAX},
@@ -221,6 +227,21 @@ static int parse_options(int argc, char **argv, struct px_settings *out)
     return px_options_main(&described, argc, argv, out);
 }
 
+/* Over the defaults; `first` is what the command line says of which files there are. */
+static int read_files(const struct px_settings *first, const char *profile_dir,
+                      struct px_settings *out, struct px_error *err)
+{
+    *out = defaults;
+    px_settings_config(out, profile_dir);
+    if (first->config_file != NULL)
+        out->config_file = first->config_file;
+    if (first->key_file != NULL)
+        out->key_file = first->key_file;
+    int rc = px_settings_files(out, err);
+    out->config_file = out->key_file = NULL; /* they may be `first`'s */
+    return rc;
+}
+
 static int read_all(int plain, char **argv, int count, struct px_settings *out,
                     char profile_dir[PX_PATH_SIZE], struct px_error *err)
 {
@@ -237,12 +258,10 @@ static int read_all(int plain, char **argv, int count, struct px_settings *out,
         rc = check(&first, err);
     if (rc == 0)
         rc = px_profile_dir(&choice, true, profile_dir, err);
+    if (rc == 0)
+        rc = read_files(&first, profile_dir, out, err);
     px_settings_fini(&first);
-    if (rc != 0)
-        return -1;
-    *out = defaults;
-    px_settings_config(out, profile_dir);
-    if (apply_db_class(out, err) != 0)
+    if (rc != 0 || apply_db_class(out, err) != 0)
         return -1;
     out->db_class = NULL;
     apply_environment(out);

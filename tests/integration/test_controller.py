@@ -22,6 +22,7 @@ from jupyter_client.session import Session
 
 ipp = pytest.importorskip("ipyparallel")
 zmq = pytest.importorskip("zmq")
+from zmq.utils.monitor import recv_monitor_message  # noqa: E402
 
 BIN = os.environ.get("PX_BIN", "build/bin")
 CONTROLLER = os.path.join(BIN, "pxcontroller")
@@ -209,6 +210,29 @@ def test_configuration_files(cluster):
         connection = json.load(file)
     assert connection["task_scheme"] == "twobin"
     assert connection["location"] == "elsewhere"
+
+
+def test_config_key_and_log_in_named_files(cluster, tmp_path):
+    (tmp_path / "more.py").write_text("c.TaskScheduler.scheme_name = 'lru'\n"
+                                      "c.HeartMonitor.period = 777\n")
+    (tmp_path / "key").write_text("of my own choice\n")
+    cluster.start(f"--config={tmp_path / 'more.py'}", f"--keyfile={tmp_path / 'key'}",
+                  "--log-to-file", "--sqlitedb")
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        connection = json.load(file)
+    assert connection["key"] == "of my own choice" and connection["task_scheme"] == "lru"
+    log = os.path.join(cluster.profile_dir, "log", f"ipcontroller-{cluster.controller.pid}.log")
+    with open(log) as file:
+        assert "Hub listening" in file.read()
+    for folder, folders, names in os.walk(cluster.profile_dir):
+        for name in names:
+            mode = stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode)
+            assert mode == 0o600, f"{name}: {mode:o}"
+    missing = str(tmp_path / "missing")
+    for option in (f"--config={missing}", f"--keyfile={missing}"):
+        done = subprocess.run([CONTROLLER, "--profile-dir", cluster.profile_dir, option],
+                              env=cluster.env, capture_output=True, text=True, timeout=DEADLINE)
+        assert done.returncode == 2 and missing in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("options", [
@@ -750,6 +774,58 @@ def test_curve(cluster):
         json.dump(connection, file)
     with pytest.raises((TimeoutError, ipp.error.TimeoutError)):
         ipp.Client(plain, timeout=1)
+
+
+@pytest.mark.parametrize("server_key", [None, "another"])
+def test_without_the_curve_key_nobody_gets_in(cluster, server_key):
+    """Neither a peer that does not encrypt nor one that takes the controller for another."""
+    cluster.start("--enable-curve")
+    peer = Peer(cluster)
+    client, engine = peer.client, peer.engine
+    ports = {client[k] for k in ("registration", "control", "mux", "task", "broadcast", "iopub",
+                                 "notification")}
+    ports |= {engine[k] for k in ("control", "mux", "task", "iopub", "hb_ping", "hb_pong")}
+    ports |= set(engine["broadcast"])
+    for port in ports:
+        socket = peer.context.socket(zmq.DEALER)
+        socket.linger = 0
+        if server_key:
+            public, secret = zmq.curve_keypair()
+            socket.curve_publickey, socket.curve_secretkey = public, secret
+            socket.curve_serverkey = zmq.curve_keypair()[0]
+        events = socket.get_monitor_socket()
+        socket.connect(f"tcp://127.0.0.1:{port}")
+        peer.session.send(socket, "connection_request", content={})
+        seen = []
+        while not any(event & (zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+                               | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+                               | zmq.EVENT_HANDSHAKE_FAILED_AUTH) for event in seen):
+            assert events.poll(DEADLINE * 1000), f"port {port}: {seen}"
+            seen.append(recv_monitor_message(events)["event"])
+            assert seen[-1] != zmq.EVENT_HANDSHAKE_SUCCEEDED
+        assert socket.poll(0) == 0
+        socket.disable_monitor()
+    said = json.loads(pxcluster(cluster, "status", "--json").stdout)  # with the key one does
+    assert said["curve"] is True
+    assert all(s["messages"] == 0 for s in said["sockets"] if s["name"] != "query")
+    peer.close()
+
+
+def test_engine_without_the_curve_key(cluster):
+    cluster.start("--enable-curve")
+    engine_file = cluster.security("ipcontroller-engine.json")
+    with open(engine_file) as file:
+        connection = json.load(file)
+    connection["curve_serverkey"] = zmq.curve_keypair()[0].decode()
+    wrong = cluster.security("wrong.json")
+    with open(wrong, "w") as file:
+        json.dump(connection, file)
+    engine = cluster.spawn(["/usr/bin/python3", "-m", "ipyparallel.engine", f"--file={wrong}",
+                            "--EngineFactory.registration_timeout=3", "--IPEngine.registration_timeout=3",
+                            "--profile-dir", cluster.profile_dir], stderr=subprocess.DEVNULL)
+    cluster.engines.append(engine)
+    assert engine.wait(DEADLINE) != 0
+    assert "engine-registered" not in cluster.log()
 
 
 # ---- frames, as the protocol has them ------------------------------------------------------------------------
