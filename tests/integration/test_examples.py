@@ -51,12 +51,18 @@ def test_the_notebook_runs_from_an_installation(prefix, env, tmp_path):
         subprocess.run([prefix / "bin" / "pxcluster", "stop", "--all"],
                        env=env, check=True, capture_output=True, timeout=60)
     cells = [c for c in json.loads(executed.read_text())["cells"] if c["cell_type"] == "code"]
-    (connect, apply, eigenvalues, lines, cell, loop, balanced, more, _, estimate, plot,
-     picture) = cells
+    (connect, apply, eigenvalues, names, parts, whoami, multiply, lines, cell, loop, balanced,
+     awaited, executor, failing, more, _, estimate, plot, picture) = cells
+    assert "from IPython.parallel import Client" in "".join(connect["source"])
+    assert texts(names) == "[42, 42, 42, 42]"
+    assert texts(parts) == str([n * n for n in range(16)])
+    assert (texts(whoami), texts(multiply)) == ("4", "True")
+    assert (texts(awaited), texts(executor)) == ("140", "[1, 2, 4, 8, 16]")
+    assert texts(failing).count("ZeroDivisionError: division by zero") == 4
     assert texts(connect) == "[0, 1, 2, 3]"
     assert texts(apply).count("array(") == texts(eigenvalues).count("array(") == 4
     assert re.findall(r"Out\[(\d):3\]: array\(", texts(lines)) == ["0", "1", "2", "3"]
-    assert sorted(re.findall(r"\[stdout:(\d)\] engine \d+ holds", texts(cell))) == list("0123")
+    assert sorted(re.findall(r"\[stdout:(\d)\]\s+engine \d+ holds", texts(cell))) == list("0123")
     assert re.findall(r"Out\[(\d):5\]: (?:True|False)", texts(loop)) == ["0", "1"]
     assert texts(balanced) == "True"
     assert texts(more).endswith("8")

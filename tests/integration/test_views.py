@@ -402,7 +402,7 @@ def test_interactive_wait(view, monkeypatch):
 def test_output(view):
     with printed() as said:
         view.execute("print('a')").display_outputs()
-    assert said == ["".join(f"[stdout:{i}] a\n" for i in view.targets)]
+    assert said == ["".join(f"[stdout:{i}] \na\n" for i in view.targets)]
     with printed() as said:
         view.client[0].execute("print('a')").display_outputs()
         view.execute("print('b')").display_outputs("engine")
@@ -431,7 +431,7 @@ def test_output_as_it_arrives(rc, gate):
             gate.open()
             result.get(60)
             assert result.wait_for_output(60)
-    assert out.getvalue() == f"[stdout:{rc.ids[0]}] first\nsecond\n"
+    assert out.getvalue() == f"[stdout:{rc.ids[0]}] \nfirst\nsecond\n"
 
 
 def test_as_futures(balanced, gate):

@@ -80,9 +80,9 @@ class _Labelled:
         if not text:
             return
         file = sys.stdout if file is None else file
-        heading = label if label and label != self._last else ""
-        if heading:
-            self._last = label
+        heading = ""
+        if label and label != self._last:
+            self._last, heading = label, label + "\n"
         start = "" if self._at_line_start or not heading else "\n"
         self._at_line_start = text.endswith("\n")
         print(start + heading + text, file=file, end="")
