@@ -11,8 +11,8 @@ from conftest import wait_for
 from test_client import rc, where  # noqa: F401: fixtures, our cluster and ipyparallel's
 
 phalanx = pytest.importorskip("phalanx")
-from phalanx import batch  # noqa: E402
-from phalanx.batch import Sizes  # noqa: E402
+from phalanx import batch, feed  # noqa: E402
+from phalanx.feed import Sizes  # noqa: E402
 
 error = phalanx.error
 __name__ = "__main__"  # functions travel as code
@@ -27,7 +27,7 @@ def test_the_first_items_go_alone():
 
 
 @pytest.mark.parametrize("seconds, wanted", [
-    (1, 1), (batch.TARGET, 1), (batch.TARGET / 5, 5), (1e-9, batch.GROWTH),
+    (1, 1), (feed.TARGET, 1), (feed.TARGET / 5, 5), (1e-9, feed.GROWTH),
 ])
 def test_slow_items_stay_alone_and_quick_ones_gather(seconds, wanted):
     sizes = Sizes()
@@ -42,7 +42,7 @@ def test_growth_is_gradual_and_bounded():
         items = sizes.next(10_000_000, 4)
         sent.append(items)
     assert sent[:3] == [8, 64, 512]
-    assert sent[-1] == batch.MOST_ITEMS
+    assert sent[-1] == feed.MOST_ITEMS
 
 
 @pytest.mark.parametrize("engines", [1, 4, 64])
@@ -61,9 +61,9 @@ def test_the_end_is_shared(engines):
 def test_large_arguments_and_results_keep_batches_small():
     sizes = Sizes()
     sizes.measured(1000, 1e-6)
-    sizes.weighed(1, batch.MOST_BYTES / 10)
+    sizes.weighed(1, feed.MOST_BYTES / 10)
     assert sizes.next(100_000, 4) == 10
-    sizes.weighed(1, 2 * batch.MOST_BYTES)
+    sizes.weighed(1, 2 * feed.MOST_BYTES)
     assert sizes.next(100_000, 4) == 1
 
 

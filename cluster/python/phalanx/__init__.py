@@ -54,8 +54,8 @@ _homes = {
 }
 _modules = (
     "_phalanx", "ask", "asyncresult", "balanced", "batch", "calls", "canning", "carry", "client",
-    "clusters", "dask", "dependency", "display", "error", "futures", "hub", "hubresult", "local",
-    "magics", "maps", "names", "pickle5", "remotefunction", "tasks", "tunnel", "view",
+    "clusters", "dask", "dependency", "display", "error", "feed", "futures", "hub", "hubresult",
+    "local", "magics", "maps", "names", "pickle5", "remotefunction", "tasks", "tunnel", "view",
 )
 
 __all__ = [*_homes, "error", "register_joblib_backend"]

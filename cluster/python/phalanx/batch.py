@@ -3,8 +3,8 @@
 
 A task of its own for each item is right while items take long, and ruinous while they take
 microseconds. So a few items go alone and are timed; from then on as many are sent together as
-make about TARGET seconds of work, fewer towards the end, so that engines finish together. An
-engine gives up a batch after PATIENCE seconds and hands back what it has not begun (a straggler
+make some work (feed.TARGET), fewer towards the end, so that engines finish together. An
+engine gives up a batch after feed.PATIENCE and hands back what it has not begun (a straggler
 is split); what is handed back is sent again, to whom it may concern.
 
 `Batches` looks like a result of the C library whose tasks are the *items*: one reply for each, with
@@ -12,349 +12,25 @@ its own value or its own exception. Results, their order, errors and iteration a
 single items. What differs: output is filed under the first item of its batch; if an engine dies, every
 item of its batch is lost with it; if the results of a batch cannot be pickled, its items run
 again, one by one, to find out whose fault it is.
-
-At most 2 batches an engine (and 2) are in flight.
 """
 
 import json
 import os
 import threading
-import time
 from array import array
 from collections import deque
-from itertools import islice, repeat
+from itertools import repeat
 
-from . import _phalanx, calls, canning, error
-from .canning import engine_function
+from . import _phalanx, error
+from .feed import Feed, Slices, Stream, error_content, error_reply, local_error, moved
 
 FEW = 128  # items that go alone without further thought
-TARGET = 0.05  # seconds of work in a batch
-PATIENCE = 4 * TARGET  # seconds after which an engine hands the rest of a batch back
-GROWTH = 8  # a batch is at most so many times larger than the largest that was measured
-MOST_ITEMS = 16384
-MOST_BYTES = 4 << 20  # of arguments, or of results, in a batch
-TASKS_A_RESULT = 1024  # a result of the C library remembers its tasks; then comes another
 AHEAD = 1024  # values of an imap that nobody has asked for: then no more are sent
-LEAST = 0.004  # seconds of work in one of the last batches
-
-
-class Sizes:
-    """How many items the next batch holds. Pure: told what was measured, asked for a number."""
-
-    def __init__(self, most=MOST_ITEMS):
-        self.most = most
-        self.seconds = None  # of an item, smoothed
-        self.bytes = 0  # of an item, on its way there or back, the larger
-        self.largest = 1  # that was measured
-
-    def measured(self, items, seconds):
-        """A batch of so many items took an engine so long."""
-        each = max(seconds / items, 1e-9)
-        if self.seconds is None:
-            self.seconds = each
-        else:  # the larger the batch, the more it knows; slower ones are believed sooner
-            weight = max(0.2, items / (items + self.largest))
-            weight = max(weight, 0.5) if each > self.seconds else weight
-            self.seconds += weight * (each - self.seconds)
-        self.largest = max(self.largest, items)
-
-    def weighed(self, items, size):
-        """The arguments or the results of so many items have `size` bytes."""
-        self.bytes = max(size / items, self.bytes * 0.9)
-
-    def next(self, left, engines):
-        """Of `left` items (0 or None: nobody knows), with so many engines: at least 1."""
-        if self.seconds is None:
-            return 1
-        count = min(self.most, GROWTH * self.largest)
-        if self.seconds * count > TARGET:
-            count = TARGET / self.seconds
-        if self.bytes * count > MOST_BYTES:
-            count = MOST_BYTES / self.bytes
-        if left:  # of the rest half for all, but nothing too small
-            share = max(left / (2 * max(1, engines)), LEAST / self.seconds)
-            count = min(count, share, left)
-        return max(1, int(count))
-
-
-@engine_function
-def _run(f, patience, *columns):
-    """On the engine. (seconds, values, errors): as many values as items were begun; None where an
-    error (its index, and an error's content) is. With patience None there is one item, whose error
-    is the task's."""
-    import sys
-    from builtins import BaseException, Exception, getattr, len, list, str, type, zip
-    from time import perf_counter  # the user's namespace may have other things under these names
-
-    start = perf_counter()
-    if patience is None:
-        value = f(*[column[0] for column in columns])
-        return perf_counter() - start, [value], ()
-    values, errors = [], []
-    for args in zip(*columns):
-        try:
-            values.append(f(*args))
-        except BaseException as e:
-            shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-            try:
-                text = str(e)
-            except Exception:
-                text = "<no text>"
-            try:
-                tb = e.__traceback__  # without its first frame, this one: as of a cell
-                lines = shell.InteractiveTB.structured_traceback(type(e), e, tb)
-            except Exception:
-                from traceback import format_exception
-
-                lines = format_exception(type(e), e, e.__traceback__.tb_next)
-            errors.append((len(values), type(e).__name__, text, list(lines)))
-            values.append(None)
-        if perf_counter() - start > patience:
-            break
-    return perf_counter() - start, values, errors
-
-
-class _Batch:
-    __slots__ = ("first", "columns", "count", "begun", "engine", "task")
-
-    def __init__(self, first, columns, count):
-        self.first, self.columns, self.count = first, columns, count
-        self.begun = count  # of them; fewer once the rest was handed back
-        self.engine = -1
-        self.task = ""  # msg_id
-
-    def split(self, at):
-        """(the first `at` items, the others)."""
-        return (
-            _Batch(self.first, [c[:at] for c in self.columns], at),
-            _Batch(self.first + at, [c[at:] for c in self.columns], self.count - at),
-        )
-
-
-class Slices:
-    """Items of sequences whose length is known."""
-
-    def __init__(self, sequences, size):
-        self.sequences, self.left, self.at = sequences, size, 0
-
-    def take(self, count):
-        low, count = self.at, min(count, self.left)
-        if not count:
-            return None
-        self.at += count
-        self.left -= count
-        return _Batch(low, [s[low : low + count] for s in self.sequences], count)
-
-
-class Stream:
-    """Items of iterables, which are not looked at before their time."""
-
-    left = None  # nobody knows
-
-    def __init__(self, iterables):
-        self.rows, self.at = zip(*iterables), 0
-
-    def take(self, count):
-        rows = list(islice(self.rows, count))
-        if not rows:
-            return None
-        self.at += len(rows)
-        return _Batch(self.at - len(rows), [list(c) for c in zip(*rows)], len(rows))
 
 
 def suits(f):
     """Whether calls of `f` may share a task. Those that a dependency may move may not."""
     return type(f).__name__ != "dependent" and not hasattr(f, "dependencies")
-
-
-_final = frozenset((
-    "EngineError", "TaskAborted", "TaskTimeout", "ImpossibleDependency", "DependencyTimeout",
-    "InvalidDependency",
-))  # made by the scheduler: they are each item's
-
-
-class Feed:
-    """Sends batches and takes their replies apart; for one thread. `sink` is told:
-
-    sent(batch)
-    values(batch, reply, values, errors)   of the first items of the batch, in order
-    failed(batch, reply)                   all of them have this reply
-    output(batch, event)                   a stream's text, a display
-    idle(batch)                            of the items begun all output has come
-    """
-
-    def __init__(self, view, f, source, sink, limit=None):
-        self.client, self.source, self.sink, self.limit = view.client, source, sink, limit
-        self.view = view
-        self.targets, self.form = view._scope()
-        self.metadata = view._metadata(self.form)
-        self.function = calls.prepare(self.form, f)
-        self.run = self.form.pack_function(_run)
-        # ipyparallel's form looks for what pickle cannot do in short lists only.
-        self.sizes = Sizes(canning.ITEM_THRESHOLD - 1 if self.form is canning else MOST_ITEMS)
-        self.back = deque()  # to be sent again
-        self.sent = 0
-        self.raw = None
-        self.flying = {}  # index of the task in raw: its batch, until the reply
-        self.open = {}  # the same, until all output has come
-
-    # ---- sending
-
-    def _room(self):
-        """How many items may go now."""
-        if self.raw is not None and len(self.raw) >= TASKS_A_RESULT:
-            if self.open:
-                return 0
-            self.raw = None
-        engines = len(self.client.ids if self.targets is None else self.targets) or 1
-        if len(self.flying) >= 2 * engines + 2:
-            return 0
-        count = self.sizes.next(self.source.left, engines)
-        if self.limit:
-            free = self.limit - sum(batch.count for batch in self.flying.values())
-            count = min(count, -(-self.limit // engines), free)
-        return count
-
-    def _take(self, count):
-        if not self.back:
-            return self.source.take(count)
-        batch = self.back.popleft()
-        if batch.count > count:
-            batch, rest = batch.split(count)
-            self.back.appendleft(rest)
-        return batch
-
-    def feed(self):
-        """Sends what there is room for. False when all replies and all output have come."""
-        while True:
-            count = self._room()
-            batch = self._take(count) if count > 0 else None
-            if batch is None:
-                return bool(self.open)
-            self._send(batch)
-
-    def _pack(self, batch):
-        patience = None if batch.count == 1 else PATIENCE
-        return calls.pack_map(self.form, self.run, self.function, [patience, *batch.columns])
-
-    def _send(self, batch):
-        try:
-            buffers = self._pack(batch)
-        except Exception as e:
-            if not self.sent:
-                raise  # where the map was asked for
-            if batch.count > 1:
-                self._one_by_one(batch)
-            else:
-                self.sink.failed(batch, _local_error(e))
-                self.sink.idle(batch)
-            return
-        self.sizes.weighed(batch.count, _size(buffers))
-        self.raw = self.client._submit(
-            _phalanx.APPLY, _phalanx.BALANCED, self.targets, metadata=self.metadata,
-            buffers=buffers, into=self.raw,
-        )
-        index = len(self.raw) - 1
-        batch.task = self.raw.task_id(index)
-        self.flying[index] = self.open[index] = batch
-        self.client._enter(self.view, [batch.task])
-        self.sent += 1
-        self.sink.sent(batch)
-
-    def drop(self):
-        """Forgets what was not sent: the batches."""
-        rest = [*self.back]
-        batch = self.source.take(MOST_ITEMS) if self.source.left else None
-        while batch is not None:
-            rest.append(batch)
-            batch = self.source.take(MOST_ITEMS) if self.source.left else None
-        self.back.clear()
-        return rest
-
-    # ---- receiving
-
-    def collect(self, wait=True):
-        """Waits until something has come, and hands it on. Whether there were replies."""
-        if wait:
-            self.raw.wait(_phalanx.EVENT, None)
-        flying, event = len(self.flying), self.raw.next()
-        while event is not None:
-            if event.type == _phalanx.REPLY:
-                self._reply(self.flying.pop(event.task), event)
-            elif event.type == _phalanx.IDLE:
-                self.sink.idle(self.open.pop(event.task))
-            else:
-                self.sink.output(self.open[event.task], event)
-            event = self.raw.next()
-        return len(self.flying) < flying
-
-    def _reply(self, batch, reply):
-        batch.engine = reply.engine
-        if reply.failed:
-            content = json.loads(reply.content)
-            final = reply.lost or content.get("status") == "aborted"
-            if batch.count == 1 or final or content.get("ename") in _final:
-                self.sink.failed(batch, reply)
-            else:
-                self._one_by_one(batch)
-            return
-        try:
-            seconds, values, errors = self.form.unpack_result(reply.buffers)
-        except Exception as e:
-            if batch.count > 1:
-                self._one_by_one(batch)
-            else:
-                self.sink.failed(batch, _local_error(e, reply))
-            return
-        self.sizes.measured(len(values), seconds)
-        self.sizes.weighed(len(values), _size(reply.buffers))
-        if len(values) < batch.count:
-            self.back.append(batch.split(len(values))[1])
-            batch.begun = len(values)
-        batch.columns = None
-        self.sink.values(batch, reply, values, errors)
-
-    def _one_by_one(self, batch):
-        """The batch itself failed, not one of its items."""
-        batch.begun = 0
-        rest = batch
-        while rest.count > 1:
-            one, rest = rest.split(1)
-            self.back.append(one)
-        self.back.append(rest)
-
-
-def _size(buffers):
-    return sum(b.nbytes if isinstance(b, memoryview) else len(b) for b in buffers)
-
-
-# ---- events, as the C library makes them
-
-
-def _error_reply(content, like=None):
-    """A reply made here; `like`: the one in whose place it stands."""
-    engine, metadata, header = (like.engine, like.metadata, like.header) if like else (-1, "{}", "{}")
-    return _phalanx.Event((
-        _phalanx.REPLY, 0, engine, True, like is None, None, None, content, metadata, header, [],
-        time.time(),
-    ))
-
-
-def _error_content(ename, evalue, traceback=(), engine_info=None):
-    return json.dumps({
-        "status": "error", "ename": ename, "evalue": evalue, "traceback": list(traceback),
-        "engine_info": engine_info or {},
-    })
-
-
-def _local_error(e, like=None):
-    """A reply that says what went wrong on this side."""
-    return _error_reply(_error_content(type(e).__name__, str(e)), like)
-
-
-def _moved(event, task):
-    """The event as that of another task."""
-    return _phalanx.Event((event.type, task, *event[2:]))
 
 
 class _Item:
@@ -399,11 +75,11 @@ class Batches:
             while self._feed.feed():
                 self._feed.collect()
                 if self._stopped:
-                    self._give_up(_error_reply('{"status": "aborted"}'))
+                    self._give_up(error_reply('{"status": "aborted"}'))
         except _phalanx.ClosedError:
             pass
         except Exception as e:  # no engine may run the rest
-            self._give_up(_local_error(e))
+            self._give_up(local_error(e))
         with self._news:
             self._closed = True  # unless all have come
             self._feed = None
@@ -448,16 +124,16 @@ class Batches:
             uuid = json.loads(reply.metadata).get("engine")
             info = {"engine_id": reply.engine, "engine_uuid": uuid, "method": "apply"}
             for index, *e in errors:
-                failed = _error_reply(_error_content(*e, info), reply)
-                events[index] = _moved(failed, batch.first + index)
+                failed = error_reply(error_content(*e, info), reply)
+                events[index] = moved(failed, batch.first + index)
         self._add(events, replied=len(values))
 
     def failed(self, batch, reply):
         items = range(batch.first, batch.first + batch.count)
-        self._add([_moved(reply, index) for index in items], replied=batch.count)
+        self._add([moved(reply, index) for index in items], replied=batch.count)
 
     def output(self, batch, event):
-        self._add([_moved(event, batch.first)])
+        self._add([moved(event, batch.first)])
 
     def idle(self, batch):
         self._add((), finished=batch.begun)
@@ -471,8 +147,7 @@ class Batches:
         if os.getpid() != self._pid:  # the thread that sends is not here, and its lock may be held
             raise RuntimeError("this result belongs to the process that forked")
 
-    def next(self):
-        self._check()
+    def next(self):  # a forked child is told when it waits for more
         try:
             return self._events.popleft()
         except IndexError:
