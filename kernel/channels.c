@@ -97,7 +97,10 @@ static void on_heart(struct px_loop *loop, void *ctx)
 static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg)
 {
     struct px_channels *channels = ctx;
-    if (px_socket_send(channels->sockets[channel], msg) == PX_SENT)
+    const enum px_sent sent = px_socket_send(channels->sockets[channel], msg);
+    if (channel == PX_IOPUB)
+        px_kernel_published(channels->kernel, sent == PX_SENT);
+    if (sent == PX_SENT || sent == PX_SENT_TO_SOME)
         return;
     px_log_limited(&channels->unsent, PX_INFO, "message.unsent", "channel=%d why=\"client gone\"",
                    (int)channel);
@@ -153,6 +156,8 @@ static int bind_one(struct px_channels *channels, const struct bind_row *row, st
     if (*row->socket) {
         if (row->type == PX_ROUTER)
             px_socket_set_handover(*row->socket);
+        else
+            px_socket_set_bounded(*row->socket, PX_IOPUB_MOST);
         result = px_socket_bind_port(*row->socket, interface, row->port, err);
     }
     free(interface);

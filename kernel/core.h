@@ -196,6 +196,8 @@ struct px_kernel {
     long unfinished;               /* requests queued whose idle was not sent; service thread */
     bool shown;                    /* busy was sent, idle was not; service thread */
     int look_ms;                   /* until the service thread looks for the next busy */
+    int tells;                     /* of a slow reader, still to be made; service thread */
+    int64_t told_ms;               /* of one, last; 0: never; service thread */
     struct px_item *withheld;      /* hush.c: busy; service thread */
     struct px_parent *hushed;      /* hush.c: whose idle is left out; service thread */
 
@@ -223,6 +225,9 @@ bool px_hush(struct px_kernel *kernel, struct px_item *item);
 /* There is no further item now: what is withheld goes out. */
 void px_hush_end(struct px_kernel *kernel);
 void px_hush_fini(struct px_kernel *kernel);
+
+/* slow.c. Says what is due of a slow reader. */
+void px_slow_reader_tell(struct px_kernel *kernel);
 
 /* Takes what was written to the descriptors 1 and 2. */
 void px_kernel_drain(struct px_kernel *kernel, bool all);

@@ -43,6 +43,30 @@ void px_kernel_drain(struct px_kernel *kernel, bool all)
         px_capture_drain(kernel->capture, all, on_captured, kernel);
 }
 
+int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which)
+{
+    return kernel->capture ? px_capture_fd(kernel->capture, which) : -1;
+}
+
+void px_kernel_capture(struct px_kernel *kernel)
+{
+    px_kernel_drain(kernel, false);
+}
+
+void px_kernel_capture_begin(struct px_kernel *kernel)
+{
+    if (kernel->capture)
+        px_capture_begin(kernel->capture);
+}
+
+void px_kernel_capture_end(struct px_kernel *kernel)
+{
+    if (!kernel->capture)
+        return;
+    px_capture_end(kernel->capture);
+    px_kernel_drain(kernel, true);
+}
+
 /* Long text goes in pieces, so that a flood waits for the disk between them. */
 #define PIECE (1u << 20)
 

@@ -302,16 +302,6 @@ int px_kernel_fd(const struct px_kernel *kernel)
     return kernel->outbox.fd;
 }
 
-int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which)
-{
-    return kernel->capture ? px_capture_fd(kernel->capture, which) : -1;
-}
-
-void px_kernel_capture(struct px_kernel *kernel)
-{
-    px_kernel_drain(kernel, false);
-}
-
 /* A turn sends at most this many, so that requests are read meanwhile. */
 #define SERVICE_BATCH 256
 
@@ -359,6 +349,7 @@ int64_t px_kernel_service(struct px_kernel *kernel)
         struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
         if (!item) {
             px_hush_end(kernel);
+            px_slow_reader_tell(kernel);
             delay_ms = next_look(kernel, delay_ms, began);
             px_outbox_promise(&kernel->outbox, delay_ms);
             return delay_ms;
@@ -454,20 +445,6 @@ static void set_self(struct px_kernel *kernel, void *self, bool running)
     kernel->self = self;
     kernel->running = running;
     pthread_mutex_unlock(&kernel->lock);
-}
-
-void px_kernel_capture_begin(struct px_kernel *kernel)
-{
-    if (kernel->capture)
-        px_capture_begin(kernel->capture);
-}
-
-void px_kernel_capture_end(struct px_kernel *kernel)
-{
-    if (!kernel->capture)
-        return;
-    px_capture_end(kernel->capture);
-    px_kernel_drain(kernel, true);
 }
 
 void px_kernel_run(struct px_kernel *kernel, void *self)

@@ -138,6 +138,11 @@ int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which);
 void px_kernel_capture(struct px_kernel *kernel);
 /* Sends what is due. Returns the milliseconds after which to call again, rung or not; -1 for none. */
 int64_t px_kernel_service(struct px_kernel *kernel);
+/* From `send`, for each message on iopub: whether all subscribers have it. That somebody has not is
+ * said in a line of output. */
+void px_kernel_published(struct px_kernel *kernel, bool to_all);
+/* Messages that may wait for one subscriber of iopub: text is bounded before (px_output_config). */
+#define PX_IOPUB_MOST 4096
 /* Sends all there is, whether due or not; gives up after half a second of more and more. */
 void px_kernel_flush(struct px_kernel *kernel);
 

@@ -96,7 +96,10 @@ static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg
     static const enum engine_socket sockets[PX_CHANNEL_COUNT] = {
         [PX_SHELL] = SHELL, [PX_CONTROL] = CONTROL, [PX_STDIN] = SHELL, [PX_IOPUB] = IOPUB};
     struct engine *engine = ctx;
-    if (px_socket_send(engine->sockets[sockets[channel]], msg) == PX_SENT)
+    const enum px_sent sent = px_socket_send(engine->sockets[sockets[channel]], msg);
+    if (channel == PX_IOPUB)
+        px_kernel_published(engine->kernel, sent == PX_SENT);
+    if (sent == PX_SENT || sent == PX_SENT_TO_SOME)
         return;
     px_log_limited(&engine->unsent, PX_WARN, "message.unsent", "why=\"no scheduler there\"");
     px_msg_destroy(*msg);
@@ -178,6 +181,8 @@ struct px_socket *px_engine_open(struct engine *engine, enum engine_socket which
         px_socket_curve_client(socket, server_key);
     if (type != PX_SUB)
         px_socket_set_identity(socket, engine->uuid);
+    if (which == IOPUB)
+        px_socket_set_bounded(socket, PX_IOPUB_MOST);
     return engine->sockets[which] = socket;
 }
 

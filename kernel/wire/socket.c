@@ -30,6 +30,7 @@ struct px_socket {
     void *context;
     int type; /* libzmq's */
     unsigned long dropped;
+    bool bounded; /* px_socket_set_bounded */
     bool used; /* since its loop last asked: any call may have taken the edge of its descriptor */
 };
 
@@ -100,6 +101,13 @@ void px_socket_set_hwm(struct px_socket *socket, int messages)
 {
     set_int(socket, ZMQ_SNDHWM, messages);
     set_int(socket, ZMQ_RCVHWM, messages);
+}
+
+void px_socket_set_bounded(struct px_socket *socket, int messages)
+{
+    set_int(socket, ZMQ_SNDHWM, messages);
+    set_int(socket, ZMQ_XPUB_NODROP, 1); /* else a message is lost without a word */
+    socket->bounded = true;
 }
 
 void px_socket_set_linger(struct px_socket *socket, int ms)
@@ -317,6 +325,17 @@ static enum px_sent refused(void)
     return errno == EHOSTUNREACH ? PX_NO_ROUTE : errno == EAGAIN ? PX_WOULD_BLOCK : PX_SEND_FAILED;
 }
 
+/* To those who have room. */
+static enum px_sent send_to_some(struct px_socket *socket, struct px_msg **msg)
+{
+    set_int(socket, ZMQ_XPUB_NODROP, 0);
+    socket->bounded = false;
+    const enum px_sent sent = px_socket_send(socket, msg);
+    socket->bounded = true;
+    set_int(socket, ZMQ_XPUB_NODROP, 1);
+    return sent == PX_SENT ? PX_SENT_TO_SOME : sent;
+}
+
 enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg)
 {
     struct px_msg *m = *msg;
@@ -330,7 +349,7 @@ enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg)
         if (sent >= 0)
             continue;
         if (i == m->first)
-            return refused();
+            return socket->bounded && errno == EAGAIN ? send_to_some(socket, msg) : refused();
         break; /* the peer went away inside the message: libzmq drops the whole of it */
     }
     px_msg_destroy(m); /* sent frames are empty by now */

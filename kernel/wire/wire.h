@@ -183,6 +183,9 @@ struct px_socket *px_socket_create(void *context, enum px_socket_type type, stru
 void px_socket_destroy(struct px_socket *socket);                      /* NULL allowed */
 void px_socket_set_identity(struct px_socket *socket, const char *id); /* before connect or bind */
 void px_socket_set_hwm(struct px_socket *socket, int messages);        /* send and receive */
+/* PUB and XPUB, before connect or bind: at most so many messages wait for a subscriber. What he has no room
+ * for the others get all the same, and px_socket_send says so. */
+void px_socket_set_bounded(struct px_socket *socket, int messages);
 void px_socket_set_linger(struct px_socket *socket, int ms);
 void px_socket_set_handover(struct px_socket *socket); /* ROUTER: a new peer takes over an id */
 void px_socket_subscribe(struct px_socket *socket, const char *prefix);
@@ -216,6 +219,7 @@ struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *e
 
 enum px_sent {
     PX_SENT,        /* *msg was taken and is NULL now */
+    PX_SENT_TO_SOME, /* PUB, XPUB, bounded: taken, but a subscriber who reads too slowly goes without */
     PX_NO_ROUTE,    /* ROUTER: no such peer (yet); *msg is still the caller's, whole */
     PX_WOULD_BLOCK, /* full; *msg is still the caller's, whole */
     PX_SEND_FAILED, /* the context is gone; *msg is still the caller's */

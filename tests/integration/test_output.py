@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zmq
 from conftest import wait_for
 from test_engine import Hub, Engines
 from test_kernel import TIMEOUT, Kernel
@@ -345,6 +346,37 @@ def test_streams_in_turn_cost_no_message_each(side):
     assert len(seen) < 9000
     for name in ("stdout", "stderr"):
         assert seen.text(name).startswith("0\n1\n") and seen.text(name).endswith("99999\n")
+
+
+# ---- slow readers --------------------------------------------------------------------------
+
+def test_a_front_end_that_does_not_read_harms_nobody_and_hears_of_it(make):
+    side = make("kernel")
+    port = side.kernel.kc.get_connection_info()["iopub_port"]
+    slow = zmq.Context.instance().socket(zmq.SUB)
+    slow.linger, slow.rcvhwm, slow.rcvbuf = 0, 1, 4096
+    slow.subscribe(b"")
+    slow.connect(f"tcp://127.0.0.1:{port}")
+    side.run("pass")
+    assert slow.poll(TIMEOUT * 1000)  # it is there, and reads no further
+    code = ("import _phalanx_host as host\n"
+            "for _ in range(400): host.publish(host.DISPLAY_DATA, text, '{}')")
+    side.run("text = '{\"data\": {\"text/plain\": \"' + 'x' * 3000 + '\"}, \"metadata\": {}}'")
+    before, shown, errors = resident_kb(side.pid), 0, ""
+    while "reads too slowly" not in errors:
+        assert shown < 20000
+        msg_id = side.send(code)
+        while True:
+            msg = side.next_iopub()
+            errors += msg["content"].get("text", "")
+            shown += msg["msg_type"] == "display_data"
+            if (msg["parent_header"].get("msg_id") == msg_id
+                    and msg["content"].get("execution_state") == "idle"):
+                break
+    assert shown % 400 == 0  # whoever reads gets everything
+    assert "[phalanx: a front end reads too slowly and missed messages]\n" in errors
+    assert resident_kb(side.pid) - before < 60_000
+    slow.close()
 
 
 # ---- the end ------------------------------------------------------------------------------

@@ -116,6 +116,61 @@ static void waiting_for_nobody_ends(void **state)
     px_socket_destroy(lonely);
 }
 
+static struct px_socket *subscriber(struct pair *p, const char *endpoint)
+{
+    struct px_socket *socket = px_socket_create(p->context, PX_SUB, NULL);
+    px_socket_set_hwm(socket, 1);
+    px_socket_set_linger(socket, 0);
+    px_socket_subscribe(socket, "");
+    assert_int_equal(px_socket_connect(socket, endpoint, NULL), 0);
+    return socket;
+}
+
+static size_t take_all(struct px_socket *socket)
+{
+    size_t count = 0;
+    for (struct px_msg *msg; (msg = px_socket_recv(socket)); count++)
+        px_msg_destroy(msg);
+    return count;
+}
+
+/* One does not read: the sender hears of it, and the other gets everything. */
+static void a_slow_subscriber_alone_goes_without(void **state)
+{
+    struct pair *p = *state;
+    char text[10000] = {0}, *endpoint;
+    struct px_socket *publisher = px_socket_create(p->context, PX_XPUB, NULL);
+    int port = 0;
+    px_socket_set_bounded(publisher, 200); /* libzmq looks for room once a millisecond */
+    px_socket_set_linger(publisher, 0);
+    assert_int_equal(px_socket_bind_port(publisher, "tcp://127.0.0.1", &port, NULL), 0);
+    endpoint = px_format("tcp://127.0.0.1:%d", port);
+    struct px_socket *slow = subscriber(p, endpoint), *quick = subscriber(p, endpoint);
+    for (size_t seen = 0; seen < 2; seen += take_all(publisher))
+        assert_true(px_socket_wait(publisher, DEADLINE_MS));
+    size_t sent = 0, got = 0;
+    enum px_sent how = PX_SENT;
+    /* What fits between two sockets is libzmq's and the system's business; it is not endless. */
+    while (how == PX_SENT && sent < 100000) {
+        struct px_msg *msg = px_msg_create();
+        px_msg_append(msg, "topic", 5);
+        px_msg_append(msg, text, sizeof text);
+        how = px_socket_send(publisher, &msg);
+        assert_null(msg);
+        sent++;
+        while (got < sent) {
+            assert_true(px_socket_wait(quick, DEADLINE_MS));
+            got += take_all(quick);
+        }
+    }
+    assert_int_equal(how, PX_SENT_TO_SOME);
+    assert_true(px_socket_wait(slow, DEADLINE_MS));
+    px_socket_destroy(slow);
+    px_socket_destroy(quick);
+    px_socket_destroy(publisher);
+    free(endpoint);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -124,6 +179,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(addresses_are_refused_with_a_reason, setup, teardown),
         cmocka_unit_test_setup_teardown(waiting_for_nobody_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_slow_subscriber_alone_goes_without, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
