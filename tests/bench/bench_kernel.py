@@ -20,8 +20,8 @@ THEIRS = [PYTHON, "-m", "ipykernel_launcher", "-f"]
 class Kernel:
     def __init__(self, command):
         self.directory = tempfile.TemporaryDirectory(prefix="px-bench-")
-        path, info = write_connection_file(os.path.join(self.directory.name, "kernel.json"),
-                                           key=b"a key of the benchmark")
+        path, self.info = write_connection_file(os.path.join(self.directory.name, "kernel.json"),
+                                                key=b"a key of the benchmark")
         env = dict(os.environ, IPYTHONDIR=self.directory.name,
                    PYTHONPATH=os.environ["PX_PYTHONPATH"])
         self.context = zmq.Context()
@@ -29,8 +29,8 @@ class Kernel:
         self.begun = time.perf_counter()
         self.process = subprocess.Popen([*command, path], env=env, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.shell = self.connect("shell", info)
-        self.control = self.connect("control", info)
+        self.shell = self.connect("shell", self.info)
+        self.control = self.connect("control", self.info)
 
     def connect(self, channel, info):
         socket = self.context.socket(zmq.DEALER)

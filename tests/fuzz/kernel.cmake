@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+px_fuzz(output LIBS px_kernel)
