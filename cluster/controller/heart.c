@@ -7,6 +7,10 @@
  * follows within some milliseconds (many that come together share one), so that an engine is
  * known to live when it starts, not a period later. A pong to any of the last RECENT pings
  * counts: a slow network is not a dead engine.
+ *
+ * LIMIT: hearts carry no signature, because an engine's heart only sends back what it gets. A ping
+ * is a number of seconds, as ipyparallel's, with a fraction that nobody can guess: so only who
+ * hears the pings can answer for an engine. With --enable-curve that takes the cluster's key.
  */
 #include "controller.h"
 
@@ -17,7 +21,8 @@
 
 #define RECENT 16
 #define MAX_HEARTS 100000 /* a pong is not signed: anybody may send some */
-#define PING_SIZE 32
+#define PING_SIZE 40
+#define NS_PER_S 1000000000
 #define EXTRA_PING_MS 4
 #define HEARTS_PER_MS 50 /* an extra ping to many hearts waits a little longer for more to join */
 
@@ -44,7 +49,11 @@ struct px_heart {
 static void send_ping(struct px_heart *heart)
 {
     char *text = heart->recent[heart->sent++ % RECENT];
-    snprintf(text, PING_SIZE, "%.9f", (double)(px_now_ns() - heart->start_ns) / 1e9);
+    uint64_t secret;
+    px_random(&secret, sizeof(secret));
+    snprintf(text, PING_SIZE, "%lld.%015llu",
+             (long long)((px_now_ns() - heart->start_ns) / NS_PER_S),
+             (unsigned long long)(secret % 1000000000000000u));
     struct px_msg *msg = px_msg_create();
     px_msg_append(msg, text, strlen(text));
     if (px_socket_send(heart->ping, &msg) != PX_SENT)
