@@ -8,6 +8,7 @@ px_test(controller/test_schedule_restore.c LIBS px_schedule)
 px_test(controller/test_query.c LIBS px_controller)
 px_test(controller/test_value.c LIBS px_controller)
 px_test(controller/test_row.c LIBS px_controller)
+px_test(controller/test_db.c LIBS px_controller)
 px_test(controller/test_settings.c LIBS px_controller)
 
 # Run by hand or by tests/bench: they need a running controller.

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The task database: its limits, and memory as the cache of a file that may be far behind. */
+#include "hub.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct fixture {
+    char path[64];
+    struct px_store *store;
+    struct px_db *db;
+    pthread_t writer;
+    bool writing;
+};
+
+static void open_store(struct fixture *fixture, size_t record_limit)
+{
+    struct px_store_limits limits = {.cull_fraction = 0.1};
+    struct px_error err;
+    fixture->store = px_store_open(fixture->path, &limits, &err);
+    assert_non_null(fixture->store);
+    fixture->db = px_db_create(PX_DB_SQLITE, fixture->store, record_limit, 1e6, 0.5);
+}
+
+static int setup(void **state)
+{
+    struct fixture *fixture = calloc(1, sizeof(*fixture));
+    strcpy(fixture->path, "/tmp/test_db_XXXXXX");
+    int fd = mkstemp(fixture->path);
+    assert_true(fd >= 0);
+    close(fd);
+    open_store(fixture, 4);
+    *state = fixture;
+    return 0;
+}
+
+static void *write_all(void *store)
+{
+    px_store_run(store);
+    return NULL;
+}
+
+/* Until then, the file is far behind. */
+static void start_writing(struct fixture *fixture)
+{
+    fixture->writing = true;
+    assert_int_equal(pthread_create(&fixture->writer, NULL, write_all, fixture->store), 0);
+}
+
+static void close_store(struct fixture *fixture)
+{
+    if (!fixture->writing)
+        start_writing(fixture);
+    px_db_destroy(fixture->db);
+    px_store_stop(fixture->store);
+    pthread_join(fixture->writer, NULL);
+    px_store_close(fixture->store);
+    fixture->writing = false;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *fixture = *state;
+    close_store(fixture);
+    unlink(fixture->path);
+    free(fixture);
+    return 0;
+}
+
+static void finish(struct px_db *db, const char *msg_id)
+{
+    struct px_record *record = px_db_want(db, px_span_of(msg_id));
+    record->queue = "task";
+    record->lost_header = json_pack("{s:s}", "date", "2026-01-01T00:00:00Z");
+    px_db_changed(db, record);
+}
+
+static void finish_many(struct px_db *db, int from, int to)
+{
+    char msg_id[16];
+    for (int i = from; i < to; i++) {
+        snprintf(msg_id, sizeof(msg_id), "m_%02d", i);
+        finish(db, msg_id);
+    }
+}
+
+static bool append_id(struct px_record *record, void *ctx)
+{
+    px_buf_printf(ctx, "%s ", record->msg_id);
+    return true;
+}
+
+static bool take_id(struct px_record *record, void *ctx)
+{
+    append_id(record, ctx);
+    px_record_destroy(record);
+    return true;
+}
+
+static void assert_ids(struct px_db *db, const char *expected)
+{
+    struct px_buf ids = {0};
+    px_buf_text(&ids, "");
+    px_db_each(db, append_id, &ids);
+    assert_string_equal(ids.data, expected);
+    px_buf_fini(&ids);
+}
+
+static void test_unwritten_stay_in_memory(void **state)
+{
+    struct fixture *fixture = *state;
+    finish_many(fixture->db, 0, 10);
+    assert_true(px_db_flush(fixture->db));
+    assert_int_equal(px_db_count(fixture->db), 10); /* of 4: none is in the file yet */
+    assert_ids(fixture->db, "m_00 m_01 m_02 m_03 m_04 m_05 m_06 m_07 m_08 m_09 ");
+    assert_int_equal(px_db_lost(fixture->db), 0);
+    close_store(fixture);
+    open_store(fixture, 4);
+    assert_int_equal(px_db_count(fixture->db), 0);
+    assert_non_null(px_db_get(fixture->db, PX_SPAN("m_07")));
+    assert_ids(fixture->db, "m_00 m_01 m_02 m_03 m_04 m_05 m_06 m_07 m_08 m_09 ");
+    assert_null(px_db_get(fixture->db, PX_SPAN("m_10")));
+    finish_many(fixture->db, 10, 20);
+    assert_true(px_db_count(fixture->db) >= 10);
+}
+
+static void test_dropped_are_gone_at_once(void **state)
+{
+    struct fixture *fixture = *state;
+    finish_many(fixture->db, 0, 4);
+    close_store(fixture);
+    open_store(fixture, 4);
+    assert_non_null(px_db_get(fixture->db, PX_SPAN("m_01")));
+    px_db_drop(fixture->db, "m_01"); /* in memory and in the file */
+    px_db_drop(fixture->db, "m_02"); /* in the file alone */
+    px_db_drop(fixture->db, "m_09"); /* nowhere */
+    assert_null(px_db_get(fixture->db, PX_SPAN("m_01")));
+    assert_null(px_db_get(fixture->db, PX_SPAN("m_02")));
+    assert_ids(fixture->db, "m_00 m_03 ");
+    finish(fixture->db, "m_02"); /* made again */
+    assert_non_null(px_db_get(fixture->db, PX_SPAN("m_02")));
+    assert_ids(fixture->db, "m_00 m_02 m_03 ");
+    close_store(fixture);
+    open_store(fixture, 4);
+    assert_ids(fixture->db, "m_00 m_03 m_02 ");
+}
+
+static void test_unfinished_and_finished_in_the_file(void **state)
+{
+    struct fixture *fixture = *state;
+    finish_many(fixture->db, 0, 2);
+    struct px_record *record = px_db_want(fixture->db, PX_SPAN("open"));
+    px_db_changed(fixture->db, record);
+    close_store(fixture);
+    open_store(fixture, 4);
+    struct px_buf ids = {0};
+    px_store_each(fixture->store, false, take_id, &ids);
+    assert_string_equal(ids.data, "m_00 m_01 open ");
+    px_buf_clear(&ids);
+    px_store_each(fixture->store, true, take_id, &ids);
+    px_buf_text(&ids, "");
+    assert_string_equal(ids.data, "open ");
+    px_buf_fini(&ids);
+}
+
+static void test_limits_of_memory(void **state)
+{
+    (void)state;
+    struct px_db *db = px_db_create(PX_DB_MEMORY, NULL, 10, 1000, 0.5);
+    finish_many(db, 0, 11);
+    assert_int_equal(px_db_count(db), 5);
+    assert_null(px_db_get(db, PX_SPAN("m_05")));
+    struct px_record *record = px_db_get(db, PX_SPAN("m_10"));
+    px_db_resize(db, px_db_get(db, PX_SPAN("m_06")), 0, 800);
+    px_db_resize(db, record, 0, 150);
+    px_db_resize(db, record, 150, 200); /* in place of, not besides */
+    assert_int_equal(px_db_bytes(db), 1000);
+    px_db_resize(db, record, 200, 201);
+    assert_int_equal(px_db_bytes(db), 201);
+    assert_null(px_db_get(db, PX_SPAN("m_06")));
+    px_db_drop(db, "m_10");
+    assert_int_equal(px_db_bytes(db), 0);
+    px_db_destroy(db);
+}
+
+static void test_none_stores_nothing(void **state)
+{
+    (void)state;
+    struct px_db *db = px_db_create(PX_DB_NONE, NULL, 10, 1000, 0.5);
+    assert_false(px_db_stores(db));
+    assert_null(px_db_want(db, PX_SPAN("a")));
+    assert_null(px_db_get(db, PX_SPAN("a")));
+    px_db_destroy(db);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_unwritten_stay_in_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_dropped_are_gone_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unfinished_and_finished_in_the_file, setup, teardown),
+        cmocka_unit_test(test_limits_of_memory),
+        cmocka_unit_test(test_none_stores_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
