@@ -202,6 +202,8 @@ static PyObject *finish(struct px_magics *self, const struct px_line *line, PyOb
     };
     if (block)
         return px_follow(&options);
+    if (px_discard(PyObject_CallMethod(self->face, "keep", "O", result)) < 0)
+        return NULL;
     if (px_said(line->stream, config->stream, 0) == 1 &&
         px_discard(PyObject_CallMethod(self->face, "follow_later", "OO", result,
                                        options.fold ? Py_True : Py_False)) < 0)

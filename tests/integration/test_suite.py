@@ -27,7 +27,7 @@ MODULES = ["test_view_broadcast", "test_view", "test_client", "test_cluster", "t
            "test_apps", "test_lbview", "test_asyncresult", "test_dependency", "test_executor",
            "test_joblib", "test_remotefunction", "test_async"]
 
-CLIENT_MODULES = ["test_view_broadcast", "test_view", "test_client", "test_lbview",
+CLIENT_MODULES = ["test_view_broadcast", "test_view", "test_client", "test_magics", "test_lbview",
                   "test_asyncresult", "test_dependency", "test_executor", "test_joblib",
                   "test_remotefunction"]
 

@@ -5,12 +5,15 @@ extension _magics."""
 import re
 import sys
 import threading
+from collections import deque
 from importlib import import_module
 
 from . import _magics
 
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _ERRORS_SHOWN = 8  # different ones of one cell
+
+_KEPT = 16  # results of --noblock
 
 # ---- where things are shown
 
@@ -142,6 +145,11 @@ class Face:
     def __init__(self, shell):
         self.shell = shell
         self._screen = Screen(shell, _default)
+        self._kept = deque(maxlen=_KEPT)
+
+    def keep(self, result):
+        """Keeps a result that nobody waits for, so that get_result(-2) finds its outcome."""
+        self._kept.append(result)
 
     def view(self):
         """A blocking view of the default cluster."""
