@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 
-SECTIONS = ["start", "kernel", "output", "execute", "tasks", "client", "memory"]
+SECTIONS = ["start", "kernel", "output", "execute", "tasks", "client", "memory", "magics"]
 
 
 def versions():
