@@ -36,6 +36,7 @@ class Notebook:
         self.kc = self.km.client()
         self.kc.start_channels()
         self.kc.wait_for_ready(timeout=60)
+        self.folder, self.env, self.ipykernel = folder, env, "pxkernel" not in argv[0]
 
     def close(self):
         self.kc.stop_channels()
@@ -726,6 +727,63 @@ def test_engines_are_added_ended_killed_and_replaced(notebook):
     assert "there is no engine 999" in notebook.error("%pxcluster engines --kill 999")["evalue"]
     status, _ = notebook.said("%pxcluster status")
     assert status.startswith(f"{count} engine") and "not started here" in status
+
+
+# ---- through other front ends ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def spec(notebook, monkeypatch):
+    """The kernel of `notebook` for front ends that start their own: its name."""
+    monkeypatch.setenv("JUPYTER_PATH", str(notebook.folder))
+    return "under_test"
+
+
+def test_nbclient(notebook, spec, tmp_path):
+    """What a saved notebook holds, and that output arrives before the cell's end."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    gate = tmp_path / "gate"
+
+    class Client(nbclient.NotebookClient):
+        def process_message(self, message, cell, cell_index):
+            if message["msg_type"] == "stream" and "before" in message["content"]["text"]:
+                gate.touch()
+            return super().process_message(message, cell, cell_index)
+
+    cells = ["%load_ext phalanx" if notebook.ipykernel else "1",
+             waiting_cell(gate, "-t 0 --progress-after -1"), "%px -t 1 6 * 7",
+             "%px 1/0"]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    Client(book, kernel_name=spec, timeout=60, allow_errors=True).execute(env=notebook.env)
+    stream, value, error = (cell.outputs for cell in book.cells[1:])
+    assert "".join(o.text for o in stream) == "[stdout:0] \nbefore\nafter\n"
+    assert out_without_counts([plain(o.data["text/plain"]) for o in value
+                               if o.output_type == "display_data"]) == ["Out[1]: 42"]
+    assert error[-1].output_type == "error" and error[-1].ename == "CompositeError"
+
+
+def test_console(notebook, spec):
+    """jupyter console in a terminal: live output, folded, and a progress line that goes."""
+    pexpect = pytest.importorskip("pexpect")
+    pytest.importorskip("jupyter_console")
+    console = pexpect.spawn(
+        PYTHON, ["-m", "jupyter_console", "--kernel", spec, "--simple-prompt"],
+        env=dict(notebook.env, JUPYTER_PATH=str(notebook.folder)), encoding="utf-8", timeout=60,
+        dimensions=(50, 120))
+    try:
+        console.expect(r"In \[1\]: ")
+        console.sendline("%load_ext phalanx" if notebook.ipykernel else "1")
+        console.expect(r"In \[2\]: ")
+        console.sendline("%px import time; print('first', flush=True); time.sleep(1.5); print('last')")
+        console.expect(r"\[stdout:0(-1)?\]\s+first\r\n")
+        console.expect("%px: 0 of 2 engines done, 1 s")
+        console.expect(r"last\r\n")
+        console.expect(r"In \[3\]: ")
+        console.sendline("%px 6 * 7")
+        console.expect(r"Out\[0-1:\d+\]: .*42")
+    finally:
+        console.close(force=True)
 
 
 # ---- without a cluster ---------------------------------------------------------------------------
