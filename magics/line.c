@@ -504,7 +504,7 @@ void px_line_help(enum px_magic magic, struct px_buf *out)
             snprintf(letter, sizeof letter, "-%c, ", rows[i].letter);
         snprintf(flags, sizeof flags, "%s--%s%s%s", letter, rows[i].name, rows[i].arg ? "=" : "",
                  rows[i].arg ? rows[i].arg : "");
-        px_buf_printf(out, "  %-29s %s\n", flags, rows[i].help);
+        px_buf_printf(out, "  %-30s %s\n", flags, rows[i].help);
     }
     px_buf_printf(out, "\nExamples:\n%s", magics[magic].examples);
 }

@@ -253,8 +253,11 @@ static int on_loss(struct px_show *show, size_t task, PyObject *event)
     PyObject *why = content ? PyDict_GetItemString(content, "evalue") : NULL;
     const char *text = why && PyUnicode_Check(why) ? PyUnicode_AsUTF8(why) : NULL;
     struct px_buf note = {0};
-    px_buf_printf(&note, "%%px: lost engine %d: %s\n", show->engines[task],
-                  text ? text : "it is gone");
+    if (text && strncmp(text, "engine ", 7) == 0)
+        px_buf_printf(&note, "%%px: lost %s\n", text);
+    else
+        px_buf_printf(&note, "%%px: lost engine %d: %s\n", show->engines[task],
+                      text ? text : "it is gone");
     PyErr_Clear();
     Py_XDECREF(content);
     const int status = tell(show, true) == 0 ? px_show_note(show, &note) : -1;
