@@ -37,7 +37,7 @@ struct seen {
 
 struct held {
     struct px_msg *msg;
-    uint32_t next; /* number that is tried next */
+    size_t given; /* how many of `peers` were offered it */
     bool sent;
     struct held *prev, *next_held;
 };
@@ -46,7 +46,9 @@ struct px_clients {
     struct px_loop *loop;
     struct px_port *port;
     int64_t return_ms; /* 0: nobody comes back */
-    uint32_t first;    /* number of the first connection */
+    uint32_t next;     /* the number that is looked at next */
+    uint32_t *peers;   /* numbers of connections that have been found */
+    size_t peer_count, peer_size;
     struct seen *seen, *by_session;
     struct held *held;
     size_t held_count;
@@ -105,21 +107,55 @@ static struct px_span session_of(const struct px_msg *reply)
     return text;
 }
 
-/* To connections that have not said whose they are, from the next number on. */
+static struct px_span number_text(uint32_t number, char text[NUMBER_BYTES])
+{
+    text[0] = 0;
+    for (int i = 1; i < NUMBER_BYTES; i++)
+        text[i] = (char)(number >> (8 * (NUMBER_BYTES - 1 - i)));
+    return (struct px_span){text, NUMBER_BYTES};
+}
+
+static void add_peer(struct px_clients *clients, uint32_t number)
+{
+    if (clients->peer_count == clients->peer_size) {
+        clients->peer_size = clients->peer_size * 2 + 16;
+        clients->peers = px_realloc(clients->peers, clients->peer_size * sizeof(*clients->peers));
+    }
+    clients->peers[clients->peer_count++] = number;
+}
+
+/* To connections that have not said whose they are. */
 static void offer(struct px_clients *clients, struct held *held)
 {
-    uint32_t next = held->next;
-    for (uint32_t i = 0; i < GAP; i++) {
-        uint32_t at = next + i;
-        char text[NUMBER_BYTES] = {0, (char)(at >> 24), (char)(at >> 16), (char)(at >> 8),
-                                   (char)at};
-        struct px_span number = {text, sizeof(text)};
-        if (find_seen(clients, number) != NULL || !send_to(clients, held->msg, number))
+    char text[NUMBER_BYTES];
+    for (; held->given < clients->peer_count; held->given++) {
+        struct px_span number = number_text(clients->peers[held->given], text);
+        if (find_seen(clients, number) == NULL)
+            held->sent |= send_to(clients, held->msg, number);
+    }
+}
+
+/*
+ * Whoever has a number gets the reply; that is how one finds out that there is somebody. Only a
+ * reply that all who were found before have been offered may be used so.
+ */
+static void explore(struct px_clients *clients, struct held *held)
+{
+    char text[NUMBER_BYTES];
+    uint32_t misses = 0;
+    while (misses < GAP && clients->peer_count < MAX_SEEN) {
+        uint32_t at = clients->next + misses;
+        struct px_span number = number_text(at, text);
+        bool known = find_seen(clients, number) != NULL;
+        if (!known && !send_to(clients, held->msg, number)) {
+            misses++;
             continue;
-        held->sent = true;
-        held->next = at + 1;
-        next = at;
-        i = 0;
+        }
+        held->sent |= !known;
+        add_peer(clients, at);
+        held->given = clients->peer_count;
+        clients->next = at + 1;
+        misses = 0;
     }
 }
 
@@ -133,6 +169,8 @@ static bool try_held(struct px_clients *clients, struct held *held)
         return true;
     }
     offer(clients, held);
+    if (held == clients->held) /* the oldest one only: what it finds serves all */
+        explore(clients, held);
     return px_now_ms() >= clients->return_ms;
 }
 
@@ -148,9 +186,8 @@ static void drop_held(struct px_clients *clients, struct held *held)
 static void on_retry(struct px_loop *loop, void *ctx)
 {
     struct px_clients *clients = ctx;
-    struct held *held, *next;
-    DL_FOREACH_SAFE2(clients->held, held, next, next_held)
-    {
+    for (struct held *held = clients->held, *next; held != NULL; held = next) {
+        next = held->next_held;
         if (try_held(clients, held))
             drop_held(clients, held);
     }
@@ -164,7 +201,6 @@ static void hold(struct px_clients *clients, struct px_msg *msg)
 {
     struct held *held = px_alloc(sizeof(*held));
     held->msg = msg;
-    held->next = clients->first;
     DL_APPEND2(clients->held, held, prev, next_held);
     clients->held_count++;
     if (try_held(clients, held))
@@ -194,7 +230,7 @@ struct px_clients *px_clients_create(const struct px_shared *shared, struct px_p
     clients->loop = shared->loop;
     clients->port = port;
     clients->return_ms = shared->return_ms;
-    clients->first = first;
+    clients->next = first;
     return clients;
 }
 
@@ -205,6 +241,7 @@ void px_clients_destroy(struct px_clients *clients)
     px_loop_cancel(clients->loop, clients->timer);
     while (clients->held != NULL)
         drop_held(clients, clients->held);
+    free(clients->peers);
     struct seen *seen, *next;
     HASH_CLEAR(hh_session, clients->by_session);
     HASH_ITER(hh, clients->seen, seen, next) {
