@@ -117,7 +117,7 @@ class Outcomes:
         if hasattr(report, "wasxfail"):
             outcome = "xfailed" if report.skipped else "xpassed"
         with open(self.path, "a") as out:
-            out.write(f"{outcome} {dict(report.user_properties)[NODE]}\n")
+            out.write(f"{outcome} {dict(report.user_properties).get(NODE, report.nodeid)}\n")
 
 
 def pytest_configure(config):
