@@ -184,6 +184,25 @@ def test_functions_of_one_place_in_memory_are_told_apart(rc):
     assert [view.apply_sync(make(n)) for n in range(50)] == list(range(50))
 
 
+def test_builtins_and_functions_of_modules_are_kept_too():
+    import os.path
+    import random
+
+    from phalanx import pickle5
+
+    for f in (abs, len, os.path.join):
+        assert pickle5.pack_function(f) is pickle5.pack_function(f)
+    for f in (random.random, [].append, int):  # state, or no function
+        assert pickle5.pack_function(f) is not pickle5.pack_function(f)
+    join = pickle5.pack_function(os.path.join)
+    original = os.path.join
+    os.path.join = None  # its name leads elsewhere: now it travels as code
+    try:
+        assert pickle5.pack_function(original) is not join
+    finally:
+        os.path.join = original
+
+
 def test_what_is_kept_of_functions_goes_with_them(rc):
     from phalanx import pickle5
 

@@ -202,9 +202,18 @@ _LARGEST_KEPT = 65536  # bytes of a function's pickle
 _kept = {}  # id of a function: (weak reference to it, what its pickle came from, _Packed)
 
 
+_BY_NAME = ()  # the makings of what travels as the name of a module and its own
+
+
 def _makings(f):
     """What decides the pickle of a function, to be compared by identity; None where that may change
     unseen: state in a closure, in attributes, in annotations, in mutable defaults."""
+    if type(f) is types.BuiltinFunctionType:
+        return _BY_NAME if isinstance(f.__self__, types.ModuleType) else None
+    if type(f) is not types.FunctionType:
+        return None
+    if found_by_name(f):
+        return _BY_NAME
     if f.__closure__ or f.__dict__ or f.__kwdefaults__ or f.__annotations__:
         return None
     defaults = f.__defaults__
@@ -214,6 +223,8 @@ def _makings(f):
 
 
 def _unchanged(f, makings):
+    if makings is _BY_NAME:
+        return type(f) is types.BuiltinFunctionType or found_by_name(f)
     code, defaults, name, qualname, module = makings
     return (
         f.__code__ is code and f.__defaults__ is defaults and f.__name__ is name
@@ -229,19 +240,16 @@ def _keep(f, makings, packed):
 
 def pack_function(f):
     """The part of an apply message that is the same for every call of `f`. That of a plain function
-    is made once and kept as long as the function lives and stays what it was."""
+    or a builtin is made once and kept as long as it lives and stays what it was."""
     if type(f) is Reference:
         return _Named(f)
-    if type(f) is not types.FunctionType or canning.chosen is not None:
+    if canning.chosen is not None:
         return _Packed(f)
     kept = _kept.get(id(f))
     if kept is not None and kept[0]() is f and _unchanged(f, kept[1]):
         return kept[2]
-    makings = _makings(f)
-    if makings is None or found_by_name(f):  # whether a name still leads to it, each time anew
-        return _Packed(f)
-    packed = _Packed(f)
-    if not packed.buffers and packed.stream.raw().nbytes <= _LARGEST_KEPT:
+    makings, packed = _makings(f), _Packed(f)
+    if makings is not None and not packed.buffers and packed.stream.raw().nbytes <= _LARGEST_KEPT:
         _keep(f, makings, packed)
     return packed
 
