@@ -20,10 +20,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BATCH 1000   /* rows in one transaction */
-#define BUSY_MS 500      /* another program has the file: how long to wait before looking again */
-#define READ_BUSY_MS 50  /* the hub's readers give up sooner */
-#define GIVE_UP_MS 10000 /* how long the last batch waits for the file when the controller ends */
+#define MAX_BATCH 1000  /* rows in one transaction */
+#define BUSY_MS 500     /* another program has the file: how long to wait before looking again */
+#define READ_BUSY_MS 50 /* the hub's readers give up sooner */
+#define OPEN_BUSY_MS 10000
+#define GIVE_UP_MS 3000 /* how long the last batch waits for the file when the controller ends */
 #define BACKLOG_BYTES ((size_t)64 << 20) /* and their bytes */
 #define BACKLOG 2000                     /* rows that may wait for the writing thread */
 #define COUNT_EVERY 10000                /* rows written between two counts of the table */
@@ -70,7 +71,7 @@ static sqlite3 *open_file(const char *path, const struct px_store_limits *limits
     sqlite3 *db = NULL;
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     if (sqlite3_open_v2(path, &db, flags, NULL) == SQLITE_OK &&
-        sqlite3_busy_timeout(db, GIVE_UP_MS) == SQLITE_OK &&
+        sqlite3_busy_timeout(db, OPEN_BUSY_MS) == SQLITE_OK &&
         sqlite3_exec(db, pragmas, NULL, NULL, NULL) == SQLITE_OK)
         return db;
     fail_sql(db, err, path);

@@ -34,6 +34,9 @@ CLIENT_MODULES = ["test_view_broadcast", "test_view", "test_client", "test_magic
 pytestmark = [pytest.mark.stock, pytest.mark.timeout(2 * TIMEOUT_S + 60)]
 
 
+WHOLE = "the module"
+
+
 class Suite:
     """Runs modules or single tests of the suite; outcomes is a test's name -> what it came to."""
 
@@ -46,7 +49,7 @@ class Suite:
         self.env["PYTHONPATH"] = os.pathsep.join([str(HERE), env["PYTHONPATH"]])
 
     def run(self, *arguments):
-        """-> (outcomes, output)"""
+        """-> (outcomes, output); a pytest that ends before its tests do is an outcome, too."""
         outcomes = self.tmp_path / "outcomes"
         outcomes.unlink(missing_ok=True)
         done = subprocess.run(
@@ -58,7 +61,10 @@ class Suite:
         if not outcomes.exists():
             pytest.fail(f"nothing ran: {done.stdout[-4000:]}")
         lines = [line.split(None, 1) for line in outcomes.read_text().splitlines()]
-        return {name: outcome for outcome, name in lines}, done.stdout
+        found = {name: outcome for outcome, name in lines}
+        if done.returncode not in (0, 1):  # 1: some failed
+            found[WHOLE] = "failed"
+        return found, done.stdout
 
     @staticmethod
     def failed(outcomes):
@@ -88,7 +94,8 @@ def passes(suite, module):
     failed = suite.failed(outcomes)
     if failed:
         names = " or ".join({name.split("::")[-1].split("[")[0] for name in failed})
-        outcomes, output = suite.run(f"ipyparallel.tests.{module}", "-k", names)
+        only = [] if WHOLE in failed else ["-k", names]
+        outcomes, output = suite.run(f"ipyparallel.tests.{module}", *only)
         failed = suite.failed(outcomes)
     assert "passed" in outcomes.values()
     assert not failed, f"{failed}\n{output[-20000:]}"
