@@ -58,7 +58,10 @@ def where(request, tmp_path_factory):
     security = os.path.join(directory, "profile_default", "security")
     try:
         {"ours": start_ours, "theirs": start_theirs}[request.param](env, security)
-        yield os.path.join(security, "ipcontroller-client.json"), env, request.param
+        file = os.path.join(security, "ipcontroller-client.json")
+        with phalanx.Client(file, timeout=60) as client:
+            client.wait_for_engines(4, timeout=60)
+        yield file, env, request.param
         if request.param == "ours":
             subprocess.run([BIN / "pxcluster", "stop"], env=env, timeout=60,
                            stdout=subprocess.DEVNULL)

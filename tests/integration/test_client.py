@@ -169,6 +169,8 @@ def where(request, tmp_path_factory):
     try:
         count = {"ours": start_ours, "theirs": start_theirs}[request.param](env)
         file = directory / "profile_default" / "security" / "ipcontroller-client.json"
+        with phalanx.Client(file, timeout=60) as client:
+            client.wait_for_engines(count, timeout=60)
         yield str(file), count, env
         if request.param == "ours":
             subprocess.run([BIN / "pxcluster", "stop"], env=env, timeout=30,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a client asks its controller, how it reaches it, and what it answers to bad input: on four
 engines, under pxcontroller and ipcontroller."""
+import gc
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -338,6 +340,33 @@ def test_a_controller_that_is_gone(env, run, ipython_dir):
     client.close()
     with pytest.raises((FileNotFoundError, TimeoutError)):
         phalanx.Client(file, timeout=0.2)
+
+
+def test_shutdown(env, run, ipython_dir):
+    run("pxcluster", "start", "-n", 2, "--daemonize")
+    file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
+    client = phalanx.Client(file, timeout=30)
+    client.wait_for_engines(2, timeout=60)
+    first, second = client.ids
+    client[first].shutdown(block=True)
+    wait_for(lambda: client.ids == [second], 30, "the engine to go")
+    client.shutdown(hub=True)
+    assert repr(client) == "<Client: closed>"
+    run("pxcluster", "stop", check=False)
+
+
+def test_a_client_that_is_dropped(rc, where):
+    """It ends with its last reference, and its threads with it."""
+    client = phalanx.Client(where[0])
+    client.wait_for_engines(4, timeout=60)
+    called = threading.Event()
+    client[0].apply_async(abs, -1).add_done_callback(lambda result: called.set())
+    assert called.wait(60)
+    seen = weakref.ref(client)
+    del client
+    wait_for(lambda: gc.collect() is not None and seen() is None, 30, "the client to go")
+    # rc may have one of its own
+    wait_for(lambda: sum(t.name == "phalanx-results" for t in threading.enumerate()) <= 1, 30)
 
 
 # ---- processes ---------------------------------------------------------------------------------

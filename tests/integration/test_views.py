@@ -380,6 +380,22 @@ def test_waiting(view, gate):
         view.client.load_balanced_view().map_async(abs, range(9)).get_dict()
 
 
+def test_joining_splitting_and_the_first(rc, gate):
+    first, second = rc[0].apply_async(gate.task, 1), rc[:].apply_async(lambda: 2)
+    both = phalanx.AsyncResult.join(first, second)
+    assert both.wait(60, return_when=concurrent.futures.FIRST_COMPLETED) is False
+    assert second.wait(0, return_when=concurrent.futures.FIRST_EXCEPTION) is False
+    gate.open()
+    assert both.get(60) == [1] + [2] * 4 and len(both) == 5
+    assert [part.get(60) for part in second.split()] == [2] * 4
+    failing = rc[:].apply_async(lambda: 1 / 0)
+    failing.wait(60, return_when=concurrent.futures.FIRST_EXCEPTION)
+    with raises_remote("ZeroDivisionError"):
+        failing.split()[0].get(60)
+    with pytest.raises(ValueError):
+        failing.wait(return_when="never")
+
+
 def test_single_results_are_single(rc):
     result = rc[0].apply_async(lambda: [1, 2])
     assert result.get(60) == [1, 2] and result.engine_id == rc.ids[0]
@@ -448,6 +464,26 @@ def test_as_futures(balanced, gate):
     assert sorted(f.result() for f in concurrent.futures.as_completed(many, 60)) == list(range(20))
     with pytest.raises(RuntimeError):
         fast.set_result(1)
+
+
+def test_closing_tells_those_who_wait(where, gate):
+    client = phalanx.Client(where[0])
+    client.wait_for_engines(4, timeout=60)
+    results = [client[0].apply_async(gate.task), client[:].apply_async(gate.task),
+               client.load_balanced_view().map_async(gate.task, range(300))]
+    called = threading.Event()
+    results[1].add_done_callback(lambda r: called.set())
+    threading.Timer(0.05, client.close).start()
+    done, left = concurrent.futures.wait(results, 60)
+    assert not left and called.wait(60)
+    for result in results:
+        assert result.ready() and result.done() and not result.successful()
+        assert "finished" in repr(result)
+        with pytest.raises(phalanx.RemoteError, match="the client was closed"):
+            result.get()
+        with raises_remote("EngineError"):
+            result.get()
+    assert len(results[1].engine_id) == 4 and results[1].stdout == [""] * 4
 
 
 def test_awaited(view, balanced):

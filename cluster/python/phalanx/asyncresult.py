@@ -8,12 +8,18 @@ What has been read belongs to the result object and goes with it.
 import json
 import threading
 import time
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from datetime import datetime, timezone
 
 from . import _phalanx, display, error
 from .futures import FutureFace
 from .tasks import METADATA_KEYS, ExecuteReply, Metadata, Task, date_of, output_handlers
 
+_CLOSED = json.dumps({
+    "status": "error", "ename": "EngineError", "traceback": [],
+    "evalue": "the client was closed while results were missing; connect a new one, whose "
+              "get_result(msg_ids) asks the controller for them",
+})
 CANCEL_SECONDS = 1  # how long cancel() waits to see whether the tasks were still queued
 
 
@@ -56,6 +62,7 @@ class AsyncResult(FutureFace):
         self._tasks = [Task() for _ in range(len(raw))]
         self._order = []  # indices of tasks in the order of their replies
         self._outcome = None  # (values, exception) once gathered
+        self._closed = False  # results are missing for ever
         self._listeners = []  # called with each event that was filed
         self._lent = None  # weak references to buffers that are being sent (track=True)
 
@@ -95,14 +102,24 @@ class AsyncResult(FutureFace):
         timeout = None if timeout is None or timeout < 0 else timeout
         try:
             done = self._raw.wait(until, timeout)
-        except _phalanx.ClosedError as e:
-            self._pump()
-            raise error.EngineError(
-                "the client was closed while results were missing; connect a new one, whose "
-                "get_result(msg_ids) asks the controller for them"
-            ) from e
+        except _phalanx.ClosedError:
+            self._end()
+            return True
         self._pump()
         return done
+
+    def _end(self):
+        """The client was closed: what has not come never will."""
+        with self._lock:
+            self._pump()
+            for index, task in enumerate(self._tasks):
+                if task.reply is None:
+                    self._closed = True
+                    self._file(_phalanx.Event((
+                        _phalanx.REPLY, index, -1, True, True, None, None, _CLOSED, "{}", "{}", [],
+                        time.time(),
+                    )))
+                task.finished = True
 
     def _on_complete(self, function):
         self._client._watcher.watch(self._raw, function)
@@ -133,9 +150,28 @@ class AsyncResult(FutureFace):
 
     # ---- waiting
 
-    def wait(self, timeout=-1):
-        """Waits until all results are here, at most `timeout` seconds. Whether they are."""
-        return self._wait(_phalanx.REPLIES, timeout)
+    def wait(self, timeout=-1, return_when=ALL_COMPLETED):
+        """Waits until all results are here, at most `timeout` seconds. Whether they are.
+        return_when: concurrent.futures' FIRST_COMPLETED or FIRST_EXCEPTION for less."""
+        if return_when in (None, ALL_COMPLETED):
+            return self._wait(_phalanx.REPLIES, timeout)
+        if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
+            raise ValueError("return_when is one of concurrent.futures', not %r" % (return_when,))
+        end = end_of(timeout)
+        while not self.ready() and not self._has_some(return_when) and seconds_left(end) != 0:
+            self._wait_for_some(end)
+        return self.ready()
+
+    def _has_some(self, return_when):
+        """Whether a result is here (FIRST_COMPLETED), or an exception."""
+        self._pump()
+        ended = [i for i, task in enumerate(self._tasks) if task.reply is not None]
+        if return_when == FIRST_COMPLETED:
+            return bool(ended)
+        return any(isinstance(self._value(i), error.KernelError) for i in ended)
+
+    def _wait_for_some(self, end):
+        self._wait(_phalanx.EVENT, seconds_left(end))
 
     def wait_for_output(self, timeout=-1):
         """Waits until all results and all output are here. Whether they are."""
@@ -166,6 +202,8 @@ class AsyncResult(FutureFace):
         failed = [v for v in values if isinstance(v, error.KernelError)]
         if failed and all(isinstance(v, error.TaskAborted) for v in failed):
             return failed[0]
+        if self._closed:  # one reason for all
+            return next(v for v in failed if isinstance(v, error.EngineError))
         try:
             error.collect_exceptions(values, self._fname)
         except error.CompositeError as e:
@@ -202,6 +240,20 @@ class AsyncResult(FutureFace):
         """The exception that get() would raise, or None. TimeoutError after `timeout` seconds."""
         self._require_ready(timeout)
         return None if self._return_exceptions else self._outcome_exception()
+
+    @staticmethod
+    def join(*results):
+        """One AsyncResult of the tasks of several."""
+        from .hubresult import JoinedResult
+
+        parts = [(result, index) for result in results for index in range(len(result))]
+        return JoinedResult(results[0]._client, parts)
+
+    def split(self):
+        """An AsyncResult for each of my tasks."""
+        from .hubresult import JoinedResult
+
+        return [JoinedResult(self._client, [(self, i)], True) for i in range(len(self))]
 
     @property
     def r(self):
@@ -353,7 +405,6 @@ class AsyncResult(FutureFace):
             raise TypeError("Invalid key type %r, must be 'int','slice', or 'str'" % type(key))
         if key not in METADATA_KEYS:
             raise KeyError(key)
-        self.wait_for_output(0)
         return self._reconstruct_metadata([md[key] for md in self._metadata_list()])
 
     def __dir__(self):
@@ -374,7 +425,8 @@ class AsyncResult(FutureFace):
             yield self._value_when_here(index, end)
 
     def __repr__(self):
-        state = ":finished" if self._replied == len(self) else ""
+        ended = all(task.reply is not None for task in self._tasks) or self._replied == len(self)
+        state = ":finished" if ended else ""
         return "<%s: %s%s>" % (type(self).__name__, self._fname, state)
 
     def _wait_for_event(self, end):

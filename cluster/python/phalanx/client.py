@@ -171,6 +171,12 @@ class Client(HubFace):
         if self._tunnel is not None:
             self._tunnel.close()
 
+    def __del__(self):  # the thread for callbacks would keep the connection otherwise
+        if "_raw" in self.__dict__:
+            self._raw.close()
+        if self.__dict__.get("_tunnel") is not None:
+            self._tunnel.close()
+
     def __enter__(self):
         return self
 
@@ -332,7 +338,7 @@ class Client(HubFace):
         return self._raw.submit(*args, **kwargs)
 
     def _uuid(self, engine):
-        return self._raw.uuid(engine)
+        return None if self._raw.closed else self._raw.uuid(engine)
 
     def _form(self, ids):
         """How apply messages for these engines (None: any) are written."""

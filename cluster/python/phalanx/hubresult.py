@@ -48,6 +48,12 @@ class JoinedResult(AsyncResult):
                 part._wait(_phalanx.EVENT, seconds_left(end))
         return self._here(until)
 
+    def _wait_for_some(self, end):
+        for part in self._whole:  # in turn: whichever it is, its news are seen soon
+            if not part.ready():
+                left = seconds_left(end)
+                part._wait(_phalanx.EVENT, POLL_FIRST if left is None else min(POLL_FIRST, left))
+
     def _on_complete(self, function):
         lock, missing = threading.Lock(), [len(self._whole)]
 
