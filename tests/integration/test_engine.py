@@ -282,6 +282,22 @@ def test_ipengine_s_names_for_the_same(hub, start, env, tmp_path):
     assert hub.receive("iopub")[1]["content"]["text"] == "one\ntwo\n"
 
 
+def test_startup_files_run_at_the_start(hub, start, env, ipython_dir, tmp_path):
+    """$PYTHONSTARTUP, then the profile's: before anything is asked of the engine."""
+    hub.write()
+    startup = ipython_dir / "profile_default" / "startup"
+    startup.mkdir()
+    (tmp_path / "first.py").write_text("order = ['environment']")
+    env["PYTHONSTARTUP"] = str(tmp_path / "first.py")
+    (startup / "10-second.py").write_text("print(order + ['profile'])")
+    start(language="python")
+    hub.join()
+    hub.receive("iopub")
+    topic, msg = hub.receive("iopub")
+    assert topic == [b"engine.0.stdout"]
+    assert msg["content"]["text"].strip() == "['environment', 'profile']"
+
+
 def test_log_to_file(hub, start, ipython_dir):
     (ipython_dir / "profile_default" / "log").mkdir(parents=True)
     hub.write(**{"key": "secret"})
@@ -572,22 +588,43 @@ def test_a_stuck_engine_still_ends_on_sigterm(hub, start):
     assert engines.end()[0] == 0
 
 
-def test_heart_beats_while_python_holds_its_lock(hub, start):
+def answers(hub, uuid, ping):
+    """The heart echoes, and control replies."""
+    hub.sockets["hb_ping"].send(ping)
+    assert hub.sockets["hb_pong"].poll(TIMEOUT * 1000)
+    assert hub.sockets["hb_pong"].recv_multipart() == [uuid, ping]
+    asked = hub.send("control", [uuid, b"c"], "kernel_info_request")
+    assert hub.receive("control")[1]["parent_header"]["msg_id"] == asked
+
+
+@pytest.mark.parametrize("code", [
+    "import time; time.sleep(60)",
+    "while True: pass",
+    "sum(range(10**12))",  # one call into C that never gives the lock up
+    "import re; re.match('(a+)+b', 'a' * 60)",  # the same, and deaf to signals
+], ids=["sleeps", "computes", "holds-the-lock", "deaf"])
+def test_answers_whatever_python_does(hub, start, code):
     hub.write()
-    start(language="python")
+    engines = start(language="python")
     uuid = hub.join()
-    # One call into C that never gives the lock up.
-    hub.send("mux", [uuid, b"c"], "execute_request",
-             {"silent": True, "code": "print('go', flush=True)\nsum(range(10**9))"})
-    while not hub.receive("iopub")[0][0].endswith(b".stdout"):
-        pass
+    run_until_go(hub, uuid, code)
     for ping in (b"1", b"2", b"3"):
-        hub.sockets["hb_ping"].send(ping)
-        assert hub.sockets["hb_pong"].poll(2000)
-        assert hub.sockets["hb_pong"].recv_multipart() == [uuid, ping]
+        answers(hub, uuid, ping)
+    assert hub.silent("mux", 0)
+    engines.process.terminate()  # and it ends, too
+    assert engines.end()[0] == 0
 
 
-# ---- where it is, and why it died ---------------------------------------------------------------
+def test_answers_while_large_buffers_pass(hub, start):
+    hub.write()
+    start()
+    uuid = hub.join()
+    payload = bytes(100 << 20)
+    for turn in range(4):
+        hub.send("task", [uuid, b"c"], "apply_request", buffers=[payload])
+        answers(hub, uuid, b"%d" % turn)
+        assert hub.receive("task", 60)[1]["buffers"][0].nbytes == len(payload)
+
 
 def run_until_go(hub, uuid, code):
     """Sends code to Python that prints "go" first; the message's id, when it has printed."""
@@ -597,6 +634,8 @@ def run_until_go(hub, uuid, code):
         pass
     return msg_id
 
+
+# ---- where it is, and why it died ---------------------------------------------------------------
 
 @pytest.mark.parametrize("code", [
     "def f():\n    import time; time.sleep(60)\nf()",

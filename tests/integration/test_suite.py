@@ -31,6 +31,9 @@ CLIENT_MODULES = ["test_view_broadcast", "test_view", "test_client", "test_magic
                   "test_asyncresult", "test_dependency", "test_executor", "test_joblib",
                   "test_remotefunction"]
 
+# What asks most of an engine. The rest passes, too, and can be run by hand (suite/plugin.py).
+ENGINE_MODULES = ["test_view", "test_client", "test_cluster", "test_dependency"]
+
 pytestmark = [pytest.mark.stock, pytest.mark.timeout(2 * TIMEOUT_S + 60)]
 
 
@@ -80,6 +83,13 @@ def suite(px_bin, env, tmp_path):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_suite_with_our_controller(suite, module):
+    passes(suite, module)
+
+
+@pytest.mark.parametrize("module", ENGINE_MODULES)
+def test_suite_with_our_engine(suite, module, px_bin):
+    """With the reference's controller; the test before this and the one after it have ours."""
+    suite.options[:] = [f"--px-engine={px_bin / 'pxengine'}"]
     passes(suite, module)
 
 

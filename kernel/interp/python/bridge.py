@@ -256,6 +256,8 @@ class Bridge:
     def attach(self, engine_id, engine_uuid):
         self.kernel.engine_id = self.kernel.int_id = engine_id
         self.kernel.ident = engine_uuid or ""
+        if self.options["engine"] and self._has_startup_files():
+            self.shell  # as ipengine does: before anything is asked of it
 
     def warm(self):
         """Imports and builds what forked children share. No thread may start here."""
@@ -429,6 +431,8 @@ class Bridge:
         return self._apply
 
     def _has_startup_files(self):
+        if os.environ.get("PYTHONSTARTUP"):
+            return True
         startup = os.path.join(self.options["profile_dir"] or "", "startup")
         try:
             return any(name.endswith((".py", ".ipy")) for name in os.listdir(startup))
