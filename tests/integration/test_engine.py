@@ -174,7 +174,7 @@ def test_registration_names_uuid_and_features(hub, start, language, features):
     start(language=language)
     _, msg = hub.receive("registration")
     assert set(msg["content"]) == {"uuid", "px"}
-    assert msg["content"]["px"] == {"features": features}
+    assert msg["content"]["px"]["features"] == features
     assert msg["header"]["session"] == msg["content"]["uuid"]
 
 

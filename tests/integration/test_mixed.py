@@ -96,28 +96,25 @@ def test_two_kinds_of_engines_fail_alike(mixed):
     """Errors, interrupts and unmet dependencies: the same on each engine."""
     stack, found = clients(mixed)
     with stack:
-        rc = found[0]
+        rc, interactive = found[0], ipp.interactive
         for engine in rc.ids:
             view = rc[engine]
             with pytest.raises(ipp.error.RemoteError, match="ZeroDivisionError") as caught:
                 view.execute("1/0", block=True)
             assert caught.value.engine_info["engine_uuid"] == rc._engines[engine]
-            running = view.execute("import time; time.sleep(60)")
-
-            def interrupt():  # again: it may come before the code has begun
-                rc.send_signal("SIGINT", targets=[engine], block=True)
-                return running.ready()
-
-            wait_for(interrupt, DEADLINE, "the interrupt")
+            running = view.execute("import time; print('go', flush=True); time.sleep(60)",
+                                   silent=False)
+            wait_for(lambda: "go" in rc.metadata[running.msg_ids[0]].stdout, DEADLINE, "its output")
+            rc.send_signal("SIGINT", targets=[engine], block=True)
             with pytest.raises(ipp.error.RemoteError, match="KeyboardInterrupt"):
                 running.get(DEADLINE)
         rc[:].execute("where = get_ipython().kernel.implementation", block=True)
-        only_ours = ipp.depend(lambda: where == "phalanx")(lambda: where)  # noqa: F821
+        only_ours = ipp.depend(interactive(lambda: where == "phalanx"))(interactive(lambda: where))
         results = [rc.load_balanced_view().apply_async(only_ours) for _ in range(6)]
         assert [result.get(DEADLINE) for result in results] == ["phalanx"] * 6
-        needs = ipp.require("a_module_that_nobody_has")(lambda: 1)
+        needs = ipp.require("a_module_that_nobody_has")(interactive(lambda: 1))
         with pytest.raises(ipp.error.RemoteError, match="ImpossibleDependency"):
-            rc.load_balanced_view().apply_async(needs).get(DEADLINE)
+            rc.load_balanced_view(rc.ids).apply_async(needs).get(DEADLINE)
 
 
 # ---- ipyparallel's launchers --------------------------------------------------------------------
