@@ -542,7 +542,8 @@ class Bridge:
             pass
         import asyncio
 
-        return bool(asyncio.all_tasks(loop))
+        known = getattr(asyncio.tasks, "_all_tasks", True)  # to 3.11; cheaper to see that it is empty
+        return bool(known and asyncio.all_tasks(loop))
 
     def idle(self, fd):
         """Lets the loop run until `fd` can be read."""

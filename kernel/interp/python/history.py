@@ -32,6 +32,8 @@ def _briefly(db):
 
 
 class History(HistoryManager):
+    _i = _ii = _iii = _i00 = ""  # plain attributes: nothing observes them, and each cell sets all
+
     def __init__(self, **traits):
         self._px_closing = threading.Event()
         self._px_writing = threading.Lock()

@@ -7,6 +7,7 @@ bridge.py asks of a shell.
 
 import os
 import sys
+import threading
 import traceback
 import types
 
@@ -62,22 +63,32 @@ class DisplayPublisher(BaseDisplayPublisher):
 
 
 class DisplayHook(BaseDisplayHook):
-    """Shows a cell's value as an execute_result."""
+    """Shows a cell's value as an execute_result. Cells of several threads may do so at once."""
 
-    _content = None
+    def __init__(self, **traits):
+        self._own = threading.local()
+        super().__init__(**traits)
+
+    @property
+    def exec_result(self):
+        return getattr(self._own, "exec_result", None)
+
+    @exec_result.setter
+    def exec_result(self, result):
+        self._own.exec_result = result
 
     def start_displayhook(self):
-        self._content = {"data": {}, "metadata": {}, "execution_count": self.prompt_count}
+        self._own.content = {"data": {}, "metadata": {}, "execution_count": self.prompt_count}
 
     def write_output_prompt(self):
-        self._content["execution_count"] = self.prompt_count
+        self._own.content["execution_count"] = self.prompt_count
 
     def write_format_data(self, format_dict, md_dict=None):
-        self._content["data"] = format_dict
-        self._content["metadata"] = md_dict or {}
+        self._own.content["data"] = format_dict
+        self._own.content["metadata"] = md_dict or {}
 
     def finish_displayhook(self):
-        content, self._content = self._content, None
+        content, self._own.content = self._own.content, None
         if content["data"]:
             publish(host.EXECUTE_RESULT, content)
 
@@ -126,6 +137,10 @@ class Shell(InteractiveShell):
     exiter = Instance(ZMQExitAutocall)
     readline_use = CBool(False)
     autoindent = CBool(False)
+    # Plain attributes: nothing observes them, and a trait costs each cell its notifications.
+    execution_count = 1
+    last_execution_succeeded = True
+    last_execution_result = None
     keepkernel_on_exit = None
     px_interrupted = False
     _last_traceback = None
@@ -157,6 +172,13 @@ class Shell(InteractiveShell):
 
     def init_data_pub(self):
         pass  # see data_pub
+
+    def should_run_async(self, raw_cell, *, transformed_cell=None, **more):
+        """Compiles the cell to learn it, which one without these words need not wait for."""
+        if transformed_cell is not None:
+            if "await" not in transformed_cell and "async" not in transformed_cell:
+                return False
+        return super().should_run_async(raw_cell, transformed_cell=transformed_cell, **more)
 
     def enable_gui(self, gui=None):
         if gui not in (None, "inline"):
@@ -238,7 +260,8 @@ class Shell(InteractiveShell):
 
     def px_take_payload(self):
         payload = self.payload_manager.read_payload()
-        self.payload_manager.clear_payload()
+        if payload:
+            self.payload_manager.clear_payload()
         leave, self._leave = self._leave, False
         return payload, leave
 
