@@ -3,18 +3,19 @@
  * channels: shell, control, stdin, iopub and heartbeat on the service thread.
  *
  *     shell, control, stdin   ROUTER   requests; a client that comes back takes over its id
- *     iopub                   PUB      what everybody sees
+ *     iopub                   XPUB     what everybody sees; a new subscriber gets iopub_welcome
  *     hb                      ROUTER   each message goes back as it came
  *
  * A front end that dies without a word leaves kernels behind; jupyter_client puts its
  * process id into JPY_PARENT_PID, and the kernel ends when that process does.
  *
- * Reference: "Messaging in Jupyter" 5.3; jupyter_client, "Making kernels for Jupyter".
+ * Reference: "Messaging in Jupyter" 5.5; jupyter_client, "Making kernels for Jupyter".
  */
 #define _GNU_SOURCE
 #include "channels.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,7 +44,32 @@ static const char *const topics[PX_TOPIC_COUNT] = {
     [PX_TOPIC_DATA] = "datapub",
 };
 
+static const struct px_handler handlers[] = {
+    {"create_subshell_request", "create_subshell_reply", PX_ON_SERVICE,
+     px_on_create_subshell_request, 0},
+    {"delete_subshell_request", "delete_subshell_reply", PX_ON_SERVICE,
+     px_on_delete_subshell_request, 0},
+    {"list_subshell_request", "list_subshell_reply", PX_ON_SERVICE, px_on_list_subshell_request, 0},
+    {"usage_request", "usage_reply", PX_ON_SERVICE, px_on_usage_request, 0},
+    {"debug_request", "debug_reply", PX_ON_SERVICE, px_on_debug_request, 0},
+    {0},
+};
+
 /* ---- in and out ---- */
+
+static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg)
+{
+    struct px_channels *channels = ctx;
+    const enum px_sent sent = px_socket_send(channels->sockets[channel], msg);
+    if (channel == PX_IOPUB)
+        px_kernel_published(channels->kernel, sent == PX_SENT);
+    if (sent == PX_SENT || sent == PX_SENT_TO_SOME)
+        return;
+    px_log_limited(&channels->unsent, PX_INFO, "message.unsent", "channel=%d why=\"client gone\"",
+                   (int)channel);
+    px_msg_destroy(*msg);
+    *msg = NULL;
+}
 
 static void receive(struct px_channels *channels, enum px_channel channel)
 {
@@ -81,6 +107,41 @@ static void on_stdin(struct px_loop *loop, void *ctx)
     receive(ctx, PX_STDIN);
 }
 
+/* A frame of 1 and the topic: a subscription (zmq_socket(3), ZMQ_XPUB). It comes from whoever can
+ * connect, so it decides nothing but to whom the answer goes: those who subscribe to that topic. */
+static void welcome(struct px_channels *channels, struct px_span frame)
+{
+    if (!frame.size || frame.data[0] != 1 || frame.size > 1 + PX_MAX_IDENTITY)
+        return;
+    const struct px_span topic = {frame.data + 1, frame.size - 1};
+    json_t *content = json_pack("{s:s%}", "subscription", topic.data, topic.size);
+    char *text = content ? json_dumps(content, 0) : NULL;
+    json_decref(content);
+    if (!text)
+        return; /* not UTF-8: no topic of ours */
+    const struct px_draft draft = {.idents = &topic,
+                                   .ident_count = topic.size ? 1 : 0,
+                                   .type = "iopub_welcome",
+                                   .content = px_span_of(text)};
+    struct px_msg *msg = px_session_build(channels->session, &draft);
+    free(text);
+    send_message(channels, PX_IOPUB, &msg);
+}
+
+static void on_subscription(struct px_loop *loop, void *ctx)
+{
+    struct px_channels *channels = ctx;
+    (void)loop;
+    for (int i = 0; i < PX_LOOP_BATCH; i++) {
+        struct px_msg *msg = px_socket_recv(channels->sockets[PX_IOPUB]);
+        if (!msg)
+            return;
+        if (px_msg_count(msg) == 1)
+            welcome(channels, px_msg_frame(msg, 0));
+        px_msg_destroy(msg);
+    }
+}
+
 static void on_heart(struct px_loop *loop, void *ctx)
 {
     struct px_channels *channels = ctx;
@@ -92,20 +153,6 @@ static void on_heart(struct px_loop *loop, void *ctx)
         if (px_socket_send(channels->heart, &beat) != PX_SENT)
             px_msg_destroy(beat);
     }
-}
-
-static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg)
-{
-    struct px_channels *channels = ctx;
-    const enum px_sent sent = px_socket_send(channels->sockets[channel], msg);
-    if (channel == PX_IOPUB)
-        px_kernel_published(channels->kernel, sent == PX_SENT);
-    if (sent == PX_SENT || sent == PX_SENT_TO_SOME)
-        return;
-    px_log_limited(&channels->unsent, PX_INFO, "message.unsent", "channel=%d why=\"client gone\"",
-                   (int)channel);
-    px_msg_destroy(*msg);
-    *msg = NULL;
 }
 
 /* ---- ends ---- */
@@ -143,7 +190,7 @@ static void close_sockets(void *ctx)
 struct bind_row {
     enum px_socket_type type;
     int *port;
-    px_loop_fn *fn; /* NULL: only sends */
+    px_loop_fn *fn;
     struct px_socket **socket;
 };
 
@@ -161,9 +208,9 @@ static int bind_one(struct px_channels *channels, const struct bind_row *row, st
         result = px_socket_bind_port(*row->socket, interface, row->port, err);
     }
     free(interface);
-    if (result == 0 && row->fn)
-        px_loop_socket(px_service_loop(channels->service), px_socket_pollable(*row->socket), row->fn,
-                       channels);
+    if (result == 0)
+        px_loop_socket(px_service_loop(channels->service), px_socket_pollable(*row->socket),
+                       row->fn, channels);
     return result;
 }
 
@@ -175,7 +222,7 @@ static int bind_all(struct px_channels *channels, struct px_error *err)
         {PX_ROUTER, &connection->control_port, on_control, &channels->sockets[PX_CONTROL]},
         {PX_ROUTER, &connection->shell_port, on_shell, &channels->sockets[PX_SHELL]},
         {PX_ROUTER, &connection->stdin_port, on_stdin, &channels->sockets[PX_STDIN]},
-        {PX_PUB, &connection->iopub_port, NULL, &channels->sockets[PX_IOPUB]},
+        {PX_XPUB, &connection->iopub_port, on_subscription, &channels->sockets[PX_IOPUB]},
         {PX_ROUTER, &connection->hb_port, on_heart, &channels->heart},
     };
     for (size_t i = 0; i < PX_COUNT(rows); i++)
@@ -203,6 +250,7 @@ static int create_kernel(struct px_channels *channels, const struct px_interp_op
                                             .session = channels->session,
                                             .topic_prefix = prefix,
                                             .topics = topics,
+                                            .handlers = handlers,
                                             .connect_info = ports,
                                             .engine_id = -1,
                                             .has_stdin = true,

@@ -50,6 +50,25 @@ void px_on_shutdown_request(struct px_kernel *kernel, struct px_request *request
     kernel->config.shutdown(kernel->config.ctx, restart);
 }
 
+/* A refusal in the form of the Debug Adapter Protocol, which is what a front end that debugs reads.
+ */
+void px_on_debug_request(struct px_kernel *kernel, struct px_request *request)
+{
+    static const char why[] = "this kernel has no debugger; use %debug or breakpoint()";
+    json_t *asked = px_json_parse(px_request_content(request), NULL);
+    const char *command = json_string_value(json_object_get(asked, "command"));
+    json_t *content =
+        json_pack("{s:s, s:s, s:s, s:[], s:s, s:I, s:i, s:b, s:s, s:s}", "status", "error", "ename",
+                  "NotImplementedError", "evalue", why, "traceback", "type", "response",
+                  "request_seq", json_integer_value(json_object_get(asked, "seq")), "seq", 0,
+                  "success", 0, "command", command ? command : "", "message", why);
+    char *text = json_dumps(content, 0);
+    px_request_reply(kernel, request, px_span_of(text));
+    free(text);
+    json_decref(content);
+    json_decref(asked);
+}
+
 /* ---- abort ---- */
 
 /* Ids that never arrive are kept: enough for any client's mistakes, no more. */
@@ -108,6 +127,7 @@ void px_kernel_serve_aborted(struct px_kernel *kernel, struct px_request *reques
     struct px_handler here = *request->handler;
     here.place = PX_ON_SERVICE;
     request->handler = &here;
+    request->shell = NULL;
     request->aborted = true;
     px_kernel_serve(kernel, request);
 }
@@ -125,7 +145,7 @@ static void answer_aborted(struct px_kernel *kernel, struct px_request *requests
 
 static void abort_id(struct px_kernel *kernel, const char *id)
 {
-    struct px_request *queued = px_queue_remove(&kernel->queue, has_id, (void *)id);
+    struct px_request *queued = px_queue_remove(&kernel->main.queue, has_id, (void *)id);
     if (queued)
         answer_aborted(kernel, queued);
     else
@@ -161,7 +181,7 @@ void px_on_abort_request(struct px_kernel *kernel, struct px_request *request)
     if (json_is_string(ids))
         abort_id(kernel, json_string_value(ids));
     else if (json_array_size(ids) == 0)
-        answer_aborted(kernel, px_queue_remove(&kernel->queue, is_execute, NULL));
+        answer_aborted(kernel, px_queue_remove(&kernel->main.queue, is_execute, NULL));
     json_decref(json);
     px_request_reply(kernel, request, PX_SPAN("{\"status\": \"ok\"}"));
 }
@@ -196,7 +216,7 @@ void px_on_recall_request(struct px_kernel *kernel, struct px_request *request)
     json_t *json = px_json_parse(px_request_content(request), NULL);
     json_t *ids = json_object_get(json, "msg_ids");
     struct px_request *queued =
-        json_is_array(ids) ? px_queue_remove(&kernel->queue, is_named, ids) : NULL;
+        json_is_array(ids) ? px_queue_remove(&kernel->main.queue, is_named, ids) : NULL;
     while (queued) {
         struct px_request *next = queued->next;
         give_back(kernel, queued);

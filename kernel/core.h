@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * core: private to the kernel core: requests, their queue, the outbox, comms, input.
+ * core: private to the kernel core: requests, their queues, the shells, the outbox, comms, input.
  *
- * Locks: the queue, the outbox, the comms and the input each have their own, held for a few
- * instructions and never two at once.
+ * Locks: each queue, the outbox, the comms, the input and the kernel have their own, held for a few
+ * instructions. Under the kernel's lock that of a queue or of the input may be taken; no other two
+ * are held at once.
  */
 #ifndef PX_CORE_H
 #define PX_CORE_H
@@ -29,6 +30,7 @@ struct px_request {
     struct px_header header;
     enum px_channel channel;
     const struct px_handler *handler; /* NULL: nobody knows the type */
+    struct px_shell *shell;           /* whose queue it went to; NULL: the service thread's */
     struct px_parent *parent;
     bool aborted; /* to be answered "aborted" when its turn comes */
     bool allow_stdin;
@@ -74,6 +76,42 @@ void px_queue_abort_executes(struct px_queue *queue);
 struct px_request *px_queue_remove(struct px_queue *queue,
                                    bool (*match)(const struct px_request *request, void *ctx),
                                    void *ctx);
+
+/* ---- shells: a queue each, and the thread that serves it ---- */
+
+#define PX_MOST_SUBSHELLS 64
+
+struct px_shell {
+    struct px_shell *next;
+    struct px_kernel *kernel;
+    char id[PX_ID_SIZE]; /* empty: the main shell, on the interpreter thread */
+    struct px_queue queue;
+    struct px_request *serving; /* its own thread's */
+
+    /* under the kernel's lock */
+    pthread_t thread;
+    bool started, ended; /* the thread */
+    bool leaving;        /* deleted: no longer listed, its thread is to end */
+    bool running;        /* a request */
+    struct px_parent *current; /* of the request that runs, or ran last */
+};
+
+PX_MUST_USE int px_shell_init(struct px_shell *shell, struct px_kernel *kernel,
+                              struct px_error *err);
+void px_shell_fini(struct px_shell *shell);
+/* Serves requests until the queue is stopped. Its own thread. */
+void px_shell_serve(struct px_shell *shell);
+/* Its own thread: a request has been served. */
+void px_shell_rest(struct px_shell *shell);
+/* Service thread: the shell that a request names, the main one if none; NULL: there is no such. */
+struct px_shell *px_shell_of(struct px_kernel *kernel, const struct px_request *request);
+/* Any thread: the shell that this thread serves, else the main one. With the kernel's lock. */
+struct px_shell *px_shell_here(struct px_kernel *kernel);
+/* Interpreter thread, before the language ends: ends the subshells, but for those that sit in user
+ * code and do not listen. */
+void px_subshells_end(struct px_kernel *kernel);
+/* True when such a one still uses the kernel, which then must not be freed. */
+bool px_subshells_left(struct px_kernel *kernel);
 
 /* ---- outbox: the interpreter's threads post, the service thread takes ---- */
 
@@ -186,7 +224,7 @@ struct px_kernel {
     char *metadata; /* of a message that has no other */
     struct px_interp_host host;
     atomic_int engine_id;
-    struct px_queue queue;
+    struct px_shell main;
     struct px_outbox outbox;
     struct px_capture *capture; /* NULL: descriptors are left alone */
     struct px_comms *comms;
@@ -201,15 +239,15 @@ struct px_kernel {
     struct px_item *withheld;      /* hush.c: busy; service thread */
     struct px_parent *hushed;      /* hush.c: whose idle is left out; service thread */
 
-    pthread_mutex_t lock;      /* of the next two */
-    struct px_parent *current; /* of the request that runs, or ran last */
-    bool running;
-    void *self; /* the language's instance; NULL before px_kernel_run; under lock */
+    pthread_mutex_t lock;
+    /* under lock */
+    void *self;              /* the language's instance; NULL before and after px_kernel_run */
+    pthread_cond_t changed;  /* `self`, or a subshell's `ended` */
+    struct px_shell *shells; /* subshells, in order of creation */
+    bool closed;             /* no more of them */
 
-    /* interpreter thread */
-    struct px_request *serving;
-    int next_count; /* execution count of the next cell */
-    bool exit_requested;
+    atomic_int next_count; /* execution count of the next cell */
+    struct px_consumption *usage; /* what the last usage_request measured; service thread */
 };
 
 extern const struct px_handler px_core_handlers[];
@@ -233,6 +271,9 @@ void px_slow_reader_tell(struct px_kernel *kernel);
 void px_kernel_drain(struct px_kernel *kernel, bool all);
 /* Interpreter thread, before a reply: output of the request must not come after it. */
 void px_kernel_settle(struct px_kernel *kernel, struct px_request *request);
+/* Statuses busy and idle around the handler or the abortion of a request, on the thread that serves
+ * it; takes it. */
+void px_kernel_serve(struct px_kernel *kernel, struct px_request *request);
 /* Fills kernel->host. */
 void px_host_init(struct px_kernel *kernel);
 /* Builds, signs and sends, on the service thread; takes `item`. */
@@ -251,8 +292,6 @@ void px_reply_aborted(struct px_kernel *kernel, struct px_request *request);
 /* True when an abort_request named this request before it came; forgets the id. */
 bool px_abort_awaits(struct px_kernel *kernel, const struct px_request *request);
 void px_aborts_fini(struct px_kernel *kernel);
-/* Runs one request that belongs on the service thread, statuses included; takes it. */
-void px_kernel_serve(struct px_kernel *kernel, struct px_request *request);
 /* Statuses and reply "aborted", now and from the service thread: the request's turn may be behind
  * one that runs for an hour. Takes it. */
 void px_kernel_serve_aborted(struct px_kernel *kernel, struct px_request *request);

@@ -149,7 +149,7 @@ static void publish_input(struct px_kernel *kernel, const struct px_request *req
     struct px_buf content = {0};
     px_buf_text(&content, "{\"code\": ");
     px_buf_json_string(&content, code.data, code.size);
-    px_buf_printf(&content, ", \"execution_count\": %d}", kernel->next_count);
+    px_buf_printf(&content, ", \"execution_count\": %d}", atomic_load(&kernel->next_count));
     px_kernel_publish(kernel, request, "execute_input", PX_TOPIC_EXECUTE_INPUT,
                       px_buf_span(&content));
     px_buf_fini(&content);
@@ -190,11 +190,12 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
         publish_input(kernel, request, args.run.code);
     struct px_outcome outcome = {0};
     kernel->config.ops->execute(kernel->self, &args.run, &outcome);
-    kernel->next_count = outcome.execution_count + 1;
-    kernel->exit_requested = outcome.exit_requested;
+    atomic_store(&kernel->next_count, outcome.execution_count + 1);
+    if (outcome.exit_requested)
+        px_queue_stop(&kernel->main.queue);
     /* Before the reply: what a client sends after reading it is not to be aborted. */
     if (outcome.failed && !args.run.silent && args.stop_on_error)
-        px_queue_abort_executes(&kernel->queue);
+        px_queue_abort_executes(&request->shell->queue);
     reply_execute(kernel, request, &outcome);
     px_outcome_fini(&outcome);
     execute_args_fini(&args);

@@ -11,13 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A new reference to `parent`, or to the request that runs or ran last. */
+/* A new reference to `parent`, or to the request that runs or ran last on this thread's shell. */
 static struct px_parent *resolve(struct px_kernel *kernel, struct px_parent *parent)
 {
     if (parent)
         return px_parent_ref(parent);
     pthread_mutex_lock(&kernel->lock);
-    parent = px_parent_ref(kernel->current);
+    parent = px_parent_ref(px_shell_here(kernel)->current);
     pthread_mutex_unlock(&kernel->lock);
     return parent;
 }
@@ -171,7 +171,7 @@ static void host_publish(void *ctx, struct px_parent *parent, enum px_publicatio
 
 static void ask(struct px_kernel *kernel, const char *prompt, bool password)
 {
-    const struct px_request *request = kernel->serving;
+    const struct px_request *request = kernel->main.serving;
     struct px_item *item = px_item_create(PX_STDIN, "input_request", request->parent);
     item->request = px_msg_copy(request->msg);
     px_buf_text(&item->content, "{\"prompt\": ");
@@ -185,7 +185,7 @@ static int host_input(void *ctx, const char *prompt, bool password, struct px_bu
                       struct px_error *err)
 {
     struct px_kernel *kernel = ctx;
-    const struct px_request *request = kernel->serving;
+    const struct px_request *request = kernel->main.serving;
     if (!kernel->config.has_stdin || !request || !request->msg || !request->allow_stdin)
         return px_fail(err, PX_ENOENT, "this front end takes no input");
     if (prompt)
@@ -213,7 +213,7 @@ static void release_kept(void *hint)
 static bool host_keep_buffer(void *ctx, size_t index, struct px_buffer *out)
 {
     const struct px_kernel *kernel = ctx;
-    const struct px_msg *msg = kernel->serving ? kernel->serving->msg : NULL;
+    const struct px_msg *msg = kernel->main.serving ? kernel->main.serving->msg : NULL;
     if (!msg || index >= px_msg_buffer_count(msg))
         return false;
     struct px_msg *kept = px_msg_create();

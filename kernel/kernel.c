@@ -87,79 +87,19 @@ void px_parent_unref(struct px_parent *parent)
 
 /* ---- sending ---- */
 
-struct release {
-    void (*fn)(void *hint);
-    void *hint;
-};
-
-static void release_buffer(void *data, void *hint)
-{
-    (void)data;
-    const struct release release = *(struct release *)hint;
-    free(hint);
-    release.fn(release.hint);
-}
-
-static void append_buffers(struct px_msg *msg, struct px_item *item)
-{
-    for (size_t i = 0; i < item->buffer_count; i++) {
-        struct px_buffer *buffer = &item->buffers[i];
-        if (!buffer->release) {
-            px_msg_append(msg, buffer->data, buffer->size);
-            continue;
-        }
-        struct release *release = px_alloc(sizeof *release);
-        *release = (struct release){buffer->release, buffer->hint};
-        buffer->release = NULL; /* the message's business from here on */
-        px_msg_append_new(msg, (void *)buffer->data, buffer->size, release_buffer, release);
-    }
-}
-
-/* Bare text becomes the content of a stream message. */
-static void dress_stream(struct px_item *item)
-{
-    struct px_buf json = {0};
-    px_buf_text(&json, item->stream == PX_STDOUT ? "{\"name\": \"stdout\", \"text\": "
-                                                 : "{\"name\": \"stderr\", \"text\": ");
-    px_buf_json_string(&json, item->content.data, item->content.size);
-    px_buf_text(&json, "}");
-    px_buf_fini(&item->content);
-    item->content = json;
-}
-
-void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
-{
-    if (item->stream >= 0)
-        dress_stream(item);
-    const struct px_span topic = px_span_of(item->own_topic ? item->own_topic : item->topic);
-    const struct px_draft draft = {
-        .idents = &topic,
-        .ident_count = topic.size ? 1 : 0,
-        .idents_of = item->request,
-        .type = item->type,
-        .parent = item->parent ? (struct px_span){item->parent->header, item->parent->size}
-                               : (struct px_span){0},
-        .metadata =
-            item->metadata.size ? px_buf_span(&item->metadata) : px_span_of(kernel->metadata),
-        .content = px_buf_span(&item->content),
-    };
-    struct px_msg *msg = px_session_build(kernel->config.session, &draft);
-    append_buffers(msg, item);
-    px_log(PX_DEBUG, "message.out", "channel=%d type=%s id=%s", (int)item->channel, item->type,
-           px_session_last_id(kernel->config.session));
-    kernel->config.send(kernel->config.ctx, item->channel, &msg);
-    px_item_destroy(item);
-}
-
 /*
  * The end of a request wakes the service thread. While others wait to run at once, and that thread
- * looks within a moment anyhow, it does not: their replies then go out together.
+ * looks within a moment anyhow, it does not: their replies then go out together. What the main
+ * shell posts between a busy and its idle is looked for without a ring: next_look().
  */
-static enum px_post ringing(struct px_kernel *kernel, const struct px_item *item)
+static enum px_post ringing(struct px_kernel *kernel, const struct px_request *request,
+                            const struct px_item *item)
 {
+    if (request->shell != &kernel->main)
+        return PX_POST_RING;
     if (item->mark != PX_IDLE)
         return PX_POST_QUIET;
-    return px_queue_waits(&kernel->queue) ? PX_POST_LAZY : PX_POST_RING;
+    return px_queue_waits(&kernel->main.queue) ? PX_POST_LAZY : PX_POST_RING;
 }
 
 void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
@@ -168,7 +108,7 @@ void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
     if (!request->handler || request->handler->place == PX_ON_SERVICE)
         px_kernel_send(kernel, item);
     else
-        px_outbox_post(&kernel->outbox, item, ringing(kernel, item));
+        px_outbox_post(&kernel->outbox, item, ringing(kernel, request, item));
 }
 
 void px_kernel_publish(struct px_kernel *kernel, const struct px_request *request, const char *type,
@@ -185,7 +125,7 @@ static void publish_state(struct px_kernel *kernel, const struct px_request *req
 {
     struct px_item *item = px_item_create(PX_IOPUB, "status", request->parent);
     item->topic = kernel->topics[PX_TOPIC_STATUS];
-    item->mark = mark;
+    item->mark = request->shell == &kernel->main ? mark : PX_UNMARKED;
     item->quiet = mark == PX_BUSY && px_hush_asked(request);
     px_buf_text(&item->content, mark == PX_BUSY ? "{\"execution_state\": \"busy\"}"
                                                 : "{\"execution_state\": \"idle\"}");
@@ -220,7 +160,7 @@ void px_request_refuse(struct px_kernel *kernel, struct px_request *request, con
     px_buf_fini(&content);
 }
 
-/* ---- service thread ---- */
+/* ---- receiving ---- */
 
 void px_kernel_serve(struct px_kernel *kernel, struct px_request *request)
 {
@@ -240,8 +180,44 @@ void px_request_hold(struct px_request *request)
 
 void px_request_finish(struct px_kernel *kernel, struct px_request *request)
 {
+    if (request->shell) {
+        px_shell_rest(request->shell);
+        if (request->msg) /* else there was a reply, and output before it */
+            px_kernel_settle(kernel, request);
+    }
     publish_state(kernel, request, PX_IDLE);
     px_request_destroy(request);
+}
+
+static void on_unknown_subshell(struct px_kernel *kernel, struct px_request *request)
+{
+    const struct px_span id = request->header.subshell_id;
+    if (request->handler->reply)
+        px_request_refuse(kernel, request, "KeyError", "no subshell %.*s", (int)id.size, id.data);
+}
+
+static void refuse_subshell(struct px_kernel *kernel, struct px_request *request)
+{
+    const struct px_handler here = {request->handler->type, request->handler->reply, PX_ON_SERVICE,
+                                    on_unknown_subshell, 0};
+    request->handler = &here;
+    px_kernel_serve(kernel, request);
+}
+
+/* Service thread: on to the shell that it names. */
+static void pass_on(struct px_kernel *kernel, struct px_request *request)
+{
+    struct px_shell *shell = px_shell_of(kernel, request);
+    if (kernel->aborts && px_abort_awaits(kernel, request)) {
+        px_kernel_serve_aborted(kernel, request);
+    } else if (!shell) {
+        refuse_subshell(kernel, request);
+    } else {
+        request->shell = shell;
+        if (shell == &kernel->main)
+            kernel->unfinished++;
+        px_queue_push(&shell->queue, request);
+    }
 }
 
 static const struct px_handler *find_row(const struct px_handler *rows, struct px_span type)
@@ -276,17 +252,10 @@ void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct
         return;
     }
     request->handler = find_handler(kernel, request->header.msg_type);
-    const bool queued = request->handler && request->handler->place == PX_ON_INTERPRETER;
-    if (queued && kernel->aborts && px_abort_awaits(kernel, request)) {
-        px_kernel_serve_aborted(kernel, request);
-        return;
-    }
-    if (!queued) {
+    if (request->handler && request->handler->place == PX_ON_INTERPRETER)
+        pass_on(kernel, request);
+    else
         px_kernel_serve(kernel, request);
-        return;
-    }
-    kernel->unfinished++;
-    px_queue_push(&kernel->queue, request);
 }
 
 void px_kernel_announce(struct px_kernel *kernel)
@@ -377,21 +346,31 @@ void px_kernel_flush(struct px_kernel *kernel)
 
 /* ---- any thread ---- */
 
+/* With the lock. */
+static void interrupt_running(struct px_kernel *kernel)
+{
+    const struct px_interp_ops *ops = kernel->config.ops;
+    if (kernel->main.running) {
+        px_input_interrupt(&kernel->input);
+        ops->interrupt(kernel->self);
+    }
+    for (struct px_shell *shell = kernel->shells; shell; shell = shell->next)
+        if (shell->running && ops->interrupt_thread)
+            ops->interrupt_thread(kernel->self, shell->thread);
+}
+
 void px_kernel_interrupt(struct px_kernel *kernel)
 {
     pthread_mutex_lock(&kernel->lock);
-    void *self = kernel->running ? kernel->self : NULL;
-    if (self) {
-        px_input_interrupt(&kernel->input);
-        kernel->config.ops->interrupt(self);
-    }
+    if (kernel->self)
+        interrupt_running(kernel);
     pthread_mutex_unlock(&kernel->lock);
 }
 
 void px_kernel_stop(struct px_kernel *kernel)
 {
     px_outbox_close(&kernel->outbox);
-    px_queue_stop(&kernel->queue);
+    px_queue_stop(&kernel->main.queue);
 }
 
 void px_kernel_renumber(struct px_kernel *kernel, int engine_id)
@@ -402,7 +381,7 @@ void px_kernel_renumber(struct px_kernel *kernel, int engine_id)
 bool px_kernel_busy(struct px_kernel *kernel)
 {
     pthread_mutex_lock(&kernel->lock);
-    const bool running = kernel->running;
+    const bool running = kernel->main.running;
     pthread_mutex_unlock(&kernel->lock);
     return running;
 }
@@ -414,61 +393,20 @@ const struct px_interp_host *px_kernel_host(struct px_kernel *kernel)
     return &kernel->host;
 }
 
-static void set_running(struct px_kernel *kernel, struct px_request *request)
-{
-    kernel->serving = request;
-    pthread_mutex_lock(&kernel->lock);
-    struct px_parent *last = NULL;
-    kernel->running = request != NULL;
-    if (request) {
-        last = kernel->current;
-        kernel->current = px_parent_ref(request->parent);
-    }
-    pthread_mutex_unlock(&kernel->lock);
-    px_parent_unref(last);
-    if (kernel->config.running)
-        kernel->config.running(kernel->config.ctx, request);
-}
-
-static void wait_for_request(struct px_kernel *kernel, void *self)
-{
-    struct pollfd wake = {.fd = kernel->queue.fd, .events = POLLIN};
-    if (kernel->config.ops->idle)
-        kernel->config.ops->idle(self, kernel->queue.fd);
-    else
-        (void)poll(&wake, 1, -1); /* a signal ends the wait too; the caller looks again */
-}
-
 static void set_self(struct px_kernel *kernel, void *self, bool running)
 {
     pthread_mutex_lock(&kernel->lock);
     kernel->self = self;
-    kernel->running = running;
+    kernel->main.running = running;
+    pthread_cond_broadcast(&kernel->changed);
     pthread_mutex_unlock(&kernel->lock);
 }
 
 void px_kernel_run(struct px_kernel *kernel, void *self)
 {
     set_self(kernel, self, false);
-    while (!kernel->exit_requested && !px_queue_stopped(&kernel->queue)) {
-        struct px_request *request = px_queue_take(&kernel->queue);
-        if (!request) {
-            wait_for_request(kernel, self);
-            continue;
-        }
-        px_date_now(request->started);
-        set_running(kernel, request);
-        publish_state(kernel, request, PX_BUSY);
-        if (request->aborted)
-            px_reply_aborted(kernel, request);
-        else
-            request->handler->fn(kernel, request);
-        set_running(kernel, NULL);
-        if (request->msg) /* else there was a reply, and output before it */
-            px_kernel_settle(kernel, request);
-        publish_state(kernel, request, PX_IDLE);
-        px_request_destroy(request);
-    }
+    px_shell_serve(&kernel->main);
+    px_subshells_end(kernel);
     set_self(kernel, NULL, false);
 }
 
@@ -517,18 +455,38 @@ static void name_topics(struct px_kernel *kernel)
     }
 }
 
+/* kernel_info_reply. What is not in the tables is not promised. */
+static char *describe(const struct px_kernel_config *config)
+{
+    const bool subshells =
+        config->ops->thread_begin && find_row(config->handlers, PX_SPAN("create_subshell_request"));
+    return px_format("{\"status\": \"ok\", \"protocol_version\": \"%s\", "
+                     "\"supported_features\": [%s], %s}",
+                     PX_PROTOCOL_VERSION, subshells ? "\"kernel subshells\"" : "",
+                     config->ops->info_json);
+}
+
+static void init_lock(struct px_kernel *kernel)
+{
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&kernel->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutex_init(&kernel->lock, NULL);
+}
+
 struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct px_error *err)
 {
     struct px_kernel *kernel = px_alloc(sizeof *kernel);
     kernel->config = *config;
-    kernel->next_count = 1;
+    atomic_init(&kernel->next_count, 1);
     atomic_init(&kernel->engine_id, config->engine_id);
     kernel->look_ms = LOOK_FIRST_MS;
-    pthread_mutex_init(&kernel->lock, NULL);
+    init_lock(kernel);
     kernel->comms = px_comms_create();
     name_topics(kernel);
-    kernel->info = px_format("{\"status\": \"ok\", \"protocol_version\": \"%s\", %s}",
-                             PX_PROTOCOL_VERSION, config->ops->info_json);
+    kernel->info = describe(config);
     kernel->connect =
         px_format("{\"status\": \"ok\"%s}", config->connect_info ? config->connect_info : "");
     kernel->metadata = config->stamp_engine
@@ -536,12 +494,12 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
                            : px_strdup("{}");
     px_host_init(kernel);
     /* All three, so that destroying finds each initialised whichever failed. */
-    const int queue = px_queue_init(&kernel->queue, err);
+    const int shell = px_shell_init(&kernel->main, kernel, err);
     const int outbox = px_outbox_init(&kernel->outbox, &config->output, err);
     const int input = px_input_init(&kernel->input, err);
     if (config->output.capture)
         kernel->capture = px_capture_create(err);
-    if ((config->output.capture && !kernel->capture) || queue < 0 || outbox < 0 || input < 0) {
+    if ((config->output.capture && !kernel->capture) || shell < 0 || outbox < 0 || input < 0) {
         px_kernel_destroy(kernel);
         return NULL;
     }
@@ -551,11 +509,10 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
 
 void px_kernel_destroy(struct px_kernel *kernel)
 {
-    if (!kernel)
+    if (!kernel || px_subshells_left(kernel))
         return;
     px_capture_destroy(kernel->capture);
-    px_queue_fini(&kernel->queue);
-    px_parent_unref(kernel->current);
+    px_shell_fini(&kernel->main);
     px_hush_fini(kernel);
     px_outbox_fini(&kernel->outbox);
     px_input_fini(&kernel->input);
@@ -566,6 +523,8 @@ void px_kernel_destroy(struct px_kernel *kernel)
     free(kernel->info);
     free(kernel->connect);
     free(kernel->metadata);
+    free(kernel->usage);
+    pthread_cond_destroy(&kernel->changed);
     pthread_mutex_destroy(&kernel->lock);
     free(kernel);
 }

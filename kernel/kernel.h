@@ -12,12 +12,14 @@
  *     px_kernel_receive ── queue of requests ─────▶ px_kernel_run ─▶ language
  *     px_kernel_service ◀─ outbox of messages ───── its output, replies, statuses
  *
+ * A subshell is one more thread like the second, with a queue of its own (shells.c).
+ *
  * A handler table says for each message type which thread answers it. What the service
  * thread answers (kernel_info, interrupt, shutdown, abort, comm_info) is answered while the
  * interpreter is busy, sleeps, or has not started. Statuses busy and idle surround every
  * request and are sent here, never by a handler.
  *
- * Reference: "Messaging in Jupyter" 5.3.
+ * Reference: "Messaging in Jupyter" 5.5.
  */
 #ifndef PX_KERNEL_H
 #define PX_KERNEL_H
@@ -50,6 +52,8 @@ struct px_handler {
 px_handler_fn px_on_apply_request, px_on_clear_request, px_on_abort_request;
 /* Hands queued requests back to the scheduler that sent them: {"msg_ids": [...]}. */
 px_handler_fn px_on_recall_request;
+px_handler_fn px_on_create_subshell_request, px_on_delete_subshell_request;
+px_handler_fn px_on_list_subshell_request, px_on_usage_request, px_on_debug_request;
 
 /* What a handler may ask. Spans are valid until the reply is given. */
 struct px_span px_request_content(const struct px_request *request);

@@ -3,7 +3,8 @@
 px_library(px_interp SOURCES interp/interp.c interp/echo.c LIBS px_base Threads::Threads)
 
 px_library(px_kernel
-  SOURCES kernel.c hush.c host.c queue.c outbox.c flow.c spool.c capture.c slow.c execute.c control.c comm.c input.c
+  SOURCES kernel.c send.c shells.c hush.c host.c queue.c outbox.c flow.c spool.c capture.c slow.c
+          execute.c control.c usage.c comm.c input.c
   LIBS px_wire px_interp PkgConfig::JANSSON Threads::Threads)
 
 px_library(px_service SOURCES service.c LIBS px_kernel px_loop Threads::Threads)

@@ -29,7 +29,7 @@ void px_slow_reader_tell(struct px_kernel *kernel)
     if (kernel->tells == 0 || px_now_ms() < kernel->told_ms + TELL_MS)
         return;
     pthread_mutex_lock(&kernel->lock);
-    struct px_item *item = px_item_create(PX_IOPUB, "stream", kernel->current);
+    struct px_item *item = px_item_create(PX_IOPUB, "stream", kernel->main.current);
     pthread_mutex_unlock(&kernel->lock);
     item->topic = kernel->topics[PX_TOPIC_STDERR];
     item->stream = PX_STDERR;

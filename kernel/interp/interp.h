@@ -7,13 +7,15 @@
  * (busy and idle, headers, signatures, abort) is on the other side of this table.
  *
  * Threads: every op runs on the interpreter thread (the process's main thread) unless it
- * says otherwise. Services may be called from any thread of the language; they queue and
- * return, except input.
+ * says otherwise; a language that offers thread_begin is called from several at once. Services may
+ * be called from any thread of the language; they queue and return, except input.
  */
 #ifndef PX_INTERP_H
 #define PX_INTERP_H
 
 #include "base/base.h"
+
+#include <pthread.h>
 
 /* ---- what a language may ask of its host -------------------------------- */
 
@@ -168,6 +170,12 @@ struct px_interp_ops {
      * `last_fd` first (with 0 for `signo`, that alone). Whatever the language does then, its lock
      * held or not. Descriptors stay the caller's. */
     int (*trace)(void *self, int signo, int stacks_fd, int last_fd, struct px_error *err);
+    /* Optional, all three or none: other threads than the interpreter's call execute, query and comm,
+     * between thread_begin and thread_end on that thread; `name` is for people. interrupt_thread is
+     * called as interrupt is, and may come too late. */
+    void (*thread_begin)(void *self, const char *name);
+    void (*thread_end)(void *self);
+    void (*interrupt_thread)(void *self, pthread_t thread);
 
     /* Optional: lets the language use idle time. Waits until `fd` can be read, running the language's
      * own event loop (asyncio tasks go on between cells); returns at once when it can. */

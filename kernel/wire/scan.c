@@ -232,11 +232,12 @@ bool px_scan_true(struct px_span value)
 
 int px_header_scan(struct px_span header, struct px_header *out, struct px_error *err)
 {
-    static const char *const keys[] = {"msg_id", "msg_type", "session", "date"};
+    static const char *const keys[] = {"msg_id", "msg_type", "session", "date", "subshell_id"};
     struct px_span values[PX_COUNT(keys)];
     if (px_scan(header, keys, values, PX_COUNT(keys)) < 0)
         return px_fail(err, PX_EINVAL, "the header is not a plain JSON object");
-    struct px_span *fields[] = {&out->msg_id, &out->msg_type, &out->session, &out->date};
+    struct px_span *fields[] = {&out->msg_id, &out->msg_type, &out->session, &out->date,
+                                &out->subshell_id};
     for (size_t i = 0; i < PX_COUNT(keys); i++) {
         *fields[i] = px_span_of("");
         if (!px_scan_string(values[i], fields[i]) && i < 2)

@@ -41,7 +41,7 @@
 #define PX_REPLAY_WINDOW 65536 /* signatures remembered, as jupyter_client's digest history */
 
 #define PX_DELIMITER "<IDS|MSG>"
-#define PX_PROTOCOL_VERSION "5.3"
+#define PX_PROTOCOL_VERSION "5.5"
 
 /* ---- message: a vector of frames -------------------------------------- */
 
@@ -109,10 +109,10 @@ bool px_scan_true(struct px_span value);
 
 /* The header fields that decide. Spans point into the frame. */
 struct px_header {
-    struct px_span msg_id, msg_type, session, date;
+    struct px_span msg_id, msg_type, session, date, subshell_id;
 };
-/* PX_EINVAL unless msg_id, msg_type are plain strings (no escapes) of at most 255 bytes; session
- * and date may be absent (empty). */
+/* PX_EINVAL unless msg_id, msg_type are plain strings (no escapes) of at most 255 bytes; the others
+ * may be absent (empty). */
 PX_MUST_USE int px_header_scan(struct px_span header, struct px_header *out, struct px_error *err);
 
 /* ---- session: who we are, signing, verifying --------------------------- */

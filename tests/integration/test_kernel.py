@@ -13,105 +13,10 @@ from queue import Empty
 import jupyter_kernel_test
 import pytest
 import zmq
-from conftest import BIN, alive, processes_with, wait_for
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import KernelManager
-
-PXKERNEL = BIN / "pxkernel"
-TIMEOUT = 30
+from conftest import alive, processes_with, wait_for
+from kernels import PXKERNEL, TIMEOUT, Kernel, echo, python, start  # noqa: F401: fixtures
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
-
-
-class Manager(KernelManager):
-    """Starts pxkernel by its path, with options."""
-
-    options = ()
-
-    @property
-    def kernel_spec(self):
-        return KernelSpec(argv=[str(PXKERNEL), *self.options, "-f", "{connection_file}"],
-                          display_name="pxkernel", language="any", interrupt_mode="message")
-
-
-class Kernel:
-    """A running kernel and its client; run() is one cell from request to idle."""
-
-    def __init__(self, env, directory, *options):
-        self.km = Manager(connection_file=str(directory / "kernel.json"))
-        self.km.options = options
-        self.km.start_kernel(env=env, cwd=str(directory))
-        self.kc = self.km.client()
-        self.kc.start_channels()
-        self.kc.wait_for_ready(timeout=TIMEOUT)
-
-    @property
-    def pid(self):
-        return self.km.provisioner.process.pid
-
-    def until_idle(self, msg_id, seen=None):
-        """The iopub messages of a request, as (type, content)."""
-        seen = [] if seen is None else seen
-        while True:
-            msg = self.kc.get_iopub_msg(timeout=TIMEOUT)
-            if msg["parent_header"].get("msg_id") != msg_id:
-                continue
-            seen.append((msg["msg_type"], msg["content"]))
-            if seen[-1] == ("status", {"execution_state": "idle"}):
-                return seen
-
-    def wait_for_output(self, msg_id, msg_type):
-        while True:
-            msg = self.kc.get_iopub_msg(timeout=TIMEOUT)
-            if msg["parent_header"].get("msg_id") == msg_id and msg["msg_type"] == msg_type:
-                return msg["content"]
-
-    def reply(self, msg_id, channel="shell"):
-        get = getattr(self.kc, f"get_{channel}_msg")
-        while True:
-            msg = get(timeout=TIMEOUT)
-            if msg["parent_header"].get("msg_id") == msg_id:
-                return msg
-
-    def run(self, code, **options):
-        msg_id = self.kc.execute(code, **options)
-        return self.reply(msg_id)["content"], self.until_idle(msg_id)
-
-    def send(self, channel, msg_type, content):
-        """Sends any request; returns its msg_id."""
-        msg = self.kc.session.msg(msg_type, content)
-        getattr(self.kc, f"{channel}_channel").send(msg)
-        return msg["header"]["msg_id"]
-
-    def close(self):
-        self.kc.stop_channels()
-        if self.km.has_kernel:
-            self.km.shutdown_kernel(now=True)
-
-
-@pytest.fixture
-def start(env, tmp_path):
-    started = []
-
-    def start(*options):
-        directory = tmp_path / f"kernel{len(started)}"
-        directory.mkdir()
-        started.append(Kernel(env, directory, *options))
-        return started[-1]
-
-    yield start
-    for kernel in started:
-        kernel.close()
-
-
-@pytest.fixture
-def echo(start):
-    return start("--language", "echo")
-
-
-@pytest.fixture
-def python(start):
-    return start("--language", "python")
 
 
 LANGUAGES = {

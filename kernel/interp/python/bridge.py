@@ -166,12 +166,13 @@ class Bridge:
         self.options = options
         self.engine = options["engine"]
         self.kernel = Kernel(self)
-        self.allow_stdin = False
         self.child = False  # of the kernel's or engine's process, forked by the user's code
+        self._stdin = threading.local()
         self._shell = None
         self._comms = None
         self._apply = None
-        self._loop = None
+        self._loops = threading.local()
+        self._making = threading.RLock()
         self._idling = False
         self._started = False
         self._modules = {}
@@ -208,8 +209,8 @@ class Bridge:
         host.forked()
         self.child = True
         if self._idling:
-            self._loop.stop()  # it shares its selector with the parent's
-        self._loop = None
+            self._loops.loop.stop()  # it shares its selector with the parent's
+        self._loops = threading.local()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             if signal.getsignal(number) in (None, signal.SIG_DFL):  # none that Python set
                 signal.signal(number, signal.SIG_DFL)
@@ -291,6 +292,16 @@ class Bridge:
             faulthandler.register(signo, file=stacks_fd, all_threads=True, chain=True)
         faulthandler.enable(file=last_fd, all_threads=True)
         os.register_at_fork(after_in_child=forget)
+    def thread_begin(self, name):
+        """In the thread of a subshell."""
+        threading.current_thread().name = f"Subshell-{name}"
+
+    def thread_end(self, unused):
+        loop = getattr(self._loops, "loop", None)
+        if loop is not None:
+            loop.close()
+        # What stands for a thread that Python did not start would stand there for ever.
+        getattr(threading, "_active", {}).pop(threading.get_ident(), None)
 
     def stop(self):
         """Runs what the user left to be run at exit. True if none of the user's threads is left."""
@@ -317,22 +328,26 @@ class Bridge:
     @property
     def shell(self):
         """The shell, with the user's startup files run."""
-        self._make_shell()
-        if not self._started:
-            self._started = True
-            self.comms
-            try:
-                self._shell.px_start()
-            except KeyboardInterrupt:  # the next cell starts it, or would be without %px
-                self._started = False
-                raise
+        if self._started:
+            return self._shell
+        with self._making:  # subshells may want it at once; in the startup files it is there
+            self._make_shell()
+            if not self._started:
+                self._started = True
+                self.comms
+                try:
+                    self._shell.px_start()
+                except KeyboardInterrupt:  # the next cell starts it, or would be without %px
+                    self._started = False
+                    raise
         return self._shell
 
     # ---- requests ----------------------------------------------------------
 
     def execute(self, code, silent, store_history, allow_stdin, expressions):
         shell = self.shell
-        self.allow_stdin = bool(allow_stdin)
+        stdin = self._stdin
+        stdin.allowed = bool(allow_stdin)
         try:
             with self.running_loop():
                 error = shell.px_execute(code, bool(silent), bool(store_history))
@@ -340,7 +355,7 @@ class Bridge:
                 if error is None and expressions not in ("", "{}"):
                     values = shell.user_expressions(json.loads(expressions))
         finally:
-            self.allow_stdin = False
+            stdin.allowed = False
         payload, leave = shell.px_take_payload()
         return (
             None if error is None else members(error),
@@ -348,7 +363,6 @@ class Bridge:
             encode(payload) if payload else None,
             encode(values) if values else None,
             leave,
-            self._has_background(),
         )
 
     def query(self, what, content):
@@ -471,7 +485,8 @@ class Bridge:
 
     def _ask(self, prompt, password):
         line = None
-        if self.allow_stdin and threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if main and getattr(self._stdin, "allowed", False):
             line = host.input(str(prompt), password)
         if line is None:
             raise self._no_stdin()(
@@ -501,12 +516,14 @@ class Bridge:
 
     @property
     def loop(self):
-        if self._loop is None or self._loop.is_closed():
+        """This thread's. Between requests C lets that of the interpreter thread run."""
+        loop = getattr(self._loops, "loop", None)
+        if loop is None or loop.is_closed():
             import asyncio
 
-            self._loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(self._loop)
-        return self._loop
+            loop = self._loops.loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+        return loop
 
     def running_loop(self):
         return RunningLoop(self)
@@ -526,24 +543,20 @@ class Bridge:
                 except KeyboardInterrupt:
                     if task.done():
                         raise
-                    self._shell.px_interrupted = True
+                    self._shell.px_own.interrupted = True
                     task.cancel()
         finally:
             asyncio._set_running_loop(loop)
 
-    def _has_background(self):
-        loop = self._loop
-        if loop is None:
-            return False
+    def note_background(self):
+        """Tells C what the loop has to do between requests."""
+        loop = getattr(self._loops, "loop", None)
+        if loop is None or threading.current_thread() is not threading.main_thread():
+            return
         try:
-            if loop._ready or loop._scheduled or len(loop._selector.get_map()) > 1:
-                return True
-        except AttributeError:  # another kind of loop
-            pass
-        import asyncio
-
-        known = getattr(asyncio.tasks, "_all_tasks", True)  # to 3.11; cheaper to see that it is empty
-        return bool(known and asyncio.all_tasks(loop))
+            host.background(loop._ready or loop._scheduled, loop._selector.fileno())
+        except (AttributeError, OSError, ValueError):  # another kind of loop, or a closed one
+            host.background(not loop.is_closed(), -1)
 
     def idle(self, fd):
         """Lets the loop run until `fd` can be read."""
@@ -558,10 +571,11 @@ class Bridge:
             self._idling = False
             if not self.child:
                 loop.remove_reader(fd)
+                self.note_background()
 
 
 class RunningLoop:
-    """The loop counts as running while a cell does, if anything has made one or may want one."""
+    """A thread's loop counts as running while a cell does, if anything may want one."""
 
     def __init__(self, bridge):
         self.bridge = bridge
@@ -575,3 +589,4 @@ class RunningLoop:
         asyncio = sys.modules.get("asyncio")
         if asyncio is not None:
             asyncio._set_running_loop(None)
+        self.bridge.note_background()

@@ -13,20 +13,19 @@ static PyObject *text_of(struct px_span span)
     return PyUnicode_DecodeUTF8(span.data ? span.data : "", (Py_ssize_t)span.size, "replace");
 }
 
-/* Bridge.execute gives (error, execution_count, payload, user_expressions, leave, background). */
-static int unpack(struct px_python *self, PyObject *answer, struct px_outcome *out)
+/* Bridge.execute gives (error, execution_count, payload, user_expressions, leave). */
+static int unpack(PyObject *answer, struct px_outcome *out)
 {
     PyObject *error, *payload, *expressions;
-    int leave, background;
-    if (!PyArg_ParseTuple(answer, "OiOOpp", &error, &out->execution_count, &payload, &expressions,
-                          &leave, &background))
+    int leave;
+    if (!PyArg_ParseTuple(answer, "OiOOp", &error, &out->execution_count, &payload, &expressions,
+                          &leave))
         return -1;
     out->failed = error != Py_None;
     px_python_append(&out->error, error);
     px_python_append(&out->payload, payload);
     px_python_append(&out->user_expressions, expressions);
     out->exit_requested = leave;
-    self->background = background;
     return 0;
 }
 
@@ -41,7 +40,7 @@ void px_cell_execute(void *arg, const struct px_execute *request, struct px_outc
     if (code && expressions)
         answer = PyObject_CallMethod(self->bridge, "execute", "OiiiO", code, request->silent,
                                      request->store_history, request->allow_stdin, expressions);
-    if (!answer || unpack(self, answer, out) != 0)
+    if (!answer || unpack(answer, out) != 0)
         px_python_failed(self, "describe_cell", out);
     px_python_end_child(self, out->failed);
     Py_XDECREF(code);

@@ -6,7 +6,7 @@ a kernel that holds the file's lock, and, when that lasts, takes the file for co
 away. Here the thread that IPython has for writing gathers the inputs of a second and keeps no cell
 waiting for the disk; what it cannot write now it writes later, at the latest when the kernel ends.
 A file that cannot be written to when the shell is made is left alone, and the history kept in
-memory.
+memory. What waits for a full disk is bounded.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import _phalanx_host as host
 from IPython.core.history import HistoryManager
 
 GATHER_S = 1.0
+MOST_WAITING = 10_000  # inputs that are kept for a disk that takes none
 BUSY_MS = 500  # that a locked file may cost a first cell, and the end of the kernel twice
 
 
@@ -37,6 +38,7 @@ class History(HistoryManager):
     def __init__(self, **traits):
         self._px_closing = threading.Event()
         self._px_writing = threading.Lock()
+        self._px_lines = (None, frozenset())  # of the session: numbers that are in the file
         self._px_warned = False
         super().__init__(**traits)
 
@@ -97,25 +99,32 @@ class History(HistoryManager):
             except sqlite3.Error as error:
                 self._px_warn("the history is written later", error)
                 with self.db_input_cache_lock:
-                    self.db_input_cache = inputs + self.db_input_cache
+                    self.db_input_cache = (inputs + self.db_input_cache)[-MOST_WAITING:]
                 with self.db_output_cache_lock:
-                    self.db_output_cache = outputs + self.db_output_cache
+                    self.db_output_cache = (outputs + self.db_output_cache)[-MOST_WAITING:]
 
     def _px_store(self, db, inputs, outputs):
         if not inputs and not outputs:
             return
-        try:
-            self._px_insert(db, inputs, outputs)
-        except sqlite3.IntegrityError:  # line numbers began anew: so does the session
-            self.new_session(db)
-            self._px_insert(db, inputs, outputs)
-
-    def _px_insert(self, db, inputs, outputs):
-        rows = [(self.session_number, *line) for line in inputs]
+        session, taken = self._px_lines
+        if any(line == 1 for line, *_ in inputs) and 1 in taken and session == self.session_number:
+            self.new_session(db)  # numbers began anew: so does the session
+        taken = set(taken) if session == self.session_number else set()
+        rows = [(self.session_number, self._px_number(line, taken), *rest)
+                for line, *rest in inputs]
         texts = [(self.session_number, *line) for line in outputs]
         with db:
             db.executemany("INSERT INTO history VALUES (?, ?, ?, ?)", rows)
-            db.executemany("INSERT INTO output_history VALUES (?, ?, ?)", texts)
+            db.executemany("INSERT OR IGNORE INTO output_history VALUES (?, ?, ?)", texts)
+        self._px_lines = (self.session_number, taken)
+
+    @staticmethod
+    def _px_number(line, taken):
+        """Cells that ran at once, in subshells, have one number; the file wants each once."""
+        while line in taken:
+            line += 1
+        taken.add(line)
+        return line
 
     # ---- the shell asks --------------------------------------------------------------------------
 

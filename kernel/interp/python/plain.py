@@ -47,8 +47,6 @@ _NOT_PYTHON = re.compile(r"^\s*(?:[\w.\s,]+=\s*)?(%{1,2}[A-Za-z]\S*|!\S+|\?+[\w.
 
 
 class Plain:
-    px_interrupted = False
-
     def __init__(self, bridge):
         self.bridge = bridge
         self.kernel = bridge.kernel

@@ -39,19 +39,6 @@ static const char info_json[] =
     "{\"text\": \"NumPy Reference\", \"url\": \"https://numpy.org/doc/stable/\"}, "
     "{\"text\": \"Matplotlib Reference\", \"url\": \"https://matplotlib.org/stable/\"}]";
 
-void px_python_enter(struct px_python *self)
-{
-    PyEval_RestoreThread(self->thread);
-    if (PyErr_CheckSignals() != 0)
-        PyErr_Clear();
-    px_loan_collect(self);
-}
-
-void px_python_leave(struct px_python *self)
-{
-    self->thread = PyEval_SaveThread();
-}
-
 void px_python_append(struct px_buf *buf, PyObject *text)
 {
     Py_ssize_t size = 0;
@@ -222,6 +209,7 @@ static void *python_create(const struct px_interp_config *config, struct px_erro
     struct px_python *self = px_alloc(sizeof *self);
     self->engine = config->engine;
     self->main_thread = pthread_self();
+    self->loop_fd = -1;
     if (start_bridge(self, config) != 0) {
         struct px_outcome out = {0};
         px_python_failed(self, "describe", &out);
@@ -292,13 +280,7 @@ static void python_destroy(void *arg)
     free(self);
 }
 
-/* ---- interrupt, idle, fork ----------------------------------------------------- */
-
-static void python_interrupt(void *arg)
-{
-    struct px_python *self = arg;
-    pthread_kill(self->main_thread, SIGINT);
-}
+/* ---- idle, fork ----------------------------------------------------- */
 
 /* faulthandler's handlers need no GIL: they read the frames as they are. */
 static int python_trace(void *arg, int signo, int stacks_fd, int last_fd, struct px_error *err)
@@ -319,8 +301,9 @@ static int python_trace(void *arg, int signo, int stacks_fd, int last_fd, struct
 static void python_idle(void *arg, int fd)
 {
     struct px_python *self = arg;
-    struct pollfd wait = {.fd = fd, .events = POLLIN};
-    if (poll(&wait, 1, self->background ? 0 : -1) != 0 || !self->background)
+    struct pollfd wait[] = {{.fd = fd, .events = POLLIN}, {.fd = self->loop_fd, .events = POLLIN}};
+    const int ready = poll(wait, PX_COUNT(wait), self->background ? 0 : -1);
+    if (ready < 0 || wait[0].revents || (ready == 0 && !self->background))
         return; /* a signal ends the wait, too: the caller looks again */
     px_python_enter(self);
     tell_bridge(self, "idle", "(i)", fd);
@@ -379,8 +362,11 @@ const struct px_interp_ops px_interp_python = {
     .query = px_cell_query,
     .comm = px_cell_comm,
     .clear = px_cell_clear,
-    .interrupt = python_interrupt,
+    .interrupt = px_python_interrupt,
     .trace = python_trace,
+    .thread_begin = px_thread_begin,
+    .thread_end = px_thread_end,
+    .interrupt_thread = px_thread_interrupt,
     .idle = python_idle,
     .warm = python_warm,
     .before_fork = python_before_fork,

@@ -16,6 +16,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "interp/interp.h"
 
@@ -34,7 +35,11 @@ struct px_python {
     pthread_t main_thread;             /* the one that interrupts go to */
     bool engine;
     bool forked;               /* this is a child that the user's code forked: it has no host */
+    struct px_thread *threads; /* of subshells; GIL */
     bool background;           /* the event loop has something to do between cells */
+    int loop_fd;               /* readable when the event loop has something to do, or -1 */
+    atomic_bool relentless;    /* what runs on the interpreter thread caught an interrupt */
+    _Atomic(int64_t) interrupted_ms; /* when it was interrupted last */
     PyObject *module;          /* _phalanx_host */
     PyObject *parent_variable; /* context variable: the request that output belongs to */
     PyTypeObject *parent_type; /* of its values */
@@ -43,8 +48,8 @@ struct px_python {
     _Atomic(struct px_loan *) returned; /* pushed by any thread, popped under the GIL */
 };
 
-/* Take and give up the GIL on the interpreter thread. Entering drops an interrupt that was meant
- * for a request which has ended. */
+/* Take and give up the GIL, on the interpreter thread or a subshell's. Entering drops an interrupt
+ * that was meant for a request which has ended. */
 void px_python_enter(struct px_python *self);
 void px_python_leave(struct px_python *self);
 
@@ -88,6 +93,11 @@ void px_cell_query(void *self, enum px_query what, struct px_span content, struc
 void px_cell_comm(void *self, enum px_publication what, struct px_span content,
                   struct px_span metadata, const struct px_span *buffers, size_t buffer_count);
 void px_cell_clear(void *self);
+/* And those of thread.c. */
+void px_thread_begin(void *self, const char *name);
+void px_thread_end(void *self);
+void px_thread_interrupt(void *self, pthread_t thread);
+void px_python_interrupt(void *self);
 void px_apply_run(void *self, struct px_span msg_id, struct px_span metadata,
                   const struct px_span *buffers, size_t buffer_count, struct px_outcome *out);
 /* GIL. Forgets what apply remembers. */

@@ -6,6 +6,7 @@
  *     input(prompt, password)                     a line, or None when the front end takes no input
  *     log(text)                                   a line in the log, for whoever runs the program
  *     forked()                                    this is a child process, without a host
+ *     background(busy, fd)                        what the event loop has to do between requests
  *     parent()                                    the header of the caller's request, as JSON text
  *     parent_variable                             what ties the caller to its request (parent.c)
  *     stdout, stderr                              streams.c
@@ -203,6 +204,17 @@ static PyObject *host_forked(PyObject *module, PyObject *args)
     (void)args;
     python_of(module)->host = NULL;
     python_of(module)->forked = true;
+    python_of(module)->loop_fd = -1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *host_background(PyObject *module, PyObject *args)
+{
+    struct px_python *self = python_of(module);
+    int busy;
+    if (!PyArg_ParseTuple(args, "pi", &busy, &self->loop_fd))
+        return NULL;
+    self->background = busy;
     Py_RETURN_NONE;
 }
 
@@ -210,6 +222,9 @@ static PyMethodDef host_functions[] = {
     {"publish", host_publish, METH_VARARGS, PyDoc_STR("publish(kind, content, metadata, buffers)")},
     {"input", host_input, METH_VARARGS, PyDoc_STR("input(prompt, password)")},
     {"log", host_log, METH_O, PyDoc_STR("A line in the log, not in the cell.")},
+    {"background", host_background, METH_VARARGS,
+     PyDoc_STR("background(busy, fd): the event loop is to run between requests: at once when it is"
+               " busy, else when the descriptor can be read.")},
     {"forked", host_forked, METH_NOARGS, PyDoc_STR("From now on output goes to the descriptors.")},
     {"parent", host_parent, METH_NOARGS, PyDoc_STR("The header of the caller's request, as JSON.")},
     {0},

@@ -41,11 +41,14 @@ _import_ipython()
 from IPython.core import page, payloadpage
 from IPython.core.application import BaseIPythonApplication
 from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.builtin_trap import BuiltinTrap
 from IPython.core.displayhook import DisplayHook as BaseDisplayHook
+from IPython.core.display_trap import DisplayTrap
 from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.core.payload import PayloadManager
 from IPython.core.shellapp import InteractiveShellApp
 from IPython.utils.tokenutil import token_at_cursor
 from traitlets import Any, CBool, Instance, Type, default
@@ -91,6 +94,54 @@ class DisplayHook(BaseDisplayHook):
         content, self._own.content = self._own.content, None
         if content["data"]:
             publish(host.EXECUTE_RESULT, content)
+
+
+class Locked:
+    """A trap of IPython's counts how deep it is in: threads take turns at that."""
+
+    def __init__(self, *args, **traits):
+        self._px_lock = threading.Lock()
+        super().__init__(*args, **traits)
+
+    def __enter__(self):
+        with self._px_lock:
+            return super().__enter__()
+
+    def __exit__(self, *error):
+        with self._px_lock:
+            return super().__exit__(*error)
+
+
+class LockedBuiltins(Locked, BuiltinTrap):
+    pass
+
+
+class LockedDisplay(Locked, DisplayTrap):
+    pass
+
+
+class Payloads(PayloadManager):
+    """Each thread's own, as each serves a request of its own."""
+
+    def __init__(self, **traits):
+        self._own = threading.local()
+        super().__init__(**traits)
+
+    @property
+    def _payload(self):
+        return self._own.__dict__.setdefault("payload", [])
+
+    @_payload.setter
+    def _payload(self, payload):
+        self._own.payload = payload
+
+
+class Own(threading.local):
+    """What the shell keeps for the request of each thread."""
+
+    interrupted = False
+    traceback = None
+    leave = False
 
 
 @magics_class
@@ -142,9 +193,11 @@ class Shell(InteractiveShell):
     last_execution_succeeded = True
     last_execution_result = None
     keepkernel_on_exit = None
-    px_interrupted = False
-    _last_traceback = None
-    _leave = False
+    px_own = Any()
+
+    @default("px_own")
+    def _default_own(self):
+        return Own()
 
     @default("exiter")
     def _default_exiter(self):
@@ -161,6 +214,18 @@ class Shell(InteractiveShell):
     def init_hooks(self):
         super().init_hooks()
         self.set_hook("show_in_pager", page.as_hook(payloadpage.page), 99)
+
+    def init_builtins(self):
+        super().init_builtins()
+        self.builtin_trap = LockedBuiltins(shell=self)
+
+    def init_displayhook(self):
+        super().init_displayhook()
+        self.display_trap = LockedDisplay(hook=self.displayhook)
+
+    def init_payload(self):
+        self.payload_manager = Payloads(parent=self)
+        self.configurables.append(self.payload_manager)
 
     def init_magics(self):
         super().init_magics()
@@ -185,7 +250,7 @@ class Shell(InteractiveShell):
             raise UsageError(f"the {gui!r} event loop is not available in this kernel")
 
     def ask_exit(self):
-        self._leave = not self.keepkernel_on_exit
+        self.px_own.leave = not self.keepkernel_on_exit
         payload = {"source": "ask_exit", "keepkernel": self.keepkernel_on_exit}
         self.payload_manager.write_payload(payload)
 
@@ -205,11 +270,12 @@ class Shell(InteractiveShell):
         publish_data(data)
 
     def _showtraceback(self, etype, evalue, stb):
-        if self.px_interrupted and etype.__name__ == "CancelledError":
-            self.px_interrupted = False
+        own = self.px_own
+        if own.interrupted and etype.__name__ == "CancelledError":
+            own.interrupted = False
             etype, evalue = KeyboardInterrupt, KeyboardInterrupt()
-        self._last_traceback = describe(evalue, list(stb))
-        publish(host.ERROR, self._last_traceback)
+        own.traceback = describe(evalue, list(stb))
+        publish(host.ERROR, own.traceback)
 
     def system_piped(self, cmd):
         """Runs a command, showing its output as it comes."""
@@ -245,8 +311,9 @@ class Shell(InteractiveShell):
 
     def px_execute(self, code, silent, store_history):
         """None, or the error that ended the cell."""
-        self._last_traceback = None
-        self.px_interrupted = False
+        own = self.px_own
+        own.traceback = None
+        own.interrupted = False
         try:
             result = self.run_cell(code, store_history=store_history, silent=silent)
         except BaseException as error:  # an interrupt outside the user's code
@@ -256,13 +323,14 @@ class Shell(InteractiveShell):
         failure = result.error_before_exec or result.error_in_exec
         if failure is None:
             return None
-        return self._last_traceback or describe(failure, [])
+        return own.traceback or describe(failure, [])
 
     def px_take_payload(self):
         payload = self.payload_manager.read_payload()
         if payload:
             self.payload_manager.clear_payload()
-        leave, self._leave = self._leave, False
+        own = self.px_own
+        leave, own.leave = own.leave, False
         return payload, leave
 
     def px_traceback(self, error):

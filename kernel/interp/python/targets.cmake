@@ -14,7 +14,7 @@ endforeach()
 
 px_library(px_python
   SOURCES interp/python/python.c interp/python/select.c interp/python/cell.c interp/python/apply.c
-          interp/python/streams.c interp/python/services.c interp/python/parent.c ${PX_EMBEDDED}
+          interp/python/streams.c interp/python/services.c interp/python/parent.c interp/python/thread.c ${PX_EMBEDDED}
   LIBS px_interp Python3::Python)
 target_compile_definitions(px_python PRIVATE PX_PYTHON_DEFAULT="${Python3_EXECUTABLE}")
 target_include_directories(px_python PRIVATE ${CMAKE_CURRENT_LIST_DIR})

@@ -112,7 +112,7 @@ static void a_header_has_all_six_fields(void **state)
     assert_int_equal(json_object_size(header), 6);
     assert_string_equal(json_string_value(json_object_get(header, "username")), "O\"Hara\n");
     assert_string_equal(json_string_value(json_object_get(header, "session")), "me");
-    assert_string_equal(json_string_value(json_object_get(header, "version")), "5.3");
+    assert_string_equal(json_string_value(json_object_get(header, "version")), PX_PROTOCOL_VERSION);
     assert_string_equal(json_string_value(json_object_get(header, "msg_id")),
                         px_session_last_id(session));
     json_decref(header);

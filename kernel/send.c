@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * send: an item of the outbox becomes a signed message and leaves. On the service thread.
+ *
+ * What the language lends (arrays in buffers) leaves without a copy: the message gives it back when
+ * the last frame that refers to it is gone.
+ */
+#include "core.h"
+
+#include <stdlib.h>
+
+struct release {
+    void (*fn)(void *hint);
+    void *hint;
+};
+
+static void release_buffer(void *data, void *hint)
+{
+    (void)data;
+    const struct release release = *(struct release *)hint;
+    free(hint);
+    release.fn(release.hint);
+}
+
+static void append_buffers(struct px_msg *msg, struct px_item *item)
+{
+    for (size_t i = 0; i < item->buffer_count; i++) {
+        struct px_buffer *buffer = &item->buffers[i];
+        if (!buffer->release) {
+            px_msg_append(msg, buffer->data, buffer->size);
+            continue;
+        }
+        struct release *release = px_alloc(sizeof *release);
+        *release = (struct release){buffer->release, buffer->hint};
+        buffer->release = NULL; /* the message's business from here on */
+        px_msg_append_new(msg, (void *)buffer->data, buffer->size, release_buffer, release);
+    }
+}
+
+/* Bare text becomes the content of a stream message. */
+static void dress_stream(struct px_item *item)
+{
+    struct px_buf json = {0};
+    px_buf_text(&json, item->stream == PX_STDOUT ? "{\"name\": \"stdout\", \"text\": "
+                                                 : "{\"name\": \"stderr\", \"text\": ");
+    px_buf_json_string(&json, item->content.data, item->content.size);
+    px_buf_text(&json, "}");
+    px_buf_fini(&item->content);
+    item->content = json;
+}
+
+void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
+{
+    if (item->stream >= 0)
+        dress_stream(item);
+    const struct px_span topic = px_span_of(item->own_topic ? item->own_topic : item->topic);
+    const struct px_draft draft = {
+        .idents = &topic,
+        .ident_count = topic.size ? 1 : 0,
+        .idents_of = item->request,
+        .type = item->type,
+        .parent = item->parent ? (struct px_span){item->parent->header, item->parent->size}
+                               : (struct px_span){0},
+        .metadata =
+            item->metadata.size ? px_buf_span(&item->metadata) : px_span_of(kernel->metadata),
+        .content = px_buf_span(&item->content),
+    };
+    struct px_msg *msg = px_session_build(kernel->config.session, &draft);
+    append_buffers(msg, item);
+    px_log(PX_DEBUG, "message.out", "channel=%d type=%s id=%s", (int)item->channel, item->type,
+           px_session_last_id(kernel->config.session));
+    kernel->config.send(kernel->config.ctx, item->channel, &msg);
+    px_item_destroy(item);
+}

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What protocol 5.5 adds: subshells, a welcome on iopub, usage, features; and payloads, stdin,
+widgets' messages, through pxkernel with Python."""
+import os
+import signal
+import time
+
+import pytest
+import zmq
+from conftest import wait_for
+from jupyter_client.session import Session
+from kernels import TIMEOUT, echo, kernel, python, shared, start  # noqa: F401: fixtures
+
+pytestmark = pytest.mark.usefixtures("no_leftovers")
+
+
+def control(kernel, msg_type, content=None):
+    msg_id = kernel.send("control", msg_type, content or {})
+    return kernel.reply(msg_id, "control")["content"]
+
+
+def send_to(kernel, subshell, msg_type, content):
+    """Sends a request to a subshell; returns its msg_id."""
+    msg = kernel.kc.session.msg(msg_type, content)
+    msg["header"]["subshell_id"] = subshell
+    kernel.kc.shell_channel.send(msg)
+    return msg["header"]["msg_id"]
+
+
+def cell(code, **more):
+    return {"code": code, "silent": False, "store_history": True, "user_expressions": {},
+            "allow_stdin": False, "stop_on_error": True, **more}
+
+
+def execute_in(kernel, subshell, code):
+    return send_to(kernel, subshell, "execute_request", cell(code))
+
+
+# ---- kernel_info, usage, debug -------------------------------------------------------
+
+def test_features_are_those_that_are_there(python, echo):
+    info = control(python, "kernel_info_request")
+    assert info["protocol_version"] == "5.5"
+    assert info["supported_features"] == ["kernel subshells"]
+    assert control(echo, "kernel_info_request")["supported_features"] == []
+    refused = control(echo, "create_subshell_request")
+    assert refused["status"] == "error" and refused["ename"] == "NotImplementedError"
+
+
+def test_usage_is_told_while_a_cell_holds_the_gil(python):
+    busy = python.kc.execute("print('go', flush=True)\nimport re\n"
+                             "re.match(r'(a+)+$', 'a' * 30 + 'b')")  # holds it for minutes
+    python.wait_for_output(busy, "stream")
+    control(python, "usage_request")
+    usage = control(python, "usage_request")
+    assert usage["pid"] == python.pid and usage["kernel_memory"] > 1 << 20
+    assert usage["cpu_count"] == os.cpu_count() and usage["host_virtual_memory"]["total"] > 1 << 20
+    wait_for(lambda: control(python, "usage_request")["kernel_cpu"] > 10, what="a busy kernel")
+    python.km.shutdown_kernel(now=True)
+
+
+def test_a_debugger_is_refused_in_its_own_protocol(kernel):
+    reply = control(kernel, "debug_request", {"type": "request", "seq": 7, "command": "attach"})
+    assert reply["status"] == "error" and reply["success"] is False
+    assert reply["request_seq"] == 7 and reply["command"] == "attach" and reply["message"]
+    assert control(kernel, "debug_request", {"seq": "x", "command": 3})["success"] is False
+
+
+def test_a_subscriber_is_welcomed(echo):
+    info = echo.km.get_connection_info()
+    session = Session(key=info["key"])
+    with zmq.Context() as context, context.socket(zmq.SUB) as iopub:
+        iopub.connect(f"tcp://127.0.0.1:{info['iopub_port']}")
+        for topic in (b"", b"kernel."):
+            iopub.subscribe(topic)
+            assert iopub.poll(TIMEOUT * 1000)
+            idents, frames = session.feed_identities(iopub.recv_multipart())
+            welcome = session.deserialize(frames)
+            assert idents == ([topic] if topic else [])
+            assert welcome["msg_type"] == "iopub_welcome" and welcome["parent_header"] == {}
+            assert welcome["content"] == {"subscription": topic.decode()}
+            iopub.unsubscribe(topic)
+        iopub.subscribe(b"\xff\xfe")  # no text, no welcome; and no harm
+    assert echo.run("hello")[0]["status"] == "ok"
+
+
+# ---- subshells ---------------------------------------------------------------------------
+
+def make_subshell(kernel):
+    return control(kernel, "create_subshell_request")["subshell_id"]
+
+
+@pytest.fixture
+def subshell(kernel):
+    made = make_subshell(kernel)
+    yield made
+    control(kernel, "delete_subshell_request", {"subshell_id": made})
+
+
+def test_subshells_are_made_listed_and_deleted(kernel):
+    made = [control(kernel, "create_subshell_request")["subshell_id"] for _ in range(3)]
+    assert control(kernel, "list_subshell_request") == {"status": "ok", "subshell_id": made}
+    assert control(kernel, "delete_subshell_request", {"subshell_id": made[1]})["status"] == "ok"
+    assert control(kernel, "list_subshell_request")["subshell_id"] == [made[0], made[2]]
+    for wrong in ({"subshell_id": made[1]}, {"subshell_id": 5}, {}):
+        assert control(kernel, "delete_subshell_request", wrong)["status"] == "error"
+    msg_id = execute_in(kernel, made[1], "1")
+    assert kernel.reply(msg_id)["content"]["status"] == "error"
+    assert [kind for kind, _ in kernel.until_idle(msg_id)] == ["status", "status"]
+    for left in (made[0], made[2]):
+        control(kernel, "delete_subshell_request", {"subshell_id": left})
+
+
+def test_subshells_are_bounded(python):
+    replies = [control(python, "create_subshell_request") for _ in range(70)]
+    assert [r["status"] for r in replies] == ["ok"] * 64 + ["error"] * 6
+    assert python.run("1")[0]["status"] == "ok"
+
+
+def test_a_subshell_runs_while_the_main_shell_does(kernel, subshell):
+    main = kernel.kc.execute("import threading\nreached = threading.Event()\nprint('go', flush=True)\n"
+                             "assert reached.wait(30)\nprint('main done')")
+    kernel.wait_for_output(main, "stream")
+    other = execute_in(kernel, subshell, "print('in it')\nreached.set()\n"
+                                         "threading.current_thread().name")
+    reply = kernel.reply(other)
+    assert reply["content"]["status"] == "ok" and reply["parent_header"]["msg_id"] == other
+    assert kernel.reply(main)["content"]["status"] == "ok"
+
+
+def test_output_of_each_shell_has_its_own_parent(kernel, subshell):
+    kernel.run("import threading, time\nturn = threading.Barrier(2)\n"
+               "def talk(who):\n"
+               "    for i in range(20):\n"
+               "        turn.wait(20)\n"
+               "        print(who, i, flush=True)")
+    ids = {kernel.kc.execute("talk('main'); 'main result'"): "main",
+           execute_in(kernel, subshell, "talk('sub'); 'sub result'"): "sub"}
+    text, results, idle = {"main": "", "sub": ""}, {}, 0
+    while idle < 2:
+        msg = kernel.kc.get_iopub_msg(timeout=TIMEOUT)
+        who = ids.get(msg["parent_header"].get("msg_id"))
+        if msg["msg_type"] == "stream":
+            text[who] += msg["content"]["text"]
+        elif msg["msg_type"] == "execute_result":
+            results[who] = msg["content"]["data"]["text/plain"]
+        idle += who is not None and msg["content"].get("execution_state") == "idle"
+    assert text == {who: "".join(f"{who} {i}\n" for i in range(20)) for who in ("main", "sub")}
+    assert results == {"main": "'main result'", "sub": "'sub result'"}
+
+
+def test_comm_messages_on_a_subshell_run_while_a_cell_does(kernel, subshell):
+    """What JupyterLab does with a slider."""
+    kernel.run("from ipykernel.comm import Comm\nimport threading\nmoved = threading.Event()\n"
+               "def on_open(comm, msg):\n"
+               "    @comm.on_msg\n"
+               "    def on_msg(msg):\n"
+               "        print('slider', msg['content']['data'], flush=True)\n"
+               "        moved.set()\n"
+               "get_ipython().kernel.comm_manager.register_target('slider', on_open)")
+    main = kernel.kc.execute("print('go', flush=True)\nassert moved.wait(30)")
+    kernel.wait_for_output(main, "stream")
+    send_to(kernel, subshell, "comm_open", {"comm_id": "c1", "target_name": "slider", "data": {}})
+    moved = send_to(kernel, subshell, "comm_msg", {"comm_id": "c1", "data": {"value": 7}})
+    seen = []
+    while "slider" not in str(seen):
+        msg = kernel.kc.get_iopub_msg(timeout=TIMEOUT)
+        if msg["parent_header"].get("msg_id") == moved:
+            seen.append(msg["content"])
+    assert kernel.reply(main)["content"]["status"] == "ok"
+
+
+def test_errors_and_queries_stay_in_their_subshell(kernel, subshell):
+    ids = [execute_in(kernel, subshell, code) for code in ("import time; time.sleep(.2); 1/0", "2")]
+    mine = kernel.kc.execute("3")
+    assert kernel.reply(mine)["content"]["status"] == "ok"
+    assert [kernel.reply(i)["content"]["status"] for i in ids] == ["error", "aborted"]
+    asked = send_to(kernel, subshell, "complete_request", {"code": "zi", "cursor_pos": 2})
+    assert "zip" in kernel.reply(asked)["content"]["matches"]
+    awaited = execute_in(kernel, subshell, "import asyncio\nawait asyncio.sleep(0.01)\n'waited'")
+    assert kernel.reply(awaited)["content"]["status"] == "ok"
+
+
+def test_an_interrupt_reaches_a_subshell(kernel, subshell):
+    stuck = execute_in(kernel, subshell, "print('go', flush=True)\nwhile True: pass")
+    kernel.wait_for_output(stuck, "stream")
+    kernel.km.interrupt_kernel()
+    assert kernel.reply(stuck)["content"]["ename"] == "KeyboardInterrupt"
+    fine = execute_in(kernel, subshell, "'fine'")
+    assert kernel.reply(fine)["content"]["status"] == "ok"
+
+
+def test_deleting_a_subshell_aborts_what_waits_there(kernel, subshell):
+    running = execute_in(kernel, subshell, "import threading\ngo = threading.Event()\n"
+                                           "print('go', flush=True)\ngo.wait(30)")
+    kernel.wait_for_output(running, "stream")
+    waiting = execute_in(kernel, subshell, "1")
+    kernel.reply(kernel.kc.kernel_info())  # it came by the same way: the other has arrived
+    assert control(kernel, "delete_subshell_request", {"subshell_id": subshell})["status"] == "ok"
+    assert kernel.reply(waiting)["content"]["status"] == "aborted"
+    kernel.run("go.set()")
+    assert control(kernel, "list_subshell_request")["subshell_id"] == []
+
+
+@pytest.mark.parametrize("code", ["import time; print('go', flush=True); time.sleep(60)",
+                                  "print('go', flush=True)\nwhile True:\n"
+                                  "    try:\n        while True: pass\n"
+                                  "    except BaseException: pass"])
+def test_a_busy_subshell_does_not_keep_the_kernel_from_ending(python, code):
+    subshell = make_subshell(python)
+    python.wait_for_output(execute_in(python, subshell, code), "stream")
+    process = python.km.provisioner.process
+    began = time.monotonic()
+    python.send("control", "shutdown_request", {"restart": False})
+    assert process.wait(TIMEOUT) == 0
+    assert time.monotonic() - began < 4
+
+
+def test_a_subshell_made_before_python_is_up_serves(start, tmp_path):
+    kernel = start()
+    subshell = control(kernel, "create_subshell_request")["subshell_id"]
+    first = execute_in(kernel, subshell, "6 * 7")
+    assert kernel.reply(first)["content"]["status"] == "ok"
+
+
+# ---- interrupts ---------------------------------------------------------------------------
+
+STUBBORN = """
+from time import sleep as rest
+print('go', flush=True)
+while True:
+    try:
+        rest(60)
+    except BaseException:
+        print('no', flush=True)
+"""
+
+
+def test_a_second_interrupt_ends_a_cell_that_catches_the_first(kernel):
+    running = kernel.kc.execute(STUBBORN)
+    assert kernel.wait_for_output(running, "stream")["text"] == "go\n"
+    kernel.km.interrupt_kernel()
+    assert kernel.wait_for_output(running, "stream")["text"] == "no\n"
+    kernel.km.interrupt_kernel()
+    assert kernel.reply(running)["content"]["ename"] == "KeyboardInterrupt"
+    assert kernel.run("x = 1\nfor i in range(10): x += 1\nx")[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("code", [
+    "import os; print('go', flush=True); os.system('sleep 60')",
+    "print('go', flush=True)\n!sleep 60",
+    "import subprocess; print('go', flush=True); subprocess.run(['sleep', '60'])",
+    "print('go', flush=True)\nimport threading; threading.Lock().acquire() and None\n"
+    "l = threading.Lock(); l.acquire(); l.acquire()",
+    "import asyncio; print('go', flush=True); await asyncio.sleep(60)",
+    "import multiprocessing as m\np = m.Process(target=__import__('time').sleep, args=(60,))\n"
+    "p.start(); print('go', flush=True); p.join()",
+])
+def test_an_interrupt_ends_what_a_cell_waits_for(kernel, code):
+    running = kernel.kc.execute(code)
+    kernel.wait_for_output(running, "stream")
+    began = time.monotonic()
+    kernel.km.interrupt_kernel()
+    kernel.reply(running)
+    assert time.monotonic() - began < 20
+    assert kernel.run("1")[0]["status"] == "ok"
+
+
+def test_a_storm_of_interrupts_does_no_harm(kernel):
+    for round in range(3):
+        running = kernel.kc.execute("import time\nfor i in range(100): time.sleep(0.01)")
+        for _ in range(60):
+            os.kill(kernel.pid, signal.SIGINT)
+            kernel.send("control", "interrupt_request", {})
+        kernel.reply(running)
+    answers = [kernel.run("'alive'")[0]["status"] for _ in range(3)]
+    assert answers[-1] == "ok"
+
+
+# ---- payloads, input ---------------------------------------------------------------------------
+
+def test_payloads(kernel):
+    reply, _ = kernel.run("zip?")
+    assert [p["source"] for p in reply["payload"]] == ["page"]
+    assert "text/plain" in reply["payload"][0]["data"]
+    reply, _ = kernel.run("get_ipython().set_next_input('x = 1')")
+    assert reply["payload"] == [{"source": "set_next_input", "text": "x = 1", "replace": False}]
+    reply, _ = kernel.run("%load_ext autoreload")
+    assert reply["payload"] == []
+    reply, _ = kernel.run("exit(keep_kernel=True)")
+    assert reply["payload"] == [{"source": "ask_exit", "keepkernel": True}]
+    assert kernel.run("1")[0]["status"] == "ok"
+
+
+def test_user_expressions(kernel):
+    reply, _ = kernel.run("x = 3", user_expressions={"good": "x + 1", "bad": "nothing"})
+    values = reply["user_expressions"]
+    assert values["good"]["status"] == "ok" and values["good"]["data"]["text/plain"] == "4"
+    assert values["bad"]["status"] == "error" and values["bad"]["ename"] == "NameError"
+
+
+def answer(kernel, text):
+    """Waits for the question and answers it; returns its content."""
+    question = kernel.kc.get_stdin_msg(timeout=TIMEOUT)["content"]
+    kernel.kc.input(text)
+    return question
+
+
+def test_input_and_getpass(kernel):
+    msg_id = kernel.kc.execute("import getpass\n[input('name? '), getpass.getpass()]",
+                               allow_stdin=True)
+    assert answer(kernel, "Ada") == {"prompt": "name? ", "password": False}
+    assert answer(kernel, "secret") == {"prompt": "Password: ", "password": True}
+    seen = dict(kernel.until_idle(msg_id))
+    assert seen["execute_result"]["data"]["text/plain"] == "['Ada', 'secret']"
+
+
+def test_without_stdin_input_fails_at_once(kernel):
+    reply, _ = kernel.run("input()", allow_stdin=False)
+    assert reply["ename"] == "StdinNotImplementedError"
+
+
+@pytest.mark.parametrize("code", ["%debug", "breakpoint()", "import pdb; pdb.set_trace()"])
+def test_debuggers_talk_over_stdin(kernel, code):
+    kernel.run("def f(a):\n    return 1 / a")
+    if code == "%debug":
+        kernel.run("f(0)")
+    else:
+        code = f"def g():\n    here = 42\n    {code}\n    return here\ng()"
+    msg_id = kernel.kc.execute(code, allow_stdin=True)
+    prompt = answer(kernel, "p a" if "debug" in code and "%" in code else "p here" if "set_trace"
+                    not in code else "p here")["prompt"]
+    assert "db>" in prompt or "(Pdb)" in prompt
+    answer(kernel, "q")
+    text = "".join(c["text"] for k, c in kernel.until_idle(msg_id) if k == "stream")
+    assert ("0" if code == "%debug" else "42") in text
+    assert kernel.run("1")[0]["status"] == "ok"
+
+
+# ---- displays ---------------------------------------------------------------------------
+
+def test_displays_are_updated_and_cleared(kernel):
+    _, seen = kernel.run("from IPython.display import display, clear_output\n"
+                         "handle = display('one', display_id='d')\nhandle.update('two')\n"
+                         "clear_output(wait=True)")
+    kinds = dict(seen)
+    assert kinds["display_data"]["transient"] == {"display_id": "d"}
+    assert kinds["update_display_data"]["transient"] == {"display_id": "d"}
+    assert kinds["update_display_data"]["data"]["text/plain"] == "'two'"
+    assert kinds["clear_output"] == {"wait": True}
+
+
+def test_output_of_tasks_and_threads_belongs_to_their_cell(kernel):
+    first = kernel.kc.execute(
+        "import asyncio, threading\nfrom IPython.display import display\n"
+        "go = asyncio.Event()\nthreaded = threading.Event()\n"
+        "async def later():\n    await go.wait()\n    print('from a task', flush=True)\n"
+        "    display('shown by a task')\n"
+        "task = asyncio.create_task(later())\n"
+        "threading.Thread(target=lambda: (threaded.wait(), print('from a thread'))).start()")
+    kernel.reply(first)
+    kernel.until_idle(first)
+    second = kernel.kc.execute("go.set(); threaded.set()")
+    seen = {}
+    while not {"from a task\n", "from a thread\n", "'shown by a task'"} <= set(seen):
+        msg = kernel.kc.get_iopub_msg(timeout=TIMEOUT)
+        text = msg["content"].get("text") or msg["content"].get("data", {}).get("text/plain")
+        for line in (text or "").splitlines(True):
+            seen[line] = msg["parent_header"]["msg_id"]
+    assert set(seen.values()) == {first} and second != first
+
+
+def test_a_loop_is_woken_from_a_thread_between_cells(kernel):
+    """call_soon_threadsafe, with no task waiting."""
+    msg_id = kernel.kc.execute(
+        "import asyncio, threading\nloop = asyncio.get_running_loop()\n"
+        "threading.Timer(0.3, loop.call_soon_threadsafe, (print, 'woken')).start()")
+    assert kernel.wait_for_output(msg_id, "stream")["text"] == "woken\n"
+
+
+def test_a_comm_handler_may_start_a_task(kernel):
+    kernel.run("import asyncio\n"
+               "def on_open(comm, msg):\n"
+               "    async def answer():\n"
+               "        await asyncio.sleep(0.01)\n"
+               "        comm.send({'answer': 42})\n"
+               "    asyncio.get_running_loop().create_task(answer())\n"
+               "get_ipython().kernel.comm_manager.register_target('t', on_open)")
+    opened = kernel.send("shell", "comm_open", {"comm_id": "c", "target_name": "t", "data": {}})
+    assert kernel.wait_for_output(opened, "comm_msg")["data"] == {"answer": 42}
