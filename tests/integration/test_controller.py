@@ -689,8 +689,9 @@ def test_unfinished_tasks_come_back(cluster, tmp_path, ours):
     with view.temp_flags(after=[done, results[0]]):
         last = view.apply_async(int, "8")
     direct = rc[1].apply_async(append_when_there, gate, "direct")
+    other = cluster.client(2).load_balanced_view().apply_async(int, "9")  # another one that waits
     wait_until(lambda: sql(cluster, "SELECT count(*), sum(engine_uuid IS NOT NULL AND queue = 'task' "
-                                    "AND completed IS NULL) FROM tasks") == [(9, 2)])
+                                    "AND completed IS NULL) FROM tasks") == [(10, 2)])
     cluster.wait_for_state(2)
     os.killpg(cluster.controller.pid, signal.SIGKILL)
     cluster.controller.wait()
@@ -700,9 +701,10 @@ def test_unfinished_tasks_come_back(cluster, tmp_path, ours):
     assert [ar.get(DEADLINE) for ar in results] == [f"task-{i}" for i in range(6)]
     assert last.get(DEADLINE) == 8
     assert direct.get(DEADLINE) == "direct"
+    assert other.get(DEADLINE) == 9
     with open(gate) as file:
         assert sorted(file.read().split()) == ["direct", *[f"task-{i}" for i in range(6)]]
-    assert "adopted=2 submitted=5 direct=1 failed=0" in cluster.log()
+    assert "adopted=2 submitted=6 direct=1 failed=0" in cluster.log()
     # Started anew, it leaves alone what another controller has not finished.
     late = view.apply_async(append_when_there, gate + "-never", "late")
     wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks WHERE completed IS NULL") == [(1,)])
