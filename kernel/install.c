@@ -29,6 +29,7 @@
 struct options {
     int user, sys_prefix;
     const char *prefix, *name, *display_name, *python, *language;
+    struct px_list env;
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -42,6 +43,8 @@ static const struct px_option option_rows[] = {
     {"display-name", 0, PX_OPT_STRING, AT(display_name), 0, "TEXT",
      "what people see (default: Python (Phalanx))", 0, 0},
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH", "pass --python PATH to the kernel", 0, 0},
+    {"env", 0, PX_OPT_LIST, AT(env), 0, "NAME=VALUE", "set in the kernel's environment; repeatable",
+     0, 0},
     {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "pass --language NAME to the kernel", 0,
      0},
     {0},
@@ -52,7 +55,8 @@ static const struct px_usage usage = {
     .synopsis = "[options]",
     .about = "Tells Jupyter of this kernel.",
     .examples = "  pxkernel install --user\n"
-                "  pxkernel install --sys-prefix --display-name 'Python (lab)'\n",
+                "  pxkernel install --sys-prefix --display-name 'Python (lab)' "
+                "--env OMP_NUM_THREADS=4\n",
     .options = option_rows,
 };
 
@@ -137,12 +141,29 @@ static json_t *command(const struct options *options, const char *program)
     return argv;
 }
 
+/* {"NAME": "VALUE", …} of the --env options; NULL when one is not UTF-8. */
+static json_t *environment(const struct options *options)
+{
+    json_t *env = json_object();
+    for (size_t i = 0; i < options->env.count; i++) {
+        const char *value = strchr(options->env.items[i], '=');
+        char *name = px_strndup(options->env.items[i], (size_t)(value - options->env.items[i]));
+        if (json_object_set_new(env, name, json_string(value + 1)) < 0) {
+            json_decref(env);
+            env = NULL; /* every further one fails, too */
+        }
+        free(name);
+    }
+    return env;
+}
+
 static char *kernel_json(const struct options *options, const char *program, struct px_error *err)
 {
     const char *language = options->language ? options->language : px_languages[0]->name;
-    json_t *spec = json_pack("{s:o, s:s, s:s, s:s, s:{s:b}}", "argv", command(options, program),
-                             "display_name", options->display_name, "language", language,
-                             "interrupt_mode", "message", "metadata", "debugger", 0);
+    json_t *spec =
+        json_pack("{s:o, s:s, s:s, s:s, s:{s:b}, s:o}", "argv", command(options, program),
+                  "display_name", options->display_name, "language", language, "interrupt_mode",
+                  "message", "metadata", "debugger", 0, "env", environment(options));
     char *text = spec ? json_dumps(spec, JSON_INDENT(1)) : NULL;
     json_decref(spec);
     if (!text)
@@ -197,10 +218,14 @@ int px_install_main(int argc, char **argv)
                options.name);
     if (!px_language_find(options.language, &err))
         px_die(2, "%s", err.text);
+    for (size_t i = 0; i < options.env.count; i++)
+        if (strcspn(options.env.items[i], "=") == 0 || !strchr(options.env.items[i], '='))
+            px_die(2, "--env wants NAME=VALUE, not '%.60s'", options.env.items[i]);
     char *dir = spec_dir(&options, &err);
     if (!dir || write_spec(&options, dir, &err) < 0)
         px_die(1, "%s", err.text);
     printf("installed kernelspec %s in %s\n", options.name, dir);
     free(dir);
+    free(options.env.items);
     return 0;
 }

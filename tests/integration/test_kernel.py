@@ -381,7 +381,14 @@ def test_install_prefix_name_and_python(run, tmp_path):
     assert spec["display_name"] == "Lab" and spec["language"] == "python"
 
 
-@pytest.mark.parametrize("args, status", [(["--name", "../x"], 2), (["--user", "--sys-prefix"], 2),
+def test_install_sets_the_kernels_environment(run, tmp_path):
+    run("pxkernel", "install", "--prefix", tmp_path, "--env", "A=1", "--env", "B=x=y")
+    spec = json.loads((tmp_path / "share/jupyter/kernels/phalanx/kernel.json").read_text())
+    assert spec["env"] == {"A": "1", "B": "x=y"}
+
+
+@pytest.mark.parametrize("args, status", [(["--env", "A"], 2), (["--env", "=1"], 2),
+                                          (["--name", "../x"], 2), (["--user", "--sys-prefix"], 2),
                                           (["--prefix", "/proc/nowhere"], 1), (["extra"], 2)])
 def test_install_refuses(run, args, status):
     done = run("pxkernel", "install", *args, check=False)
