@@ -24,6 +24,7 @@ from .tasks import new_metadata
 from .view import BroadcastView, DirectView
 
 HISTORY_KEPT = 10_000  # of the ids of what was submitted the newest are kept, at least so many
+CONNECT_SECONDS = 10
 ORPHANS = 64  # results that nobody holds are looked through when there are so many of them
 
 _open_clients = weakref.WeakValueDictionary()  # by a number that grows
@@ -62,6 +63,8 @@ class Client(HubFace):
     timeout: seconds to wait for the controller, and for its file to appear.
     sshserver: "user@host:port" through which to reach the controller, by the system's ssh with its
     configuration; sshkey: a private key's file for it.
+    context, paramiko, debug and cluster are taken because ipyparallel's Client takes them; of
+    these only the cluster's `n` is looked at, by wait_for_engines().
 
     rc.ids lists the engines; rc[0], rc[1:3], rc[:] are DirectViews;
     rc.load_balanced_view() gives tasks to whichever engine is free.
@@ -96,7 +99,8 @@ class Client(HubFace):
         )
         self.history = []
         self.results, self.metadata = {}, defaultdict(new_metadata)
-        self._live = weakref.WeakSet()  # results of tasks whose outcome counts
+        self._books = threading.Lock()
+        self._live = weakref.WeakSet()  # books: results of tasks whose outcome counts
         self._orphans, self._orphan_limit = [], ORPHANS
         self._watcher = Watcher(self._raw)
         self._number = next(_numbers)
@@ -121,7 +125,7 @@ class Client(HubFace):
         return self._own_file.name
 
     def _connect(self, file, profile, profile_dir, ipython_dir, cluster_id, timeout, server, key):
-        end = end_of(timeout)
+        end = end_of(CONNECT_SECONDS if timeout is None else timeout)
         where = (profile, profile_dir, ipython_dir, cluster_id)
         while True:
             try:
@@ -346,11 +350,17 @@ class Client(HubFace):
 
     def _remember(self, result, view):
         """A call's result: its tasks enter the histories, and count as outstanding."""
-        self._live.add(result)
+        with self._books:
+            self._live.add(result)
         raw, count = result._raw, len(result)
         if not hasattr(raw, "flying"):  # those enter batch by batch
             ids = [raw.task_id(i) for i in range(max(0, count - HISTORY_KEPT), count)]
             self._enter(view, ids)
+
+    def _results_alive(self):
+        """The results that somebody holds."""
+        with self._books:
+            return list(self._live)
 
     def _enter(self, view, ids):
         """Tasks that were sent enter the histories."""
@@ -378,7 +388,7 @@ class Client(HubFace):
     def outstanding(self):
         """The ids of my tasks that have no reply yet, a set."""
         ids = set()
-        for result in list(self._live):
+        for result in self._results_alive():
             ids.update(result._running_ids())
         for raw in self._running_orphans():
             ids.update(_ids_of_raw(raw))
@@ -394,7 +404,7 @@ class Client(HubFace):
         get_result takes, or Futures; None: all of mine."""
         end = end_of(timeout)
         if jobs is None:
-            waits = [result.wait for result in list(self._live)]
+            waits = [result.wait for result in self._results_alive()]
             waits += [_waiter(raw) for raw in self._running_orphans()]
         else:
             single = isinstance(jobs, (str, int, concurrent.futures.Future))
@@ -416,7 +426,8 @@ class Client(HubFace):
     def wait_interactive(self, jobs=None, interval=1.0, timeout=-1.0):
         """wait() with a progress bar."""
         if jobs is None:
-            parts = [(r, i) for r in list(self._live) if not r.ready() for i in range(len(r))]
+            waiting = [result for result in self._results_alive() if not result.ready()]
+            parts = [(result, i) for result in waiting for i in range(len(result))]
             if not parts:
                 self.wait(timeout=timeout)
                 return

@@ -61,7 +61,8 @@ def _end(*names):
 def become(client, targets="all", port=0, nanny=False, scheduler_args=None, worker_args=None):
     """A distributed.Client of a scheduler on the first of `targets` and a worker on each of them.
 
-    port: the scheduler's (0: any). nanny: whether workers are processes of their own.
+    port: the scheduler's (0: any); it listens on the loopback unless scheduler_args has another
+    "host", which engines on other machines need. nanny: whether workers are processes of their own.
     scheduler_args, worker_args: for distributed.Scheduler and .Worker; workers have one thread
     unless `nthreads` says otherwise. ImportError where distributed is not installed.
     """

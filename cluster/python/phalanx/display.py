@@ -85,7 +85,7 @@ class _Labelled:
             self._last, heading = label, label + "\n"
         start = "" if self._at_line_start or not heading else "\n"
         self._at_line_start = text.endswith("\n")
-        print(start + (heading + "\n" if heading else "") + text, file=file, end="")
+        print(start + heading + text, file=file, end="")
 
 
 class Streamer:

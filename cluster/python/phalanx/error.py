@@ -213,7 +213,7 @@ class CompositeError(RemoteError):
 # What differs between engines in tracebacks that are the same: colours are kept.
 _volatile = re.compile(
     r"(?:In|Input In|Cell In) ?\s*(?:\x1b\[[0-9;]*m)*\[[^]]*\]|<ipython-input-[^>]*>|0x[0-9a-fA-F]+"
-    r"|/tmp/ipykernel_\d+/\d+\.py|<string>|_\d+\b"
+    r"|/tmp/ipykernel_\d+/\d+\.py"
 )
 
 

@@ -94,7 +94,8 @@ class FutureFace(concurrent.futures.Future):
 
     @property
     def _state(self):
-        if not self.ready():
+        # Not before _announce(), which tells those who look now.
+        if not self._announced:
             return RUNNING
         return CANCELLED_AND_NOTIFIED if self.cancelled() else FINISHED
 

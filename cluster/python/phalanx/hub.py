@@ -134,7 +134,7 @@ class HubFace:
 
     def _find(self, msg_id):
         """(AsyncResult, index) of a task that is known here, or None."""
-        for result in list(self._live):
+        for result in self._results_alive():
             index = result._index_of(msg_id)
             if index is not None:
                 return result, index

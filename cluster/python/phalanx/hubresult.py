@@ -145,11 +145,13 @@ class AsyncHubResult(StoredResult):
     def _wait(self, until, timeout):
         end, pause = end_of(timeout), POLL_FIRST
         while not self._fetched:
-            status = self._client._query(
-                "result_request", {"msg_ids": self._ids, "status_only": True}
-            )
-            if not status["pending"]:
-                self._fetch()
+            try:
+                pending = self._is_pending()
+                if not pending:
+                    self._fetch()
+                    break
+            except (error.RemoteError, KeyError) as e:  # it does not know them
+                self._fail(e if isinstance(e, error.KernelError) else error.KernelError(e.args[0]))
                 break
             left = seconds_left(end)
             if left == 0:
@@ -157,6 +159,17 @@ class AsyncHubResult(StoredResult):
             threading.Event().wait(pause if left is None else min(pause, left))
             pause = min(2 * pause, POLL_MOST)
         return True
+
+    def _is_pending(self):
+        content = {"msg_ids": self._ids, "status_only": True}
+        return bool(self._client._query("result_request", content)["pending"])
+
+    def _fail(self, e):
+        """All my tasks have this exception."""
+        with self._lock:
+            for index, msg_id in enumerate(self._ids):
+                self.fill(index, e, new_metadata(msg_id=msg_id, status="error"))
+            self._fetched = True
 
     def _fetch(self):
         with self._lock:
@@ -175,8 +188,9 @@ class AsyncHubResult(StoredResult):
         def wait():
             try:
                 self._wait(_phalanx.REPLIES, None)
-            finally:
-                function()
+            except Exception as e:  # the controller is gone, or the client closed
+                self._fail(error.EngineError("the result cannot be awaited: %s" % e))
+            function()
 
         threading.Thread(target=wait, name="phalanx-hub-result", daemon=True).start()
 

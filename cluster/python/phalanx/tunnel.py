@@ -66,7 +66,7 @@ def needs_tunnel(file, where):
         return False
     if not isinstance(info, dict) or not info.get("ssh"):
         return False
-    here = {socket.gethostname(), socket.gethostname().partition(".")[0], "localhost"}
+    here = {socket.gethostname(), socket.gethostname().partition(".")[0], "localhost", *LOCAL}
     return address not in LOCAL or info.get("location") not in here
 
 
