@@ -48,9 +48,12 @@ int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which)
     return kernel->capture ? px_capture_fd(kernel->capture, which) : -1;
 }
 
-void px_kernel_capture(struct px_kernel *kernel)
+bool px_kernel_capture(struct px_kernel *kernel)
 {
+    if (kernel->outbox.spool && px_spool_full(kernel->outbox.spool))
+        return false;
     px_kernel_drain(kernel, false);
+    return true;
 }
 
 void px_kernel_capture_begin(struct px_kernel *kernel)

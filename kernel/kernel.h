@@ -139,7 +139,8 @@ void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct
 int px_kernel_fd(const struct px_kernel *kernel);
 /* Readable when somebody wrote to descriptor 1 or 2: then px_kernel_capture(). -1 without capture. */
 int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which);
-void px_kernel_capture(struct px_kernel *kernel);
+/* False: it did nothing, as too much waits for the disk already; call again in a moment. */
+bool px_kernel_capture(struct px_kernel *kernel);
 /* Sends what is due. Returns the milliseconds after which to call again, rung or not; -1 for none. */
 int64_t px_kernel_service(struct px_kernel *kernel);
 /* From `send`, for each message on iopub: whether all subscribers have it. That somebody has not is

@@ -46,6 +46,7 @@ struct px_flood {
     size_t unseen;   /* bytes since the clock was looked at */
     struct px_spool *spool;
     struct px_spool_file *file; /* NULL: none */
+    bool midline;               /* the text in it ends no line */
 };
 
 struct px_item *px_item_create(enum px_channel channel, const char *type, struct px_parent *parent)
@@ -231,6 +232,8 @@ static void hold(struct px_outbox *outbox, struct px_flow *flow, struct px_paren
     }
     struct px_flood *flood = flow->flood;
     if (!is_held(flow)) {
+        if (flood->file && flood->midline) /* its end was shown */
+            px_spool_add(outbox->spool, flood->file, "\n", 1);
         atomic_store_explicit(&flow->held, true, memory_order_relaxed);
         flood->parent = px_parent_ref(parent);
         flood->next = outbox->floods;
@@ -243,6 +246,7 @@ static void hold(struct px_outbox *outbox, struct px_flow *flow, struct px_paren
     if (flood->file)
         px_spool_add(outbox->spool, flood->file, text.data, text.size);
     px_tail_add(&flood->tail, text.data, text.size);
+    flood->midline = text.data[text.size - 1] != '\n';
 }
 
 static void put_notice(struct px_outbox *outbox, const struct px_flood *flood, uint64_t bytes,

@@ -21,6 +21,7 @@
 
 #define GRACE_CODE_MS 1000
 #define GRACE_ALL_MS 2300
+#define PAUSE_MS 5   /* of reading descriptors 1 and 2, for a disk to keep up */
 #define WORDS_MS 300 /* for this thread to send a dying process's output */
 #define WIRE_MS 100  /* and for libzmq's */
 
@@ -28,11 +29,13 @@ struct px_service {
     struct px_service_calls calls;
     struct px_loop *loop;
     struct px_kernel *kernel; /* NULL until adopted */
-    struct px_timer *flush;   /* armed while the outbox holds something that is not due */
-    int64_t flush_ms;         /* when it goes off */
-    int finish_fd;            /* eventfd, rung by the main thread */
-    int term_fd;              /* eventfd, rung by the handler of SIGTERM */
-    int words_fd, said_fd;    /* eventfds, of px_service_last_words */
+    struct px_watch
+        *captures[2];       /* of descriptors 1 and 2; NULL while paused, or without capture */
+    struct px_timer *flush; /* armed while the outbox holds something that is not due */
+    int64_t flush_ms;       /* when it goes off */
+    int finish_fd;          /* eventfd, rung by the main thread */
+    int term_fd;            /* eventfd, rung by the handler of SIGTERM */
+    int words_fd, said_fd;  /* eventfds, of px_service_last_words */
     bool ending, forced;
     int status;
     bool started;
@@ -85,22 +88,50 @@ static void on_outbox(struct px_loop *loop, void *ctx)
     px_service_push(ctx);
 }
 
+static void on_captured(struct px_loop *loop, void *ctx);
+
+static void watch_capture(struct px_service *service)
+{
+    for (int which = PX_STDOUT; which <= PX_STDERR; which++) {
+        const int fd = px_kernel_capture_fd(service->kernel, (enum px_stream)which);
+        if (fd >= 0)
+            service->captures[which] = px_loop_fd(service->loop, fd, on_captured, service);
+    }
+}
+
+static void on_pause_over(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    watch_capture(ctx);
+}
+
+/* A child may print faster than a disk takes what is left out: then the pipes hold it up. */
+static void pause_capture(struct px_service *service)
+{
+    for (size_t i = 0; i < PX_COUNT(service->captures); i++) {
+        px_loop_unwatch(service->loop, service->captures[i]);
+        service->captures[i] = NULL;
+    }
+    px_loop_timer(service->loop, PAUSE_MS, 0, on_pause_over, service);
+}
+
 static void on_captured(struct px_loop *loop, void *ctx)
 {
     struct px_service *service = ctx;
     (void)loop;
-    px_kernel_capture(service->kernel);
-    px_service_push(service);
+    if (!service->captures[PX_STDOUT])
+        return; /* paused in this turn */
+    if (px_kernel_capture(service->kernel))
+        px_service_push(service);
+    else
+        pause_capture(service);
 }
 
 void px_service_adopt(struct px_service *service, struct px_kernel *kernel)
 {
     service->kernel = kernel;
     px_loop_fd(service->loop, px_kernel_fd(kernel), on_outbox, service);
-    for (int which = PX_STDOUT; which <= PX_STDERR; which++)
-        if (px_kernel_capture_fd(kernel, (enum px_stream)which) >= 0)
-            px_loop_fd(service->loop, px_kernel_capture_fd(kernel, (enum px_stream)which),
-                       on_captured, service);
+    watch_capture(service);
 }
 
 /* ---- the end ---- */
@@ -168,7 +199,7 @@ static void on_last_words(struct px_loop *loop, void *ctx)
     if (eventfd_read(service->words_fd, &count) < 0)
         return;
     if (service->kernel) {
-        px_kernel_capture(service->kernel);
+        (void)px_kernel_capture(service->kernel);
         px_kernel_flush(service->kernel);
     }
     (void)eventfd_write(service->said_fd, 1);
