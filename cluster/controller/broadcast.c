@@ -28,11 +28,13 @@ struct target {
     char *uuid;
     json_int_t id;
     struct px_msg *reply;
+    UT_hash_handle hh;
 };
 
 /* Replies to one coalesced broadcast, until all are there. */
 struct collection {
-    struct target *targets;
+    struct target *targets; /* in the order of the request */
+    struct target *by_uuid;
     size_t count, missing;
     UT_hash_handle hh;
     char key[]; /* client's routing id, a 0, original msg_id */
@@ -49,6 +51,7 @@ struct px_broadcast {
 static void free_collection(struct px_broadcast *broadcast, struct collection *collection)
 {
     HASH_DEL(broadcast->collections, collection);
+    HASH_CLEAR(hh, collection->by_uuid);
     for (size_t i = 0; i < collection->count; i++) {
         free(collection->targets[i].uuid);
         px_msg_destroy(collection->targets[i].reply);
@@ -64,6 +67,13 @@ static struct px_buf make_key(struct px_span client, struct px_span original)
     px_buf_append(&key, "", 1);
     px_buf_append(&key, original.data, original.size);
     return key;
+}
+
+static struct target *find_target(const struct collection *collection, struct px_span uuid)
+{
+    struct target *target;
+    HASH_FIND(hh, collection->by_uuid, uuid.data, uuid.size, target);
+    return target;
 }
 
 /* ---- requests -------------------------------------------------------------- */
@@ -104,6 +114,17 @@ static int read_request(const struct px_msg *msg, struct request *out, struct px
     return 0;
 }
 
+/* One that is named twice counts once. */
+static void add_target(struct collection *collection, const char *uuid, json_int_t id)
+{
+    if (find_target(collection, px_span_of(uuid)) != NULL)
+        return;
+    struct target *target = &collection->targets[collection->count++];
+    target->uuid = px_strdup(uuid);
+    target->id = id;
+    HASH_ADD_KEYPTR(hh, collection->by_uuid, target->uuid, strlen(target->uuid), target);
+}
+
 static void collect(struct px_broadcast *broadcast, struct px_span client,
                     const struct request *request)
 {
@@ -120,12 +141,12 @@ static void collect(struct px_broadcast *broadcast, struct px_span client,
     collection = px_alloc(sizeof(*collection) + key.size);
     memcpy(collection->key, key.data, key.size);
     collection->targets = px_alloc((count + 1) * sizeof(struct target));
-    collection->count = collection->missing = count;
     for (size_t i = 0; i < count; i++) {
         const json_t *pair = json_array_get(request->targets, i);
-        collection->targets[i].uuid = px_strdup(json_string_value(json_array_get(pair, 0)));
-        collection->targets[i].id = json_integer_value(json_array_get(pair, 1));
+        add_target(collection, json_string_value(json_array_get(pair, 0)),
+                   json_integer_value(json_array_get(pair, 1)));
     }
+    collection->missing = collection->count;
     HASH_ADD_KEYPTR(hh, broadcast->collections, collection->key, key.size, collection);
     px_buf_fini(&key);
 }
@@ -254,15 +275,6 @@ static void deliver(struct px_broadcast *broadcast, struct collection *collectio
     px_msg_destroy(last);
     free(metadata);
     free_collection(broadcast, collection);
-}
-
-static struct target *find_target(const struct collection *collection, struct px_span uuid)
-{
-    for (size_t i = 0; i < collection->count; i++) {
-        if (px_span_equal(uuid, collection->targets[i].uuid))
-            return &collection->targets[i];
-    }
-    return NULL;
 }
 
 /* `msg` has the client in front; `uuid` is whose reply it is. */
