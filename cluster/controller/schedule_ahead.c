@@ -17,8 +17,9 @@
  * says what it was running: that task has died with it, and those before it, whose answers were not
  * out yet; those behind it wait on. When nobody says so, the first task has died with it, and the
  * others go to other engines, each by itself, lest one that kills engines take them along again.
- * LIMIT: what an engine answered in its last instant, some ten microseconds, fails although it ran;
- * and without a nanny's word (its host died) it may run twice. With --hwm=1 neither can be.
+ * LIMIT: what an engine answered in its last millisecond fails although it ran, when it ended
+ * without a last word (os._exit, SIGKILL); and without a nanny's word (its host died) it may run
+ * twice. With --hwm=1 neither can be.
  */
 #include "schedule_parts.h"
 

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <execinfo.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@
 #define TRACE_SIGNAL (SIGRTMAX - 3)
 /* For the main thread to take the signal: it may be stopped, or wait for a disk. */
 #define PATIENCE_MS 2000
+#define LAST_REPLIES_MS 20
 #define MOST_STACKS (1u << 20)
 #define MOST_NATIVE 64 /* frames; a stack that overflowed has a million */
 
@@ -61,6 +63,10 @@ static void on_deadly(int signo)
     if (getpid() == owner && write(last_fd, title, sizeof title - 1) > 0)
         backtrace_symbols_fd(frames, backtrace(frames, MOST_NATIVE), last_fd);
     signal(signo, SIG_DFL);
+    /* The service thread lives on for this moment: replies of earlier requests, which may wait a
+     * millisecond for company, must not die with this one. */
+    if (getpid() == owner)
+        (void)poll(NULL, 0, LAST_REPLIES_MS);
     raise(signo);
 }
 

@@ -14,6 +14,7 @@ from jupyter_client.session import Session
 phalanx = pytest.importorskip("phalanx")
 
 DEADLINE = 60
+MOST_AHEAD = 64  # tasks that an engine ever holds
 
 
 def double(x):
@@ -24,18 +25,19 @@ def wait_until_exists(path):
     import os
     import threading
     pause = threading.Event()
+    open(path + ".begun", "w").close()
     while not os.path.exists(path):
         pause.wait(0.002)
     return "opened"
 
 
-def end_process():
-    import os
-    os._exit(9)
+def crash():
+    import ctypes
+    ctypes.string_at(0)
 
 
 # As if typed in a notebook: the client then sends the code, not the name of this module.
-for function in (double, wait_until_exists, end_process):
+for function in (double, wait_until_exists, crash):
     function.__module__ = "__main__"
 
 
@@ -86,13 +88,13 @@ def test_short_tasks_go_ahead_and_a_long_one_keeps_none(cluster, open_client, tm
 
 
 def test_what_was_sent_ahead_survives_its_engine(cluster, open_client):
-    """The answer to what ran just before may be lost with the engine, nothing else."""
+    """Answers that were not out yet are lost with the engine; what it had not begun is not."""
     where = cluster(3)
     client = open_client(where, 3)
     view = client.load_balanced_view()
     warm_up(view)
     short = [view.apply_async(double, i) for i in range(200)]
-    deadly = view.apply_async(end_process)
+    deadly = view.apply_async(crash)
     short += [view.apply_async(double, i) for i in range(200, 400)]
     with pytest.raises(phalanx.error.EngineError, match="while running task"):
         deadly.get(DEADLINE)
@@ -102,7 +104,7 @@ def test_what_was_sent_ahead_survives_its_engine(cluster, open_client):
             assert result.get(DEADLINE) == 2 * i
         except phalanx.error.EngineError:
             lost += 1
-    assert lost < 10 and count(where, "failed") == 1 + lost
+    assert lost < MOST_AHEAD and count(where, "failed") == 1 + lost
     assert len(client.ids) == 2  # it was run on one engine
 
 
@@ -139,6 +141,7 @@ def test_why_tasks_have_not_ended(cluster, open_client, tmp_path):
     done = view.apply_async(double, 1)
     done.get(DEADLINE)
     running = view.apply_async(wait_until_exists, str(gate))
+    wait_for((tmp_path / "gate.begun").exists, DEADLINE, "the task to begin")
     waiting = view.apply_async(double, 2)
     with view.temp_flags(after=[running, waiting], timeout=600):
         blocked = view.apply_async(double, 3)
