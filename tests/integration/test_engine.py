@@ -725,7 +725,11 @@ def memory_group(limit_bytes):
     return None
 
 
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="its shadow is too large")
+not_sanitized = pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""),
+                                   reason="the sanitizer's shadow is too large")
+
+
+@not_sanitized
 def test_out_of_memory(hub, start):
     """In a control group whose memory does not suffice the kernel kills the engine, and only it."""
     procs = memory_group(150 << 20)
@@ -752,6 +756,7 @@ def test_out_of_memory(hub, start):
         procs.parent.rmdir()
 
 
+@not_sanitized
 def test_too_little_address_space_is_an_exception(hub, start):
     hub.write()
     start(language="python")

@@ -108,8 +108,9 @@ def test_two_kinds_of_engines_fail_alike(mixed):
             rc.send_signal("SIGINT", targets=[engine], block=True)
             with pytest.raises(ipp.error.RemoteError, match="KeyboardInterrupt"):
                 running.get(DEADLINE)
-        rc[:].execute("where = get_ipython().kernel.implementation", block=True)
-        only_ours = ipp.depend(interactive(lambda: where == "phalanx"))(interactive(lambda: where))
+        name = interactive(lambda: __import__("IPython").get_ipython().kernel.implementation)
+        only_ours = ipp.depend(interactive(
+            lambda: __import__("IPython").get_ipython().kernel.implementation == "phalanx"))(name)
         results = [rc.load_balanced_view().apply_async(only_ours) for _ in range(6)]
         assert [result.get(DEADLINE) for result in results] == ["phalanx"] * 6
         needs = ipp.require("a_module_that_nobody_has")(interactive(lambda: 1))
