@@ -355,6 +355,7 @@ static int watch_signals(struct forkserver *server, struct px_error *err)
     } rows[] = {
         {SIGCHLD, on_child},    {SIGTERM, on_terminate}, {SIGINT, on_forward},
         {SIGHUP, on_terminate}, {SIGUSR1, on_forward},   {SIGUSR2, on_forward},
+        {SIGCONT, on_forward},
     };
     pthread_sigmask(SIG_SETMASK, NULL, &server->mask);
     for (size_t i = 0; i < PX_COUNT(rows); i++)

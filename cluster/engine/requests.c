@@ -40,8 +40,8 @@ static void on_signal_due(struct px_loop *loop, void *ctx)
 }
 
 /* The signal follows the reply, by a moment, so that a deadly one is answered too.
- * LIMIT: SIGCONT cannot wake an engine that SIGSTOP has stopped, as the engine itself reads it; the
- * fork server's host can. */
+ * LIMIT: SIGCONT cannot wake an engine that SIGSTOP has stopped, as the engine itself reads it; sent
+ * to the fork server it does. */
 #define SIGNAL_DELAY_MS 20
 static void on_signal_request(struct px_kernel *kernel, struct px_request *request)
 {

@@ -998,7 +998,7 @@ def test_an_engine_that_was_stopped_comes_back(controller, start):
     with client_of(file, 1) as rc:
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: rc.ids == [], what="its unregistration")
-        os.kill(pid, signal.SIGCONT)
+        engines.process.send_signal(signal.SIGCONT)  # the fork server passes it on
         wait_for(lambda: rc.ids, what="its return")
         assert rc[rc.ids[0]].apply_sync(os.getpid) == pid
         with pytest.raises(ipp.error.RemoteError) as caught:
