@@ -166,7 +166,7 @@ void px_capture_end(struct px_capture *capture)
 {
     if (!capture->begun)
         return;
-    fflush(stdout);
+    flush_stdout();
     for (size_t i = 0; i < PX_COUNT(capture->ends); i++) {
         const struct capture_end *end = &capture->ends[i];
         if (!is_pipe_of(end))

@@ -221,7 +221,8 @@ static int write_all(int fd, const char *data, size_t size)
 
 static struct px_spool_file *next_work(struct px_spool *spool)
 {
-    const size_t least = spool->urgent || spool->stopping ? 1 : WORTH_WRITING;
+    const bool now = spool->urgent || spool->stopping || spool->pending >= PENDING_FULL;
+    const size_t least = now ? 1 : WORTH_WRITING;
     struct px_spool_file *file = spool->first;
     while (file && file->pending.size < least)
         file = file->next;
@@ -395,7 +396,7 @@ void px_spool_add(struct px_spool *spool, struct px_spool_file *file, const char
         file->kept += size;
         spool->total += size;
         spool->pending += size;
-        if (idle && file->pending.size >= WORTH_WRITING)
+        if ((idle && file->pending.size >= WORTH_WRITING) || spool->pending >= PENDING_FULL)
             pthread_cond_signal(&spool->work);
     }
     pthread_mutex_unlock(&spool->lock);
