@@ -13,6 +13,7 @@ import linecache
 import re
 import rlcompleter
 import sys
+import threading
 import traceback
 
 import _phalanx_host as host
@@ -46,6 +47,12 @@ def display(*objects, **options):
 _NOT_PYTHON = re.compile(r"^\s*(?:[\w.\s,]+=\s*)?(%{1,2}[A-Za-z]\S*|!\S+|\?+[\w.]+|[\w.]+\?+\s*$)", re.M)
 
 
+class Own(threading.local):
+    """What each shell, main or sub, has of its own."""
+
+    interrupted = False
+
+
 class Plain:
     def __init__(self, bridge):
         self.bridge = bridge
@@ -53,6 +60,7 @@ class Plain:
         self.user_ns = self.user_global_ns = bridge.main.__dict__
         self.execution_count = 1
         self.inputs = []
+        self.px_own = Own()
         builtins.display = display
         sys.meta_path.append(NoIPython)
 
@@ -71,9 +79,9 @@ class Plain:
         try:
             self._run(code, silent)
         except BaseException as failure:
-            if self.px_interrupted and type(failure).__name__ == "CancelledError":
+            if self.px_own.interrupted and type(failure).__name__ == "CancelledError":
                 failure = KeyboardInterrupt()
-            self.px_interrupted = False
+            self.px_own.interrupted = False
             error = describe(failure, self.px_traceback(failure))
             publish(host.ERROR, error)
         if store_history and not silent:
