@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""IPython's features and the libraries that notebooks live on, in pxkernel."""
+import json
+import subprocess
+
+import pytest
+from conftest import PYTHON, wait_for
+from kernels import PXKERNEL, TIMEOUT, kernel, python, shared, start  # noqa: F401: fixtures
+
+pytestmark = pytest.mark.usefixtures("no_leftovers")
+
+
+def text_of(seen):
+    """All that a cell shows as text."""
+    return "".join(c.get("text") or c.get("data", {}).get("text/plain", "") for _, c in seen)
+
+
+# code, what its text holds
+CELLS = [
+    ("%%time\nsum(range(10))", "Wall time"),
+    ("%timeit -n1 -r1 pass", "per loop"),
+    ("!echo from $((6 * 7))", "from 42"),
+    ("%%bash\necho from bash $BASH", "from bash /"),
+    ("x = !echo lines\nx[0]", "lines"),
+    ("%whos", "Variable"),
+    ("%pwd", "/"),
+    ("%%writefile script.py\nprint('from a file', __name__)", "Writing script.py"),
+    ("%run script.py", "from a file __main__"),
+    ("%load_ext autoreload\n%autoreload 2\n'loaded'", "loaded"),
+    ("import asyncio\nawait asyncio.sleep(0, 'awaited')", "awaited"),
+    ("1 + 1\n[n async for n in (lambda: (i async for i in agen()))()] if False else 'parsed'",
+     "parsed"),
+    ("5", "5"),
+    ("_ + 1", "6"),
+    ("Out[max(Out)], In[-2]", "(6, '_ + 1')"),
+    ("%matplotlib inline\n'inline'", "inline"),
+    ("import multiprocessing as m\nwith m.Pool(2) as pool: print(pool.map(abs, [-1, -2]))",
+     "[1, 2]"),
+    ("import os, sys\nsys.stdout.flush()\npid = os.fork()\nif not pid: os._exit(7)\n"
+     "os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])", "7"),
+    ("import faulthandler; faulthandler.is_enabled() in (True, False)", "True"),
+    ("%%capture told\nprint('hidden')", ""),
+    ("told.stdout", "hidden"),
+    ("from tqdm import tqdm\nfor _ in tqdm(range(3)): pass", "3/3"),
+    ("get_ipython().__class__.__mro__[1].__module__", "IPython.core.interactiveshell"),
+    ("import builtins; builtins.get_ipython is not None and __name__", "__main__"),
+]
+
+
+def test_cells(kernel):
+    for code, part in CELLS:
+        reply, seen = kernel.run(code)
+        assert reply["status"] == "ok", (code, reply)
+        assert part in text_of(seen), (code, seen)
+
+
+DISPLAYS = [
+    ("HTML('<b>x</b>')", "text/html"), ("Markdown('**x**')", "text/markdown"),
+    ("Latex('$x$')", "text/latex"), ("Math('x')", "text/latex"), ("SVG('<svg></svg>')",
+     "image/svg+xml"), ("JSON({'a': 1})", "application/json"),
+    ("Javascript('1')", "application/javascript"), ("Pretty('x')", "text/plain"),
+    ("Code('x = 1')", "text/html"), ("IFrame('about:blank', 10, 10)", "text/html"),
+    ("Image(data=b'\\x89PNG\\r\\n\\x1a\\n' + b'0' * 50, format='png')", "image/png"),
+    ("Audio([0, 1] * 100, rate=8000)", "text/html"), ("FileLink('script.py')", "text/html"),
+    ("ProgressBar(5)", "text/html"), ("GeoJSON({'type': 'Point'})", "application/geo+json"),
+]
+
+
+@pytest.mark.parametrize("thing, mime", DISPLAYS)
+def test_displays(kernel, thing, mime):
+    reply, seen = kernel.run(f"from IPython.display import *\ndisplay({thing})\n{thing}")
+    assert reply["status"] == "ok", reply
+    shown = dict(seen)
+    assert mime in shown["display_data"]["data"]
+    assert mime in shown.get("execute_result", shown["display_data"])["data"]
+
+
+def test_pandas_and_plots(kernel):
+    pytest.importorskip("pandas")
+    _, seen = kernel.run("import pandas as pd\npd.DataFrame({'a': [1, 2]})")
+    data = dict(seen)["execute_result"]["data"]
+    assert "<table" in data["text/html"] and "a" in data["text/plain"]
+    pytest.importorskip("matplotlib")
+    _, seen = kernel.run("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")
+    assert "image/png" in dict(seen)["display_data"]["data"]
+    reply, seen = kernel.run(
+        "from matplotlib.animation import FuncAnimation\nfrom IPython.display import HTML\n"
+        "fig, ax = plt.subplots()\nline, = ax.plot([0, 1])\n"
+        "a = FuncAnimation(fig, lambda i: line.set_data([0, 1], [0, i]), frames=2)\n"
+        "HTML(a.to_jshtml())")
+    assert "<img" in dict(seen)["execute_result"]["data"]["text/html"], reply
+
+
+def test_widgets_open_comms_and_hear_of_changes(kernel):
+    pytest.importorskip("ipywidgets")
+    reply, seen = kernel.run("import ipywidgets\nslider = ipywidgets.IntSlider(3)\n"
+                             "slider.observe(lambda change: print('now', change.new), 'value')\n"
+                             "slider")
+    assert reply["status"] == "ok", reply
+    opened = [c for kind, c in seen if kind == "comm_open"]
+    assert {c["target_name"] for c in opened} == {"jupyter.widget"}
+    view = dict(seen)
+    view = view.get("execute_result") or view["display_data"]
+    model = view["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
+    moved = kernel.send("shell", "comm_msg", {
+        "comm_id": model, "data": {"method": "backbone", "sync_data": {"value": 8},
+                                   "state": {"value": 8}, "buffer_paths": []}})
+    assert kernel.wait_for_output(moved, "stream")["text"] == "now 8\n"
+    assert kernel.run("slider.value")[1][2][1]["data"]["text/plain"] == "8"
+    known = kernel.reply(kernel.send("shell", "comm_info_request",
+                                     {"target_name": "jupyter.widget"}))["content"]["comms"]
+    assert model in known
+
+
+def test_completions_have_types(kernel):
+    kernel.run("%config IPCompleter.jedi_compute_type_timeout = 60000")
+    reply = kernel.reply(kernel.kc.complete("import os\nos.pa", 15))["content"]
+    kinds = {k["text"]: k["type"] for k in reply["metadata"]["_jupyter_types_experimental"]}
+    assert kinds.get("path", kinds.get("os.path")) == "module"
+
+
+def test_history_across_sessions(start, ipython_dir):
+    first = start()
+    first.run("unmistakable = 1")
+    first.km.shutdown_kernel()
+    second = start()
+    second.run("later = 2")
+    asked = second.kc.history(hist_access_type="search", pattern="unmis*", n=5)
+    assert [h[2] for h in second.reply(asked)["content"]["history"]] == ["unmistakable = 1"]
+    asked = second.kc.history(hist_access_type="range", session=-1, start=1, stop=5)
+    assert [h[2] for h in second.reply(asked)["content"]["history"]] == ["unmistakable = 1"]
+    asked = second.kc.history(hist_access_type="range", session=0, start=1, stop=5)
+    assert "later = 2" in [h[2] for h in second.reply(asked)["content"]["history"]]
+
+
+def test_the_profile_is_loaded(start, ipython_dir):
+    profile = ipython_dir / "profile_default"
+    (profile / "startup").mkdir(parents=True)
+    (profile / "startup" / "00.py").write_text("from_startup = 41\n")
+    (profile / "ipython_config.py").write_text(
+        "c.InteractiveShellApp.exec_lines = ['from_lines = 1']\n"
+        "c.InteractiveShell.ast_node_interactivity = 'all'\n")
+    _, seen = start().run("from_startup\nfrom_lines")
+    assert [c["data"]["text/plain"] for k, c in seen if k == "execute_result"] == ["41", "1"]
+
+
+def test_a_full_disk_costs_the_history_and_no_cell(start, ipython_dir):
+    """Files cannot grow: what a full disk is to the history."""
+    kernel = start()
+    kernel.run("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))")
+    for i in range(20):
+        assert kernel.run(f"y = {i}")[0]["status"] == "ok"
+    asked = kernel.kc.history(hist_access_type="range", session=0, start=1)
+    assert kernel.reply(asked)["content"]["status"] in ("ok", "error")
+    assert kernel.run("%history -l 3")[0]["status"] in ("ok", "error")
+    assert kernel.run("'alive'")[0]["status"] == "ok"
+
+
+def test_a_history_file_that_cannot_be_made_is_done_without(start, ipython_dir):
+    profile = ipython_dir / "profile_default"
+    profile.mkdir()
+    (profile / "ipython_config.py").write_text(
+        "c.HistoryManager.hist_file = '/proc/nowhere/history.sqlite'\n")
+    kernel = start()
+    assert kernel.run("x = 1")[0]["status"] == "ok"
+    assert "x = 1" in text_of(kernel.run("%history")[1])
+
+
+def test_a_notebook_is_executed_by_nbconvert(env, tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    env["JUPYTER_DATA_DIR"] = str(tmp_path / "data")
+    subprocess.run([PXKERNEL, "install", "--user"], env=env, check=True, stdout=subprocess.DEVNULL)
+    cells = ["import numpy as np, pandas as pd, matplotlib.pyplot as plt\nnp.arange(3)",
+             "pd.DataFrame({'a': np.arange(3)})", "plt.plot([1, 2]);"]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    (tmp_path / "book.ipynb").write_text(nbformat.writes(book))
+    subprocess.run([PYTHON, "-m", "nbconvert", "--to", "notebook", "--execute",
+                    "--ExecutePreprocessor.kernel_name=phalanx", "--output", "done.ipynb",
+                    str(tmp_path / "book.ipynb")], env=env, check=True, cwd=tmp_path,
+                   stderr=subprocess.DEVNULL)
+    done = json.loads((tmp_path / "done.ipynb").read_text())["cells"]
+    mimes = [set().union(*(o.get("data", {}) for o in c["outputs"])) for c in done]
+    assert "text/plain" in mimes[0] and "text/html" in mimes[1] and "image/png" in mimes[2]
+
+
+def test_a_console_on_a_terminal(env, tmp_path):
+    pexpect = pytest.importorskip("pexpect")
+    env.update(JUPYTER_DATA_DIR=str(tmp_path / "data"), TERM="dumb")
+    subprocess.run([PXKERNEL, "install", "--user"], env=env, check=True, stdout=subprocess.DEVNULL)
+    console = pexpect.spawn(PYTHON, ["-m", "jupyter_console", "--kernel", "phalanx",
+                                     "--simple-prompt"], env=env, cwd=str(tmp_path),
+                            timeout=TIMEOUT, encoding="utf-8", echo=False)
+    try:
+        console.expect(r"In \[1\]")
+        console.sendline("6 * 7")
+        console.expect(r"42")
+        console.expect(r"In \[2\]")
+        console.sendline("input('who? ')")
+        console.expect(r"who\?")
+        console.sendline("Ada")
+        console.expect("'Ada'")
+        console.expect(r"In \[3\]")
+        console.sendline("exit")
+        console.expect(pexpect.EOF)
+    finally:
+        console.close(force=True)
+    wait_for(lambda: not console.isalive(), what="the console's end")
