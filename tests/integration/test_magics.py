@@ -786,6 +786,35 @@ def test_console(notebook, spec):
         console.close(force=True)
 
 
+def test_ipython_in_a_terminal(notebook):
+    """No kernel at all: labels, values, a progress line that goes, Ctrl-C."""
+    pexpect = pytest.importorskip("pexpect")
+    if not notebook.ipykernel:
+        pytest.skip("once is enough")
+    terminal = pexpect.spawn(
+        PYTHON, ["-m", "IPython", "--simple-prompt", "--colors=NoColor"],
+        env=dict(notebook.env, TERM="dumb"), encoding="utf-8", timeout=60, dimensions=(50, 120))
+    try:
+        terminal.expect(r"In \[1\]: ")
+        terminal.sendline("%load_ext phalanx")
+        terminal.expect(r"In \[2\]: ")
+        terminal.sendline("%px import time; print('first', flush=True); time.sleep(1.5); print('last')")
+        terminal.expect(r"\[stdout:0(-1)?\]\s+first\r\n")
+        terminal.expect("%px: 0 of 2 engines done, 1 s")
+        terminal.expect(r"last\r\n")
+        terminal.expect(r"In \[3\]: ")
+        terminal.sendline("%px print('on', flush=True); time.sleep(100)")
+        terminal.expect(r"\[stdout:0(-1)?\]\s+on\r\n")
+        terminal.expect("%px: 0 of 2 engines done")
+        terminal.sendintr()
+        terminal.expect("KeyboardInterrupt")
+        terminal.expect(r"In \[4\]: ")
+        terminal.sendline("%px 6 * 7")
+        terminal.expect(r"Out\[0-1(:\d+)?\]: 42")
+    finally:
+        terminal.close(force=True)
+
+
 # ---- without a cluster ---------------------------------------------------------------------------
 
 

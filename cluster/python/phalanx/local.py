@@ -163,15 +163,15 @@ class DefaultCluster:
                 "a cluster of %d engine%s is running; '%%pxcluster restart' or '%%pxcluster engines"
                 " +N' change it" % (len(client), "" if len(client) == 1 else "s")
             )
-        return self._started(self._start(count))
+        return self._started(self._start(count, "Starting a cluster"))
 
-    def _start(self, count):
+    def _start(self, count, what="No cluster is running: starting one"):
         program = self._program()
         count = count or len(os.sched_getaffinity(0))
         cluster_id = "px-%d-%s" % (os.getpid(), secrets.token_hex(3))
         print(
-            "No cluster is running: starting one of %d engine%s, which ends with this session."
-            % (count, "" if count == 1 else "s")
+            "%s of %d engine%s, which ends with this session."
+            % (what, count, "" if count == 1 else "s")
         )
         sys.stdout.flush()
         self._news = True
