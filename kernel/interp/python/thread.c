@@ -9,7 +9,8 @@
  *
  * A second interrupt of the same request within a second means that it caught the first: from then
  * on every line that it starts raises KeyboardInterrupt, until it has ended. Lines of the machinery
- * under the cell are spared, so that event loops stay whole.
+ * under the cell are spared, so that event loops stay whole. Code that handles SIGINT itself is left
+ * to do so.
  *
  * Signals reach one thread only. In a subshell's thread KeyboardInterrupt is made to be raised at
  * the next instruction of Python; setting that up needs the GIL, which the caller must not wait
@@ -188,11 +189,26 @@ static int raise_again(PyObject *unused, PyFrameObject *frame, int what, PyObjec
     return spared ? 0 : -1;
 }
 
+/* GIL. Whether code has put a handler of its own in the place of Python's: %px does, which counts
+ * interrupts and ends with the second. */
+static bool is_handled(void)
+{
+    PyObject *module = PyImport_ImportModule("_signal");
+    PyObject *now = module ? PyObject_CallMethod(module, "getsignal", "i", SIGINT) : NULL;
+    PyObject *usual = module ? PyObject_GetAttrString(module, "default_int_handler") : NULL;
+    const bool handled = now && usual && now != usual;
+    PyErr_Clear();
+    Py_XDECREF(usual);
+    Py_XDECREF(now);
+    Py_XDECREF(module);
+    return handled;
+}
+
 /* GIL, interpreter thread. */
 static int be_relentless(void *arg)
 {
     struct px_python *self = arg;
-    if (atomic_load(&self->relentless))
+    if (atomic_load(&self->relentless) && !is_handled())
         PyEval_SetTrace(raise_again, NULL);
     return 0;
 }
