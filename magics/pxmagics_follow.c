@@ -19,9 +19,13 @@
 #define SLICE_MS 1000 /* a signal handled just before a wait does not end it: look again */
 #define GRACE_MS 5000 /* after a time-out has interrupted the engines */
 
+/* Names of the capsule in `listener`. */
+static const char RUNNING[] = "phalanx.run", OVER[] = "phalanx.run that is over";
+
 struct run {
     const struct px_follow *options;
-    PyObject *raw, *listener;
+    PyObject *raw;
+    PyObject *listener, *capsule; /* what the AsyncResult calls, and its way to this struct */
     phalanx_result *result;
     size_t count;
     struct px_show *show;
@@ -47,8 +51,10 @@ static int on_event(struct run *run, PyObject *event)
 /* The AsyncResult calls it with each event that it files, whoever took it. */
 static PyObject *hear(PyObject *capsule, PyObject *event)
 {
-    struct run *run = PyCapsule_GetPointer(capsule, "phalanx.run");
-    return run && on_event(run, event) == 0 ? Py_NewRef(Py_None) : NULL;
+    /* Another thread may have looked it up just before the run ended. */
+    struct run *run =
+        PyCapsule_IsValid(capsule, RUNNING) ? PyCapsule_GetPointer(capsule, RUNNING) : NULL;
+    return !run || on_event(run, event) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyMethodDef hear_def = {"hear", hear, METH_O, NULL};
@@ -65,9 +71,8 @@ static PyObject *call_listeners(struct run *run, const char *method)
 
 static int listen(struct run *run)
 {
-    PyObject *capsule = PyCapsule_New(run, "phalanx.run", NULL);
-    run->listener = capsule ? PyCFunction_New(&hear_def, capsule) : NULL;
-    Py_XDECREF(capsule);
+    run->capsule = PyCapsule_New(run, RUNNING, NULL);
+    run->listener = run->capsule ? PyCFunction_New(&hear_def, run->capsule) : NULL;
     return run->listener ? px_discard(call_listeners(run, "append")) : -1;
 }
 
@@ -79,8 +84,11 @@ static int file_event(struct run *run, PyObject *event)
         return -1;
     PyObject *listeners = PyObject_GetAttrString(result, "_listeners");
     int status = listeners && PyList_Check(listeners) ? 0 : -1;
-    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(listeners); i++)
-        status = px_discard(PyObject_CallOneArg(PyList_GET_ITEM(listeners, i), event));
+    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(listeners); i++) {
+        PyObject *listener = Py_NewRef(PyList_GET_ITEM(listeners, i));
+        status = px_discard(PyObject_CallOneArg(listener, event));
+        Py_DECREF(listener);
+    }
     Py_XDECREF(listeners);
     return status;
 }
@@ -231,10 +239,11 @@ static void free_signals(PyObject *capsule)
 }
 
 /* Makes Python's handler of SIGINT one that counts, if it is the usual one. The counter lives as
- * long as the handler returned, or there is NULL, without an exception. */
+ * long as the handler returned, or there is NULL, without an exception. It is _signal that is
+ * called, in which no line of Python can be interrupted. */
 static PyObject *count_interrupts(struct run *run)
 {
-    PyObject *module = PyImport_ImportModule("signal");
+    PyObject *module = PyImport_ImportModule("_signal");
     PyObject *now = module ? PyObject_CallMethod(module, "getsignal", "i", SIGINT) : NULL;
     PyObject *usual = module ? PyObject_GetAttrString(module, "default_int_handler") : NULL;
     int *signals = now && now == usual ? PyMem_Calloc(1, sizeof *signals) : NULL;
@@ -259,7 +268,7 @@ static int end_counting(struct run *run, PyObject *handler)
         return 0;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    PyObject *module = PyImport_ImportModule("signal");
+    PyObject *module = PyImport_ImportModule("_signal");
     PyObject *usual = module ? PyObject_GetAttrString(module, "default_int_handler") : NULL;
     if (!usual || px_discard(PyObject_CallMethod(module, "signal", "iO", SIGINT, usual)) < 0)
         PyErr_Clear();
@@ -365,7 +374,10 @@ static void run_fini(struct run *run)
     PyErr_Fetch(&type, &error, &traceback);
     if (run->listener)
         px_discard(call_listeners(run, "remove"));
+    if (run->capsule)
+        PyCapsule_SetName(run->capsule, OVER);
     Py_CLEAR(run->listener);
+    Py_CLEAR(run->capsule);
     PyErr_Restore(type, error, traceback);
     px_show_destroy(run->show);
     PyMem_Free(run->pending);

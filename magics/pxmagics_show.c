@@ -21,7 +21,6 @@ enum event_field { EV_TYPE, EV_TASK, EV_ENGINE, EV_FAILED, EV_LOST, EV_NAME, EV_
 
 struct px_show {
     struct px_follow options;
-    phalanx_result *result;
     size_t count;
     int *engines; /* by task */
     struct px_teller *teller;
@@ -549,7 +548,6 @@ struct px_show *px_show_create(const struct px_follow *options, phalanx_result *
 {
     struct px_show *show = px_alloc(sizeof *show);
     show->options = *options;
-    show->result = result;
     show->count = phalanx_task_count(result);
     show->engines = px_alloc((show->count + 1) * sizeof *show->engines);
     for (size_t i = 0; i < show->count; i++)

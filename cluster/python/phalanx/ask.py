@@ -113,7 +113,7 @@ def _why_of(client, ids, results):
 
 
 def _what_is_known(client, ids, results):
-    """For a controller that gives no reasons: where tasks were sent, and what stands before them."""
+    """For a controller that gives no reasons: where tasks are, and what stands before them."""
     text = "this controller gives no reasons (pxcontroller does); what it tells:\n"
     engines = sorted({
         result._raw.task_engine(index)

@@ -12,7 +12,6 @@ from . import _magics
 
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _ERRORS_SHOWN = 8  # different ones of one cell
-
 _KEPT = 16  # results of --noblock
 
 # ---- where things are shown
@@ -88,7 +87,8 @@ def fold_error(exception, scope, fold=True):
         ]
     groups = {}
     for index, entry in enumerate(entries):
-        key = index if not fold else _magics.error_key("%s\n%s\n%s" % (entry[0], entry[1], entry[2] or ""))
+        text = "%s\n%s\n%s" % (entry[0], entry[1], entry[2] or "")
+        key = _magics.error_key(text) if fold else index
         groups.setdefault(key, []).append(entry)
     lines = []
     for shown, group in enumerate(groups.values()):
