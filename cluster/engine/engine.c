@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #define CONNECT_WAIT_MS 1000 /* for one relay; later ones are reached when they come up */
+#define IO_THREADS 2         /* one can be busy with 100 MB: hearts and control go by the other */
 #define HEART_SLACK_MS 500   /* on top of the period, as the reference allows */
 #define LAST_WORDS_MS                                                                              \
     250 /* for what is left to send when told to end: the hub may be ending too                    \
@@ -355,7 +356,7 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
                                        config->connection->signature_scheme, engine.uuid, &err);
     engine.bell = px_doorbell_create(&err);
     engine.service = px_service_create(&calls, &err);
-    engine.context = px_context_create(1);
+    engine.context = px_context_create(IO_THREADS);
     engine.trace = px_trace_create(config->ops, self, config->obituary, &err);
     if (!engine.session || !engine.trace || !engine.bell || !engine.service ||
         px_service_start(engine.service, &err) < 0)
