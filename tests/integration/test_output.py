@@ -274,7 +274,8 @@ def test_a_flood_is_bounded_and_nothing_is_lost(side):
     paths = {path for *_, path in notices}
     assert len(paths) == 1
     shown = len([line for line in lines if line.startswith("000")])
-    assert shown + sum(int(lines) for _, _, lines, _ in notices) == 300000
+    left_out = sum(int(lines) for _, _, lines, _ in notices)
+    assert 0 <= shown + left_out - 300000 <= len(notices)  # a line that was cut counts on both sides
     # Each line is shown or in the file, and the file goes on where the head ended.
     number = re.compile(r"^\d{99}$", re.MULTILINE)
     head = [int(n) for n in number.findall(text[:text.index("[phalanx:")])]
