@@ -409,6 +409,10 @@ static bool is_option_of_line(const struct reader *reader, const char *word)
     const size_t dashes = (size_t)(name - word), size = strcspn(name, "=");
     if (dashes < 1 || dashes > 2 || !isalpha((unsigned char)*name))
         return false;
+    struct reader rest = *reader;
+    skip_space(&rest);
+    if (rest.at == rest.size && strcmp(word, "--help") == 0)
+        return true; /* an expression, but nobody means it */
     if (dashes == 2 && find_name((struct px_span){name, size}, true, PX_MAGIC_PX))
         return true;
     for (size_t i = 0; i < size; i++) {
@@ -436,6 +440,8 @@ static int parse_options(struct parser *parser, struct px_buf *word)
         if (word->data[0] != '-' || !word->data[1])
             return px_fail(parser->err, PX_EINVAL, "'%.60s' is not an option%s", word->data,
                            parser->magic == PX_MAGIC_CELL ? "; code goes on the lines below" : "");
+        if (strcmp(word->data, "--help") == 0)
+            return px_fail(parser->err, PX_EINVAL, "its help");
         if ((word->data[1] == '-' ? apply_long : apply_letters)(parser, word->data) < 0)
             return -1;
     }

@@ -123,6 +123,7 @@ static const struct {
     {"-x[0]", "-x[0]"},
     {"--x + 1", "--x + 1"},
     {"--bogus == 1", "--bogus == 1"},
+    {"--help + 1", "--help + 1"},
     {"-await f()", "-await f()"},
     {"-t 0 a", "a"},
     {"-t all a", "a"},
@@ -156,6 +157,8 @@ static const struct {
     const char *line, *error;
 } wrong_rows[] = {
     {"--bogus 1", "unknown option --bogus"},
+    {"--help", "its help"},
+    {"-t 0 --help ", "its help"},
     {"--bogus=1", "unknown option --bogus=1"},
     {"--tragets 0 print(1)", "unknown option --tragets; did you mean --targets?"},
     {"--target 0 print(1)", "unknown option --target; did you mean --targets?"},
