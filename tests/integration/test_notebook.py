@@ -20,6 +20,7 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium"),
+              pytest.mark.skipif("PX_ASAN_OPTIONS" in os.environ, reason="chromedriver takes no preload"),
               pytest.mark.usefixtures("no_leftovers")]
 PATIENCE = 60
 
