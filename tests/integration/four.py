@@ -48,7 +48,7 @@ def start_theirs(env, security):
     subprocess.Popen([BIN / "pxengine", "-n", "4", f"--file={file}"], env=env, **quiet)
 
 
-@pytest.fixture(scope="module", params=["ours", "theirs"])
+@pytest.fixture(scope="module", params=["ours", pytest.param("theirs", marks=pytest.mark.stock)])
 def where(request, tmp_path_factory):
     """(the client's connection file, environment, "ours" or "theirs")"""
     if not (BIN / "pxcluster").exists():

@@ -154,7 +154,7 @@ def start_theirs(env):
     return 2
 
 
-@pytest.fixture(scope="module", params=["ours", "theirs"])
+@pytest.fixture(scope="module", params=["ours", pytest.param("theirs", marks=pytest.mark.stock)])
 def where(request, tmp_path_factory):
     """(connection file, number of engines, environment)"""
     if not (BIN / "pxcluster").exists():
