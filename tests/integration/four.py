@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Fixtures: four engines of ours under pxcontroller, and four under ipcontroller, for a module."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,46 +32,57 @@ def script_environment(env):
     return env
 
 
-def start_ours(env, security):
+def security_of(env):
+    return os.path.join(env["IPYTHONDIR"], "profile_default", "security")
+
+
+def start_ours(env):
     subprocess.run([BIN / "pxcluster", "start", "-n", "4", "--daemonize"], env=env, check=True,
                    timeout=90, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return 4
 
 
-def start_theirs(env, security):
+def start_theirs(env):
     pytest.importorskip("ipyparallel")
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL,
              "stderr": subprocess.DEVNULL, "start_new_session": True}
     stock = {k: v for k, v in env.items() if k != "PYTHONPATH"}
     # A short period: the tests await deaths. A long patience: the machine may be busy.
     subprocess.Popen([*STOCK_CONTROLLER.split(), "--ping=500"], env=stock, **quiet)
-    file = os.path.join(security, "ipcontroller-engine.json")
+    file = os.path.join(security_of(env), "ipcontroller-engine.json")
     wait_for(lambda: os.path.exists(file), 60, "ipcontroller's files")
     subprocess.Popen([BIN / "pxengine", "-n", "4", f"--file={file}"], env=env, **quiet)
+    return 4
+
+
+@contextlib.contextmanager
+def cluster(directory, start):
+    """(the client's connection file, number of engines, environment) of what start(env) started
+    there: how many engines to await. Nothing of it is left afterwards."""
+    if not (BIN / "pxcluster").exists():
+        pytest.fail(f"no programs in {BIN}: build first, or set PX_BIN")
+    env = environment(directory)
+    try:
+        count = start(env)
+        file = os.path.join(security_of(env), "ipcontroller-client.json")
+        with phalanx.Client(file, timeout=60) as client:
+            client.wait_for_engines(count, timeout=60)
+        yield file, count, env
+        if start is start_ours:
+            subprocess.run([BIN / "pxcluster", "stop"], env=env, timeout=60,
+                           stdout=subprocess.DEVNULL)
+    finally:
+        for pid in conftest.processes_with(f"IPYTHONDIR={directory}"):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module", params=["ours", pytest.param("theirs", marks=pytest.mark.stock)])
 def where(request, tmp_path_factory):
     """(the client's connection file, environment, "ours" or "theirs")"""
-    if not (BIN / "pxcluster").exists():
-        pytest.fail(f"no programs in {BIN}: build first, or set PX_BIN")
-    directory = tmp_path_factory.mktemp("ipython")
-    env = environment(directory)
-    security = os.path.join(directory, "profile_default", "security")
-    try:
-        {"ours": start_ours, "theirs": start_theirs}[request.param](env, security)
-        file = os.path.join(security, "ipcontroller-client.json")
-        with phalanx.Client(file, timeout=60) as client:
-            client.wait_for_engines(4, timeout=60)
+    start = {"ours": start_ours, "theirs": start_theirs}[request.param]
+    with cluster(tmp_path_factory.mktemp("ipython"), start) as (file, _, env):
         yield file, env, request.param
-        if request.param == "ours":
-            subprocess.run([BIN / "pxcluster", "stop"], env=env, timeout=60,
-                           stdout=subprocess.DEVNULL)
-    finally:
-        for pid in conftest.processes_with(f"IPYTHONDIR={directory}"):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 import functools
 import os
 import pickle
-import signal
 import subprocess
 import threading
 import time
 
 import pytest
 
-import conftest
-from conftest import PYTHON, STOCK_CONTROLLER, STOCK_ENGINE, BIN, PYTHONPATH, wait_for
+from conftest import PYTHON, STOCK_CONTROLLER, STOCK_ENGINE, wait_for
+from four import cluster, script_environment, security_of, start_ours
 
 phalanx = pytest.importorskip("phalanx")
 numpy = pytest.importorskip("numpy")
@@ -133,13 +132,6 @@ def test_canned_bytes_are_ipyparallels():
 # ---- two clusters ----------------------------------------------------------------------------
 
 
-def start_ours(env):
-    subprocess.run(
-        [BIN / "pxcluster", "start", "-n", "4", "--daemonize"], env=env, check=True, timeout=60,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    return 4
-
-
 def start_theirs(env):
     pytest.importorskip("ipyparallel")
     quiet = dict(env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -147,8 +139,8 @@ def start_theirs(env):
     stock = {k: v for k, v in env.items() if k != "PYTHONPATH"}
     quiet["env"] = stock
     subprocess.Popen([*STOCK_CONTROLLER.split(), "--ping=200"], **quiet)
-    security = os.path.join(env["IPYTHONDIR"], "profile_default", "security")
-    wait_for(lambda: os.path.exists(os.path.join(security, "ipcontroller-engine.json")), 30)
+    file = os.path.join(security_of(env), "ipcontroller-engine.json")
+    wait_for(lambda: os.path.exists(file), 30)
     for _ in range(2):
         subprocess.Popen(STOCK_ENGINE.split(), **quiet)
     return 2
@@ -157,30 +149,9 @@ def start_theirs(env):
 @pytest.fixture(scope="module", params=["ours", pytest.param("theirs", marks=pytest.mark.stock)])
 def where(request, tmp_path_factory):
     """(connection file, number of engines, environment)"""
-    if not (BIN / "pxcluster").exists():
-        pytest.fail(f"no programs in {BIN}: build first, or set PX_BIN")
-    directory = tmp_path_factory.mktemp("ipython")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("IPP_", "JUPYTER", "IPYTHON"))}
-    env["IPYTHONDIR"] = str(directory)
-    env["PATH"] = f"{BIN}:{env['PATH']}"
-    if "PX_ASAN_OPTIONS" in os.environ:
-        env.pop("LD_PRELOAD", None)
-        env["ASAN_OPTIONS"] = os.environ["PX_ASAN_OPTIONS"]
-    try:
-        count = {"ours": start_ours, "theirs": start_theirs}[request.param](env)
-        file = directory / "profile_default" / "security" / "ipcontroller-client.json"
-        with phalanx.Client(file, timeout=60) as client:
-            client.wait_for_engines(count, timeout=60)
-        yield str(file), count, env
-        if request.param == "ours":
-            subprocess.run([BIN / "pxcluster", "stop"], env=env, timeout=30,
-                           stdout=subprocess.DEVNULL)
-    finally:
-        for pid in conftest.processes_with(f"IPYTHONDIR={directory}"):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
+    start = {"ours": start_ours, "theirs": start_theirs}[request.param]
+    with cluster(tmp_path_factory.mktemp("ipython"), start) as running:
+        yield running
 
 
 @pytest.fixture
@@ -449,12 +420,8 @@ print(result.get())
 def test_interrupt_fork_and_exit(where):
     """Ctrl-C ends a wait, a forked child is refused, and the interpreter exits cleanly."""
     file, _, env = where
-    env = {**env, "PYTHONPATH": str(PYTHONPATH)}
-    if "LD_PRELOAD" in os.environ:
-        env["LD_PRELOAD"] = os.environ["LD_PRELOAD"]
-        env["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "")
-    done = subprocess.run([PYTHON, "-c", SCRIPT, file], env=env, timeout=60, text=True,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run([PYTHON, "-c", SCRIPT, file], env=script_environment(env), timeout=60,
+                          text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[0] == "interrupted True"
