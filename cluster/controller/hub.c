@@ -9,6 +9,7 @@
  */
 #include "hub.h"
 
+#include "blocks.h"
 #include "protocol.h"
 
 #include <malloc.h>
@@ -158,6 +159,7 @@ static void on_tidy(struct px_loop *loop, void *ctx)
     px_loop_cancel(loop, hub->tidy);
     hub->tidy = NULL;
     malloc_trim(0);
+    px_blocks_trim();
 }
 
 static void on_flush(struct px_loop *loop, void *ctx)
