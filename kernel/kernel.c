@@ -24,7 +24,10 @@ struct px_request *px_request_create(struct px_msg **msg, enum px_channel channe
     request->msg = taken;
     request->channel = channel;
     const struct px_span header = px_msg_header(taken);
-    if (px_header_scan(header, &request->header, err) < 0) {
+    int good = px_header_scan(header, &request->header, err);
+    if (good == 0 && !px_is_utf8(header)) /* all who listen are to read it, as a parent */
+        good = px_fail(err, PX_EINVAL, "the header is not UTF-8");
+    if (good < 0) {
         px_request_destroy(request);
         return NULL;
     }

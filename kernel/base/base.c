@@ -161,6 +161,18 @@ static size_t utf8_sequence(const unsigned char *s, size_t size)
     return 0;
 }
 
+bool px_is_utf8(struct px_span text)
+{
+    const unsigned char *s = (const unsigned char *)text.data;
+    for (size_t i = 0; i < text.size;) {
+        const size_t length = s[i] < 0x80 ? 1 : utf8_sequence(s + i, text.size - i);
+        if (!length)
+            return false;
+        i += length;
+    }
+    return true;
+}
+
 static void append_escape(struct px_buf *buf, unsigned char c)
 {
     static const char names[128] = {

@@ -248,8 +248,8 @@ static void echo_apply(void *self, struct px_span msg_id, struct px_span metadat
 static void echo_query(void *self, enum px_query what, struct px_span content, struct px_buf *reply)
 {
     static const char *const replies[PX_QUERY_COUNT] = {
-        [PX_COMPLETE] = "{\"status\": \"ok\", \"matches\": [], \"cursor_start\": 0, "
-                        "\"cursor_end\": 0, \"metadata\": {}}",
+        [PX_COMPLETE] = ("{\"status\": \"ok\", \"matches\": [], \"cursor_start\": 0, "
+                         "\"cursor_end\": 0, \"metadata\": {}}"),
         [PX_INSPECT] = "{\"status\": \"ok\", \"found\": false, \"data\": {}, \"metadata\": {}}",
         [PX_IS_COMPLETE] = "{\"status\": \"complete\"}",
         [PX_HISTORY] = "{\"status\": \"ok\", \"history\": []}",
