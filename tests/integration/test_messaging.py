@@ -181,6 +181,16 @@ def test_errors_and_queries_stay_in_their_subshell(kernel, subshell):
     assert kernel.reply(awaited)["content"]["status"] == "ok"
 
 
+def test_a_subshell_knows_the_history(kernel, subshell):
+    kernel.run("remarkable = 1")
+    for kind in ({"hist_access_type": "tail", "n": 5}, {"hist_access_type": "range", "session": 0},
+                 {"hist_access_type": "search", "pattern": "remark*"}):
+        asked = send_to(kernel, subshell, "history_request", {"raw": True, "output": False, **kind})
+        reply = kernel.reply(asked)["content"]
+        assert reply["status"] == "ok", reply
+        assert "remarkable = 1" in [line for *_, line in reply["history"]]
+
+
 def test_an_interrupt_reaches_a_subshell(kernel, subshell):
     stuck = execute_in(kernel, subshell, "print('go', flush=True)\nwhile True: pass")
     kernel.wait_for_output(stuck, "stream")

@@ -15,6 +15,7 @@ import threading
 
 import _phalanx_host as host
 from IPython.core.history import HistoryManager
+from traitlets import default
 
 GATHER_S = 1.0
 MOST_WAITING = 10_000  # inputs that are kept for a disk that takes none
@@ -51,7 +52,12 @@ class History(HistoryManager):
         self._px_warn("the history is kept in memory only", error)
         self.hist_file = ":memory:"
 
-    # ---- IPython asks, on the interpreter thread unless it passes a connection -----------------
+    # ---- IPython asks, on a shell's thread unless it passes a connection -------------------------
+
+    @default("connection_options")
+    def _px_options(self):
+        """Subshells ask, too. SQLite takes its turns by itself; writers have _px_writing."""
+        return {"check_same_thread": False}
 
     def init_db(self):
         if self.enabled and str(self.hist_file) != ":memory:":
