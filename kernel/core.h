@@ -255,6 +255,7 @@ extern const struct px_handler px_core_handlers[];
 px_handler_fn px_on_execute_request, px_on_query, px_on_comm;
 px_handler_fn px_on_kernel_info_request, px_on_connect_request, px_on_comm_info_request;
 px_handler_fn px_on_interrupt_request, px_on_shutdown_request;
+px_handler_fn px_on_usage_request, px_on_debug_request;
 
 /* hush.c. Whether the request can do without busy and idle. */
 bool px_hush_asked(const struct px_request *request);

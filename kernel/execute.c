@@ -76,13 +76,15 @@ static struct px_span error_members(const struct px_outcome *outcome)
                : PX_SPAN("\"ename\": \"Error\", \"evalue\": \"\", \"traceback\": []");
 }
 
+/* With the members that the reply names, too: a client reads there which engine it was. */
 static void publish_error(struct px_kernel *kernel, const struct px_request *request,
-                          const struct px_outcome *outcome)
+                          const struct px_outcome *outcome, const char *method)
 {
     const struct px_span members = error_members(outcome);
     struct px_buf content = {0};
     px_buf_text(&content, "{");
     px_buf_append(&content, members.data, members.size);
+    put_engine_info(kernel, &content, method);
     px_buf_text(&content, "}");
     px_kernel_publish(kernel, request, "error", PX_TOPIC_ERROR, px_buf_span(&content));
     px_buf_fini(&content);
@@ -220,7 +222,7 @@ void px_on_apply_request(struct px_kernel *kernel, struct px_request *request)
     free(buffers);
     struct px_buf content = {0};
     if (outcome.failed) {
-        publish_error(kernel, request, &outcome);
+        publish_error(kernel, request, &outcome, "apply");
         put_error(kernel, &outcome, "apply", &content);
         px_buf_text(&content, "}");
     } else {

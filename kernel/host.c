@@ -145,6 +145,16 @@ static struct px_buffer *own_buffers(const struct px_buffer *buffers, size_t cou
     return owned;
 }
 
+/* The language's own members come behind what every message carries. */
+static void stamp_metadata(const struct px_kernel *kernel, struct px_span own, struct px_buf *out)
+{
+    const size_t stamp = strlen(kernel->metadata) - 1; /* without its closing brace */
+    px_buf_append(out, kernel->metadata, stamp);
+    if (stamp > 1)
+        px_buf_text(out, ", ");
+    px_buf_append(out, own.data + 1, own.size - 1);
+}
+
 static void host_publish(void *ctx, struct px_parent *parent, enum px_publication what,
                          struct px_span content, struct px_span metadata,
                          const struct px_buffer *buffers, size_t buffer_count)
@@ -164,7 +174,7 @@ static void host_publish(void *ctx, struct px_parent *parent, enum px_publicatio
         item->own_topic = comm_topic(content);
     px_buf_append(&item->content, content.data, content.size);
     if (!px_span_equal(metadata, "{}"))
-        px_buf_append(&item->metadata, metadata.data, metadata.size);
+        stamp_metadata(kernel, metadata, &item->metadata);
     if (buffer_count) {
         item->buffers = own_buffers(buffers, buffer_count);
         item->buffer_count = buffer_count;

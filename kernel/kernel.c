@@ -445,6 +445,8 @@ const struct px_handler px_core_handlers[] = {
     {"comm_info_request", "comm_info_reply", PX_ON_SERVICE, px_on_comm_info_request, 0},
     {"interrupt_request", "interrupt_reply", PX_ON_SERVICE, px_on_interrupt_request, 0},
     {"shutdown_request", "shutdown_reply", PX_ON_SERVICE, px_on_shutdown_request, 0},
+    {"usage_request", "usage_reply", PX_ON_SERVICE, px_on_usage_request, 0},
+    {"debug_request", "debug_reply", PX_ON_SERVICE, px_on_debug_request, 0},
     {0},
 };
 

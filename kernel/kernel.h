@@ -53,7 +53,7 @@ px_handler_fn px_on_apply_request, px_on_clear_request, px_on_abort_request;
 /* Hands queued requests back to the scheduler that sent them: {"msg_ids": [...]}. */
 px_handler_fn px_on_recall_request;
 px_handler_fn px_on_create_subshell_request, px_on_delete_subshell_request;
-px_handler_fn px_on_list_subshell_request, px_on_usage_request, px_on_debug_request;
+px_handler_fn px_on_list_subshell_request;
 
 /* What a handler may ask. Spans are valid until the reply is given. */
 struct px_span px_request_content(const struct px_request *request);

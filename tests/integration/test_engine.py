@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 
@@ -16,92 +15,10 @@ from pathlib import Path
 import pytest
 import zmq
 import conftest
-from conftest import BIN, PYTHON, alive, wait_for
-from jupyter_client.session import Session
-
-PXENGINE = BIN / "pxengine"
-TIMEOUT = 20
+from conftest import PYTHON, alive, wait_for
+from hub import TIMEOUT, Engines, Hub
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
-
-
-class Hub:
-    """The controller's side of one engine: bound sockets, and the connection file."""
-
-    NAMED = {"mux": b"mux_out", "task": b"task_out", "control": b"control_out",
-             "leaf0": b"sub_scheduler_00", "leaf1": b"sub_scheduler_01"}
-
-    def __init__(self, profile_dir):
-        self.file = profile_dir / "security" / "ipcontroller-engine.json"
-        self.file.parent.mkdir(parents=True)
-        self.context = zmq.Context()
-        self.session = Session(key=b"secret")
-        self.sockets, self.ports = {}, {}
-        for name in ("registration", "hb_pong", *self.NAMED):
-            self.bind(name, zmq.ROUTER)
-        self.bind("iopub", zmq.SUB).subscribe(b"")
-        self.bind("hb_ping", zmq.XPUB)
-
-    def bind(self, name, kind):
-        self.sockets[name] = sock = self.context.socket(kind)
-        sock.linger = 0
-        if name in self.NAMED:
-            sock.routing_id = self.NAMED[name]
-        self.ports[name] = sock.bind_to_random_port("tcp://127.0.0.1")
-        return sock
-
-    def write(self, **changes):
-        content = {"ssh": "", "interface": "tcp://127.0.0.1", "location": socket.gethostname(),
-                   "pack": "json", "unpack": "json", "signature_scheme": "hmac-sha256",
-                   "curve_serverkey": None, "key": "secret",
-                   "broadcast": [self.ports["leaf0"], self.ports["leaf1"]],
-                   **{k: p for k, p in self.ports.items() if not k.startswith("leaf")}}
-        content.update(changes)
-        self.file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
-
-    def receive(self, name, timeout=TIMEOUT):
-        """(identities, message) of the next one on a socket."""
-        assert self.sockets[name].poll(timeout * 1000), f"nothing on {name}"
-        frames = self.sockets[name].recv_multipart()
-        idents, rest = self.session.feed_identities(frames)
-        return idents, self.session.deserialize(rest)
-
-    def silent(self, name, seconds):
-        return not self.sockets[name].poll(seconds * 1000)
-
-    def send(self, name, idents, msg_type, content=None, buffers=None, **kwargs):
-        msg = self.session.msg(msg_type, content or {}, **kwargs)
-        self.session.send(self.sockets[name], msg, ident=idents, buffers=buffers)
-        return msg["header"]["msg_id"]
-
-    def register(self, engine_id=0, **reply):
-        """Answers a registration; returns the engine's uuid."""
-        idents, msg = self.receive("registration")
-        assert msg["msg_type"] == "registration_request"
-        assert idents == [msg["content"]["uuid"].encode()]
-        content = {"status": "ok", "id": engine_id, "hb_period": 3000, **reply}
-        self.send("registration", idents, "registration_reply", content)
-        return idents[0]
-
-    def join(self, engine_id=0, **reply):
-        """Registers an engine and waits until its heart listens."""
-        uuid = self.register(engine_id, **reply)
-        # A SUB subscribes when its thread looks at it, as a relay's always does.
-        wait_for(lambda: self.sockets["iopub"].poll(0) and self.sockets["hb_ping"].poll(0), TIMEOUT,
-                 "the engine's first status and its heart")
-        assert self.sockets["hb_ping"].recv() == b"\x01"
-        return uuid
-
-    def join_all(self, count):
-        """Registers that many engines as 0, 1, …; returns their uuids."""
-        uuids = [self.register(engine_id) for engine_id in range(count)]
-        for _ in uuids:
-            topic, _ = self.receive("iopub")
-            assert topic[0].endswith(b".status")
-        return uuids
-
-    def close(self):
-        self.context.destroy(linger=0)
 
 
 @pytest.fixture
@@ -109,41 +26,6 @@ def hub(ipython_dir):
     hub = Hub(ipython_dir / "profile_default")
     yield hub
     hub.close()
-
-
-class Engines:
-    """A pxengine and what it says on --ready-fd and stderr."""
-
-    def __init__(self, env, options, **kwargs):
-        read, write = os.pipe()
-        self.ready = os.fdopen(read)
-        self.process = subprocess.Popen([PXENGINE, f"--ready-fd={write}", *options], env=env,
-                                        pass_fds=[write], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                        **kwargs)
-        os.close(write)
-
-    def said(self, word):
-        """The words behind `word` on its next line; engines that were started are passed over."""
-        line = self.ready.readline().strip()
-        while line.startswith("started "):
-            line = self.ready.readline().strip()
-        assert line.startswith(word + " "), line
-        return line.removeprefix(word + " ")
-
-    def registered(self):
-        """(id, pid) of the next engine that says so."""
-        engine_id, pid = self.said("registered").split()
-        return int(engine_id), int(pid)
-
-    def exited(self):
-        pid, why = self.said("exited").split(" ", 1)
-        return int(pid), why
-
-    def end(self):
-        out, err = self.process.communicate(timeout=TIMEOUT)
-        assert out == ""
-        return self.process.returncode, err
 
 
 @pytest.fixture
@@ -650,13 +532,17 @@ def test_stacks_of_a_busy_engine(hub, start, code):
     idle = hub.receive("control")[1]["content"]
     assert idle["status"] == "ok" and idle["busy"] is None
     msg_id = run_until_go(hub, uuid, code)
-    for _ in range(2):  # the second is alone in its reply, too
+
+    def in_f():  # it may have printed and not called f yet
         hub.send("control", [uuid, b"c"], "stacks_request")
         _, reply = hub.receive("control")
-        content = reply["content"]
-        assert reply["msg_type"] == "stacks_reply" and content["pid"] == idle["pid"]
-        assert content["stacks"].count("(most recent call first)") == 1
-        assert " in f\n" in content["stacks"]
+        assert reply["msg_type"] == "stacks_reply"
+        assert reply["content"]["stacks"].count("(most recent call first)") == 1
+        return " in f\n" in reply["content"]["stacks"] and reply["content"]
+
+    for _ in range(2):  # the second is alone in its reply, too
+        content = wait_for(in_f, what="f in the stacks")
+        assert content["pid"] == idle["pid"]
         assert content["busy"]["msg_id"] == msg_id
         assert content["busy"]["msg_type"] == "execute_request" and content["busy"]["since_s"] >= 0
 

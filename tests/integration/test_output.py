@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 from conftest import wait_for
-from test_engine import Hub, Engines
+from hub import Hub, Engines
 from test_kernel import TIMEOUT, Kernel
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")

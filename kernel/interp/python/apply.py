@@ -26,15 +26,18 @@ class StepAside:
     """Takes the stand-ins out of the way of the real package when that is first imported, save what
     publishes data: the real one works only in ipykernel."""
 
+    kept = "ipyparallel.engine.datapub"
+
     def __init__(self, modules):
         self.modules = modules
 
     def find_spec(self, name, path=None, target=None):
         if name == "ipyparallel":
-            sys.meta_path.remove(self)
             for key, module in self.modules.items():
-                if sys.modules.get(key) is module and not key.endswith("datapub"):
+                if sys.modules.get(key) is module:
                     del sys.modules[key]
+        if name == self.kept and name in self.modules:
+            return importlib.util.spec_from_file_location(name, self.modules[name].__file__)
         return None
 
 
@@ -52,7 +55,7 @@ def _load(name, root):
     return module
 
 
-def _stand_in(root):
+def _stand_in(root, when_imported):
     if "ipyparallel" in sys.modules:
         return
     modules = {}
@@ -61,6 +64,8 @@ def _stand_in(root):
         name = "ipyparallel." + name
         if name not in sys.modules:
             modules[name] = _load(name, root)
+    # Code that imports this by its long name, with its stand-in there, finds it in the package.
+    when_imported.change("ipyparallel", lambda real: importlib.import_module("ipyparallel.datapub"))
 
 
 def _wire(directory):
@@ -81,7 +86,7 @@ class Apply:
         self.canning = _wire(directory)
         self._pickle5 = None
         self._taught = None
-        _stand_in(os.path.join(directory, "stand_ins"))
+        _stand_in(os.path.join(directory, "stand_ins"), bridge.when_imported)
 
     def _teach_real_package(self):
         """ipyparallel's own `uncan`, called by user code, is to know what we unpickled."""

@@ -78,7 +78,7 @@ def publish(kind, content, metadata=None, buffers=None):
 
 
 def _publish(kind, content, metadata, buffers):
-    host.publish(kind, encode(content), encode(metadata or {}), buffers)
+    host.publish(kind, encode(content), encode(dict(metadata or {})), buffers)
 
 
 def publish_data(data):
@@ -199,7 +199,7 @@ class Bridge:
         import getpass
 
         getpass.getpass = self.getpass
-        self.embedded("environment").create(host.parent_variable)
+        self.when_imported = self.embedded("environment").create(host.parent_variable)
         os.register_at_fork(after_in_child=self._in_child)
         self.main = sys.modules["__main__"]
 
@@ -490,7 +490,7 @@ class Bridge:
             line = host.input(str(prompt), password)
         if line is None:
             raise self._no_stdin()(
-                "input was asked for, but whoever runs this code does not take requests for input"
+                "raw_input was called, but this frontend does not support input requests."
             )
         if line == "\x04":
             raise EOFError

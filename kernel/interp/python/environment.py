@@ -148,9 +148,11 @@ def _pickle_for_processes(module):
 
 
 def create(variable):
+    """Returns what others may ask to change modules, too."""
     when_imported = WhenImported()
     _attribute_threads(variable)
     when_imported.change(
         "concurrent.futures.thread", functools.partial(_attribute_pools, variable)
     )
     when_imported.change("multiprocessing.reduction", _pickle_for_processes)
+    return when_imported

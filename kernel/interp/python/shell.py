@@ -421,7 +421,7 @@ def _configuration(options):
     if options["colors"]:
         config.InteractiveShell.colors = options["colors"]
     if options["engine"]:
-        config.HistoryManager.enabled = False
+        config.HistoryManager.hist_file = ":memory:"
     return config
 
 
