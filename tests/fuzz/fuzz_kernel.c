@@ -264,8 +264,6 @@ static const struct px_handler handlers[] = {
     {"delete_subshell_request", "delete_subshell_reply", PX_ON_SERVICE,
      px_on_delete_subshell_request, 0},
     {"list_subshell_request", "list_subshell_reply", PX_ON_SERVICE, px_on_list_subshell_request, 0},
-    {"usage_request", "usage_reply", PX_ON_SERVICE, px_on_usage_request, 0},
-    {"debug_request", "debug_reply", PX_ON_SERVICE, px_on_debug_request, 0},
     {0},
 };
 
