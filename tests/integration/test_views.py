@@ -183,6 +183,46 @@ def test_picklers(view):
     assert view.apply(f) == ["engine"] * 4
 
 
+def uses_dill(view):
+    """What plain pickle and cloudpickle refuse travels both ways."""
+    def of_main(source):  # dill takes the globals of other modules' functions along
+        return eval(source, vars(__import__("__main__")))
+
+    double, plus_one = of_main("lambda x: x * 2"), of_main("lambda x: x + 1")
+    locked = of_main("lambda lock: lock.locked()")
+    view.use_dill()
+    try:
+        assert view.apply(double, 4) == [8] * 4
+        assert view.apply(of_main("lambda d: d['a'][0](2)"), {"a": [double]}) == [4] * 4
+        assert view.apply(locked, threading.Lock()) == [False] * 4
+        locks = view.apply(of_main("lambda: __import__('threading').Lock()"))
+        assert [lock.locked() for lock in locks] == [False] * 4
+        view["x"] = 5
+        assert view["x"] == [5] * 4
+        assert view.map(plus_one, range(8)) == list(range(1, 9))
+        balanced = view.client.load_balanced_view()
+        assert balanced.map_sync(plus_one, range(300)) == list(range(1, 301))
+    finally:
+        view.use_pickle()
+    with pytest.raises(TypeError, match="cannot pickle"):
+        view.apply(locked, threading.Lock())
+
+
+def test_dill(view):
+    pytest.importorskip("dill")
+    uses_dill(view)
+
+
+def test_dill_of_ipyparallels_client(where):
+    pytest.importorskip("dill")
+    ipyparallel = pytest.importorskip("ipyparallel")
+    with ipyparallel.Client(where[0]) as client:
+        client.wait_for_engines(4, timeout=60)
+        view = client[:]
+        view.block = True
+        uses_dill(view)
+
+
 # ---- broadcasts ------------------------------------------------------------------------------
 
 

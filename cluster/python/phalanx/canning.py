@@ -387,6 +387,8 @@ def dumps(obj):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
+        if module == "__builtin__" and name in _DILLS_OWN:
+            return _DILLS_OWN[name]()
         if module == _CANNING and hasattr(_canning, name):
             return getattr(_canning, name)
         if module == _CODEUTIL:
@@ -399,10 +401,17 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+# What dill writes as members of a module that there is not.
+_DILLS_OWN = {
+    "__main__": lambda: importlib.import_module("__main__").__dict__,
+    "NoneType": lambda: type(None),
+}
+
+
 def loads(data):
-    """An object from such a pickle."""
+    """An object from such a pickle, also from one of dill's."""
     data = bytes(data) if not isinstance(data, bytes) else data
-    if b"ipyparallel" not in data:
+    if b"ipyparallel" not in data and b"__builtin__" not in data:
         return pickle.loads(data)
     return _Unpickler(io.BytesIO(data)).load()
 

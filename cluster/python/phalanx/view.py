@@ -58,6 +58,9 @@ def _use(name):
     serialize = sys.modules.get("ipyparallel.serialize")  # the real package's
     if hasattr(serialize, "use_" + name):
         getattr(serialize, "use_" + name)()
+    wire = sys.modules.get("_phalanx_wire.canning")  # of our engines
+    if wire is not None:
+        wire.use(name)
     if name != "pickle":
         __import__(name)
 

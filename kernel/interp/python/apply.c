@@ -238,12 +238,17 @@ static PyObject *read_info(struct px_apply *apply, struct px_span pickle)
     return tuple;
 }
 
-/* Whether everything from `first` on is a pickle that needs nothing but pickle. */
+static bool mentions(const struct px_span *buffer, const char *name)
+{
+    return memmem(buffer->data, buffer->size, name, strlen(name)) != NULL;
+}
+
+/* Whether everything from `first` on is a pickle that needs nothing but pickle: it names neither
+ * ipyparallel's classes nor the module that dill makes up. */
 static bool all_plain(const struct call *call, size_t first)
 {
-    static const char name[] = "ipyparallel";
     for (size_t i = first; i < call->count; i++)
-        if (memmem(call->buffers[i].data, call->buffers[i].size, name, sizeof name - 1))
+        if (mentions(&call->buffers[i], "ipyparallel") || mentions(&call->buffers[i], "__builtin__"))
             return false;
     return true;
 }

@@ -6,7 +6,7 @@ from types import FunctionType
 from _phalanx_wire.canning import *
 from _phalanx_wire.canning import (
     CannedArray, CannedBytes, CannedCell, CannedClass, CannedFunction, CannedMemoryView,
-    CannedObject, CannedPartial,
+    CannedObject, CannedPartial, use,
 )
 
 CannedBuffer = CannedMemoryView
@@ -15,12 +15,12 @@ _original_can_map = {FunctionType: CannedFunction}
 
 
 def use_dill():
-    import dill
+    use("dill")
 
 
 def use_cloudpickle():
-    import cloudpickle
+    use("cloudpickle")
 
 
 def use_pickle():
-    pass
+    use("pickle")
