@@ -10,57 +10,18 @@ import functools
 import os
 import re
 import secrets
-import shutil
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
 
 from . import _phalanx, error
 from .client import Client, newest
+from .cluster import find_pxcluster, run, run_with_parent, wait_until
 
 CONNECT_SECONDS = 5  # a controller that is there answers in milliseconds
 TRUST_SECONDS = 5  # one that has just answered is not asked again
 ENGINE_SECONDS = 30
-
-
-def find_pxcluster():
-    """The program: of $PX_BINDIR, of the installation or build that this package is part of, or
-    on the PATH. None when there is none."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    places = [
-        os.environ.get("PX_BINDIR"),
-        os.path.join(here, "..", "..", "..", "..", "bin"),  # P/lib/python3.x/site-packages/phalanx
-        os.path.join(here, "..", "..", "bin"),  # build/python/phalanx
-    ]
-    for place in filter(None, places):
-        program = os.path.join(place, "pxcluster")
-        if os.access(program, os.X_OK):
-            return os.path.normpath(program)
-    return shutil.which("pxcluster")
-
-
-def _run(*args, pass_fds=()):
-    """Runs pxcluster to its end. Its output goes through a file, because what it leaves in the
-    background may hold a pipe open."""
-    with tempfile.TemporaryFile() as output:
-        done = subprocess.run(
-            args, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, check=False, pass_fds=pass_fds,
-        )
-        output.seek(0)
-        return done.returncode, output.read().decode(errors="replace").strip()
-
-
-def _end_of_this_process():
-    """A descriptor that becomes readable when this process has ended, however it does. Where the
-    system has no pidfd it is a pipe, whose other end a process forked from here may keep open."""
-    try:
-        return os.pidfd_open(os.getpid())
-    except (AttributeError, OSError):
-        return os.pipe()[0]  # the other end stays open as long as we live
 
 
 def _where(file):
@@ -188,11 +149,7 @@ class DefaultCluster:
     @staticmethod
     def _run_with_parent(what, *args):
         """Runs pxcluster; what it leaves in the background ends with this process."""
-        alive = _end_of_this_process()
-        try:
-            status, output = _run(*args, "--parent-fd", str(alive), pass_fds=[alive])
-        finally:
-            os.close(alive)
+        status, output = run_with_parent(*args)
         if status != 0:
             why = output.splitlines()[-1] if output else "exit status %d" % status
             raise error.KernelError("%s: %s" % (what, why))
@@ -212,7 +169,7 @@ class DefaultCluster:
             return None
         count = len(client)
         directory, cluster_id = _where(client._raw.file)
-        status, _ = _run(
+        status, _ = run(
             self._program(), "stop", "--profile-dir", directory, "--cluster-id", cluster_id
         )
         if status != 0 and not self._is_stale(client):  # its controller was started by other means
@@ -234,10 +191,10 @@ class DefaultCluster:
         if self._own and self._own[0] == cluster_id:
             self._run_with_parent("the engines did not start", *args)
         else:
-            status, output = _run(*args)
+            status, output = run(*args)
             if status != 0:
                 raise error.KernelError("the engines did not start: %s" % output)
-        _wait_until(lambda: len(set(client.ids) - before) >= count)
+        wait_until(lambda: len(set(client.ids) - before) >= count, ENGINE_SECONDS)
         return sorted(set(client.ids) - before)
 
     def is_own(self, client):
@@ -249,17 +206,7 @@ class DefaultCluster:
             return  # a forked child
         if self._client is not None:
             self._client.close()
-        _run(program, "stop", "--cluster-id", cluster_id)
-
-
-def _wait_until(condition, seconds=ENGINE_SECONDS):
-    """Whether it came to pass in time. What is waited for arrives on another thread."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        threading.Event().wait(0.01)
-    return True
+        run(program, "stop", "--cluster-id", cluster_id)
 
 
 @functools.lru_cache(maxsize=None)

@@ -330,4 +330,4 @@ def pxcluster(line=""):
       %pxcluster start -n 8
       %pxcluster engines +4
     """
-    import_module(".clusters", __package__).command(_default.get(), line)
+    import_module(".pxcluster", __package__).command(_default.get(), line)

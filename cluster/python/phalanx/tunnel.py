@@ -21,7 +21,8 @@ LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "*")
 CONNECT_SECONDS = 30
 
 
-def _profile_dir(profile, profile_dir, ipython_dir):
+def profile_directory(profile, profile_dir, ipython_dir):
+    """Where a profile's files are; empty values: the default."""
     if profile_dir or (os.environ.get("IPP_PROFILE_DIR") and not profile):
         return profile_dir or os.environ["IPP_PROFILE_DIR"]
     base = ipython_dir or os.environ.get("IPYTHONDIR") or os.path.expanduser("~/.ipython")
@@ -30,7 +31,7 @@ def _profile_dir(profile, profile_dir, ipython_dir):
 
 def _security_file(name, where):
     cluster_id = where[3] if where[3] is not None else os.environ.get("IPP_CLUSTER_ID", "")
-    return os.path.join(_profile_dir(*where[:3]), "security", name(cluster_id or ""))
+    return os.path.join(profile_directory(*where[:3]), "security", name(cluster_id or ""))
 
 
 def connection_file(*where):

@@ -6,7 +6,7 @@ import json
 from IPython.core.error import UsageError
 
 from . import _magics, _phalanx, error
-from .local import _wait_until
+from .cluster import wait_until
 
 _END_SECONDS = 10
 _MOST = 10000  # engines at once
@@ -122,7 +122,7 @@ def _ids(client, text, option):
 
 def _kill(client, ids):
     client.send_signal("SIGKILL", targets=ids)
-    if not _wait_until(lambda: not set(ids) & set(client.ids), _END_SECONDS):
+    if not wait_until(lambda: not set(ids) & set(client.ids), _END_SECONDS):
         raise error.KernelError(
             "%s did not end within %d s" % (_named(ids), _END_SECONDS)
         )
@@ -139,7 +139,7 @@ def _end_idle(client, count):
     load = {i: status[i].get("queue", 0) + status[i].get("tasks", 0) for i in ids if i in status}
     chosen = sorted(ids, key=lambda i: (load.get(i, 0), -i))[:count]
     client.shutdown(targets=chosen, block=False)
-    if not _wait_until(lambda: not set(chosen) & set(client.ids), _END_SECONDS):
+    if not wait_until(lambda: not set(chosen) & set(client.ids), _END_SECONDS):
         busy = sorted(set(chosen) & set(client.ids))
         raise error.KernelError(
             "%s did not end within %d s; '%%pxcluster engines --kill %s' kills"

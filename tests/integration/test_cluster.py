@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""phalanx.Cluster: clusters started, changed and stopped from Python."""
+import asyncio
+import os
+import signal
+import subprocess
+
+import pytest
+
+from conftest import PYTHON, alive, processes_with, wait_for
+from four import script_environment
+
+phalanx = pytest.importorskip("phalanx")
+pytestmark = pytest.mark.usefixtures("px_bin", "env", "no_leftovers")
+
+
+def pids(rc):
+    return rc[:].apply_sync(os.getpid)
+
+
+def test_a_cluster_for_the_length_of_a_block(ipython_dir):
+    with phalanx.Cluster(n=2) as rc:
+        cluster = rc.cluster
+        assert rc.ids == [0, 1] and cluster.n == 2
+        engines, = cluster.engines.values()
+        assert sorted(pids(rc)) == sorted(engines.pids)
+        assert (engines.n, engines.state, cluster.controller.state) == (2, "running", "running")
+        assert cluster.cluster_file.startswith(str(ipython_dir))
+        assert "profile='default'" in repr(cluster) and "engine_sets=" in repr(cluster)
+        again = phalanx.Cluster.from_file(cluster.cluster_file)
+        assert again.cluster_id == cluster.cluster_id and list(again.engines) == list(cluster.engines)
+        assert not again.shutdown_atexit
+        known = phalanx.ClusterManager().load_clusters()
+        assert [*known] == [f"default:{cluster.cluster_id}"]
+        with pytest.raises(RuntimeError, match="running already"):
+            cluster.start_controller_sync()
+    assert not cluster.engines and cluster.controller is None
+    assert "<running>" not in repr(cluster) and not phalanx.ClusterManager().load_clusters()
+    cluster.stop_cluster_sync()  # again
+    with pytest.raises(FileNotFoundError):
+        phalanx.Cluster.from_file(cluster.cluster_file)
+
+
+def test_sets_of_engines():
+    cluster = phalanx.Cluster(cluster_id="sets", profile="lab", controller_args=["--scheme=lru"])
+    cluster.start_controller_sync()
+    assert cluster.engines == {} and "engine_sets" not in repr(cluster)
+    with cluster.connect_client_sync() as rc:
+        assert rc.ids == []
+        first = cluster.start_engines_sync(1)
+        assert cluster.start_engines_sync(2, engine_set_id="mine") == "mine"
+        assert list(cluster.engines) == [first, "mine"] or list(cluster.engines) == ["mine", first]
+        rc.wait_for_engines(3, timeout=60)
+        before = cluster.engines["mine"].pids
+        cluster.restart_engines_sync("mine")
+        assert not set(before) & set(cluster.engines["mine"].pids)
+        rc.wait_for_engines(3, timeout=60)
+        mine = cluster.engines["mine"].pids
+        assert set(mine) < set(pids(rc))
+        cluster.signal_engines_sync(signal.SIGKILL, "mine")
+        wait_for(lambda: len(rc.ids) == 1, what="two deaths")
+        wait_for(lambda: list(cluster.engines) == [first], what="the set to go")
+        cluster.start_cluster_sync(1)  # the controller runs: one more engine
+        rc.wait_for_engines(2, timeout=60)
+        with pytest.raises(KeyError, match="no engine set 'mine'"):
+            cluster.stop_engines_sync("mine")
+        cluster.stop_engines_sync()
+        assert cluster.engines == {} and cluster.controller.state == "running"
+        assert rc.cluster is cluster
+    cluster.stop_controller_sync()
+    assert cluster.controller is None
+
+
+def test_single_engines():
+    with phalanx.Cluster(n=2) as rc:
+        first, second = pids(rc)
+        rc.cluster.restart_engine_sync(1)
+        rc.wait_for_engines(2, timeout=60)
+        assert not alive(second) and first in pids(rc) and len(rc.ids) == 2
+        rc.cluster.signal_engine_sync(signal.SIGKILL, 0)
+        wait_for(lambda: 0 not in rc.ids, what="a death")
+
+
+def test_in_asyncio():
+    async def main():
+        async with phalanx.Cluster(n=1) as rc:
+            pid, = await rc[:].apply_async(os.getpid)
+            assert alive(pid)
+            cluster = rc.cluster
+        assert not alive(pid) and cluster.controller is None
+        rc = await phalanx.Cluster(n=1).start_and_connect()
+        assert await rc[0].apply_async(abs, -5) == 5
+        await rc.cluster.stop_cluster()
+        rc.close()
+
+    asyncio.run(main())
+
+
+LEAVES = """
+import os, sys, phalanx
+cluster = phalanx.Cluster(n=1, shutdown_atexit=sys.argv[1] == "True")
+rc = cluster.start_and_connect_sync()
+if not os.fork():
+    sys.exit()  # a child's end is not this process's
+os.wait()
+print(rc[0].apply_sync(os.getpid), cluster.cluster_file, flush=True)
+if sys.argv[2] == "kill":
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("with_process, end", [(True, "exit"), (True, "kill"), (False, "exit")])
+def test_the_process_ends(env, ipython_dir, with_process, end):
+    done = subprocess.run(
+        [PYTHON, "-W", "ignore", "-c", LEAVES, str(with_process), end],
+        env=script_environment(env), timeout=90, text=True, stdout=subprocess.PIPE)
+    pid, file = done.stdout.split()
+    if with_process:
+        wait_for(lambda: not processes_with(f"IPYTHONDIR={ipython_dir}"), what="its end")
+    else:
+        assert alive(int(pid))
+        phalanx.Cluster.from_file(file).stop_cluster_sync()
+    assert not alive(int(pid)) and not os.path.exists(file)
+
+
+def test_what_cannot_be_started_says_why():
+    with pytest.raises(RuntimeError, match="no launcher 'nonesuch'"):
+        phalanx.Cluster(n=1, engines="nonesuch").start_cluster_sync()
+    with pytest.raises(TypeError, match="engins"):
+        phalanx.Cluster(engins=3)
+    with pytest.raises(FileNotFoundError, match="pxcluster start"):
+        phalanx.Cluster(n=1).connect_client_sync(timeout=0)
