@@ -433,19 +433,3 @@ def test_old_names(env, tmp_path):
             (tmp_path / entry.name).symlink_to(entry)
     env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
     assert old_names({**env, "HIDDEN": "1"}) == ["True"] * 4
-
-
-def test_editors_know_the_names():
-    """The stub and the package offer the same."""
-    stub = Path(phalanx.__file__).with_name("__init__.pyi").read_text()
-    for name in phalanx.__all__:
-        assert f"{name} as {name}" in stub or f"def {name}(" in stub, name
-        assert getattr(phalanx, name) is not None
-    for name in ("Client", "DirectView", "LoadBalancedView", "BroadcastView", "AsyncResult",
-                 "AsyncMapResult", "AsyncHubResult", "ViewExecutor"):
-        kind = getattr(phalanx, name)
-        missing = [m for m, v in vars(kind).items()
-                   if callable(v) and not m.startswith("_") and not v.__doc__]
-        assert not missing, (name, missing)
-
-

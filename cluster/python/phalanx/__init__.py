@@ -11,6 +11,7 @@ In IPython, `%load_ext phalanx` adds %px and %%px.
 """
 
 import importlib
+import re
 import sys
 import warnings
 
@@ -21,6 +22,8 @@ _homes = {
     "AsyncResult": "asyncresult",
     "BroadcastView": "view",
     "Client": "client",
+    "Cluster": "cluster",
+    "ClusterManager": "cluster",
     "CompositeError": "error",
     "Dependency": "dependency",
     "DirectView": "view",
@@ -32,16 +35,27 @@ _homes = {
     "RemoteFunction": "remotefunction",
     "ViewExecutor": "futures",
     "can": "canning",
+    "collect_exceptions": "error",
     "depend": "dependency",
     "dependent": "dependency",
+    "deserialize_object": "serialize",
     "interactive": "canning",
+    "pack_apply_message": "serialize",
     "parallel": "remotefunction",
     "remote": "remotefunction",
     "require": "dependency",
+    "serialize_object": "serialize",
     "uncan": "canning",
+    "unpack_apply_message": "serialize",
+    "unwrap_exception": "error",
+    "use_cloudpickle": "serialize",
+    "use_dill": "serialize",
+    "use_pickle": "serialize",
+    "wrap_exception": "error",
     # exceptions
     "DependencyTimeout": "error",
     "EngineError": "error",
+    "IPythonError": "error",
     "ImpossibleDependency": "error",
     "InvalidDependency": "error",
     "KernelError": "error",
@@ -54,8 +68,9 @@ _homes = {
 }
 _modules = (
     "_phalanx", "ask", "asyncresult", "balanced", "batch", "calls", "canning", "carry", "client",
-    "clusters", "dask", "dependency", "display", "error", "feed", "futures", "hub", "hubresult",
-    "local", "magics", "maps", "names", "pickle5", "remotefunction", "tasks", "tunnel", "view",
+    "cluster", "dask", "dependency", "display", "error", "feed", "futures", "hub", "hubresult",
+    "local", "magics", "maps", "names", "pickle5", "pxcluster", "remotefunction", "serialize",
+    "tasks", "tunnel", "view",
 )
 
 __all__ = [*_homes, "error", "register_joblib_backend"]
@@ -66,6 +81,8 @@ def __getattr__(name):
         value = getattr(importlib.import_module("." + _homes[name], __name__), name)
     elif name == "__version__":
         value = importlib.import_module("._phalanx", __name__).version
+    elif name == "version_info":
+        value = tuple(int(n) for n in re.findall(r"[0-9]+", __getattr__("__version__")))
     elif name in _modules:
         return importlib.import_module("." + name, __name__)
     else:
@@ -75,7 +92,7 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*globals(), *__all__, "__version__", "version_info"})
 
 
 def load_ipython_extension(ip):

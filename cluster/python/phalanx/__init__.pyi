@@ -15,6 +15,10 @@ from .canning import (
     uncan as uncan,
 )
 from .client import Client as Client
+from .cluster import (
+    Cluster as Cluster,
+    ClusterManager as ClusterManager,
+)
 from .dependency import (
     Dependency as Dependency,
     depend as depend,
@@ -25,6 +29,7 @@ from .error import (
     CompositeError as CompositeError,
     DependencyTimeout as DependencyTimeout,
     EngineError as EngineError,
+    IPythonError as IPythonError,
     ImpossibleDependency as ImpossibleDependency,
     InvalidDependency as InvalidDependency,
     KernelError as KernelError,
@@ -35,6 +40,9 @@ from .error import (
     TaskTimeout as TaskTimeout,
     TimeoutError as TimeoutError,
     UnmetDependency as UnmetDependency,
+    collect_exceptions as collect_exceptions,
+    unwrap_exception as unwrap_exception,
+    wrap_exception as wrap_exception,
 )
 from .futures import ViewExecutor as ViewExecutor
 from .hubresult import AsyncHubResult as AsyncHubResult
@@ -44,6 +52,15 @@ from .remotefunction import (
     parallel as parallel,
     remote as remote,
 )
+from .serialize import (
+    deserialize_object as deserialize_object,
+    pack_apply_message as pack_apply_message,
+    serialize_object as serialize_object,
+    unpack_apply_message as unpack_apply_message,
+    use_cloudpickle as use_cloudpickle,
+    use_dill as use_dill,
+    use_pickle as use_pickle,
+)
 from .tasks import ExecuteReply as ExecuteReply
 from .view import (
     BroadcastView as BroadcastView,
@@ -51,6 +68,7 @@ from .view import (
 )
 
 __version__: str
+version_info: tuple[int, ...]
 __all__: list[str]
 
 def load_ipython_extension(ip: Any) -> None: ...

@@ -44,6 +44,25 @@ class AsyncResult(FutureFace):
     value with a single target, else a list.
     """
 
+    owner = True  # what arrives is kept by this object alone
+    msg_id: "str | list[str]"
+    submitted: "datetime | list[datetime]"
+    started: "datetime | list[datetime]"
+    completed: "datetime | list[datetime]"
+    received: "datetime | list[datetime]"
+    engine_id: "int | list[int]"
+    engine_uuid: "str | list[str]"
+    status: "str | list[str]"
+    stdout: "str | list[str]"
+    stderr: "str | list[str]"
+    outputs: list
+    error: "error.RemoteError | list | None"
+    execute_result: "dict | list | None"
+    execute_input: "str | list | None"
+    data: "dict | list[dict]"
+    follow: list
+    after: list
+
     def __init__(
         self, client, raw, unpack, fname="unknown", targets=None, single=False,
         method="apply", return_exceptions=False,

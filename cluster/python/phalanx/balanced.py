@@ -37,12 +37,17 @@ class LoadBalancedView(View):
     is given to another engine.
     """
 
+    after: "str | AsyncResult | Dependency | list | None"
+    follow: "str | AsyncResult | Dependency | list | None"
+    timeout: "float | None"
+    retries: int
+
     _flags = View._flags + ("after", "follow", "timeout", "retries")
 
-    def __init__(self, client, targets=None, **flags):
+    def __init__(self, client=None, socket=None, targets=None, **flags):
         self.after = self.follow = self.timeout = None
         self.retries = 0
-        super().__init__(client, targets, **flags)
+        super().__init__(client, socket, targets, **flags)
 
     def set_flags(self, **flags):
         """Sets several of my attributes by name; KeyError for one that is not a flag, ValueError and
@@ -63,8 +68,8 @@ class LoadBalancedView(View):
         ids = None if self.targets is None else self.client._ids_of(self.targets)
         return ids, self.client._form(ids)
 
-    def _metadata(self, form):
-        members = []
+    def _members(self, form=None):
+        members = super()._members(form)
         for name in ("after", "follow"):
             value = getattr(self, name)
             if value:
@@ -75,9 +80,7 @@ class LoadBalancedView(View):
             if not isinstance(self.retries, int):
                 raise TypeError("retries must be int, not %r" % type(self.retries))
             members.append('"retries": %d' % self.retries)
-        if getattr(form, "METADATA", None):
-            members.append(form.METADATA)
-        return ", ".join(members) or None
+        return members
 
     def _must_wait(self, block):
         """Tasks may be submitted before there are engines, but waiting for them then is for ever."""

@@ -314,6 +314,7 @@ def can_dict(obj):
 
 
 def uncan(obj, g=None):
+    """What can() stood in for. g: the globals that functions see."""
     if isinstance(obj, CannedObject):
         return obj.get_object(g)
     return uncan_dict(obj, g)

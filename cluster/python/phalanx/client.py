@@ -73,6 +73,12 @@ class Client(HubFace):
     """
 
     block = False  # what views take for their `block`
+    profile: "str | None"
+    cluster: "Cluster | None"
+    debug: bool
+    history: "list[str]"  # msg_ids of what was submitted, the newest thousands of them
+    results: "dict[str, object]"  # what get_result(owner=False) has fetched
+    metadata: "dict[str, Metadata]"  # of these
 
     def __new__(cls, *args, **kwargs):  # its own, so that tools may replace it and put it back
         return super().__new__(cls)
@@ -90,6 +96,7 @@ class Client(HubFace):
                 "passwords for ssh are not taken here: use a key (sshkey) or an ssh agent"
             )
         self.cluster = cluster
+        self.profile = profile
         self.debug = debug
         self._tunnel = None
         file = connection_info or connection_file or url_file
@@ -226,7 +233,7 @@ class Client(HubFace):
     def direct_view(self, targets="all", **flags):
         """A view that addresses each of `targets`: an id, a slice, ids, or "all" there are at each
         call. flags: block, track."""
-        return DirectView(self, self._view_targets(targets), **flags)
+        return DirectView(self, targets=self._view_targets(targets), **flags)
 
     def load_balanced_view(self, targets=None, **flags):
         """A view that gives each task to whichever of `targets` (None: all) is free first. flags:
@@ -235,12 +242,12 @@ class Client(HubFace):
             targets = None
         if targets is not None:
             targets = self._ids_of(targets)
-        return LoadBalancedView(self, targets, **flags)
+        return LoadBalancedView(self, targets=targets, **flags)
 
     def broadcast_view(self, targets="all", is_coalescing=False, **flags):
         """A view like direct_view()'s whose calls are sent once and copied by the controller. With
         `is_coalescing` it joins the replies of apply(), too, so that few messages come back."""
-        view = BroadcastView(self, self._view_targets(targets), **flags)
+        view = BroadcastView(self, targets=self._view_targets(targets), **flags)
         view.is_coalescing = is_coalescing
         return view
 
@@ -398,6 +405,12 @@ class Client(HubFace):
 
     def spin(self):
         """Does nothing: a thread of the C library receives."""
+
+    def spin_thread(self, interval=1):
+        """Does nothing, as spin()."""
+
+    def stop_spin_thread(self):
+        """Does nothing, as spin()."""
 
     def wait(self, jobs=None, timeout=-1):
         """Waits for tasks, at most `timeout` seconds. Whether they have all ended. jobs: what

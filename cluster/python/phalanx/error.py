@@ -10,6 +10,8 @@ kind of `except` catches them.
 import builtins
 import concurrent.futures
 import re
+import sys
+import traceback
 
 
 class IPythonError(Exception):
@@ -253,6 +255,23 @@ def from_reply(content, engine_id=None, method="apply"):
         info = {"engine_id": engine_id, "method": method}
     traceback = "\n".join(content.get("traceback") or [])
     return cls(ename, content.get("evalue") or "", traceback, info)
+
+
+def wrap_exception(engine_info=None):
+    """The exception that is being handled, as the content of a reply."""
+    kind, e, tb = sys.exc_info()
+    return {
+        "status": "error", "ename": kind.__name__, "evalue": str(e),
+        "traceback": traceback.format_exception(kind, e, tb), "engine_info": engine_info or {},
+    }
+
+
+def unwrap_exception(content):
+    """The RemoteError that such a content describes."""
+    return RemoteError(
+        content["ename"], content["evalue"], "\n".join(content["traceback"]),
+        content.get("engine_info"),
+    )
 
 
 def collect_exceptions(results, method="unspecified"):

@@ -22,12 +22,15 @@ _MODULES = {
     ".client.map": ["phalanx.maps"],
     ".client.remotefunction": ["phalanx.remotefunction"],
     ".client.view": ["phalanx.view", "phalanx.balanced", "phalanx.futures"],
+    ".cluster": ["phalanx.cluster"],
+    ".cluster.cluster": ["phalanx.cluster"],
     ".controller": [],
     ".controller.dependency": ["phalanx.dependency"],
     ".error": ["phalanx.error"],
     ".joblib": ["phalanx._joblib"],
-    ".serialize": ["phalanx.canning"],
-    ".serialize.canning": ["phalanx.canning"],
+    ".serialize": ["phalanx.serialize", "phalanx.canning"],
+    ".serialize.canning": ["phalanx.serialize", "phalanx.canning"],
+    ".serialize.serialize": ["phalanx.serialize"],
     ".util": ["phalanx.canning"],
 }
 _TABLE = {
@@ -47,6 +50,8 @@ class _Module(types.ModuleType):
             value = getattr(importlib.import_module(home), name, None)
             if value is not None:
                 return value
+        if self.__name__ + "." + name in _TABLE:
+            return importlib.import_module(self.__name__ + "." + name)
         raise AttributeError("module %r has no attribute %r" % (self.__name__, name))
 
     def __dir__(self):

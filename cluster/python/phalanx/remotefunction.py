@@ -15,6 +15,10 @@ class RemoteFunction:
     """A function whose calls are view.apply()'s. block: whether they wait (None: as the view);
     flags: those of the view, for the length of a call."""
 
+    view: "View"
+    block: "bool | None"
+    flags: dict
+
     def __init__(self, view, f, block=None, **flags):
         self.view = view
         self.func = f
@@ -50,8 +54,9 @@ class ParallelFunction(RemoteFunction):
     ):
         super().__init__(view, f, block, **flags)
         self.chunksize = chunksize
+        self.ordered = ordered
         self.mapper = maps.by_name[dist]()
-        self.options = {"return_exceptions": return_exceptions, "ordered": ordered}
+        self.return_exceptions = return_exceptions
 
     def __call__(self, *sequences):
         sequences = [s if hasattr(s, "__len__") else list(s) for s in sequences]
@@ -67,7 +72,8 @@ class ParallelFunction(RemoteFunction):
     def _spread(self, sequences, each):
         with self.view.temp_flags(block=self._waits(), **self.flags):
             return self.view._spread(
-                self.func, sequences, self.mapper, each, None, self.chunksize, **self.options
+                self.func, sequences, self.mapper, each, None, self.chunksize,
+                ordered=self.ordered, return_exceptions=self.return_exceptions,
             )
 
 

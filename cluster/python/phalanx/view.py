@@ -69,16 +69,25 @@ class View:
     """What all views have in common.
 
     block: whether calls wait and return results (else AsyncResults). track: whether an AsyncResult
-    knows when large arguments have been sent. targets: the engines.
+    knows when large arguments have been sent. targets: the engines. label: what the controller's
+    task database files my tasks under, any JSON.
     """
 
-    _flags = ("targets", "block", "track")
+    client: "Client"
+    targets: "str | int | list[int] | None"
+    block: bool
+    track: bool
+    label: object
+    history: "list[str]"
 
-    def __init__(self, client, targets=None, **flags):
+    _flags = ("targets", "block", "track", "label")
+
+    def __init__(self, client=None, socket=None, targets=None, **flags):
         self.client = client
         self.targets = targets
         self.block = client.block
         self.track = False
+        self.label = None
         self.history = []  # ids of what was submitted, the newest thousands of them
         self._executor = None
         self.set_flags(**flags)
@@ -111,6 +120,18 @@ class View:
             yield
         finally:
             self.set_flags(**saved)
+
+    def _members(self, form=None):
+        """What goes into the metadata of my requests, as JSON members."""
+        members = []
+        if self.label is not None:
+            members.append('"label": %s' % json.dumps(self.label))
+        if getattr(form, "METADATA", None):
+            members.append(form.METADATA)
+        return members
+
+    def _metadata(self, form=None):
+        return ", ".join(self._members(form)) or None
 
     # ---- calls
 
@@ -213,7 +234,7 @@ class View:
         jobs = sorted(self.outstanding) if jobs is None else self._jobs(jobs)
         return self.client.wait(jobs, timeout)
 
-    def get_result(self, indices_or_msg_ids=None, block=None, owner=True):
+    def get_result(self, indices_or_msg_ids=None, block=None, owner=False):
         """client.get_result(); numbers count in my history."""
         jobs = self._jobs(-1 if indices_or_msg_ids is None else indices_or_msg_ids)
         return self.client.get_result(jobs, block, owner)
@@ -266,7 +287,7 @@ class DirectView(View):
     def _apply(self, form, buffers, ids, into=None, route=_phalanx.DIRECT, **options):
         return self.client._submit(
             _phalanx.APPLY, route, targets=ids, buffers=buffers, into=into,
-            metadata=getattr(form, "METADATA", None), **options,
+            metadata=self._metadata(form), **options,
         )
 
     def _call(self, f, args, kwargs, targets=None, block=None, track=None):
@@ -287,7 +308,8 @@ class DirectView(View):
             raise TypeError("code must be text, not %s" % type(code))
         ids, single, form = self._scope(targets)
         raw = self.client._submit(
-            _phalanx.EXECUTE, self._route, targets=ids, code=code, silent=silent
+            _phalanx.EXECUTE, self._route, targets=ids, code=code, silent=silent,
+            metadata=self._metadata(),
         )
         result = self._sent(self._result(raw, form, "execute", ids, single, method="execute"))
         if self.block if block is None else block:
@@ -335,15 +357,15 @@ class DirectView(View):
 
     # ---- data
 
-    def push(self, names, targets=None, block=None, track=None):
+    def push(self, ns, targets=None, block=None, track=None):
         """Sets variables on my engines from a dictionary: {"a": 1, "obj.attr": 2}."""
-        if not isinstance(names, dict):
-            raise TypeError("Must be a dict, not %s" % type(names))
-        return self._call(_push, (), names, targets, block, track)
+        if not isinstance(ns, dict):
+            raise TypeError("Must be a dict, not %s" % type(ns))
+        return self._call(_push, (), ns, targets, block, track)
 
-    def update(self, names):
+    def update(self, ns):
         """push() to all of my engines."""
-        return self.push(names)
+        return self.push(ns)
 
     def pull(self, names, targets=None, block=None):
         """The value of a name, or of each of a list of names, on each of my engines. RemoteError
@@ -357,9 +379,9 @@ class DirectView(View):
             names = list(names)
         return self._call(_pull, (names,), {}, targets, block)
 
-    def get(self, names):
-        """pull() that waits."""
-        return self.pull(names, block=True)
+    def get(self, key_s):
+        """pull() of a name, or of a list of names, that waits."""
+        return self.pull(key_s, block=True)
 
     def __getitem__(self, name):
         return self.get(name)
