@@ -236,7 +236,8 @@ struct px_kernel {
     int look_ms;                   /* until the service thread looks for the next busy */
     int tells;                     /* of a slow reader, still to be made; service thread */
     int64_t told_ms;               /* of one, last; 0: never; service thread */
-    struct px_item *withheld;      /* hush.c: busy; service thread */
+    struct px_item *withheld;      /* hush.c: busy, then execute_input; service thread */
+    int64_t hush_ms;               /* until when, monotonic */
     struct px_parent *hushed;      /* hush.c: whose idle is left out; service thread */
 
     pthread_mutex_t lock;
@@ -261,7 +262,10 @@ px_handler_fn px_on_usage_request, px_on_debug_request;
 bool px_hush_asked(const struct px_request *request);
 /* True when it has taken the item, which is not sent (yet). */
 bool px_hush(struct px_kernel *kernel, struct px_item *item);
-/* There is no further item now: what is withheld goes out. */
+/* There is no further item now: how long what is withheld may stay so, in milliseconds. 0: nothing
+ * is, or it went out. */
+int64_t px_hush_left(struct px_kernel *kernel);
+/* What is withheld goes out. */
 void px_hush_end(struct px_kernel *kernel);
 void px_hush_fini(struct px_kernel *kernel);
 

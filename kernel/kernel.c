@@ -286,6 +286,11 @@ int px_kernel_fd(const struct px_kernel *kernel)
 #define LOOK_FIRST_MS 1
 #define LOOK_LAST_MS 64
 
+static int64_t sooner(int64_t delay_ms, int64_t look_ms)
+{
+    return delay_ms < 0 || look_ms < delay_ms ? look_ms : delay_ms;
+}
+
 static int64_t next_look(struct px_kernel *kernel, int64_t delay_ms, bool began)
 {
     if (kernel->unfinished <= 0 || (kernel->shown && !began))
@@ -293,7 +298,19 @@ static int64_t next_look(struct px_kernel *kernel, int64_t delay_ms, bool began)
     const int look_ms = kernel->shown ? LOOK_FIRST_MS : kernel->look_ms;
     if (!kernel->shown && kernel->look_ms < LOOK_LAST_MS)
         kernel->look_ms *= 2;
-    return delay_ms < 0 || look_ms < delay_ms ? look_ms : delay_ms;
+    return sooner(delay_ms, look_ms);
+}
+
+/* All was taken: the milliseconds until there is something to do without a ring. */
+static int64_t rest(struct px_kernel *kernel, int64_t delay_ms, bool began)
+{
+    began = began || kernel->withheld;
+    const int64_t hush_ms = px_hush_left(kernel);
+    px_slow_reader_tell(kernel);
+    if (hush_ms == 0)
+        return next_look(kernel, delay_ms, began);
+    /* Replies of requests that wait behind this one go together: ringing(). */
+    return sooner(delay_ms, px_queue_waits(&kernel->main.queue) ? LOOK_FIRST_MS : hush_ms);
 }
 
 static void follow_mark(struct px_kernel *kernel, enum px_mark mark)
@@ -320,9 +337,7 @@ int64_t px_kernel_service(struct px_kernel *kernel)
     for (int i = 0; i < SERVICE_BATCH; i++) {
         struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
         if (!item) {
-            px_hush_end(kernel);
-            px_slow_reader_tell(kernel);
-            delay_ms = next_look(kernel, delay_ms, began);
+            delay_ms = rest(kernel, delay_ms, began);
             px_outbox_promise(&kernel->outbox, delay_ms);
             return delay_ms;
         }

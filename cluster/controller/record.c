@@ -229,9 +229,19 @@ static json_t *get_queue(const struct px_record *record)
     return text_or_null(record->queue);
 }
 
+/* What an engine repeats of a cell's code, unless the sender asked it not to. */
 static json_t *get_execute_input(const struct px_record *record)
 {
-    return shared_or_null(record->execute_input);
+    static const char *const quiet = "px_quiet";
+    struct px_span value;
+    if (record->execute_input || !record->request || !record->reply ||
+        px_scan(px_msg_metadata(record->reply), &quiet, &value, 1) != 0 || !px_scan_true(value))
+        return shared_or_null(record->execute_input);
+    json_t *content = get_content(record);
+    const bool silent = json_is_true(json_object_get(content, "silent"));
+    json_t *code = shared_or_null(silent ? NULL : json_object_get(content, "code"));
+    json_decref(content);
+    return code;
 }
 
 static json_t *get_execute_result(const struct px_record *record)

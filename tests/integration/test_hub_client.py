@@ -45,6 +45,7 @@ def test_results_of_another_client(rc, where):
     array = numpy.arange(50_000.0)
     done = rc[0].apply_async(lambda a: {"sum": a.sum(), "twice": a * 2}, array)
     said = rc[:].execute("print('said')\n6 * 7", silent=False)
+    mute = rc[:].execute("unsaid = 1", silent=False)
     failed = rc[1].apply_async(lambda: 1 / 0)
     for result in (done, said):
         result.get(60)
@@ -63,6 +64,7 @@ def test_results_of_another_client(rc, where):
         outputs = other.get_result(said.msg_ids)
         assert [r.data["text/plain"] for r in outputs.get(60)] == ["42"] * 4
         assert outputs.stdout == ["said\n"] * 4
+        assert other.get_result(mute.msg_ids).get(60)[0].execute_input == "unsaid = 1"
         with pytest.raises(phalanx.RemoteError, match="ZeroDivisionError"):
             other.get_result(failed.msg_ids[0]).get(60)
         assert other.result_status(done.msg_ids + failed.msg_ids)["pending"] == []

@@ -6,11 +6,15 @@ import json
 import sys
 from contextlib import contextmanager
 
-from . import _phalanx, calls, canning, error, maps
+from . import _phalanx, calls, canning, error, maps, pickle5
 from .asyncresult import AsyncMapResult, AsyncResult
 from .canning import engine_function
 from .futures import ViewExecutor
 from .remotefunction import ParallelFunction, RemoteFunction, name_of
+
+# A cell without output is answered by its reply alone. Not through ipcontroller, whose records
+# would lack the code.
+_QUIET = '"px_quiet": true'
 
 # ---- functions that run on engines, in the user's namespace
 
@@ -130,8 +134,8 @@ class View:
             members.append(form.METADATA)
         return members
 
-    def _metadata(self, form=None):
-        return ", ".join(self._members(form)) or None
+    def _metadata(self, form=None, quiet=False):
+        return ", ".join(self._members(form) + [_QUIET] * quiet) or None
 
     # ---- calls
 
@@ -309,9 +313,12 @@ class DirectView(View):
         ids, single, form = self._scope(targets)
         raw = self.client._submit(
             _phalanx.EXECUTE, self._route, targets=ids, code=code, silent=silent,
-            metadata=self._metadata(),
+            metadata=self._metadata(quiet=form is pickle5 and self._route == _phalanx.DIRECT),
         )
         result = self._sent(self._result(raw, form, "execute", ids, single, method="execute"))
+        if not silent:
+            for task in result._tasks:  # an engine need not repeat it
+                task.execute_input = code
         if self.block if block is None else block:
             try:
                 result.get()

@@ -281,15 +281,32 @@ static void a_quiet_task_is_answered_by_its_reply_alone(void **state)
     fixture_expect_silence(f);
 }
 
+static void a_quiet_cell_is_answered_by_its_reply_alone(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 2; i++) {
+        send_quiet(f, "execute_request", "{\"code\": \"\"}");
+        const struct px_msg *reply = fixture_expect(f, PX_SHELL, "execute_reply", "ok");
+        assert_true(holds(px_msg_metadata(reply), ", \"px_quiet\": true}"));
+    }
+    fixture_expect_silence(f);
+}
+
 static void a_quiet_task_with_output_is_as_any_other(void **state)
 {
     struct fixture *f = *state;
-    send_quiet(f, "execute_request", "{\"silent\": true, \"code\": \"print a\"}");
-    expect_busy(f);
-    fixture_expect(f, PX_IOPUB, "stream", "a");
-    const struct px_msg *reply = fixture_expect(f, PX_SHELL, "execute_reply", "ok");
-    assert_false(holds(px_msg_metadata(reply), "px_quiet"));
-    expect_idle(f);
+    for (int silent = 0; silent < 2; silent++) {
+        send_quiet(f, "execute_request",
+                   silent ? "{\"silent\": true, \"code\": \"print a\"}"
+                          : "{\"code\": \"print a\"}");
+        expect_busy(f);
+        if (!silent)
+            fixture_expect(f, PX_IOPUB, "execute_input", "print a");
+        fixture_expect(f, PX_IOPUB, "stream", "a");
+        const struct px_msg *reply = fixture_expect(f, PX_SHELL, "execute_reply", "ok");
+        assert_false(holds(px_msg_metadata(reply), "px_quiet"));
+        expect_idle(f);
+    }
 }
 
 static void a_quiet_task_that_takes_long_is_seen_to_be_busy(void **state)
@@ -491,6 +508,7 @@ int main(void)
         BEFORE_LANGUAGE(abort_refuses_what_is_no_list_of_ids),
         WITH_LANGUAGE(apply_returns_buffers),
         WITH_LANGUAGE(a_quiet_task_is_answered_by_its_reply_alone),
+        WITH_LANGUAGE(a_quiet_cell_is_answered_by_its_reply_alone),
         WITH_LANGUAGE(a_quiet_task_with_output_is_as_any_other),
         WITH_LANGUAGE(a_quiet_task_that_takes_long_is_seen_to_be_busy),
         BEFORE_LANGUAGE(service_answers_without_a_language),
