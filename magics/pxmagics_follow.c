@@ -306,7 +306,7 @@ static int watch(struct run *run)
     while (!over) {
         const int64_t timeout_ms = time_to_wait(run);
         PyThreadState *state = PyEval_SaveThread();
-        const enum phalanx_code code = phalanx_wait(run->result, PHALANX_EVENT, timeout_ms);
+        const enum phalanx_code code = phalanx_wait(run->result, PHALANX_SHOWABLE, timeout_ms);
         PyEval_RestoreThread(state);
         over = is_over(run, code); /* asked before the events are taken: then they are all here */
         const int taken = drain(run);

@@ -182,6 +182,7 @@ struct phalanx_result {
     size_t count, capacity;
     size_t replied, finished;
     struct phalanx_message *head, *tail;
+    bool losses; /* there may be some among them */
     struct px_waiter *waiters;
     bool closed;
     void (*done)(void *hint); /* NULL: none wanted, or called */

@@ -222,6 +222,7 @@ enum phalanx_until {
     PHALANX_EVENT,    /* phalanx_next would not wait */
     PHALANX_REPLIES,  /* every task has its reply */
     PHALANX_FINISHED, /* every task has its reply and all its output */
+    PHALANX_SHOWABLE, /* output or a loss is there for phalanx_next, or every task has finished */
 };
 /* Waits, and leaves the events for phalanx_next. PHALANX_OK, _ETIME, _EINTR, _ECLOSED. */
 PHALANX_API enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until,

@@ -49,6 +49,9 @@ static bool is_ready(const struct phalanx_result *result, int until)
         return result->head || result->dropped || result->finished == result->count;
     case PHALANX_REPLIES:
         return result->replied == result->count;
+    case PHALANX_SHOWABLE:
+        return (result->head && (result->unread || result->losses)) || result->dropped ||
+               result->finished == result->count;
     default:
         return result->finished == result->count;
     }
@@ -198,8 +201,10 @@ static struct phalanx_message *pop(struct phalanx_result *result)
     if (!message)
         return result->dropped ? dropped_notice(result) : NULL;
     result->head = message->next;
-    if (!result->head)
+    if (!result->head) {
         result->tail = NULL;
+        result->losses = false;
+    }
     if (px_event_is_output(message))
         result->unread -= message->bytes;
     return message;
@@ -241,6 +246,7 @@ static void file_event(struct phalanx_result *result, struct phalanx_message *me
     else
         result->head = message;
     result->tail = message;
+    result->losses |= message->event.lost;
 }
 
 static void tell_done(struct phalanx_result *result)

@@ -178,6 +178,8 @@ class Face:
 
     def outcome(self, result, fold, screen):
         """Raises what a run that has ended raised on engines."""
+        if not any(task.reply is None or task.reply.failed for task in result._tasks):
+            return
         try:
             result.get()
         except Exception as e:

@@ -179,6 +179,20 @@ static void ends_with_reply_and_idle(void **state)
     px_msg_destroy(request);
 }
 
+static void a_reply_alone_is_nothing_to_show(void **state)
+{
+    struct pair *pair = *state;
+    phalanx_result *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    assert_int_equal(phalanx_wait(result, PHALANX_EVENT, FAKE_TIMEOUT_MS), PHALANX_OK);
+    assert_int_equal(phalanx_wait(result, PHALANX_SHOWABLE, 0), PHALANX_ETIME);
+    fake_publish(pair->fake, "E0", request, "stream", "{\"name\": \"stdout\", \"text\": \"x\"}");
+    assert_int_equal(phalanx_wait(result, PHALANX_SHOWABLE, FAKE_TIMEOUT_MS), PHALANX_OK);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+}
+
 static void ends_with_the_reply_when_idle_came_first(void **state)
 {
     struct pair *pair = *state;
@@ -262,6 +276,7 @@ static void an_engine_that_dies_fails_its_tasks(void **state)
     struct px_msg *second = fake_request(pair->fake, FAKE_MUX);
     fake_set_engines(pair->fake, "\"engines\": {\"0\": \"E0\"}");
     fake_notify(pair->fake, "unregistration_notification", "{\"id\": 1, \"uuid\": \"E1\"}");
+    assert_int_equal(phalanx_wait(result, PHALANX_SHOWABLE, FAKE_TIMEOUT_MS), PHALANX_OK);
     expect(result, PHALANX_REPLY, &event);
     assert_int_equal(event.task, 1);
     assert_int_equal(event.engine, 1);
@@ -556,6 +571,7 @@ int main(void)
         WITH_PAIR(names_a_target_that_is_not_there),
         WITH_PAIR(releases_buffers_of_a_refused_request),
         WITH_PAIR(ends_with_reply_and_idle),
+        WITH_PAIR(a_reply_alone_is_nothing_to_show),
         WITH_PAIR(ends_with_the_reply_when_idle_came_first),
         WITH_PAIR(does_not_take_the_idle_of_an_earlier_try),
         WITH_PAIR(an_aborted_task_has_no_output),
