@@ -157,9 +157,11 @@ class Frame:
                       value)
 
     def traceback(self, lines):
-        """Without the frames of those who carry the user's function out."""
+        """Without the frames of those who carry the user's function out, and without the lines around
+        the one that failed: IPython does not always choose the same."""
         own = r"File (<string>:1\n|.*/(ipyparallel|phalanx|ipykernel)/|<phalanx>)"
-        return [line for line in map(self.text, lines) if not re.match(own, line)]
+        return [re.sub(r"(?m)^ +\d+ .*\n", "", line) for line in map(self.text, lines)
+                if not re.match(own, line)]
 
     def flat(self):
         """Path -> value."""

@@ -112,11 +112,16 @@ def test_widgets_open_comms_and_hear_of_changes(kernel):
     assert model in known
 
 
-def test_completions_have_types(kernel):
+def test_completions_have_types(start):
+    """They are jedi's, which is imported for the first of them and not before."""
+    kernel = start()
+    assert kernel.run("import sys; assert 'jedi' not in sys.modules")[0]["status"] == "ok"
     kernel.run("%config IPCompleter.jedi_compute_type_timeout = 60000")
     reply = kernel.reply(kernel.kc.complete("import os\nos.pa", 15))["content"]
     kinds = {k["text"]: k["type"] for k in reply["metadata"]["_jupyter_types_experimental"]}
     assert kinds.get("path", kinds.get("os.path")) == "module"
+    case = "import jedi; assert jedi.settings.case_insensitive_completion is False"
+    assert kernel.run(case)[0]["status"] == "ok"
 
 
 def test_history_across_sessions(start, ipython_dir):

@@ -5,6 +5,7 @@ Only what IPython has kept stable from 7 to 9 is used. The names that begin with
 bridge.py asks of a shell.
 """
 
+import importlib.util
 import os
 import sys
 import threading
@@ -15,25 +16,47 @@ import _phalanx_host as host
 from _phalanx_bridge import describe, publish, publish_data
 
 
-def _import_ipython():
-    """Imports the package without its terminal, which is more than half of the time and of the
-    modules, and of which the package itself needs only the name `embed`."""
-    name = "IPython.terminal.embed"
-    if "IPython" in sys.modules:
-        return
+class Embed(types.ModuleType):
+    """IPython's terminal, which is more than half of its modules, and of which the package itself
+    needs only this name."""
 
-    def embed(**options):
+    def embed(self, **options):
         from IPython.terminal.embed import embed
 
         return embed(**options)
 
-    sys.modules[name] = placeholder = types.ModuleType(name)
-    placeholder.embed = embed
+
+class Jedi(types.ModuleType):
+    """The library that finds completions takes as long to import as IPython itself: the first
+    completion does that."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.settings = types.SimpleNamespace()
+
+    def __getattr__(self, name):
+        import jedi
+
+        vars(jedi.settings).update(vars(self.__dict__.pop("settings", types.SimpleNamespace())))
+        return getattr(jedi, name)
+
+
+def _import_ipython():
+    """Imports the package with placeholders for what it imports and a cell does not need."""
+    if "IPython" in sys.modules:
+        return
+    places = {"IPython.terminal.embed": Embed}
+    if "jedi" not in sys.modules and importlib.util.find_spec("jedi"):
+        parts = ("jedi.api", "jedi.api.helpers", "jedi.api.classes")
+        places.update({"jedi": Jedi}, **dict.fromkeys(parts, types.ModuleType))
+    places = {name: kind(name) for name, kind in places.items()}
+    sys.modules.update(places)
     try:
-        import IPython
+        import IPython.core.completer  # the shell would import it later
     finally:
-        if sys.modules.get(name) is placeholder:
-            del sys.modules[name]
+        for name, module in places.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 _import_ipython()
