@@ -141,6 +141,24 @@ static struct px_msg *await_answer(struct dialling *self, struct px_error *err)
     }
 }
 
+/* Every version of the protocol says which it is in its headers, save those before 5. */
+static int check_version(const struct px_msg *answer, struct px_error *err)
+{
+    json_t *header = px_json_parse(px_msg_header(answer), err);
+    if (!header)
+        return -1;
+    const char *version = json_string_value(json_object_get(header, "version"));
+    int status = 0;
+    if (!version || strncmp(version, "5.", 2) != 0)
+        status = px_fail(err, PX_EINVAL,
+                         "the controller speaks version %.20s of the message protocol, and this "
+                         "client version " PX_PROTOCOL_VERSION
+                         ": start pxcontroller, or an ipcontroller of ipyparallel 4 to 9",
+                         version ? version : "4 or less");
+    json_decref(header);
+    return status;
+}
+
 static int ask_engines(struct dialling *self, struct px_error *err)
 {
     struct phalanx_client *client = self->client;
@@ -153,7 +171,8 @@ static int ask_engines(struct dialling *self, struct px_error *err)
     msg = await_answer(self, err);
     if (!msg)
         return -1;
-    json_t *content = px_json_parse(px_msg_content(msg), err);
+    json_t *content =
+        check_version(msg, err) == 0 ? px_json_parse(px_msg_content(msg), err) : NULL;
     px_msg_destroy(msg);
     const char *status = json_string_value(json_object_get(content, "status"));
     const bool ok = status && strcmp(status, "ok") == 0;
@@ -223,6 +242,16 @@ static struct phalanx_client *client_create(void)
     return client;
 }
 
+/* Of a file that is not what pxcontroller and ipcontroller 4 to 9 write. */
+static void advise(struct px_error *why)
+{
+    char said[sizeof why->text];
+    memcpy(said, why->text, sizeof said);
+    px_fail(why, PX_EINVAL,
+            "%.400s; name the ...-client.json of a cluster that runs, or start one (pxcluster start)",
+            said);
+}
+
 phalanx_client *phalanx_connect(const struct phalanx_options *options, struct phalanx_error *err)
 {
     static const struct phalanx_options defaults = {0};
@@ -235,6 +264,8 @@ phalanx_client *phalanx_connect(const struct phalanx_options *options, struct ph
     if (status == 0)
         status =
             px_cluster_connection_read(self.client->file, PX_ROLE_CLIENT, &self.connection, &why);
+    if (status != 0 && why.code == PX_EINVAL)
+        advise(&why);
     if (status == 0)
         status = make_sessions(&self, &why);
     if (status == 0)

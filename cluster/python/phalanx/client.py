@@ -353,7 +353,14 @@ class Client(HubFace):
 
     def _form(self, ids):
         """How apply messages for these engines (None: any) are written."""
-        return pickle5 if self._raw.feature("pickle5", ids) else canning
+        if self._raw.feature(pickle5.PYTHON, ids):
+            return pickle5
+        if not self._raw.feature("pickle5", ids):
+            return canning
+        engines = self.ids if ids is None else ids
+        others = [i for i in engines if not self._raw.feature(pickle5.PYTHON, [i])]
+        what = "engine %s runs" if len(others) == 1 else "engines %s run"
+        return pickle5.Foreign(what % ", ".join(map(str, others)))
 
     def _remember(self, result, view):
         """A call's result: its tasks enter the histories, and count as outstanding."""

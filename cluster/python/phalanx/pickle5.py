@@ -15,6 +15,7 @@ import functools
 import io
 import marshal
 import pickle
+import sys
 import types
 import weakref
 
@@ -85,15 +86,16 @@ def _reduce_main_class(cls):
     return type(cls), (cls.__name__, cls.__bases__, start), (None, members)
 
 
-def _override(obj):
-    """How this form pickles what pickle itself would get wrong; NotImplemented otherwise."""
+def _override(obj, code=lambda obj: (marshal.loads, (marshal.dumps(obj),))):
+    """How this form pickles what pickle itself would get wrong; NotImplemented otherwise. code:
+    what it does with code objects."""
     kind = type(obj)
     if kind is types.FunctionType:
         if canning.chosen is not None and obj not in canning.engine_functions:
             return NotImplemented
         return NotImplemented if found_by_name(obj) else _reduce_function(obj)
     if kind is types.CodeType:
-        return marshal.loads, (marshal.dumps(obj),)
+        return code(obj)
     if kind is types.CellType:
         return _reduce_cell(obj)
     if kind is types.BuiltinMethodType or kind is types.MethodType:
@@ -106,8 +108,10 @@ def _override(obj):
 
 
 class _PlainPickler(pickle.Pickler):
+    override = staticmethod(_override)
+
     def reducer_override(self, obj):
-        reduced = _override(obj)
+        reduced = self.override(obj)
         if reduced is NotImplemented and isinstance(obj, type) and obj.__module__ == "__main__":
             return _reduce_main_class(obj)
         return reduced
@@ -117,8 +121,10 @@ def _pickler_on(base):
     """`base`, with what this form does differently."""
 
     class Pickler(base):
+        override = staticmethod(_override)
+
         def reducer_override(self, obj):
-            reduced = _override(obj)
+            reduced = self.override(obj)
             if reduced is NotImplemented and hasattr(base, "reducer_override"):
                 return super().reducer_override(obj)
             return reduced
@@ -126,7 +132,16 @@ def _pickler_on(base):
     return Pickler
 
 
+def _pickler():
+    """The class that pickles what plain pickle may not."""
+    if canning.chosen not in _picklers:
+        _picklers[canning.chosen] = _find_pickler()
+    return _picklers[canning.chosen]
+
+
 def _find_pickler():
+    if canning.chosen:
+        return _pickler_on(canning.chosen.Pickler)
     try:
         import cloudpickle
     except ImportError:
@@ -143,7 +158,7 @@ def _is_simple(obj):
     return is_plain(obj)
 
 
-def dumps(obj, simple=False):
+def dumps(obj, simple=False, pickler=None):
     """[stream, buffer...]. `simple`: the caller knows that plain pickle does it right."""
     buffers = []
 
@@ -156,11 +171,8 @@ def dumps(obj, simple=False):
 
     if simple:
         return [pickle.dumps(obj, 5, buffer_callback=leave_out)] + buffers
-    if canning.chosen not in _picklers:
-        chosen = canning.chosen
-        _picklers[chosen] = _pickler_on(chosen.Pickler) if chosen else _find_pickler()
     out = io.BytesIO()
-    _picklers[canning.chosen](out, 5, buffer_callback=leave_out).dump(obj)
+    (pickler or _pickler())(out, 5, buffer_callback=leave_out).dump(obj)
     return [out.getvalue()] + buffers
 
 
@@ -275,3 +287,62 @@ prepare = pack_function
 def pack_map(mapping, function, parts):
     """The buffers of a task that calls mapping(function, *parts); both prepared."""
     return dumps((mapping, (function, *parts), {}), all(map(_is_simple, parts)))
+
+
+# ---- engines of another Python
+
+
+PYTHON = "python%d.%d" % sys.version_info[:2]  # the feature of engines that run our bytecode
+
+
+class Foreign:
+    """This form, for engines that do not run our bytecode, as a module-like object: functions of
+    modules, builtins and References travel, which are names; code is refused, both ways, where
+    elsewhere it would fail to unpickle, or break the interpreter.
+
+    who: the engines, for the sentence.
+    """
+
+    METADATA = METADATA
+
+    def __init__(self, who):
+        self.who = who
+
+    def _refuse(self, obj=None):
+        raise pickle.PicklingError(
+            "%s another Python than this process, %d.%d, and code travels only between equal ones; "
+            "start engines with `pxcluster start --python=%s`, or call functions of modules"
+            % (self.who, *sys.version_info[:2], sys.executable)
+        )
+
+    def _dumps(self, obj):
+        class Pickler(_pickler()):
+            override = staticmethod(lambda obj: _override(obj, self._refuse))
+
+        return dumps(obj, pickler=Pickler)
+
+    def pack_function(self, f):
+        """`f` itself, once it is sure that it can travel."""
+        f = _Named(f) if type(f) is Reference else f
+        self._dumps(f)
+        return f
+
+    prepare = pack_function
+
+    def pack_call(self, function, args, kwargs):
+        """The buffers of an apply_request."""
+        return self._dumps((function, tuple(args), kwargs))
+
+    def pack_map(self, mapping, function, parts):
+        """The buffers of a task that calls mapping(function, *parts)."""
+        return self._dumps((mapping, (function, *parts), {}))
+
+    def unpack_result(self, buffers):
+        """The value that an apply_reply carries."""
+        refuse = self._refuse
+
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module, name):
+                return refuse() if module == "marshal" else super().find_class(module, name)
+
+        return Unpickler(io.BytesIO(buffers[0]), buffers=buffers[1:]).load()

@@ -63,7 +63,7 @@ def needs_tunnel(file, where):
     try:
         info = _read(file, where)
         address = info["interface"].partition("://")[2]
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
     if not isinstance(info, dict) or not info.get("ssh"):
         return False

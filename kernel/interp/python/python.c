@@ -350,10 +350,15 @@ static void python_after_fork_child(void *arg)
     px_python_leave(self);
 }
 
+/* Besides a form of messages, whose code this interpreter runs: bytecode is of one minor version. */
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+#define FEATURES "\"pickle5\", \"python" TEXT(PY_MAJOR_VERSION) "." TEXT(PY_MINOR_VERSION) "\""
+
 const struct px_interp_ops px_interp_python = {
     .name = "python",
     .info_json = info_json,
-    .features = "\"pickle5\"",
+    .features = FEATURES,
     .create = python_create,
     .attach = python_attach,
     .destroy = python_destroy,
