@@ -254,9 +254,10 @@ int px_cluster_connection_parse(struct px_span json, const char *name, enum px_r
     const int mask = role == PX_ROLE_CLIENT ? CLIENT : ENGINE;
     int result = read_fields(json, name, cluster_fields, PX_COUNT(cluster_fields), mask, out, err);
     if (result == 0 && (strcmp(out->pack, "json") != 0 || strcmp(out->unpack, "json") != 0))
-        result = px_fail(err, PX_EINVAL, "%s: packer \"%.60s\": only json is spoken here, so start the controller with it",
-                         name,
-                         strcmp(out->pack, "json") != 0 ? out->pack : out->unpack);
+        result = px_fail(err, PX_EINVAL,
+                         "%s: packer \"%.60s\": only json is spoken here, so start the "
+                         "controller with it",
+                         name, strcmp(out->pack, "json") != 0 ? out->pack : out->unpack);
     if (result < 0)
         px_cluster_connection_fini(out);
     return result;

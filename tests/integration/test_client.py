@@ -225,6 +225,16 @@ def test_apply(rc, view):
     assert result.get_dict() == dict.fromkeys(rc.ids, 1024)
 
 
+def test_builtins_see_the_users_namespace(rc):
+    dv = rc[0]
+    assert dv.apply_sync(exec, "_n = 20") is None
+    assert dv.apply_sync(eval, "_n + 1") == 21
+    assert "_n" in dv.apply_sync(dir)
+    assert dv.apply_sync(eval, "_n + m", {"m": 1, "_n": 2}) == 3
+    with pytest.raises(phalanx.RemoteError, match="NameError.*_missing"):
+        dv.apply_sync(eval, "_missing")
+
+
 def test_what_travels(rc):
     one = rc[0]
     assert one.apply_sync(outer(2), 1) == 6

@@ -28,6 +28,7 @@
 struct px_apply {
     PyObject *slow; /* apply.Apply */
     PyObject *loads, *dumps;
+    PyObject *framed;          /* the builtins that look at the frame which calls them */
     PyObject *buffers_keyword; /* ("buffers",) */
     PyObject *functions;       /* bytes of a pickle -> what Apply.template or template_of gave */
     PyObject *infos;           /* bytes -> (nargs, narg_bufs, kw_keys) */
@@ -511,7 +512,8 @@ static struct px_apply *create_apply(struct px_python *python)
     if (apply->loads && apply->dumps && apply->buffers_keyword && apply->functions &&
         apply->infos && apply->kept)
         apply->slow = PyObject_CallMethod(python->bridge, "make_apply", NULL);
-    if (apply->slow && add_loads(python) == 0)
+    apply->framed = apply->slow ? PyObject_GetAttrString(apply->slow, "framed") : NULL;
+    if (apply->framed && add_loads(python) == 0)
         return apply;
     px_apply_destroy(python);
     return NULL;
@@ -524,6 +526,7 @@ void px_apply_destroy(struct px_python *python)
         return;
     python->apply = NULL;
     Py_XDECREF(apply->slow);
+    Py_XDECREF(apply->framed);
     Py_XDECREF(apply->loads);
     Py_XDECREF(apply->dumps);
     Py_XDECREF(apply->buffers_keyword);
@@ -531,6 +534,19 @@ void px_apply_destroy(struct px_python *python)
     Py_XDECREF(apply->infos);
     Py_XDECREF(apply->kept);
     free(apply);
+}
+
+static PyObject *call_function(const struct call *call)
+{
+    int framed = PyCFunction_Check(call->function)
+                     ? PySet_Contains(call->apply->framed, call->function)
+                     : 0;
+    if (framed <= 0) {
+        PyErr_Clear(); /* a builtin's object that has no hash */
+        return PyObject_Call(call->function, call->args, call->kwargs);
+    }
+    return PyObject_CallMethod(call->apply->slow, "call_framed", "OOO", call->function, call->args,
+                               call->kwargs ? call->kwargs : Py_None);
 }
 
 void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
@@ -547,7 +563,7 @@ void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
     if (status == 0)
         status = pickle5 ? unpack_pickle5(&call) : unpack_canned(&call);
     if (status == 0) {
-        PyObject *value = PyObject_Call(call.function, call.args, call.kwargs);
+        PyObject *value = call_function(&call);
         status = value ? pack(self, value, pickle5, out) : -1;
         Py_XDECREF(value);
     }
