@@ -180,6 +180,21 @@ def test_startup_files_run_at_the_start(hub, start, env, ipython_dir, tmp_path):
     assert msg["content"]["text"].strip() == "['environment', 'profile']"
 
 
+def test_configured_code_runs_in_the_engine(hub, start, ipython_dir):
+    """Not once in the fork server, which starts the shell for all engines where nothing is
+    configured."""
+    hub.write()
+    (ipython_dir / "profile_default" / "ipython_config.py").write_text(
+        "c.InteractiveShellApp.exec_lines = ['import os; print(os.getpid())']\n")
+    engines = start(language="python")
+    uuid = hub.join()
+    hub.send("mux", [uuid, b"c"], "execute_request", {"code": "pass", "silent": True})
+    topic, msg = hub.receive("iopub")
+    while topic != [b"engine.0.stdout"]:
+        topic, msg = hub.receive("iopub")
+    assert msg["content"]["text"] == f"{engines.registered()[1]}\n"
+
+
 def test_log_to_file(hub, start, ipython_dir):
     (ipython_dir / "profile_default" / "log").mkdir(parents=True)
     hub.write(**{"key": "secret"})

@@ -261,12 +261,16 @@ class Bridge:
             self.shell  # as ipengine does: before anything is asked of it
 
     def warm(self):
-        """Imports and builds what forked children share. No thread may start here."""
+        """Imports and builds what forked children share: the more, the less each writes for itself.
+        No thread may start here, and nothing of the user's may run."""
         import gc
 
         self._make_shell()
+        self.comms
+        if self._shell.px_starts_alone() and not self._has_startup_files():
+            self.shell
         if self.options["module_dir"]:
-            self.apply
+            self.apply.pack5(None)
         gc.collect()
         gc.freeze()
 

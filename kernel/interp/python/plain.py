@@ -64,6 +64,9 @@ class Plain:
         builtins.display = display
         sys.meta_path.append(NoIPython)
 
+    def px_starts_alone(self):
+        return True
+
     def px_start(self):
         pass
 

@@ -62,7 +62,11 @@ def _import_ipython():
 _import_ipython()
 
 from IPython.core import page, payloadpage
-from IPython.core.application import BaseIPythonApplication
+from IPython.core.application import (
+    ENV_CONFIG_DIRS,
+    SYSTEM_CONFIG_DIRS,
+    BaseIPythonApplication,
+)
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.builtin_trap import BuiltinTrap
 from IPython.core.displayhook import DisplayHook as BaseDisplayHook
@@ -311,6 +315,15 @@ class Shell(InteractiveShell):
     system = system_piped
 
     # ---- the bridge asks ---------------------------------------------------
+
+    def px_starts_alone(self):
+        """True if nothing of the user's runs in px_start(): no configuration, no startup files."""
+        app = self.parent
+        if getattr(app, "loaded_config_files", True):
+            return False
+        places = [os.path.join(path, "startup") for path in (*ENV_CONFIG_DIRS, *SYSTEM_CONFIG_DIRS)]
+        files = os.listdir(app.profile_dir.startup_dir)
+        return files in ([], ["README"]) and not any(map(os.path.isdir, places))
 
     def px_start(self):
         """Runs startup files and extensions of the profile, then loads the parallel magics."""
