@@ -3,9 +3,9 @@
  * heart: who is alive. Every period one ping goes to all engines; each sends it back under its
  * uuid. Whoever misses more than `max_misses` beats in a row is reported as stopped.
  *
- * The ping socket is an XPUB: it tells when an engine's heart subscribes. An extra ping then
- * follows within some milliseconds (many that come together share one), so that an engine is
- * known to live when it starts, not a period later. A pong to any of the last RECENT pings
+ * The ping socket is an XPUB, whose welcome (zmq_setsockopt(3), ZMQ_XPUB_WELCOME_MSG) is the last
+ * ping: a heart that connects gets it at once, so that an engine is known to live when it starts,
+ * not a period later, and no other heart is bothered. A pong to any of the last RECENT pings
  * counts: a slow network is not a dead engine.
  *
  * LIMIT: hearts carry no signature, because an engine's heart only sends back what it gets. A ping
@@ -23,11 +23,6 @@
 #define MAX_HEARTS 100000 /* a pong is not signed: anybody may send some */
 #define PING_SIZE 40
 #define NS_PER_S 1000000000
-#define EXTRA_PING_MS 4
-/* An extra ping goes to all hearts, some 25 us each there and back: to many it waits longer for
- * more to join, so that a thousand starting engines spend an eighth of a processor on it, not all.
- */
-#define HEARTS_PER_MS 5
 
 struct beating {
     int misses;
@@ -44,7 +39,7 @@ struct px_heart {
     struct beating *hearts;
     char recent[RECENT][PING_SIZE];
     unsigned sent;
-    struct px_timer *beat, *extra;
+    struct px_timer *beat;
     unsigned long pongs, garbage, late;
     struct px_log_limiter limiter, stopped;
 };
@@ -57,6 +52,7 @@ static void send_ping(struct px_heart *heart)
     snprintf(text, PING_SIZE, "%lld.%015llu",
              (long long)((px_now_ns() - heart->start_ns) / NS_PER_S),
              (unsigned long long)(secret % 1000000000000000u));
+    px_socket_set_welcome(heart->ping, px_span_of(text));
     struct px_msg *msg = px_msg_create();
     px_msg_append(msg, text, strlen(text));
     if (px_socket_send(heart->ping, &msg) != PX_SENT)
@@ -141,28 +137,14 @@ static void on_pong(struct px_loop *loop, void *ctx)
     px_link_flush(heart->shared.link);
 }
 
-static void on_extra(struct px_loop *loop, void *ctx)
+/* Who subscribes says so; that has no consequence, and must not pile up. */
+static void on_subscription(struct px_loop *loop, void *ctx)
 {
     (void)loop;
     struct px_heart *heart = ctx;
-    heart->extra = NULL;
-    send_ping(heart);
-}
-
-/* 01 | topic: somebody subscribes. */
-static void on_subscription(struct px_loop *loop, void *ctx)
-{
-    struct px_heart *heart = ctx;
     struct px_msg *msg;
-    bool news = false;
-    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(heart->ping)) != NULL; i++) {
-        struct px_span text = px_msg_count(msg) > 0 ? px_msg_frame(msg, 0) : (struct px_span){0};
-        news |= text.size > 0 && text.data[0] == 1;
+    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(heart->ping)) != NULL; i++)
         px_msg_destroy(msg);
-    }
-    if (news && heart->extra == NULL)
-        heart->extra = px_loop_timer(
-            loop, EXTRA_PING_MS + HASH_COUNT(heart->hearts) / HEARTS_PER_MS, 0, on_extra, heart);
 }
 
 static void on_beat(struct px_loop *loop, void *ctx)
@@ -194,6 +176,7 @@ struct px_heart *px_heart_create(const struct px_shared *shared, struct px_socke
     heart->pong = pong;
     heart->max_misses = max_misses;
     heart->start_ns = px_now_ns();
+    send_ping(heart); /* nobody hears it, but it is the first welcome */
     px_loop_socket(shared->loop, px_socket_pollable(ping), on_subscription, heart);
     px_loop_socket(shared->loop, px_socket_pollable(pong), on_pong, heart);
     heart->beat = px_loop_timer(shared->loop, period_ms, period_ms, on_beat, heart);
@@ -208,7 +191,6 @@ void px_heart_destroy(struct px_heart *heart)
     HASH_ITER(hh, heart->hearts, beating, next)
         forget(heart, beating);
     px_loop_cancel(heart->shared.loop, heart->beat);
-    px_loop_cancel(heart->shared.loop, heart->extra);
     free(heart);
 }
 

@@ -110,6 +110,12 @@ void px_socket_set_bounded(struct px_socket *socket, int messages)
     socket->bounded = true;
 }
 
+void px_socket_set_welcome(struct px_socket *socket, struct px_span frame)
+{
+    if (zmq_setsockopt(socket->handle, ZMQ_XPUB_WELCOME_MSG, frame.data, frame.size) < 0)
+        px_die(1, "libzmq refuses a welcome: %s", zmq_strerror(errno));
+}
+
 void px_socket_set_linger(struct px_socket *socket, int ms)
 {
     set_int(socket, ZMQ_LINGER, ms);

@@ -186,6 +186,8 @@ void px_socket_set_hwm(struct px_socket *socket, int messages);        /* send a
 /* PUB and XPUB, before connect or bind: at most so many messages wait for a subscriber. What he has no room
  * for the others get all the same, and px_socket_send says so. */
 void px_socket_set_bounded(struct px_socket *socket, int messages);
+/* XPUB: what each subscriber gets as soon as it connects, and nobody else. */
+void px_socket_set_welcome(struct px_socket *socket, struct px_span frame);
 void px_socket_set_linger(struct px_socket *socket, int ms);
 void px_socket_set_handover(struct px_socket *socket); /* ROUTER: a new peer takes over an id */
 void px_socket_subscribe(struct px_socket *socket, const char *prefix);
