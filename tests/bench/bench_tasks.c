@@ -8,8 +8,10 @@
  *
  * SECURITY_DIR holds the connection files of a running controller (pxcontroller or
  * ipcontroller), PID is its process. Prints tasks a second and, for each of its threads and
- * children, CPU microseconds a task. With ENGINES_PID, a pxengine whose children are that many
- * engines, no engines are made here: the tasks are calls that these run.
+ * children, CPU microseconds a task, and its resident memory at each tenth of the way. A reply that
+ * is not "ok" is a failure: they are counted, the first is shown, and the exit code is 1. With
+ * ENGINES_PID, a pxengine whose children are that many engines, no engines are made here: the tasks
+ * are calls that these run.
  */
 #include "engines.h"
 #include "load.h"
@@ -42,9 +44,29 @@ static void submit(struct px_socket *socket, struct px_session *session)
     bench_send(socket, msg);
 }
 
-static void run_tasks(struct px_socket *socket, struct px_session *session, long tasks, long window)
+/* 1 for a reply that says anything but ok. */
+static long is_failure(const struct px_msg *msg)
 {
-    long sent = 0, done = 0;
+    static const char *const key = "status";
+    struct px_span value, word;
+    if (px_scan(px_msg_content(msg), &key, &value, 1) == 0 && px_scan_string(value, &word) &&
+        px_span_equal(word, "ok"))
+        return 0;
+    return 1;
+}
+
+static void show_failure(const struct px_msg *msg)
+{
+    struct px_span metadata = px_msg_metadata(msg), content = px_msg_content(msg);
+    fprintf(stderr, "bench_tasks: a task failed: %.*s %.*s\n", (int)metadata.size, metadata.data,
+            (int)content.size, content.data);
+}
+
+/* Returns how many failed. */
+static long run_tasks(struct px_socket *socket, struct px_session *session, long tasks, long window,
+                      int watched)
+{
+    long sent = 0, done = 0, failed = 0, tenth = tasks / 10 + 1;
     while (done < tasks) {
         while (sent < tasks && sent - done < window) {
             submit(socket, session);
@@ -57,10 +79,14 @@ static void run_tasks(struct px_socket *socket, struct px_session *session, long
             struct px_error err;
             bench_must(px_msg_locate(msg, &err), &err);
             bench_must(px_session_verify(session, msg, &err), &err);
+            if (is_failure(msg) && failed++ == 0)
+                show_failure(msg);
             px_msg_destroy(msg);
-            done++;
+            if (++done % tenth == 0 && watched != 0)
+                printf("  after %9ld tasks: memory %ld kB\n", done, bench_read_rss(watched));
         }
     }
+    return failed;
 }
 
 int main(int argc, char **argv)
@@ -88,12 +114,12 @@ int main(int argc, char **argv)
         bench_engines_start(&engines);
     printf("%d engines registered in %lld ms\n", engines.count,
            (long long)bench_wait_for_engines(query, session, engines.count));
-    run_tasks(task, session, tasks / 10 + engines.count, window); /* warm up */
+    long failed = run_tasks(task, session, tasks / 10 + engines.count, window, 0); /* warm up */
     size_t before_count = bench_list_usage(pid, before);
     size_t engines_before_count = engines_pid ? bench_list_usage(engines_pid, engines_before) : 0;
     long rss = bench_read_rss(pid);
     int64_t start_ns = px_now_ns();
-    run_tasks(task, session, tasks, window);
+    failed += run_tasks(task, session, tasks, window, pid);
     double seconds = (double)(px_now_ns() - start_ns) / 1e9;
     size_t after_count = bench_list_usage(pid, after);
     size_t engines_after_count = engines_pid ? bench_list_usage(engines_pid, engines_after) : 0;
@@ -105,6 +131,7 @@ int main(int argc, char **argv)
                           (double)tasks, "task");
     printf("  memory %ld kB, %+ld kB over the run\n", bench_read_rss(pid),
            bench_read_rss(pid) - rss);
+    printf("  %ld failed\n", failed);
     fflush(stdout);
-    _exit(0); /* the engines' thread never ends by itself */
+    _exit(failed > 0); /* the engines' thread never ends by itself */
 }

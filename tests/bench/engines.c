@@ -208,7 +208,9 @@ static void on_message(struct connection *from, struct px_msg *msg)
     } else {
         if (px_msg_locate(msg, &err) != 0 || px_session_verify(engines->session, msg, &err) != 0)
             px_die(1, "an engine was sent something wrong: %s", err.text);
-        answer(from, msg);
+        /* From nobody comes a recall: of tasks that have all been answered. */
+        if (px_msg_ident_count(msg) > 0)
+            answer(from, msg);
     }
     px_msg_destroy(msg);
 }
