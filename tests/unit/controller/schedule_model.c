@@ -12,6 +12,21 @@ bool model_ended(const struct model_task *task)
     return task->state == M_OK || task->state == M_FAILED;
 }
 
+void model_open(struct model *model, struct model_task *task)
+{
+    task->state = M_BLOCKED;
+    task->place = model->open_count;
+    model->open[model->open_count++] = (int)(task - model->tasks);
+}
+
+void model_end(struct model *model, struct model_task *task, enum model_state state)
+{
+    int last = model->open[--model->open_count];
+    model->open[task->place] = last;
+    model->tasks[last].place = task->place;
+    task->state = state;
+}
+
 static bool set_met(const struct model *model, const struct model_set *set)
 {
     int good = 0;
@@ -60,8 +75,8 @@ bool model_has_room(const struct model *model, int engine)
 struct model_task *model_first_of(struct model *model, int engine)
 {
     struct model_task *first = NULL;
-    for (int i = 0; i < model->count; i++) {
-        struct model_task *task = &model->tasks[i];
+    for (int i = 0; i < model->open_count; i++) {
+        struct model_task *task = &model->tasks[model->open[i]];
         if (task->state == M_RUNNING && task->engine == engine &&
             (first == NULL || task->sent < first->sent))
             first = task;

@@ -5,7 +5,7 @@
 
 #include "schedule.h"
 
-#define MAX_TASKS 4000
+#define MAX_TASKS 1000
 #define MAX_ENGINES 64
 #define FEW_ENGINES 4    /* where tasks are to be sent ahead, they must wait */
 #define MOST_AHEAD 64    /* as schedule_ahead.c has it */
@@ -33,6 +33,7 @@ struct model_task {
     enum px_why why;
     bool shunned[MAX_ENGINES];
     bool released;
+    int place;         /* in `open`, while it has not ended */
     long sent;         /* grows with each sending; running */
     bool asked, alone; /* its engine was asked for it; its engine died before it */
 };
@@ -48,6 +49,9 @@ struct model {
     const char *scheme;
     struct model_task tasks[MAX_TASKS];
     int count;
+    int open[MAX_TASKS]; /* indices of those that have not ended, in any order */
+    int open_count;
+    long released;
     struct model_engine engines[MAX_ENGINES];
     int engine_count;
     unsigned hwm;
@@ -58,6 +62,8 @@ struct model {
     bool serving; /* an engine got room: who waits longest is to go first */
 };
 
+void model_open(struct model *model, struct model_task *task);
+void model_end(struct model *model, struct model_task *task, enum model_state state);
 bool model_ended(const struct model_task *task);
 bool model_has_room(const struct model *model, int engine);
 struct model_task *model_first_of(struct model *model, int engine);

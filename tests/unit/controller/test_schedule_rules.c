@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -184,6 +185,93 @@ static void test_many_engines(void **state)
     px_schedule_destroy(schedule);
 }
 
+/* A graph of GRAPH tasks, each after up to three of those before it, on ENGINES engines. */
+#define GRAPH 100000
+#define ENGINES 10000
+
+struct graph {
+    int after[GRAPH][3];
+    bool done[GRAPH], busy[ENGINES];
+    int running[GRAPH], on[GRAPH]; /* in the order they were sent */
+    int sent, ended;
+};
+
+static void graph_send(void *ctx, const char *msg_id, void *payload, const struct px_worker *to)
+{
+    struct graph *graph = ctx;
+    int task = atoi(msg_id + 4), engine = atoi(to->uuid + 1);
+    (void)payload;
+    for (int k = 0; k < 3; k++)
+        assert_true(graph->after[task][k] < 0 || graph->done[graph->after[task][k]]);
+    assert_false(graph->busy[engine]);
+    graph->busy[engine] = true;
+    graph->running[graph->sent] = task;
+    graph->on[graph->sent++] = engine;
+}
+
+static void graph_fail(void *ctx, const char *msg_id, void *payload, enum px_why why,
+                       const struct px_worker *on)
+{
+    (void)ctx, (void)payload, (void)on;
+    fail_msg("%s failed: %d", msg_id, (int)why);
+}
+
+static void graph_release(void *ctx, void *payload)
+{
+    (void)ctx, (void)payload;
+}
+
+static void graph_submit(struct graph *graph, struct px_schedule *schedule, int task)
+{
+    char name[32], after[128] = "[", id[32];
+    for (int k = 0; k < 3; k++) {
+        int reach = task < 1000 ? task : 1000;
+        int before = (task * 7919 + k * 104729) % (reach + 1); /* 0: one dependency less */
+        graph->after[task][k] = before == 0 ? -1 : task - before;
+        if (before == 0)
+            continue;
+        snprintf(id, sizeof(id), "%s\"g_1_%d\"", after[1] ? ", " : "", task - before);
+        strcat(after, id);
+    }
+    strcat(after, "]");
+    snprintf(name, sizeof(name), "g_1_%d", task);
+    submit_named(schedule, name, after, NULL);
+}
+
+static void graph_answer(struct graph *graph, struct px_schedule *schedule)
+{
+    char name[32], engine[32];
+    int task = graph->running[graph->ended], on = graph->on[graph->ended];
+    graph->ended++;
+    graph->done[task] = true;
+    graph->busy[on] = false;
+    snprintf(name, sizeof(name), "g_1_%d", task);
+    snprintf(engine, sizeof(engine), "e%d", on);
+    finish(schedule, engine, name, PX_REPLY_OK);
+}
+
+static void test_large_graph(void **state)
+{
+    (void)state;
+    struct px_schedule_ops ops = {graph_send, graph_fail, graph_release, NULL};
+    for (size_t s = 0; px_scheme_at(s) != NULL; s++) {
+        struct graph *graph = px_alloc(sizeof(*graph));
+        struct px_schedule *schedule = px_schedule_create(&ops, graph, px_scheme_at(s), 1, s + 1);
+        char engine[32];
+        for (int i = 0; i < ENGINES; i++) {
+            snprintf(engine, sizeof(engine), "e%d", i);
+            assert_true(px_schedule_engine_up(schedule, px_span_of(engine), 0));
+        }
+        for (int task = 0; task < GRAPH; task++)
+            graph_submit(graph, schedule, task);
+        while (graph->ended < graph->sent)
+            graph_answer(graph, schedule);
+        assert_int_equal(graph->ended, GRAPH);
+        px_schedule_destroy(schedule);
+        free(graph);
+    }
+}
+
 static void test_memory_is_flat(void **state)
 {
     (void)state;
@@ -280,10 +368,11 @@ static void test_why(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_invalid),        cmocka_unit_test(test_holds),
-        cmocka_unit_test(test_stale_reply),    cmocka_unit_test(test_long_chain),
-        cmocka_unit_test(test_wide),           cmocka_unit_test(test_many_engines),
-        cmocka_unit_test(test_memory_is_flat), cmocka_unit_test(test_why),
+        cmocka_unit_test(test_invalid),     cmocka_unit_test(test_holds),
+        cmocka_unit_test(test_stale_reply), cmocka_unit_test(test_long_chain),
+        cmocka_unit_test(test_wide),        cmocka_unit_test(test_many_engines),
+        cmocka_unit_test(test_large_graph), cmocka_unit_test(test_memory_is_flat),
+        cmocka_unit_test(test_why),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
