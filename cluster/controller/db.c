@@ -135,6 +135,17 @@ static void cull_records(struct px_db *db, const struct px_record *kept)
     db->cull_at = left > db->record_limit ? left + db->cull_count : db->record_limit;
 }
 
+bool px_db_tidy(struct px_db *db)
+{
+    if (db->store == NULL)
+        return true;
+    if (db->changed != NULL || !px_store_is_idle(db->store))
+        return false;
+    if (HASH_COUNT(db->records) > db->record_limit)
+        cull_records(db, NULL);
+    return true;
+}
+
 static void cull_bytes(struct px_db *db, const struct px_record *kept)
 {
     double hard_limit = 2 * db->size_limit;

@@ -344,6 +344,11 @@ bool px_store_is_written(const struct px_store *store, unsigned long number)
     return atomic_load(&store->done) >= number;
 }
 
+bool px_store_is_idle(const struct px_store *store)
+{
+    return px_store_is_written(store, store->posted);
+}
+
 bool px_store_has_room(const struct px_store *store)
 {
     return store->posted - atomic_load(&store->done) < BACKLOG &&

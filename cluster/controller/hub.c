@@ -156,6 +156,8 @@ static void on_tidy(struct px_loop *loop, void *ctx)
         hub->noted = false;
         return;
     }
+    if (!px_db_tidy(hub->db))
+        return;
     px_loop_cancel(loop, hub->tidy);
     hub->tidy = NULL;
     malloc_trim(0);

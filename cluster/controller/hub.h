@@ -142,6 +142,7 @@ unsigned long px_store_put(struct px_store *store, const struct px_record *recor
 unsigned long px_store_delete(struct px_store *store, const char *msg_id);
 void px_store_stop(struct px_store *store);
 bool px_store_is_written(const struct px_store *store, unsigned long number);
+bool px_store_is_idle(const struct px_store *store); /* all that was posted is written */
 /* False while the writing thread is behind: better post later. */
 bool px_store_has_room(const struct px_store *store);
 /* What is in the file; caller destroys. */
@@ -171,6 +172,9 @@ struct px_record *px_db_want(struct px_db *db, struct px_span msg_id);
 void px_db_changed(struct px_db *db, struct px_record *record);
 /* Posts what changed, as far as the store has room. False when something is left. */
 bool px_db_flush(struct px_db *db);
+/* In quiet times: what had to stay in memory until it was written leaves it. False when it is not
+ * written yet. */
+bool px_db_tidy(struct px_db *db);
 /* Takes a record that was read from the store. */
 void px_db_adopt(struct px_db *db, struct px_record *record);
 /* A part of `record` has grown from so many bytes to so many; may cull others. */

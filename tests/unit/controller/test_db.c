@@ -131,6 +131,22 @@ static void test_unwritten_stay_in_memory(void **state)
     assert_true(px_db_count(fixture->db) >= 10);
 }
 
+static void test_written_leave_memory_in_quiet_times(void **state)
+{
+    struct fixture *fixture = *state;
+    finish_many(fixture->db, 0, 10);
+    assert_false(px_db_tidy(fixture->db));
+    assert_true(px_db_flush(fixture->db));
+    assert_false(px_db_tidy(fixture->db)); /* nobody writes */
+    assert_int_equal(px_db_count(fixture->db), 10);
+    start_writing(fixture);
+    const int64_t deadline_ms = px_now_ms() + 30000;
+    while (!px_db_tidy(fixture->db))
+        assert_true(px_now_ms() < deadline_ms);
+    assert_true(px_db_count(fixture->db) <= 4);
+    assert_ids(fixture->db, "m_00 m_01 m_02 m_03 m_04 m_05 m_06 m_07 m_08 m_09 ");
+}
+
 static void test_dropped_are_gone_at_once(void **state)
 {
     struct fixture *fixture = *state;
@@ -204,6 +220,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_unwritten_stay_in_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_written_leave_memory_in_quiet_times, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dropped_are_gone_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unfinished_and_finished_in_the_file, setup, teardown),
         cmocka_unit_test(test_limits_of_memory),
