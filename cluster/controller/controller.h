@@ -190,6 +190,9 @@ void px_order_free(struct px_order *order);
 /* Copies for the hub that it has not looked at yet: beyond either limit they are dropped. */
 #define PX_MAX_BACKLOG 500000u
 #define PX_MAX_BACKLOG_BYTES ((size_t)2 << 30)
+/* Beyond this many, clients' requests are taken up more slowly (port.c), so that it does not come
+ * to that: some ten milliseconds of the hub's time. */
+#define PX_PACED_BACKLOG 4096u
 
 struct px_link {
     struct px_doorbell *to_hub;     /* struct px_notes */
@@ -201,6 +204,7 @@ struct px_link {
     int64_t posted_ms;
     struct px_notes *batch;
     unsigned long lost; /* copies dropped */
+    unsigned long paces;
     struct px_log_limiter limiter;
 };
 
@@ -214,6 +218,8 @@ void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_s
                        struct px_span second);
 /* Traffic thread. An answer that the hub waits for; takes both, sends at once. */
 void px_link_answer(struct px_link *link, enum px_note_kind kind, struct px_msg *msg, char *text);
+/* Traffic thread. Whether the hub is so far behind that it should be given time. */
+bool px_link_is_crowded(struct px_link *link);
 /* After each socket's turn: at most one batch a millisecond wakes the hub, besides full ones. */
 void px_link_flush(struct px_link *link);
 /* Hub thread. `order` is copied, its message and strings taken. */
@@ -259,12 +265,21 @@ struct px_port {
     void (*handle)(void *ctx, struct px_msg **msg); /* a verified message; may take it */
     void (*after)(void *ctx);                       /* once after each batch */
     void *ctx, *after_ctx;
+    struct px_watch *watch;
+    struct px_loop *loop;
+    struct px_link *link; /* NULL: it is never paced */
     unsigned long received, malformed, forged, unroutable;
     unsigned long long bytes;
     struct px_log_limiter limiter;
 };
 
 void px_port_watch(struct px_port *port, struct px_loop *loop);
+/* The same for requests of clients that the hub gets copies of: while the hub is far behind, only a
+ * batch every PX_PACE_MS is handled, and the rest waits in the socket. So memory does not grow with
+ * what a busy machine keeps the hub from doing; a request waits no longer than that, whatever the
+ * hub is at. */
+void px_port_watch_paced(struct px_port *port, struct px_loop *loop, struct px_link *link);
+#define PX_PACE_MS 5
 /* Handles what has arrived, at most PX_LOOP_BATCH messages. Returns how many there were. */
 size_t px_port_drain(struct px_port *port);
 /* The same, again and again, but not for ever: a flood must not keep the thread. */

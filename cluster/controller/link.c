@@ -120,6 +120,11 @@ static void post_if_full(struct px_link *link)
         post(link);
 }
 
+bool px_link_is_crowded(struct px_link *link)
+{
+    return atomic_load_explicit(&link->backlog, memory_order_relaxed) > PX_PACED_BACKLOG;
+}
+
 static bool is_behind(struct px_link *link)
 {
     if (atomic_load_explicit(&link->backlog, memory_order_relaxed) < PX_MAX_BACKLOG &&

@@ -52,15 +52,42 @@ void px_port_drain_all(struct px_port *port)
     }
 }
 
-static void on_readable(struct px_loop *loop, void *ctx)
+static void on_readable(struct px_loop *loop, void *ctx);
+
+static void watch(struct px_port *port)
+{
+    port->watch = px_loop_socket(port->loop, px_socket_pollable(port->socket), on_readable, port);
+}
+
+static void on_paced(struct px_loop *loop, void *ctx)
 {
     (void)loop;
     px_port_drain(ctx);
+    watch(ctx);
+}
+
+static void on_readable(struct px_loop *loop, void *ctx)
+{
+    struct px_port *port = ctx;
+    if (port->link == NULL || !px_link_is_crowded(port->link)) {
+        px_port_drain(port);
+        return;
+    }
+    port->link->paces++;
+    px_loop_unwatch(loop, port->watch);
+    px_loop_timer(loop, PX_PACE_MS, 0, on_paced, port);
 }
 
 void px_port_watch(struct px_port *port, struct px_loop *loop)
 {
-    px_loop_socket(loop, px_socket_pollable(port->socket), on_readable, port);
+    px_port_watch_paced(port, loop, NULL);
+}
+
+void px_port_watch_paced(struct px_port *port, struct px_loop *loop, struct px_link *link)
+{
+    port->loop = loop;
+    port->link = link;
+    watch(port);
 }
 
 void px_port_send(struct px_port *port, struct px_msg *msg)

@@ -68,7 +68,7 @@ struct px_relay *px_relay_create(const struct px_shared *shared, const char *nam
     relay->out.handle = on_reply;
     relay->route = px_route_create(shared->loop, &relay->out, shared->traffic);
     relay->clients = px_clients_create(shared, &relay->in, first);
-    px_port_watch(&relay->in, shared->loop);
+    px_port_watch_paced(&relay->in, shared->loop, noted ? shared->link : NULL);
     px_port_watch(&relay->out, shared->loop);
     return relay;
 }
@@ -141,7 +141,7 @@ struct px_pure *px_pure_create(const struct px_shared *shared, struct px_socket 
     pure->out = pure->in;
     pure->out.socket = out;
     pure->out.handle = on_pure_reply;
-    px_port_watch(&pure->in, shared->loop);
+    px_port_watch_paced(&pure->in, shared->loop, shared->link);
     px_port_watch(&pure->out, shared->loop);
     return pure;
 }

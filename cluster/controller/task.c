@@ -406,7 +406,7 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
                                          hwm == PX_HWM_UNSAID ? 1 : (unsigned)hwm, seed);
     if (hwm == PX_HWM_UNSAID)
         px_schedule_allow_ahead(tasks->schedule);
-    px_port_watch(&tasks->in, shared->loop);
+    px_port_watch_paced(&tasks->in, shared->loop, shared->link);
     px_port_watch(&tasks->out, shared->loop);
     return tasks;
 }

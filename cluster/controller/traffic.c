@@ -139,10 +139,10 @@ static void on_report(struct px_traffic *traffic, struct px_order *order)
     px_heart_report(traffic->heart, report);
     const struct px_link *link = traffic->shared.link;
     json_object_set_new(report, "link",
-                        json_pack("{s:I, s:I, s:I}", "backlog",
+                        json_pack("{s:I, s:I, s:I, s:I}", "backlog",
                                   (json_int_t)atomic_load(&link->backlog), "backlog_bytes",
                                   (json_int_t)atomic_load(&link->backlog_bytes), "lost",
-                                  (json_int_t)link->lost));
+                                  (json_int_t)link->lost, "paces", (json_int_t)link->paces));
     px_link_answer(traffic->shared.link, PX_NOTE_REPORT, order->msg, json_dumps(report, 0));
     order->msg = NULL;
     json_decref(report);

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A port's requests while the hub keeps up, and while it is far behind. */
+#include "controller.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#define REQUESTS 200
+#define DEADLINE_MS 30000
+
+struct fixture {
+    struct px_loop *loop;
+    struct px_link link;
+    struct px_port port;
+    int handled, most_at_once, at_once;
+};
+
+static void on_request(void *ctx, struct px_msg **msg)
+{
+    struct fixture *f = ctx;
+    (void)msg;
+    f->at_once++;
+    if (++f->handled == REQUESTS)
+        px_loop_stop(f->loop);
+}
+
+static void after_batch(void *ctx)
+{
+    struct fixture *f = ctx;
+    if (f->at_once > f->most_at_once)
+        f->most_at_once = f->at_once;
+    f->at_once = 0;
+}
+
+static void on_deadline(struct px_loop *loop, void *ctx)
+{
+    (void)ctx;
+    px_loop_stop(loop);
+}
+
+static void send_requests(struct px_socket *client, struct px_session *session)
+{
+    struct px_draft draft = {.type = "apply_request"};
+    for (int i = 0; i < REQUESTS; i++) {
+        struct px_msg *msg = px_session_build(session, &draft);
+        assert_int_equal(px_socket_send(client, &msg), PX_SENT);
+    }
+}
+
+/* What the hub has not looked at: so many hearts. */
+static void fall_behind(struct px_link *link, unsigned notes)
+{
+    for (unsigned i = 0; i < notes; i++)
+        px_link_note_text(link, PX_NOTE_NEW_HEART, PX_SPAN("e"), (struct px_span){0});
+    px_link_flush(link);
+}
+
+static unsigned long play(unsigned notes, struct fixture *f)
+{
+    char endpoint[PX_ENDPOINT_SIZE];
+    int number = 0;
+    void *context = px_context_create(1);
+    struct px_session *session = px_session_create("key", "hmac-sha256", NULL, NULL);
+    struct px_socket *client = px_socket_create(context, PX_DEALER, NULL);
+    f->port = (struct px_port){.name = "task",
+                               .socket = px_socket_create(context, PX_ROUTER, NULL),
+                               .session = session,
+                               .least_idents = 1,
+                               .handle = on_request,
+                               .ctx = f,
+                               .after = after_batch,
+                               .after_ctx = f};
+    f->loop = px_loop_create(NULL);
+    assert_int_equal(px_link_init(&f->link, NULL), 0);
+    assert_int_equal(px_socket_bind_port(f->port.socket, "tcp://127.0.0.1", &number, NULL), 0);
+    snprintf(endpoint, sizeof(endpoint), "tcp://127.0.0.1:%d", number);
+    assert_int_equal(px_socket_connect(client, endpoint, NULL), 0);
+    fall_behind(&f->link, notes);
+    px_port_watch_paced(&f->port, f->loop, &f->link);
+    px_loop_timer(f->loop, DEADLINE_MS, 0, on_deadline, NULL);
+    send_requests(client, session);
+    assert_int_equal(px_loop_run(f->loop, NULL), 0);
+    assert_int_equal(f->handled, REQUESTS); /* however far behind it is */
+    px_loop_destroy(f->loop);
+    px_link_fini(&f->link);
+    px_socket_destroy(client);
+    px_socket_destroy(f->port.socket);
+    px_session_destroy(session);
+    px_context_destroy(context);
+    return f->link.paces;
+}
+
+static void test_hub_keeps_up(void **state)
+{
+    (void)state;
+    struct fixture f = {0};
+    assert_int_equal(play(PX_PACED_BACKLOG / 2, &f), 0);
+}
+
+static void test_hub_is_behind(void **state)
+{
+    (void)state;
+    struct fixture f = {0};
+    assert_true(play(PX_PACED_BACKLOG * 2, &f) >= REQUESTS / PX_LOOP_BATCH);
+    assert_true(f.most_at_once <= PX_LOOP_BATCH);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_hub_keeps_up),
+        cmocka_unit_test(test_hub_is_behind),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
