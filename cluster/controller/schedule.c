@@ -79,6 +79,7 @@ void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate f
 void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why why,
                   const struct px_worker *on)
 {
+    schedule->stats.why[why]++;
     schedule->ops.fail(schedule->ctx, task->msg_id, task->payload, why, on);
     px_task_end(schedule, task, PX_FAILED, on ? on->serial : 0);
 }

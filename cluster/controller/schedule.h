@@ -134,7 +134,7 @@ const struct px_scheme *px_scheme_at(size_t index);
 
 struct px_schedule;
 
-enum px_why { PX_WHY_INVALID, PX_WHY_IMPOSSIBLE, PX_WHY_TIMEOUT, PX_WHY_ENGINE_DIED };
+enum px_why { PX_WHY_INVALID, PX_WHY_IMPOSSIBLE, PX_WHY_TIMEOUT, PX_WHY_ENGINE_DIED, PX_WHYS };
 
 struct px_schedule_ops {
     /* Send the task to this engine now. The payload stays with the schedule. */
@@ -229,6 +229,7 @@ size_t px_schedule_reclaim(struct px_schedule *schedule, struct px_span uuid);
 struct px_schedule_stats {
     size_t engines, blocked, waiting, running;
     size_t submitted, succeeded, failed, rejected;
+    size_t why[PX_WHYS];    /* of those that failed: without having been answered */
     size_t ahead, recalled; /* tasks sent to an engine that was busy, tasks it handed back */
     size_t history_bytes;
 };

@@ -320,13 +320,25 @@ static void farewell_free(struct farewell *farewell)
     free(farewell);
 }
 
+/* How many tasks have failed so far because their engine died. */
+static size_t count_lost(const struct px_tasks *tasks)
+{
+    struct px_schedule_stats stats;
+    px_schedule_stats(tasks->schedule, &stats);
+    return stats.why[PX_WHY_ENGINE_DIED];
+}
+
 static void say_farewell(struct px_tasks *tasks, struct farewell *farewell)
 {
     px_tasks_drain(tasks);
     px_schedule_tick(tasks->schedule, now_us());
     tasks->leaving = farewell;
+    size_t before = count_lost(tasks);
     px_schedule_engine_lost(tasks->schedule, uuid_of(farewell), farewell->running);
     tasks->leaving = NULL;
+    if (count_lost(tasks) > before)
+        px_log(PX_WARN, "tasks-lost", "engine=%s failed=%zu", farewell->uuid,
+               count_lost(tasks) - before);
     DL_DELETE(tasks->farewells, farewell);
     farewell_free(farewell);
     after_batch(tasks);
@@ -451,12 +463,22 @@ void px_tasks_report(const struct px_tasks *tasks, json_t *report)
         const char *name;
         size_t count;
     } rows[] = {
-        {"blocked", stats.blocked},     {"waiting", stats.waiting},
-        {"running", stats.running},     {"submitted", stats.submitted},
-        {"succeeded", stats.succeeded}, {"failed", stats.failed},
-        {"rejected", stats.rejected},   {"refused", tasks->refused},
-        {"stale", tasks->stale},        {"ahead", stats.ahead},
-        {"recalled", stats.recalled},   {"history_bytes", stats.history_bytes},
+        {"blocked", stats.blocked},
+        {"waiting", stats.waiting},
+        {"running", stats.running},
+        {"submitted", stats.submitted},
+        {"succeeded", stats.succeeded},
+        {"failed", stats.failed},
+        {"engine_died", stats.why[PX_WHY_ENGINE_DIED]},
+        {"impossible", stats.why[PX_WHY_IMPOSSIBLE]},
+        {"invalid", stats.why[PX_WHY_INVALID]},
+        {"timed_out", stats.why[PX_WHY_TIMEOUT]},
+        {"rejected", stats.rejected},
+        {"refused", tasks->refused},
+        {"stale", tasks->stale},
+        {"ahead", stats.ahead},
+        {"recalled", stats.recalled},
+        {"history_bytes", stats.history_bytes},
     };
     for (size_t i = 0; i < PX_COUNT(rows); i++)
         json_object_set_new(counts, rows[i].name, json_integer((json_int_t)rows[i].count));

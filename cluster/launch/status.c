@@ -88,11 +88,11 @@ static void print_head(const json_t *status)
            text_of(status, "scheme"),
            size_of(number(json_object_get(status, "memory"), "resident_bytes"), memory),
            json_is_true(json_object_get(status, "curve")) ? ", encrypted" : "");
-    printf(
-        "tasks       %lld blocked, %lld waiting, %lld running, %lld succeeded, %lld failed, %lld "
-        "direct\n",
-        number(tasks, "blocked"), number(tasks, "waiting"), number(tasks, "running"),
-        number(tasks, "succeeded"), number(tasks, "failed"), number(tasks, "direct"));
+    printf("tasks       %lld blocked, %lld waiting, %lld running, %lld succeeded, %lld failed "
+           "(%lld with their engine), %lld direct\n",
+           number(tasks, "blocked"), number(tasks, "waiting"), number(tasks, "running"),
+           number(tasks, "succeeded"), number(tasks, "failed"), number(tasks, "engine_died"),
+           number(tasks, "direct"));
     printf("database    %s, %lld records in memory, %s\n", text_of(database, "kind"),
            number(database, "records"), size_of(number(database, "bytes"), records));
 }
