@@ -141,6 +141,7 @@ enum px_note_kind {
     PX_NOTE_IOPUB,            /* topic | message */
     PX_NOTE_WHY,              /* the request | message; `text` is {"<msg_id>": {...}, ...} */
     PX_NOTE_REPORT,           /* what was asked | msg or NULL; `text`: JSON */
+    PX_NOTE_PROBED,           /* `text` is the uuid: it has answered PX_ORDER_PROBE_DIRECT */
     PX_NOTE_NEW_HEART,        /* `text` is the uuid */
     PX_NOTE_STOPPED_HEART,
     PX_NOTE_KINDS,
@@ -161,15 +162,17 @@ struct px_notes {
 
 /* What the hub asks of the traffic thread. */
 enum px_order_kind {
-    PX_ORDER_ENGINE_UP,   /* uuid, id, features: finished registration */
-    PX_ORDER_ENGINE_DOWN, /* uuid, id, cause */
-    PX_ORDER_EXPECT,      /* uuid: a heart that should be beating (restored engine) */
-    PX_ORDER_SUBMIT,      /* msg: a task, as if a client had sent it; identities | message */
-    PX_ORDER_WHY,         /* msg: a why_request, text: its ids; the answer is a PX_NOTE_WHY */
-    PX_ORDER_REMEMBER,    /* msg: its one frame lists tasks that have ended, see restore.c */
-    PX_ORDER_ADOPT,       /* uuid, msg: a task that this engine has been sent before */
-    PX_ORDER_PROBE,       /* uuid: after its tasks were adopted, find out which it has */
-    PX_ORDER_REPORT,      /* msg: a status_request, or NULL; the answer is a PX_NOTE_REPORT */
+    PX_ORDER_ENGINE_UP,    /* uuid, id, features: finished registration */
+    PX_ORDER_ENGINE_DOWN,  /* uuid, id, cause */
+    PX_ORDER_EXPECT,       /* uuid: a heart that should be beating (restored engine) */
+    PX_ORDER_SUBMIT,       /* msg: a task, as if a client had sent it; identities | message */
+    PX_ORDER_WHY,          /* msg: a why_request, text: its ids; the answer is a PX_NOTE_WHY */
+    PX_ORDER_REMEMBER,     /* msg: its one frame lists tasks that have ended, see restore.c */
+    PX_ORDER_ADOPT,        /* uuid, msg: a task that this engine has been sent before */
+    PX_ORDER_PROBE,        /* uuid: after its tasks were adopted, find out which it has */
+    PX_ORDER_PROBE_DIRECT, /* uuid: the same for direct requests; the answer is a PX_NOTE_PROBED */
+    PX_ORDER_ANSWER,       /* msg: client, engine | a reply to a direct request, made by the hub */
+    PX_ORDER_REPORT,       /* msg: a status_request, or NULL; the answer is a PX_NOTE_REPORT */
     PX_ORDER_STOP,
     PX_ORDER_KINDS,
 };
@@ -232,6 +235,11 @@ void px_link_notes_done(struct px_link *link, struct px_notes *notes);
 /* {"status": "error", "ename", "evalue", "traceback", "engine_info"} as ipyparallel's
  * wrap_exception. */
 void px_error_content(struct px_buf *out, const char *ename, const char *evalue);
+/* To an engine that a former controller has left: any request that it answers in its turn, and that
+ * does nothing. When its answer comes, everything sent to it before on that socket has been
+ * answered or is lost. */
+struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid);
+bool px_is_probe(const struct px_msg *reply); /* E | C | ... */
 
 /* ---- traffic --------------------------------------------------------------- */
 
@@ -341,6 +349,9 @@ struct px_relay *px_relay_create(const struct px_shared *shared, const char *nam
 void px_relay_destroy(struct px_relay *relay);
 /* Passes on what has arrived from engines. */
 void px_relay_drain(struct px_relay *relay);
+void px_relay_probe(struct px_relay *relay, struct px_span uuid);
+/* C | E | a reply in the engine's stead; taken. */
+void px_relay_answer(struct px_relay *relay, struct px_msg *msg);
 void px_relay_engine_down(struct px_relay *relay, struct px_span uuid);
 void px_relay_report(const struct px_relay *relay, json_t *report);
 

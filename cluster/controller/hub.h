@@ -213,6 +213,7 @@ struct px_member {
 struct px_job {
     struct px_member *member; /* NULL: unassigned */
     bool mux;
+    bool restored;              /* from a former controller, which may have lost it */
     struct px_job *prev, *next; /* of the member, or unassigned */
     UT_hash_handle hh;
     char msg_id[];
@@ -327,6 +328,8 @@ void px_hub_destroy(struct px_hub *hub);
 /* Takes back the engines of a controller that was killed, and with a store its unfinished tasks
  * (restore.c); before the traffic thread runs. */
 PX_MUST_USE int px_hub_restore(struct px_hub *hub, struct px_error *err);
+/* The engine of that uuid has answered what it was ever going to answer of what it had then. */
+void px_hub_probed(struct px_hub *hub, struct px_span uuid);
 /* Runs until SIGINT, SIGTERM or a shutdown_request. */
 PX_MUST_USE int px_hub_run(struct px_hub *hub, struct px_error *err);
 /* After the traffic thread has ended: looks at the last copies of the traffic. NULL allowed. */

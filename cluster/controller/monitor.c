@@ -230,6 +230,11 @@ static void on_new_heart(struct px_hub *hub, const struct px_note *note)
     px_hub_new_heart(hub, px_span_of(note->text));
 }
 
+static void on_probed(struct px_hub *hub, const struct px_note *note)
+{
+    px_hub_probed(hub, px_span_of(note->text));
+}
+
 static void on_stopped_heart(struct px_hub *hub, const struct px_note *note)
 {
     struct px_member *member = px_hub_member(hub, px_span_of(note->text));
@@ -246,6 +251,7 @@ static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_no
     [PX_NOTE_IOPUB] = on_iopub,
     [PX_NOTE_WHY] = px_why_note,
     [PX_NOTE_REPORT] = px_status_note,
+    [PX_NOTE_PROBED] = on_probed,
     [PX_NOTE_NEW_HEART] = on_new_heart,
     [PX_NOTE_STOPPED_HEART] = on_stopped_heart,
 };

@@ -35,6 +35,11 @@ static void on_request(void *ctx, struct px_msg **msg)
 static void on_reply(void *ctx, struct px_msg **msg)
 {
     struct px_relay *relay = ctx;
+    if (px_is_probe(*msg)) {
+        px_link_note_text(relay->shared.link, PX_NOTE_PROBED, px_msg_ident(*msg, 0),
+                          (struct px_span){0});
+        return;
+    }
     px_msg_swap(*msg, 0, 1);
     if (relay->noted)
         px_link_note(relay->shared.link, PX_NOTE_MUX_REPLY, *msg);
@@ -85,6 +90,17 @@ void px_relay_destroy(struct px_relay *relay)
 void px_relay_drain(struct px_relay *relay)
 {
     px_port_drain_all(&relay->out);
+}
+
+void px_relay_probe(struct px_relay *relay, struct px_span uuid)
+{
+    px_route_send(relay->route, px_probe_build(relay->shared.session, uuid));
+}
+
+void px_relay_answer(struct px_relay *relay, struct px_msg *msg)
+{
+    px_link_note(relay->shared.link, PX_NOTE_MUX_REPLY, msg);
+    px_clients_send(relay->clients, msg);
 }
 
 void px_relay_engine_down(struct px_relay *relay, struct px_span uuid)

@@ -5,6 +5,8 @@
  */
 #include "controller.h"
 
+#include "protocol.h"
+
 #include <string.h>
 
 void px_error_content(struct px_buf *out, const char *ename, const char *evalue)
@@ -19,4 +21,21 @@ void px_error_content(struct px_buf *out, const char *ename, const char *evalue)
     px_buf_json_string(out, evalue, strlen(evalue));
     px_buf_text(out, ", \"engine_info\": {}}");
     px_buf_fini(&line);
+}
+
+#define PROBE_IDENT "px.probe" /* the client that asks */
+
+struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid)
+{
+    struct px_span idents[2] = {uuid, PX_SPAN(PROBE_IDENT)};
+    struct px_span content = PX_SPAN("{\"code\": \"\", \"silent\": true, \"store_history\": false, "
+                                     "\"user_expressions\": {}, \"allow_stdin\": false}");
+    struct px_draft draft = {
+        .idents = idents, .ident_count = 2, .type = PX_EXECUTE_REQUEST, .content = content};
+    return px_session_build(session, &draft);
+}
+
+bool px_is_probe(const struct px_msg *reply)
+{
+    return px_span_equal(px_msg_ident(reply, 1), PROBE_IDENT);
 }

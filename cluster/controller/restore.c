@@ -8,10 +8,15 @@
  *   sent to one that      is gone, of the task queue: submitted again; direct ones have failed
  *   not sent yet          submitted again
  *
+ * A direct request that its engine turns out not to have, or has answered to the controller that
+ * was killed, fails: nobody can tell which of these it is, and what it does may not be done twice.
+ *
  * All keep their ids, so a client that still waits gets its reply. Tasks from before the cluster
  * was last started without --restore are left alone.
  */
 #include "hub.h"
+
+#include "protocol.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -81,12 +86,61 @@ static struct px_msg *again(struct px_hub *hub, const struct px_record *record,
     return msg;
 }
 
+/* Instead of a reply that will not come. */
+static void answer_direct(struct px_hub *hub, const struct px_record *record, int id,
+                          const char *what)
+{
+    struct px_header header;
+    struct px_buf metadata = {0}, content = {0};
+    char date[PX_DATE_SIZE];
+    if (record == NULL || record->request == NULL || record->engine_uuid == NULL ||
+        px_header_scan(px_msg_header(record->request), &header, NULL) != 0)
+        return;
+    px_date_now(date);
+    px_buf_text(&metadata, "{\"status\": \"error\", \"engine\": ");
+    px_buf_json_string(&metadata, record->engine_uuid, strlen(record->engine_uuid));
+    px_buf_printf(&metadata, ", \"date\": \"%s\"}", date);
+    char *evalue = id < 0 ? px_format("%s '%s'", what, record->msg_id)
+                          : px_format("engine %d: %s '%s'", id, what, record->msg_id);
+    px_error_content(&content, "EngineError", evalue);
+    struct px_span idents[2] = {header.session, px_span_of(record->engine_uuid)};
+    struct px_draft draft = {.idents = idents,
+                             .ident_count = 2,
+                             .type = PX_APPLY_REPLY,
+                             .parent = px_msg_header(record->request),
+                             .metadata = px_buf_span(&metadata),
+                             .content = px_buf_span(&content)};
+    struct px_order order = {.kind = PX_ORDER_ANSWER,
+                             .msg = px_session_build(hub->session, &draft)};
+    px_link_order(hub->link, &order);
+    px_buf_fini(&metadata);
+    px_buf_fini(&content);
+    free(evalue);
+}
+
+void px_hub_probed(struct px_hub *hub, struct px_span uuid)
+{
+    const struct px_member *member = px_hub_member(hub, uuid);
+    size_t lost = 0;
+    for (struct px_job *job = member ? member->queue : NULL; job != NULL; job = job->next) {
+        if (!job->restored)
+            continue;
+        job->restored = false;
+        lost++;
+        answer_direct(hub, px_db_get(hub->db, px_span_of(job->msg_id)), member->id,
+                      "the controller was killed, and with it a direct request or its reply:");
+    }
+    if (lost > 0)
+        px_log(PX_WARN, "requests-lost", "engine=%.*s count=%zu", (int)uuid.size, uuid.data, lost);
+}
+
 static void restore_direct(struct restored *restored, struct px_record *record,
                            struct px_member *member)
 {
     struct px_span msg_id = px_span_of(record->msg_id);
     if (member != NULL) {
         px_hub_book(restored->hub, msg_id, member, true);
+        px_hub_job(restored->hub, msg_id)->restored = true;
         restored->direct++;
         return;
     }
@@ -98,6 +152,7 @@ static void restore_direct(struct restored *restored, struct px_record *record,
     px_history_set(restored->hub->finished, msg_id, PX_FAILED, 0);
     px_hub_changed(restored->hub, record);
     free(evalue);
+    answer_direct(restored->hub, record, -1, "Engine died while running task");
     restored->failed++;
 }
 
@@ -155,6 +210,9 @@ static void probe_engines(struct px_hub *hub)
         struct px_order order = {.kind = PX_ORDER_PROBE};
         memcpy(order.uuid, member->uuid, strlen(member->uuid));
         if (member->tasks != NULL)
+            px_link_order(hub->link, &order);
+        order.kind = PX_ORDER_PROBE_DIRECT;
+        if (member->queue != NULL)
             px_link_order(hub->link, &order);
     }
 }

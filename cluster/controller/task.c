@@ -26,7 +26,6 @@
 #include <utlist.h>
 
 #define GRACE_MS 300
-#define PROBE_IDENT "px.probe" /* the client that asks restored engines how far they are */
 
 struct farewell {
     struct px_tasks *tasks;
@@ -260,7 +259,7 @@ static void on_result(void *ctx, struct px_msg **msg)
         px_clients_send(tasks->clients, *msg);
         *msg = NULL;
     }
-    if (outcome == PX_STALE && px_span_equal(px_msg_ident(*msg, 1), PROBE_IDENT))
+    if (outcome == PX_STALE && px_is_probe(*msg))
         reclaim(tasks, px_msg_ident(*msg, 0));
     else
         tasks->stale += outcome == PX_STALE;
@@ -289,15 +288,9 @@ void px_tasks_adopt(struct px_tasks *tasks, struct px_span uuid, struct px_msg *
     px_tasks_submit(tasks, msg); /* says what is wrong with it, if anything is */
 }
 
-/* Any request that every engine answers in its turn, and that does nothing. */
 void px_tasks_probe(struct px_tasks *tasks, struct px_span uuid)
 {
-    struct px_span idents[2] = {uuid, PX_SPAN(PROBE_IDENT)};
-    struct px_span content = PX_SPAN("{\"code\": \"\", \"silent\": true, \"store_history\": false, "
-                                     "\"user_expressions\": {}, \"allow_stdin\": false}");
-    struct px_draft draft = {
-        .idents = idents, .ident_count = 2, .type = PX_EXECUTE_REQUEST, .content = content};
-    px_route_send(tasks->route, px_session_build(tasks->shared.session, &draft));
+    px_route_send(tasks->route, px_probe_build(tasks->shared.session, uuid));
 }
 
 /* ---- engines --------------------------------------------------------------- */

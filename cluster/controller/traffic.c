@@ -112,6 +112,18 @@ static void on_probe(struct px_traffic *traffic, struct px_order *order)
         px_tasks_probe(traffic->tasks, px_span_of(order->uuid));
 }
 
+static void on_probe_direct(struct px_traffic *traffic, struct px_order *order)
+{
+    px_relay_probe(traffic->mux, px_span_of(order->uuid));
+}
+
+static void on_answer(struct px_traffic *traffic, struct px_order *order)
+{
+    px_relay_answer(traffic->mux, order->msg);
+    order->msg = NULL;
+    px_link_flush(traffic->shared.link);
+}
+
 /* "s<msg_id> 0 <uuid> 0", or with an f of those that failed, again and again. */
 static void on_remember(struct px_traffic *traffic, struct px_order *order)
 {
@@ -167,6 +179,8 @@ static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct 
     [PX_ORDER_REMEMBER] = on_remember,
     [PX_ORDER_ADOPT] = on_adopt,
     [PX_ORDER_PROBE] = on_probe,
+    [PX_ORDER_PROBE_DIRECT] = on_probe_direct,
+    [PX_ORDER_ANSWER] = on_answer,
     [PX_ORDER_REPORT] = on_report,
     [PX_ORDER_STOP] = on_stop,
 };

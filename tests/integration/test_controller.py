@@ -747,6 +747,37 @@ def test_lost_tasks_are_sent_again(cluster, tmp_path):
     wait_until(lambda: "tasks-reclaimed" in cluster.log())
 
 
+def test_lost_direct_requests_fail(cluster, tmp_path):
+    """The books say that an engine was sent a direct request which it never got, or to which its
+    reply has been lost: the client that waits is told. One that its engine has is answered."""
+    options = ["--sqlitedb", "--SQLiteDB.commit_ms=0"]
+    cluster.start(*options)
+    cluster.add_engines(2)
+    rc = cluster.client(2)
+    gate = str(tmp_path / "gate")
+    kept = rc[0].apply_async(append_when_there, gate, "kept")
+    lost = rc[0].apply_async(append_when_there, gate, "lost")
+    wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks WHERE engine_uuid NOT NULL") == [(2,)])
+    cluster.wait_for_state(2)
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    with contextlib.closing(sqlite3.connect(os.path.join(cluster.profile_dir, "tasks.db"))) as db:
+        db.execute('UPDATE "ipython-tasks" SET engine_uuid = ? WHERE msg_id = ?',
+                   (rc._engines[1], lost.msg_ids[0]))
+        db.commit()
+    cluster.start("--restore", *options)
+    with pytest.raises(ipp.error.RemoteError, match="engine 1: the controller was killed") as info:
+        lost.get(DEADLINE)
+    assert info.value.ename == "EngineError"
+    assert not kept.ready()
+    with open(gate, "w"):
+        pass
+    assert kept.get(DEADLINE) == "kept"
+    wait_until(lambda: rc.queue_status([1])[1]["queue"] == 0)
+    assert rc.result_status(lost.msg_ids)["completed"] == lost.msg_ids
+    assert "requests-lost" in cluster.log()
+
+
 def test_shutdown(cluster):
     cluster.start()
     cluster.add_engines(1)

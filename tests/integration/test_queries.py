@@ -161,6 +161,8 @@ def play(hub):
     hub.reply("engine-b", hub.take("engine-b"), hub.mux, status="error")
     hub.submit(hub.mux, "m3", ident=b"engine-a")  # is running
     hub.take("engine-a")
+    # Records are in the order in which the hub hears of them, by different ways.
+    wait_for(lambda: hub.ask("queue_request", {"targets": [0]})["content"]["0"]["queue"] == 1, 20)
     for msg_id in ("t1", "t2"):
         hub.submit(hub.task, msg_id, metadata={"targets": ["engine-b"], "retries": 0})
         taken = hub.take("engine-b")
