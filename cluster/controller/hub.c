@@ -137,15 +137,25 @@ static void take_request(struct px_hub *hub, struct px_msg *msg)
     json_decref(request.content);
 }
 
-static void on_query(struct px_loop *loop, void *ctx)
+static void take_requests(struct px_hub *hub)
 {
-    (void)loop;
-    struct px_hub *hub = ctx;
     struct px_msg *msg;
     for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(hub->sockets->query)) != NULL; i++) {
         take_request(hub, msg);
         px_msg_destroy(msg);
     }
+}
+
+/* One batch of copies. False when there is none. */
+static bool take_notes(struct px_hub *hub)
+{
+    struct px_notes *notes = px_doorbell_take(hub->link->to_hub);
+    if (notes == NULL)
+        return false;
+    for (size_t i = 0; i < notes->count; i++)
+        px_monitor_note(hub, &notes->items[i]);
+    px_link_notes_done(hub->link, notes);
+    return true;
 }
 
 /* When the traffic has stopped, memory that it needed goes back to the system. */
@@ -187,23 +197,36 @@ static void start_tidying(struct px_hub *hub)
         hub->tidy = px_loop_timer(hub->loop, TIDY_MS, TIDY_MS, on_tidy, hub);
 }
 
+static void on_more(struct px_loop *loop, void *ctx);
+
 /* A bounded number of batches a turn, so that requests are answered while traffic floods. */
 static void on_notes(struct px_loop *loop, void *ctx)
 {
     struct px_hub *hub = ctx;
-    start_tidying(hub);
     for (int i = 0; i < PX_LOOP_BATCH; i++) {
-        struct px_notes *notes = px_doorbell_take(hub->link->to_hub);
-        if (notes == NULL)
+        if (!take_notes(hub))
             return;
-        for (size_t k = 0; k < notes->count; k++)
-            px_monitor_note(hub, &notes->items[k]);
-        px_link_notes_done(hub->link, notes);
+        start_tidying(hub);
         if (i % 4 == 3)
-            on_query(loop, hub);
+            take_requests(hub);
     }
     /* More may wait, and the bell is silent by now. */
-    px_loop_timer(loop, 0, 0, on_notes, hub);
+    if (hub->more == NULL)
+        hub->more = px_loop_timer(loop, 0, 0, on_more, hub);
+}
+
+static void on_more(struct px_loop *loop, void *ctx)
+{
+    struct px_hub *hub = ctx;
+    hub->more = NULL;
+    on_notes(loop, ctx);
+}
+
+/* Who asks has had his replies already: what is known of them comes first. */
+static void on_query(struct px_loop *loop, void *ctx)
+{
+    on_notes(loop, ctx);
+    take_requests(ctx);
 }
 
 /* ---- signals --------------------------------------------------------------- */
@@ -287,12 +310,8 @@ int px_hub_run(struct px_hub *hub, struct px_error *err)
 
 void px_hub_drain(struct px_hub *hub)
 {
-    struct px_notes *notes;
-    while (hub != NULL && (notes = px_doorbell_take(hub->link->to_hub)) != NULL) {
-        for (size_t i = 0; i < notes->count; i++)
-            px_monitor_note(hub, &notes->items[i]);
-        px_link_notes_done(hub->link, notes);
-    }
+    while (hub != NULL && take_notes(hub))
+        ;
 }
 
 void px_hub_destroy(struct px_hub *hub)
