@@ -6,7 +6,9 @@
  *     pxmagics.c          the type behind the magics: lines in, calls out
  *     pxmagics_run.c      chooses engines and runs code on them
  *     pxmagics_follow.c   waits for a run; interrupts and time-outs
- *     pxmagics_show.c     what is shown of it
+ *     pxmagics_show.c     what is shown of it: text, progress, and in whose turn
+ *     pxmagics_queue.c    displays that wait, for the same of other engines and for text
+ *     pxmagics_values.c   the values at the end
  *     pxmagics_util.c     small helpers; fold, ranges and renderers for Python
  */
 #ifndef PX_PXMAGICS_H
@@ -54,6 +56,8 @@ PyObject *px_resolve(PyObject *client, const struct px_targets *targets, const c
  * NULL with an exception. */
 PyObject *px_run(struct px_magics *self, const struct px_line *line, PyObject *code, bool cell,
                  const char *magic);
+/* Puts an AsyncResult into the user's namespace; "": nowhere. */
+int px_keep_result(struct px_magics *self, const char *name, PyObject *result);
 /* The line's word, or what %pxconfig says. */
 int px_said(int line, int config, int otherwise);
 
@@ -93,5 +97,47 @@ int64_t px_show_next_ms(const struct px_show *show);
 int px_show_note(struct px_show *show, const struct px_buf *text);
 /* All that is left of output, then the values. */
 int px_show_rest(struct px_show *show);
+
+/* Publishes a MIME bundle, after what was told. NULL: no metadata, nothing transient. */
+int px_show_publish(struct px_show *show, PyObject *data, PyObject *metadata, PyObject *transient,
+                    bool update);
+/* A display's content, under the label of the engines that run these tasks. */
+int px_show_display(struct px_show *show, const size_t *tasks, size_t count, PyObject *content,
+                    bool update);
+/* A line: these tasks show what others have shown. */
+int px_show_same(struct px_show *show, const size_t *tasks, size_t count, const size_t *others,
+                 size_t other_count);
+/* Text of a task, which waits behind its displays. */
+int px_show_text(struct px_show *show, size_t task, enum px_stream stream, PyObject *text);
+
+struct px_value_options {
+    struct px_show *show;
+    PyObject *result;
+    const int *engines; /* by task */
+    size_t count;
+    bool fold, color;
+};
+
+int px_show_values(const struct px_value_options *options);
+/* Of equal MIME bundles equal. */
+Py_hash_t px_bundle_hash(PyObject *bundle);
+
+/* ---- the queue of displays ---- */
+
+struct px_queue;
+
+struct px_queue *px_queue_create(size_t tasks, bool fold);
+void px_queue_destroy(struct px_queue *queue);
+bool px_queue_is_empty(const struct px_queue *queue);
+void px_queue_display(struct px_queue *queue, size_t task, PyObject *content, bool update);
+/* False, and nothing done, when no display of this task stands before the text. */
+bool px_queue_text(struct px_queue *queue, size_t task, enum px_stream stream, PyObject *text);
+/* When it is to be shown; INT64_MAX when it is empty. `ended`: by task. */
+int64_t px_queue_due(const struct px_queue *queue, const bool *ended);
+/* Shows what has waited, each engine's in its order. What then has to wait for text is in the queue
+ * again. -1 with an exception. */
+int px_queue_show(struct px_queue *queue, struct px_show *show);
+/* The id under which a display's content is shown; borrowed, NULL when there is none. */
+PyObject *px_display_id(PyObject *content);
 
 #endif

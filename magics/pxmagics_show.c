@@ -3,17 +3,16 @@
  * pxmagics_show: what is shown of a run: text, displays, the progress line, values.
  *
  * Text goes through a teller, which folds and bounds it, to the screen's streams. A display waits
- * for a moment and is shown after the text that came before it; what its engine writes after it
- * waits behind it. The progress line stands at the end of stdout and is wiped
- * before anything else is written.
+ * in a queue and is shown after the text that came before it; what its engine writes after it waits
+ * behind it. The progress line stands at the end of stdout and is wiped before anything else is
+ * written.
  */
 #include "pxmagics.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define TELL_MS 40     /* text is told at most this often */
-#define DISPLAY_MS 150 /* a display waits so long for others' text */
+#define TELL_MS 40 /* text is told at most this often */
 #define PROGRESS_MS 1000
 
 /* Fields of phalanx._phalanx.Event. */
@@ -24,9 +23,8 @@ struct px_show {
     size_t count;
     int *engines; /* by task */
     struct px_teller *teller;
-    PyObject *queue; /* list of (task, content, update) and (task, text, stream) that wait */
-    int64_t queue_ms;
-    bool *displaying; /* by task: has a display there */
+    struct px_queue *queue;
+    bool *ended; /* by task: nothing more comes of it */
     bool color, progress, written;
     int64_t started_ms, told_ms, progress_ms;
     size_t progress_width; /* of the line that is shown now */
@@ -90,8 +88,8 @@ static int tell(struct px_show *show, bool all)
     return write_told(show, told);
 }
 
-static int publish(struct px_show *show, PyObject *data, PyObject *metadata, PyObject *transient,
-                   bool update)
+int px_show_publish(struct px_show *show, PyObject *data, PyObject *metadata, PyObject *transient,
+                    bool update)
 {
     struct px_buf told[2] = {0};
     px_teller_break(show->teller, told);
@@ -111,62 +109,77 @@ int px_show_note(struct px_show *show, const struct px_buf *text)
     return write_told(show, told);
 }
 
-/* ---- displays ------------------------------------------------------------------------ */
+/* ---- displays and text ------------------------------------------------------------------ */
 
 /* An engine's display ids, which other engines may use as well, under its own prefix. */
 static PyObject *own_transient(PyObject *content, int engine)
 {
-    PyObject *transient = PyDict_GetItemString(content, "transient"); /* borrowed */
-    PyObject *id =
-        transient && PyDict_Check(transient) ? PyDict_GetItemString(transient, "display_id") : NULL;
+    PyObject *id = px_display_id(content); /* borrowed */
     if (!id)
         return PyDict_New();
     return Py_BuildValue("{sN}", "display_id", PyUnicode_FromFormat("engine%d-%S", engine, id));
 }
 
-static int show_output_label(struct px_show *show, int engine)
+static void put_label(const struct px_show *show, const size_t *tasks, size_t count,
+                      struct px_buf *out)
 {
-    PyObject *data =
-        Py_BuildValue("{sN}", "text/plain", PyUnicode_FromFormat("[output:%d]", engine));
-    const int status = data ? publish(show, data, NULL, NULL, false) : -1;
+    int *ids = px_alloc(count * sizeof *ids);
+    for (size_t i = 0; i < count; i++)
+        ids[i] = show->engines[tasks[i]];
+    px_buf_text(out, "[output:");
+    px_render_ranges(out, ids, count);
+    px_buf_text(out, "]");
+    free(ids);
+}
+
+/* Publishes a line; frees it. */
+static int show_line(struct px_show *show, struct px_buf *line)
+{
+    PyObject *data = Py_BuildValue("{sN}", "text/plain", px_text_of(line));
+    const int status = data ? px_show_publish(show, data, NULL, NULL, false) : -1;
     Py_XDECREF(data);
+    px_buf_fini(line);
     return status;
 }
 
-static int show_display(struct px_show *show, size_t task, PyObject *content, bool update)
+static int show_output_label(struct px_show *show, const size_t *tasks, size_t count)
+{
+    struct px_buf line = {0};
+    put_label(show, tasks, count, &line);
+    return show_line(show, &line);
+}
+
+int px_show_same(struct px_show *show, const size_t *tasks, size_t count, const size_t *others,
+                 size_t other_count)
+{
+    struct px_buf line = {0};
+    put_label(show, tasks, count, &line);
+    px_buf_text(&line, " the same as ");
+    put_label(show, others, other_count, &line);
+    return show_line(show, &line);
+}
+
+int px_show_display(struct px_show *show, const size_t *tasks, size_t count, PyObject *content,
+                    bool update)
 {
     PyObject *data = PyDict_GetItemString(content, "data");
     if (!data || !PyDict_Check(data))
         return 0;
-    PyObject *transient = own_transient(content, show->engines[task]);
+    PyObject *transient = own_transient(content, show->engines[tasks[0]]);
     int status = transient ? 0 : -1;
     if (status == 0 && !update)
-        status = show_output_label(show, show->engines[task]);
+        status = show_output_label(show, tasks, count);
     if (status == 0)
-        status = publish(show, data, PyDict_GetItemString(content, "metadata"), transient, update);
+        status = px_show_publish(show, data, PyDict_GetItemString(content, "metadata"), transient,
+                                 update);
     Py_XDECREF(transient);
     return status;
 }
 
-static int wait_in_queue(struct px_show *show, PyObject *item)
+int px_show_text(struct px_show *show, size_t task, enum px_stream stream, PyObject *text)
 {
-    if (PyList_GET_SIZE(show->queue) == 0)
-        show->queue_ms = px_now_ms();
-    const int status = item ? PyList_Append(show->queue, item) : -1;
-    Py_XDECREF(item);
-    return status;
-}
-
-static int add_display(struct px_show *show, size_t task, PyObject *content, bool update)
-{
-    show->displaying[task] = true;
-    return wait_in_queue(show, Py_BuildValue("(nOi)", (Py_ssize_t)task, content, update));
-}
-
-static int add_text(struct px_show *show, size_t task, enum px_stream stream, PyObject *text)
-{
-    if (show->displaying[task])
-        return wait_in_queue(show, Py_BuildValue("(nOi)", (Py_ssize_t)task, text, (int)stream));
+    if (px_queue_text(show->queue, task, stream, text))
+        return 0;
     Py_ssize_t size;
     const char *utf8 = PyUnicode_AsUTF8AndSize(text, &size);
     if (!utf8) { /* a lone surrogate: text that is none */
@@ -178,42 +191,10 @@ static int add_text(struct px_show *show, size_t task, enum px_stream stream, Py
     return 0;
 }
 
-/* One item's turn: a display is shown, unless text of its engine stands before it. */
-static int take_turn(struct px_show *show, PyObject *item, bool *spoke)
-{
-    Py_ssize_t task;
-    PyObject *content;
-    int number; /* update, or the stream */
-    if (!PyArg_ParseTuple(item, "nOi", &task, &content, &number))
-        return -1;
-    if (PyUnicode_Check(content)) {
-        spoke[task] = true;
-        return add_text(show, (size_t)task, (enum px_stream)number, content);
-    }
-    if (spoke[task])
-        return add_display(show, (size_t)task, content, number);
-    return show_display(show, (size_t)task, content, number);
-}
-
 /* Shows the displays that wait, after all text; text that waits behind them is heard now. */
 static int show_queue(struct px_show *show)
 {
-    PyObject *queue = show->queue;
-    bool *spoke = PyMem_Calloc(show->count + 1, sizeof *spoke);
-    PyObject *empty = PyList_New(0);
-    if (!spoke || !empty || tell(show, true) < 0) {
-        Py_XDECREF(empty);
-        PyMem_Free(spoke);
-        return -1;
-    }
-    show->queue = empty;
-    memset(show->displaying, 0, show->count);
-    int status = 0;
-    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(queue); i++)
-        status = take_turn(show, PyList_GET_ITEM(queue, i), spoke);
-    Py_DECREF(queue);
-    PyMem_Free(spoke);
-    return status;
+    return tell(show, true) == 0 ? px_queue_show(show->queue, show) : -1;
 }
 
 static PyObject *event_content(PyObject *event)
@@ -240,9 +221,10 @@ static int on_output(struct px_show *show, size_t task, PyObject *event)
     if (!update && strcmp(name, "display_data") != 0)
         return 0;
     PyObject *content = event_content(event);
-    const int status = content ? add_display(show, task, content, update) : -1;
+    if (content)
+        px_queue_display(show->queue, task, content, update);
     Py_XDECREF(content);
-    return status;
+    return content ? 0 : -1;
 }
 
 /* An engine is gone: that is said at once, the error comes with the others' results. */
@@ -264,6 +246,12 @@ static int on_loss(struct px_show *show, size_t task, PyObject *event)
     return status;
 }
 
+static void end_task(struct px_show *show, size_t task)
+{
+    show->ended[task] = true;
+    px_teller_end(show->teller, task);
+}
+
 int px_show_event(struct px_show *show, PyObject *event)
 {
     const long type = PyLong_AsLong(PyStructSequence_GET_ITEM(event, EV_TYPE));
@@ -274,8 +262,8 @@ int px_show_event(struct px_show *show, PyObject *event)
     switch (type) {
     case PHALANX_STREAM:
         name = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_NAME));
-        return name ? add_text(show, task, strcmp(name, "stderr") == 0 ? PX_STDERR : PX_STDOUT,
-                               PyStructSequence_GET_ITEM(event, EV_TEXT))
+        return name ? px_show_text(show, task, strcmp(name, "stderr") == 0 ? PX_STDERR : PX_STDOUT,
+                                   PyStructSequence_GET_ITEM(event, EV_TEXT))
                     : -1;
     case PHALANX_OUTPUT:
         return on_output(show, task, event);
@@ -283,7 +271,7 @@ int px_show_event(struct px_show *show, PyObject *event)
         return PyStructSequence_GET_ITEM(event, EV_LOST) == Py_True ? on_loss(show, task, event)
                                                                     : 0;
     case PHALANX_IDLE:
-        px_teller_end(show->teller, task);
+        end_task(show, task);
         return 0;
     default:
         return 0;
@@ -298,7 +286,7 @@ static int past_stream(struct px_show *show, size_t task, PyObject *record, enum
     int status = text ? 0 : -1;
     if (text && text != Py_None) {
         PyObject *string = PyObject_Str(text);
-        status = string ? add_text(show, task, stream, string) : -1;
+        status = string ? px_show_text(show, task, stream, string) : -1;
         Py_XDECREF(string);
     }
     Py_XDECREF(text);
@@ -310,7 +298,7 @@ static int past_outputs(struct px_show *show, size_t task, PyObject *record)
     PyObject *outputs = PyObject_GetAttrString(record, "outputs");
     int status = outputs && PyList_Check(outputs) ? 0 : -1;
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(outputs); i++)
-        status = add_display(show, task, PyList_GET_ITEM(outputs, i), false);
+        px_queue_display(show->queue, task, PyList_GET_ITEM(outputs, i), false);
     Py_XDECREF(outputs);
     return status;
 }
@@ -326,7 +314,7 @@ int px_show_past(struct px_show *show)
             past_stream(show, i, record, PX_STDERR) < 0 || past_outputs(show, i, record) < 0)
             status = -1;
         if (over == Py_True)
-            px_teller_end(show->teller, i);
+            end_task(show, i);
         Py_XDECREF(over);
     }
     Py_XDECREF(tasks);
@@ -359,8 +347,7 @@ int px_show_due(struct px_show *show, const int *pending, size_t pending_count)
     const int64_t now_ms = px_now_ms();
     if (show->options.stream) {
         const bool waiting = px_teller_due(show->teller) != INT64_MAX;
-        if (PyList_GET_SIZE(show->queue) && now_ms >= show->queue_ms + DISPLAY_MS &&
-            show_queue(show) < 0)
+        if (now_ms >= px_queue_due(show->queue, show->ended) && show_queue(show) < 0)
             return -1;
         if (waiting && now_ms >= show->told_ms + TELL_MS && tell(show, false) < 0)
             return -1;
@@ -378,135 +365,14 @@ int64_t px_show_next_ms(const struct px_show *show)
         int64_t text = px_teller_due(show->teller);
         if (text != INT64_MAX && text < show->told_ms + TELL_MS)
             text = show->told_ms + TELL_MS;
+        const int64_t displays = px_queue_due(show->queue, show->ended);
         next = text < next ? text : next;
-        if (PyList_GET_SIZE(show->queue) && show->queue_ms + DISPLAY_MS < next)
-            next = show->queue_ms + DISPLAY_MS;
+        next = displays < next ? displays : next;
     }
     return next;
 }
 
-/* ---- values ------------------------------------------------------------------------------------
- */
-
-struct value {
-    PyObject *content; /* of the execute_result, or NULL */
-    PyObject *data;    /* its data, borrowed */
-    struct px_span text;
-    long number;
-};
-
-/* False when the task has no value. */
-static bool read_value(PyObject *record, struct value *out)
-{
-    out->content = PyObject_GetAttrString(record, "execute_result");
-    if (!out->content || !PyDict_Check(out->content))
-        return false;
-    out->data = PyDict_GetItemString(out->content, "data");
-    if (!out->data || !PyDict_Check(out->data) || PyDict_GET_SIZE(out->data) == 0)
-        return false;
-    PyObject *number = PyDict_GetItemString(out->content, "execution_count");
-    PyObject *plain = PyDict_GetItemString(out->data, "text/plain");
-    out->number = number && PyLong_Check(number) ? PyLong_AsLong(number) : 0;
-    if (plain && PyUnicode_Check(plain)) {
-        Py_ssize_t size;
-        const char *utf8 = PyUnicode_AsUTF8AndSize(plain, &size);
-        out->text = utf8 ? (struct px_span){utf8, (size_t)size} : PX_SPAN("?");
-        PyErr_Clear();
-    }
-    return true;
-}
-
-/* The value of `members`, which is the same, its text under their prompt. */
-static int show_value(struct px_show *show, const struct value *values, const size_t *members,
-                      size_t count)
-{
-    const struct value *value = &values[members[0]];
-    int *ids = PyMem_Calloc(count, sizeof *ids);
-    long number = value->number;
-    for (size_t i = 0; ids && i < count; i++) {
-        ids[i] = show->engines[members[i]];
-        number = values[members[i]].number == number ? number : -1;
-    }
-    struct px_buf text = {0};
-    if (ids)
-        px_render_result(&text, ids, count, number, value->text, show->color);
-    PyObject *string = ids ? px_text_of(&text) : PyErr_NoMemory();
-    PyObject *copy = string ? PyDict_Copy(value->data) : NULL;
-    int status = copy ? PyDict_SetItemString(copy, "text/plain", string) : -1;
-    if (status == 0)
-        status = publish(show, copy, PyDict_GetItemString(value->content, "metadata"), NULL, false);
-    Py_XDECREF(copy);
-    Py_XDECREF(string);
-    px_buf_fini(&text);
-    PyMem_Free(ids);
-    return status;
-}
-
-/* first[i]: the first task whose value equals that of task i in all its forms. */
-static int fold_values(struct px_show *show, const struct value *values, size_t *first)
-{
-    struct px_span *keys = PyMem_Calloc(show->count + 1, sizeof *keys);
-    if (!keys) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (size_t i = 0; i < show->count; i++) {
-        keys[i] = values[i].text;
-        first[i] = i;
-    }
-    if (show->options.fold)
-        px_fold(keys, show->count, first);
-    PyMem_Free(keys);
-    for (size_t i = 0; i < show->count; i++) {
-        if (first[i] == i || !values[i].data || !values[first[i]].data)
-            first[i] = i;
-        else if (PyObject_RichCompareBool(values[i].data, values[first[i]].data, Py_EQ) != 1)
-            first[i] = i;
-    }
-    PyErr_Clear();
-    return 0;
-}
-
-static int show_values_of(struct px_show *show, struct value *values, size_t *first,
-                          size_t *members)
-{
-    if (fold_values(show, values, first) < 0)
-        return -1;
-    for (size_t i = 0; i < show->count; i++) {
-        size_t count = 0;
-        for (size_t j = i; values[i].data && first[i] == i && j < show->count; j++) {
-            if (values[j].data && first[j] == i)
-                members[count++] = j;
-        }
-        if (count && show_value(show, values, members, count) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-static int show_values(struct px_show *show)
-{
-    struct value *values = PyMem_Calloc(show->count + 1, sizeof *values);
-    size_t *first = PyMem_Calloc(show->count + 1, sizeof *first);
-    size_t *members = PyMem_Calloc(show->count + 1, sizeof *members);
-    PyObject *tasks = PyObject_GetAttrString(show->options.result, "_tasks");
-    int status = tasks && PyList_Check(tasks) && values && first && members ? 0 : -1;
-    for (size_t i = 0; status == 0 && i < show->count; i++) {
-        if (!read_value(PyList_GetItem(tasks, (Py_ssize_t)i), &values[i]))
-            values[i].data = NULL;
-        if (PyErr_Occurred())
-            status = -1;
-    }
-    if (status == 0)
-        status = show_values_of(show, values, first, members);
-    for (size_t i = 0; values && i < show->count; i++)
-        Py_XDECREF(values[i].content);
-    Py_XDECREF(tasks);
-    PyMem_Free(members);
-    PyMem_Free(first);
-    PyMem_Free(values);
-    return status;
-}
+/* ---- the end ------------------------------------------------------------------------------ */
 
 int px_show_rest(struct px_show *show)
 {
@@ -517,7 +383,7 @@ int px_show_rest(struct px_show *show)
     if (!options->stream && options->group >= 0)
         return px_discard(PyObject_CallMethod(options->result, "display_outputs", "s",
                                               px_group_names[options->group]));
-    while (PyList_GET_SIZE(show->queue)) {
+    while (!px_queue_is_empty(show->queue)) {
         if (show_queue(show) < 0)
             return -1;
     }
@@ -529,7 +395,12 @@ int px_show_rest(struct px_show *show)
     if (show->progress_shown && options->alone && !show->written &&
         px_discard(PyObject_CallMethod(options->screen, "clear", NULL)) < 0)
         return -1;
-    return show_values(show);
+    return px_show_values(&(struct px_value_options){.show = show,
+                                                     .result = options->result,
+                                                     .engines = show->engines,
+                                                     .count = show->count,
+                                                     .fold = options->fold,
+                                                     .color = show->color});
 }
 
 /* ---- create, destroy ----------------------------------------------------------------------------
@@ -552,17 +423,13 @@ struct px_show *px_show_create(const struct px_follow *options, phalanx_result *
     show->engines = px_alloc((show->count + 1) * sizeof *show->engines);
     for (size_t i = 0; i < show->count; i++)
         show->engines[i] = phalanx_task_engine(result, i);
-    show->displaying = px_alloc(show->count + 1);
+    show->ended = px_alloc(show->count + 1);
     show->teller = px_teller_create(show->engines, show->count, options->fold);
     show->color = screen_has(options->screen, "color");
     show->progress = options->progress_after >= 0 && screen_has(options->screen, "progress");
     show->started_ms = px_now_ms();
     show->progress_ms = show->started_ms + (int64_t)(options->progress_after * 1000);
-    show->queue = PyList_New(0);
-    if (!show->queue) {
-        px_show_destroy(show);
-        return NULL;
-    }
+    show->queue = px_queue_create(show->count, options->fold);
     return show;
 }
 
@@ -571,8 +438,8 @@ void px_show_destroy(struct px_show *show)
     if (!show)
         return;
     px_teller_destroy(show->teller);
-    Py_XDECREF(show->queue);
-    free(show->displaying);
+    px_queue_destroy(show->queue);
+    free(show->ended);
     free(show->engines);
     free(show);
 }

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pxmagics_values: the values of a run that has ended, under their prompts; equal ones once.
+ */
+#include "pxmagics.h"
+
+#include <stdlib.h>
+
+Py_hash_t px_bundle_hash(PyObject *bundle)
+{
+    Py_hash_t hash = PyDict_GET_SIZE(bundle);
+    Py_ssize_t at = 0;
+    for (PyObject *mime, *value; PyDict_Next(bundle, &at, &mime, &value);) {
+        const Py_hash_t one = PyUnicode_Check(value) ? PyObject_Hash(value) : 0;
+        hash = (Py_hash_t)((size_t)hash * 31 + (size_t)one);
+    }
+    return hash;
+}
+
+struct value {
+    PyObject *content; /* of the execute_result; NULL: none, or shown with an earlier one */
+    PyObject *data;    /* its data, borrowed */
+    Py_hash_t hash;
+    struct px_span text;
+    long number;
+};
+
+struct values {
+    const struct px_value_options *options;
+    struct value *list; /* by task */
+    int *ids;           /* of those that are shown together */
+};
+
+/* Leaves content NULL when the task has no value. -1 with an exception. */
+static int read_value(PyObject *record, struct value *out)
+{
+    PyObject *content = record ? PyObject_GetAttrString(record, "execute_result") : NULL;
+    if (!content)
+        return -1;
+    out->data = PyDict_Check(content) ? PyDict_GetItemString(content, "data") : NULL;
+    if (!out->data || !PyDict_Check(out->data) || PyDict_GET_SIZE(out->data) == 0) {
+        Py_DECREF(content);
+        return 0;
+    }
+    out->content = content;
+    out->hash = px_bundle_hash(out->data);
+    PyObject *number = PyDict_GetItemString(content, "execution_count");
+    PyObject *plain = PyDict_GetItemString(out->data, "text/plain");
+    out->number = number && PyLong_Check(number) ? PyLong_AsLong(number) : 0;
+    if (plain && PyUnicode_Check(plain)) {
+        Py_ssize_t size;
+        const char *utf8 = PyUnicode_AsUTF8AndSize(plain, &size);
+        out->text = utf8 ? (struct px_span){utf8, (size_t)size} : PX_SPAN("?");
+    }
+    PyErr_Clear();
+    return 0;
+}
+
+static bool are_equal(const struct value *a, const struct value *b)
+{
+    if (!b->content || a->hash != b->hash)
+        return false;
+    const int equal = PyObject_RichCompareBool(a->data, b->data, Py_EQ);
+    if (equal < 0)
+        PyErr_Clear();
+    return equal == 1;
+}
+
+/* Shows a value, its text under the prompt of `count` engines. */
+static int show_value(const struct values *values, const struct value *value, size_t count,
+                      long number)
+{
+    struct px_buf text = {0};
+    px_render_result(&text, values->ids, count, number, value->text, values->options->color);
+    PyObject *string = px_text_of(&text);
+    PyObject *copy = string ? PyDict_Copy(value->data) : NULL;
+    int status = copy ? PyDict_SetItemString(copy, "text/plain", string) : -1;
+    if (status == 0)
+        status = px_show_publish(values->options->show, copy,
+                                 PyDict_GetItemString(value->content, "metadata"), NULL, false);
+    Py_XDECREF(copy);
+    Py_XDECREF(string);
+    px_buf_fini(&text);
+    return status;
+}
+
+/* Shows the value of a task, and with it the same of later ones. */
+static int show_with_equals(struct values *values, size_t first)
+{
+    const struct px_value_options *options = values->options;
+    struct value *value = &values->list[first];
+    size_t count = 0;
+    long number = value->number;
+    for (size_t i = first; i < options->count; i++) {
+        struct value *other = &values->list[i];
+        if (i > first && (!options->fold || !are_equal(value, other)))
+            continue;
+        values->ids[count++] = options->engines[i];
+        number = other->number == number ? number : -1;
+        if (i > first)
+            Py_CLEAR(other->content);
+    }
+    return show_value(values, value, count, number);
+}
+
+int px_show_values(const struct px_value_options *options)
+{
+    PyObject *tasks = PyObject_GetAttrString(options->result, "_tasks");
+    int status = tasks && PyList_Check(tasks) ? 0 : -1;
+    struct values values = {.options = options,
+                            .list = px_alloc((options->count + 1) * sizeof *values.list),
+                            .ids = px_alloc((options->count + 1) * sizeof *values.ids)};
+    for (size_t i = 0; status == 0 && i < options->count; i++)
+        status = read_value(PyList_GetItem(tasks, (Py_ssize_t)i), &values.list[i]);
+    for (size_t i = 0; status == 0 && i < options->count; i++) {
+        if (values.list[i].content)
+            status = show_with_equals(&values, i);
+    }
+    for (size_t i = 0; i < options->count; i++)
+        Py_XDECREF(values.list[i].content);
+    Py_XDECREF(tasks);
+    free(values.ids);
+    free(values.list);
+    return status;
+}
