@@ -75,8 +75,7 @@ enum px_magic {
 
 /* Yes-or-no options are -1 when the line does not say. */
 struct px_line {
-    int block, stream, verbose, fold;
-    int local;
+    int block, stream, verbose, fold, local;
     int group;                      /* enum px_group; -1 when not said */
     double progress_after, timeout; /* seconds; NAN when not said */
     char signal[PX_SIGNAL_SIZE];    /* "SIGINT", "2", "0" for none; "" when not said */

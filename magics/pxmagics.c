@@ -98,22 +98,25 @@ static PyObject *show_last(struct px_magics *self, const struct px_line *line)
     return value;
 }
 
+/* With a name: kept under it, and nothing else, as ipyparallel does. */
+static PyObject *recall(struct px_magics *self, const struct px_line *line)
+{
+    if (!self->last) {
+        px_raise_usage("%pxresult", "there has been no %px yet");
+        return NULL;
+    }
+    if (!*line->out)
+        return show_last(self, line);
+    return px_keep_result(self, line->out, self->last) == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyObject *magic_pxresult(PyObject *object, PyObject *text)
 {
-    struct px_magics *self = (struct px_magics *)object;
     struct px_line line;
     struct px_span span;
     PyObject *value = NULL;
-    if (parse_line(text, PX_MAGIC_RESULT, &line, &span) == 0) {
-        if (!self->last) {
-            px_raise_usage("%pxresult", "there has been no %px yet");
-        } else {
-            PyObject *scope = *line.out ? PyObject_GetAttrString(self->shell, "user_ns") : NULL;
-            if (!scope || PyMapping_SetItemString(scope, line.out, self->last) == 0)
-                value = show_last(self, &line);
-            Py_XDECREF(scope);
-        }
-    }
+    if (parse_line(text, PX_MAGIC_RESULT, &line, &span) == 0)
+        value = recall((struct px_magics *)object, &line);
     px_line_fini(&line);
     return value;
 }
@@ -178,7 +181,7 @@ static void configure(struct px_config *config, const struct px_line *line)
     config->stream = line->stream >= 0 ? line->stream : config->stream;
     config->verbose = line->verbose >= 0 ? line->verbose : config->verbose;
     config->fold = line->fold >= 0 ? line->fold : config->fold;
-    config->local = line->local ? 1 : config->local;
+    config->local = line->local >= 0 ? line->local : config->local;
     if (!isnan(line->progress_after))
         config->progress_after = line->progress_after;
     if (!isnan(line->timeout))

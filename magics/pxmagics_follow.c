@@ -150,6 +150,16 @@ static void send_signal(struct run *run, size_t count)
     Py_XDECREF(client);
 }
 
+static void say_what_was_sent(struct run *run, size_t count)
+{
+    struct px_buf text = {0};
+    px_buf_printf(&text, "%%px: sent %s to engine%s ", run->options->signal, count == 1 ? "" : "s");
+    px_render_ranges(&text, run->pending, count);
+    px_buf_printf(&text, "; interrupt again to leave %s\n", count == 1 ? "it" : "them");
+    px_show_note(run->show, &text);
+    px_buf_fini(&text);
+}
+
 static void say_who_is_left(struct run *run, size_t count)
 {
     struct px_buf text = {0};
@@ -163,10 +173,12 @@ static int on_interrupt(struct run *run)
 {
     const size_t count = list_pending(run);
     const bool wait_on = strcmp(run->options->signal, "0") != 0 && run->handled++ == 0 && count > 0;
-    if (wait_on)
+    if (wait_on) {
         send_signal(run, count);
-    else if (count > 0)
+        say_what_was_sent(run, count);
+    } else if (count > 0) {
         say_who_is_left(run, count);
+    }
     PyErr_Clear();
     return wait_on ? 0 : -1;
 }

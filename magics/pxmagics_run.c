@@ -171,7 +171,7 @@ static PyObject *start(struct px_magics *self, PyObject *view, PyObject *targets
     return result;
 }
 
-static int keep_result(struct px_magics *self, const char *name, PyObject *result)
+int px_keep_result(struct px_magics *self, const char *name, PyObject *result)
 {
     if (!*name)
         return 0;
@@ -187,11 +187,12 @@ static PyObject *finish(struct px_magics *self, const struct px_line *line, PyOb
 {
     const struct px_config *config = &self->config;
     const char *signal = *line->signal ? line->signal : *config->signal ? config->signal : "SIGINT";
+    const int streamed = px_said(line->stream, line->group >= 0 ? 0 : config->stream, 1);
     const struct px_follow options = {
         .face = self->face,
         .screen = screen,
         .result = result,
-        .stream = px_said(line->stream, config->stream, 1) && (block || line->stream == 1),
+        .stream = streamed,
         .fold = px_said(line->fold, line->group >= 0 ? 0 : config->fold, 1),
         .alone = alone,
         .group = line->group,
@@ -215,14 +216,14 @@ static PyObject *run_on(struct px_magics *self, PyObject *view, PyObject *target
                         const struct px_line *line, PyObject *code, bool block, bool cell)
 {
     const bool verbose = px_said(line->verbose, self->config.verbose, 0);
-    const bool local = line->local || self->config.local == 1;
+    const bool local = px_said(line->local, self->config.local, 0);
     PyObject *screen = PyObject_CallMethod(self->face, "screen", NULL);
     PyObject *result = NULL, *value = NULL;
     if (screen && (!verbose || announce(screen, block, targets) == 0) &&
         carry(self, "check", view, targets, &line->pull) == 0 &&
         carry(self, "push", view, targets, &line->push) == 0)
         result = start(self, view, targets, code);
-    int status = result ? keep_result(self, line->out, result) : -1;
+    int status = result ? px_keep_result(self, line->out, result) : -1;
     if (status == 0 && local)
         status = px_discard(PyObject_CallMethod(self->face, "run_here", "(O)", code));
     if (status == 0)

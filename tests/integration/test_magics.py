@@ -310,14 +310,27 @@ def test_expressions_that_begin_with_a_dash(notebook):
     assert notebook.texts("%px -x if x else 1")[0].endswith(": -3")
 
 
+FIGURE = ("%%px {}\n%matplotlib inline\nimport matplotlib.pyplot as plt\n"
+          "plt.plot([1, {}]); plt.show()")
+
+
+def figures_of(notebook, code):
+    """([labels], number of images)"""
+    shown = [data for kind, data in notebook.run(code) if kind == "display_data"]
+    labels = [data["text/plain"] for data in shown if "image/png" not in data]
+    return sorted(labels), sum("image/png" in data for data in shown)
+
+
 def test_figures(notebook):
     pytest.importorskip("matplotlib")
-    shown = notebook.run("%%px\n%matplotlib inline\nimport matplotlib.pyplot as plt\n"
-                         "plt.plot([1, 2]); plt.show()")
-    shown = [data for kind, data in shown if kind == "display_data"]  # and a progress line
-    labels = [data["text/plain"] for data in shown if "image/png" not in data]
-    assert sorted(labels) == ["[output:0]", "[output:1]"]
-    assert sum("image/png" in data for data in shown) == 2
+    notebook.scatter("me")
+    labels, count = figures_of(notebook, FIGURE.format("", 2))  # matplotlib's first import: any time
+    assert count == 1
+    assert labels == ["[output:0-1]"] or labels[1] == "[output:1] the same as [output:0]" or \
+        labels[0] == "[output:0] the same as [output:1]"
+    apart = (["[output:0]", "[output:1]"], 2)
+    assert figures_of(notebook, FIGURE.format("--no-fold", 2)) == apart
+    assert figures_of(notebook, FIGURE.format("", "me")) == apart
 
 
 def test_displays_keep_their_forms_and_their_place(notebook):
@@ -330,7 +343,43 @@ def test_displays_keep_their_forms_and_their_place(notebook):
                          "print('before'); display('it'); print('after')")
     kinds = [data if kind == "stdout" else data["text/plain"] for kind, data in shown]
     assert kinds[0] == "[stdout:0-1] \nbefore\n" and kinds[-1] == "[stdout:0-1] \nafter\n"
-    assert sorted(kinds[1:-1]) == ["'it'", "'it'", "[output:0]", "[output:1]"]
+    assert kinds[1:-1] == ["[output:0-1]", "'it'"]
+
+
+def test_equal_displays_are_folded_each_in_its_turn(notebook):
+    notebook.scatter("me")
+    code = ("%%px {}\nfrom IPython.display import display\n"
+            "display('same'); print('between'); display(me if {} else 'too'); display('last')")
+    texts = [data.replace("between\n", "") if kind == "stdout" else data["text/plain"]
+             for kind, data in notebook.run(code.format("--no-stream", False))]
+    assert texts == ["[output:0-1]", "'same'", "[stdout:0-1] \n", "[output:0-1]", "'too'",
+                     "[output:0-1]", "'last'"]
+    texts = [data["text/plain"] for kind, data in
+             notebook.run(code.format("--no-stream", True)) if kind == "display_data"]
+    assert sorted(texts) in (sorted(expected) for expected in (
+        ["[output:0-1]", "'same'", "[output:0]", "0", "[output:1]", "1", "[output:0-1]", "'last'"],
+        ["[output:0-1]", "'same'", "[output:0]", "0", "[output:0]", "'last'", "[output:1]", "1",
+         "[output:1] the same as [output:0]"],
+        ["[output:0-1]", "'same'", "[output:0]", "0", "[output:1]", "'last'", "[output:1]", "1",
+         "[output:0] the same as [output:1]"])), texts
+
+
+def test_an_engine_that_shows_the_same_later(notebook, tmp_path):
+    gate = tmp_path / "gate"
+    notebook.scatter("me")
+    cell = notebook.send(
+        "%%px\nfrom IPython.display import display\nimport os, time\n"
+        f"while me and not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+        "display('it'); display('it'); display(me)")
+    texts = []
+    for kind, content in notebook.outputs(cell):
+        if kind == "display_data":
+            texts.append(content["data"]["text/plain"])
+            gate.touch()
+    notebook.kc.get_shell_msg(timeout=10)
+    assert texts == ["[output:0]", "'it'", "[output:0]", "'it'", "[output:0]", "0",
+                     "[output:1] the same as [output:0]", "[output:1] the same as [output:0]",
+                     "[output:1]", "1"]
 
 
 def test_in_loops_and_functions(notebook):
@@ -338,6 +387,11 @@ def test_in_loops_and_functions(notebook):
     assert texts == ["Out[0-1]: 0", "Out[0-1]: 1"]
     assert notebook.run("def f(x):\n    %px -t 0 print($x)\n") == []
     assert notebook.said("def f(x):\n    %px --targets 0 print($x)\nf(7)")[0] == "[stdout:0] \n7\n"
+    notebook.run("there = 'here'\n%px there = 'there'")
+    assert notebook.said("%px -t 0 print(f'{there}', {there})")[0] == (
+        "[stdout:0] \nthere {'there'}\n")
+    assert notebook.said("%px -t 0 print('$there', \"$there\")")[0] == "[stdout:0] \n$there here\n"
+    assert notebook.said("%px -t 0 !echo $HOME $no_such_name.")[0] != "[stdout:0] \n.\n"
     shown = notebook.run("x = 1\n%px y = $x + 1\nprint(x)\n%px y")
     assert shown[0] == ("stdout", "1\n") and len(shown) == 2
 
@@ -399,8 +453,9 @@ def test_noblock(notebook):
     shown = notebook.run("%pxresult")
     assert by_engine(shown[0][1]) == {0: "later\n", 1: "later\n"}
     assert plain(shown[1][1]["text/plain"]).endswith(": 42") and len(shown) == 2
-    shown = notebook.run("%result --group-outputs=engine -o again")
+    shown = notebook.run("%result --group-outputs=engine")
     assert "".join(t for kind, t in shown if kind == "stdout").count("later") == 2
+    assert notebook.run("%pxresult -o again") == []
     assert notebook.run("again is ar")[0][1]["text/plain"] == "True"
 
 
@@ -429,6 +484,13 @@ def test_out_and_local(notebook):
     notebook.run("%%px --local\nboth = 3")
     assert notebook.run("print(both)") == [("stdout", "3\n")]
     assert notebook.texts("%px both")[0].endswith(": 3")
+    notebook.run("%pxconfig --local")
+    notebook.run("%px both = 4")
+    notebook.run("%px --no-local both = 5")
+    assert notebook.run("print(both)") == [("stdout", "4\n")]
+    notebook.run("%pxconfig --no-local")
+    notebook.run("%px both = 6")
+    assert notebook.run("print(both)") == [("stdout", "4\n")]
 
 
 def test_no_stream_and_groups(notebook):
@@ -436,7 +498,7 @@ def test_no_stream_and_groups(notebook):
     out, err = notebook.said(code.format("--no-stream"))
     assert (out, err) == ("[stdout:0-1] \na\n", "[stderr:0-1] \nb\n")
     for group in ("--group-outputs=type", "--group-outputs order", "-e", "-r"):
-        out, err = notebook.said(code.format("--no-stream " + group))
+        out, err = notebook.said(code.format(group))  # at the end, as --no-stream has it
         assert out.count("a\n") == 2 and err.count("b\n") == 2
         assert "[stdout:0]" in out and "[stdout:1]" in out
 
@@ -600,6 +662,7 @@ def test_interrupt_reaches_the_engines(notebook):
             error = content
     notebook.kc.get_shell_msg(timeout=10)
     assert error["ename"] == "CompositeError"
+    assert "%px: sent SIGINT to engines 0-1; interrupt again to leave them\n" in text
     assert "[0:execute]: KeyboardInterrupt" in error["evalue"]
     assert len(notebook.texts("%px 1")) == 1
 

@@ -8,6 +8,9 @@ import threading
 from collections import deque
 from importlib import import_module
 
+from IPython.core.magic import needs_local_scope, no_var_expand
+from IPython.utils.text import DollarFormatter
+
 from . import _magics
 
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
@@ -249,6 +252,17 @@ class AutoPx:
 # ---- registering
 
 
+def _expand(line, scope, local_scope):
+    """The line with the values of $name. What stands in braces is Python's: {x}, f"{x}"."""
+    if "$" not in line:
+        return line
+    try:
+        braces_kept = line.replace("{", "{{").replace("}", "}}")
+        return DollarFormatter().vformat(braces_kept, (), {**scope, **(local_scope or {})})
+    except Exception:  # a shell's variable, as in !echo $HOME
+        return line
+
+
 def _documented(text):
     def decorate(function):
         function.__doc__ = text
@@ -265,9 +279,11 @@ def register(shell, view=None, suffix=""):
     face = Face(shell)
     magics = _magics.Magics(shell, face, view)
 
+    @no_var_expand
+    @needs_local_scope
     @_documented(_magics.help(0))
-    def px(line):
-        return magics.px(line)
+    def px(line, local_ns=None):
+        return magics.px(_expand(line, shell.user_ns, local_ns))
 
     @_documented(_magics.help(1))
     def cell_px(line, cell):
