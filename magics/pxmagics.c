@@ -44,8 +44,12 @@ static int parse_line(PyObject *text, enum px_magic magic, struct px_line *out,
 
 /* ---- %px and %%px -------------------------------------------------------------------- */
 
-static PyObject *magic_px(PyObject *object, PyObject *text)
+static PyObject *magic_px(PyObject *object, PyObject *args)
 {
+    PyObject *text;
+    int alone = false;
+    if (!PyArg_ParseTuple(args, "U|p:px", &text, &alone))
+        return NULL;
     struct px_line line;
     struct px_span span;
     PyObject *value = NULL;
@@ -55,7 +59,7 @@ static PyObject *magic_px(PyObject *object, PyObject *text)
         if (code && line.code == span.size)
             raise_with_help(PX_MAGIC_PX, "there is no code on the line");
         else if (code)
-            value = px_run((struct px_magics *)object, &line, code, false, "%px");
+            value = px_run((struct px_magics *)object, &line, code, alone, "%px");
         Py_XDECREF(code);
     }
     px_line_fini(&line);
@@ -311,7 +315,8 @@ static void magics_dealloc(PyObject *object)
 }
 
 static PyMethodDef magics_methods[] = {
-    {"px", magic_px, METH_O, "px(line): runs a line; help() has the options."},
+    {"px", magic_px, METH_VARARGS,
+     "px(line, alone=False): runs a line; help() has the options. alone: it is the whole cell."},
     {"cell_px", magic_cell_px, METH_VARARGS, "cell_px(line, cell): runs a cell; see help()."},
     {"pxresult", magic_pxresult, METH_O, "pxresult(line): shows the last run's output again."},
     {"pxconfig", magic_pxconfig, METH_O, "pxconfig(line): sets what lines do not say."},

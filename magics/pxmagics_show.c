@@ -25,10 +25,10 @@ struct px_show {
     struct px_teller *teller;
     struct px_queue *queue;
     bool *ended; /* by task: nothing more comes of it */
-    bool color, progress, written;
+    bool color, progress;
+    bool written; /* something else than the progress line */
     int64_t started_ms, told_ms, progress_ms;
     size_t progress_width; /* of the line that is shown now */
-    bool progress_shown;
 };
 
 /* ---- the screen --------------------------------------------------------------------- */
@@ -45,17 +45,22 @@ static int write_stream(struct px_show *show, const char *name, const struct px_
     return status;
 }
 
-static void wipe_text(struct px_show *show, struct px_buf *out)
-{
-    if (show->progress_width)
-        px_buf_printf(out, "\r%*s\r", (int)show->progress_width, "");
-    show->progress_width = 0;
-}
-
+/* Where the line is all there is, the cell is empty again; else blanks stand in its place. */
 static int wipe_progress(struct px_show *show)
 {
+    const size_t width = show->progress_width;
+    int cleared = 0;
+    show->progress_width = 0;
+    if (width && show->options.alone && !show->written) {
+        show->options.alone = false; /* what screen.clear() leaves is to stay */
+        PyObject *answer = PyObject_CallMethod(show->options.screen, "clear", NULL);
+        cleared = answer ? PyObject_IsTrue(answer) : -1;
+        Py_XDECREF(answer);
+    }
+    if (!width || cleared)
+        return cleared < 0 ? -1 : 0;
     struct px_buf text = {0};
-    wipe_text(show, &text);
+    px_buf_printf(&text, "\r%*s\r", (int)width, "");
     const int status = write_stream(show, "stdout", &text);
     px_buf_fini(&text);
     return status;
@@ -66,13 +71,11 @@ static int write_told(struct px_show *show, struct px_buf told[2])
 {
     int status = 0;
     if (told[0].size || told[1].size) {
-        struct px_buf first = {0};
-        wipe_text(show, &first);
-        px_buf_append(&first, told[0].data, told[0].size);
-        status = write_stream(show, "stdout", &first);
+        status = wipe_progress(show);
+        if (status == 0)
+            status = write_stream(show, "stdout", &told[0]);
         if (status == 0)
             status = write_stream(show, "stderr", &told[1]);
-        px_buf_fini(&first);
         show->written = true;
     }
     px_buf_fini(&told[0]);
@@ -336,7 +339,6 @@ static int show_progress(struct px_show *show, const int *pending, size_t pendin
         px_buf_printf(&out, "%*s", (int)(show->progress_width - width), "");
     const int status = write_stream(show, "stdout", &out);
     show->progress_width = width > show->progress_width ? width : show->progress_width;
-    show->progress_shown = true;
     px_buf_fini(&out);
     px_buf_fini(&text);
     return status;
@@ -391,9 +393,6 @@ int px_show_rest(struct px_show *show)
         return -1;
     px_teller_break(show->teller, told);
     if (write_told(show, told) < 0)
-        return -1;
-    if (show->progress_shown && options->alone && !show->written &&
-        px_discard(PyObject_CallMethod(options->screen, "clear", NULL)) < 0)
         return -1;
     return px_show_values(&(struct px_value_options){.show = show,
                                                      .result = options->result,

@@ -43,9 +43,11 @@ class Screen:
         )
 
     def clear(self):
-        """Wipes the cell's output, unless it tells of a cluster that was started."""
-        if not self._cluster.take_news():
-            self._shell.display_pub.clear_output()
+        """Wipes the cell's output, unless it tells of a cluster that was started. Whether it did."""
+        if self._cluster.take_news():
+            return False
+        self._shell.display_pub.clear_output()
+        return True
 
 
 class CellScreen(Screen):
@@ -263,6 +265,12 @@ def _expand(line, scope, local_scope):
         return line
 
 
+def _is_whole_cell(shell, line):
+    """Whether the cell that runs is this %px alone."""
+    cells = shell.user_ns.get("In")
+    return bool(cells) and cells[-1] == "get_ipython().run_line_magic('px', %r)" % line
+
+
 def _documented(text):
     def decorate(function):
         function.__doc__ = text
@@ -283,7 +291,7 @@ def register(shell, view=None, suffix=""):
     @needs_local_scope
     @_documented(_magics.help(0))
     def px(line, local_ns=None):
-        return magics.px(_expand(line, shell.user_ns, local_ns))
+        return magics.px(_expand(line, shell.user_ns, local_ns), _is_whole_cell(shell, line))
 
     @_documented(_magics.help(1))
     def cell_px(line, cell):
