@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import BIN, PYTHON, wait_for
+from said import by_engine
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -93,9 +94,14 @@ class Notebook:
         self.find(".cell.selected .CodeMirror").click()
 
     def run(self, code):
-        """Types a cell, runs it with Shift-Enter; returns its element."""
+        """Types a cell, or pastes one of several lines, and runs it with Shift-Enter; returns its
+        element."""
         self.edit()
-        self.type(code)
+        if "\n" in code:
+            self.driver.execute_script(
+                "Jupyter.notebook.get_selected_cell().set_text(arguments[0])", code)
+        else:
+            self.type(code)
         cell = self.find(".cell.selected")
         self.type(Keys.SHIFT, Keys.ENTER)
         return cell
@@ -181,5 +187,71 @@ def test_a_person_at_a_notebook(notebook):
     notebook.wait_idle()
     cell = notebook.run("x")
     assert "NameError" in notebook.output(cell, ".output_error pre").text
+    cell = notebook.run("print('alive')")
+    assert notebook.output(cell).text == "alive"
+
+
+def said(cell):
+    """What each engine has said so far, as the page shows it."""
+    lines = [line.rstrip() for line in cell.text.splitlines()]  # a wiped line leaves spaces
+    text = "".join(line + "\n" for line in lines if not line.startswith("%px:"))
+    start = text.find("[stdout:")
+    return by_engine(text[start:].replace("]\n", "] \n")) if start >= 0 else {}
+
+
+def everyone(text):
+    return dict.fromkeys(range(4), text)
+
+
+@pytest.mark.timeout(300)
+def test_px_at_a_notebook(notebook, tmp_path):
+    cell = notebook.run("%pxcluster start -n 4")
+    assert notebook.output(cell).text == (
+        "Starting a cluster of 4 engines, which ends with this session.")
+    notebook.wait_idle()
+
+    # output is there before the cell's end, and a progress line that goes
+    gate = tmp_path / "gate"
+    cell = notebook.run("%%px\nimport os, time\nprint('before', flush=True)\n"
+                        f"while not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
+                        "print('after')")
+    wait_for(lambda: said(cell) == everyone("before\n"), PATIENCE, "what all engines print")
+    wait_for(lambda: "%px: 0 of 4 engines done" in cell.text, PATIENCE, "progress")
+    assert notebook.js("return Jupyter.notebook.kernel_busy")
+    notebook.picture("px-live")
+    gate.touch()
+    wait_for(lambda: said(cell) == everyone("before\nafter\n"), PATIENCE, "the end")
+    notebook.wait_idle()
+    assert "engines done" not in cell.text
+    assert not cell.find_elements(By.CSS_SELECTOR, ".output_stderr")
+
+    # one value, one traceback of many engines
+    cell = notebook.run("%px 6 * 7")
+    wait_for(lambda: "]: 42" in cell.text, PATIENCE, "the value")
+    assert cell.text.count("42") == 1 and "Out[0-3" in cell.text
+    cell = notebook.run("%px 1/0")
+    error = notebook.output(cell, ".output_error pre").text
+    assert error.startswith("[0-3:execute]:") and error.count("Traceback") == 1
+    notebook.picture("px-error")
+
+    # the tool bar's button interrupts the engines
+    cell = notebook.run("%px print('asleep', flush=True); time.sleep(100)")
+    wait_for(lambda: said(cell) == everyone("asleep\n"), PATIENCE, "the engines at work")
+    notebook.act("interrupt-kernel")
+    assert "KeyboardInterrupt" in notebook.output(cell, ".output_error pre").text
+    assert "%px: sent SIGINT to engines 0-3" in cell.text
+    notebook.picture("px-interrupt")
+
+    # a figure of each engine, and one that is the same on all
+    plot = ("%%px\n%matplotlib inline\nimport matplotlib.pyplot as plt, os\n"
+            "plt.figure(figsize=(3, 1)); plt.title({}); plt.plot([1, 5, 2]); plt.show()")
+    for what, count in (("os.getpid()", 4), ("5", 1)):
+        cell = notebook.run(plot.format(what))
+        wait_for(lambda: len(cell.find_elements(By.CSS_SELECTOR, ".output_png img")) == count,
+                 PATIENCE, f"{count} figures")
+        notebook.wait_idle()
+        assert len(cell.find_elements(By.CSS_SELECTOR, ".output_png img")) == count
+        assert "engines done" not in cell.text
+        notebook.picture(f"px-figures-{count}")
     cell = notebook.run("print('alive')")
     assert notebook.output(cell).text == "alive"
