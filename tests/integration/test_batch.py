@@ -184,17 +184,76 @@ def test_a_slow_item_holds_up_nobody_else(rc):
     assert last >= 2_000 or len(rc.ids) < 3
 
 
-def test_output_of_batches_arrives(rc):
+def test_output_is_its_items(rc):
     def speak(x):
-        if x % 1_000 == 0:
+        import sys
+
+        if x % 100 == 3:
             print("item", x)
+            print("error of", x, file=sys.stderr)
+        if x % 500 == 4:
+            from IPython.display import Pretty, display
+
+            display(Pretty(str(x)))
+        if x == 1_005:
+            print("and fails")
+            raise ValueError(x)
+        return x
+
+    result = rc.load_balanced_view().map_async(speak, range(3_000), return_exceptions=True)
+    values = result.get()
+    assert values[:1_005] == list(range(1_005)) and values[1_006:] == list(range(1_006, 3_000))
+    assert result.wait_for_output(20) and len(set(result.msg_ids)) < 1_000
+    said = {i: text for i, text in enumerate(result.stdout) if text}
+    assert said == {1_005: "and fails\n", **{x: f"item {x}\n" for x in range(3, 3_000, 100)}}
+    assert {i for i, text in enumerate(result.stderr) if text} == set(range(3, 3_000, 100))
+    shown = {i: out[0]["data"]["text/plain"] for i, out in enumerate(result.outputs) if out}
+    assert shown == {x: str(x) for x in range(4, 3_000, 500)}
+    assert {i: e.evalue for i, e in enumerate(result.error) if e} == {1_005: "1005"}
+    print_again = rc[:].apply_sync(lambda: print("as ever"))
+    assert print_again == [None] * len(rc)
+
+
+def test_output_comes_while_its_item_runs(rc, tmp_path):
+    gate = str(tmp_path / "gate")
+
+    def speak(x):
+        import os
+        import threading
+
+        if x == 1_500:
+            print("waiting", flush=True)
+            while not os.path.exists(gate):
+                threading.Event().wait(0.005)  # work
         return x
 
     result = rc.load_balanced_view().map_async(speak, range(3_000))
+    try:
+        wait_for(lambda: result.stdout[1_500] == "waiting\n", what="the output")
+        assert not result.ready()
+    finally:
+        open(gate, "w").close()
     assert result.get() == list(range(3_000))
-    assert result.wait_for_output(20)
-    text = "".join(result.stdout)
-    assert sorted(text.split()) == sorted("item 0 item 1000 item 2000".split())
+
+
+def test_times_are_of_batches(rc):
+    result = rc.load_balanced_view().map_async(square, range(20_000))
+    result.get()
+    assert 0 < result.serial_time < len(rc) * result.wall_time
+
+
+def test_published_data_is_its_items(rc):
+    def publish(x):
+        if x in (900, 901):
+            from ipyparallel.datapub import publish_data
+
+            publish_data({"x": x, "much": b"m" * 5_000})
+        return x
+
+    result = rc.load_balanced_view().map_async(publish, range(2_000))
+    assert result.get() == list(range(2_000)) and result.wait_for_output(20)
+    found = {data["x"]: len(data["much"]) for data in result.data if data}
+    assert found == {900: 5_000, 901: 5_000}
 
 
 def test_builtins_of_the_same_name_in_the_users_namespace(rc):
@@ -268,9 +327,18 @@ def test_imap_keeps_to_max_outstanding(rc):
     got = 0
     for value in rc.load_balanced_view().imap(square, numbers(), max_outstanding=6):
         got += 1
-        assert len(taken) <= got + 6 + batch.AHEAD
+        assert len(taken) <= got + 6
         assert value == (got - 1) ** 2
     assert got == 300
+
+
+def test_imap_keeps_few_large_values():
+    values, sizes = batch._Values(ordered=False), Sizes()
+    for count in range(1, 5):
+        assert values.few(sizes)
+        sizes.weighed(1, batch.AHEAD_BYTES // 4)
+        values.values(feed._Batch(count, [], 1), type("reply", (), {"engine": 0}), [b""], ())
+    assert not values.few(sizes)
 
 
 def test_imap_raises_where_the_item_is(rc):

@@ -296,9 +296,9 @@ def test_imap_is_lazy_and_bounded(balanced):
     values = balanced.imap(lambda n: n * 10, numbers(), max_outstanding=2)
     assert taken == []
     assert [next(values) for _ in range(10)] == list(range(0, 100, 10))
-    assert len(taken) < 10 + 2 + 1024 + 64  # taken, in flight, ended and not taken (batch.AHEAD)
+    assert len(taken) <= 10 + 2
     unordered = balanced.imap(lambda n: n, itertools.count(), ordered=False)
-    assert sorted(itertools.islice(unordered, 5))[0] == 0
+    assert len(set(itertools.islice(unordered, 50))) == 50
 
 
 # ---- decorators ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from datetime import datetime, timezone
 
-from . import _phalanx, display, error
+from . import _phalanx, canning, display, error
 from .futures import FutureFace
 from .tasks import METADATA_KEYS, ExecuteReply, Metadata, Task, date_of, output_handlers
 
@@ -113,7 +113,7 @@ class AsyncResult(FutureFace):
             if task.metadata is not None:  # an ExecuteReply that was handed out shows its output
                 self._task_metadata(event.task)
         elif event.name == "data_message":
-            task.data.update(self._unpack(event.buffers))
+            task.data.update(canning.unpack_result(event.buffers))
         elif event.name in output_handlers:
             output_handlers[event.name](task, json.loads(event.content))
 
@@ -481,9 +481,11 @@ class AsyncResult(FutureFace):
 
     @property
     def serial_time(self):
-        """Seconds of computation, summed over the tasks. TimeoutError when they have not ended."""
-        times = [(md["completed"], md["started"]) for md in self._finished_metadata()]
-        return sum((end - start).total_seconds() for end, start in times if end and start)
+        """Seconds of computation, summed over the tasks (items of a long map share some).
+        TimeoutError when they have not ended."""
+        records = {md["msg_id"]: md for md in self._finished_metadata()}.values()
+        times = [(md["started"], md["completed"]) for md in records]
+        return sum((end - start).total_seconds() for start, end in times if end and start)
 
     @property
     def wall_time(self):

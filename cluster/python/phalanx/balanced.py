@@ -152,9 +152,10 @@ class LoadBalancedView(View):
         self, f, *sequences, ordered=True, max_outstanding="auto", return_exceptions=False
     ):
         """A generator of f's results that takes from the sequences only as results are taken, so that
-        they may be endless: at most `max_outstanding` elements are on their way ("auto" and 0:
-        what keeps the engines busy). ordered: whether results keep the order, or come as they
-        arrive. With `return_exceptions` what was raised is among the results."""
+        they may be endless: at most `max_outstanding` elements are taken ahead ("auto" and 0: what
+        keeps the engines busy, and besides that 1,024 finished results, or 64 MB of them). ordered:
+        whether results keep the order, or come as they arrive. With `return_exceptions` what was
+        raised is among the results."""
         if not sequences:
             raise AssertionError("must have some sequences to map onto!")
         calls.check(f)

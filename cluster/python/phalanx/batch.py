@@ -8,10 +8,11 @@ engine gives up a batch after feed.PATIENCE and hands back what it has not begun
 is split); what is handed back is sent again, to whom it may concern.
 
 `Batches` looks like a result of the C library whose tasks are the *items*: one reply for each, with
-its own value or its own exception. Results, their order, errors and iteration are therefore those of
-single items. What differs: output is filed under the first item of its batch; if an engine dies, every
-item of its batch is lost with it; if the results of a batch cannot be pickled, its items run
-again, one by one, to find out whose fault it is.
+its own value or its own exception, and its own output. Results, their order, errors and iteration
+are therefore those of single items. What differs: what is written past sys.stdout (by C code, by other
+programs) is filed under the item that spoke last; if an engine dies, every item of its batch is lost
+with it (with `retries` all of them run again); if the results of a batch cannot be pickled, its
+items run again, one by one, to find out whose fault it is. With a chunksize nothing differs.
 """
 
 import json
@@ -22,10 +23,13 @@ from collections import deque
 from itertools import repeat
 
 from . import _phalanx, error
-from .feed import Feed, Slices, Stream, error_content, error_reply, local_error, moved
+from .feed import (
+    Feed, Slices, Stream, error_content, error_reply, local_error, moved, output_event,
+)
 
 FEW = 128  # items that go alone without further thought
 AHEAD = 1024  # values of an imap that nobody has asked for: then no more are sent
+AHEAD_BYTES = 64 << 20  # or so much
 
 
 def suits(f):
@@ -124,8 +128,10 @@ class Batches:
             uuid = json.loads(reply.metadata).get("engine")
             info = {"engine_id": reply.engine, "engine_uuid": uuid, "method": "apply"}
             for index, *e in errors:
-                failed = error_reply(error_content(*e, info), reply)
-                events[index] = moved(failed, batch.first + index)
+                content = error_content(*e, info)
+                failed = moved(error_reply(content, reply), batch.first + index)
+                events[index] = failed
+                events.append(output_event("error", failed))
         self._add(events, replied=len(values))
 
     def failed(self, batch, reply):
@@ -133,7 +139,7 @@ class Batches:
         self._add([moved(reply, index) for index in items], replied=batch.count)
 
     def output(self, batch, event):
-        self._add([moved(event, batch.first)])
+        self._add([moved(event, batch.first + batch.speaker)])
 
     def idle(self, batch):
         self._add((), finished=batch.begun)
@@ -224,9 +230,14 @@ class _Values:
         self.here = deque()  # in the order in which they go
         self.early = {}  # by index
 
-    def few(self, batch):
-        """Whether there should be more: here, and behind one that is slow."""
-        return len(self.here) < AHEAD and len(self.early) < AHEAD + 32 * batch
+    def held(self):
+        """How many values wait here."""
+        return len(self.here) + len(self.early)
+
+    def few(self, sizes):
+        """Whether there should be more: here, and behind one that is slow. sizes: the feed's."""
+        ahead = min(AHEAD, AHEAD_BYTES / max(1, sizes.bytes))
+        return len(self.here) < ahead and len(self.early) < ahead + 32 * min(sizes.largest, ahead)
 
     def _put(self, index, value):
         if not self.ordered:
@@ -259,19 +270,19 @@ class _Values:
 
 
 def imap(view, f, sequences, ordered=True, most=None, return_exceptions=False):
-    """Yields f of each item; takes items from `sequences` as they are needed. `most`: items in flight
-    (None: what keeps the engines busy; 0: no bound)."""
+    """Yields f of each item; takes items from `sequences` as they are needed. `most`: items that are
+    taken and not yielded, in flight or here (None: what keeps the engines busy, and AHEAD)."""
     values = _Values(ordered)
     feed = Feed(view, f, Stream(sequences), values, most)
     busy, due = feed.feed(), False
     while busy or values.here:
         due = busy and feed.collect(wait=not values.here) or due
-        if not values.here or (due and most is None and values.few(feed.sizes.largest)):
+        if not values.here or (due and most is None and values.few(feed.sizes)):
             busy, due = feed.feed(), False
         if values.here:
             value = values.here.popleft()
             if isinstance(value, error.KernelError) and not return_exceptions:
                 raise value
             yield value
-            if most is not None and values.few(feed.sizes.largest):
-                busy, due = feed.feed(), False  # with a bound only once a result was taken
+            if most is not None:
+                busy, due = feed.feed(), False

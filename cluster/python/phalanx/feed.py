@@ -67,21 +67,53 @@ class Sizes:
 def _run(f, patience, *columns):
     """On the engine. (seconds, values, errors): as many values as items were begun; None where an
     error (its index, and an error's content) is. With patience None there is one item, whose error
-    is the task's."""
+    is the task's.
+
+    An item that says something sends data first: {MARK: its index}. What follows is its output.
+    """
     import sys
-    from builtins import BaseException, Exception, getattr, len, list, str, type, zip
+    from builtins import (
+        AttributeError, BaseException, Exception, TypeError, delattr, getattr, len, list, setattr,
+        str, type, vars, zip,
+    )
     from time import perf_counter  # the user's namespace may have other things under these names
 
     start = perf_counter()
     if patience is None:
         value = f(*[column[0] for column in columns])
         return perf_counter() - start, [value], ()
-    values, errors = [], []
+    values, errors, speaker, hooks = [], [], [0], []
+    modules = sys.modules.get
+    shell = getattr(modules("IPython"), "get_ipython", lambda: None)()
+    publish = getattr(modules("ipyparallel.engine.datapub"), "publish_data", None)
+
+    def marking(call):
+        def said(*args, **kwargs):
+            if hooks and publish and speaker[0] != len(values):
+                speaker[0] = len(values)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                publish({"px_item": speaker[0]})
+            return call(*args, **kwargs)
+
+        return said
+
+    for owner, name in (
+        (sys.stdout, "write"), (sys.stderr, "write"),
+        (getattr(shell, "display_pub", None), "publish"),
+        (modules("ipyparallel.engine.datapub"), "publish_data"),
+        (modules("ipyparallel.datapub"), "publish_data"),
+    ):
+        try:
+            before = vars(owner).get(name)
+            setattr(owner, name, marking(getattr(owner, name)))
+            hooks.append((owner, name, before))
+        except (AttributeError, TypeError):  # there is none, or it is the user's own
+            pass
     for args in zip(*columns):
         try:
             values.append(f(*args))
         except BaseException as e:
-            shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
             try:
                 text = str(e)
             except Exception:
@@ -97,15 +129,22 @@ def _run(f, patience, *columns):
             values.append(None)
         if perf_counter() - start > patience:
             break
+    for owner, name, before in hooks:
+        setattr(owner, name, before) if before else delattr(owner, name)
+    hooks.clear()
     return perf_counter() - start, values, errors
 
 
+MARK = "px_item"  # see _run
+
+
 class _Batch:
-    __slots__ = ("first", "columns", "count", "begun", "engine", "task")
+    __slots__ = ("first", "columns", "count", "begun", "speaker", "engine", "task")
 
     def __init__(self, first, columns, count):
         self.first, self.columns, self.count = first, columns, count
         self.begun = count  # of them; fewer once the rest was handed back
+        self.speaker = 0  # which of them the output is of that arrives
         self.engine = -1
         self.task = ""  # msg_id
 
@@ -160,8 +199,10 @@ class Feed:
     sent(batch)
     values(batch, reply, values, errors)   of the first items of the batch, in order
     failed(batch, reply)                   all of them have this reply
-    output(batch, event)                   a stream's text, a display
+    output(batch, event)                   a stream's text, a display: of its item `speaker`
     idle(batch)                            of the items begun all output has come
+
+    With a limit, so many items are in flight or held() by the sink.
     """
 
     def __init__(self, view, f, source, sink, limit=None):
@@ -193,6 +234,7 @@ class Feed:
         count = self.sizes.next(self.source.left, engines)
         if self.limit:
             free = self.limit - sum(batch.count for batch in self.flying.values())
+            free -= self.sink.held()
             count = min(count, -(-self.limit // engines), free)
         return count
 
@@ -265,9 +307,17 @@ class Feed:
             elif event.type == _phalanx.IDLE:
                 self.sink.idle(self.open.pop(event.task))
             else:
-                self.sink.output(self.open[event.task], event)
+                self._output(self.open[event.task], event)
             event = self.raw.next()
         return len(self.flying) < flying
+
+    def _output(self, batch, event):
+        if event.name == "data_message":
+            index = canning.unpack_result(event.buffers).get(MARK)
+            if isinstance(index, int) and 0 <= index < batch.count:
+                batch.speaker = index
+                return
+        self.sink.output(batch, event)
 
     def _reply(self, batch, reply):
         batch.engine = reply.engine
@@ -331,6 +381,14 @@ def error_content(ename, evalue, traceback=(), engine_info=None):
 def local_error(e, like=None):
     """A reply that says what went wrong on this side."""
     return error_reply(error_content(type(e).__name__, str(e)), like)
+
+
+def output_event(kind, reply):
+    """A message of that type, with the content of a reply, as engines publish errors."""
+    return _phalanx.Event((
+        _phalanx.OUTPUT, reply.task, reply.engine, False, False, kind, None, reply.content, "{}",
+        "{}", [], reply.received,
+    ))
 
 
 def moved(event, task):
