@@ -39,7 +39,8 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
 struct px_forkserver_config {
     struct px_engine_config engine;
     int count;
-    bool restart; /* an engine that died is replaced */
+    bool restart;     /* an engine that died is replaced */
+    bool stop_on_eof; /* all end with standard input, as at SIGTERM; theirs is empty */
     int ready_fd; /* where "started <pid>", "registered <id> <pid>" and "exited <pid> <why>" go, a
                      line each; -1 */
 };

@@ -54,6 +54,7 @@ struct forkserver {
     struct px_loop *loop;
     sigset_t mask;  /* before the loop blocked signals: the engines' own */
     int reports[2]; /* pipe from the engines */
+    struct px_watch *stdin_watch;
     int nanny_fd;
     pid_t nanny; /* 0: none, or reaped */
     struct child *children;
@@ -289,12 +290,32 @@ static void on_terminate(struct px_loop *loop, int signo, void *ctx)
     signal_all(server, SIGTERM);
 }
 
+/* Whoever started this process, here or through ssh, is gone or wants it to end. */
+static void on_stdin(struct px_loop *loop, void *ctx)
+{
+    struct forkserver *server = ctx;
+    char bytes[256];
+    const ssize_t size = read(STDIN_FILENO, bytes, sizeof bytes);
+    if (size > 0 || (size < 0 && (errno == EINTR || errno == EAGAIN)))
+        return;
+    px_loop_unwatch(loop, server->stdin_watch);
+    on_terminate(loop, SIGTERM, server);
+}
+
 /* ---- forking ---- */
 
 static void hook(void (*fn)(void *self), void *self)
 {
     if (fn)
         fn(self);
+}
+
+static void take_no_input(void)
+{
+    const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0)
+        _exit(1);
+    close(null);
 }
 
 static _Noreturn void be_engine(struct forkserver *server, pid_t parent)
@@ -310,6 +331,8 @@ static _Noreturn void be_engine(struct forkserver *server, pid_t parent)
     close(server->nanny_fd);
     if (config->ready_fd >= 0)
         close(config->ready_fd);
+    if (config->stop_on_eof) /* not for it to read */
+        take_no_input();
     struct px_engine_config engine = config->engine;
     engine.obituary = server->forked->obituary;
     for (int i = 0; i < config->count; i++)
@@ -376,6 +399,8 @@ static int start(struct forkserver *server, struct px_error *err)
     if (!server->loop || watch_signals(server, err) < 0)
         return -1;
     px_loop_fd(server->loop, server->reports[0], on_reports, server);
+    if (server->config->stop_on_eof)
+        server->stdin_watch = px_loop_fd(server->loop, STDIN_FILENO, on_stdin, server);
     for (int i = 0; i < server->config->count; i++)
         if (fork_engine(server, &server->children[i], err) < 0)
             return -1;

@@ -25,6 +25,8 @@ struct options {
     const char *restart, *file, *url, *location, *work_dir, *ident, *code, *script, *language;
     const char *python, *colors, *ssh, *log_url;
     int count, id, wait, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
+    int stop_on_eof;
+    char *info; /* $IPP_CONNECTION_INFO, or NULL; owned */
     double timeout;
     struct px_output_config output;
 };
@@ -80,6 +82,7 @@ static const struct px_option option_rows[] = {
     {"quiet", 0, PX_OPT_SET, AT(log_level), PX_ERROR, NULL, "the same as --log-level=error", 0, 0},
     {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "FD",
      "write 'started PID', 'registered ID PID' and 'exited PID WHY' there", 0, 1000000},
+    {"stop-on-eof", 0, PX_OPT_SET, AT(stop_on_eof), 1, NULL, "end when standard input ends", 0, 0},
     /* ipengine's other names for the same; and what goes without saying here. */
     {"c", 0, PX_OPT_STRING, AT(code), 0, "CODE", NULL, 0, 0},
     {"s", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
@@ -110,7 +113,7 @@ static const struct px_usage usage = {
 
 /* ---- the connection ---- */
 
-/* The profile's directory, or "" when there is none and a file was named instead. */
+/* The profile's directory, or "" when there is none and none is needed to find the cluster. */
 static void find_profile(const struct options *options, char out[PX_PATH_SIZE])
 {
     const struct px_profile_choice choice = {.ipython_dir = options->ipython_dir,
@@ -120,7 +123,7 @@ static void find_profile(const struct options *options, char out[PX_PATH_SIZE])
     struct px_error err;
     if (px_profile_dir(&choice, false, out, &err) == 0)
         return;
-    if (!options->file)
+    if (!options->file && !options->info)
         px_die(1, "%s", err.text);
     out[0] = 0;
 }
@@ -183,12 +186,11 @@ static void apply_address(const struct options *options, struct px_cluster_conne
 static void read_connection(const struct options *options, const char *path,
                             struct px_cluster_connection *out)
 {
-    const char *info = getenv("IPP_CONNECTION_INFO");
     struct px_error err;
-    if (options->file || !info || !info[0])
+    if (options->file || !options->info)
         wait_for_file(path, options->wait, out);
-    else if (px_cluster_connection_parse(px_span_of(info), "$IPP_CONNECTION_INFO", PX_ROLE_ENGINE,
-                                         out, &err) < 0)
+    else if (px_cluster_connection_parse(px_span_of(options->info), "$IPP_CONNECTION_INFO",
+                                         PX_ROLE_ENGINE, out, &err) < 0)
         px_die(1, "%s", err.text);
     apply_address(options, out);
     fill_from_environment(&out->key, "IPP_SESSION_KEY");
@@ -242,6 +244,16 @@ static void log_to_file(const char *profile, const char *cluster_id)
 }
 
 /* ---- main ---- */
+
+/* What tells this process of its cluster is not for the programs that engines run: taken out of the
+ * environment before the language makes its copy. NULL: nothing there. */
+static char *take_variable(const char *name)
+{
+    const char *value = getenv(name);
+    char *own = value && value[0] ? px_strdup(value) : NULL;
+    unsetenv(name);
+    return own;
+}
 
 static void *start_language(const struct options *options, const char *profile,
                             const struct px_interp_ops *ops, char **argv)
@@ -309,6 +321,7 @@ int main(int argc, char **argv)
     const int rest = px_options_main(&usage, argc, argv, &options);
     px_log_init("pxengine", (enum px_level)options.log_level);
     check(&options, rest, argc, argv);
+    options.info = take_variable("IPP_CONNECTION_INFO");
     const struct px_interp_ops *ops = px_language_find(options.language, &err);
     if (!ops)
         px_die(2, "%s", err.text);
@@ -337,11 +350,13 @@ int main(int argc, char **argv)
                    .output = options.output},
         .count = options.count,
         .restart = strcmp(options.restart, "on-failure") == 0,
+        .stop_on_eof = options.stop_on_eof,
         .ready_fd = options.ready_fd,
     };
     const int status = px_forkserver_run(&config, self);
     px_cluster_connection_fini(&connection);
     free(startup);
+    free(options.info);
     ops->destroy(self);
     return status;
 }
