@@ -20,11 +20,22 @@ static bool is_ours(const char *program)
     return strcmp(base, "pxcontroller") == 0 || strcmp(base, "pxengine") == 0;
 }
 
-static void add_new(struct px_argv *argv, char *item)
+void px_argv_add_new(struct px_argv *argv, char *item)
 {
     argv->items = px_realloc(argv->items, (argv->count + 2) * sizeof *argv->items);
     argv->items[argv->count++] = item;
     argv->items[argv->count] = NULL;
+}
+
+void px_argv_add(struct px_argv *argv, const char *item)
+{
+    px_argv_add_new(argv, px_strdup(item));
+}
+
+void px_argv_add_all(struct px_argv *argv, const char *const *items)
+{
+    for (; items && *items; items++)
+        px_argv_add(argv, *items);
 }
 
 void px_argv_fini(struct px_argv *argv)
@@ -34,39 +45,48 @@ void px_argv_fini(struct px_argv *argv)
     free(argv->items);
 }
 
-/* Words as a shell would split them, without running anything. */
-static int split(struct px_argv *argv, const char *command, struct px_error *err)
+int px_argv_split(struct px_argv *argv, const char *command, struct px_error *err)
 {
     wordexp_t words;
     if (wordexp(command, &words, WRDE_NOCMD | WRDE_UNDEF) != 0 || words.we_wordc == 0)
         return px_fail(err, PX_EINVAL, "'%.200s' is not a command", command);
     for (size_t i = 0; i < words.we_wordc; i++)
-        add_new(argv, px_strdup(words.we_wordv[i]));
+        px_argv_add(argv, words.we_wordv[i]);
     wordfree(&words);
     return 0;
+}
+
+int px_argv_program(struct px_argv *argv, const struct px_set_spec *spec, struct px_error *err)
+{
+    static const char *const programs[] = {
+        [PX_CONTROLLER_SET] = "pxcontroller", [PX_ENGINE_SET] = "pxengine"};
+    if (spec->command)
+        return px_argv_split(argv, spec->command, err);
+    px_argv_add_new(argv, px_program_path(programs[spec->kind]));
+    return 0;
+}
+
+void px_argv_options(struct px_argv *argv, const struct px_set_spec *spec, int ready_fd)
+{
+    px_argv_add(argv, "--cluster-id");
+    px_argv_add(argv, spec->place->cluster_id);
+    if (spec->kind == PX_ENGINE_SET || spec->log_level != PX_INFO)
+        px_argv_add_new(argv, px_format("--log-level=%d", spec->log_level));
+    if (ready_fd >= 0)
+        px_argv_add_new(argv, px_format("--ready-fd=%d", ready_fd));
+    if (ready_fd >= 0 && spec->kind == PX_ENGINE_SET)
+        px_argv_add_new(argv, px_format("-n%d", spec->count));
+    px_argv_add_all(argv, spec->args);
 }
 
 int px_argv_build(struct px_argv *argv, const struct px_set_spec *spec, int ready_fd,
                   struct px_error *err)
 {
-    static const char *const programs[] = {
-        [PX_CONTROLLER_SET] = "pxcontroller", [PX_ENGINE_SET] = "pxengine"};
-    if (!spec->command)
-        add_new(argv, px_program_path(programs[spec->kind]));
-    else if (split(argv, spec->command, err) < 0)
+    if (px_argv_program(argv, spec, err) < 0)
         return -1;
-    add_new(argv, px_strdup("--profile-dir"));
-    add_new(argv, px_strdup(spec->place->profile_dir));
-    add_new(argv, px_strdup("--cluster-id"));
-    add_new(argv, px_strdup(spec->place->cluster_id));
-    if (spec->kind == PX_ENGINE_SET || spec->log_level != PX_INFO)
-        add_new(argv, px_format("--log-level=%d", spec->log_level));
-    if (ready_fd >= 0)
-        add_new(argv, px_format("--ready-fd=%d", ready_fd));
-    if (ready_fd >= 0 && spec->kind == PX_ENGINE_SET)
-        add_new(argv, px_format("-n%d", spec->count));
-    for (const char *const *arg = spec->args; arg && *arg; arg++)
-        add_new(argv, px_strdup(*arg));
+    px_argv_add(argv, "--profile-dir");
+    px_argv_add(argv, spec->place->profile_dir);
+    px_argv_options(argv, spec, ready_fd);
     return 0;
 }
 
@@ -86,7 +106,8 @@ char *px_set_log_path(const struct px_set_spec *spec, int index)
 bool px_command_is_ours(const char *command)
 {
     struct px_argv argv = {0};
-    const bool ours = !command || (split(&argv, command, NULL) == 0 && is_ours(argv.items[0]));
+    const bool ours =
+        !command || (px_argv_split(&argv, command, NULL) == 0 && is_ours(argv.items[0]));
     px_argv_fini(&argv);
     return ours;
 }

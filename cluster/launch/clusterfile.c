@@ -125,6 +125,21 @@ static int write_file(const char *path, const json_t *file, struct px_error *err
     return result;
 }
 
+json_t *px_process_state(const char *profile_dir, const char *cluster_id, int n, const char *log,
+                         pid_t pid)
+{
+    json_t *state = json_object();
+    json_object_set_new(state, "cluster_id", json_string(cluster_id));
+    if (n >= 0)
+        json_object_set_new(state, "n", json_integer(n));
+    if (log)
+        json_object_set_new(state, "output_file", json_string(log));
+    json_object_set_new(state, "pid", json_integer(pid));
+    json_object_set_new(state, "profile_dir", json_string(profile_dir));
+    json_object_set_new(state, "state", json_string("running"));
+    return state;
+}
+
 static json_t *make_cluster(const struct px_place *place,
                             const struct px_contribution *contribution)
 {
@@ -151,9 +166,9 @@ static json_t *make_file(const struct px_place *place, const struct px_contribut
     json_object_set_new(file, "cluster", make_cluster(place, contribution));
     if (contribution->controller) {
         json_t *controller = json_object();
-        json_object_set_new(controller, "class", json_string(contribution->launcher->name));
-        json_object_set_new(controller, "state",
-                            contribution->launcher->save(contribution->controller));
+        const struct px_launcher_ops *ops = contribution->controller->ops;
+        json_object_set_new(controller, "class", json_string(ops->name));
+        json_object_set_new(controller, "state", ops->save(contribution->controller));
         json_object_set_new(file, "controller", controller);
     }
     json_t *engines = json_object();
@@ -183,7 +198,9 @@ int px_clusterfile_put(const struct px_place *place, const struct px_contributio
         json_decref(fresh);
     else
         file = fresh;
-    json_t *sets = json_object_get(json_object_get(file, "engines"), "sets");
+    json_t *engines = json_object_get(file, "engines"), *sets = json_object_get(engines, "sets");
+    if (contribution->engines && json_object_size(sets) == 0) /* the first set decides */
+        json_object_set_new(engines, "class", json_string(contribution->launcher->name));
     if (contribution->engines && json_is_object(sets))
         json_object_set_new(sets, contribution->set_id,
                             contribution->launcher->save(contribution->engines));
@@ -210,13 +227,23 @@ void px_clusterfile_withdraw(const struct px_place *place, pid_t controller, con
 
 /* ---- what of it still runs ---- */
 
-static const struct px_launcher_ops *const launchers[] = {&px_local_launcher};
+static const struct px_launcher_ops *const launchers[] = {&px_local_launcher, &px_ssh_launcher,
+                                                          &px_mpi_launcher, &px_slurm_launcher};
 
+/* "ipyparallel.cluster.launcher.MPIEngineSetLauncher" is "MPI", as in its --engines. */
 const struct px_launcher_ops *px_launcher_find(const char *name)
 {
-    for (size_t i = 0; i < PX_COUNT(launchers); i++)
-        if (strcasecmp(launchers[i]->name, name) == 0)
-            return launchers[i];
+    static const char *const endings[] = {"", "EngineSetLauncher", "ControllerLauncher"};
+    const char *dot = strrchr(name, '.');
+    const char *word = dot ? dot + 1 : name;
+    for (size_t i = 0; i < PX_COUNT(launchers); i++) {
+        const size_t size = strlen(launchers[i]->name);
+        if (strncasecmp(word, launchers[i]->name, size) != 0)
+            continue;
+        for (size_t j = 0; j < PX_COUNT(endings); j++)
+            if (strcmp(word + size, endings[j]) == 0)
+                return launchers[i];
+    }
     return NULL;
 }
 
@@ -236,18 +263,33 @@ static const struct px_launcher_ops *launcher_of(struct px_cluster *cluster, con
     return ops;
 }
 
-static void note_supervisor(struct px_cluster *cluster, const json_t *state)
+static void add_supervisor(struct px_cluster *cluster, struct px_process supervisor)
 {
-    struct px_process process, supervisor;
-    const json_int_t pid = json_integer_value(json_object_get(state, "pid"));
-    if (pid <= 0 || pid > INT32_MAX || !px_process_find((pid_t)pid, &process) ||
-        !px_process_ancestor(process, "pxcluster", &supervisor))
-        return;
     for (size_t i = 0; i < cluster->supervisor_count; i++)
         if (cluster->supervisors[i].pid == supervisor.pid)
             return;
     if (cluster->supervisor_count < PX_COUNT(cluster->supervisors))
         cluster->supervisors[cluster->supervisor_count++] = supervisor;
+}
+
+/* A pxcluster that is a parent of the process that a state names. */
+static void note_parent(struct px_cluster *cluster, const json_t *state)
+{
+    struct px_process process, supervisor;
+    const json_int_t pid = json_integer_value(json_object_get(state, "pid"));
+    if (pid > 0 && pid <= INT32_MAX && px_process_find((pid_t)pid, &process) &&
+        px_process_ancestor(process, "pxcluster", &supervisor))
+        add_supervisor(cluster, supervisor);
+}
+
+/* The pxcluster that a set's id names: "<time>-<pid>". */
+static bool find_supervisor(const char *set_id, double written, struct px_process *out)
+{
+    long pid;
+    int end = 0;
+    return sscanf(set_id, "%*[0-9]-%ld%n", &pid, &end) == 1 && !set_id[end] && pid > 1 &&
+           pid <= INT32_MAX && px_process_find((pid_t)pid, out) &&
+           px_process_is(*out, "pxcluster") && px_process_start_time(*out) <= written + 1.0;
 }
 
 static void load_controller(struct px_cluster *cluster, double written)
@@ -257,14 +299,38 @@ static void load_controller(struct px_cluster *cluster, double written)
     const struct px_launcher_ops *ops = launcher_of(cluster, part);
     if (!ops || !state)
         return;
-    cluster->controller = ops->restore(state, written);
+    cluster->controller = ops->restore(state, written, NULL);
     if (cluster->controller->ops->refresh(cluster->controller) > 0) {
-        note_supervisor(cluster, state);
+        note_parent(cluster, state);
         return;
     }
     px_set_destroy(cluster->controller);
     cluster->controller = NULL;
     json_object_del(cluster->file, "controller");
+}
+
+static void load_set(struct px_cluster *cluster, const struct px_launcher_ops *ops, json_t *sets,
+                     const char *id, double written)
+{
+    const char *key;
+    json_t *engine, *state = json_object_get(sets, id);
+    struct px_process supervisor;
+    const bool watched = find_supervisor(id, written, &supervisor);
+    struct px_set *set = ops->restore(state, written, watched ? &supervisor : NULL);
+    if (ops->refresh(set) == 0) {
+        px_set_destroy(set);
+        json_object_del(sets, id);
+        return;
+    }
+    if (watched)
+        add_supervisor(cluster, supervisor);
+    else if (ops == &px_local_launcher)
+        json_object_foreach(json_object_get(state, "engines"), key, engine)
+            note_parent(cluster, engine);
+    json_object_set_new(sets, id, ops->save(set));
+    state = json_object_get(sets, id);
+    cluster->engine_count += (size_t)json_integer_value(json_object_get(state, "n"));
+    cluster->engines[cluster->engine_sets++] = set;
 }
 
 static void load_engines(struct px_cluster *cluster, double written)
@@ -273,27 +339,15 @@ static void load_engines(struct px_cluster *cluster, double written)
     json_t *sets = json_object_get(part, "sets");
     const struct px_launcher_ops *ops = launcher_of(cluster, part);
     cluster->engines = px_alloc((json_object_size(sets) + 1) * sizeof *cluster->engines);
-    const char *id, *key;
-    json_t *state, *engine;
+    const char *id;
+    json_t *state;
     void *next;
     json_object_foreach_safe(sets, next, id, state)
     {
-        if (!ops) { /* what the file says is all that is known */
+        if (ops)
+            load_set(cluster, ops, sets, id, written);
+        else /* what the file says is all that is known */
             cluster->engine_count += (size_t)json_integer_value(json_object_get(state, "n"));
-            continue;
-        }
-        struct px_set *set = ops->restore(state, written);
-        if (ops->refresh(set) == 0) {
-            px_set_destroy(set);
-            json_object_del(sets, id);
-            continue;
-        }
-        json_object_foreach(json_object_get(state, "engines"), key, engine)
-            note_supervisor(cluster, engine);
-        json_object_set_new(sets, id, ops->save(set));
-        state = json_object_get(sets, id);
-        cluster->engine_count += (size_t)json_integer_value(json_object_get(state, "n"));
-        cluster->engines[cluster->engine_sets++] = set;
     }
 }
 

@@ -5,7 +5,8 @@
  * What engines say of themselves is one thing; that a client sees them is what "started" means.
  * The client runs in a child process, so that the supervisor holds no ZeroMQ context and no
  * thread while it starts others, stays small for the rest of its life, and can end the attempt
- * at any moment. The child writes a line "connected", then "ok" or a sentence, and exits.
+ * at any moment. The child writes a line "connected", then "seen <count>" each time that changes;
+ * it exits when all are there, after "ok", or after a sentence that says why not.
  */
 #define _GNU_SOURCE
 #include "launch.h"
@@ -53,16 +54,23 @@ static void ask(const struct question *question, int answer)
         dprintf(answer, "no client can connect: %s\n", err.text);
         return;
     }
-    const size_t seen = phalanx_engines(client, NULL, 0);
     dprintf(answer, "connected\n");
-    const size_t from = question->counted_from < 0 ? seen : (size_t)question->counted_from;
-    const size_t wanted = from + (size_t)question->count;
-    const int64_t left = deadline - px_now_ms();
-    if (phalanx_wait_engines(client, wanted, left > 0 ? left : 0) == PHALANX_OK)
-        dprintf(answer, "ok\n");
-    else
-        dprintf(answer, "a client sees %zu of %zu engines\n", phalanx_engines(client, NULL, 0),
-                wanted);
+    const size_t now = phalanx_engines(client, NULL, 0);
+    const size_t from = question->counted_from < 0 ? now : (size_t)question->counted_from;
+    const size_t wanted = (size_t)question->count;
+    for (;;) {
+        const size_t all = phalanx_engines(client, NULL, 0), seen = all > from ? all - from : 0;
+        const int64_t left = deadline - px_now_ms();
+        dprintf(answer, "seen %zu\n", seen);
+        if (seen >= wanted) {
+            dprintf(answer, "ok\n");
+            return;
+        }
+        if (phalanx_wait_engines(client, all + 1, left > 0 ? left : 0) != PHALANX_OK) {
+            dprintf(answer, "a client sees %zu of %zu engines\n", seen, wanted);
+            return;
+        }
+    }
 }
 
 PX_NORETURN static void run_child(const struct question *question, pid_t parent, int answer)
@@ -79,14 +87,17 @@ PX_NORETURN static void run_child(const struct question *question, pid_t parent,
 static void on_line(struct px_confirm *confirm, const char *line)
 {
     const struct px_confirm_events *events = &confirm->events;
+    int count;
     if (strcmp(line, "connected") == 0) {
         events->connected(events->ctx);
         return;
     }
+    if (sscanf(line, "seen %d", &count) == 1) {
+        events->seen(count, events->ctx);
+        return;
+    }
     confirm->told = true;
-    if (strcmp(line, "ok") == 0)
-        events->seen(events->ctx);
-    else
+    if (strcmp(line, "ok") != 0)
         events->failed(line, events->ctx);
 }
 

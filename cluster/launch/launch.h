@@ -5,6 +5,7 @@
  *     main.c         the commands
  *     start.c        the commands start and engines: options, checks, --daemonize
  *     supervisor.c   start a controller and engines, watch them, stop them
+ *     report.c       what it tells
  *     stop.c         stop clusters found through their files
  *     list.c         list clusters
  *     status.c       what a running controller says about itself
@@ -14,6 +15,13 @@
  *     files.c        wait for connection files, where a controller says nothing else
  *     stopper.c      end sets of processes in order, with patience, then without
  *     local.c        the launcher for processes on this host
+ *     ssh.c          engines on other hosts, through ssh
+ *     mpi.c          engines under mpiexec
+ *     slurm.c        engines in a Slurm job
+ *     proxy.c        what ssh.c and mpi.c share: local processes that stand for engines
+ *     hosts.c        which host gets how many engines
+ *     run.c          a short question to a program
+ *     logs.c         what logs tell
  *     argv.c         command lines of controllers and engines
  *     process.c      one process: start it, is it still the same one, signal it
  *     clusterfile.c  cluster-<id>.json, shared with ipcluster
@@ -92,20 +100,31 @@ struct px_process {
 
 struct px_spawn {
     char *const *argv; /* argv[0] is looked for in PATH unless it has a slash */
-    const char *log;   /* gets stdout and stderr, at its end */
+    const char *log;   /* gets stdout and stderr, at its end; NULL with both descriptors below */
     int keep_fd;       /* stays open in the new process under the same number; -1: none */
+    /* Of this process, for the new one's stdin, stdout and stderr; 0: /dev/null, the log. */
+    int in_fd, out_fd, err_fd;
+    char *const *env; /* "NAME=VALUE" besides ours, ends with NULL; may be NULL */
 };
 /*
- * Starts a program in a session of its own, with stdin from /dev/null, default signal handling,
- * and no descriptor but keep_fd. It gets SIGTERM should this process die first. PX_ENOENT
+ * Starts a program in a session of its own, with default signal handling and no further
+ * descriptor but keep_fd. It gets SIGTERM should this process die first. PX_ENOENT
  * names the program that could not be run.
  */
 PX_MUST_USE int px_process_spawn(const struct px_spawn *spawn, struct px_process *out,
                                  struct px_error *err);
+/*
+ * Runs a program to its end and appends what it writes. Returns its exit status; PX_ENOENT,
+ * PX_EIO, PX_ETIME when it took longer and was killed. Blocks: for short questions.
+ */
+PX_MUST_USE int px_process_run(char *const *argv, int64_t timeout_ms, struct px_buf *out,
+                               struct px_buf *complaints, struct px_error *err);
 /* The process that has this pid now. False if there is none, or a zombie. */
 bool px_process_find(pid_t pid, struct px_process *out);
 /* Whether it still runs: same pid, same start, not a zombie. */
 bool px_process_alive(struct px_process process);
+/* Whether it runs a program of this name. */
+bool px_process_is(struct px_process process, const char *name);
 /* When it started, in seconds of the wall clock. */
 double px_process_start_time(struct px_process process);
 /* The parent, grandparent or its parent that is a program called `name`. */
@@ -114,10 +133,22 @@ bool px_process_ancestor(struct px_process process, const char *name, struct px_
 void px_process_signal(struct px_process process, int signo);
 /* Signals all of its session that share its process group; while it, even as a zombie, exists. */
 void px_process_signal_group(struct px_process process, int signo);
+/* Signals those of its children that run a program of this name, else their children, and so on;
+ * with NULL all of them. Returns how many. */
+size_t px_process_signal_descendants(struct px_process process, const char *name, int signo);
 /* Closes every descriptor from 3 up, except the `count` at `keep` (-1 in it stands for none). */
 void px_close_descriptors(const int *keep, size_t count);
 /* The path of `program` beside this one, or its name alone, for PATH. Caller frees. */
 char *px_program_path(const char *program);
+
+/* ---- logs ---------------------------------------------------------------------- */
+
+/* Appends the last lines of a log, set off under its name; nothing where it is empty. */
+void px_log_tail(const char *path, struct px_buf *out);
+/* Whether a line of it holds `text`. */
+bool px_log_says(const char *path, const char *text);
+/* The last line of `text` that is not blank; "" if there is none. */
+void px_last_line(const char *text, char *out, size_t size);
 
 /* ---- sets of processes --------------------------------------------------------- */
 
@@ -128,9 +159,15 @@ struct px_set_events {
     void (*registered)(struct px_set *set, int engine, pid_t pid, void *ctx);
     /* The controller says that it is ready. */
     void (*ready)(struct px_set *set, void *ctx);
-    /* A member ended that nobody had asked to; `why` is a phrase. */
+    /* A member ended that nobody had asked to; `why` is a phrase. With `pid` 0 it says who. */
     void (*ended)(struct px_set *set, pid_t pid, const char *why, void *ctx);
     void *ctx;
+};
+
+/* A host, and how many engines it gets. */
+struct px_host {
+    char *name; /* for ssh: [user@]host, or a name from its configuration */
+    int count;  /* 0: not said */
 };
 
 enum px_set_kind { PX_CONTROLLER_SET, PX_ENGINE_SET };
@@ -143,7 +180,12 @@ struct px_set_spec {
     const struct px_place *place;
     const char *set_id; /* engines: names the set in the cluster file */
     int log_level;
-    struct px_loop *loop; /* outlives the set */
+    /* Of launchers that start engines through another program: ssh, mpiexec, sbatch. */
+    const char *launch_command;     /* the user's words for that; NULL: its usual name */
+    const char *const *launch_args; /* further arguments for it, ends with NULL; may be NULL */
+    const struct px_host *hosts;    /* ends with a name of NULL; may be NULL */
+    bool job_array;                 /* a job for each engine */
+    struct px_loop *loop;           /* outlives the set */
     struct px_set_events events;
 };
 
@@ -152,22 +194,42 @@ struct px_argv {
     char **items;
     size_t count;
 };
-/* The command that starts one process of the set. `ready_fd` < 0: the program is not ours. */
+void px_argv_add(struct px_argv *argv, const char *item);
+void px_argv_add_new(struct px_argv *argv, char *item);
+void px_argv_add_all(struct px_argv *argv, const char *const *items); /* ends with NULL; or NULL */
+/* Words as a shell would split them, without running anything. */
+PX_MUST_USE int px_argv_split(struct px_argv *argv, const char *command, struct px_error *err);
+/* The command that starts one process of the set. `ready_fd` < 0: it is not told one. */
 PX_MUST_USE int px_argv_build(struct px_argv *argv, const struct px_set_spec *spec, int ready_fd,
                               struct px_error *err);
+/* Its two parts that do not name this host's directories: the program, and its options. */
+PX_MUST_USE int px_argv_program(struct px_argv *argv, const struct px_set_spec *spec,
+                                struct px_error *err);
+void px_argv_options(struct px_argv *argv, const struct px_set_spec *spec, int ready_fd);
 void px_argv_fini(struct px_argv *argv);
 /* Whether `command` (NULL: the default) runs one of our programs. */
 bool px_command_is_ours(const char *command);
 /* The log of process `index`, < 0: of all, named as ipyparallel's. Caller frees. */
 char *px_set_log_path(const struct px_set_spec *spec, int index);
 
+/* Appends what --host says. PX_EINVAL. */
+PX_MUST_USE int px_hosts_add(struct px_host **hosts, const char *list, struct px_error *err);
+PX_MUST_USE int px_hosts_read(struct px_host **hosts, const char *path, struct px_error *err);
+/* Settles how many of `n` engines (< 0: what the hosts take) each host gets; returns n, or -1. */
+PX_MUST_USE int px_hosts_share(struct px_host *hosts, int n, struct px_error *err);
+void px_hosts_fini(struct px_host *hosts); /* NULL allowed */
+
 struct px_launcher_ops {
-    const char *name; /* as in --engines and in the cluster file's "class" */
+    const char *name;  /* as in --engines and in the cluster file's "class" */
+    const char *title; /* as `list` shows it, ipcluster's */
+    bool patient;      /* members come when a queue lets them: that can take long */
     /* Starts the processes. PX_ENOENT, PX_EIO; then nothing runs. */
     struct px_set *(*start)(const struct px_set_spec *spec, struct px_error *err);
     /* The set a cluster file's `state` speaks of, as far as it runs still. `written` is the
-     * file's time of change in seconds; what started later is another process. */
-    struct px_set *(*restore)(const json_t *state, double written);
+     * file's time of change in seconds; what started later is another process. `supervisor`:
+     * the pxcluster that started the set and runs still; or NULL. */
+    struct px_set *(*restore)(const json_t *state, double written,
+                              const struct px_process *supervisor);
     /* The state for the cluster file; new reference. */
     json_t *(*save)(const struct px_set *set);
     /* Asks the whole set. SIGKILL leaves nothing of it. */
@@ -188,11 +250,14 @@ struct px_set {
     const struct px_launcher_ops *ops;
     bool speaks; /* its programs tell when they are ready or registered */
     pid_t pid;   /* stands for the set in the cluster file; -1: each member has its own */
+    int lost;    /* engines that ended, or cannot come any more */
 };
 
-extern const struct px_launcher_ops px_local_launcher;
-/* The launcher of that name (upper or lower case), or NULL. */
+extern const struct px_launcher_ops px_local_launcher, px_ssh_launcher, px_mpi_launcher,
+    px_slurm_launcher;
+/* The launcher of that name, of ipyparallel's class of that name, in any case; or NULL. */
 const struct px_launcher_ops *px_launcher_find(const char *name);
+#define PX_LAUNCHER_NAMES "local, ssh, mpi, slurm"
 void px_set_destroy(struct px_set *set); /* NULL allowed */
 
 /* A set of one process that is not this one's child. */
@@ -224,6 +289,10 @@ json_t *px_clusterfile_read(const char *path, double *written, struct px_error *
 /* Serialises changes among pxclusters: holds the profile's lock until px_clusterfile_unlock. */
 PX_MUST_USE int px_clusterfile_lock(const struct px_place *place, struct px_error *err);
 void px_clusterfile_unlock(int lock);
+
+/* ipyparallel's state of a process. `n` < 0 and `log` NULL leave these out. */
+json_t *px_process_state(const char *profile_dir, const char *cluster_id, int n, const char *log,
+                         pid_t pid);
 
 /* What one supervisor contributes. */
 struct px_contribution {
@@ -272,11 +341,10 @@ void px_background_done(int channel, int status); /* the parent exits; closes th
 
 /* ---- waiting for what others do ----------------------------------------------------------- */
 
-/* At most one of `seen` and `failed` is called, once. */
 struct px_confirm_events {
-    void (*connected)(void *ctx); /* a client has connected, and has counted the engines */
-    void (*seen)(void *ctx);      /* it sees as many as were wanted */
-    void (*failed)(const char *why, void *ctx);
+    void (*connected)(void *ctx);               /* a client has connected */
+    void (*seen)(int count, void *ctx);         /* it sees so many of those wanted now */
+    void (*failed)(const char *why, void *ctx); /* it will not see all; the last call */
     void *ctx;
 };
 struct px_confirm;
@@ -302,9 +370,14 @@ void px_files_destroy(struct px_files *files); /* NULL allowed; not inside `fn` 
 struct px_plan {
     const struct px_place *place;
     const struct px_launcher_ops *launcher;
-    bool with_controller; /* false: engines for a cluster that is there */
-    int n;                /* engines; 0 is allowed with a controller */
-    int64_t timeout_ms;   /* for all of them to register */
+    bool with_controller;       /* false: engines for a cluster that is there */
+    int n;                      /* engines; 0 is allowed with a controller */
+    int64_t timeout_ms;         /* for all of them to register */
+    int at_least;               /* when time is up, or some have failed, so many do */
+    const char *launch_command; /* as in px_set_spec, as the next three */
+    const char *const *launch_args;
+    const struct px_host *hosts;
+    bool job_array;
     const char *controller_command, *engine_command; /* NULL: ours */
     const char *const *controller_args;              /* ends with NULL; after --ip and --location */
     const char *const *engine_args;

@@ -119,18 +119,15 @@ static const char *label(const struct listing *listing, const char *dir)
     return dir;
 }
 
-/* "local" as ipcluster shows it: "Local". */
 static void show_row(const struct listing *listing, const char *dir,
                      const struct px_cluster *cluster)
 {
     const char *id =
         json_string_value(json_object_get(json_object_get(cluster->file, "cluster"), "cluster_id"));
-    char launcher[64];
-    snprintf(launcher, sizeof launcher, "%s", cluster->launcher);
-    if (launcher[0] >= 'a' && launcher[0] <= 'z')
-        launcher[0] = (char)(launcher[0] - 'a' + 'A');
+    const struct px_launcher_ops *ops = px_launcher_find(cluster->launcher);
     printf("%-16s %-32s %-7s %7zu %s\n", label(listing, dir), id && id[0] ? id : "''",
-           cluster->controller ? "True" : "False", cluster->engine_count, launcher);
+           cluster->controller ? "True" : "False", cluster->engine_count,
+           ops ? ops->title : cluster->launcher);
 }
 
 static int show(const char *profile_dir, const char *path, void *ctx)

@@ -28,9 +28,7 @@
 #include <unistd.h>
 
 #define MAX_READY_LINE 1024 /* "exited", a pid and a phrase */
-#define TAIL_BYTES 4096     /* of each log, in a report */
-#define TAIL_LINES 15
-#define TAIL_LOGS 3 /* logs shown; a hundred engines fail for one reason */
+#define TAIL_LOGS 3         /* logs shown; a hundred engines fail for one reason */
 #define MISSING_SHOWN 10
 #define REGISTERED_TEXT "Completed registration with id" /* ipyparallel's engine and ours */
 
@@ -152,7 +150,10 @@ static void on_exited(struct local_set *set, pid_t pid, const char *why)
     const bool asked = set->members[0].asked;
     if (member)
         member->ended = true;
-    if (!asked && set->events.ended)
+    if (asked)
+        return;
+    set->base.lost++;
+    if (set->events.ended)
         set->events.ended(&set->base, pid, why, set->events.ctx);
 }
 
@@ -314,8 +315,10 @@ static void restore_member(struct local_set *set, const json_t *state, const cha
     add_member(set, process, key, log ? log : "");
 }
 
-static struct px_set *local_restore(const json_t *state, double written)
+static struct px_set *local_restore(const json_t *state, double written,
+                                    const struct px_process *supervisor)
 {
+    (void)supervisor;
     json_t *engines = json_object_get(state, "engines");
     struct local_set *set = create_set(engines ? PX_ENGINE_SET : PX_CONTROLLER_SET);
     const char *dir = json_string_value(json_object_get(state, "profile_dir"));
@@ -338,19 +341,9 @@ struct px_set *px_local_adopt(struct px_process process)
     return &set->base;
 }
 
-/* `n` < 0: leaves it out, as for a controller. Keys in ipyparallel's order. */
 static json_t *save_one(const struct local_set *set, int n, const char *log, pid_t pid)
 {
-    json_t *state = json_object();
-    json_object_set_new(state, "cluster_id", json_string(set->cluster_id));
-    if (n >= 0)
-        json_object_set_new(state, "n", json_integer(n));
-    if (log)
-        json_object_set_new(state, "output_file", json_string(log));
-    json_object_set_new(state, "pid", json_integer(pid));
-    json_object_set_new(state, "profile_dir", json_string(set->profile_dir));
-    json_object_set_new(state, "state", json_string("running"));
-    return state;
+    return px_process_state(set->profile_dir, set->cluster_id, n, log, pid);
 }
 
 static json_t *local_save(const struct px_set *base)
@@ -429,7 +422,11 @@ static bool reap(struct local_set *set, size_t index)
     char why[64];
     describe_end(&info, why, sizeof why);
     px_log(PX_DEBUG, "process.ended", "pid=%ld why=\"%s\"", (long)pid, why);
-    if (!member->asked && set->events.ended)
+    if (member->asked)
+        return true;
+    /* A fork server takes all that is left of its engines with it. */
+    set->base.lost = member->key ? set->base.lost + 1 : set->count;
+    if (set->events.ended)
         set->events.ended(&set->base, pid, why, set->events.ctx);
     return true;
 }
@@ -463,26 +460,6 @@ static size_t local_refresh(struct px_set *base)
 
 /* ---- logs ---- */
 
-static void tail_log(const char *path, struct px_buf *out)
-{
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    const off_t size = lseek(fd, 0, SEEK_END);
-    char bytes[TAIL_BYTES + 1];
-    const off_t from = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
-    const ssize_t got = pread(fd, bytes, TAIL_BYTES, from);
-    close(fd);
-    if (got <= 0)
-        return;
-    bytes[got] = 0;
-    const char *start = bytes + got;
-    for (int lines = 0; start > bytes; start--)
-        if (start[-1] == '\n' && start != bytes + got && ++lines == TAIL_LINES)
-            break;
-    px_buf_printf(out, "--- %s\n%s%s", path, start, bytes[got - 1] == '\n' ? "" : "\n");
-}
-
 static void local_tail(const struct px_set *base, struct px_buf *out)
 {
     const struct local_set *set = (const struct local_set *)base;
@@ -491,35 +468,22 @@ static void local_tail(const struct px_set *base, struct px_buf *out)
         const struct member *member = &set->members[i];
         /* Of engines with a log each, those that ended explain most. */
         if (member->child && (member->ended || set->member_count == 1 || !member->key)) {
-            tail_log(member->log, out);
+            px_log_tail(member->log, out);
             shown++;
         }
     }
     if (!shown && set->member_count)
-        tail_log(set->members[0].log, out);
+        px_log_tail(set->members[0].log, out);
 }
 
 /* ---- who is missing ---- */
-
-static bool says_registered(const char *log)
-{
-    char *line = NULL;
-    size_t size = 0;
-    bool found = false;
-    FILE *file = fopen(log, "re");
-    while (file && !found && getline(&line, &size, file) > 0)
-        found = strstr(line, REGISTERED_TEXT) != NULL;
-    free(line);
-    if (file)
-        fclose(file);
-    return found;
-}
 
 static bool is_missing(const struct local_set *set, const struct member *member)
 {
     if (member->ended)
         return false;
-    return set->base.speaks ? !member->child && !member->key : !says_registered(member->log);
+    return set->base.speaks ? !member->child && !member->key
+                            : !px_log_says(member->log, REGISTERED_TEXT);
 }
 
 /* The fork server may have stopped short of its engines, too. */
@@ -553,6 +517,7 @@ static void local_missing(const struct px_set *base, struct px_buf *out)
 
 const struct px_launcher_ops px_local_launcher = {
     .name = "local",
+    .title = "Local",
     .start = local_start,
     .restore = local_restore,
     .save = local_save,

@@ -22,7 +22,7 @@ static const struct command {
 static int help(FILE *out)
 {
     fprintf(out, "Usage: pxcluster COMMAND [options]\n\n"
-                 "Runs clusters of one controller and many engines on this host.\n\nCommands:\n");
+                 "Runs clusters of one controller, on this host, and many engines.\n\nCommands:\n");
     for (size_t i = 0; i < PX_COUNT(commands); i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);
     fprintf(out, "\nEach command has a --help of its own.\n"

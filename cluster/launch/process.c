@@ -89,6 +89,13 @@ double px_process_start_time(struct px_process process)
     return now - up + (double)process.started / (double)sysconf(_SC_CLK_TCK);
 }
 
+bool px_process_is(struct px_process process, const char *name)
+{
+    struct stat_line line;
+    return read_stat(process.pid, &line) && line.started == process.started &&
+           strcmp(line.name, name) == 0;
+}
+
 bool px_process_ancestor(struct px_process process, const char *name, struct px_process *out)
 {
     struct stat_line line;
@@ -121,6 +128,28 @@ void px_process_signal_group(struct px_process process, int signo)
         kill(-process.pid, signo);
     else
         kill(process.pid, signo);
+}
+
+size_t px_process_signal_descendants(struct px_process process, const char *name, int signo)
+{
+    struct stat_line line;
+    size_t count = 0;
+    DIR *dir = px_process_alive(process) ? opendir("/proc") : NULL;
+    if (!dir)
+        return 0;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        const pid_t pid = (pid_t)atoi(entry->d_name); /* 0 for what is no process */
+        if (pid <= 1 || !read_stat(pid, &line) || line.parent != process.pid)
+            continue;
+        const bool wanted = !name || strcmp(line.name, name) == 0;
+        if (!name || !wanted)
+            count +=
+                px_process_signal_descendants((struct px_process){pid, line.started}, name, signo);
+        if (wanted && kill(pid, signo) == 0)
+            count++;
+    }
+    closedir(dir);
+    return count;
 }
 
 /* ---- starting ---- */
@@ -174,8 +203,12 @@ PX_NORETURN static void become(const struct px_spawn *spawn, pid_t parent, int l
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent) /* died before the line above */
         _exit(1);
-    const int null = open("/dev/null", O_RDONLY);
-    if (dup2(null, 0) >= 0 && dup2(log, 1) >= 0 && dup2(log, 2) >= 0) {
+    const int in = spawn->in_fd ? spawn->in_fd : open("/dev/null", O_RDONLY);
+    const int out = spawn->out_fd ? spawn->out_fd : log,
+              complaints = spawn->err_fd ? spawn->err_fd : log;
+    for (char *const *item = spawn->env; item && *item; item++)
+        putenv(*item);
+    if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(complaints, 2) >= 0) {
         each_descriptor(&spawn->keep_fd, 1, true); /* also those this process itself inherited */
         if (spawn->keep_fd >= 0)
             fcntl(spawn->keep_fd, F_SETFD, 0);
@@ -190,8 +223,9 @@ PX_NORETURN static void become(const struct px_spawn *spawn, pid_t parent, int l
 int px_process_spawn(const struct px_spawn *spawn, struct px_process *out, struct px_error *err)
 {
     int result = -1, failed[2] = {-1, -1};
-    const int log = open(spawn->log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-    if (log < 0) {
+    const int log =
+        spawn->log ? open(spawn->log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (spawn->log && log < 0) {
         px_fail(err, PX_EIO, "cannot open %.200s: %s", spawn->log, strerror(errno));
         goto done;
     }

@@ -14,10 +14,11 @@
 
 struct start_options {
     struct px_common_options common;
-    int n, daemonize, ready_fd, stop_on_eof, parent_fd, timeout;
+    int n, daemonize, ready_fd, stop_on_eof, parent_fd, timeout, at_least, job_array;
     const char *controller, *engines, *controller_command, *engine_command;
     const char *ip, *location, *delay, *clean_logs, *python;
-    struct px_list engine_args;
+    const char *hostfile, *launch_command, *partition, *account, *time;
+    struct px_list engine_args, hosts, launch_args;
 };
 
 #define AT(field) offsetof(struct start_options, field)
@@ -29,14 +30,30 @@ struct start_options {
      "return when all engines are there; go on in the background", 0, 0}, \
     {"timeout", 0, PX_OPT_INT, AT(timeout), 0, "S", \
      "seconds for all engines to register (default: 60)", 1, 86400}, \
-    {"engines", 0, PX_OPT_STRING, AT(engines), 0, "HOW", \
-     "launcher for engines: local (default: local)", 0, 0}, \
+    {"at-least", 0, PX_OPT_INT, AT(at_least), 0, "N", \
+     "be content with N when the time is up (default: all; slurm: 0)", 0, 100000}, \
     {"engine-cmd", 0, PX_OPT_STRING, AT(engine_command), 0, "CMD", \
      "program for engines (default: pxengine beside this program)", 0, 0}, \
     {"engine-arg", 0, PX_OPT_LIST, AT(engine_args), 0, "ARG", \
      "one more argument for it; may be given again", 0, 0}, \
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH", \
-     "the engines' interpreter (default: the active one)", 0, 0}
+     "the engines' interpreter (default: the active one)", 0, 0}, \
+    {.type = PX_OPT_HEADING, .help = "Where engines run"}, \
+    {"engines", 0, PX_OPT_STRING, AT(engines), 0, "HOW", \
+     "launcher for engines: " PX_LAUNCHER_NAMES, 0, 0}, \
+    {"host", 0, PX_OPT_LIST, AT(hosts), 0, "HOST[:N],...", \
+     "ssh: N engines there (default: an equal share of -n, or 1)", 0, 0}, \
+    {"hostfile", 0, PX_OPT_STRING, AT(hostfile), 0, "FILE", \
+     "ssh: the same from a file, a line HOST [N] each", 0, 0}, \
+    {"partition", 0, PX_OPT_STRING, AT(partition), 0, "NAME", "slurm: the partition", 0, 0}, \
+    {"account", 0, PX_OPT_STRING, AT(account), 0, "NAME", "slurm: the account", 0, 0}, \
+    {"time", 0, PX_OPT_STRING, AT(time), 0, "LIMIT", "slurm: the time limit, as sbatch's", 0, 0}, \
+    {"array", 0, PX_OPT_SET, AT(job_array), 1, NULL, \
+     "slurm: a job for each engine, instead of one for all", 0, 0}, \
+    {"launch-arg", 0, PX_OPT_LIST, AT(launch_args), 0, "ARG", \
+     "one more argument for ssh, mpiexec or sbatch; may be given again", 0, 0}, \
+    {"launch-cmd", 0, PX_OPT_STRING, AT(launch_command), 0, "CMD", \
+     "another program than ssh, mpiexec or sbatch", 0, 0}
 #define OTHER_ROWS \
     {.type = PX_OPT_HEADING, .help = "For programs that start clusters"}, \
     {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "FD", \
@@ -73,7 +90,7 @@ static const struct px_usage start_usage = {
     .synopsis = "[options] [-- controller options]",
     .about = "Starts a controller and engines, and stops them when it is interrupted.",
     .examples = "  pxcluster start -n 4 --daemonize\n"
-                "  pxcluster start --profile=lab -n 16 -- --sqlitedb\n",
+                "  pxcluster start --engines=ssh --host=node1:8,node2:8\n",
     .options = start_rows,
 };
 
@@ -86,15 +103,92 @@ static const struct px_usage engines_usage = {
     .options = engines_rows,
 };
 
+/* What the user named, or NULL. */
 static const struct px_launcher_ops *launcher_option(const struct px_usage *usage,
                                                      const char *option, const char *name)
 {
-    const struct px_launcher_ops *ops = name ? px_launcher_find(name) : &px_local_launcher;
-    if (ops)
+    const struct px_launcher_ops *ops = name ? px_launcher_find(name) : NULL;
+    if (!name || ops)
         return ops;
     fprintf(stderr, "%s: --%s: there is no launcher '%s'; there is: %s\n", usage->program, option,
-            name, px_local_launcher.name);
+            name, PX_LAUNCHER_NAMES);
     exit(2);
+}
+
+PX_NORETURN static void misused(const struct px_usage *usage, const char *fmt, ...) PX_PRINTF(2, 3);
+static void misused(const struct px_usage *usage, const char *fmt, ...)
+{
+    char text[700];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    fprintf(stderr, "%s: %s\n", usage->program, text);
+    exit(2);
+}
+
+/* The launcher of the engines that a running cluster has: its file has room for one. */
+static const struct px_launcher_ops *joined_launcher(const struct px_usage *usage,
+                                                     const struct px_place *place,
+                                                     const struct px_launcher_ops *asked)
+{
+    json_t *file = px_clusterfile_read(place->file, NULL, NULL);
+    const json_t *engines = json_object_get(file, "engines");
+    const char *class = json_string_value(json_object_get(engines, "class"));
+    const struct px_launcher_ops *present = class ? px_launcher_find(class) : NULL;
+    const bool any = json_object_size(json_object_get(engines, "sets")) > 0;
+    if (any && asked && asked != present)
+        misused(usage,
+                "this cluster's engines are started by %s; --engines=%s needs another cluster",
+                present ? present->name : class, asked->name);
+    json_decref(file);
+    return asked ? asked : present ? present : &px_local_launcher;
+}
+
+/* Options that only one launcher has. */
+static void check_launcher(const struct px_usage *usage, const struct start_options *options,
+                           const struct px_launcher_ops *launcher)
+{
+    const struct {
+        const char *option;
+        bool given;
+        const struct px_launcher_ops *of;
+    } rows[] = {
+        {"host", options->hosts.count > 0, &px_ssh_launcher},
+        {"hostfile", options->hostfile, &px_ssh_launcher},
+        {"partition", options->partition, &px_slurm_launcher},
+        {"account", options->account, &px_slurm_launcher},
+        {"time", options->time, &px_slurm_launcher},
+        {"array", options->job_array, &px_slurm_launcher},
+    };
+    for (size_t i = 0; i < PX_COUNT(rows); i++)
+        if (rows[i].given && rows[i].of != launcher)
+            misused(usage, "--%s is for --engines=%s", rows[i].option, rows[i].of->name);
+    if (launcher == &px_local_launcher && (options->launch_args.count || options->launch_command))
+        misused(usage, "--launch-%s is for --engines=ssh, mpi or slurm",
+                options->launch_command ? "cmd" : "arg");
+    if (launcher == &px_ssh_launcher && !options->hosts.count && !options->hostfile)
+        misused(usage, "--engines=ssh needs --host or --hostfile");
+}
+
+/* Hosts, and with them how many engines; options.n is -1 where it was not given. */
+static struct px_host *settle_hosts(const struct px_usage *usage, struct start_options *options)
+{
+    struct px_host *hosts = NULL;
+    struct px_error err;
+    int result = options->hostfile ? px_hosts_read(&hosts, options->hostfile, &err) : 0;
+    for (size_t i = 0; i < options->hosts.count && result == 0; i++)
+        result = px_hosts_add(&hosts, options->hosts.items[i], &err);
+    if (result < 0)
+        misused(usage, "--host%s: %s", options->hosts.count ? "" : "file", err.text);
+    const bool asked = options->hosts.count || options->hostfile;
+    if (asked && !hosts)
+        misused(usage, "--host%s names no host", options->hosts.count ? "" : "file");
+    if (hosts && (options->n = px_hosts_share(hosts, options->n, &err)) < 0)
+        misused(usage, "%s", err.text);
+    if (options->n < 0)
+        options->n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    return hosts;
 }
 
 static bool is_false(const char *text)
@@ -137,12 +231,17 @@ static int launch(const struct start_options *options, struct px_plan *plan, cha
                   char **words_end)
 {
     struct px_error err;
-    struct words controller = {0}, engine = {0};
+    struct words controller = {0}, engine = {0}, launcher = {0};
     words_own(&controller, "ip", options->ip);
     words_own(&controller, "location", options->location);
     words_finish(&controller, words, (size_t)(words_end - words));
     words_own(&engine, "python", options->python);
     words_finish(&engine, (char *const *)options->engine_args.items, options->engine_args.count);
+    words_own(&launcher, "partition", options->partition);
+    words_own(&launcher, "account", options->account);
+    words_own(&launcher, "time", options->time);
+    words_finish(&launcher, (char *const *)options->launch_args.items, options->launch_args.count);
+    plan->launch_args = launcher.items;
     plan->controller_args = controller.items;
     plan->engine_args = engine.items;
     char *log = px_format("%s/log/pxcluster%s%s-%s%ld.log", plan->place->profile_dir,
@@ -157,47 +256,77 @@ static int launch(const struct start_options *options, struct px_plan *plan, cha
         status = px_supervise(plan);
     words_fini(&controller);
     words_fini(&engine);
+    words_fini(&launcher);
     free(log);
     return status;
+}
+
+/* The launcher to use, once its options are known to fit; a cluster that is `joined` has one. */
+static const struct px_launcher_ops *settle_launcher(const struct px_usage *usage,
+                                                     const struct start_options *options,
+                                                     const struct px_place *joined)
+{
+    const struct px_launcher_ops *ops = launcher_option(usage, "engines", options->engines);
+    const struct px_launcher_ops *controller =
+        launcher_option(usage, "controller", options->controller);
+    if (controller && controller != &px_local_launcher)
+        misused(usage, "--controller: the controller runs on this host; engines need not");
+    if (joined)
+        ops = joined_launcher(usage, joined, ops);
+    else if (!ops)
+        ops = &px_local_launcher;
+    check_launcher(usage, options, ops);
+    return ops;
+}
+
+/* Parses; what follows "--" is the controller's, and stays behind *own. */
+static void parse(const struct px_usage *usage, bool with_controller, int argc, char **argv,
+                  struct start_options *options, int *own)
+{
+    *own = 0;
+    while (*own < argc && strcmp(argv[*own], "--") != 0)
+        (*own)++;
+    const int first = px_options_main(usage, *own, argv, options);
+    if (first < *own || (*own < argc && !with_controller))
+        misused(usage, "unexpected argument '%s'", first < *own ? argv[first] : "--");
+    if (options->parent_fd >= 0 && fcntl(options->parent_fd, F_SETFD, FD_CLOEXEC) < 0)
+        misused(usage, "--parent-fd=%d is not open", options->parent_fd);
+    px_log_init("pxcluster", (enum px_level)options->common.log_level);
 }
 
 static int command(const struct px_usage *usage, bool with_controller, int argc, char **argv)
 {
     struct start_options options = {.common = PX_COMMON_DEFAULTS,
-                                    .n = (int)sysconf(_SC_NPROCESSORS_ONLN),
+                                    .n = -1,
+                                    .at_least = -1,
                                     .ready_fd = -1,
                                     .parent_fd = -1,
                                     .timeout = 60};
-    /* What follows "--" is the controller's; anything else that is no option is a mistake. */
-    int own = 0;
-    while (own < argc && strcmp(argv[own], "--") != 0)
-        own++;
-    const int first = px_options_main(usage, own, argv, &options);
-    if (first < own || (own < argc && !with_controller)) {
-        fprintf(stderr, "%s: unexpected argument '%s'\n", usage->program,
-                first < own ? argv[first] : "--");
-        return 2;
-    }
-    if (options.parent_fd >= 0 && fcntl(options.parent_fd, F_SETFD, FD_CLOEXEC) < 0) {
-        fprintf(stderr, "%s: --parent-fd=%d is not open\n", usage->program, options.parent_fd);
-        return 2;
-    }
-    px_log_init("pxcluster", (enum px_level)options.common.log_level);
-    launcher_option(usage, "controller", options.controller);
-    const struct px_launcher_ops *launcher = launcher_option(usage, "engines", options.engines);
-
     struct px_place place;
     struct px_error err;
+    int own;
+    parse(usage, with_controller, argc, argv, &options, &own);
+    const struct px_launcher_ops *launcher =
+        with_controller ? settle_launcher(usage, &options, NULL) : NULL;
+    struct px_host *hosts = settle_hosts(usage, &options);
     if (px_place_find(&options.common, with_controller, &place, &err) < 0) {
         fprintf(stderr, "%s: %s\n", usage->program, err.text);
         return with_controller ? 1 : PX_NO_CLUSTER;
     }
-    char **controller_words = own < argc ? argv + own + 1 : argv + argc;
+    if (!launcher)
+        launcher = settle_launcher(usage, &options, &place);
+    const int most = launcher->patient ? 0 : options.n;
     struct px_plan plan = {.place = &place,
                            .launcher = launcher,
                            .with_controller = with_controller,
                            .n = options.n,
                            .timeout_ms = (int64_t)options.timeout * 1000,
+                           .at_least = options.at_least < 0           ? most
+                                       : options.at_least > options.n ? options.n
+                                                                      : options.at_least,
+                           .launch_command = options.launch_command,
+                           .hosts = hosts,
+                           .job_array = options.job_array,
                            .controller_command = options.controller_command,
                            .engine_command = options.engine_command,
                            .ip = options.ip,
@@ -207,8 +336,12 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
                            .ready_fd = options.ready_fd,
                            .stop_on_eof = options.stop_on_eof && !options.daemonize,
                            .parent_fd = options.parent_fd};
-    const int status = launch(&options, &plan, controller_words, argv + argc);
+    const int status =
+        launch(&options, &plan, own < argc ? argv + own + 1 : argv + argc, argv + argc);
+    px_hosts_fini(hosts);
     free(options.engine_args.items);
+    free(options.launch_args.items);
+    free(options.hosts.items);
     return status;
 }
 

@@ -7,6 +7,9 @@
  *         +--------------------------> STOPPING <------ a signal, controller ended
  *                     engines first, then the controller; then the loop ends
  *
+ * With --at-least, engines may end or be late as long as so many are there or can still come; the
+ * late ones join as they start.
+ *
  * Nothing here waits a fixed time: the controller's "ready" (or the appearance of its
  * connection files, where the program is not ours) starts the engines and a client; their
  * words and the client's end STARTING. Engines are let go before the controller, so that
@@ -17,7 +20,7 @@
  * files.
  */
 #define _GNU_SOURCE
-#include "launch.h"
+#include "supervisor.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -29,70 +32,7 @@
 
 #define FILE_DELAY_MS 100 /* changes of the cluster file while running are gathered this long */
 
-enum phase { STARTING, RUNNING, STOPPING };
-
-struct supervisor {
-    const struct px_plan *plan;
-    const struct px_place *place;
-    struct px_loop *loop;
-    enum phase phase;
-    int status;
-    int64_t begun_ms;
-    int channel; /* plan's, until told */
-    struct px_watch *channel_watch, *stdin_watch, *parent_watch;
-
-    struct px_set *controller, *engines;
-    char set_id[64];
-    pid_t controller_pid; /* as in the cluster file */
-    bool speaks;          /* engines tell of their registration */
-    int registered;
-    bool seen; /* a client sees all of them */
-
-    struct px_files *files; /* for a controller that says nothing */
-    struct px_confirm *confirm;
-    struct px_timer *deadline, *file_timer;
-    struct px_stopper *stopper;
-};
-
-/* ---- telling ---- */
-
-static void say(struct supervisor *sv, const char *fmt, ...) PX_PRINTF(2, 3);
-static void say(struct supervisor *sv, const char *fmt, ...)
-{
-    char text[1024];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    char *line = px_format("pxcluster: %s\n", text);
-    fputs(line, stderr);
-    if (sv->channel >= 0)
-        px_background_say(sv->channel, line);
-    free(line);
-}
-
-static void tell_tail(struct supervisor *sv, const struct px_set *set)
-{
-    struct px_buf tail = {0};
-    if (set)
-        set->ops->tail(set, &tail);
-    if (tail.size) {
-        fputs(tail.data, stderr);
-        if (sv->channel >= 0)
-            px_background_say(sv->channel, tail.data);
-    }
-    px_buf_fini(&tail);
-}
-
-static void close_channel(struct supervisor *sv, int status)
-{
-    if (sv->channel < 0)
-        return;
-    px_loop_unwatch(sv->loop, sv->channel_watch);
-    sv->channel_watch = NULL;
-    px_background_done(sv->channel, status);
-    sv->channel = -1;
-}
+static void look_at_engines(struct supervisor *sv);
 
 /* ---- the cluster file ---- */
 
@@ -127,8 +67,7 @@ static void on_file_timer(struct px_loop *loop, void *ctx)
     struct supervisor *sv = ctx;
     struct px_error err;
     sv->file_timer = NULL;
-    if (sv->engines) /* engines are no children of this process: only looking tells of their end */
-        sv->engines->ops->refresh(sv->engines);
+    look_at_engines(sv); /* they are no children of this process: only looking tells of their end */
     if (sv->phase == RUNNING && write_file(sv, &err) < 0)
         px_log(PX_WARN, "clusterfile.write", "why=\"%s\"", err.text);
 }
@@ -166,34 +105,13 @@ static void stop(struct supervisor *sv, int status)
         px_stopper_start(sv->loop, order, PX_COUNT(order), PX_STOP_GRACE_MS, on_stopped, sv);
 }
 
-static void tell_why(struct supervisor *sv, const char *why)
-{
-    if (sv->phase == STARTING && sv->speaks && sv->plan->n > 0)
-        say(sv, "%s (%d of %d engines had registered)", why, sv->registered, sv->plan->n);
-    else
-        say(sv, "%s", why);
-}
-
-/* A line for each engine that has not registered. */
-static void tell_missing(struct supervisor *sv)
-{
-    struct px_buf missing = {0};
-    char *rest = NULL;
-    if (sv->engines)
-        sv->engines->ops->missing(sv->engines, &missing);
-    for (char *line = missing.size ? strtok_r(missing.data, "\n", &rest) : NULL; line;
-         line = strtok_r(NULL, "\n", &rest))
-        say(sv, "%s", line);
-    px_buf_fini(&missing);
-}
-
 /* A start that failed: says why, shows the log of whoever is to blame, and clears up. */
 static void give_up(struct supervisor *sv, const struct px_set *whose, const char *why)
 {
     if (sv->phase == STOPPING)
         return;
-    tell_why(sv, why);
-    tell_tail(sv, whose);
+    px_sv_tell_why(sv, why);
+    px_sv_tell_tail(sv, whose);
     stop(sv, 1);
 }
 
@@ -202,27 +120,18 @@ static void give_up_waiting(struct supervisor *sv, const char *why)
 {
     if (sv->phase == STOPPING)
         return;
-    tell_why(sv, why);
-    tell_missing(sv);
-    tell_tail(sv, sv->engines ? sv->engines : sv->controller);
+    px_sv_tell_why(sv, why);
+    px_sv_tell_missing(sv);
+    px_sv_tell_tail(sv, sv->engines ? sv->engines : sv->controller);
     stop(sv, 1);
 }
 
 /* ---- becoming ready ---- */
 
-static void write_ready(int fd, int n)
+static void become_ready(struct supervisor *sv)
 {
-    if (fd < 0)
-        return;
-    dprintf(fd, "ready %d\n", n);
-    close(fd);
-}
-
-static void check_ready(struct supervisor *sv)
-{
-    if (sv->phase != STARTING || !sv->seen || (sv->speaks && sv->registered < sv->plan->n))
-        return;
     struct px_error err;
+    const int count = px_sv_present(sv);
     if (write_file(sv, &err) < 0) {
         give_up(sv, NULL, err.text);
         return;
@@ -231,15 +140,29 @@ static void check_ready(struct supervisor *sv)
     px_loop_cancel(sv->loop, sv->deadline);
     sv->deadline = NULL;
     px_confirm_end(sv->confirm);
-    const double seconds = (double)(px_now_ms() - sv->begun_ms) / 1000;
-    if (sv->plan->log_level <= PX_INFO) {
-        say(sv, "%d engine%s ready in %.2f s: %s", sv->plan->n, sv->plan->n == 1 ? "" : "s",
-            seconds, sv->place->client_file);
-        if (sv->channel < 0 && !sv->plan->stop_on_eof && isatty(STDERR_FILENO))
-            say(sv, "Ctrl-C stops the cluster");
+    px_sv_tell_ready(sv, count);
+    px_sv_close_channel(sv, 0);
+}
+
+/* All that have not ended are there. */
+static void check_ready(struct supervisor *sv)
+{
+    const int lost = sv->engines ? sv->engines->lost : 0;
+    if (sv->phase == STARTING && sv->connected && px_sv_present(sv) >= sv->plan->n - lost)
+        become_ready(sv);
+}
+
+/* No more time: what there is may do. */
+static void settle(struct supervisor *sv, const char *why)
+{
+    if (sv->phase != STARTING)
+        return;
+    if (!sv->connected || px_sv_present(sv) < sv->plan->at_least) {
+        give_up_waiting(sv, why);
+        return;
     }
-    write_ready(sv->plan->ready_fd, sv->plan->n);
-    close_channel(sv, 0);
+    px_sv_tell_missing(sv);
+    become_ready(sv);
 }
 
 static void on_deadline(struct px_loop *loop, void *ctx)
@@ -250,7 +173,7 @@ static void on_deadline(struct px_loop *loop, void *ctx)
     char why[128];
     snprintf(why, sizeof why, "no cluster of %d engines within %lld s", sv->plan->n,
              (long long)(sv->plan->timeout_ms / 1000));
-    give_up_waiting(sv, why);
+    settle(sv, why);
 }
 
 /* ---- engines ---- */
@@ -268,14 +191,30 @@ static void on_registered(struct px_set *set, int engine, pid_t pid, void *ctx)
 static void on_engine_ended(struct px_set *set, pid_t pid, const char *why, void *ctx)
 {
     struct supervisor *sv = ctx;
-    char text[300];
-    snprintf(text, sizeof text, "engine process %ld ended: %.200s", (long)pid, why);
-    if (sv->phase == STARTING) {
+    char text[500];
+    if (pid)
+        snprintf(text, sizeof text, "engine process %ld ended: %.200s", (long)pid, why);
+    else
+        snprintf(text, sizeof text, "%s", why);
+    if (sv->phase == STARTING && sv->plan->n - set->lost < sv->plan->at_least) {
         give_up(sv, set, text);
-    } else if (sv->phase == RUNNING) {
-        say(sv, "%s", text);
+    } else if (sv->phase != STOPPING) {
+        px_sv_say(sv, "%s", text);
         file_changed(sv);
+        check_ready(sv);
     }
+}
+
+/* Once none is left, engines that have no controller here have no reason to be watched. */
+static void look_at_engines(struct supervisor *sv)
+{
+    if (!sv->engines || sv->engines->ops->refresh(sv->engines) > 0 || sv->phase != RUNNING ||
+        sv->alone)
+        return;
+    sv->alone = true;
+    px_sv_say(sv, "no engine is left");
+    if (!sv->controller)
+        stop(sv, 1);
 }
 
 static void start_engines(struct supervisor *sv)
@@ -291,6 +230,10 @@ static void start_engines(struct supervisor *sv)
         .place = sv->place,
         .set_id = sv->set_id,
         .log_level = plan->log_level,
+        .launch_command = plan->launch_command,
+        .launch_args = plan->launch_args,
+        .hosts = plan->hosts,
+        .job_array = plan->job_array,
         .loop = sv->loop,
         .events = {.registered = on_registered, .ended = on_engine_ended, .ctx = sv}};
     struct px_error err;
@@ -309,20 +252,21 @@ static void start_engines(struct supervisor *sv)
 
 static void on_connected(void *ctx)
 {
-    start_engines(ctx);
+    struct supervisor *sv = ctx;
+    sv->connected = true;
+    start_engines(sv);
 }
 
-static void on_seen(void *ctx)
+static void on_seen(int count, void *ctx)
 {
     struct supervisor *sv = ctx;
-    sv->seen = true;
+    sv->seen = count;
     check_ready(sv);
 }
 
 static void on_not_seen(const char *why, void *ctx)
 {
-    struct supervisor *sv = ctx;
-    give_up_waiting(sv, why);
+    settle(ctx, why);
 }
 
 static void start_client(struct supervisor *sv)
@@ -390,7 +334,7 @@ static int start_controller(struct supervisor *sv, struct px_error *err)
         unlink(sv->place->client_file);
         unlink(sv->place->engine_file);
     }
-    sv->controller = plan->launcher->start(&spec, err);
+    sv->controller = px_local_launcher.start(&spec, err);
     if (!sv->controller)
         return -1;
     sv->controller_pid = sv->controller->pid;
@@ -407,11 +351,7 @@ static void on_child(struct px_loop *loop, int signo, void *ctx)
     struct supervisor *sv = ctx;
     if (sv->controller)
         sv->controller->ops->refresh(sv->controller);
-    if (sv->engines && sv->engines->ops->refresh(sv->engines) == 0 && sv->phase == RUNNING) {
-        say(sv, "no engine is left");
-        if (!sv->controller)
-            stop(sv, 1);
-    }
+    look_at_engines(sv);
     if (sv->stopper)
         px_stopper_check(sv->stopper);
 }
@@ -425,7 +365,7 @@ static void on_end_signal(struct px_loop *loop, int signo, void *ctx)
         return;
     }
     if (sv->plan->log_level <= PX_INFO)
-        say(sv, "SIG%s: stopping", sigabbrev_np(signo));
+        px_sv_say(sv, "SIG%s: stopping", sigabbrev_np(signo));
     stop(sv, sv->phase == STARTING ? 1 : 0);
 }
 
@@ -460,7 +400,7 @@ static void on_parent_gone(struct px_loop *loop, void *ctx)
     px_loop_unwatch(loop, sv->parent_watch);
     sv->parent_watch = NULL;
     if (sv->phase != STOPPING && sv->plan->log_level <= PX_INFO)
-        say(sv, "the program that started the cluster has ended: stopping");
+        px_sv_say(sv, "the program that started the cluster has ended: stopping");
     stop(sv, sv->phase == STARTING ? 1 : 0);
 }
 
@@ -542,9 +482,8 @@ static void init(struct supervisor *sv, const struct px_plan *plan)
                               .status = 1,
                               .begun_ms = px_now_ms(),
                               .channel = plan->channel};
-    /* ipyparallel's form, which is digits alone where one set a second is started. */
-    snprintf(sv->set_id, sizeof sv->set_id, plan->with_controller ? "%ld" : "%ld-%ld",
-             (long)time(NULL), (long)getpid());
+    /* ipyparallel's begin with the time, too; by the pid this process is found (clusterfile.c). */
+    snprintf(sv->set_id, sizeof sv->set_id, "%ld-%ld", (long)time(NULL), (long)getpid());
     sv->loop = px_loop_create(NULL);
     if (sv->channel >= 0)
         sv->channel_watch = px_loop_fd(sv->loop, sv->channel, on_hangup, sv);
@@ -561,7 +500,7 @@ static void fini(struct supervisor *sv)
     px_stopper_destroy(sv->stopper);
     px_set_destroy(sv->engines);
     px_set_destroy(sv->controller);
-    close_channel(sv, sv->status);
+    px_sv_close_channel(sv, sv->status);
     px_loop_destroy(sv->loop);
 }
 
@@ -575,7 +514,7 @@ int px_supervise(const struct px_plan *plan)
         result =
             plan->with_controller ? begin_with_controller(&sv, &err) : begin_engines(&sv, &err);
     if (result < 0) {
-        say(&sv, "%s", err.text);
+        px_sv_say(&sv, "%s", err.text);
         if (!sv.controller)
             goto done;
         stop(&sv, 1);
@@ -583,7 +522,7 @@ int px_supervise(const struct px_plan *plan)
         sv.deadline = px_loop_timer(sv.loop, plan->timeout_ms, 0, on_deadline, &sv);
     }
     if (px_loop_run(sv.loop, &err) < 0)
-        say(&sv, "%s", err.text);
+        px_sv_say(&sv, "%s", err.text);
 done:
     fini(&sv);
     return sv.status;

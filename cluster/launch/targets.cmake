@@ -2,9 +2,11 @@
 # Included by cluster/CMakeLists.txt. Everything but main.c is a library, so that tests can link it.
 set(LAUNCH ${CMAKE_CURRENT_LIST_DIR})
 px_library(px_launch
-  SOURCES ${LAUNCH}/process.c ${LAUNCH}/argv.c ${LAUNCH}/local.c ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
+  SOURCES ${LAUNCH}/process.c ${LAUNCH}/run.c ${LAUNCH}/logs.c ${LAUNCH}/hosts.c
+          ${LAUNCH}/argv.c ${LAUNCH}/local.c ${LAUNCH}/proxy.c ${LAUNCH}/ssh.c ${LAUNCH}/mpi.c ${LAUNCH}/slurm.c
+          ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
           ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/files.c
-          ${LAUNCH}/supervisor.c ${LAUNCH}/start.c
+          ${LAUNCH}/supervisor.c ${LAUNCH}/report.c ${LAUNCH}/start.c
           ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/status.c ${LAUNCH}/clean.c
   LIBS px_wire px_loop PkgConfig::JANSSON
   PRIVATE phalanx)
