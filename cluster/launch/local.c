@@ -385,7 +385,10 @@ static void local_signal(struct px_set *base, int signo)
         member->asked = member->asked || end;
         if (member->ended || !gets(set, member, signo))
             continue;
-        if (signo == SIGKILL)
+        /* An ipcontroller that is told to end while it starts leaves its schedulers behind. */
+        const bool whole = signo == SIGTERM && set->profile_dir && !member->child &&
+                           set->kind == PX_CONTROLLER_SET;
+        if (signo == SIGKILL || whole)
             px_process_signal_group(member->process, signo);
         else
             px_process_signal(member->process, signo);
