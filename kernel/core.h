@@ -77,6 +77,31 @@ struct px_request *px_queue_remove(struct px_queue *queue,
                                    bool (*match)(const struct px_request *request, void *ctx),
                                    void *ctx);
 
+/* ---- input(): one question at a time, of each shell ---- */
+
+#define PX_QUESTION_SIZE 160
+
+struct px_input {
+    pthread_mutex_t lock;
+    bool asked, answered, interrupted;
+    char question[PX_QUESTION_SIZE]; /* msg_id of input_request; empty until it is sent */
+    struct px_buf answer;
+    int fd; /* eventfd */
+};
+
+PX_MUST_USE int px_input_init(struct px_input *input, struct px_error *err);
+void px_input_fini(struct px_input *input);
+void px_input_ask(struct px_input *input); /* forgets earlier answers */
+/* Service thread: input_request was sent with this msg_id. */
+void px_input_name(struct px_input *input, const char *question);
+/* Waits for the answer and appends it. PX_EINTR when a signal was handled or px_input_interrupt
+ * called. */
+PX_MUST_USE int px_input_wait(struct px_input *input, struct px_buf *line, struct px_error *err);
+/* Whether it waits for an answer to that question; to any, if that is empty. */
+bool px_input_waits(struct px_input *input, struct px_span question);
+void px_input_answer(struct px_input *input, struct px_span content); /* of input_reply */
+void px_input_interrupt(struct px_input *input);
+
 /* ---- shells: a queue each, and the thread that serves it ---- */
 
 #define PX_MOST_SUBSHELLS 64
@@ -86,13 +111,14 @@ struct px_shell {
     struct px_kernel *kernel;
     char id[PX_ID_SIZE]; /* empty: the main shell, on the interpreter thread */
     struct px_queue queue;
+    struct px_input input;
     struct px_request *serving; /* its own thread's */
 
     /* under the kernel's lock */
     pthread_t thread;
-    bool started, ended; /* the thread */
-    bool leaving;        /* deleted: no longer listed, its thread is to end */
-    bool running;        /* a request */
+    bool started, ended;       /* the thread */
+    bool leaving;              /* deleted: no longer listed, its thread is to end */
+    bool running;              /* a request */
     struct px_parent *current; /* of the request that runs, or ran last */
 };
 
@@ -107,6 +133,13 @@ void px_shell_rest(struct px_shell *shell);
 struct px_shell *px_shell_of(struct px_kernel *kernel, const struct px_request *request);
 /* Any thread: the shell that this thread serves, else the main one. With the kernel's lock. */
 struct px_shell *px_shell_here(struct px_kernel *kernel);
+/* Any thread, with the kernel's lock: interrupts the request that runs, if one does. */
+void px_shell_interrupt(struct px_shell *shell);
+/* Service thread: an input_request for the request `parent` has that msg_id. */
+void px_shell_asked(struct px_kernel *kernel, const struct px_parent *parent, const char *question);
+/* Service thread: input_reply, to the shell whose question its parent is; where the parent is no
+ * question, to the first shell that waits for an answer. */
+void px_shell_answered(struct px_kernel *kernel, const struct px_request *reply);
 /* Interpreter thread, before the language ends: ends the subshells, but for those that sit in user
  * code and do not listen. */
 void px_subshells_end(struct px_kernel *kernel);
@@ -196,24 +229,6 @@ void px_comms_follow(struct px_comms *comms, enum px_publication what, struct px
 /* Appends {"<id>": {"target_name": "…"}, …}; `target` NULL for all. */
 void px_comms_list(struct px_comms *comms, const char *target, struct px_buf *out);
 
-/* ---- input(): one question at a time ---- */
-
-struct px_input {
-    pthread_mutex_t lock;
-    bool asked, answered, interrupted;
-    struct px_buf answer;
-    int fd; /* eventfd */
-};
-
-PX_MUST_USE int px_input_init(struct px_input *input, struct px_error *err);
-void px_input_fini(struct px_input *input);
-void px_input_ask(struct px_input *input); /* forgets earlier answers */
-/* Waits for the answer and appends it. PX_EINTR when a signal was handled or px_input_interrupt
- * called. */
-PX_MUST_USE int px_input_wait(struct px_input *input, struct px_buf *line, struct px_error *err);
-void px_input_answer(struct px_input *input, struct px_span content); /* of input_reply */
-void px_input_interrupt(struct px_input *input);
-
 /* ---- kernel ---- */
 
 struct px_kernel {
@@ -228,7 +243,6 @@ struct px_kernel {
     struct px_outbox outbox;
     struct px_capture *capture; /* NULL: descriptors are left alone */
     struct px_comms *comms;
-    struct px_input input;
     struct px_log_limiter refused; /* service thread */
     struct abort_row *aborts;      /* ids to abort that have not arrived; service thread */
     long unfinished;               /* requests queued whose idle was not sent; service thread */
@@ -247,7 +261,7 @@ struct px_kernel {
     struct px_shell *shells; /* subshells, in order of creation */
     bool closed;             /* no more of them */
 
-    atomic_int next_count; /* execution count of the next cell */
+    atomic_int next_count;        /* execution count of the next cell */
     struct px_consumption *usage; /* what the last usage_request measured; service thread */
 };
 

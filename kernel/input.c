@@ -2,7 +2,7 @@
 /*
  * input: a question to the user and the wait for its answer.
  *
- * One question is open at a time, as the interpreter waits for it. An input_reply that nobody
+ * A shell has one question open at a time, as its thread waits for it. An input_reply that nobody
  * waits for is dropped: front ends send none of their own accord, but a slow user may answer
  * a question that was interrupted.
  */
@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <jansson.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -42,7 +43,24 @@ void px_input_ask(struct px_input *input)
     pthread_mutex_lock(&input->lock);
     input->asked = true;
     input->answered = input->interrupted = false;
+    input->question[0] = 0;
     pthread_mutex_unlock(&input->lock);
+}
+
+void px_input_name(struct px_input *input, const char *question)
+{
+    pthread_mutex_lock(&input->lock);
+    snprintf(input->question, sizeof input->question, "%s", question);
+    pthread_mutex_unlock(&input->lock);
+}
+
+bool px_input_waits(struct px_input *input, struct px_span question)
+{
+    pthread_mutex_lock(&input->lock);
+    const bool waits = input->asked && !input->answered &&
+                       (!question.size || px_span_equal(question, input->question));
+    pthread_mutex_unlock(&input->lock);
+    return waits;
 }
 
 /* 1: answered, 0: not yet, -1: interrupted. */

@@ -250,7 +250,7 @@ void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct
            (int)request->header.msg_id.size, request->header.msg_id.data);
     if (channel == PX_STDIN) {
         if (px_span_equal(request->header.msg_type, "input_reply"))
-            px_input_answer(&kernel->input, px_request_content(request));
+            px_shell_answered(kernel, request);
         px_request_destroy(request);
         return;
     }
@@ -364,24 +364,14 @@ void px_kernel_flush(struct px_kernel *kernel)
 
 /* ---- any thread ---- */
 
-/* With the lock. */
-static void interrupt_running(struct px_kernel *kernel)
-{
-    const struct px_interp_ops *ops = kernel->config.ops;
-    if (kernel->main.running) {
-        px_input_interrupt(&kernel->input);
-        ops->interrupt(kernel->self);
-    }
-    for (struct px_shell *shell = kernel->shells; shell; shell = shell->next)
-        if (shell->running && ops->interrupt_thread)
-            ops->interrupt_thread(kernel->self, shell->thread);
-}
-
 void px_kernel_interrupt(struct px_kernel *kernel)
 {
     pthread_mutex_lock(&kernel->lock);
-    if (kernel->self)
-        interrupt_running(kernel);
+    if (kernel->self) {
+        px_shell_interrupt(&kernel->main);
+        for (struct px_shell *shell = kernel->shells; shell; shell = shell->next)
+            px_shell_interrupt(shell);
+    }
     pthread_mutex_unlock(&kernel->lock);
 }
 
@@ -513,13 +503,12 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
                            ? px_format("{\"engine\": \"%s\"}", px_session_id(config->session))
                            : px_strdup("{}");
     px_host_init(kernel);
-    /* All three, so that destroying finds each initialised whichever failed. */
+    /* Both, so that destroying finds each initialised whichever failed. */
     const int shell = px_shell_init(&kernel->main, kernel, err);
     const int outbox = px_outbox_init(&kernel->outbox, &config->output, err);
-    const int input = px_input_init(&kernel->input, err);
     if (config->output.capture)
         kernel->capture = px_capture_create(err);
-    if ((config->output.capture && !kernel->capture) || shell < 0 || outbox < 0 || input < 0) {
+    if ((config->output.capture && !kernel->capture) || shell < 0 || outbox < 0) {
         px_kernel_destroy(kernel);
         return NULL;
     }
@@ -535,7 +524,6 @@ void px_kernel_destroy(struct px_kernel *kernel)
     px_shell_fini(&kernel->main);
     px_hush_fini(kernel);
     px_outbox_fini(&kernel->outbox);
-    px_input_fini(&kernel->input);
     px_comms_destroy(kernel->comms);
     px_aborts_fini(kernel);
     for (int i = 0; i < PX_TOPIC_COUNT; i++)

@@ -28,12 +28,14 @@
 int px_shell_init(struct px_shell *shell, struct px_kernel *kernel, struct px_error *err)
 {
     *shell = (struct px_shell){.kernel = kernel};
-    return px_queue_init(&shell->queue, err);
+    const int queue = px_queue_init(&shell->queue, err);
+    return px_input_init(&shell->input, err) < 0 ? -1 : queue; /* both: fini takes both away */
 }
 
 void px_shell_fini(struct px_shell *shell)
 {
     px_queue_fini(&shell->queue);
+    px_input_fini(&shell->input);
     px_parent_unref(shell->current);
 }
 
@@ -94,6 +96,56 @@ struct px_shell *px_shell_here(struct px_kernel *kernel)
         if (shell->started && pthread_equal(shell->thread, pthread_self()))
             return shell;
     return &kernel->main;
+}
+
+void px_shell_interrupt(struct px_shell *shell)
+{
+    const struct px_kernel *kernel = shell->kernel;
+    const struct px_interp_ops *ops = kernel->config.ops;
+    if (!shell->running)
+        return;
+    px_input_interrupt(&shell->input);
+    if (is_main(shell))
+        ops->interrupt(kernel->self);
+    else
+        ops->interrupt_thread(kernel->self, shell->thread);
+}
+
+/* ---- questions ---- */
+
+void px_shell_asked(struct px_kernel *kernel, const struct px_parent *parent, const char *question)
+{
+    pthread_mutex_lock(&kernel->lock);
+    if (kernel->main.current == parent)
+        px_input_name(&kernel->main.input, question);
+    for (struct px_shell *shell = kernel->shells; shell; shell = shell->next)
+        if (shell->current == parent)
+            px_input_name(&shell->input, question);
+    pthread_mutex_unlock(&kernel->lock);
+}
+
+/* The msg_id of the input_request that a reply names as its parent; else empty: some clients name
+ * none, or the cell. */
+static struct px_span question_of(const struct px_request *reply)
+{
+    struct px_header parent;
+    if (px_header_scan(px_msg_parent(reply->msg), &parent, NULL) == 0 &&
+        px_span_equal(parent.msg_type, "input_request"))
+        return parent.msg_id;
+    return PX_SPAN("");
+}
+
+void px_shell_answered(struct px_kernel *kernel, const struct px_request *reply)
+{
+    const struct px_span question = question_of(reply);
+    pthread_mutex_lock(&kernel->lock);
+    struct px_shell *shell = &kernel->main;
+    if (!px_input_waits(&shell->input, question))
+        for (shell = kernel->shells; shell && !px_input_waits(&shell->input, question);)
+            shell = shell->next;
+    if (shell)
+        px_input_answer(&shell->input, px_request_content(reply));
+    pthread_mutex_unlock(&kernel->lock);
 }
 
 /* ---- threads of subshells ---- */
@@ -169,8 +221,7 @@ void px_subshells_end(struct px_kernel *kernel)
     kernel->closed = true;
     for (struct px_shell *shell = kernel->shells; shell; shell = shell->next) {
         dismiss(shell);
-        if (shell->running)
-            kernel->config.ops->interrupt_thread(kernel->self, shell->thread);
+        px_shell_interrupt(shell);
     }
     pthread_cond_broadcast(&kernel->changed);
     bury_ended(kernel);

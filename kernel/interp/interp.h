@@ -66,7 +66,7 @@ struct px_interp_host {
                     struct px_span content, struct px_span metadata,
                     const struct px_buffer *buffers, size_t buffer_count);
 
-    /* A line from the user, appended to `line`. Interpreter thread only. Blocks without the
+    /* A line from the user, appended to `line`. On the thread that runs the request only. Blocks without the
      * language's lock. PX_EINTR when a signal may have been handled while waiting: let the language
      * act on it, then give up, or call again with `prompt` NULL, which waits on without asking
      * again. PX_ENOENT when the front end takes no input. */

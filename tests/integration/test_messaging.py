@@ -191,6 +191,47 @@ def test_a_subshell_knows_the_history(kernel, subshell):
         assert "remarkable = 1" in [line for *_, line in reply["history"]]
 
 
+def ask_in(kernel, subshell, prompt):
+    msg_id = send_to(kernel, subshell, "execute_request",
+                     cell(f"print('heard', input({prompt!r}))", allow_stdin=True))
+    return msg_id, kernel.kc.get_stdin_msg(timeout=TIMEOUT)
+
+
+def heard(kernel, msg_id):
+    assert kernel.reply(msg_id)["content"]["status"] == "ok"
+    return kernel.wait_for_output(msg_id, "stream")["text"]
+
+
+def test_shells_ask_at_once_and_each_gets_its_answer(kernel, subshell):
+    mine = kernel.kc.execute("print('heard', input('main? '))", allow_stdin=True)
+    questions = {mine: kernel.kc.get_stdin_msg(timeout=TIMEOUT)}
+    theirs, question = ask_in(kernel, subshell, "sub? ")
+    questions[theirs] = question
+    for msg_id, question in questions.items():
+        assert question["parent_header"]["msg_id"] == msg_id
+    late = kernel.kc.session.msg("input_reply", {"value": "late"}, parent={
+        **questions[mine]["header"], "msg_id": "gone"})
+    kernel.kc.stdin_channel.send(late)
+    for msg_id, value in ((theirs, "sub"), (mine, "main")):
+        reply = kernel.kc.session.msg("input_reply", {"value": value},
+                                      parent=questions[msg_id]["header"])
+        kernel.kc.stdin_channel.send(reply)
+        assert heard(kernel, msg_id) == f"heard {value}\n"
+
+
+def test_a_subshell_takes_an_answer_that_names_no_question(kernel, subshell):
+    msg_id, question = ask_in(kernel, subshell, "sub? ")
+    assert question["content"] == {"prompt": "sub? ", "password": False}
+    kernel.kc.input("any")
+    assert heard(kernel, msg_id) == "heard any\n"
+
+
+def test_an_interrupt_ends_a_subshells_question(kernel, subshell):
+    msg_id, _ = ask_in(kernel, subshell, "sub? ")
+    kernel.km.interrupt_kernel()
+    assert kernel.reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
+
+
 def test_an_interrupt_reaches_a_subshell(kernel, subshell):
     stuck = execute_in(kernel, subshell, "print('go', flush=True)\nwhile True: pass")
     kernel.wait_for_output(stuck, "stream")
@@ -246,14 +287,26 @@ while True:
 """
 
 
-def test_a_second_interrupt_ends_a_cell_that_catches_the_first(kernel):
+def end_stubborn_cell(kernel):
     running = kernel.kc.execute(STUBBORN)
     assert kernel.wait_for_output(running, "stream")["text"] == "go\n"
     kernel.km.interrupt_kernel()
     assert kernel.wait_for_output(running, "stream")["text"] == "no\n"
     kernel.km.interrupt_kernel()
     assert kernel.reply(running)["content"]["ename"] == "KeyboardInterrupt"
+
+
+def test_a_second_interrupt_ends_a_cell_that_catches_the_first(kernel):
+    end_stubborn_cell(kernel)
     assert kernel.run("x = 1\nfor i in range(10): x += 1\nx")[0]["status"] == "ok"
+
+
+def test_interrupts_that_come_late_to_a_subshell_leave_the_main_one_as_it_was(kernel, subshell):
+    for _ in range(100):
+        running = execute_in(kernel, subshell, "")
+        kernel.send("control", "interrupt_request", {})
+        kernel.reply(running)
+    end_stubborn_cell(kernel)
 
 
 @pytest.mark.parametrize("code", [

@@ -296,9 +296,15 @@ class Bridge:
             faulthandler.register(signo, file=stacks_fd, all_threads=True, chain=True)
         faulthandler.enable(file=last_fd, all_threads=True)
         os.register_at_fork(after_in_child=forget)
+
     def thread_begin(self, name):
-        """In the thread of a subshell."""
+        """In the thread of a subshell. The shell is made here, where no interrupt hits the thread:
+        one that did would leave it half made, or locked."""
         threading.current_thread().name = f"Subshell-{name}"
+        self.shell
+
+    def take_interrupt(self):
+        """Raises the KeyboardInterrupt that waits for this thread, if one does."""
 
     def thread_end(self, unused):
         loop = getattr(self._loops, "loop", None)
@@ -489,8 +495,7 @@ class Bridge:
 
     def _ask(self, prompt, password):
         line = None
-        main = threading.current_thread() is threading.main_thread()
-        if main and getattr(self._stdin, "allowed", False):
+        if getattr(self._stdin, "allowed", False):
             line = host.input(str(prompt), password)
         if line is None:
             raise self._no_stdin()(

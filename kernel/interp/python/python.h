@@ -97,6 +97,8 @@ void px_cell_clear(void *self);
 void px_thread_begin(void *self, const char *name);
 void px_thread_end(void *self);
 void px_thread_interrupt(void *self, pthread_t thread);
+/* GIL. True when CPython is about to raise what interrupts this subshell's thread. */
+bool px_thread_is_hit(void);
 void px_python_interrupt(void *self);
 void px_apply_run(void *self, struct px_span msg_id, struct px_span metadata,
                   const struct px_span *buffers, size_t buffer_count, struct px_outcome *out);

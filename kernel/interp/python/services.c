@@ -142,7 +142,7 @@ static int wait_for_line(const struct px_interp_host *host, const char *prompt, 
     for (;;) {
         int status;
         Py_BEGIN_ALLOW_THREADS status = host->input(host->ctx, prompt, password, line, err);
-        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() != 0) return -1;
+        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() != 0 || px_thread_is_hit()) return -1;
         if (status == 0 || err->code != PX_EINTR)
             return status;
         prompt = NULL; /* wait on, without asking again */
@@ -164,8 +164,8 @@ static PyObject *host_input(PyObject *module, PyObject *args)
     PyObject *text = NULL;
     if (wait_for_line(host, prompt, password, &line, &err) == 0)
         text = PyUnicode_DecodeUTF8(line.data ? line.data : "", (Py_ssize_t)line.size, "replace");
-    else if (!PyErr_Occurred() && err.code == PX_ENOENT)
-        text = Py_NewRef(Py_None);
+    else if (!PyErr_Occurred() && (err.code == PX_ENOENT || px_thread_is_hit()))
+        text = Py_NewRef(Py_None); /* KeyboardInterrupt comes as soon as this returns to Python */
     else if (!PyErr_Occurred())
         PyErr_SetString(PyExc_EOFError, err.text);
     px_buf_fini(&line);

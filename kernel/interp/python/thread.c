@@ -9,8 +9,8 @@
  *
  * A second interrupt of the same request within a second means that it caught the first: from then
  * on every line that it starts raises KeyboardInterrupt, until it has ended. Lines of the machinery
- * under the cell are spared, so that event loops stay whole. Code that handles SIGINT itself is left
- * to do so.
+ * under the cell are spared, so that event loops stay whole. Code that handles SIGINT itself is
+ * left to do so.
  *
  * Signals reach one thread only. In a subshell's thread KeyboardInterrupt is made to be raised at
  * the next instruction of Python; setting that up needs the GIL, which the caller must not wait
@@ -52,6 +52,20 @@ static struct px_thread *find(struct px_python *self, pthread_t id)
     return thread;
 }
 
+bool px_thread_is_hit(void)
+{
+    return PyThreadState_Get()->async_exc != NULL;
+}
+
+/* GIL. Only running Python takes down the flag that CPython has put up for the exception; with it
+ * up, a second interrupt of the main shell does nothing. */
+static void take_hit(struct px_python *self)
+{
+    PyObject *nothing = PyObject_CallMethod(self->bridge, "take_interrupt", NULL);
+    Py_XDECREF(nothing);
+    PyErr_Clear();
+}
+
 /* GIL, this thread's. Notes where it is; an interrupt of what went before is dropped. */
 static void step(struct px_python *self, bool inside)
 {
@@ -59,8 +73,8 @@ static void step(struct px_python *self, bool inside)
     if (!thread)
         return;
     thread->inside = inside;
-    if (PyThreadState_Get()->async_exc) /* else it would leave CPython looking for one for ever */
-        PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), NULL);
+    if (px_thread_is_hit())
+        take_hit(self);
 }
 
 /* GIL, interpreter thread. Forgets the interrupts of a request. */
