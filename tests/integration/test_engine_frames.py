@@ -300,6 +300,17 @@ def packed(f, *args, **kwargs):
     return ipp.serialize.pack_apply_message(f, args, kwargs)
 
 
+def packed_by(name, f, *args):
+    """By another pickler than Python's, as view.use_dill() has it."""
+    canning = ipp.serialize.canning
+    pytest.importorskip(name)
+    try:
+        getattr(canning, f"use_{name}")()
+        return packed(f, *args)
+    finally:
+        canning.use_pickle()
+
+
 @ipp.interactive
 def fails():
     return 1 / 0
@@ -321,6 +332,13 @@ def displays():
 @ipp.interactive
 def adds(a, b=2):
     return a + b
+
+
+def multiplier(factor):
+    """A closure, of no module that an engine lacks."""
+    space = {"__name__": "__main__"}
+    exec("def make(factor):\n    return lambda x: x * factor", space)
+    return space["make"](factor)
 
 
 @ipp.interactive
@@ -375,6 +393,8 @@ def test_apply(engines):
         ("buffers", "mux", "apply_request", {}, packed(makes_buffers)),
         ("not-sent", "mux", "apply_request", {}, packed(makes_what_cannot_be_sent)),
         ("exit", "mux", "apply_request", {}, packed(leaves)),
+        *((name, "mux", "apply_request", {}, packed_by(name, multiplier(6), 7))
+          for name in ("cloudpickle", "dill")),
         ("malformed", "mux", "apply_request", {}, [b"rubbish"]),
         ("arguments", "mux", "apply_request", {}, packed(adds)),
         ("datapub", "mux", "apply_request", {}, packed(publishes)),

@@ -2,6 +2,7 @@
 """How Python behaves in the kernel and on an engine, compared with a script of one's own."""
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import PYTHON, wait_for
@@ -126,3 +127,31 @@ def test_without_ipython_code_runs_and_magics_say_what_is_missing(make, bare, ki
         assert seen.reply["ename"] == "ModuleNotFoundError", code
         assert f"not installed for {bare}: '{bare} -m pip install ipython'" in seen.reply["evalue"]
         assert len([1 for what, _ in seen if what == "error"]) == 1
+
+
+@pytest.mark.stock
+def test_apply_without_ipython(make, bare):
+    """As ipyparallel's client sends it."""
+    ipp = pytest.importorskip("ipyparallel")
+    side = make("engine", f"--python={bare}")
+
+    def apply(f, *args):
+        side.hub.send("mux", [side.uuid, b"client"], "apply_request",
+                      buffers=ipp.serialize.pack_apply_message(f, args, {}))
+        return side.hub.receive("mux")[1]
+
+    for f, args, result in ((abs, (-1,), 1), (ipp.interactive(lambda x: x + y), (1,), 42),
+                            (ipp.interactive(lambda x: x), (ipp.Reference("y"),), 41)):
+        check(side, "y = 41")
+        reply = apply(f, *args)
+        assert reply["content"] == {"status": "ok"}
+        assert ipp.serialize.deserialize_object(reply["buffers"])[0] == result
+    assert apply(ipp.interactive(lambda: 1 / 0))["content"]["ename"] == "ZeroDivisionError"
+
+
+@pytest.mark.parametrize("kind", ["kernel", "engine"])
+def test_an_active_environment_is_honoured(make, bare, env, kind):
+    env["VIRTUAL_ENV"] = str(Path(bare).parents[1])
+    check(make(kind), "import os, sys\n"
+                      "assert sys.prefix == os.environ['VIRTUAL_ENV'] != sys.base_prefix, sys.prefix\n"
+                      "assert sys.executable == os.path.join(sys.prefix, 'bin', 'python')\n")
