@@ -24,10 +24,10 @@ struct options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
     const char *restart, *file, *url, *location, *work_dir, *ident, *code, *script, *language;
     const char *python, *colors, *ssh, *log_url;
-    int count, id, wait, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
+    int count, id, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
     int stop_on_eof;
     char *info; /* $IPP_CONNECTION_INFO, or NULL; owned */
-    double timeout;
+    double wait, timeout;
     struct px_output_config output;
 };
 
@@ -48,8 +48,8 @@ static const struct px_option option_rows[] = {
      "reach the controller at transport://host:port, whatever the file says", 0, 0},
     {"location", 0, PX_OPT_STRING, AT(location), 0, "HOST",
      "the controller's host, where the file's interface is 0.0.0.0 or *", 0, 0},
-    {"wait", 0, PX_OPT_INT, AT(wait), 0, "SECONDS",
-     "for the connection file to appear (default: 10)", 0, 86400},
+    {"wait", 0, PX_OPT_DOUBLE, AT(wait), 0, "SECONDS",
+     "for the connection file to appear (default: 10)", 0, 0},
     {"timeout", 0, PX_OPT_DOUBLE, AT(timeout), 0, "SECONDS",
      "for the hub to answer the registration (default: 5)", 0, 0},
     {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Engines", 0, 0},
@@ -88,13 +88,12 @@ static const struct px_option option_rows[] = {
     {"s", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
     {"IPEngine.url_file", 0, PX_OPT_STRING, AT(file), 0, "FILE", NULL, 0, 0},
     {"IPEngine.registration_url", 0, PX_OPT_STRING, AT(url), 0, "URL", NULL, 0, 0},
-    {"IPEngine.location", 0, PX_OPT_STRING, AT(location), 0, "HOST", NULL, 0, 0},
-    {"IPEngine.timeout", 0, PX_OPT_DOUBLE, AT(timeout), 0, "SECONDS", NULL, 0, 0},
-    {"IPEngine.wait_for_url_file", 0, PX_OPT_INT, AT(wait), 0, "SECONDS", NULL, 0, 86400},
-    {"IPEngine.max_heartbeat_misses", 0, PX_OPT_INT, AT(max_misses), 0, "N", NULL, 0, 1000000},
+    {"IPEngine.wait_for_url_file", 0, PX_OPT_DOUBLE, AT(wait), 0, "SECONDS", NULL, 0, 0},
     {"IPEngine.startup_command", 0, PX_OPT_STRING, AT(code), 0, "CODE", NULL, 0, 0},
     {"IPEngine.startup_script", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
-    {"IPEngine.id", 0, PX_OPT_INT, AT(id), 0, "N", NULL, 0, 1000000000},
+    {"IPEngine.use_mpi", 0, PX_OPT_SET, AT(mpi), 1, NULL, NULL, 0, 0},
+    {"IPEngine.enable_nanny", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
+    {"ProfileDir.location", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR", NULL, 0, 0},
     {"clean-logs", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
     {"ssh", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER", NULL, 0, 0},
     {"sshkey", 0, PX_OPT_STRING, AT(ssh), 0, "FILE", NULL, 0, 0},
@@ -109,6 +108,7 @@ static const struct px_usage usage = {
     .examples = "  pxengine -n 8\n"
                 "  pxengine --profile=lab --cluster-id=two -c 'import numpy'\n",
     .options = option_rows,
+    .classes = " IPEngine BaseParallelApplication BaseIPythonApplication ",
 };
 
 /* ---- the connection ---- */
@@ -140,13 +140,13 @@ static void find_file(const struct options *options, const char *profile, char o
 }
 
 /* The file may be missing, or half written, until the controller is up. */
-static void wait_for_file(const char *path, int wait_s, struct px_cluster_connection *out)
+static void wait_for_file(const char *path, double wait_s, struct px_cluster_connection *out)
 {
     struct px_error err;
-    const int64_t deadline = px_now_ms() + 1000 * (int64_t)wait_s;
+    const int64_t deadline = px_now_ms() + (int64_t)(1000 * wait_s);
     while (px_cluster_connection_read(path, PX_ROLE_ENGINE, out, &err) < 0) {
         if (err.code == PX_EIO || px_now_ms() >= deadline)
-            px_die(1, "no cluster to join after %d s: %s", wait_s, err.text);
+            px_die(1, "no cluster to join after %g s: %s", wait_s, err.text);
         (void)poll(NULL, 0, LOOK_EVERY_MS);
     }
 }
@@ -298,6 +298,8 @@ static void check(const struct options *options, int rest, int argc, char **argv
         px_die(2, "--ssh: no tunnels here; start one with ssh -L, and say --url");
     if (options->log_url)
         px_die(2, "--log-url: logs go to stderr, or with --log-to-file to the profile");
+    if (options->wait < 0 || options->wait > 86400)
+        px_die(2, "--wait must be between 0 and 86400 seconds");
     if (options->timeout <= 0 || options->timeout > 86400)
         px_die(2, "--timeout must be more than 0 and at most 86400 seconds");
     if (strcmp(options->restart, "never") != 0 && strcmp(options->restart, "on-failure") != 0)

@@ -161,7 +161,7 @@ int px_log_parse_level(const char *text);
  * Not thread-safe (getopt keeps global state).
  */
 enum px_option_type {
-    PX_OPT_SET,     /* int: becomes `value` */
+    PX_OPT_SET,     /* int: becomes `value`; --name, --name=True, or without effect --name=False */
     PX_OPT_INT,     /* int */
     PX_OPT_DOUBLE,  /* double */
     PX_OPT_STRING,  /* const char *: points into argv */
@@ -192,6 +192,7 @@ struct px_usage {
     const char *about;               /* one or two sentences */
     const char *examples;            /* two lines */
     const struct px_option *options; /* ends with an empty row */
+    const char *classes; /* " A B ": --A.some_name=VALUE is --some-name=VALUE; or NULL */
 };
 
 /*

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define MAX_ROWS 96   /* a table is one screen of help */
 #define MAX_WORD 64   /* longer words have no near neighbours */
@@ -73,6 +74,22 @@ const char *px_nearest(const char *word, const char *const *names)
 
 /* ---- parsing ---- */
 
+/* --Class.some_name=VALUE, as traitlets has it, for a class that the program answers to: some-name,
+ * which is an option's name or near to one. */
+static bool find_trait(const struct px_usage *usage, const char *word, char name[MAX_WORD + 1])
+{
+    const size_t size = strcspn(word, "="), dot = strcspn(word, ".");
+    if (!usage->classes || strncmp(word, "--", 2) != 0 || dot >= size || size > MAX_WORD)
+        return false;
+    char class[MAX_WORD + 3];
+    snprintf(class, sizeof class, " %.*s ", (int)(dot - 2), word + 2);
+    snprintf(name, MAX_WORD + 1, "%.*s", (int)(size - dot - 1), word + dot + 1);
+    for (char *at = name; *at; at++)
+        if (*at == '_')
+            *at = '-';
+    return strstr(usage->classes, class) != NULL;
+}
+
 static int refuse_unknown(const struct px_usage *usage, const char *word, struct px_error *err)
 {
     const char *names[MAX_ROWS + 3] = {"help", "version"};
@@ -80,9 +97,9 @@ static int refuse_unknown(const struct px_usage *usage, const char *word, struct
     for (const struct px_option *row = usage->options; !row_is_end(row); row++)
         if (row->name && count < MAX_ROWS)
             names[count++] = row->name;
-    char bare[MAX_WORD + 2];
+    char bare[MAX_WORD + 2], trait[MAX_WORD + 1];
     snprintf(bare, sizeof bare, "%.*s", (int)strcspn(word, "="), word);
-    const char *plain = bare + strspn(bare, "-");
+    const char *plain = find_trait(usage, word, trait) ? trait : bare + strspn(bare, "-");
     const char *near = px_nearest(plain, names);
     if (near)
         return px_fail(err, PX_EINVAL, "unknown option '%s': did you mean '--%s'?", bare, near);
@@ -114,13 +131,32 @@ static int store_double(const struct px_option *row, const char *text, double *o
     return 0;
 }
 
+static bool is_one_of(const char *text, const char *const *words)
+{
+    while (*words && strcasecmp(text, *words) != 0)
+        words++;
+    return *words != NULL;
+}
+
+/* Alone, or with the value that programs configured by traitlets take: --debug, --debug=True. */
+static int store_set(const struct px_option *row, const char *text, int *out, struct px_error *err)
+{
+    static const char *const yes[] = {"true", "1", "yes", NULL}, *const no[] = {"false", "0", "no",
+                                                                                NULL};
+    if (text && is_one_of(text, no))
+        return 0;
+    if (text && !is_one_of(text, yes))
+        return px_fail(err, PX_EINVAL, "--%s is True or False, not '%.60s'", row->name, text);
+    *out = row->value;
+    return 0;
+}
+
 static int store(const struct px_option *row, const char *text, void *out, struct px_error *err)
 {
     void *field = (char *)out + row->offset;
     switch (row->type) {
     case PX_OPT_SET:
-        *(int *)field = row->value;
-        return 0;
+        return store_set(row, text, field, err);
     case PX_OPT_INT:
         return store_int(row, text, field, err);
     case PX_OPT_DOUBLE:
@@ -164,7 +200,7 @@ static void build_tables(const struct px_usage *usage, bool stop_early, struct g
     out->longs[count++] = (struct option){"version", no_argument, NULL, ROW_BASE - 1};
     for (int i = 0; !row_is_end(&usage->options[i]) && count < MAX_ROWS; i++) {
         const struct px_option *row = &usage->options[i];
-        const int has = takes_value(row) ? required_argument : no_argument;
+        const int has = takes_value(row) ? required_argument : optional_argument;
         if (row->name)
             out->longs[count++] = (struct option){row->name, has, NULL, ROW_BASE + i};
         if (row->letter) {
@@ -181,6 +217,21 @@ static const struct px_option *row_for(const struct px_usage *usage, int value)
         return &usage->options[value - ROW_BASE];
     for (const struct px_option *row = usage->options; !row_is_end(row); row++)
         if (row->letter == value)
+            return row;
+    return NULL;
+}
+
+/* The row of that trait; *text is the value, NULL without one. */
+static const struct px_option *row_for_trait(const struct px_usage *usage, const char *word,
+                                             const char **text)
+{
+    char name[MAX_WORD + 1];
+    if (!find_trait(usage, word, name))
+        return NULL;
+    const char *value = strchr(word, '=');
+    *text = value ? value + 1 : NULL;
+    for (const struct px_option *row = usage->options; !row_is_end(row); row++)
+        if (row->name && strcmp(row->name, name) == 0 && (value || !takes_value(row)))
             return row;
     return NULL;
 }
@@ -206,10 +257,12 @@ static int parse(const struct px_usage *usage, int argc, char **argv, void *out,
         const char *word = argv[optind > before ? optind - 1 : before];
         if (value == ':')
             return px_fail(err, PX_EINVAL, "option '%.80s' needs a value", word);
-        const struct px_option *row = value == '?' ? NULL : row_for(usage, value);
+        const char *text = optarg;
+        const struct px_option *row =
+            value == '?' ? row_for_trait(usage, word, &text) : row_for(usage, value);
         if (!row)
             return refuse_unknown(usage, word, err);
-        if (store(row, optarg, out, err) < 0)
+        if (store(row, text, out, err) < 0)
             return -1;
     }
 }

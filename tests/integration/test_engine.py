@@ -154,8 +154,10 @@ def test_ipengine_s_names_for_the_same(hub, start, env, tmp_path):
     hub.write()
     file = hub.file.rename(tmp_path / "elsewhere.json")
     (tmp_path / "script").write_text("print one")
-    start(f"--IPEngine.url_file={file}", "--IPEngine.timeout=60", "--clean-logs", "--s",
-          tmp_path / "script", "--c=print two", "--IPEngine.id=7", "--work-dir=/")
+    start(f"--IPEngine.url_file={file}", "--IPEngine.timeout=60", "--clean-logs=True", "--s",
+          tmp_path / "script", "--c=print two", "--IPEngine.id=7", "--IPEngine.work_dir=/",
+          "--BaseParallelApplication.log_to_file=False", "--IPEngine.enable_nanny=False",
+          "--IPEngine.wait_for_url_file=0.5")
     _, msg = hub.receive("registration")
     assert msg["content"]["id"] == 7
     hub.send("registration", [msg["content"]["uuid"].encode()], "registration_reply",
@@ -208,7 +210,8 @@ def test_log_to_file(hub, start, ipython_dir):
 
 @pytest.mark.parametrize("option, words", [
     ("--prfile=x", "did you mean '--profile'?"), ("--log-levle=10", "did you mean '--log-level'?"),
-    ("--IPEngine.timeot=3", "did you mean '--IPEngine.timeout'?"), ("--ssh=host", "ssh -L"),
+    ("--IPEngine.timeot=3", "did you mean '--timeout'?"),
+    ("--log-to-file=perhaps", "True or False"), ("--ssh=host", "ssh -L"),
     ("--log-url=tcp://x:1", "--log-to-file"), ("--url=here", "transport://host:port"),
     ("--url=tcp://here:99999", "transport://host:port"), ("--script=/nowhere/x.py", "/nowhere/x.py"),
 ])

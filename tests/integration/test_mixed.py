@@ -31,7 +31,8 @@ def mixed(request, env, px_bin, ipython_dir):
         processes.append(subprocess.Popen(list(map(str, command)), env=env, stdout=log, stderr=log,
                                           stdin=subprocess.DEVNULL))
 
-    start(*controller, "--ping=500")
+    # Soon registered, and not given up while a busy machine keeps an engine waiting.
+    start(*controller, "--ping=500", "--HeartMonitor.max_heartmonitor_misses=100")
     wait_for(file.exists, DEADLINE, "the connection files")
     start(px_bin / "pxengine", "-n2")
     for _ in range(2):

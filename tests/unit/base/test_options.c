@@ -24,7 +24,8 @@ static const struct px_option rows[] = {
     {"target", 't', PX_OPT_LIST, AT(targets), .arg = "T", .help = "engine"},
     {0},
 };
-static const struct px_usage usage = {"prog", "[options]", "Does things.", "  prog -n 1\n", rows};
+static const struct px_usage usage = {"prog",          "[options]", "Does things.",
+                                      "  prog -n 1\n", rows,        " Prog Base "};
 
 #define PARSE(out, err, ...)                                                                       \
     px_options_parse(&usage, (int)PX_COUNT(((char *[]){"prog", __VA_ARGS__})),                     \
@@ -52,6 +53,36 @@ static void every_form_is_taken(void **state)
     assert_string_equal(v.profile, "x");
 }
 
+static void traits_are_options(void **state)
+{
+    (void)state;
+    struct values v = {.n = 1};
+    struct px_error err;
+    assert_int_equal(PARSE(&v, &err, "--Prog.log_level=10", "--Base.n=3", "--Base.daemonize"), 4);
+    assert_int_equal(v.level, PX_DEBUG);
+    assert_int_equal(v.n, 3);
+    assert_int_equal(v.daemonize, 7);
+}
+
+static void a_flag_may_say_true_or_false(void **state)
+{
+    (void)state;
+    static const struct {
+        char *word;
+        int becomes;
+    } cases[] = {{"--daemonize=True", 7},
+                 {"--daemonize=1", 7},
+                 {"--daemonize=False", 0},
+                 {"--daemonize=0", 0},
+                 {"--Prog.daemonize=false", 0}};
+    for (size_t i = 0; i < PX_COUNT(cases); i++) {
+        struct values v = {0};
+        struct px_error err;
+        assert_int_equal(PARSE(&v, &err, cases[i].word), 2);
+        assert_int_equal(v.daemonize, cases[i].becomes);
+    }
+}
+
 static void refusals_name_what_and_why(void **state)
 {
     (void)state;
@@ -71,6 +102,10 @@ static void refusals_name_what_and_why(void **state)
         {"--log-level=loud", "--log-level: 'loud' is not a log level"},
         {"--profile", "option '--profile' needs a value"},
         {"-n", "option '-n' needs a value"},
+        {"--daemonize=maybe", "--daemonize is True or False, not 'maybe'"},
+        {"--Other.n=1", "unknown option '--Other.n': see --help"},
+        {"--Prog.profil=x", "unknown option '--Prog.profil': did you mean '--profile'?"},
+        {"--Prog.n", "unknown option '--Prog.n': did you mean '--n'?"},
     };
     for (size_t i = 0; i < PX_COUNT(cases); i++) {
         struct values v = {0};
@@ -96,6 +131,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_form_is_taken),
+        cmocka_unit_test(traits_are_options),
+        cmocka_unit_test(a_flag_may_say_true_or_false),
         cmocka_unit_test(refusals_name_what_and_why),
         cmocka_unit_test(help_shows_each_row),
     };
