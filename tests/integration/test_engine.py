@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 from pathlib import Path
@@ -49,8 +50,10 @@ def start(env):
 
 # ---- registration --------------------------------------------------------------------
 
-@pytest.mark.parametrize("language, features", [("echo", ["recall"]),
-                                                ("python", ["recall", "pickle5", "stacks"])])
+@pytest.mark.parametrize("language, features", [
+    ("echo", ["recall"]),
+    ("python", ["recall", "pickle5", "python{}.{}".format(*sys.version_info), "stacks"]),
+])
 def test_registration_names_uuid_and_features(hub, start, language, features):
     hub.write()
     start(language=language)
