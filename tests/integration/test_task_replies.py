@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The task queue of ipcontroller and of pxcontroller, frame by frame: the same tasks, the same
 answers of engines that the test plays, and what a client is told must be the same."""
+import contextlib
 import json
 import os
 import subprocess
@@ -21,9 +22,9 @@ COMMANDS = {"theirs": [PYTHON, "-m", "ipyparallel.controller"], "ours": [str(BIN
 class Side:
     """One controller, a client of it, and engines by name."""
 
-    def __init__(self, command, directory, env):
+    def __init__(self, command, directory, env, *options):
         self.process = subprocess.Popen(
-            [*command, f"--profile-dir={directory}", *OPTIONS], env=env, stdin=subprocess.DEVNULL,
+            [*command, f"--profile-dir={directory}", *OPTIONS, *options], env=env, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.context = zmq.Context()
         self.client_file, self.engine_file = (self.read(directory, role)
@@ -31,6 +32,7 @@ class Side:
         key = self.client_file["key"].encode()
         self.session, self.sessions = Session(key=key), {}
         self.client = self.connect(zmq.DEALER, self.client_file["task"], b"the-client")
+        self.hub = self.connect(zmq.DEALER, self.client_file["registration"], b"the-client")
         self.engines, self.rooms = {}, {}
 
     def read(self, directory, role):
@@ -65,12 +67,26 @@ class Side:
         self.sessions[name].send(hub, "registration_request", {"uuid": name})
         assert hub.poll(DEADLINE * 1000)
         reply = self.sessions[name].recv(hub, mode=0)[1]["content"]
-        assert ping.poll(DEADLINE * 1000)
-        pong.send(ping.recv())
-        wait_for(lambda: self.probe(name), DEADLINE, "the scheduler to know of an engine")
+        wait_for(lambda: self.is_known(name, ping, pong), DEADLINE, "the scheduler to know of an engine")
         for socket in (ping, pong):
             socket.close()
         return reply["id"]
+
+    def is_known(self, name, ping, pong):
+        """Its heart answers until the hub lists it; then the scheduler's turn may still come."""
+        if ping.poll(50):
+            pong.send(ping.recv())
+        engines = self.ask("connection_request", {})["engines"].values()
+        return name in engines and self.probe(name)
+
+    def ask(self, msg_type, content):
+        """The content of the hub's answer."""
+        self.session.send(self.hub, msg_type, content)
+        assert self.hub.poll(DEADLINE * 1000), "the hub does not answer"
+        return self.session.recv(self.hub, mode=0)[1]["content"]
+
+    def has_result(self, msg_id):
+        return self.ask("result_request", {"msg_ids": [msg_id]}).get("completed") == [msg_id]
 
     def probe(self, name):
         """Whether a task that names the engine is sent to it; else it is impossible."""
@@ -249,6 +265,33 @@ def neither_success_nor_failure(side, a, b):
     return []
 
 
+def resubmitted(side, a, b):
+    """What an engine gets, how the hub answers; the client is told once."""
+    task = side.submit(targets=[a], retries=2, label="mine")
+    side.take(a)
+    side.answer(a, task)
+    told = named(side.told(1), task=task)
+    wait_for(lambda: side.has_result(task), DEADLINE, "the hub to hear of a result")
+    reply = side.ask("resubmit_request", {"msg_ids": [task]})
+    again = reply["resubmitted"].pop(task)
+    name, msg_id = side.who_takes([a, b])
+    assert msg_id == again and again != task
+    idents, msg = side.last
+    asked = {"reply": reply, "idents": len(idents), "metadata": msg["metadata"],
+             "own parent": msg["parent_header"] == msg["header"],
+             "session": msg["header"]["session"] == side.session.session,
+             "type": msg["msg_type"], "content": msg["content"], "buffers": len(msg["buffers"])}
+    side.answer(name, again)
+    wait_for(lambda: side.has_result(again), DEADLINE, "the hub to hear of the second result")
+    old, new = (side.ask("db_request", {"query": {"msg_id": m}, "keys": ["resubmitted", "queue"]})
+                for m in (task, again))
+    assert old["records"][0]["resubmitted"] == again
+    side.quiet()
+    unknown = side.ask("resubmit_request", {"msg_ids": ["no such task"]})
+    return [*told, asked, old["records"][0]["queue"], new["records"][0]["resubmitted"],
+            new["records"][0]["queue"], unknown["ename"], unknown["evalue"]]
+
+
 def engine_gone(side, a, b):
     """The last: engine a is not there afterwards."""
     running = side.submit(targets=[a])
@@ -265,18 +308,18 @@ def engine_gone(side, a, b):
 
 SCENARIOS = [unknown_dependencies, failed_dependency, follow_in_two_places, timeout,
              retried_elsewhere, retried_where_it_may_not, unmet_where_it_was_sent, unmet_then_met,
-             aborted, target_that_never_was, neither_success_nor_failure, engine_gone]
+             aborted, target_that_never_was, neither_success_nor_failure, resubmitted, engine_gone]
 
 
-@pytest.fixture(scope="module")
-def sides(tmp_path_factory):
+@contextlib.contextmanager
+def both(tmp_path_factory, *options, kind=Side):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("IPP_", "IPYTHON"))}
     env.pop("LD_PRELOAD", None)
     opened = {}
     try:
         for name, command in COMMANDS.items():
             directory = tmp_path_factory.mktemp(name)
-            opened[name] = Side(command, directory, dict(env, HOME=str(directory)))
+            opened[name] = kind(command, directory, dict(env, HOME=str(directory)), *options)
         for side in opened.values():
             side.ids = {name: side.add(name) for name in ("engine-a", "engine-b")}
         yield opened
@@ -285,7 +328,77 @@ def sides(tmp_path_factory):
             side.close()
 
 
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    with both(tmp_path_factory) as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_client_is_told_the_same(sides, scenario):
     told = {name: scenario(side, "engine-a", "engine-b") for name, side in sides.items()}
+    assert told["ours"] == told["theirs"]
+
+
+# ---- the scheme "pure": tasks are dealt in turn, nobody keeps books -------------------------------
+
+
+class Pure(Side):
+    def probe(self, name):
+        """No engine is ever named, so it must come by its turn."""
+        probe = self.submit()
+        dealt, _ = self.who_takes(self.engines)
+        self.answer(dealt, probe)
+        self.told(1)
+        return dealt == name
+
+
+def dealt(side, a, b):
+    """Each gets every other task, whatever the tasks ask for, and answers as it likes."""
+    sent = [side.submit(), side.submit(after=["no such task"]), side.submit(targets=["nobody"]),
+            side.submit(timeout=0.001, retries=3, msg_type="execute_request")]
+    answers = dict(zip(sent, [("ok", True), ("error", True), ("aborted", True), ("error", False)]))
+    turns = {name: [] for name in (a, b)}
+    for _ in sent:
+        name, msg_id = side.who_takes([a, b])
+        turns[name].append(sent.index(msg_id))
+        side.answer(name, msg_id, *answers[msg_id])
+    told = named(side.told(4), **{f"task{i}": msg_id for i, msg_id in enumerate(sent)})
+    assert sorted(map(len, turns.values())) == [2, 2]
+    for one in told:  # who had which is chance
+        assert one["metadata"].pop("engine") in (a, b)
+    wait_for(lambda: side.has_result(sent[0]), DEADLINE, "the hub to hear of a result")
+    rows = side.ask("db_request", {"query": {"msg_id": {"$in": sent}}, "keys": ["queue", "completed"]})
+    status = side.ask("queue_request", {"targets": None})
+    side.quiet()
+    return [told, [row["queue"] for row in rows["records"]],
+            [row["completed"] is not None for row in rows["records"][:1]],
+            [status[str(id)]["tasks"] for id in side.ids.values()], status["status"]]
+
+
+def dealt_to_the_unregistered(side, a, b):
+    """What counts is the connection."""
+    side.remove(b, side.ids[b])
+    wait_for(lambda: b not in side.ask("connection_request", {})["engines"].values(), DEADLINE, "b to go")
+    sent = [side.submit(), side.submit()]
+    takers = []
+    for _ in sent:
+        name, msg_id = side.who_takes([a, b])
+        takers.append(name)
+        side.answer(name, msg_id)
+    told = named(side.told(2), one=sent[0], two=sent[1])
+    for one in told:
+        one["metadata"].pop("engine")
+    return [sorted(takers), told]
+
+
+@pytest.fixture(scope="module")
+def pure(tmp_path_factory):
+    with both(tmp_path_factory, "--TaskScheduler.scheme_name=pure", kind=Pure) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("scenario", [dealt, dealt_to_the_unregistered])
+def test_pure_is_the_same(pure, scenario):
+    told = {name: scenario(side, "engine-a", "engine-b") for name, side in pure.items()}
     assert told["ours"] == told["theirs"]
