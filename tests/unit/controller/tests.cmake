@@ -22,3 +22,7 @@ foreach(name bench_tasks bench_relay)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/cluster)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bench)
 endforeach()
+
+add_executable(bench_schedule bench/bench_schedule.c)
+target_link_libraries(bench_schedule PRIVATE px_options px_schedule)
+set_target_properties(bench_schedule PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bench)
