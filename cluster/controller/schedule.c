@@ -147,7 +147,7 @@ struct task *px_task_add(struct px_schedule *schedule, struct px_span msg_id,
     memcpy(task->msg_id, msg_id.data, msg_id.size);
     task->payload = payload;
     task->spec = *spec;
-    task->spec.needs &= QUEUES - 1;
+    task->spec.needs &= PX_FEATURE_SETS - 1;
     *spec = (struct px_task_spec){0};
     HASH_ADD_KEYPTR(hh, schedule->tasks, task->msg_id, msg_id.size, task);
     schedule->stats.submitted++;
@@ -212,7 +212,7 @@ bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, un
     struct desk *desk = px_alloc(sizeof(*desk));
     memcpy(worker->uuid, uuid.data, uuid.size);
     worker->uuid_size = uuid.size;
-    worker->features = features & (QUEUES - 1);
+    worker->features = features & (PX_FEATURE_SETS - 1);
     worker->state = desk;
     desk->worker = worker;
     worker->slot = PX_NO_SLOT;
@@ -224,8 +224,6 @@ bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, un
     schedule->by_serial[worker->serial] = worker;
     HASH_ADD_KEYPTR(hh, schedule->workers, worker->uuid, uuid.size, worker);
     schedule->live++;
-    for (unsigned bit = 0; bit < FEATURE_BITS; bit++)
-        schedule->lacking[bit] += (worker->features & 1u << bit) == 0;
 
     /* The orphans queue up like everybody else before the engine takes its first task. */
     struct task *orphans = schedule->orphans, *task, *next;
@@ -244,8 +242,6 @@ static void put_down(struct px_schedule *schedule, struct px_worker *worker)
 {
     worker->alive = false;
     schedule->live--;
-    for (unsigned bit = 0; bit < FEATURE_BITS; bit++)
-        schedule->lacking[bit] -= (worker->features & 1u << bit) == 0;
     px_balance_remove(schedule->balance, worker);
     px_ahead_stop(schedule, worker);
     const struct px_heap_entry *top;
@@ -391,7 +387,7 @@ void px_schedule_destroy(struct px_schedule *schedule)
         HASH_DEL(schedule->workers, worker);
         free_worker(worker);
     }
-    for (unsigned needs = 0; needs < QUEUES; needs++)
+    for (unsigned needs = 0; needs < PX_FEATURE_SETS; needs++)
         px_heap_fini(&schedule->queues[needs]);
     px_heap_fini(&schedule->deadlines);
     free(schedule->picky.items);

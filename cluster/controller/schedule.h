@@ -34,6 +34,7 @@
 /* What engines may offer beyond the common protocol: bits of px_worker.features. */
 #define PX_FEATURE_PICKLE5 1u
 #define PX_FEATURE_RECALL 2u
+#define PX_FEATURE_SETS 4u /* of these two */
 
 /* ---- history: the fate of every task --------------------------------------- */
 
@@ -107,17 +108,20 @@ void px_balance_remove(struct px_balance *balance, struct px_worker *worker);
 void px_balance_take(struct px_balance *balance, struct px_worker *worker);    /* load + 1 */
 void px_balance_release(struct px_balance *balance, struct px_worker *worker); /* load - 1 */
 unsigned px_balance_hwm(const struct px_balance *balance);
-size_t px_balance_open(const struct px_balance *balance); /* workers with room */
-struct px_worker *px_balance_at(const struct px_balance *balance, size_t index);
+/* Workers with room that have all these features; any order. */
+size_t px_balance_open(const struct px_balance *balance, unsigned needs);
+struct px_worker *px_balance_at(const struct px_balance *balance, unsigned needs, size_t index);
 static inline bool px_worker_open(const struct px_worker *worker)
 {
     return worker->slot != PX_NO_SLOT;
 }
 
-/* What a scheme chooses from: all open workers, or `some` of them. Never empty. */
+/* What a scheme chooses from: open workers that have what the task needs, or `some` of them. Never
+ * empty. */
 struct px_pool {
     struct px_balance *balance;
-    struct px_worker **some; /* NULL: all that are open */
+    unsigned needs;
+    struct px_worker **some; /* NULL: all of these */
     size_t count;
 };
 

@@ -24,9 +24,6 @@
 
 #include <utlist.h>
 
-#define FEATURE_BITS 2
-#define QUEUES (1u << FEATURE_BITS)
-
 enum state { BLOCKED, WAITING, RUNNING, DONE };
 
 struct task;
@@ -112,9 +109,8 @@ struct px_schedule {
     struct px_worker **by_serial; /* NULL once lost */
     uint32_t serials;
     size_t live;
-    size_t lacking[FEATURE_BITS]; /* live engines without the feature */
-    struct task *tasks;           /* hash by msg_id */
-    struct px_heap queues[QUEUES];
+    struct task *tasks; /* hash by msg_id */
+    struct px_heap queues[PX_FEATURE_SETS];
     struct px_heap deadlines;
     struct picky picky;
     struct task *orphans, *done;

@@ -124,40 +124,43 @@ static void list_named(struct px_schedule *schedule, const struct task *task)
 /* Into `scratch`: of all engines with room those that may run it. */
 static void list_open(struct px_schedule *schedule, const struct task *task)
 {
+    size_t open = px_balance_open(schedule->balance, task->spec.needs);
     schedule->scratch_count = 0;
-    for (size_t i = 0; i < px_balance_open(schedule->balance); i++)
-        consider(schedule, task, px_balance_at(schedule->balance, i));
+    for (size_t i = 0; i < open; i++)
+        consider(schedule, task, px_balance_at(schedule->balance, task->spec.needs, i));
 }
 
 static bool choose_and_run(struct px_schedule *schedule, struct task *task, struct px_worker **some,
                            size_t count)
 {
+    struct px_pool pool = {
+        .balance = schedule->balance, .needs = task->spec.needs, .some = some, .count = count};
     if (count == 0)
         return false;
-    struct px_pool pool = {.balance = schedule->balance, .some = some, .count = count};
-    run_on(schedule, task, schedule->scheme->choose(&pool), false);
+    struct px_worker *worker = schedule->scheme->choose(&pool);
+    if (some == NULL && !may_run(task, worker))
+        return false;
+    run_on(schedule, task, worker, false);
     return true;
 }
 
-static bool all_have(const struct px_schedule *schedule, unsigned needs)
+/* Where some engines refused it, whoever comes first is seldom one of them. When it is, all are
+ * looked at. */
+static bool run_anywhere(struct px_schedule *schedule, struct task *task)
 {
-    for (unsigned bit = 0; bit < FEATURE_BITS; bit++) {
-        if ((needs & 1u << bit) != 0 && schedule->lacking[bit] > 0)
-            return false;
-    }
-    return true;
+    size_t open = px_balance_open(schedule->balance, task->spec.needs);
+    if (choose_and_run(schedule, task, NULL, open))
+        return true;
+    if (open == 0 || task->shunned_count == 0)
+        return false;
+    list_open(schedule, task);
+    return choose_and_run(schedule, task, schedule->scratch, schedule->scratch_count);
 }
 
 static void place_anywhere(struct px_schedule *schedule, struct task *task)
 {
-    if (task->shunned_count == 0 && all_have(schedule, task->spec.needs)) {
-        if (choose_and_run(schedule, task, NULL, px_balance_open(schedule->balance)))
-            return;
-    } else {
-        list_open(schedule, task);
-        if (choose_and_run(schedule, task, schedule->scratch, schedule->scratch_count))
-            return;
-    }
+    if (run_anywhere(schedule, task))
+        return;
     if (task->shunned_count > 0)
         picky_append(&schedule->picky, task);
     else
@@ -262,7 +265,7 @@ static struct task *next_for(struct px_schedule *schedule, struct px_worker *wor
     const struct px_heap_entry *top = px_heap_top(&desk_of(worker)->seats);
     if (top != NULL)
         best = earlier(best, ((struct seat *)top->item)->task);
-    for (unsigned needs = 0; needs < QUEUES; needs++) {
+    for (unsigned needs = 0; needs < PX_FEATURE_SETS; needs++) {
         top = px_heap_top(&schedule->queues[needs]);
         if (top != NULL && (worker->features & needs) == needs)
             best = earlier(best, top->item);

@@ -39,8 +39,8 @@ static void drop(struct fixture *fixture)
 static struct px_worker *choose(const struct fixture *fixture, const char *scheme,
                                 struct px_worker **some, size_t count)
 {
-    struct px_pool pool = {fixture->balance, some,
-                           some ? count : px_balance_open(fixture->balance)};
+    struct px_pool pool = {fixture->balance, 0, some,
+                           some ? count : px_balance_open(fixture->balance, 0)};
     return px_scheme_find(scheme)->choose(&pool);
 }
 
@@ -86,7 +86,7 @@ static void test_full_workers_are_not_chosen(void **state)
             assert_true(px_worker_open(worker) && worker->load < 2);
             px_balance_take(f.balance, worker);
         }
-        assert_int_equal(px_balance_open(f.balance), 0);
+        assert_int_equal(px_balance_open(f.balance, 0), 0);
         px_balance_release(f.balance, f.workers[4]);
         assert_ptr_equal(choose(&f, px_scheme_at(s)->name, NULL, 0), f.workers[4]);
         drop(&f);
@@ -145,16 +145,48 @@ static void test_removal(void **state)
     px_balance_take(f.balance, f.workers[0]);
     px_balance_remove(f.balance, f.workers[0]);
     px_balance_remove(f.balance, f.workers[1]);
-    assert_int_equal(px_balance_open(f.balance), COUNT - 2);
+    assert_int_equal(px_balance_open(f.balance, 0), COUNT - 2);
     for (int i = 2; i < COUNT; i++) {
         struct px_worker *worker = choose(&f, "leastload", NULL, 0);
         assert_ptr_equal(worker, f.workers[i]);
         px_balance_remove(f.balance, worker);
     }
-    assert_int_equal(px_balance_open(f.balance), 0);
+    assert_int_equal(px_balance_open(f.balance, 0), 0);
     px_balance_add(f.balance, f.workers[3]);
     assert_ptr_equal(choose(&f, "lru", NULL, 0), f.workers[3]);
     drop(&f);
+}
+
+/* A task that needs a feature is for those that have it, in the same order as without the others.
+ */
+static void test_needs(void **state)
+{
+    (void)state;
+    for (size_t s = 0; px_scheme_at(s) != NULL; s++) {
+        struct px_balance *balance = px_balance_create(1, 42);
+        struct px_worker *workers[COUNT];
+        for (int i = COUNT - 1; i >= 0; i--) {
+            workers[i] = px_alloc(sizeof(struct px_worker) + 1);
+            workers[i]->slot = PX_NO_SLOT;
+            workers[i]->features = (unsigned)i % PX_FEATURE_SETS;
+            px_balance_add(balance, workers[i]);
+        }
+        struct px_pool pool = {.balance = balance, .needs = PX_FEATURE_PICKLE5};
+        for (int i = 1; i < COUNT; i += 2) {
+            pool.count = px_balance_open(balance, pool.needs);
+            assert_int_equal(pool.count, (COUNT - i + 1) / 2);
+            struct px_worker *worker = px_scheme_at(s)->choose(&pool);
+            assert_true(px_worker_open(worker) && (worker->features & PX_FEATURE_PICKLE5));
+            if (s < 2) /* leastload and lru: whoever came first */
+                assert_ptr_equal(worker, workers[i]);
+            px_balance_take(balance, worker);
+        }
+        assert_int_equal(px_balance_open(balance, pool.needs), 0);
+        assert_int_equal(px_balance_open(balance, 0), COUNT / 2);
+        for (int i = 0; i < COUNT; i++)
+            free(workers[i]);
+        px_balance_destroy(balance);
+    }
 }
 
 static void test_names(void **state)
@@ -174,6 +206,7 @@ int main(void)
         cmocka_unit_test(test_chance),
         cmocka_unit_test(test_weighted_prefers_idle),
         cmocka_unit_test(test_removal),
+        cmocka_unit_test(test_needs),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
