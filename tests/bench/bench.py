@@ -7,8 +7,8 @@ import platform
 import sys
 import time
 
-SECTIONS = ["start", "kernel", "output", "execute", "tasks", "client", "engine", "memory",
-            "magics"]
+SECTIONS = ["start", "kernel", "output", "execute", "tasks", "controller", "client", "engine",
+            "memory", "magics"]
 
 
 def versions():

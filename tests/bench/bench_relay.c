@@ -132,7 +132,7 @@ static char *targets_of(const struct bench *bench, bool coalescing)
     px_buf_text(&out, "{\"targets\": [");
     for (int i = 0; i < bench->engines.count; i++)
         px_buf_printf(&out, "%s[\"%s\", %d]", i ? ", " : "", bench_engine_uuid(&bench->engines, i),
-                      i);
+                      bench_engine_id(&bench->engines, i));
     px_buf_printf(&out, "], \"is_broadcast\": true, \"is_coalescing\": %s}",
                   coalescing ? "true" : "false");
     return out.data;

@@ -8,6 +8,7 @@
  */
 #include "engines.h"
 
+#include "load.h"
 #include "protocol.h"
 
 #include <arpa/inet.h>
@@ -47,8 +48,14 @@ struct connection {
 struct bench_engine {
     struct bench_engines *all;
     struct connection legs[LEGS];
+    int id;
     char uuid[PX_ID_SIZE];
 };
+
+int bench_engine_id(const struct bench_engines *engines, int index)
+{
+    return engines->list[index].id;
+}
 
 const char *bench_engine_uuid(const struct bench_engines *engines, int index)
 {
@@ -144,13 +151,26 @@ static void begin(struct bench_engines *engines, int index)
     free(content);
 }
 
+/* The number in a registration_reply. */
+static int read_id(struct px_msg *msg)
+{
+    static const char *const key = "id";
+    struct px_span id;
+    struct px_error err;
+    bench_must(px_msg_locate(msg, &err), &err);
+    if (px_scan(px_msg_content(msg), &key, &id, 1) != 0 || id.size == 0)
+        px_die(1, "an engine was not registered");
+    return atoi(id.data);
+}
+
 /* The connection to the hub has done its work: descriptors are what there is least of. */
 static void on_registered(struct bench_engine *engine)
 {
     struct bench_engines *engines = engine->all;
     const struct px_cluster_connection *file = &engines->file;
     static const enum leg legs[] = {TASK, MUX, BROADCAST};
-    const int ports[] = {file->task, file->mux, file->broadcast[0]};
+    const int leaf = file->broadcast[(size_t)engine->id % file->broadcast_count];
+    const int ports[] = {file->task, file->mux, leaf};
     for (size_t i = 0; i < PX_COUNT(legs); i++) {
         if (engines->work & 1u << i)
             open_leg(engine, legs[i], "ROUTER", ports[i]);
@@ -199,6 +219,7 @@ static void on_message(struct connection *from, struct px_msg *msg)
     struct bench_engines *engines = from->engine->all;
     struct px_error err;
     if (from->leg == REGISTRAR) {
+        from->engine->id = read_id(msg);
         on_registered(from->engine);
     } else if (from->leg == PING) {
         send_message(&from->engine->legs[PONG], px_msg_copy(msg));

@@ -29,6 +29,7 @@ struct bench_engines {
 
 /* Starts the thread, which ends with the process. Dies with a message when it cannot. */
 void bench_engines_start(struct bench_engines *engines);
+int bench_engine_id(const struct bench_engines *engines, int index);
 const char *bench_engine_uuid(const struct bench_engines *engines, int index);
 
 #endif
