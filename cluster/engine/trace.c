@@ -181,6 +181,18 @@ static void answer_all(struct px_trace *trace, bool late)
     px_buf_fini(&content);
 }
 
+/* The language's handler may be one that makes system calls fail: Python's faulthandler leaves out
+ * SA_RESTART when it calls ours. C code that waits must not notice that it is looked at. */
+static void ask_main_thread(const struct px_trace *trace)
+{
+    struct sigaction now;
+    if (sigaction(TRACE_SIGNAL, NULL, &now) == 0 && now.sa_handler != on_traced) {
+        now.sa_flags |= SA_RESTART;
+        sigaction(TRACE_SIGNAL, &now, NULL);
+    }
+    pthread_kill(trace->main_thread, TRACE_SIGNAL);
+}
+
 /* Between our handler's turn and the language's return to its own post a signal finds ours alone,
  * and nothing is written: then it is sent again. */
 static void on_done(struct px_loop *loop, void *ctx)
@@ -192,7 +204,7 @@ static void on_done(struct px_loop *loop, void *ctx)
     if (trace->waiting_count == 0)
         return;
     if (trace->speaks && lseek(trace->stacks_fd, 0, SEEK_END) == 0) {
-        pthread_kill(trace->main_thread, TRACE_SIGNAL);
+        ask_main_thread(trace);
         return;
     }
     answer_all(trace, false);
@@ -230,5 +242,5 @@ void px_trace_answer(struct px_trace *trace, struct px_request *request)
     if (trace->late)
         return; /* the signal is under way */
     trace->late = px_loop_timer(trace->loop, PATIENCE_MS, 0, on_late, trace);
-    pthread_kill(trace->main_thread, TRACE_SIGNAL);
+    ask_main_thread(trace);
 }
