@@ -11,6 +11,7 @@ from .asyncresult import AsyncResult
 
 STACKS_SECONDS = 3  # an engine that lives answers in milliseconds, whatever its Python does
 WHY_SECONDS = 5
+WORK_SECONDS = 1  # for engines to say what they are busy with
 
 # ---- stacks
 
@@ -96,7 +97,25 @@ def why(client, line, last, scope):
             else:
                 done += 1
     text = "%d task%s done\n" % (done, "" if done == 1 else "s") if done else ""
-    return text + (_why_of(client, ids, results) if ids else "")
+    return text + (_why_of(client, ids, results) + _work_of(client, results) if ids else "")
+
+
+def _engines_of(results):
+    """The engines of tasks that have no reply, as far as they are known."""
+    return sorted({
+        result._raw.task_engine(index)
+        for result in results
+        for index, task in enumerate(result._tasks)
+        if task.reply is None and result._raw.task_engine(index) >= 0
+    })
+
+
+def _work_of(client, results):
+    """What the engines that are waited for, or all, are busy with, and since when."""
+    ids = _engines_of(results) or client.ids
+    able = [i for i in ids if client._raw.feature("stacks", [i])]
+    answers = _ask_stacks(client, able, WORK_SECONDS).values()
+    return _magics.stacks([(a[0], "") + a[2:] for a in answers if isinstance(a, tuple)])
 
 
 def _why_of(client, ids, results):
@@ -115,12 +134,7 @@ def _why_of(client, ids, results):
 def _what_is_known(client, ids, results):
     """For a controller that gives no reasons: where tasks are, and what stands before them."""
     text = "this controller gives no reasons (pxcontroller does); what it tells:\n"
-    engines = sorted({
-        result._raw.task_engine(index)
-        for result in results
-        for index, task in enumerate(result._tasks)
-        if task.reply is None and result._raw.task_engine(index) >= 0
-    })
+    engines = _engines_of(results)
     try:
         status = client.queue_status()
     except (TimeoutError, error.KernelError, _phalanx.ClosedError):
