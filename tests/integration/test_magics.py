@@ -541,7 +541,9 @@ def test_push_sends_what_has_changed(notebook):
     for code, got in (("%%px --push value\npass", 1), ("%%px --push value\npass", 1),
                       ("value = Counted(2)", 1), ("%%px --push value\npass", 2),
                       ("%px value = 'mine'", 2), ("%%px --push value\npass", 3),
-                      ("%px del value", 3), ("%%px --push value\npass", 4)):
+                      ("%px del value", 3), ("%%px --push value\npass", 4),
+                      ("value.n = 5", 4), ("%%px --push value\npass", 5),
+                      ("%%px --push value\npass", 5)):
         notebook.run(code)
         assert notebook.texts("%px builtins.px_got")[0].endswith(f": {got}"), code
 
@@ -715,15 +717,65 @@ def test_stacks(notebook):
     assert notebook.said("%pxstacks")[0] == "engines 0-1: idle\n"
 
 
-def test_why(notebook, tmp_path):
+def test_stacks_of_engines_that_hold_the_gil(notebook, tmp_path):
+    """In C code, which answers no signal of Python's; equal stacks are told once."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    notebook.run(f"%%px\nimport ctypes, os\nfd = os.open({fifo!r}, os.O_RDWR)\n"
+                 "libc = ctypes.PyDLL(None)  # keeps the GIL\n"
+                 "def hold(): return libc.read(fd, ctypes.create_string_buffer(1), 1)")
+    notebook.run("%px --noblock --out held hold()")
+    said = ""
+    deadline = time.monotonic() + 30
+    while not re.search("^engines 0-1: execute_request for .*hold", said, re.DOTALL):
+        assert time.monotonic() < deadline, said
+        said = notebook.said("%pxstacks")[0]
+    writer = os.open(fifo, os.O_WRONLY)
+    os.write(writer, b"12")
+    os.close(writer)
+    assert said.count("hold") == 1 and "<module>" in said and "no answer" not in said
+    assert notebook.run("held.wait_for_output()\n[r.data['text/plain'] for r in held.get()]")[0][1] == {
+        "text/plain": "['1', '1']"}
+
+
+def test_why_a_cell_runs(notebook, tmp_path):
     gate = tmp_path / "gate"
     notebook.run(waiting_cell(gate, "--noblock --out waiting"))
-    text, _ = notebook.said("%pxwhy")
-    assert "engine" in text and "0" in text
-    assert notebook.said("%pxwhy waiting")[0] == text or "engine" in text
+    for code in ("%pxwhy", "%pxwhy waiting"):
+        text, _ = notebook.said(code)
+        assert re.search("^2 tasks of engines 0-1: running", text)
+        assert re.search("^engines 0-1: execute_request for up to \\d+ s$", text, re.MULTILINE)
     gate.touch()
     notebook.run("waiting.get()")
     assert notebook.said("%pxwhy waiting")[0] == "2 tasks done\n"
+    assert "is not an AsyncResult" in notebook.usage("%pxwhy In")
+
+
+def test_why_tasks_wait(notebook, tmp_path):
+    """Dependencies, engines that may not or cannot take them, the high-water mark."""
+    gate = str(tmp_path / "gate")
+    notebook.run(
+        "import phalanx\nrc = phalanx.Client()\nlb = rc.load_balanced_view()\n"
+        "def wait(gate):\n    import os, time\n"
+        "    while not os.path.exists(gate): time.sleep(0.01)\n"
+        f"running = [lb.apply_async(wait, {gate!r}) for _ in range(2)]\n"
+        "with lb.temp_flags(after=running[0]): after = lb.apply_async(int)\n"
+        "with lb.temp_flags(targets=[0]): meant = lb.apply_async(int)\n"
+        f"last = [lb.apply_async(wait, {gate!r}) for _ in range(8)][-1]\n"
+        "first = running[0]")
+    why = {
+        "first": r"of engine \d: running for 0 s: its engine runs it",
+        "after": "1 of the 1 tasks it is to run after have not ended; it needs all of them",
+        "meant": "the 1 engine that may run it is busy",
+        "last": r"the 2 engines that may run it are busy \(high-water mark \d+\); \d+ wait",
+    }
+    for name, words in why.items():
+        said = notebook.said("%pxwhy " + name)[0]
+        assert re.search(words, said), said
+        assert re.search(r"^engines? [-0-9]+: apply_request for (up to )?\d+ s$", said, re.MULTILINE)
+    with open(gate, "w"):
+        notebook.run("lb.wait(); rc.close()")
+    assert "the scheduler does not know it" in notebook.said("%pxwhy no-such-task")[0]
 
 
 # ---- engines come and go ---------------------------------------------------------------------------
