@@ -907,6 +907,25 @@ def test_ipython_in_a_terminal(notebook):
 # ---- without a cluster ---------------------------------------------------------------------------
 
 
+def loses_its_cluster(notebook, env):
+    """While a cell runs. The next ones work, on another."""
+    name, = (notebook.folder / "ipython" / "profile_default" / "security").glob("cluster-px-*.json")
+    said, error = "", None
+    for kind, content in notebook.outputs(notebook.send(
+            "%%px --progress-after -1\nimport time\nprint('on', flush=True)\ntime.sleep(100)")):
+        said += content["text"] if kind == "stream" else ""
+        error = content if kind == "error" else error
+        if shown_text(said).endswith("on\n"):
+            subprocess.run([BIN / "pxcluster", "stop", "--cluster-id", name.stem[len("cluster-"):]],
+                           env=programs_env(env), check=True, stderr=subprocess.DEVNULL)
+    notebook.kc.get_shell_msg(timeout=10)
+    assert re.search("%px: lost engine .* died while running task", said), said
+    assert "EngineError" in error["evalue"] or error["ename"] == "EngineError"
+    assert notebook.run("6 * 7")[0][1]["text/plain"] == "42"
+    shown = notebook.run("%px 6 * 7")
+    assert shown[0][1].startswith("No cluster is running: starting one of")
+
+
 @pytest.mark.parametrize("kernel", list(KERNELS))
 def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
     env = environment(tmp_path / "ipython")
@@ -922,6 +941,8 @@ def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
         assert [kind for kind, _ in shown[1:] if kind != "stdout"] == ["display_data"]
         text, = notebook.texts("%px 1")
         assert text.startswith("Out[0-%d:" % (engines - 1) if engines > 1 else "Out[0:")
+        if kernel == "pxkernel":  # the same code in both
+            loses_its_cluster(notebook, env)
         notebook.close()
         wait_for(lambda: not conftest.processes_with(f"IPYTHONDIR={tmp_path / 'ipython'}"), 20,
                  "the cluster's end")
@@ -947,6 +968,23 @@ def test_a_killed_kernel_takes_its_cluster_along(kernel, tmp_path):
                  "the cluster's end")
         assert conftest.alive(child_pid)
         os.kill(child_pid, signal.SIGKILL)
+        notebook.close()
+    finally:
+        kill_leftovers(tmp_path / "ipython")
+
+
+def test_a_cluster_without_engines(tmp_path):
+    env = environment(tmp_path / "ipython")
+    try:
+        subprocess.Popen([BIN / "pxcontroller"], env=programs_env(env), stdin=subprocess.DEVNULL,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        security = tmp_path / "ipython" / "profile_default" / "security"
+        wait_for((security / "ipcontroller-client.json").exists, 20, "the controller")
+        notebook = Notebook(KERNELS["pxkernel"], programs_env(env), tmp_path)
+        assert notebook.error("%px 1")["traceback"] == [
+            "KernelError: the cluster has no engines; '%pxcluster engines +4' starts some"]
+        assert notebook.said("%pxcluster engines +1")[0] == "Started engine 0.\n"
+        assert notebook.texts("%px 6 * 7")[0].endswith(": 42")
         notebook.close()
     finally:
         kill_leftovers(tmp_path / "ipython")

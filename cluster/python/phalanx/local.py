@@ -22,6 +22,7 @@ from .cluster import find_pxcluster, run, run_with_parent, wait_until
 CONNECT_SECONDS = 5  # a controller that is there answers in milliseconds
 TRUST_SECONDS = 5  # one that has just answered is not asked again
 ENGINE_SECONDS = 30
+SOON_SECONDS = 2  # for engines of a cluster that has none: they may be about to register
 
 
 def _where(file):
@@ -51,9 +52,13 @@ class DefaultCluster:
 
     def client(self):
         """The cluster's client. Starts a cluster when there is none."""
-        client = self.existing() or self._started(self._start(None))
-        if not client.ids:
-            self._await_engines(client, 1)
+        client = self.existing()
+        if client is None:  # one without engines is false
+            client = self._started(self._start(None))
+        if not client.ids and not wait_until(lambda: client.ids, SOON_SECONDS):
+            raise error.KernelError(
+                "the cluster has no engines; '%pxcluster engines +4' starts some"
+            )
         return client
 
     def existing(self):
