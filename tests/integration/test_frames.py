@@ -231,12 +231,9 @@ def aborted(talk):
     return outline(seen)
 
 
-def test_an_aborted_cell_is_answered_as_ipykernel_does(talks):
+def test_each_request_is_answered_as_ipykernel_does(talks):
     ours, theirs = map(aborted, talks)
     assert ours == theirs
-
-
-def test_each_request_is_answered_as_ipykernel_does(talks):
     found, used = [], set()
     for name, (channel, msg_type, content, *more) in STEPS.items():
         ours, theirs = (outline(t.ask(channel, msg_type, content, **(more[0] if more else {})))

@@ -284,11 +284,17 @@ def test_kernel_ends_with_its_front_end(env, tmp_path):
     assert kernel.wait(TIMEOUT) == 0
 
 
-def test_exit_ends_the_kernel(both):
-    kernel, _ = both
-    process = kernel.km.provisioner.process
-    msg_id = kernel.kc.execute("exit")
-    assert kernel.reply(msg_id)["content"]["status"] == "ok"
+def test_exit_ends_the_kernel(echo):
+    process = echo.km.provisioner.process
+    assert echo.reply(echo.kc.execute("exit"))["content"]["status"] == "ok"
+    assert process.wait(TIMEOUT) == 0
+
+
+@pytest.mark.parametrize("code", ["exit", "quit()"])
+def test_exit_tells_the_front_end_and_ends_the_kernel(python, code):
+    process = python.km.provisioner.process
+    reply = python.reply(python.kc.execute(code))["content"]
+    assert reply["payload"] == [{"source": "ask_exit", "keepkernel": False}]
     assert process.wait(TIMEOUT) == 0
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """IPython's features and the libraries that notebooks live on, in pxkernel."""
+import contextlib
 import json
+import sqlite3
 import subprocess
 
 import pytest
@@ -110,6 +112,100 @@ def test_widgets_open_comms_and_hear_of_changes(kernel):
     known = kernel.reply(kernel.send("shell", "comm_info_request",
                                      {"target_name": "jupyter.widget"}))["content"]["comms"]
     assert model in known
+
+
+def comms_of(seen):
+    return {c["target_name"] for kind, c in seen if kind == "comm_open"}
+
+
+def test_backends_of_matplotlib(kernel, tmp_path):
+    pytest.importorskip("matplotlib")
+    shows = "import matplotlib.pyplot as plt\nplt.close('all'); plt.plot([1, 2]);"
+    reply, _ = kernel.run("%matplotlib widget")
+    if reply["status"] == "error":
+        assert "needs ipympl, which is not installed for /" in reply["evalue"]
+        assert "-m pip install ipympl" in reply["evalue"]
+        assert "image/png" in dict(kernel.run(shows)[1])["display_data"]["data"]  # as before
+        package = tmp_path / "ipympl"  # a backend of that name, with matplotlib's own in it
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        (package / "backend_nbagg.py").write_text(
+            "from matplotlib.backends import backend_nbagg\nfrom matplotlib.backends.backend_nbagg"
+            " import *\nfrom matplotlib.backends.backend_nbagg import _BackendNbAgg\n")
+        kernel.run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
+    for name in ("widget", "notebook"):
+        reply, seen = kernel.run(f"%matplotlib {name}\n{shows}")
+        assert reply["status"] == "ok", reply
+        assert comms_of(seen) & {"matplotlib", "jupyter.widget"}, seen
+        kernel.run("plt.close('all')\nget_ipython().pylab_gui_select = None")
+    reply, seen = kernel.run(f"%matplotlib inline\n{shows}")
+    assert "image/png" in dict(seen)["display_data"]["data"]
+
+
+def test_a_progress_bar_is_a_widget(kernel):
+    pytest.importorskip("ipywidgets")
+    # Debian's widgets are older than its tqdm, which looks for a style.
+    kernel.run("import ipywidgets, types\nif not hasattr(ipywidgets.FloatProgress, 'style'):\n"
+               "    ipywidgets.FloatProgress.style = types.SimpleNamespace()")
+    reply, seen = kernel.run("from tqdm.notebook import tqdm\n"
+                             "for _ in tqdm(range(3), mininterval=0): pass")
+    assert reply["status"] == "ok", reply
+    assert comms_of(seen) == {"jupyter.widget"}
+    sent = [c["data"] for kind, c in seen if kind == "comm_msg"]
+    assert any(data.get("state", {}).get("value") == 3 for data in sent), sent
+    assert "application/vnd.jupyter.widget-view+json" in dict(seen)["display_data"]["data"]
+
+
+def test_what_cells_ask_of_the_front_end(kernel, tmp_path):
+    """%edit, and ways to leave that do not."""
+    file = tmp_path / "there.py"
+    file.write_text("def there():\n    pass\n")
+    reply, _ = kernel.run(f"%edit {file}")
+    assert reply["payload"] == [{"source": "edit_magic", "filename": str(file), "line_number": None}]
+    kernel.run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom there import there")
+    reply, _ = kernel.run("%edit there")
+    assert reply["payload"] == [{"source": "edit_magic", "filename": str(file), "line_number": 1}]
+    reply, _ = kernel.run("def here(): pass\n%edit here")
+    assert reply["status"] == "error" and "edit it there" in reply["evalue"]
+    for leave in ("exit", "quit"):
+        reply, _ = kernel.run(f"{leave}(keep_kernel=True)")
+        assert reply["payload"] == [{"source": "ask_exit", "keepkernel": True}], leave
+    reply, _ = kernel.run("import sys\nsys.exit('no')")
+    assert (reply["ename"], reply["evalue"], reply["payload"]) == ("SystemExit", "no", [])
+    reply, seen = kernel.run("%connect_info")
+    assert '"shell_port"' in text_of(seen) and "--existing /" in text_of(seen)
+    _, seen = kernel.run("%autosave 10")
+    assert "set_autosave_interval(10000)" in dict(seen)["display_data"]["data"]["application/javascript"]
+
+
+def test_an_extension_of_the_users(kernel, tmp_path):
+    (tmp_path / "own_magic.py").write_text(
+        "from IPython.core.magic import register_line_magic\n"
+        "def load_ipython_extension(shell):\n"
+        "    shell.register_magic_function(lambda line: 'own ' + line, magic_name='own')\n"
+        "    shell.events.register('post_run_cell', after)\n"
+        "def after(result): print('after', result.success)\n"
+        "def unload_ipython_extension(shell): shell.events.unregister('post_run_cell', after)\n")
+    kernel.run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
+    assert "after True" in text_of(kernel.run("%load_ext own_magic")[1])
+    assert text_of(kernel.run("%own way")[1]) == "'own way'after True\n"
+    assert text_of(kernel.run("%unload_ext own_magic\n1")[1]) == "1"
+
+
+def test_many_kernels_share_one_history(start, ipython_dir):
+    """At once, and nobody hears of a lock."""
+    kernels = [start() for _ in range(3)]
+    asked = [(k, [k.kc.execute(f"number = {n * 100 + i}") for i in range(20)])
+             for n, k in enumerate(kernels)]
+    for kernel, ids in asked:
+        for msg_id in ids:
+            assert kernel.reply(msg_id)["content"]["status"] == "ok"
+            assert [kind for kind, _ in kernel.until_idle(msg_id)] == ["status", "execute_input", "status"]
+    for kernel in kernels:
+        kernel.km.shutdown_kernel()
+    with contextlib.closing(sqlite3.connect(ipython_dir / "profile_default" / "history.sqlite")) as db:
+        lines = [row[0] for row in db.execute("SELECT source_raw FROM history")]
+    assert sorted(lines) == sorted(f"number = {n * 100 + i}" for n in range(3) for i in range(20))
 
 
 def test_completions_have_types(start):

@@ -75,6 +75,7 @@ from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.core.magics.code import CodeMagics, InteractivelyDefined, MacroToEdit
 from IPython.core.payload import PayloadManager
 from IPython.core.shellapp import InteractiveShellApp
 from IPython.utils.tokenutil import token_at_cursor
@@ -171,6 +172,14 @@ class Own(threading.local):
     leave = False
 
 
+def _connection_file():
+    """The file that the kernel was started with."""
+    arguments = sys.orig_argv
+    if "-f" not in arguments[:-1]:
+        raise UsageError("there is no connection file: this is not a kernel of its own")
+    return os.path.abspath(arguments[arguments.index("-f") + 1])
+
+
 @magics_class
 class KernelMagics(Magics):
     """Magics whose terminal form makes no sense in a notebook."""
@@ -195,6 +204,53 @@ class KernelMagics(Magics):
     def man(self, line):
         """Show a page of the manual in the pager."""
         page.page(self.shell.getoutput(f"man {line} | col -b", split=False))
+
+    @line_magic
+    def edit(self, line):
+        """Ask the front end to open a file, or the code of a name or of cells, in an editor."""
+        options, args = self.parse_options(line, "prxn:")
+        try:
+            file, number, _ = CodeMagics._find_edit_target(self.shell, args, options, ["", ""])
+        except MacroToEdit:
+            raise UsageError("%edit: a macro has no file to edit")
+        except InteractivelyDefined as error:
+            raise UsageError(f"%edit: cell {error.index} defined that: edit it there")
+        if file is None:
+            return  # it has said why
+        payload = {"source": "edit_magic", "filename": os.path.abspath(file), "line_number": number}
+        self.shell.payload_manager.write_payload(payload)
+
+    ed = line_magic("ed")(edit)
+
+    @line_magic
+    def autosave(self, line):
+        """Set how often the notebook is saved, in seconds; 0: never."""
+        if not line.strip().isdigit():
+            raise UsageError("%autosave wants a number of seconds")
+        seconds = int(line)
+        script = f"IPython.notebook.set_autosave_interval({1000 * seconds})"
+        self.shell.display_pub.publish({"application/javascript": script})
+        print(f"Autosaving every {seconds} seconds" if seconds else "Autosave disabled")
+
+    @line_magic
+    def connect_info(self, line):
+        """Show how other front ends connect to this kernel."""
+        file = _connection_file()
+        with open(file, encoding="utf-8") as text:
+            print(text.read())
+        print(f"This is {file}. Further front ends connect with, for example,\n\n"
+              f"    jupyter console --existing {file}")
+
+    @line_magic
+    def qtconsole(self, line):
+        """Open a qtconsole on this kernel."""
+        import importlib.util
+        import subprocess
+
+        if importlib.util.find_spec("qtconsole") is None:
+            raise UsageError(f"%qtconsole: qtconsole is not installed for {sys.executable}")
+        command = [sys.executable, "-m", "qtconsole", "--existing", _connection_file()]
+        subprocess.Popen([*command, *line.split()], stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 @magics_class
@@ -273,8 +329,24 @@ class Shell(InteractiveShell):
         return super().should_run_async(raw_cell, transformed_cell=transformed_cell, **more)
 
     def enable_gui(self, gui=None):
-        if gui not in (None, "inline"):
+        if gui not in (None, "inline", "widget", "ipympl", "notebook", "nbagg", "agg"):
             raise UsageError(f"the {gui!r} event loop is not available in this kernel")
+
+    def enable_matplotlib(self, gui=None):
+        """As IPython does; where that fails, all is as it was before."""
+        import matplotlib
+
+        before = self.pylab_gui_select, dict.get(matplotlib.rcParams, "backend")
+        try:
+            return super().enable_matplotlib(gui)
+        except BaseException as error:
+            self.pylab_gui_select = before[0]
+            dict.__setitem__(matplotlib.rcParams, "backend", before[1])
+            if isinstance(error, ModuleNotFoundError) and error.name == "ipympl":
+                raise UsageError("%matplotlib widget needs ipympl, which is not installed for "
+                                 f"{sys.executable}: '{sys.executable} -m pip install ipympl' "
+                                 "installs it") from None
+            raise
 
     def ask_exit(self):
         self.px_own.leave = not self.keepkernel_on_exit
