@@ -6,8 +6,9 @@
  *     --prefix P    P/share/jupyter
  *     --sys-prefix  the active environment ($VIRTUAL_ENV, $CONDA_PREFIX), else /usr/local
  *
- * kernel.json names this program by its absolute path. The logos come from this program's own
- * installation and are left out where there is none.
+ * kernel.json names this program by its absolute path, and the interpreter, which must fit it,
+ * where one was named or, with --sys-prefix, an environment is active: the kernelspec belongs to
+ * that. The logos come from this program's own installation and are left out where there is none.
  *
  * Reference: jupyter_client, "Making kernels for Jupyter"; jupyter_core, "Directories".
  */
@@ -42,7 +43,8 @@ static const struct px_option option_rows[] = {
     {"name", 0, PX_OPT_STRING, AT(name), 0, "NAME", "of the kernelspec (default: phalanx)", 0, 0},
     {"display-name", 0, PX_OPT_STRING, AT(display_name), 0, "TEXT",
      "what people see (default: Python (Phalanx))", 0, 0},
-    {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH", "pass --python PATH to the kernel", 0, 0},
+    {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
+     "interpreter to be, of this build's version", 0, 0},
     {"env", 0, PX_OPT_LIST, AT(env), 0, "NAME=VALUE", "set in the kernel's environment; repeatable",
      0, 0},
     {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "pass --language NAME to the kernel", 0,
@@ -74,13 +76,14 @@ static char *user_dir(void)
     return home && home[0] ? px_format("%s/.local/share/jupyter", home) : NULL;
 }
 
+/* NULL when no environment is active. */
 static const char *active_prefix(void)
 {
     const char *virtual_env = getenv("VIRTUAL_ENV");
     const char *conda = getenv("CONDA_PREFIX");
     if (virtual_env && virtual_env[0])
         return virtual_env;
-    return conda && conda[0] ? conda : "/usr/local";
+    return conda && conda[0] ? conda : NULL;
 }
 
 /* Jupyter's rule for names (jupyter_client.kernelspec). */
@@ -94,7 +97,8 @@ static bool is_name(const char *name)
 
 static char *spec_dir(const struct options *options, struct px_error *err)
 {
-    const char *prefix = options->sys_prefix ? active_prefix() : options->prefix;
+    const char *active = active_prefix();
+    const char *prefix = !options->sys_prefix ? options->prefix : active ? active : "/usr/local";
     char *data = prefix ? px_format("%s/share/jupyter", prefix) : user_dir();
     if (!data) {
         px_fail(err, PX_ENOENT, "no home directory: set HOME or say --prefix");
@@ -203,6 +207,22 @@ static int write_spec(const struct options *options, const char *dir, struct px_
     return result;
 }
 
+/* The interpreter that kernel.json is to name, to be freed; NULL for none. */
+static char *choose_python(const struct options *options, const struct px_interp_ops *ops)
+{
+    struct px_error err;
+    const char *active = options->sys_prefix ? active_prefix() : NULL;
+    char *own = active ? px_format("%s/bin/python", active) : NULL;
+    const char *wanted = options->python ? options->python : own;
+    if (wanted && !ops->select && options->python)
+        px_die(2, "--python is not for %s", ops->name);
+    char *python = wanted && ops->select ? ops->select(wanted, &err) : NULL;
+    if (wanted && ops->select && !python)
+        px_die(1, "%s", err.text);
+    free(own);
+    return python;
+}
+
 int px_install_main(int argc, char **argv)
 {
     struct options options = {.name = "phalanx", .display_name = "Python (Phalanx)"};
@@ -216,16 +236,20 @@ int px_install_main(int argc, char **argv)
     if (!is_name(options.name))
         px_die(2, "'%.60s' cannot name a kernelspec: letters, digits, '.', '_' and '-'",
                options.name);
-    if (!px_language_find(options.language, &err))
+    const struct px_interp_ops *ops = px_language_find(options.language, &err);
+    if (!ops)
         px_die(2, "%s", err.text);
     for (size_t i = 0; i < options.env.count; i++)
         if (strcspn(options.env.items[i], "=") == 0 || !strchr(options.env.items[i], '='))
             px_die(2, "--env wants NAME=VALUE, not '%.60s'", options.env.items[i]);
+    char *python = choose_python(&options, ops);
+    options.python = python;
     char *dir = spec_dir(&options, &err);
     if (!dir || write_spec(&options, dir, &err) < 0)
         px_die(1, "%s", err.text);
     printf("installed kernelspec %s in %s\n", options.name, dir);
     free(dir);
+    free(python);
     free(options.env.items);
     return 0;
 }

@@ -15,7 +15,7 @@
 #include <string.h>
 
 struct options {
-    const char *file, *language, *python, *profile_dir, *colors;
+    const char *file, *language, *python, *profile, *profile_dir, *colors;
     int log_level;
     struct px_output_config output;
 };
@@ -27,7 +27,8 @@ static const struct px_option option_rows[] = {
     {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "python (default) or echo", 0, 0},
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
      "interpreter to be (default: the active environment's)", 0, 0},
-    {"profile-dir", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR", "IPython profile to load", 0, 0},
+    {"profile", 0, PX_OPT_STRING, AT(profile), 0, "NAME", "IPython profile to load", 0, 0},
+    {"profile-dir", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR", "its directory, instead", 0, 0},
     {"colors", 0, PX_OPT_STRING, AT(colors), 0, "SCHEME", "of tracebacks: nocolor, linux, ...", 0,
      0},
     {"log-level", 0, PX_OPT_LEVEL, AT(log_level), 0, "LEVEL",
@@ -51,6 +52,17 @@ static void hold_interrupts(bool hold)
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
+/* The directory of the profile that was asked for, which must be there; "" for IPython's choice. */
+static void find_profile(const struct options *options, char out[PX_PATH_SIZE])
+{
+    const struct px_profile_choice choice = {.profile = options->profile,
+                                             .profile_dir = options->profile_dir};
+    struct px_error err;
+    out[0] = 0;
+    if ((options->profile || options->profile_dir) && px_profile_dir(&choice, false, out, &err) < 0)
+        px_die(1, "%s", err.text);
 }
 
 static void run_language(struct px_channels *channels, const struct px_interp_ops *ops,
@@ -85,6 +97,8 @@ int main(int argc, char **argv)
     if (!options.file)
         px_die(2, "no connection file: say -f FILE; see --help");
     px_log_init("pxkernel", (enum px_level)options.log_level);
+    char profile[PX_PATH_SIZE];
+    find_profile(&options, profile);
     hold_interrupts(true);
     signal(SIGINT, SIG_DFL); /* a shell's background job ignores it, and the language would too */
     struct px_channels *channels = px_channels_open(options.file, ops, &options.output, &err);
@@ -92,7 +106,7 @@ int main(int argc, char **argv)
         px_die(1, "%s", err.text);
     char *modules = px_own_modules();
     const struct px_interp_config config = {.python = options.python,
-                                            .profile_dir = options.profile_dir,
+                                            .profile_dir = profile[0] ? profile : NULL,
                                             .colors = options.colors,
                                             .module_dir = modules,
                                             .argc = argc,

@@ -136,6 +136,10 @@ struct px_interp_ops {
     const char *features;  /* what an engine may announce beyond the common protocol: JSON strings,
                               comma separated ("\"pickle5\""); NULL for nothing */
 
+    /* Optional: the interpreter that create() would be for this `python`, as an absolute path that the
+     * caller frees; NULL when it cannot be that. */
+    char *(*select)(const char *python, struct px_error *err);
+
     /* An instance, or NULL. `host` is borrowed and may be NULL until px_interp attaches one. */
     void *(*create)(const struct px_interp_config *config, struct px_error *err);
     /* From now on output goes to `host`; after a fork the child attaches its own. */

@@ -359,6 +359,7 @@ const struct px_interp_ops px_interp_python = {
     .name = "python",
     .info_json = info_json,
     .features = FEATURES,
+    .select = px_python_select,
     .create = python_create,
     .attach = python_attach,
     .destroy = python_destroy,
