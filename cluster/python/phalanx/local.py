@@ -185,8 +185,8 @@ class DefaultCluster:
         return count
 
     def add(self, count):
-        """Starts more engines; waits until they are registered."""
-        client = self.client()
+        """Starts more engines of the cluster that runs; waits until they are registered."""
+        client = self.existing()
         before = set(client.ids)
         directory, cluster_id = _where(client._raw.file)
         args = (
