@@ -45,6 +45,9 @@ CELLS = [
     ("told.stdout", "hidden"),
     ("from tqdm import tqdm\nfor _ in tqdm(range(3)): pass", "3/3"),
     ("get_ipython().__class__.__mro__[1].__module__", "IPython.core.interactiveshell"),
+    ("get_ipython().__class__.__name__", "ZMQInteractiveShell"),
+    ("get_ipython().config['IPKernelApp']['connection_file']", "kernel.json"),
+    ("from tqdm.autonotebook import tqdm as bar; bar.__module__", "tqdm.notebook"),
     ("import builtins; builtins.get_ipython is not None and __name__", "__main__"),
 ]
 
@@ -240,9 +243,11 @@ def test_the_profile_is_loaded(start, ipython_dir):
     (profile / "startup" / "00.py").write_text("from_startup = 41\n")
     (profile / "ipython_config.py").write_text(
         "c.InteractiveShellApp.exec_lines = ['from_lines = 1']\n"
-        "c.InteractiveShell.ast_node_interactivity = 'all'\n")
-    _, seen = start().run("from_startup\nfrom_lines")
-    assert [c["data"]["text/plain"] for k, c in seen if k == "execute_result"] == ["41", "1"]
+        "c.ZMQInteractiveShell.ast_node_interactivity = 'all'\n")
+    (profile / "ipython_kernel_config.py").write_text(
+        "c.IPKernelApp.code_to_run = 'from_kernel = 2'\n")
+    _, seen = start().run("from_startup\nfrom_lines\nfrom_kernel")
+    assert [c["data"]["text/plain"] for k, c in seen if k == "execute_result"] == ["41", "1", "2"]
 
 
 def test_a_full_disk_costs_the_history_and_no_cell(start, ipython_dir):

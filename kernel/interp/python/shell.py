@@ -79,7 +79,7 @@ from IPython.core.magics.code import CodeMagics, InteractivelyDefined, MacroToEd
 from IPython.core.payload import PayloadManager
 from IPython.core.shellapp import InteractiveShellApp
 from IPython.utils.tokenutil import token_at_cursor
-from traitlets import Any, CBool, Instance, Type, default
+from traitlets import Any, CBool, Instance, Type, Unicode, default
 from traitlets.config import Config
 
 
@@ -172,12 +172,17 @@ class Own(threading.local):
     leave = False
 
 
-def _connection_file():
-    """The file that the kernel was started with."""
+def _given_connection_file():
+    """The file that the kernel was started with, or None."""
     arguments = sys.orig_argv
-    if "-f" not in arguments[:-1]:
+    return arguments[arguments.index("-f") + 1] if "-f" in arguments[:-1] else None
+
+
+def _connection_file():
+    file = _given_connection_file()
+    if file is None:
         raise UsageError("there is no connection file: this is not a kernel of its own")
-    return os.path.abspath(arguments[arguments.index("-f") + 1])
+    return os.path.abspath(file)
 
 
 @magics_class
@@ -263,7 +268,10 @@ class EngineMagics(Magics):
         raise UsageError("%px: this code runs on an engine already; %px belongs in the notebook")
 
 
-class Shell(InteractiveShell):
+class ZMQInteractiveShell(InteractiveShell):
+    """Called as that of IPython's kernel is: libraries know a notebook by this name, and it names
+    the section of the user's configuration."""
+
     displayhook_class = Type(DisplayHook)
     display_pub_class = Type(DisplayPublisher)
     kernel = Any()
@@ -506,10 +514,12 @@ class Shell(InteractiveShell):
         return [tuple(entry) for entry in found]
 
 
-class App(BaseIPythonApplication, InteractiveShellApp):
-    """The profile: its configuration, extensions and startup files."""
+class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
+    """The profile: its configuration, extensions and startup files. The name is that of a section
+    there."""
 
     name = "ipython-kernel"
+    connection_file = Unicode().tag(config=True)
 
     def init_crash_handler(self):
         pass
@@ -524,6 +534,7 @@ class App(BaseIPythonApplication, InteractiveShellApp):
 
 def _configuration(options):
     config = Config()
+    config.IPKernelApp.connection_file = _given_connection_file() or ""  # a kernel has the section
     if options["profile_dir"]:
         config.ProfileDir.location = options["profile_dir"]
     if options["colors"]:
@@ -535,14 +546,14 @@ def _configuration(options):
 
 def create(bridge):
     config = _configuration(bridge.options)
-    app = App(config=config)
+    app = IPKernelApp(config=config)
     try:
         app.initialize([])
     except Exception as error:
         host.log(f"the IPython profile is ignored: {error}")
         config.HistoryManager.enabled = False
-        app = App(config=config)
-    shell = Shell.instance(
+        app = IPKernelApp(config=config)
+    shell = ZMQInteractiveShell.instance(
         parent=app,
         profile_dir=app.profile_dir,
         user_module=bridge.main,
