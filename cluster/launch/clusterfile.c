@@ -63,6 +63,10 @@ int px_place_find(const struct px_common_options *options, bool create, struct p
                                              .profile_dir = options->profile_dir,
                                              .cluster_id = options->cluster_id};
     char dir[PX_PATH_SIZE];
+    /* `list` looks for profiles in one directory, not below it. */
+    if (options->profile && !options->profile_dir && strchr(options->profile, '/'))
+        return px_fail(err, PX_EINVAL, "profile '%.80s' has a slash in it: see --profile-dir",
+                       options->profile);
     if (px_profile_dir(&choice, create, dir, err) < 0)
         return -1;
     return px_place_make(dir, px_profile_cluster_id(&choice), out, err);

@@ -30,6 +30,7 @@
 #define MAX_READY_LINE 1024 /* "exited", a pid and a phrase */
 #define TAIL_LOGS 3         /* logs shown; a hundred engines fail for one reason */
 #define MISSING_SHOWN 10
+#define MAX_LOG (1u << 20)                               /* of a program that gave up */
 #define REGISTERED_TEXT "Completed registration with id" /* ipyparallel's engine and ours */
 
 struct member {
@@ -404,6 +405,33 @@ static void describe_end(const siginfo_t *info, char *out, size_t size)
                  sigabbrev_np(info->si_status) ? sigabbrev_np(info->si_status) : "?");
 }
 
+/* The last line of one of our programs that gave up: "pxengine: what: why". */
+static bool complaint(const struct local_set *set, const char *log, char *out, size_t size)
+{
+    static const char *const names[] = {
+        [PX_CONTROLLER_SET] = "pxcontroller: ", [PX_ENGINE_SET] = "pxengine: "};
+    struct px_buf text = {0};
+    out[0] = 0;
+    if (set->base.speaks && px_file_read(log, MAX_LOG, &text, NULL) == 0)
+        px_last_line(text.data, out, size);
+    px_buf_fini(&text);
+    return strncmp(out, names[set->kind], strlen(names[set->kind])) == 0;
+}
+
+/* Tells of a member that nobody had asked to end: in its own words, if there are any. */
+static void tell_end(struct local_set *set, const struct member *member, const siginfo_t *info)
+{
+    const pid_t pid = member->process.pid;
+    char why[300];
+    const bool said = info->si_code == CLD_EXITED && complaint(set, member->log, why, sizeof why);
+    if (!said)
+        describe_end(info, why, sizeof why);
+    /* A fork server takes all that is left of its engines with it. */
+    set->base.lost = member->key ? set->base.lost + 1 : set->count;
+    if (set->events.ended)
+        set->events.ended(&set->base, said ? 0 : pid, why, set->events.ctx);
+}
+
 /* True if the child has ended; it is reaped, and what it left in its process group is killed. */
 static bool reap(struct local_set *set, size_t index)
 {
@@ -422,15 +450,9 @@ static bool reap(struct local_set *set, size_t index)
     waitpid(pid, NULL, WNOHANG);
     struct member *member = &set->members[index];
     member->ended = true;
-    char why[64];
-    describe_end(&info, why, sizeof why);
-    px_log(PX_DEBUG, "process.ended", "pid=%ld why=\"%s\"", (long)pid, why);
-    if (member->asked)
-        return true;
-    /* A fork server takes all that is left of its engines with it. */
-    set->base.lost = member->key ? set->base.lost + 1 : set->count;
-    if (set->events.ended)
-        set->events.ended(&set->base, pid, why, set->events.ctx);
+    px_log(PX_DEBUG, "process.ended", "pid=%ld", (long)pid);
+    if (!member->asked)
+        tell_end(set, member, &info);
     return true;
 }
 
@@ -467,6 +489,9 @@ static void local_tail(const struct px_set *base, struct px_buf *out)
 {
     const struct local_set *set = (const struct local_set *)base;
     int shown = 0;
+    char line[300];
+    if (set->member_count && complaint(set, set->members[0].log, line, sizeof line))
+        return; /* it has been told */
     for (size_t i = 0; i < set->member_count && shown < TAIL_LOGS; i++) {
         const struct member *member = &set->members[i];
         /* Of engines with a log each, those that ended explain most. */

@@ -298,8 +298,11 @@ static void on_controller_ended(struct px_set *set, pid_t pid, const char *why, 
 {
     struct supervisor *sv = ctx;
     char text[300];
-    snprintf(text, sizeof text, "the controller (pid %ld) ended: %.200s%s", (long)pid, why,
-             sv->engines ? "; stopping the engines" : "");
+    if (pid)
+        snprintf(text, sizeof text, "the controller (pid %ld) ended: %.200s%s", (long)pid, why,
+                 sv->engines ? "; stopping the engines" : "");
+    else
+        snprintf(text, sizeof text, "%.290s", why);
     give_up(sv, set, text);
 }
 

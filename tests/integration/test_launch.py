@@ -334,6 +334,18 @@ def test_controller_that_never_writes_its_files(run, ipython_dir):
 
 
 @ours
+@pytest.mark.parametrize("options, words", [
+    (["--ip=300.1.1.1"], "pxcontroller: cannot bind tcp://300.1.1.1"),
+    (["--", "--no-such-option"], "pxcontroller: unknown option '--no-such-option'"),
+    (["--python=/no/such"], "pxengine: /no/such: no Python to run there"),
+    (["--profile=no/such"], "profile 'no/such' has a slash in it"),
+])
+def test_what_a_program_says_is_the_one_line(run, ipython_dir, options, words):
+    said = expect_failure(run, ipython_dir, *options)
+    assert words in said and said.count("\n") == 1, said
+
+
+@ours
 def test_engine_that_never_registers(run, ipython_dir):
     said = expect_failure(run, ipython_dir, "--engine-cmd=sh -c 'exec tail -f /dev/null'",
                           "--timeout=2")

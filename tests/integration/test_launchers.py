@@ -82,7 +82,9 @@ class Sshd:
         there = {"IPYTHONDIR": self.ipython_dir, "HOME": directory, "PATH": "/usr/bin:/bin",
                  "PYTHONPATH": PYTHONPATH}
         if "PX_ASAN_OPTIONS" in os.environ:
-            there["ASAN_OPTIONS"] = os.environ["PX_ASAN_OPTIONS"]
+            there.update({name: os.environ.get(name, "") for name in (
+                "LSAN_OPTIONS", "UBSAN_OPTIONS", "PYTHONMALLOC")},
+                ASAN_OPTIONS=os.environ["PX_ASAN_OPTIONS"])
         self.write("sshd_config", f"""
             ListenAddress 127.0.0.1
             Port {self.port}
@@ -400,6 +402,7 @@ def slurm(slurm_daemons, env):
     wait_for(lambda: not slurm_daemons.say("squeue", "-h"), 30, "an empty queue")
 
 
+@pytest.mark.stock
 def test_slurm(slurm, cluster, run, env, ipython_dir):
     where = cluster(2, "--engines=slurm", "--partition=main", "--time=10", CODE, cluster_id="two")
     with ipp.Client(str(where.client_file)) as rc:
