@@ -33,6 +33,16 @@ void px_fold(const struct px_span *keys, size_t count, size_t *first)
     free(all);
 }
 
+size_t px_fold_members(const size_t *first, size_t count, size_t group, size_t *members)
+{
+    size_t found = 0;
+    for (size_t i = group; first[group] == group && i < count; i++) {
+        if (first[i] == group)
+            members[found++] = i;
+    }
+    return found;
+}
+
 static int by_number(const void *a, const void *b)
 {
     const int x = *(const int *)a, y = *(const int *)b;
@@ -63,7 +73,7 @@ void px_render_ranges(struct px_buf *out, const int *ids, size_t count)
  * the size of what stands before its digits. */
 static size_t before_digits(const char *at, size_t left)
 {
-    static const char *const prefixes[] = {"0x", "In[", "In [", "ipykernel_"};
+    static const char *const prefixes[] = {"0x", "In[", "In [", "ipykernel_", "ipython-input-"};
     for (size_t i = 0; i < PX_COUNT(prefixes); i++) {
         const size_t size = strlen(prefixes[i]);
         if (left > size && memcmp(at, prefixes[i], size) == 0)

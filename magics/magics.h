@@ -100,6 +100,9 @@ void px_line_help(enum px_magic magic, struct px_buf *out);
 
 /* first[i] becomes the least j whose key equals key i. */
 void px_fold(const struct px_span *keys, size_t count, size_t *first);
+/* Lists those whose first is `group`, and says how many there are; none, if it has another itself.
+ */
+size_t px_fold_members(const size_t *first, size_t count, size_t group, size_t *members);
 /* Appends what tells one error from another in a traceback: without colors, addresses and the
  * numbers of cells, which differ between engines. */
 void px_fold_error_key(struct px_buf *out, struct px_span traceback);
@@ -133,8 +136,6 @@ bool px_teller_mid_line(const struct px_teller *teller);
 void px_render_ranges(struct px_buf *out, const int *ids, size_t count);
 /* "[stdout:0-2] " */
 void px_render_label(struct px_buf *out, const char *what, const int *ids, size_t count);
-/* "[0-2:execute]:" */
-void px_render_error_label(struct px_buf *out, const int *ids, size_t count);
 /* "Out[0:2]: " and the text, which begins on its own line when it has several. `number`: the
  * execution count; -1: it differs between them. `color`: the prompt is red, as IPython's are. */
 void px_render_result(struct px_buf *out, const int *ids, size_t count, long number,

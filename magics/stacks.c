@@ -212,18 +212,18 @@ static void render_work(struct px_buf *out, const struct px_stacks *engines, siz
 {
     struct px_span *keys = px_alloc((count + 1) * sizeof *keys);
     size_t *first = px_alloc((count + 1) * sizeof *first);
+    size_t *members = px_alloc((count + 1) * sizeof *members);
     int *ids = px_alloc((count + 1) * sizeof *ids);
     for (size_t i = 0; i < count; i++)
         keys[i] = px_span_of(engines[i].busy);
     px_fold(keys, count, first);
     for (size_t i = 0; i < count; i++) {
-        size_t size = 0;
+        const size_t size = px_fold_members(first, count, i, members);
         double longest = 0;
-        for (size_t j = i; first[i] == i && j < count; j++) {
-            if (first[j] != i)
-                continue;
-            ids[size++] = engines[j].engine;
-            longest = engines[j].busy_s > longest ? engines[j].busy_s : longest;
+        for (size_t j = 0; j < size; j++) {
+            const struct px_stacks *one = &engines[members[j]];
+            ids[j] = one->engine;
+            longest = one->busy_s > longest ? one->busy_s : longest;
         }
         if (size == 0)
             continue;
@@ -236,6 +236,7 @@ static void render_work(struct px_buf *out, const struct px_stacks *engines, siz
         px_buf_text(out, "\n");
     }
     free(ids);
+    free(members);
     free(first);
     free(keys);
 }

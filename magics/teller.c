@@ -309,11 +309,9 @@ static bool tell_round(struct px_teller *teller, enum px_stream stream, int64_t 
         px_fold(keys, count, first);
     bool told = false;
     for (size_t i = 0; i < count; i++) {
-        size_t size = 0;
-        for (size_t j = i; first[i] == i && j < count; j++) {
-            if (first[j] == i)
-                members[size++] = tasks[j];
-        }
+        const size_t size = px_fold_members(first, count, i, members);
+        for (size_t j = 0; j < size; j++)
+            members[j] = tasks[members[j]];
         if (size)
             told |= tell_group(teller, stream, members, size, now_ms, all, out);
     }
@@ -361,11 +359,7 @@ static void tell_tails(struct px_teller *teller, enum px_stream stream, int64_t 
     if (teller->fold)
         px_fold(keys, count, first);
     for (size_t i = 0; i < count; i++) {
-        size_t size = 0;
-        for (size_t j = i; keys[i].size && first[i] == i && j < count; j++) {
-            if (first[j] == i)
-                members[size++] = j;
-        }
+        const size_t size = keys[i].size ? px_fold_members(first, count, i, members) : 0;
         if (size)
             say(teller, stream, members, size, keys[i], out);
     }

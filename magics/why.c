@@ -80,11 +80,7 @@ static void render_tasks(struct px_buf *out, const struct task *tasks, size_t co
     }
     px_fold(keys, count, first);
     for (size_t i = 0; i < count; i++) {
-        size_t size = 0;
-        for (size_t j = i; first[i] == i && j < count; j++) {
-            if (first[j] == i)
-                members[size++] = j;
-        }
+        const size_t size = px_fold_members(first, count, i, members);
         if (size && lines++ < LINES_SHOWN)
             render_group(out, tasks, members, size);
         else

@@ -18,6 +18,10 @@ static void finds_what_is_equal(void **state)
     px_fold(keys, PX_COUNT(texts), first);
     assert_memory_equal(first, wanted, sizeof wanted);
     px_fold(NULL, 0, NULL);
+    size_t members[PX_COUNT(texts)];
+    assert_int_equal(px_fold_members(first, PX_COUNT(texts), 0, members), 3);
+    assert_memory_equal(members, ((size_t[]){0, 2, 5}), 3 * sizeof *members);
+    assert_int_equal(px_fold_members(first, PX_COUNT(texts), 2, members), 0);
 }
 
 static const struct {
@@ -57,6 +61,8 @@ static const struct {
     {"<A object at 0x7f00aa>", "<A object at 0x55ee>", true},
     {"\033[0;31mKeyError\033[0m: 1", "KeyError: 1", true},
     {"/tmp/ipykernel_12/3.py", "/tmp/ipykernel_77/3.py", true},
+    {"<ipython-input-9-ab>:1", "<ipython-input-10-ab>:1", true},
+    {"<ipython-input-9-ab>:1", "<ipython-input-9-ac>:1", false},
     {"In[", "In[", true},
     {"0x", "0", false},
     {"\033[", "\033", false},

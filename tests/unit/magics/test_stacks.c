@@ -43,6 +43,11 @@ static const struct {
      "     step, model.py line 10\n"
      "     0-1  recv, comm.py line 33\n"
      "     2    multiply, model.py line 71\n"},
+    {{ENGINE(0, "Current thread 0x1\n  File \"<ipython-input-8-fe>\", line 1 in f\n", NULL, 0),
+      ENGINE(1, "Current thread 0x1\n  File \"<ipython-input-12-fe>\", line 1 in f\n", NULL, 0)},
+     2, /* the same cell, which has another number there */
+     "engines 0-1: idle\n"
+     "0-1  f, <ipython-input-8-fe> line 1\n"},
     {{ENGINE(5, threads, "apply_request", 61)},
      1,
      "engine 5: apply_request for 1 min 1 s\n"
