@@ -9,7 +9,7 @@
  *     pxmagics_show.c     what is shown of it: text, progress, and in whose turn
  *     pxmagics_queue.c    displays that wait, for the same of other engines and for text
  *     pxmagics_values.c   the values at the end
- *     pxmagics_util.c     small helpers; fold, ranges and renderers for Python
+ *     pxmagics_util.c     small helpers; ranges and renderers for Python
  */
 #ifndef PX_PXMAGICS_H
 #define PX_PXMAGICS_H

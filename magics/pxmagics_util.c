@@ -56,34 +56,6 @@ static PyObject *module_help(PyObject *module, PyObject *args)
     return take_text(&text);
 }
 
-static PyObject *module_fold(PyObject *module, PyObject *texts)
-{
-    (void)module;
-    PyObject *fast = PySequence_Fast(texts, "fold takes a sequence of str");
-    if (!fast)
-        return NULL;
-    const size_t count = (size_t)PySequence_Fast_GET_SIZE(fast);
-    struct px_span *keys = PyMem_Calloc(count + 1, sizeof *keys);
-    size_t *first = PyMem_Calloc(count + 1, sizeof *first);
-    PyObject *list = keys && first ? PyList_New((Py_ssize_t)count) : PyErr_NoMemory();
-    for (size_t i = 0; list && i < count; i++) {
-        Py_ssize_t size;
-        keys[i].data =
-            PyUnicode_AsUTF8AndSize(PySequence_Fast_GET_ITEM(fast, (Py_ssize_t)i), &size);
-        if (!keys[i].data)
-            Py_CLEAR(list);
-        keys[i].size = keys[i].data ? (size_t)size : 0;
-    }
-    if (list)
-        px_fold(keys, count, first);
-    for (size_t i = 0; list && i < count; i++)
-        PyList_SET_ITEM(list, (Py_ssize_t)i, PyLong_FromSize_t(first[i]));
-    PyMem_Free(first);
-    PyMem_Free(keys);
-    Py_DECREF(fast);
-    return list;
-}
-
 static PyObject *module_error_key(PyObject *module, PyObject *text)
 {
     (void)module;
@@ -166,7 +138,6 @@ static PyObject *module_why(PyObject *module, PyObject *reply)
 
 PyMethodDef px_module_methods[] = {
     {"help", module_help, METH_VARARGS, "help(magic=0): its options, as text."},
-    {"fold", module_fold, METH_O, "fold(texts): for each the index of the first one equal to it."},
     {"error_key", module_error_key, METH_O,
      "error_key(traceback): what tells it from others, without addresses and cells' numbers."},
     {"ranges", module_ranges, METH_O, "ranges(ids): as in \"0-2,7\"."},

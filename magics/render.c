@@ -15,13 +15,6 @@ void px_render_label(struct px_buf *out, const char *what, const int *ids, size_
     px_buf_text(out, "] ");
 }
 
-void px_render_error_label(struct px_buf *out, const int *ids, size_t count)
-{
-    px_buf_text(out, "[");
-    px_render_ranges(out, ids, count);
-    px_buf_text(out, ":execute]:");
-}
-
 void px_render_result(struct px_buf *out, const int *ids, size_t count, long number,
                       struct px_span text, bool color)
 {

@@ -44,8 +44,6 @@ static void renders_labels(void **state)
     struct px_buf out = {0};
     px_render_label(&out, "stdout", (int[]){0, 1, 2, 9}, 4);
     expect_text(&out, "[stdout:0-2,9] ");
-    px_render_error_label(&out, (int[]){3}, 1);
-    expect_text(&out, "[3:execute]:");
 }
 
 static void lists_engines(void **state)
