@@ -287,7 +287,7 @@ void px_port_watch(struct px_port *port, struct px_loop *loop);
  * what a busy machine keeps the hub from doing; a request waits no longer than that, whatever the
  * hub is at. */
 void px_port_watch_paced(struct px_port *port, struct px_loop *loop, struct px_link *link);
-#define PX_PACE_MS 5
+#define PX_PACE_MS 20
 /* Handles what has arrived, at most PX_LOOP_BATCH messages. Returns how many there were. */
 size_t px_port_drain(struct px_port *port);
 /* The same, again and again, but not for ever: a flood must not keep the thread. */

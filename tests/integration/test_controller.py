@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pickle
+import random
 import signal
 import sqlite3
 import stat
@@ -168,6 +169,8 @@ def test_reuse_keeps_key_and_ports(cluster):
     (["--ping=fast"], "ping"),
     (["--ports=x"], "ports"),
     (["--HeartMonitor.peroid=3"], "HeartMonitor.period"),
+    (["--show-config"], "--config"),
+    (["--log-url=x"], "--log-level"),
     (["surplus"], "surplus"),
 ])
 def test_misuse_is_one_line_and_exit_2(cluster, options, words):
@@ -1082,6 +1085,61 @@ def test_garbage_everywhere_is_dropped(cluster):
     assert rc[:].apply_sync(lambda: 1) == [1]
     assert rc.load_balanced_view().map_sync(lambda x: x, range(5)) == list(range(5))
     assert cluster.controller.poll() is None
+
+
+NONSENSE = [None, True, -1, 0, 1e308, 2**70, "", "x", "all", "\ud7ff\0", "x" * 3000, [], [[]], [None],
+            ["x", 0, {}], {}, {"a": {"b": []}}, {"$in": 3}, {"dependencies": "x"}, {"": None},
+            [["engine-a", 0]], [["engine-a", 10**30]], {"$lt": {}}, {"all": [], "success": 0}]
+KEYS = ["uuid", "id", "targets", "verbose", "msg_ids", "engine_ids", "query", "keys", "status_only",
+        "px", "after", "follow", "timeout", "retries", "label", "is_broadcast", "is_coalescing",
+        "original_msg_id", "px_pickle", "status", "engine", "dependencies_met", "started", "name",
+        "text", "code", "data", "restart"]
+REQUESTS = ["connection_request", "registration_request", "unregistration_request", "queue_request",
+            "load_request", "result_request", "history_request", "db_request", "purge_request",
+            "resubmit_request", "why_request", "status_request", "become_dask_request"]
+ROUTED = ["apply_request", "execute_request", "apply_reply", "execute_reply", "stream", "status",
+          "shutdown_reply", "execute_input", "display_data", "abort_request", "comm_msg"]
+
+
+def test_signed_nonsense_is_survived(peer):
+    """By who has the key: each socket, each kind of message, whatever in its four parts."""
+    chance = random.Random(7)
+
+    def thing():
+        return {key: chance.choice(NONSENSE) for key in chance.sample(KEYS, chance.randint(0, 8))}
+
+    def say(socket, msg_type, *idents):
+        msg = peer.session.msg(msg_type, thing())
+        msg["metadata"], msg["parent_header"] = thing(), chance.choice([{}, {"msg_id": "m"}, thing()])
+        if chance.random() < 0.2:
+            msg["header"][chance.choice(list(msg["header"]))] = chance.choice(NONSENSE)
+        peer.session.send(socket, msg, ident=list(idents), buffers=[b"b"] * chance.randint(0, 3))
+
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    assert peer.register("engine-a")["content"]["id"] == 0
+    ping = peer.connect(zmq.SUB, peer.engine["hb_ping"])
+    pong = peer.connect(zmq.DEALER, peer.engine["hb_pong"], "engine-a")
+    pong.send(ping.recv())
+    assert peer.receive(told)["header"]["msg_type"] == "registration_notification"
+    clients = [peer.connect(zmq.DEALER, peer.client[k]) for k in ("task", "mux", "control", "broadcast")]
+    engines = [peer.connect(zmq.DEALER, port, "engine-a") for port in (
+        peer.engine["task"], peer.engine["mux"], peer.engine["control"], *peer.engine["broadcast"])]
+    iopub = peer.connect(zmq.PUB, peer.engine["iopub"])
+    for _ in range(100):
+        say(peer.query, chance.choice(REQUESTS))
+        for socket in clients:
+            say(socket, chance.choice(ROUTED), *chance.choice([[], [b"engine-a"], [b"nobody"]]))
+        for socket in engines:
+            say(socket, chance.choice(ROUTED), *chance.choice([[b"c"], [b"c", b"d"], []]))
+        say(iopub, chance.choice(ROUTED), b"engine.0.stdout")
+    last = peer.session.msg("queue_request", {"targets": None})
+    peer.session.send(peer.query, last)
+    while True:
+        reply = peer.receive(peer.query)
+        if reply["parent_header"].get("msg_id") == last["header"]["msg_id"]:
+            break
+        assert reply["content"]["status"] in ("ok", "error")
+    assert reply["content"]["status"] == "ok" and "0" in reply["content"]
 
 
 def test_wrong_key_gets_no_answer(cluster):
