@@ -232,10 +232,31 @@ static int start_thread(struct phalanx_client *client, struct px_error *err)
     return 0;
 }
 
+/* How many forks lie between the first process that connected and this one. Asking costs nothing,
+ * unlike getpid(), which every call would make several times. */
+static unsigned forks;
+
+static void after_fork(void)
+{
+    forks++;
+}
+
+static void watch_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL, after_fork); /* without memory a child goes unnoticed */
+}
+
+static unsigned count_forks(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    return forks;
+}
+
 static struct phalanx_client *client_create(void)
 {
     struct phalanx_client *client = px_alloc(sizeof *client);
-    client->pid = getpid();
+    client->forks = count_forks();
     atomic_init(&client->refs, 1);
     pthread_mutex_init(&client->session_lock, NULL);
     pthread_mutex_init(&client->lock, NULL);
@@ -284,7 +305,7 @@ phalanx_client *phalanx_connect(const struct phalanx_options *options, struct ph
 
 bool px_client_inherited(const struct phalanx_client *client)
 {
-    return client->pid != getpid();
+    return client->forks != forks;
 }
 
 void px_client_ref(struct phalanx_client *client)

@@ -222,7 +222,7 @@ struct px_command {
 
 struct phalanx_client {
     atomic_int refs;
-    pid_t pid; /* the process whose thread serves it */
+    unsigned forks; /* of the process whose thread serves it: see client.c */
     char file[PX_PATH_SIZE];
     char session_id[PX_ID_SIZE];
 

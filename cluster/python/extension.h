@@ -38,7 +38,7 @@ struct px_notice {
  */
 struct px_handle {
     int users;                         /* GIL */
-    pid_t pid;                         /* the process whose thread serves it */
+    unsigned forks;                    /* of the process whose thread serves it: see handle.c */
     phalanx_client *client;            /* NULL once closed */
     int borrowers;                     /* GIL: threads that wait on the client itself */
     phalanx_client *doomed;            /* GIL: closed while there were some; the last one ends it */

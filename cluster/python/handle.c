@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 /* ---- leases: Python buffers lent to ZeroMQ ------------------------------------ */
 
@@ -167,8 +166,23 @@ PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms)
 
 /* ---- the handle ------------------------------------------------------------------ */
 
+/* As in the client's client.c: cheaper to ask for than getpid(). */
+static unsigned forks;
+
+static void after_fork(void)
+{
+    forks++;
+}
+
+static void watch_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL, after_fork);
+}
+
 struct px_handle *px_handle_create(phalanx_client *client)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
     struct px_handle *handle = calloc(1, sizeof *handle);
     if (!handle || sem_init(&handle->noticed, 0, 0) < 0) {
         free(handle);
@@ -177,14 +191,14 @@ struct px_handle *px_handle_create(phalanx_client *client)
         return NULL;
     }
     handle->users = 1;
-    handle->pid = getpid();
+    handle->forks = forks;
     handle->client = client;
     return handle;
 }
 
 bool px_handle_inherited(const struct px_handle *handle)
 {
-    return handle->pid != getpid();
+    return handle->forks != forks;
 }
 
 void px_handle_unref(struct px_handle *handle)
