@@ -168,7 +168,7 @@ class CompositeError(RemoteError):
         return "\n".join(lines)
 
     def __repr__(self):
-        return "<%s(%i)>" % (type(self).__name__, len(self.elist))
+        return "%s(%i)" % (type(self).__name__, len(self.elist))
 
     def _render_one(self, entry):
         ename, evalue, traceback, info = entry

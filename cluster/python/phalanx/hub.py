@@ -105,7 +105,7 @@ class HubFace:
         those of other clients, are asked of the controller (AsyncHubResult). With `owner` False
         what it answers is kept in client.results. block: whether to wait (None: self.block)."""
         jobs = -1 if indices_or_msg_ids is None else indices_or_msg_ids
-        single = isinstance(jobs, (int, str, AsyncResult))
+        single = isinstance(jobs, (int, str, AsyncResult)) or not hasattr(jobs, "__iter__")
         result = self._result_of([jobs] if single else list(jobs), single, owner)
         if self.block if block is None else block:
             result.wait()

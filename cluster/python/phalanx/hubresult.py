@@ -10,6 +10,7 @@ from .asyncresult import AsyncResult, end_of, seconds_left
 from .tasks import ExecuteReply, date_of, new_metadata
 
 POLL_FIRST, POLL_MOST = 0.05, 1.0  # seconds between two questions to the controller
+GRACE = 1.0  # seconds in which the controller comes to know of what passed through it
 
 
 class JoinedResult(AsyncResult):
@@ -144,15 +145,18 @@ class AsyncHubResult(StoredResult):
 
     def _wait(self, until, timeout):
         end, pause = end_of(timeout), POLL_FIRST
+        known_by = end_of(GRACE if set(self._ids) <= set(self._client.history) else 0)
         while not self._fetched:
             try:
                 pending = self._is_pending()
                 if not pending:
                     self._fetch()
                     break
-            except (error.RemoteError, KeyError) as e:  # it does not know them
-                self._fail(e if isinstance(e, error.KernelError) else error.KernelError(e.args[0]))
-                break
+            except (error.RemoteError, KeyError) as e:  # it does not know them, or not yet
+                if seconds_left(known_by) == 0:
+                    known = isinstance(e, error.KernelError)
+                    self._fail(e if known else error.KernelError(e.args[0]))
+                    break
             left = seconds_left(end)
             if left == 0:
                 return False

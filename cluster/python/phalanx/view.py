@@ -382,7 +382,7 @@ class DirectView(View):
                 raise TypeError("names must be strs, not %r" % (names,))
             for name in names:
                 if not isinstance(name, str):
-                    raise TypeError("keys must be str, not type %r" % (name,))
+                    raise TypeError("keys must be str, not type %s" % type(name))
             names = list(names)
         return self._call(_pull, (names,), {}, targets, block)
 
