@@ -35,7 +35,7 @@ struct px_db {
     struct px_record *records; /* a uthash keeps the order in which they were added */
     struct px_record *changed; /* not written since they changed */
     struct tombstone *dropped;
-    unsigned long lost;
+    unsigned long lost, made;
     struct px_log_limiter limiter;
 };
 
@@ -163,6 +163,7 @@ static struct px_record *add(struct px_db *db, struct px_record *record)
 {
     HASH_ADD_KEYPTR(hh, db->records, record->msg_id, strlen(record->msg_id), record);
     db->bytes += record->bytes;
+    record->made = ++db->made;
     if (HASH_COUNT(db->records) > db->cull_at)
         cull_records(db, record);
     return record;
@@ -269,6 +270,60 @@ void px_db_each(struct px_db *db, px_record_fn *each, void *ctx)
         if (!from.go_on || !each(record, ctx))
             return;
     }
+}
+
+static int compare_made(const void *a, const void *b)
+{
+    const struct px_record *x = *(struct px_record *const *)a, *y = *(struct px_record *const *)b;
+    return (x->made > y->made) - (x->made < y->made);
+}
+
+static void each_in_memory(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx)
+{
+    struct px_record **records = px_alloc((json_object_size(ids) + 1) * sizeof(struct px_record *));
+    size_t count = 0;
+    const char *id;
+    json_t *value;
+    json_object_foreach((json_t *)ids, id, value) {
+        records[count] = find(db, px_span_of(id));
+        count += records[count] != NULL;
+    }
+    qsort(records, count, sizeof(struct px_record *), compare_made);
+    for (size_t i = 0; i < count && each(records[i], ctx); i++)
+        ;
+    free(records);
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* What is read for this does not stay: a question about all there is must not empty the cache. */
+static void each_stored(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx)
+{
+    const char **sorted = px_alloc((json_object_size(ids) + 1) * sizeof(*sorted));
+    size_t count = 0;
+    const char *id;
+    json_t *value;
+    json_object_foreach((json_t *)ids, id, value)
+        sorted[count++] = id;
+    qsort(sorted, count, sizeof(*sorted), compare_ids);
+    bool go_on = true;
+    for (size_t i = 0; i < count && go_on; i++) {
+        struct px_span msg_id = px_span_of(sorted[i]);
+        struct px_record *record = find(db, msg_id), *stored = NULL;
+        if (record == NULL && !is_dropped(db, msg_id))
+            record = stored = px_store_get(db->store, msg_id);
+        go_on = record == NULL || each(record, ctx);
+        px_record_destroy(stored);
+    }
+    free(sorted);
+}
+
+void px_db_each_of(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx)
+{
+    (db->store != NULL ? each_stored : each_in_memory)(db, ids, each, ctx);
 }
 
 bool px_db_stores(const struct px_db *db)

@@ -41,6 +41,7 @@ struct work {
 
 struct px_store {
     sqlite3 *reader, *writer; /* hub thread, writing thread */
+    sqlite3_stmt *get;        /* hub thread; made for the first record */
     char table[TABLE_SIZE];
     struct px_doorbell *bell; /* struct work, to the writing thread */
     atomic_ulong done;        /* how many were carried out */
@@ -371,15 +372,15 @@ static struct px_record *read_record(sqlite3_stmt *statement)
 
 struct px_record *px_store_get(struct px_store *store, struct px_span msg_id)
 {
-    sqlite3_stmt *statement =
-        prepare(store->reader, "SELECT * FROM \"%w\" WHERE msg_id = ?", store->table);
-    struct px_record *record = NULL;
-    if (statement != NULL) {
-        sqlite3_bind_text64(statement, 1, msg_id.data, msg_id.size, SQLITE_STATIC, SQLITE_UTF8);
-        if (sqlite3_step(statement) == SQLITE_ROW)
-            record = read_record(statement);
-    }
-    sqlite3_finalize(statement);
+    if (store->get == NULL)
+        store->get = prepare(store->reader, "SELECT * FROM \"%w\" WHERE msg_id = ?", store->table);
+    if (store->get == NULL)
+        return NULL;
+    sqlite3_bind_text64(store->get, 1, msg_id.data, msg_id.size, SQLITE_STATIC, SQLITE_UTF8);
+    struct px_record *record =
+        sqlite3_step(store->get) == SQLITE_ROW ? read_record(store->get) : NULL;
+    sqlite3_reset(store->get); /* or it would keep the log from being emptied */
+    sqlite3_clear_bindings(store->get);
     return record;
 }
 
@@ -449,6 +450,7 @@ void px_store_close(struct px_store *store)
     if (store == NULL)
         return;
     px_doorbell_destroy(store->bell, free_work);
+    sqlite3_finalize(store->get);
     sqlite3_close(store->reader);
     sqlite3_close(store->writer);
     free(store);

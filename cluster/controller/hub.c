@@ -190,6 +190,31 @@ void px_hub_changed(struct px_hub *hub, struct px_record *record)
         hub->flush = px_loop_timer(hub->loop, hub->settings->commit_ms, 0, on_flush, hub);
 }
 
+struct walk {
+    struct px_hub *hub;
+    px_record_fn *each;
+    void *ctx;
+    size_t seen;
+    bool ended;
+};
+
+static bool walk_on(struct px_record *record, void *ctx)
+{
+    struct walk *walk = ctx;
+    walk->ended = walk->seen++ % PX_LOOK_EVERY == PX_LOOK_EVERY - 1 && px_hub_is_ending(walk->hub);
+    return !walk->ended && walk->each(record, walk->ctx);
+}
+
+bool px_hub_each(struct px_hub *hub, const json_t *ids, px_record_fn *each, void *ctx)
+{
+    struct walk walk = {.hub = hub, .each = each, .ctx = ctx};
+    if (ids != NULL)
+        px_db_each_of(hub->db, ids, walk_on, &walk);
+    else
+        px_db_each(hub->db, walk_on, &walk);
+    return !walk.ended;
+}
+
 static void start_tidying(struct px_hub *hub)
 {
     hub->noted = true;
@@ -247,9 +272,23 @@ static void on_summary_signal(struct px_loop *loop, int signo, void *ctx)
     px_link_order(hub->link, &(struct px_order){.kind = PX_ORDER_REPORT});
 }
 
+static const int ends[] = {SIGINT, SIGTERM, SIGABRT};
+
+/* The loop has them blocked, so that they wait until it looks. */
+bool px_hub_is_ending(const struct px_hub *hub)
+{
+    sigset_t waiting;
+    sigemptyset(&waiting);
+    sigpending(&waiting);
+    for (size_t i = 0; i < PX_COUNT(ends); i++) {
+        if (sigismember(&waiting, ends[i]) == 1)
+            return true;
+    }
+    return hub->stopping;
+}
+
 static int watch_signals(struct px_hub *hub, struct px_error *err)
 {
-    static const int ends[] = {SIGINT, SIGTERM, SIGABRT};
     for (size_t i = 0; i < PX_COUNT(ends); i++) {
         if (px_loop_signal(hub->loop, ends[i], on_end_signal, hub, err) != 0)
             return -1;

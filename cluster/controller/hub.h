@@ -31,6 +31,7 @@ struct px_record {
     bool is_changed;       /* and in the list of those */
     bool is_seen;          /* by the px_db_each() under way */
     unsigned long written; /* number of the last write; 0 for none */
+    unsigned long made;    /* number in the order in which memory got them */
     struct px_record *prev, *next;
     UT_hash_handle hh;
     char msg_id[];
@@ -73,6 +74,8 @@ struct px_query;
 /* Parses {field: value | {"$op": value, ...}, ...}. NULL with the exception. */
 struct px_query *px_query_create(const json_t *query, struct px_exception *exception);
 void px_query_destroy(struct px_query *query);
+/* No other ids than the keys of this object can match; new reference. NULL: any may. */
+json_t *px_query_ids(const struct px_query *query);
 /* 1, 0, or -1 with the exception when values cannot be compared. `get` gives a new reference or
  * NULL for what is not there. */
 int px_query_match(const struct px_query *query, json_t *(*get)(void *ctx, const char *field),
@@ -184,6 +187,9 @@ void px_db_drop(struct px_db *db, const char *msg_id);
  * record it is given and must not change it. */
 typedef bool px_record_fn(struct px_record *record, void *ctx);
 void px_db_each(struct px_db *db, px_record_fn *each, void *ctx);
+/* The same for the records whose ids are the keys of `ids`, without looking at others. With a store
+ * they come in the order of their ids, as SQLite gives them to ipyparallel. */
+void px_db_each_of(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx);
 size_t px_db_count(const struct px_db *db); /* in memory */
 size_t px_db_bytes(const struct px_db *db);
 unsigned long px_db_lost(const struct px_db *db); /* left memory unwritten: the disk is too slow */
@@ -262,6 +268,12 @@ struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
 /* Books a request as unfinished with `member`, or unassigned for NULL. */
 void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux);
 void px_hub_unbook(struct px_hub *hub, struct px_job *job);
+/* px_db_each(), or px_db_each_of() where `ids` is not NULL, unless the controller is told to end
+ * meanwhile: false then, and the answer is not to be had. */
+PX_MUST_USE bool px_hub_each(struct px_hub *hub, const json_t *ids, px_record_fn *each, void *ctx);
+/* Whether it is told to end: to be asked after so many records in what may take long. */
+#define PX_LOOK_EVERY 256
+bool px_hub_is_ending(const struct px_hub *hub);
 /* A record was changed: it is written to disk, if there is one, some time later. */
 void px_hub_changed(struct px_hub *hub, struct px_record *record);
 
@@ -308,6 +320,8 @@ struct px_span px_id_at(const json_t *ids, size_t index);
 /* hub_error, or another reply, with an exception. */
 void px_request_raise(const struct px_request *request, const char *type,
                       const struct px_exception *exception);
+/* The same for a request whose answer the end of the controller has cut short. */
+void px_request_fail_ending(const struct px_request *request, const char *type);
 /* KeyError: its text is the repr of `what`. */
 void px_request_fail_key(const struct px_request *request, const char *type, const char *what);
 /* The engine named by an id or a uuid; NULL. */

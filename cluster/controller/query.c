@@ -10,6 +10,9 @@
  * kept: there "$gt" means "$lt", and several plain values are all compared with the last.
  *
  * To add an operator: one function, one row.
+ *
+ * A long list is kept as a set: a client asks with all its ids, and each record is held against
+ * them. A query for ids can also say which, so that nobody need look at other records.
  */
 #include "hub.h"
 
@@ -18,6 +21,8 @@
 #include <string.h>
 
 #define MAX_TESTS 1024
+#define MAX_LIST 1024 /* values of a list that cannot be a set, which each record is held against  \
+                       */
 
 typedef int operator_fn(const json_t *value, const json_t *argument,
                         struct px_exception *exception);
@@ -245,13 +250,46 @@ static void add_test(struct px_query *query, const char *field, const char *name
         (struct test){px_strdup(field), name, holds, json_incref(argument)};
 }
 
+/* The strings of a list as the keys of an object, in which `contains` finds them at once. NULL when
+ * something else is among them: a date, which equals other texts, say. */
+static json_t *as_set(const json_t *list)
+{
+    json_t *set = json_object();
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *item = json_array_get(list, i);
+        const char *text = json_string_value(item);
+        if (text == NULL || strlen(text) != json_string_length(item) || date_of(item) >= 0) {
+            json_decref(set);
+            return NULL;
+        }
+        json_object_set_new(set, text, json_null());
+    }
+    return set;
+}
+
+static int add_list(struct px_query *query, const char *field, const char *name, operator_fn *holds,
+                    json_t *list, struct px_exception *exception)
+{
+    json_t *set = as_set(list);
+    if (set == NULL && json_array_size(list) > MAX_LIST)
+        return px_raise(exception, "ValueError", "more than %d values in %s, and not all plain str",
+                        MAX_LIST, name);
+    add_test(query, field, name, holds, set ? set : list);
+    json_decref(set);
+    return 0;
+}
+
 static int add_operator(struct px_query *query, const char *field, const char *name,
                         json_t *argument, struct px_exception *exception)
 {
     for (size_t i = 0; i < PX_COUNT(operators); i++) {
         if (strcmp(operators[i].name, name) != 0)
             continue;
-        add_test(query, field, operators[i].name, operators[i].holds, argument);
+        name = operators[i].name;
+        operator_fn *holds = operators[i].holds;
+        if (json_is_array(argument) && (holds == op_in || holds == op_nin))
+            return add_list(query, field, name, holds, argument, exception);
+        add_test(query, field, name, holds, argument);
         return 0;
     }
     return px_raise(exception, "KeyError", "'%.200s'", name);
@@ -322,4 +360,22 @@ int px_query_match(const struct px_query *query, json_t *(*get)(void *ctx, const
             return holds;
     }
     return 1;
+}
+
+json_t *px_query_ids(const struct px_query *query)
+{
+    for (size_t i = 0; i < query->count; i++) {
+        const struct test *test = &query->tests[i];
+        if (strcmp(test->field, "msg_id") != 0)
+            continue;
+        if (test->holds == op_in && json_is_object(test->argument))
+            return json_incref(test->argument);
+        if (test->holds == op_eq && json_is_string(test->argument)) {
+            json_t *list = json_pack("[O]", test->argument), *set = as_set(list);
+            json_decref(list);
+            if (set != NULL)
+                return set;
+        }
+    }
+    return NULL;
 }

@@ -12,6 +12,8 @@
 
 void px_record_destroy(struct px_record *record)
 {
+    if (record == NULL)
+        return;
     px_msg_destroy(record->request);
     px_msg_destroy(record->reply);
     free(record->engine_uuid);

@@ -67,6 +67,11 @@ void px_request_raise(const struct px_request *request, const char *type,
     px_request_fail(request, type, exception->ename, exception->evalue);
 }
 
+void px_request_fail_ending(const struct px_request *request, const char *type)
+{
+    px_request_fail(request, type, "RuntimeError", "the controller is ending");
+}
+
 json_t *px_request_items(const struct px_request *request, const char *key)
 {
     struct px_exception exception;
@@ -186,53 +191,65 @@ static json_t *job_ids(const struct px_job *jobs)
     return ids;
 }
 
-struct completed {
-    json_t *ids;
-    const char *uuid;
-};
-
+/* {uuid: [ids of its finished tasks]}, as far as there are records of them: one look at all records
+ * for all engines. */
 static bool add_completed(struct px_record *record, void *ctx)
 {
-    struct completed *completed = ctx;
-    if (record->engine_uuid != NULL && px_record_is_complete(record) &&
-        strcmp(record->engine_uuid, completed->uuid) == 0)
-        json_array_append_new(completed->ids, json_string(record->msg_id));
+    json_t *ids = record->engine_uuid ? json_object_get(ctx, record->engine_uuid) : NULL;
+    if (ids != NULL && px_record_is_complete(record))
+        json_array_append_new(ids, json_string(record->msg_id));
     return true;
 }
 
-/* Ids of finished tasks of an engine, as far as there are records of them. */
-static json_t *completed_ids(struct px_hub *hub, const struct px_member *member)
+/* NULL when the controller is to end. */
+static json_t *completed_ids(struct px_hub *hub, const struct targets *targets)
 {
-    struct completed completed = {.ids = json_array(), .uuid = member->uuid};
-    px_db_each(hub->db, add_completed, &completed);
-    return completed.ids;
+    json_t *completed = json_object();
+    for (size_t i = 0; i < targets->count; i++)
+        json_object_set_new(completed, targets->members[i]->uuid, json_array());
+    if (px_hub_each(hub, NULL, add_completed, completed))
+        return completed;
+    json_decref(completed);
+    return NULL;
 }
 
-static json_t *queue_of(struct px_hub *hub, const struct px_member *member, bool verbose)
+/* `completed` is NULL when numbers are all that is wanted. */
+static json_t *queue_of(const struct px_member *member, const json_t *completed)
 {
-    if (verbose)
-        return json_pack("{s:o, s:o, s:o}", "queue", job_ids(member->queue), "completed",
-                         completed_ids(hub, member), "tasks", job_ids(member->tasks));
+    if (completed != NULL)
+        return json_pack("{s:o, s:O, s:o}", "queue", job_ids(member->queue), "completed",
+                         json_object_get(completed, member->uuid), "tasks", job_ids(member->tasks));
     return json_pack("{s:I, s:I, s:I}", "queue", (json_int_t)member->queue_count, "completed",
                      (json_int_t)member->completed, "tasks", (json_int_t)member->task_count);
 }
 
+static void reply_queues(const struct px_request *request, const struct targets *targets,
+                         const json_t *completed)
+{
+    const struct px_hub *hub = request->hub;
+    json_t *content = json_pack("{s:s}", "status", "ok");
+    for (size_t i = 0; i < targets->count; i++) {
+        char id[16];
+        snprintf(id, sizeof(id), "%d", targets->members[i]->id);
+        json_object_set_new(content, id, queue_of(targets->members[i], completed));
+    }
+    json_object_set_new(content, "unassigned",
+                        completed ? job_ids(hub->unassigned)
+                                  : json_integer((json_int_t)hub->unassigned_count));
+    px_request_reply(request, "queue_reply", content, NULL);
+}
+
 static void on_queue_request(const struct px_request *request)
 {
-    struct px_hub *hub = request->hub;
     struct targets targets = {0};
     if (read_targets(request, &targets) == 0) {
         bool verbose = px_truth(json_object_get(request->content, "verbose"));
-        json_t *content = json_pack("{s:s}", "status", "ok");
-        for (size_t i = 0; i < targets.count; i++) {
-            char id[16];
-            snprintf(id, sizeof(id), "%d", targets.members[i]->id);
-            json_object_set_new(content, id, queue_of(hub, targets.members[i], verbose));
-        }
-        json_object_set_new(content, "unassigned",
-                            verbose ? job_ids(hub->unassigned)
-                                    : json_integer((json_int_t)hub->unassigned_count));
-        px_request_reply(request, "queue_reply", content, NULL);
+        json_t *completed = verbose ? completed_ids(request->hub, &targets) : NULL;
+        if (verbose && completed == NULL)
+            px_request_fail_ending(request, "hub_error");
+        else
+            reply_queues(request, &targets, completed);
+        json_decref(completed);
     }
     free(targets.members);
 }
@@ -386,7 +403,10 @@ static void reply_results(const struct px_request *request, const json_t *ids, c
         rc = -1;
     }
     for (size_t i = 0; i < count && rc == 0; i++) {
-        if (sorted[i] != NULL)
+        if (i % PX_LOOK_EVERY == PX_LOOK_EVERY - 1 && px_hub_is_ending(request->hub)) {
+            px_request_fail_ending(request, "result_reply");
+            rc = -1;
+        } else if (sorted[i] != NULL)
             rc = gather_result(request, &results, sorted[i], status_only);
         else
             rc = fail_concatenation(request, json_array_get(ids, i));

@@ -48,11 +48,12 @@ static bool add_dated(struct px_record *record, void *ctx)
     return true;
 }
 
+/* NULL when the controller is to end. */
 static json_t *history_of(struct px_hub *hub)
 {
     struct history history = {0};
     json_t *ids = json_array();
-    px_db_each(hub->db, add_dated, &history);
+    bool whole = px_hub_each(hub, NULL, add_dated, &history);
     if (history.count > 1)
         qsort(history.items, history.count, sizeof(*history.items), compare_dates);
     for (size_t i = 0; i < history.count; i++) {
@@ -60,6 +61,10 @@ static json_t *history_of(struct px_hub *hub)
         free(history.items[i].msg_id);
     }
     free(history.items);
+    if (!whole) {
+        json_decref(ids);
+        return NULL;
+    }
     return ids;
 }
 
@@ -69,9 +74,12 @@ static void on_history_request(const struct px_request *request)
         px_request_fail(request, "history_reply", "NoData", PX_NO_DATA);
         return;
     }
-    px_request_reply(request, "history_reply",
-                     json_pack("{s:s, s:o}", "status", "ok", "history", history_of(request->hub)),
-                     NULL);
+    json_t *history = history_of(request->hub);
+    if (history != NULL)
+        px_request_reply(request, "history_reply",
+                         json_pack("{s:s, s:o}", "status", "ok", "history", history), NULL);
+    else
+        px_request_fail_ending(request, "history_reply");
 }
 
 static json_t *record_field(void *ctx, const char *field)
@@ -177,7 +185,12 @@ static bool find_records(const struct px_request *request, struct found *found,
     if (query != NULL) {
         found->buffer_lens = has_key(keys, "buffers") ? json_array() : NULL;
         found->result_buffer_lens = has_key(keys, "result_buffers") ? json_array() : NULL;
-        px_db_each(request->hub->db, add_found, &search);
+        json_t *ids = px_query_ids(query);
+        if (!px_hub_each(request->hub, ids, add_found, &search)) {
+            px_raise(exception, "RuntimeError", "the controller is ending");
+            search.failed = true;
+        }
+        json_decref(ids);
     }
     json_decref(search.items);
     px_query_destroy(query);
@@ -207,25 +220,27 @@ static void on_db_request(const struct px_request *request)
 
 struct purge {
     struct px_db *db;
-    const char *engine_uuid; /* NULL: of all */
+    const json_t *uuids; /* of engines, as keys; NULL: of all */
 };
 
 static bool purge_one(struct px_record *record, void *ctx)
 {
     const struct purge *purge = ctx;
-    bool right =
-        purge->engine_uuid == NULL ||
-        (record->engine_uuid != NULL && strcmp(record->engine_uuid, purge->engine_uuid) == 0);
+    bool right = purge->uuids == NULL || (record->engine_uuid != NULL &&
+                                          json_object_get(purge->uuids, record->engine_uuid));
     if (right && px_record_is_complete(record))
         px_db_drop(purge->db, record->msg_id);
     return true;
 }
 
-/* Drops finished records, of one engine or (NULL) of all. */
-static void purge_finished(struct px_hub *hub, const char *engine_uuid)
+/* Drops finished records, of some engines or (NULL) of all, and replies when that is cut short. */
+static int purge_finished(const struct px_request *request, const json_t *uuids)
 {
-    struct purge purge = {.db = hub->db, .engine_uuid = engine_uuid};
-    px_db_each(hub->db, purge_one, &purge);
+    struct purge purge = {.db = request->hub->db, .uuids = uuids};
+    if (px_hub_each(request->hub, NULL, purge_one, &purge))
+        return 0;
+    px_request_fail_ending(request, "purge_reply");
+    return -1;
 }
 
 /* -1 after an error reply; nothing is dropped then. */
@@ -261,18 +276,24 @@ static void fail_engine(const struct px_request *request, const json_t *id)
     px_request_raise(request, "purge_reply", &exception);
 }
 
+/* As in ipyparallel, those before one that does not exist are purged. */
 static int purge_engines(const struct px_request *request, const json_t *ids)
 {
-    for (size_t i = 0; i < json_array_size(ids); i++) {
+    json_t *uuids = json_object();
+    const json_t *wrong = NULL;
+    for (size_t i = 0; i < json_array_size(ids) && wrong == NULL; i++) {
         const json_t *id = json_array_get(ids, i);
         struct px_member *member = json_is_integer(id) ? px_hub_target(request->hub, id) : NULL;
-        if (member == NULL || !member->alive) {
-            fail_engine(request, id);
-            return -1;
-        }
-        purge_finished(request->hub, member->uuid);
+        if (member != NULL && member->alive)
+            json_object_set_new(uuids, member->uuid, json_null());
+        else
+            wrong = id;
     }
-    return 0;
+    int rc = json_object_size(uuids) > 0 ? purge_finished(request, uuids) : 0;
+    if (rc == 0 && wrong != NULL)
+        fail_engine(request, wrong);
+    json_decref(uuids);
+    return rc == 0 && wrong == NULL ? 0 : -1;
 }
 
 /* An empty list for what is missing; NULL after an error reply. */
@@ -285,8 +306,8 @@ static void on_purge_request(const struct px_request *request)
 {
     const json_t *which = json_object_get(request->content, "msg_ids");
     if (json_is_string(which) && strcmp(json_string_value(which), "all") == 0) {
-        purge_finished(request->hub, NULL);
-        px_request_reply(request, "purge_reply", json_pack("{s:s}", "status", "ok"), NULL);
+        if (purge_finished(request, NULL) == 0)
+            px_request_reply(request, "purge_reply", json_pack("{s:s}", "status", "ok"), NULL);
         return;
     }
     json_t *ids = purge_items(request, "msg_ids");

@@ -113,6 +113,43 @@ static void assert_ids(struct px_db *db, const char *expected)
     px_buf_fini(&ids);
 }
 
+static void assert_ids_of(struct px_db *db, const char *wanted, const char *expected)
+{
+    struct px_buf ids = {0};
+    json_t *set = json_loads(wanted, 0, NULL);
+    px_buf_text(&ids, "");
+    px_db_each_of(db, set, append_id, &ids);
+    assert_string_equal(ids.data, expected);
+    json_decref(set);
+    px_buf_fini(&ids);
+}
+
+static void test_some_in_memory_come_as_they_were_made(void **state)
+{
+    (void)state;
+    struct px_db *db = px_db_create(PX_DB_MEMORY, NULL, 10, 1e6, 0.5);
+    finish(db, "b");
+    finish(db, "c");
+    finish(db, "a");
+    assert_ids_of(db, "{\"a\": null, \"b\": null, \"none\": null}", "b a ");
+    px_db_destroy(db);
+}
+
+/* Some are in the file alone, some in memory, and what is read does not stay there. */
+static void test_some_in_the_file_come_by_id(void **state)
+{
+    struct fixture *fixture = *state;
+    finish(fixture->db, "b");
+    finish(fixture->db, "c");
+    finish(fixture->db, "a");
+    close_store(fixture);
+    open_store(fixture, 4);
+    finish(fixture->db, "aa");
+    px_db_drop(fixture->db, "c");
+    assert_ids_of(fixture->db, "{\"b\": 1, \"c\": 1, \"aa\": 1, \"a\": 1, \"z\": 1}", "a aa b ");
+    assert_int_equal(px_db_count(fixture->db), 1);
+}
+
 static void test_unwritten_stay_in_memory(void **state)
 {
     struct fixture *fixture = *state;
@@ -219,6 +256,8 @@ static void test_none_stores_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_some_in_memory_come_as_they_were_made),
+        cmocka_unit_test_setup_teardown(test_some_in_the_file_come_by_id, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unwritten_stay_in_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_written_leave_memory_in_quiet_times, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dropped_are_gone_at_once, setup, teardown),

@@ -143,12 +143,70 @@ static void test_dates(void **state)
     }
 }
 
+/* The ids that a query asks for, comma-separated; "any" when it does not say. */
+static void test_ids(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *query, *ids;
+    } rows[] = {
+        {"{\"msg_id\": \"a\"}", "a"},
+        {"{\"n\": 1, \"msg_id\": {\"$eq\": \"a\"}}", "a"},
+        {"{\"msg_id\": {\"$in\": [\"a\", \"b\", \"a\"]}}", "a,b"},
+        {"{\"msg_id\": {\"$in\": []}}", ""},
+        {"{\"msg_id\": {\"$nin\": [\"c\"], \"$in\": [\"a\"]}}", "a"},
+        {"{\"msg_id\": {\"$in\": \"abc\"}}", "any"},
+        {"{\"msg_id\": {\"$in\": [\"a\", 1]}}", "any"},
+        {"{\"msg_id\": {\"$in\": [\"2026-01-02T03:04:05Z\"]}}", "any"},
+        {"{\"msg_id\": {\"$nin\": [\"a\"]}}", "any"},
+        {"{\"queue\": {\"$in\": [\"mux\"]}}", "any"},
+        {"{}", "any"},
+    };
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        struct px_exception exception;
+        json_t *json = json_loads(rows[i].query, 0, NULL), *value;
+        struct px_query *query = px_query_create(json, &exception);
+        json_t *ids = px_query_ids(query);
+        struct px_buf text = {0};
+        const char *id;
+        px_buf_text(&text, ids == NULL ? "any" : "");
+        json_object_foreach(ids, id, value)
+            px_buf_printf(&text, "%s%s", text.size ? "," : "", id);
+        if (strcmp(text.data, rows[i].ids) != 0)
+            fail_msg("%s: %s", rows[i].query, text.data);
+        px_buf_fini(&text);
+        json_decref(ids);
+        px_query_destroy(query);
+        json_decref(json);
+    }
+}
+
+/* Each record would be held against all of it. */
+static void test_list_that_is_no_set_is_bounded(void **state)
+{
+    (void)state;
+    struct px_exception exception;
+    struct px_buf text = {0};
+    px_buf_text(&text, "{\"n\": {\"$in\": [5");
+    for (int i = 0; i < 1023; i++)
+        px_buf_text(&text, ", 6");
+    px_buf_text(&text, "]}}");
+    assert_int_equal(match(text.data, &exception), 1);
+    text.size -= 3;
+    px_buf_text(&text, ", 6]}}");
+    assert_int_equal(match(text.data, &exception), -1);
+    assert_string_equal(exception.ename, "ValueError");
+    px_buf_fini(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_matches),
         cmocka_unit_test(test_exceptions),
         cmocka_unit_test(test_dates),
+        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_list_that_is_no_set_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
