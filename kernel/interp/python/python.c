@@ -207,6 +207,7 @@ static void *python_create(const struct px_interp_config *config, struct px_erro
     if (status != 0)
         return NULL;
     struct px_python *self = px_alloc(sizeof *self);
+    atomic_init(&self->references, 1);
     self->engine = config->engine;
     self->main_thread = pthread_self();
     self->loop_fd = -1;
@@ -277,7 +278,7 @@ static void python_destroy(void *arg)
     Py_CLEAR(self->parent_type);
     px_loan_collect(self);
     Py_FinalizeEx();
-    free(self);
+    px_python_unref(self);
 }
 
 /* ---- idle, fork ----------------------------------------------------- */

@@ -46,7 +46,11 @@ struct px_python {
     PyObject *bridge;          /* instance of bridge.Bridge */
     struct px_apply *apply;
     _Atomic(struct px_loan *) returned; /* pushed by any thread, popped under the GIL */
+    atomic_size_t references;           /* the language's own, and one for each loan on its way */
 };
+
+/* Any thread. The last one frees it: buffers may still be sent when the language has ended. */
+void px_python_unref(struct px_python *self);
 
 /* Take and give up the GIL, on the interpreter thread or a subshell's. Entering drops an interrupt
  * that was meant for a request which has ended. */

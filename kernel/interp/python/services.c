@@ -40,6 +40,20 @@ static void loan_return(void *hint)
     loan->next = atomic_load(&self->returned);
     while (!atomic_compare_exchange_weak(&self->returned, &loan->next, loan))
         ;
+    px_python_unref(self);
+}
+
+void px_python_unref(struct px_python *self)
+{
+    if (atomic_fetch_sub(&self->references, 1) > 1)
+        return;
+    struct px_loan *loan = atomic_load(&self->returned);
+    while (loan) { /* came back too late to let its object go */
+        struct px_loan *next = loan->next;
+        free(loan);
+        loan = next;
+    }
+    free(self);
 }
 
 int px_loan_make(struct px_python *self, PyObject *object, struct px_buffer *out)
@@ -50,6 +64,7 @@ int px_loan_make(struct px_python *self, PyObject *object, struct px_buffer *out
         free(loan);
         return -1;
     }
+    atomic_fetch_add(&self->references, 1);
     *out = (struct px_buffer){loan->view.buf, (size_t)loan->view.len, loan_return, loan};
     return 0;
 }
