@@ -7,8 +7,9 @@
  * own, marked in the metadata: one pickle of (function, args, kwargs) and its out-of-band buffers.
  *
  * Small tasks are the hot path. The pickle of a function is looked up by its bytes and gives a
- * fresh function from remembered code; arguments and results that need nothing but pickle go
- * through it directly. Whatever else there is goes to apply.py.
+ * fresh function from remembered code, or, if it names one, what its module has under that name
+ * now; arguments and results that need nothing but pickle go through it directly. Whatever else
+ * there is goes to apply.py.
  *
  * Large buffers are neither copied in (the request's memory is kept as long as an object uses it,
  * if the host offers that) nor out (px_loan).
@@ -30,7 +31,7 @@ struct px_apply {
     PyObject *loads, *dumps;
     PyObject *framed;          /* the builtins that look at the frame which calls them */
     PyObject *buffers_keyword; /* ("buffers",) */
-    PyObject *functions;       /* bytes of a pickle -> what Apply.template or template_of gave */
+    PyObject *functions;       /* bytes of a pickle -> what Apply.template_of gave */
     PyObject *infos;           /* bytes -> (nargs, narg_bufs, kw_keys) */
     PyTypeObject *kept;
 };
@@ -168,7 +169,7 @@ static PyObject *build_function(PyObject *template)
     return function;
 }
 
-/* The function in buffer 0, if its pickle always means the same: 1; 0 if not; -1: exception. */
+/* The function in buffer 0, if its pickle alone says what it is: 1; 0 if not; -1: exception. */
 static int find_function(struct call *call)
 {
     struct px_apply *apply = call->apply;
@@ -183,7 +184,9 @@ static int find_function(struct call *call)
         if (template && remember(apply->functions, key, template) != 0)
             Py_CLEAR(template);
     }
-    if (template && template != Py_None)
+    if (template == Py_True)
+        call->function = loads(apply, pickle, NULL);
+    else if (template && template != Py_None)
         call->function = build_function(template);
     if (call->function)
         result = 1;
@@ -203,9 +206,10 @@ static int unpack_function(struct call *call, size_t *next)
         return found > 0 ? 0 : -1;
     PyObject *list = keep_from(call, 0, true);
     PyObject *answer = list ? PyObject_CallMethod(call->apply->slow, "function", "O", list) : NULL;
+    PyObject *function;
     Py_ssize_t used = 0;
-    if (answer && PyArg_ParseTuple(answer, "On", &call->function, &used))
-        Py_INCREF(call->function);
+    if (answer && PyArg_ParseTuple(answer, "On", &function, &used))
+        call->function = Py_NewRef(function);
     Py_XDECREF(list);
     Py_XDECREF(answer);
     *next = (size_t)used;
@@ -249,7 +253,8 @@ static bool mentions(const struct px_span *buffer, const char *name)
 static bool all_plain(const struct call *call, size_t first)
 {
     for (size_t i = first; i < call->count; i++)
-        if (mentions(&call->buffers[i], "ipyparallel") || mentions(&call->buffers[i], "__builtin__"))
+        if (mentions(&call->buffers[i], "ipyparallel") ||
+            mentions(&call->buffers[i], "__builtin__"))
             return false;
     return true;
 }
@@ -296,10 +301,10 @@ static int unpack_arguments(struct call *call, size_t first, PyObject *info)
                                                   positional, keys, list)
                             : NULL;
     Py_XDECREF(list);
-    if (answer &&
-        PyArg_ParseTuple(answer, "O!O!", &PyTuple_Type, &call->args, &PyDict_Type, &call->kwargs)) {
-        Py_INCREF(call->args);
-        Py_INCREF(call->kwargs);
+    PyObject *args, *kwargs;
+    if (answer && PyArg_ParseTuple(answer, "O!O!", &PyTuple_Type, &args, &PyDict_Type, &kwargs)) {
+        call->args = Py_NewRef(args);
+        call->kwargs = Py_NewRef(kwargs);
     }
     Py_XDECREF(answer);
     return PyErr_Occurred() ? -1 : 0;
@@ -333,7 +338,7 @@ static PyObject *loads_function(PyObject *capsule, PyObject *args, PyObject *nam
     PyObject *key = PyTuple_GET_SIZE(args) == 1 && !named ? PyTuple_GET_ITEM(args, 0) : NULL;
     bool usual = key && PyBytes_Check(key);
     PyObject *template = usual ? PyDict_GetItemWithError(apply->functions, key) : NULL;
-    if (template && template != Py_None)
+    if (template && template != Py_None && template != Py_True)
         return build_function(template);
     if (PyErr_Occurred())
         return NULL;
@@ -402,13 +407,13 @@ static int unpack_pickle5(struct call *call)
     if (call->count > 1 && !list)
         return -1;
     PyObject *answer = loads_call(call, list);
+    PyObject *function, *args, *kwargs;
     Py_XDECREF(list);
     if (answer && PyTuple_Check(answer) &&
-        PyArg_ParseTuple(answer, "OO!O!", &call->function, &PyTuple_Type, &call->args, &PyDict_Type,
-                         &call->kwargs)) {
-        Py_INCREF(call->function);
-        Py_INCREF(call->args);
-        Py_INCREF(call->kwargs);
+        PyArg_ParseTuple(answer, "OO!O!", &function, &PyTuple_Type, &args, &PyDict_Type, &kwargs)) {
+        call->function = Py_NewRef(function);
+        call->args = Py_NewRef(args);
+        call->kwargs = Py_NewRef(kwargs);
     } else if (answer && !PyErr_Occurred()) {
         PyErr_SetString(PyExc_TypeError, "the pickle holds no (function, args, kwargs)");
     }
@@ -538,9 +543,8 @@ void px_apply_destroy(struct px_python *python)
 
 static PyObject *call_function(const struct call *call)
 {
-    int framed = PyCFunction_Check(call->function)
-                     ? PySet_Contains(call->apply->framed, call->function)
-                     : 0;
+    int framed =
+        PyCFunction_Check(call->function) ? PySet_Contains(call->apply->framed, call->function) : 0;
     if (framed <= 0) {
         PyErr_Clear(); /* a builtin's object that has no hash */
         return PyObject_Call(call->function, call->args, call->kwargs);

@@ -117,11 +117,12 @@ class Apply:
         return self.template_of(value)
 
     def template_of(self, f):
-        """What the pickle of `f` always gives: `f` itself if its module has it under that name;
-        (arguments for FunctionType, annotations, keyword defaults) if it is code without state of
-        its own; None if each time may differ."""
+        """How a pickle that gave `f` is read the next time. (arguments for FunctionType, annotations,
+        keyword defaults): it is code without state of its own. True: it is a name, to be looked up
+        again, since its module may have been reloaded. A builtin function: always that. None: by
+        whoever read it now."""
         if isinstance(f, (types.FunctionType, type)) and self.canning.found_by_name(f):
-            return f
+            return True
         if isinstance(f, types.BuiltinFunctionType):
             return f if isinstance(f.__self__, types.ModuleType) else None
         if not isinstance(f, types.FunctionType) or f.__closure__ or f.__dict__:

@@ -5,6 +5,8 @@ pack_apply.py DIRECTORY: where the package phalanx is, for our own form (names t
 others are made by ipyparallel itself.
 """
 
+import pickle
+import shlex
 import sys
 import types
 
@@ -127,6 +129,7 @@ canned("needs_module", needs_module)
 canned("needs_function", needs_function)
 canned("never", never)
 canned("builtin", max, 3, 9)
+canned("named", shlex.quote, "a b")
 canned("unpicklable", lambda: (i for i in ()))
 own("noop5", noop)
 own("add5", add, 1, z=5)
@@ -137,3 +140,5 @@ own("fail5", fail)
 own("reference5", identity, canning.Reference("k + 1"))
 own("nested5", identity, {"a": [big, {"b": big}]})
 own("closure5", outer(5), 1)
+own("named5", shlex.quote, "a b")
+show("no_call5", [pickle.dumps((bytearray(b"x"), "not a tuple", {}), 5)])

@@ -259,6 +259,31 @@ static void test_garbage(void **state)
     assert_result(f, "add", "43");
 }
 
+/* What is no call leaves what it holds alone. */
+static void test_no_call(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 300; i++)
+        assert_fails(f, "no_call5", "TypeError", "", false);
+    run(f, "import gc; gc.collect()");
+}
+
+/* A function that travels by name is what its module has now; ipyparallel sends code. */
+static void test_named_functions(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 2; i++) {
+        assert_result(f, "named", "\"'a b'\"");
+        assert_result(f, "named5", "\"'a b'\"");
+    }
+    run(f, "import shlex; old = shlex.quote\n"
+           "shlex.quote = eval('lambda s: \"new\"', vars(shlex))");
+    assert_result(f, "named", "\"'a b'\"");
+    assert_result(f, "named5", "'new'");
+    run(f, "shlex.quote = old");
+    assert_result(f, "named5", "\"'a b'\"");
+}
+
 static void *interrupt_when_ready(void *arg)
 {
     struct fixture *f = arg;
@@ -333,8 +358,11 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct fixture *f = *state;
-    px_outcome_fini(&f->out);
+    apply(f, "bytes");
+    const size_t count = f->out.buffer_count;
+    const bool lent = count > 0 && f->out.buffers[count - 1].size >= 5000;
     ops->destroy(f->python);
+    px_outcome_fini(&f->out); /* what was on its way comes back to nobody */
     fake_host_fini(&f->host);
     for (size_t i = 0; i < f->count; i++) {
         for (size_t j = 0; j < f->requests[i].count; j++)
@@ -345,7 +373,7 @@ static int teardown(void **state)
     char *command = px_format("rm -rf '%s'", getenv("HOME"));
     int status = system(command);
     free(command);
-    return status;
+    return lent ? status : -1;
 }
 
 int main(void)
@@ -360,6 +388,8 @@ int main(void)
         cmocka_unit_test(test_interrupt),
         cmocka_unit_test(test_engine_names),
         cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_no_call),
+        cmocka_unit_test(test_named_functions),
         cmocka_unit_test(test_with_the_real_package),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
