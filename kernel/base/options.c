@@ -59,7 +59,7 @@ const char *px_nearest(const char *word, const char *const *names)
     if (size > MAX_WORD)
         return NULL;
     const char *best = NULL;
-    size_t least = size / 2 + 2; /* farther than this is another word */
+    size_t least = size / 3 + 2; /* farther than this is another word */
     for (; *names; names++) {
         if (strlen(*names) > MAX_WORD)
             continue;

@@ -169,8 +169,7 @@ def test_reuse_keeps_key_and_ports(cluster):
     (["--ping=fast"], "ping"),
     (["--ports=x"], "ports"),
     (["--HeartMonitor.peroid=3"], "HeartMonitor.period"),
-    (["--show-config"], "--config"),
-    (["--log-url=x"], "--log-level"),
+    (["--mongodb"], "--nodb"),
     (["surplus"], "surplus"),
 ])
 def test_misuse_is_one_line_and_exit_2(cluster, options, words):
