@@ -185,7 +185,8 @@ static void test_many_engines(void **state)
     px_schedule_destroy(schedule);
 }
 
-/* A graph of GRAPH tasks, each after up to three of those before it, on ENGINES engines. */
+/* A graph of GRAPH tasks, each after up to three of those before it, on ENGINES engines; a smaller
+ * one for all schemes but the default. */
 #define GRAPH 100000
 #define ENGINES 10000
 
@@ -262,11 +263,12 @@ static void test_large_graph(void **state)
             snprintf(engine, sizeof(engine), "e%d", i);
             assert_true(px_schedule_engine_up(schedule, px_span_of(engine), 0));
         }
-        for (int task = 0; task < GRAPH; task++)
+        int tasks = s == 0 ? GRAPH : GRAPH / 5;
+        for (int task = 0; task < tasks; task++)
             graph_submit(graph, schedule, task);
         while (graph->ended < graph->sent)
             graph_answer(graph, schedule);
-        assert_int_equal(graph->ended, GRAPH);
+        assert_int_equal(graph->ended, tasks);
         px_schedule_destroy(schedule);
         free(graph);
     }
