@@ -57,6 +57,7 @@ void px_cell_query(void *arg, enum px_query what, struct px_span content, struct
     };
     struct px_python *self = arg;
     px_python_enter(self);
+    px_parent_begin(self); /* what it prints is not the last cell's */
     PyObject *text = text_of(content);
     PyObject *answer =
         text ? PyObject_CallMethod(self->bridge, "query", "sO", methods[what], text) : NULL;
