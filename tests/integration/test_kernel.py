@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+from pathlib import Path
 from queue import Empty
 
 import jupyter_kernel_test
@@ -135,6 +136,26 @@ def test_stray_interrupts_do_no_harm(both):
     assert kernel.kc.get_control_msg(timeout=TIMEOUT)["msg_type"] == "interrupt_reply"
     os.kill(kernel.pid, signal.SIGINT)
     assert kernel.run(words["result"])[0]["status"] == "ok"
+
+
+def switches(pid):
+    """How often the threads of a process have gone to sleep."""
+    tasks = Path(f"/proc/{pid}/task")
+    lines = [line for task in tasks.iterdir() for line in (task / "status").read_text().splitlines()]
+    return [line for line in lines if line.startswith("voluntary_ctxt_switches")]
+
+
+def test_a_kernel_with_nothing_to_do_does_not_wake_up(both):
+    kernel, words = both
+    kernel.run(words["result"])
+    kernel.kc.hb_channel.pause()
+
+    def rested():
+        before = switches(kernel.pid)
+        threading.Event().wait(1.5)
+        return switches(kernel.pid) == before
+
+    wait_for(rested, TIMEOUT)
 
 
 # ---- input ------------------------------------------------------------------------

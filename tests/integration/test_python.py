@@ -272,21 +272,34 @@ def test_a_history_file_that_cannot_be_made_is_done_without(start, ipython_dir):
     assert "x = 1" in text_of(kernel.run("%history")[1])
 
 
+# Debian's widgets are older than its nbclient, which breaks on theirs with any kernel: so by hand.
+MODERN_WIDGET = """
+from ipykernel.comm import Comm
+slider = Comm('jupyter.widget', {'state': {'_model_module': '@jupyter-widgets/controls',
+              '_model_name': 'IntSliderModel', 'value': 3}, 'buffer_paths': []})
+slider.send({'method': 'update', 'state': {'value': 4}, 'buffer_paths': []})
+display({'application/vnd.jupyter.widget-view+json': {'model_id': slider.comm_id}}, raw=True)
+"""
+
+
 def test_a_notebook_is_executed_by_nbconvert(env, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     env["JUPYTER_DATA_DIR"] = str(tmp_path / "data")
     subprocess.run([PXKERNEL, "install", "--user"], env=env, check=True, stdout=subprocess.DEVNULL)
     cells = ["import numpy as np, pandas as pd, matplotlib.pyplot as plt\nnp.arange(3)",
-             "pd.DataFrame({'a': np.arange(3)})", "plt.plot([1, 2]);"]
+             "pd.DataFrame({'a': np.arange(3)})", "plt.plot([1, 2]);", MODERN_WIDGET]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     (tmp_path / "book.ipynb").write_text(nbformat.writes(book))
     subprocess.run([PYTHON, "-m", "nbconvert", "--to", "notebook", "--execute",
                     "--ExecutePreprocessor.kernel_name=phalanx", "--output", "done.ipynb",
                     str(tmp_path / "book.ipynb")], env=env, check=True, cwd=tmp_path,
                    stderr=subprocess.DEVNULL)
-    done = json.loads((tmp_path / "done.ipynb").read_text())["cells"]
-    mimes = [set().union(*(o.get("data", {}) for o in c["outputs"])) for c in done]
+    done = json.loads((tmp_path / "done.ipynb").read_text())
+    mimes = [set().union(*(o.get("data", {}) for o in c["outputs"])) for c in done["cells"]]
     assert "text/plain" in mimes[0] and "text/html" in mimes[1] and "image/png" in mimes[2]
+    assert "application/vnd.jupyter.widget-view+json" in mimes[3]
+    kept = done["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    assert [w["state"]["value"] for w in kept.values() if "value" in w["state"]] == [4]
 
 
 def test_a_console_on_a_terminal(env, tmp_path):
