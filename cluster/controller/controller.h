@@ -152,6 +152,7 @@ struct px_note {
     struct px_msg *msg;
     char *text;
     size_t bytes;
+    bool no_body; /* a reply whose content and buffers are not kept: the hub is far behind */
 };
 
 #define PX_NOTES_BATCH 64
@@ -190,7 +191,8 @@ struct px_order {
 };
 void px_order_free(struct px_order *order);
 
-/* Copies for the hub that it has not looked at yet: beyond either limit they are dropped. */
+/* Copies for the hub that it has not looked at yet. Beyond half of either limit clients' requests
+ * wait; beyond it copies of output are dropped, and those of replies lose their bodies. */
 #define PX_MAX_BACKLOG 500000u
 #define PX_MAX_BACKLOG_BYTES ((size_t)2 << 30)
 /* Beyond this many, clients' requests are taken up more slowly (port.c), so that it does not come
@@ -223,6 +225,8 @@ void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_s
 void px_link_answer(struct px_link *link, enum px_note_kind kind, struct px_msg *msg, char *text);
 /* Traffic thread. Whether the hub is so far behind that it should be given time. */
 bool px_link_is_crowded(struct px_link *link);
+/* The same, and so far that it must not become more. */
+bool px_link_is_full(struct px_link *link);
 /* After each socket's turn: at most one batch a millisecond wakes the hub, besides full ones. */
 void px_link_flush(struct px_link *link);
 /* Hub thread. `order` is copied, its message and strings taken. */
@@ -284,8 +288,8 @@ struct px_port {
 void px_port_watch(struct px_port *port, struct px_loop *loop);
 /* The same for requests of clients that the hub gets copies of: while the hub is far behind, only a
  * batch every PX_PACE_MS is handled, and the rest waits in the socket. So memory does not grow with
- * what a busy machine keeps the hub from doing; a request waits no longer than that, whatever the
- * hub is at. */
+ * what a busy machine keeps the hub from doing; a request waits no longer than that, unless the
+ * limits of the backlog are near: then all wait until the hub has caught up. */
 void px_port_watch_paced(struct px_port *port, struct px_loop *loop, struct px_link *link);
 #define PX_PACE_MS 20
 /* Handles what has arrived, at most PX_LOOP_BATCH messages. Returns how many there were. */

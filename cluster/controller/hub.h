@@ -21,7 +21,7 @@ struct px_record {
     const char *queue;              /* "mux", "task" or NULL */
     char *engine_uuid, *resubmitted;
     char received[PX_DATE_SIZE]; /* "" for none */
-    /* An engine died with it: stands in for the reply. */
+    /* Its engine died, or the reply could not be kept: stands in for it. */
     json_t *lost_header, *lost_content;
     /* From iopub. */
     struct px_buf standard_out, standard_err;
@@ -37,7 +37,12 @@ struct px_record {
     char msg_id[];
 };
 
-void px_record_destroy(struct px_record *record);
+void px_record_destroy(struct px_record *record); /* NULL allowed */
+/* Nothing for an empty uuid. */
+void px_record_set_engine(struct px_record *record, struct px_span uuid);
+/* There is no reply to show: the record is complete with an error. `engine_uuid` may be empty. */
+void px_record_lose(struct px_record *record, struct px_span engine_uuid, const char *ename,
+                    const char *evalue);
 /* New reference, JSON null when it is not known; NULL when there is no such field. Buffers are
  * not JSON: their fields give null here. */
 json_t *px_record_field(const struct px_record *record, const char *name);

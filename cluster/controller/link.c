@@ -4,8 +4,9 @@
  *
  * Notes are gathered in batches, posted when a batch is full or once a millisecond, so that the
  * hub is woken once for many messages and seldom for few. A note holds its message by reference.
- * When the hub falls behind by more than the limits, further copies are dropped and counted, never
- * the traffic itself; what hearts say is never dropped.
+ * When the hub falls behind, requests of clients wait in their sockets (port.c). Beyond the limits,
+ * copies of output are dropped and counted, and replies keep their headers alone, so that a task
+ * that has ended is known to have; never the traffic itself, nor what hearts say.
  */
 #include "controller.h"
 
@@ -125,31 +126,54 @@ bool px_link_is_crowded(struct px_link *link)
     return atomic_load_explicit(&link->backlog, memory_order_relaxed) > PX_PACED_BACKLOG;
 }
 
-static bool is_behind(struct px_link *link)
+/* By this fraction of the limits. */
+static bool is_behind(struct px_link *link, size_t fraction)
 {
-    if (atomic_load_explicit(&link->backlog, memory_order_relaxed) < PX_MAX_BACKLOG &&
-        atomic_load_explicit(&link->backlog_bytes, memory_order_relaxed) < PX_MAX_BACKLOG_BYTES)
-        return false;
+    return atomic_load_explicit(&link->backlog, memory_order_relaxed) >=
+               PX_MAX_BACKLOG / fraction ||
+           atomic_load_explicit(&link->backlog_bytes, memory_order_relaxed) >=
+               PX_MAX_BACKLOG_BYTES / fraction;
+}
+
+bool px_link_is_full(struct px_link *link)
+{
+    return is_behind(link, 2);
+}
+
+/* The message without its buffers, with an empty object for its content. */
+static struct px_msg *without_body(const struct px_msg *msg)
+{
+    struct px_msg *out = px_msg_create();
+    px_msg_append_frames(out, msg, 0, px_msg_first_buffer(msg));
+    if (px_msg_locate(out, NULL) == 0)
+        px_msg_replace(out, px_msg_first_buffer(out) - 1, "{}", 2);
+    return out;
+}
+
+static void note_loss(struct px_link *link)
+{
     link->lost++;
     px_log_limited(&link->limiter, PX_WARN, "hub-behind", "copies_dropped=%lu", link->lost);
-    return true;
 }
 
 void px_link_note(struct px_link *link, enum px_note_kind kind, const struct px_msg *msg)
 {
-    if (is_behind(link))
+    bool reply = kind == PX_NOTE_MUX_REPLY || kind == PX_NOTE_TASK_REPLY;
+    bool cut = (reply || kind == PX_NOTE_IOPUB) && is_behind(link, 1);
+    if (cut)
+        note_loss(link);
+    if (cut && !reply)
         return;
     struct px_note *note = next_note(link, kind);
-    note->msg = px_msg_copy(msg);
-    note->bytes = px_msg_bytes(msg);
+    note->msg = cut ? without_body(msg) : px_msg_copy(msg);
+    note->bytes = px_msg_bytes(note->msg);
+    note->no_body = cut;
     post_if_full(link);
 }
 
 void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_span first,
                        struct px_span second)
 {
-    if (kind == PX_NOTE_TASK_DESTINATION && is_behind(link))
-        return;
     struct px_note *note = next_note(link, kind);
     note->text = px_alloc(first.size + second.size + 2);
     memcpy(note->text, first.data, first.size);

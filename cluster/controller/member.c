@@ -237,20 +237,13 @@ void px_hub_unregister(struct px_hub *hub, struct px_member *member, const char 
 static void give_up_job(struct px_hub *hub, struct px_member *member, struct px_job *job)
 {
     struct px_record *record = px_db_get(hub->db, px_span_of(job->msg_id));
-    char date[PX_DATE_SIZE];
-    px_date_now(date);
     px_history_set(hub->finished, px_span_of(job->msg_id), PX_SUCCEEDED, 0);
     if (record != NULL && record->reply == NULL) {
         char *evalue = member->cause ? px_format("engine %d: %s, while running task '%s'",
                                                  member->id, member->cause, job->msg_id)
                                      : px_format("Engine %d died while running task '%s'",
                                                  member->id, job->msg_id);
-        json_decref(record->lost_header);
-        json_decref(record->lost_content);
-        record->lost_header = json_pack("{s:s, s:s}", "engine", member->uuid, "date", date);
-        record->lost_content = px_error_json("EngineError", evalue);
-        free(record->engine_uuid);
-        record->engine_uuid = px_strdup(member->uuid);
+        px_record_lose(record, px_span_of(member->uuid), "EngineError", evalue);
         px_hub_changed(hub, record);
         free(evalue);
     }

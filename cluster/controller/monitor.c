@@ -20,14 +20,6 @@ static struct px_span member_text(struct px_span object, const char *key)
     return text;
 }
 
-static void set_engine(struct px_record *record, struct px_span uuid)
-{
-    if (uuid.size == 0)
-        return;
-    free(record->engine_uuid);
-    record->engine_uuid = px_strndup(uuid.data, uuid.size);
-}
-
 static void store_request(struct px_hub *hub, const struct px_msg *msg, struct px_span msg_id,
                           const char *queue, struct px_span engine)
 {
@@ -35,7 +27,7 @@ static void store_request(struct px_hub *hub, const struct px_msg *msg, struct p
     if (record == NULL)
         return;
     record->queue = queue;
-    set_engine(record, engine);
+    px_record_set_engine(record, engine);
     px_hub_changed(hub, record);
     if (record->request != NULL)
         return; /* a resubmission that the hub itself has recorded */
@@ -43,19 +35,25 @@ static void store_request(struct px_hub *hub, const struct px_msg *msg, struct p
     px_db_resize(hub->db, record, 0, px_msg_bytes(msg));
 }
 
-static void store_reply(struct px_hub *hub, const struct px_msg *msg, struct px_span msg_id,
+static void store_reply(struct px_hub *hub, const struct px_note *note, struct px_span msg_id,
                         struct px_span engine)
 {
     struct px_record *record = px_db_get(hub->db, msg_id);
     if (record == NULL)
         return;
-    size_t before = record->reply ? px_msg_bytes(record->reply) : 0;
-    px_msg_destroy(record->reply);
-    record->reply = px_msg_copy(msg);
     px_date_now(record->received);
     px_hub_changed(hub, record);
-    set_engine(record, engine);
-    px_db_resize(hub->db, record, before, px_msg_bytes(msg));
+    px_record_set_engine(record, engine);
+    if (note->no_body) {
+        if (record->reply == NULL)
+            px_record_lose(record, engine, "ResultNotKept",
+                           "the task has ended, but the hub was too far behind to keep its result");
+        return;
+    }
+    size_t before = record->reply ? px_msg_bytes(record->reply) : 0;
+    px_msg_destroy(record->reply);
+    record->reply = px_msg_copy(note->msg);
+    px_db_resize(hub->db, record, before, px_msg_bytes(note->msg));
 }
 
 /* ---- mux ------------------------------------------------------------------- */
@@ -82,7 +80,7 @@ static void on_mux_reply(struct px_hub *hub, const struct px_note *note)
     } else if (px_history_get(hub->finished, msg_id, NULL) == PX_UNKNOWN) {
         return;
     }
-    store_reply(hub, note->msg, msg_id, px_msg_ident(note->msg, 1));
+    store_reply(hub, note, msg_id, px_msg_ident(note->msg, 1));
 }
 
 /* ---- task ------------------------------------------------------------------ */
@@ -106,7 +104,7 @@ static void on_task_destination(struct px_hub *hub, const struct px_note *note)
         px_hub_book(hub, msg_id, member, false);
     if (record == NULL)
         return;
-    set_engine(record, uuid);
+    px_record_set_engine(record, uuid);
     px_hub_changed(hub, record);
 }
 
@@ -123,7 +121,7 @@ static void on_task_reply(struct px_hub *hub, const struct px_note *note)
         member->completed++;
     px_hub_unbook(hub, job);
     px_history_set(hub->finished, msg_id, PX_SUCCEEDED, 0);
-    store_reply(hub, note->msg, msg_id, engine);
+    store_reply(hub, note, msg_id, engine);
 }
 
 /* ---- iopub ----------------------------------------------------------------- */

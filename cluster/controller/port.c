@@ -61,9 +61,13 @@ static void watch(struct px_port *port)
 
 static void on_paced(struct px_loop *loop, void *ctx)
 {
-    (void)loop;
-    px_port_drain(ctx);
-    watch(ctx);
+    struct px_port *port = ctx;
+    if (px_link_is_full(port->link)) {
+        px_loop_timer(loop, PX_PACE_MS, 0, on_paced, port);
+        return;
+    }
+    px_port_drain(port);
+    watch(port);
 }
 
 static void on_readable(struct px_loop *loop, void *ctx)

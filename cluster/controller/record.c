@@ -29,6 +29,30 @@ void px_record_destroy(struct px_record *record)
     free(record);
 }
 
+void px_record_lose(struct px_record *record, struct px_span engine_uuid, const char *ename,
+                    const char *evalue)
+{
+    char date[PX_DATE_SIZE];
+    px_date_now(date);
+    json_decref(record->lost_header);
+    json_decref(record->lost_content);
+    record->lost_header = json_pack("{s:s}", "date", date);
+    record->lost_content = px_error_json(ename, evalue);
+    if (engine_uuid.size == 0)
+        return;
+    json_object_set_new(record->lost_header, "engine",
+                        json_stringn(engine_uuid.data, engine_uuid.size));
+    px_record_set_engine(record, engine_uuid);
+}
+
+void px_record_set_engine(struct px_record *record, struct px_span uuid)
+{
+    if (uuid.size == 0)
+        return;
+    free(record->engine_uuid);
+    record->engine_uuid = px_strndup(uuid.data, uuid.size);
+}
+
 bool px_record_is_complete(const struct px_record *record)
 {
     return record->reply != NULL || record->lost_header != NULL;

@@ -144,11 +144,8 @@ static void restore_direct(struct restored *restored, struct px_record *record,
         restored->direct++;
         return;
     }
-    char date[PX_DATE_SIZE];
-    px_date_now(date);
     char *evalue = px_format("Engine died while running task '%s'", record->msg_id);
-    record->lost_header = json_pack("{s:s}", "date", date);
-    record->lost_content = px_error_json("EngineError", evalue);
+    px_record_lose(record, (struct px_span){0}, "EngineError", evalue);
     px_history_set(restored->hub->finished, msg_id, PX_FAILED, 0);
     px_hub_changed(restored->hub, record);
     free(evalue);
