@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define MAX_BATCH 1000  /* rows in one transaction */
+#define MAX_CULL 4000   /* rows deleted in one: what is posted meanwhile waits in memory */
 #define BUSY_MS 500     /* another program has the file: how long to wait before looking again */
 #define READ_BUSY_MS 50 /* the hub's readers give up sooner */
 #define OPEN_BUSY_MS 10000
@@ -50,6 +51,7 @@ struct px_store {
     atomic_bool stopping;
     /* writing thread */
     size_t record_limit, uncounted;
+    long long surplus; /* rows that are still to go */
     double size_limit, cull_fraction;
     unsigned long failed;
     bool busy;
@@ -261,31 +263,37 @@ static double ask_number(struct px_store *store, const char *format)
     return number;
 }
 
-/* Deletes the oldest finished rows. */
-static void cull(struct px_store *store, double count)
-{
-    char *sql = sqlite3_mprintf("DELETE FROM \"%w\" WHERE rowid IN (SELECT rowid FROM \"%w\" WHERE "
-                                "result_header IS NOT NULL ORDER BY rowid LIMIT %lld)",
-                                store->table, store->table, (long long)count);
-    if (sqlite3_exec(store->writer, sql, NULL, NULL, NULL) == SQLITE_OK)
-        px_log(PX_INFO, "database-culled", "rows=%d", sqlite3_changes(store->writer));
-    sqlite3_free(sql);
-}
-
-static void hold_limits(struct px_store *store)
+/* How many rows are to go, so that there is room for more. */
+static long long count_surplus(struct px_store *store)
 {
     static const char used[] = "SELECT (page_count - freelist_count) * page_size FROM "
                                "pragma_page_count, pragma_freelist_count, pragma_page_size";
     bool large = store->size_limit > 0 && ask_number(store, used) > store->size_limit;
     if (!large && store->uncounted < COUNT_EVERY)
-        return;
+        return 0;
     store->uncounted = 0;
     double count = ask_number(store, "SELECT count(*) FROM \"%w\"");
     double limit = (double)store->record_limit;
     if (limit > 0 && count > limit)
-        cull(store, count - limit * (1 - store->cull_fraction));
-    else if (large)
-        cull(store, count * store->cull_fraction + 1);
+        return (long long)(count - limit * (1 - store->cull_fraction));
+    return large ? (long long)(count * store->cull_fraction) + 1 : 0;
+}
+
+/* Deletes the oldest finished rows, some at a time. */
+static void hold_limits(struct px_store *store)
+{
+    if (store->surplus == 0 && (store->surplus = count_surplus(store)) > 0)
+        px_log(PX_INFO, "database-culled", "rows=%lld", store->surplus);
+    if (store->surplus == 0)
+        return;
+    long long rows = store->surplus < MAX_CULL ? store->surplus : MAX_CULL;
+    char *sql = sqlite3_mprintf("DELETE FROM \"%w\" WHERE rowid IN (SELECT rowid FROM \"%w\" WHERE "
+                                "result_header IS NOT NULL ORDER BY rowid LIMIT %lld)",
+                                store->table, store->table, rows);
+    bool done = sqlite3_exec(store->writer, sql, NULL, NULL, NULL) == SQLITE_OK &&
+                sqlite3_changes(store->writer) == rows;
+    store->surplus = done ? store->surplus - rows : 0;
+    sqlite3_free(sql);
 }
 
 void px_store_run(struct px_store *store)
@@ -295,10 +303,9 @@ void px_store_run(struct px_store *store)
         prepare(store->writer, "DELETE FROM \"%w\" WHERE msg_id = ?", store->table);
     bool go_on = true;
     while (go_on) {
-        struct work *work = px_doorbell_wait(store->bell, -1, NULL);
-        if (work == NULL)
-            continue;
-        go_on = write_batch(store, put, drop, work);
+        struct work *work = px_doorbell_wait(store->bell, store->surplus > 0 ? 0 : -1, NULL);
+        if (work != NULL)
+            go_on = write_batch(store, put, drop, work);
         hold_limits(store);
     }
     sqlite3_finalize(put);
