@@ -308,6 +308,14 @@ static void check(const struct options *options, int rest, int argc, char **argv
         px_die(1, "cannot change to %s: %s", options->work_dir, strerror(errno));
 }
 
+/* Whoever wanted engines has changed their mind before there is any. */
+static bool input_has_ended(void)
+{
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    char byte;
+    return poll(&input, 1, 0) == 1 && read(STDIN_FILENO, &byte, 1) == 0;
+}
+
 int main(int argc, char **argv)
 {
     struct options options = {.count = 1,
@@ -327,6 +335,8 @@ int main(int argc, char **argv)
     const struct px_interp_ops *ops = px_language_find(options.language, &err);
     if (!ops)
         px_die(2, "%s", err.text);
+    if (options.stop_on_eof && input_has_ended())
+        return 0;
     char profile[PX_PATH_SIZE], path[PX_PATH_SIZE];
     find_profile(&options, profile);
     find_file(&options, profile, path);
