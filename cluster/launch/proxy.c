@@ -172,9 +172,13 @@ static bool read_lines(struct px_proxy *proxy)
                 px_buf_append(&proxy->line, &bytes[i], 1);
             continue;
         }
+        const bool first = !proxy->heard;
+        proxy->heard = true;
         if (proxy->line.size)
             on_line(proxy, proxy->line.data);
         px_buf_clear(&proxy->line);
+        if (first && proxy->set->settled)
+            proxy->set->settled(proxy->set);
     }
     return true;
 }
@@ -309,6 +313,8 @@ static bool reap(struct px_proxy *proxy)
     proxy->ended = true;
     px_proxy_close_stdin(proxy);
     close_stdout(proxy);
+    if (!proxy->heard && set->settled)
+        set->settled(set);
     const int lost = proxy->count - ended_engines(proxy);
     if (proxy->asked || lost <= 0)
         return true;

@@ -19,9 +19,9 @@ struct px_far_engine {
 struct px_proxy {
     struct px_proxy_set *set;
     struct px_process process;
-    bool child; /* ours to reap; else known from a cluster file */
-    bool ended, asked;
-    char *label; /* whom messages name: a host, mpiexec */
+    bool child;               /* ours to reap; else known from a cluster file */
+    bool ended, asked, heard; /* heard: has said anything */
+    char *label;              /* whom messages name: a host, mpiexec */
     char *log;
     int count;     /* engines that it stands for */
     int stdin_fd;  /* of ours into it; -1: none, or closed */
@@ -41,6 +41,8 @@ struct px_proxy_set {
     struct px_proxy **proxies;
     size_t proxy_count;
     json_t *state; /* for the cluster file, where save() does not make it anew */
+    /* A proxy has said its first line, or has ended; may be NULL. */
+    void (*settled)(struct px_proxy_set *set);
     /* The sentence in a log that says why its program failed; "" if there is none. */
     void (*reason)(const char *log_text, char *out, size_t size);
 };

@@ -4,7 +4,7 @@
  *
  *     ssh [--launch-arg...] HOST "exec sh -c '...' sh pxengine ..."      one a host
  *         stdin     the connection file, on one line; its end ends the engines
- *         stdout    the fork server's lines (local.c)
+ *         stdout    "open", then the fork server's lines (local.c)
  *         stderr    log
  *
  * Nothing secret is on a command line or, for pxengine, on a disk over there; other programs get
@@ -29,18 +29,20 @@
 
 #define ASK_MS 10000     /* for `ssh HOST kill` */
 #define ASK_EVERY_MS 500 /* while a set that nobody watches is being ended */
+#define OPENING 8        /* connections at once: sshd refuses some above 10, as a gateway's may */
 #define PATIENCE 3       /* times that a host may not answer before its engines are given up */
 
 /* $0 program, $1 sockets, then its arguments. The program is looked for in PATH where it is not
  * where ours is. */
 #define RUN_OURS                                                                                   \
-    "IFS= read -r IPP_CONNECTION_INFO || exit 1; export IPP_CONNECTION_INFO; p=$0; t=$1; shift; "  \
+    "echo open; IFS= read -r IPP_CONNECTION_INFO || exit 1; export IPP_CONNECTION_INFO; p=$0; "    \
+    "t=$1; shift; "                                                                                \
     "command -v \"$p\" >/dev/null 2>&1 || p=${p##*/}; "                                            \
     "\"$p\" \"$@\" 3>&1 1>&2; s=$?; [ -z \"$t\" ] || rm -f \"$t\":*; exit $s"
 
 /* $0 how many, $1 sockets, then a command. */
 #define RUN_OTHERS                                                                                 \
-    "IFS= read -r c || exit 1; t=$1; shift; umask 077; f=$(mktemp) || exit 1; "                    \
+    "echo open; IFS= read -r c || exit 1; t=$1; shift; umask 077; f=$(mktemp) || exit 1; "         \
     "printf \"%s\" \"$c\" >\"$f\"; exec 3>&1 4<&0 1>&2; i=0; p=; "                                 \
     "while [ $i -lt $0 ]; do \"$@\" --file=\"$f\" 3>&- 4<&- & p=\"$p $!\"; "                       \
     "echo \"started $!\" >&3; i=$((i+1)); done; "                                                  \
@@ -49,11 +51,14 @@
 
 struct ssh_set {
     struct px_proxy_set proxies;
+    struct px_set_spec spec; /* what it points to outlives the set */
+    size_t next;             /* host of it, to be started */
     /* Of a restored set: who watches it (pid 0: nobody), or what its hosts answered last. */
     struct px_process supervisor;
     int64_t asked_ms;
     size_t running;
-    int silent; /* times, while being ended, that a host did not answer */
+    bool stopping; /* no further host is started */
+    int silent;    /* times, while being ended, that a host did not answer */
 };
 
 static struct ssh_set *ssh_of(const struct px_set *set)
@@ -288,17 +293,46 @@ static void ssh_reason(const char *text, char *out, size_t size)
         snprintf(out, size, "%s", from);
 }
 
+/* Starts further hosts, as long as not too many are being connected to. */
+static int start_some(struct ssh_set *set, struct px_error *err)
+{
+    struct px_proxy_set *proxies = &set->proxies;
+    size_t opening = 0;
+    for (size_t i = 0; i < proxies->proxy_count; i++)
+        opening += !proxies->proxies[i]->heard && !proxies->proxies[i]->ended;
+    for (; opening < OPENING && set->spec.hosts[set->next].name; set->next++) {
+        if (set->spec.hosts[set->next].count == 0)
+            continue;
+        if (start_host(proxies, &set->spec, set->next, err) < 0)
+            return -1;
+        opening++;
+    }
+    return 0;
+}
+
+static void on_settled(struct px_proxy_set *proxies)
+{
+    struct ssh_set *set = ssh_of(&proxies->base);
+    struct px_error err;
+    if (set->stopping || start_some(set, &err) == 0)
+        return;
+    set->stopping = true; /* no more of them: what could not be started now cannot be later */
+    for (; set->spec.hosts[set->next].name; set->next++)
+        proxies->base.lost += set->spec.hosts[set->next].count;
+    proxies->events.ended(&proxies->base, 0, err.text, proxies->events.ctx);
+}
+
 static struct px_set *ssh_start(const struct px_set_spec *spec, struct px_error *err)
 {
     struct px_proxy_set *set = px_proxy_set_create(&px_ssh_launcher, spec, sizeof(struct ssh_set));
     set->reason = ssh_reason;
+    set->settled = on_settled;
     set->base.speaks = px_command_is_ours(spec->command);
     set->state = make_state(spec, err);
-    int result = set->state ? 0 : -1;
-    for (size_t i = 0; result == 0 && spec->hosts[i].name; i++)
-        if (spec->hosts[i].count > 0)
-            result = start_host(set, spec, i, err);
-    return result == 0 ? &set->base : px_proxy_abandon(set);
+    ssh_of(&set->base)->spec = *spec;
+    if (set->state && start_some(ssh_of(&set->base), err) == 0)
+        return &set->base;
+    return px_proxy_abandon(set);
 }
 
 /* ---- the cluster file ---- */
@@ -400,6 +434,7 @@ static void ssh_signal(struct px_set *base, int signo)
     struct ssh_set *set = ssh_of(base);
     if (set->supervisor.pid)
         return; /* who ends it */
+    set->stopping = set->stopping || signo == SIGTERM || signo == SIGKILL;
     for (size_t i = 0; i < set->proxies.proxy_count; i++) {
         struct px_proxy *proxy = set->proxies.proxies[i];
         if (proxy->ended)

@@ -196,7 +196,8 @@ static void on_engine_ended(struct px_set *set, pid_t pid, const char *why, void
         snprintf(text, sizeof text, "engine process %ld ended: %.200s", (long)pid, why);
     else
         snprintf(text, sizeof text, "%s", why);
-    if (sv->phase == STARTING && sv->plan->n - set->lost < sv->plan->at_least) {
+    const int hope = sv->plan->n - set->lost; /* engines that are there or can come */
+    if (sv->phase == STARTING && (hope <= 0 || hope < sv->plan->at_least)) {
         give_up(sv, set, text);
     } else if (sv->phase != STOPPING) {
         px_sv_say(sv, "%s", text);

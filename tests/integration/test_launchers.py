@@ -72,7 +72,7 @@ class Sshd:
 
     def __init__(self, directory):
         self.directory = directory
-        self.port = free_port()
+        self.port, self.poor_port = free_port(), free_port()
         self.ipython_dir = directory / "there"
         self.ipython_dir.mkdir()
         for name in ("host", "user", "stranger"):
@@ -87,7 +87,9 @@ class Sshd:
                 ASAN_OPTIONS=os.environ["PX_ASAN_OPTIONS"])
         self.write("sshd_config", f"""
             ListenAddress 127.0.0.1
+            MaxStartups 9
             Port {self.port}
+            Port {self.poor_port}
             HostKey {directory}/host
             AuthorizedKeysFile {directory}/authorized
             PidFile none
@@ -97,7 +99,9 @@ class Sshd:
             PasswordAuthentication no
             KbdInteractiveAuthentication no
             Subsystem sftp internal-sftp
-            SetEnv {' '.join(f'{k}={v}' for k, v in there.items())}""")
+            SetEnv {' '.join(f'{k}={v}' for k, v in there.items())}
+            Match LocalPort {self.poor_port}
+            AllowStreamLocalForwarding no""")
         self.config = self.write_config("config", "user")
         self.process = subprocess.Popen(
             [shutil.which("sshd", path="/usr/sbin:/usr/local/sbin"), "-D", "-e", "-f",
@@ -112,7 +116,7 @@ class Sshd:
 
     def write_config(self, name, key, port=None):
         return self.write(name, f"""
-            Host node1 node2 silent
+            Host node*
             HostName 127.0.0.1
             Port {port or self.port}
             IdentityFile {self.directory}/{key}
@@ -225,13 +229,13 @@ def test_engine_over_there_dies(sshd, cluster, run):
 def test_ssh_that_fails(sshd, run, ipython_dir, case):
     stranger = sshd.write_config("stranger_config", "stranger")
     closed = sshd.write_config("closed_config", "user", free_port())
+    poor = sshd.write_config("poor_config", "user", sshd.poor_port)
     options, words = {
         "refused": (sshd.options("node1", closed), "node1: connect to host 127.0.0.1 port"),
         "unknown": (sshd.options("node1,no-such.invalid"), "no-such.invalid: Could not resolve hostname"),
         "key": (sshd.options("node1", stranger), "node1: .*Permission denied"),
         "program": ([*sshd.options("node1"), "--engine-cmd=/no/such/engine"], "node1: .*not found"),
-        "tunnel": ([*sshd.options("node1"), "--launch-arg=-R/no/such/dir:127.0.0.1:1"],
-                   "node1: .*remote port forwarding failed"),
+        "tunnel": (sshd.options("node1", poor), "node1: .*remote port forwarding failed"),
     }[case]
     assert re.search(words, failure(run, ipython_dir, *options))
 
@@ -240,6 +244,13 @@ def test_at_least_so_many(sshd, cluster, run):
     where = cluster(2, *sshd.options("node1,no-such.invalid"), "--at-least=1")
     assert len(where.engine_pids) == 1
     assert "1 of 2 engines ready" in where.logs()
+
+
+def test_more_hosts_than_sshd_lets_in_at_once(sshd, cluster, run):
+    """It refuses some from the tenth connection that has not authenticated on."""
+    where = cluster(14, *sshd.options(",".join(f"node{i}" for i in range(14))),
+                    "--engine-arg=--language=echo")
+    assert len(where.engine_pids) == 14
 
 
 @pytest.mark.stock
@@ -452,7 +463,7 @@ def test_slurm_that_refuses(slurm, run, ipython_dir, options, words):
 
 def test_job_that_fails(slurm, run, ipython_dir):
     """What the job wrote follows the line, as with engines on this host."""
-    done = run("pxcluster", "start", "--daemonize", "-n1", "--engines=slurm", "--at-least=1",
+    done = run("pxcluster", "start", "--daemonize", "-n1", "--engines=slurm",
                "--engine-cmd=sh -c 'echo the reason; exit 3'", check=False)
     assert done.returncode == 1
     assert re.search(r"^pxcluster: job \d+: FAILED", done.stderr, re.M) and "the reason" in done.stderr
