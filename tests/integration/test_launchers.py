@@ -232,7 +232,7 @@ def test_ssh_that_fails(sshd, run, ipython_dir, case):
     poor = sshd.write_config("poor_config", "user", sshd.poor_port)
     options, words = {
         "refused": (sshd.options("node1", closed), "node1: connect to host 127.0.0.1 port"),
-        "unknown": (sshd.options("node1,no-such.invalid"), "no-such.invalid: Could not resolve hostname"),
+        "unknown": (sshd.options("node1,no..such"), "no..such: Could not resolve hostname"),
         "key": (sshd.options("node1", stranger), "node1: .*Permission denied"),
         "program": ([*sshd.options("node1"), "--engine-cmd=/no/such/engine"], "node1: .*not found"),
         "tunnel": (sshd.options("node1", poor), "node1: .*remote port forwarding failed"),
@@ -241,7 +241,7 @@ def test_ssh_that_fails(sshd, run, ipython_dir, case):
 
 
 def test_at_least_so_many(sshd, cluster, run):
-    where = cluster(2, *sshd.options("node1,no-such.invalid"), "--at-least=1")
+    where = cluster(2, *sshd.options("node1,no..such"), "--at-least=1")
     assert len(where.engine_pids) == 1
     assert "1 of 2 engines ready" in where.logs()
 
