@@ -9,6 +9,7 @@ import os
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 import zmq
 from common import BIN, PYTHON, Row, median, time_turns
@@ -104,6 +105,19 @@ def first_replies(command):
         return info, time.perf_counter() - kernel.begun
 
 
+def wakes(kernel, seconds=5):
+    """How often its threads wake up in a second of doing nothing."""
+    def count():
+        lines = [line for task in Path(f"/proc/{kernel.process.pid}/task").iterdir()
+                 for line in (task / "status").read_text().splitlines()]
+        return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
+
+    time.sleep(2)  # what the last cell left to do, as its history
+    before = count()
+    time.sleep(seconds)
+    return (count() - before) / seconds
+
+
 def rows(runs):
     pairs = [(first_replies(OURS), first_replies(THEIRS)) for _ in range(runs + 2)]
     for at, what in enumerate(("kernel_info_reply", "the reply of a first cell")):
@@ -116,4 +130,6 @@ def rows(runs):
                            "user_expressions": {}, "allow_stdin": False,
                            "stop_on_error": True}).encode()
         times = time_turns(lambda: ours.execute_raw(cell), lambda: theirs.execute_raw(cell), 300)
+        idle = wakes(ours), wakes(theirs)
     yield Row("kernel: round trip of a cell `pass`", "ms", times[0] * 1e3, times[1] * 1e3)
+    yield Row("kernel: idle, wake-ups a second", "1/s", *idle)
