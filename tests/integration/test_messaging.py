@@ -289,6 +289,19 @@ while True:
 """
 
 
+def interrupt_until_answered(kernel, msg_id, interrupt, patience=0.2):
+    """As a person does: again, where the first came at an instant in which CPython loses it (python.c),
+    or where code looks at what waits more than once."""
+    def answered():
+        interrupt()
+        with contextlib.suppress(Empty):
+            reply = kernel.kc.get_shell_msg(timeout=patience)
+            kernel.early[reply["parent_header"]["msg_id"]] = reply
+        return msg_id in kernel.early
+
+    wait_for(answered, TIMEOUT)
+
+
 def end_stubborn_cell(kernel):
     running = kernel.kc.execute(STUBBORN)
     assert kernel.wait_for_output(running, "stream")["text"] == "go\n"
@@ -324,10 +337,8 @@ def test_interrupts_that_come_late_to_a_subshell_leave_the_main_one_as_it_was(ke
 def test_an_interrupt_ends_what_a_cell_waits_for(kernel, code):
     running = kernel.kc.execute(code)
     kernel.wait_for_output(running, "stream")
-    began = time.monotonic()
-    kernel.km.interrupt_kernel()
+    interrupt_until_answered(kernel, running, kernel.km.interrupt_kernel, 5)
     kernel.reply(running)
-    assert time.monotonic() - began < 20
     assert kernel.run("1")[0]["status"] == "ok"
 
 
@@ -341,14 +352,7 @@ def test_an_interrupt_of_a_query_does_no_harm(kernel, msg_type):
     asked = kernel.send("shell", msg_type, {"code": "slow.x", "cursor_pos": 5, "detail_level": 0})
     assert kernel.wait_for_output(asked, "stream")["text"] == "go\n"
 
-    def answered():  # it may look more than once
-        os.kill(kernel.pid, signal.SIGINT)
-        with contextlib.suppress(Empty):
-            reply = kernel.kc.get_shell_msg(timeout=0.2)
-            kernel.early[reply["parent_header"]["msg_id"]] = reply
-        return asked in kernel.early
-
-    wait_for(answered, TIMEOUT)
+    interrupt_until_answered(kernel, asked, lambda: os.kill(kernel.pid, signal.SIGINT))
     assert kernel.reply(asked)["content"]["status"] in ("ok", "error")
     assert kernel.run("del slow")[0]["status"] == "ok"
 
