@@ -278,7 +278,12 @@ def test_help(notebook):
         list(notebook.outputs(message))
         reply = notebook.reply(message)
         page, = reply["content"]["payload"]
-        assert "%px" in page["data"]["text/plain"] or "%autopx" in page["data"]["text/plain"]
+        text = plain(page["data"]["text/plain"])
+        assert "px" in text and len(text.splitlines()) <= 40
+        if name != "%autopx":
+            examples = text[text.index("Examples:"):].splitlines()[1:]
+            assert all(re.match(" *%", line) for line in examples[:2]), text
+            assert len([line for line in examples if re.match(" *%", line)]) == 2
 
 
 def test_expressions_that_begin_with_a_dash(notebook):
