@@ -876,6 +876,12 @@ def test_console(notebook, spec):
         console.expect(r"In \[3\]: ")
         console.sendline("%px 6 * 7")
         console.expect(r"Out\[0-1(:\d+)?\]: .*42")
+        console.expect(r"In \[4\]: ")
+        console.sendline("%px 1 / 0")
+        console.expect(r"\[0-1:execute\]:")
+        console.expect("ZeroDivisionError.*: division by zero")
+        console.expect(r"In \[5\]: ")
+        assert "[1:execute]" not in console.before
     finally:
         console.close(force=True)
 
