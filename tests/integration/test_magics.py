@@ -463,17 +463,17 @@ def test_noblock_shows_as_it_comes(notebook, tmp_path):
 
 def test_out_and_local(notebook):
     assert notebook.said("%%px --out kept -t 0\nprint('k')")[0] == "[stdout:0] \nk\n"
-    assert notebook.run("print(kept.stdout)") == [("stdout", "k\n\n")]
+    assert notebook.said("print(kept.stdout)")[0] == "k\n\n"
     notebook.run("%%px --local\nboth = 3")
-    assert notebook.run("print(both)") == [("stdout", "3\n")]
+    assert notebook.said("print(both)")[0] == "3\n"
     assert notebook.texts("%px both")[0].endswith(": 3")
     notebook.run("%pxconfig --local")
     notebook.run("%px both = 4")
     notebook.run("%px --no-local both = 5")
-    assert notebook.run("print(both)") == [("stdout", "4\n")]
+    assert notebook.said("print(both)")[0] == "4\n"
     notebook.run("%pxconfig --no-local")
     notebook.run("%px both = 6")
-    assert notebook.run("print(both)") == [("stdout", "4\n")]
+    assert notebook.said("print(both)")[0] == "4\n"
 
 
 def test_no_stream_and_groups(notebook):
