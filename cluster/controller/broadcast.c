@@ -13,9 +13,12 @@
  *                   and the buffers of all, in that order; or the first error, whole
  *
  * When an engine dies, the client fails what it broadcast there by itself, so a collection that
- * waits for such an engine is dropped. The number of collections is bounded: the oldest goes.
+ * waits for such an engine is dropped. The number of collections is bounded, the oldest goes; so
+ * are the bytes of all and the frames of one. What cannot be answered as it should be is answered
+ * with an error.
  */
 #include "controller.h"
+#include "protocol.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +26,9 @@
 
 #define MAX_COLLECTIONS 4096
 #define MAX_BROADCAST_TARGETS 65536
+#define MAX_COLLECTED_BYTES ((size_t)2 << 30)
+#define MAX_COLLECTED_FRAMES (PX_MAX_FRAMES - 64) /* one message, with what is before the buffers  \
+                                                   */
 
 struct target {
     char *uuid;
@@ -36,6 +42,8 @@ struct collection {
     struct target *targets; /* in the order of the request */
     struct target *by_uuid;
     size_t count, missing;
+    size_t frames, bytes; /* of the replies */
+    size_t client_size;   /* of the routing id in the key */
     UT_hash_handle hh;
     char key[]; /* client's routing id, a 0, original msg_id */
 };
@@ -45,12 +53,14 @@ struct px_broadcast {
     struct px_port in, out;
     struct px_route *route;
     struct collection *collections; /* in the order they came */
+    size_t bytes;                   /* of their replies */
     unsigned long refused, dropped;
 };
 
 static void free_collection(struct px_broadcast *broadcast, struct collection *collection)
 {
     HASH_DEL(broadcast->collections, collection);
+    broadcast->bytes -= collection->bytes;
     HASH_CLEAR(hh, collection->by_uuid);
     for (size_t i = 0; i < collection->count; i++) {
         free(collection->targets[i].uuid);
@@ -76,6 +86,25 @@ static struct target *find_target(const struct collection *collection, struct px
     return target;
 }
 
+/* Whoever has asked waits for one reply, and will not get the one that it should. */
+static void fail_collection(struct px_broadcast *broadcast, struct collection *collection,
+                            const char *ename, const char *evalue)
+{
+    struct px_span client = {collection->key, collection->client_size};
+    struct px_span original = {collection->key + client.size + 1,
+                               collection->hh.keylen - client.size - 1};
+    struct px_buf parent = {0};
+    px_buf_text(&parent, "{\"msg_id\": ");
+    px_buf_json_string(&parent, original.data, original.size);
+    px_buf_text(&parent, "}");
+    px_port_send(&broadcast->in,
+                 px_error_reply(broadcast->shared.session, client, (struct px_span){0},
+                                px_buf_span(&parent), ename, evalue));
+    px_buf_fini(&parent);
+    free_collection(broadcast, collection);
+    broadcast->dropped++;
+}
+
 /* ---- requests -------------------------------------------------------------- */
 
 /* What a request asks for, checked. */
@@ -95,11 +124,14 @@ static bool is_target(const json_t *pair)
 
 static int read_request(const struct px_msg *msg, struct request *out, struct px_error *err)
 {
-    if (px_header_scan(px_msg_header(msg), &out->header, err) != 0)
+    struct px_header header;
+    if (px_header_scan(px_msg_header(msg), &header, err) != 0)
         return -1;
+    out->header = header;
     out->metadata = px_json_parse(px_msg_metadata(msg), err);
     if (out->metadata == NULL)
         return -1;
+    out->coalescing = json_is_true(json_object_get(out->metadata, "is_coalescing"));
     out->targets = json_incref(json_object_get(out->metadata, "targets"));
     if (!json_is_array(out->targets) || json_array_size(out->targets) > MAX_BROADCAST_TARGETS)
         return px_fail(err, PX_EINVAL, "a broadcast without a list of targets");
@@ -107,7 +139,6 @@ static int read_request(const struct px_msg *msg, struct request *out, struct px
         if (!is_target(json_array_get(out->targets, i)))
             return px_fail(err, PX_EINVAL, "a broadcast target that is not [uuid, id]");
     }
-    out->coalescing = json_is_true(json_object_get(out->metadata, "is_coalescing"));
     json_object_del(out->metadata, "targets");
     json_object_set_new(out->metadata, "original_msg_id",
                         json_stringn(out->header.msg_id.data, out->header.msg_id.size));
@@ -133,10 +164,9 @@ static void collect(struct px_broadcast *broadcast, struct px_span client,
     HASH_FIND(hh, broadcast->collections, key.data, key.size, collection);
     if (collection != NULL)
         free_collection(broadcast, collection);
-    if (HASH_COUNT(broadcast->collections) >= MAX_COLLECTIONS) {
-        free_collection(broadcast, broadcast->collections);
-        broadcast->dropped++;
-    }
+    if (HASH_COUNT(broadcast->collections) >= MAX_COLLECTIONS)
+        fail_collection(broadcast, broadcast->collections, "RuntimeError",
+                        "too many coalescing broadcasts are unfinished");
     size_t count = json_array_size(request->targets);
     collection = px_alloc(sizeof(*collection) + key.size);
     memcpy(collection->key, key.data, key.size);
@@ -147,6 +177,7 @@ static void collect(struct px_broadcast *broadcast, struct px_span client,
                    json_integer_value(json_array_get(pair, 1)));
     }
     collection->missing = collection->count;
+    collection->client_size = client.size;
     HASH_ADD_KEYPTR(hh, broadcast->collections, collection->key, key.size, collection);
     px_buf_fini(&key);
 }
@@ -200,6 +231,30 @@ static void send_to_all(struct px_broadcast *broadcast, const struct px_msg *msg
     free(rest);
 }
 
+/* One reply for a collection, and for what does not say whom it is for; else one for each that can
+ * be told from the request. */
+static void refuse(struct px_broadcast *broadcast, const struct px_msg *msg,
+                   const struct request *request, const char *why)
+{
+    struct px_span client = px_msg_ident(msg, 0), none = {0};
+    struct px_session *session = broadcast->shared.session;
+    struct px_buf header = {0};
+    bool each = request->targets != NULL && !request->coalescing;
+    if (!each)
+        px_port_send(&broadcast->in,
+                     px_error_reply(session, client, none, px_msg_header(msg), "ValueError", why));
+    for (size_t i = 0; each && i < json_array_size(request->targets); i++) {
+        const char *uuid =
+            json_string_value(json_array_get(json_array_get(request->targets, i), 0));
+        if (uuid == NULL)
+            continue;
+        write_header(&header, px_msg_header(msg), request->header.msg_id, uuid);
+        px_port_send(&broadcast->in, px_error_reply(session, client, none, px_buf_span(&header),
+                                                    "ValueError", why));
+    }
+    px_buf_fini(&header);
+}
+
 static void on_request(void *ctx, struct px_msg **msg)
 {
     struct px_broadcast *broadcast = ctx;
@@ -213,6 +268,8 @@ static void on_request(void *ctx, struct px_msg **msg)
         broadcast->refused++;
         px_log_limited(&broadcast->in.limiter, PX_WARN, "broadcast-refused",
                        "dropped=%lu why=\"%s\"", broadcast->refused, err.text);
+        if (request.header.msg_id.size > 0)
+            refuse(broadcast, *msg, &request, err.text);
     }
     json_decref(request.metadata);
     json_decref(request.targets);
@@ -290,9 +347,16 @@ static void add_reply(struct px_broadcast *broadcast, struct px_span uuid, struc
         broadcast->out.unroutable++;
         return;
     }
+    size_t bytes = px_msg_bytes(*msg);
+    collection->frames += px_msg_buffer_count(*msg);
+    collection->bytes += bytes;
+    broadcast->bytes += bytes;
     target->reply = *msg;
     *msg = NULL;
-    if (--collection->missing == 0)
+    if (collection->frames > MAX_COLLECTED_FRAMES || broadcast->bytes > MAX_COLLECTED_BYTES)
+        fail_collection(broadcast, collection, "ValueError",
+                        "the replies are too large for one message: broadcast without coalescing");
+    else if (--collection->missing == 0)
         deliver(broadcast, collection, px_msg_copy(target->reply));
 }
 
@@ -316,6 +380,29 @@ static void on_reply(void *ctx, struct px_msg **msg)
     }
     px_port_send(&broadcast->in, *msg);
     *msg = NULL;
+}
+
+/* E | C | a request that did not get there: answered as if by the engine. */
+static void on_unsent(void *ctx, const struct px_msg *request)
+{
+    struct px_broadcast *broadcast = ctx;
+    struct px_span engine = px_msg_ident(request, 0), client = px_msg_ident(request, 1);
+    struct px_buf content = {0};
+    char *evalue =
+        px_format("the message did not reach engine '%.*s'", (int)engine.size, engine.data);
+    px_error_content(&content, "EngineError", evalue);
+    struct px_span idents[2] = {engine, client};
+    struct px_draft draft = {.idents = idents,
+                             .ident_count = 2,
+                             .type = PX_APPLY_REPLY,
+                             .parent = px_msg_header(request),
+                             .metadata = px_msg_metadata(request),
+                             .content = px_buf_span(&content)};
+    struct px_msg *msg = px_session_build(broadcast->shared.session, &draft);
+    on_reply(broadcast, &msg);
+    px_msg_destroy(msg);
+    px_buf_fini(&content);
+    free(evalue);
 }
 
 /* ---- engines --------------------------------------------------------------- */
@@ -349,7 +436,8 @@ struct px_broadcast *px_broadcast_create(const struct px_shared *shared, struct 
     broadcast->out.socket = out;
     broadcast->out.least_idents = 2;
     broadcast->out.handle = on_reply;
-    broadcast->route = px_route_create(shared->loop, &broadcast->out, shared->traffic);
+    broadcast->route =
+        px_route_create(shared->loop, &broadcast->out, shared->traffic, on_unsent, broadcast);
     px_port_watch(&broadcast->in, shared->loop);
     px_port_watch(&broadcast->out, shared->loop);
     return broadcast;

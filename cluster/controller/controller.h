@@ -239,6 +239,11 @@ void px_link_notes_done(struct px_link *link, struct px_notes *notes);
 /* {"status": "error", "ename", "evalue", "traceback", "engine_info"} as ipyparallel's
  * wrap_exception. */
 void px_error_content(struct px_buf *out, const char *ename, const char *evalue);
+/* client | apply_reply, or client, engine | apply_reply where `engine` is not empty: an error in
+ * the engine's stead, whatever the request was, as ipyparallel has it. */
+struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
+                              struct px_span engine, struct px_span parent, const char *ename,
+                              const char *evalue);
 /* To an engine that a former controller has left: any request that it answers in its turn, and that
  * does nothing. When its answer comes, everything sent to it before on that socket has been
  * answered or is lost. */
@@ -310,11 +315,13 @@ void px_port_report(const struct px_port *port, const char *side, json_t *report
 #define PX_ROUTE_MAX_HELD 100000u
 
 struct px_route;
+/* A message could not be delivered: engine | message, borrowed. */
+typedef void px_unsent_fn(void *ctx, const struct px_msg *msg);
 struct px_route *px_route_create(struct px_loop *loop, struct px_port *port,
-                                 struct px_traffic *traffic);
+                                 struct px_traffic *traffic, px_unsent_fn *unsent, void *ctx);
 void px_route_destroy(struct px_route *route);
 /* Frame 0 is the engine's uuid. Takes `msg`. A registered engine whose socket is not connected
- * yet gets it when it is, in order; for any other it is dropped and counted. */
+ * yet gets it when it is, in order; of any other the owner is told, in a later turn. */
 void px_route_send(struct px_route *route, struct px_msg *msg);
 void px_route_forget(struct px_route *route, struct px_span uuid);
 

@@ -47,6 +47,21 @@ static void on_reply(void *ctx, struct px_msg **msg)
     *msg = NULL;
 }
 
+/* E | C | a request that did not get there: whoever has sent it waits for an answer. */
+static void on_unsent(void *ctx, const struct px_msg *msg)
+{
+    struct px_relay *relay = ctx;
+    if (px_msg_ident_count(msg) < 2 || px_is_probe(msg))
+        return;
+    struct px_span engine = px_msg_ident(msg, 0);
+    char *evalue =
+        px_format("the message did not reach engine '%.*s'", (int)engine.size, engine.data);
+    px_relay_answer(relay, px_error_reply(relay->shared.session, px_msg_ident(msg, 1), engine,
+                                          px_msg_header(msg), "EngineError", evalue));
+    px_link_flush(relay->shared.link);
+    free(evalue);
+}
+
 void px_shared_after(void *ctx)
 {
     const struct px_shared *shared = ctx;
@@ -71,7 +86,7 @@ struct px_relay *px_relay_create(const struct px_shared *shared, const char *nam
     relay->out = relay->in;
     relay->out.socket = out;
     relay->out.handle = on_reply;
-    relay->route = px_route_create(shared->loop, &relay->out, shared->traffic);
+    relay->route = px_route_create(shared->loop, &relay->out, shared->traffic, on_unsent, relay);
     relay->clients = px_clients_create(shared, &relay->in, first);
     px_port_watch_paced(&relay->in, shared->loop, noted ? shared->link : NULL);
     px_port_watch(&relay->out, shared->loop);
@@ -99,7 +114,8 @@ void px_relay_probe(struct px_relay *relay, struct px_span uuid)
 
 void px_relay_answer(struct px_relay *relay, struct px_msg *msg)
 {
-    px_link_note(relay->shared.link, PX_NOTE_MUX_REPLY, msg);
+    if (relay->noted)
+        px_link_note(relay->shared.link, PX_NOTE_MUX_REPLY, msg);
     px_clients_send(relay->clients, msg);
 }
 

@@ -23,6 +23,33 @@ void px_error_content(struct px_buf *out, const char *ename, const char *evalue)
     px_buf_fini(&line);
 }
 
+struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
+                              struct px_span engine, struct px_span parent, const char *ename,
+                              const char *evalue)
+{
+    char date[PX_DATE_SIZE];
+    struct px_buf content = {0}, metadata = {0};
+    struct px_span idents[2] = {client, engine};
+    px_error_content(&content, ename, evalue);
+    px_buf_text(&metadata, "");
+    if (engine.size > 0) {
+        px_date_now(date);
+        px_buf_text(&metadata, "{\"status\": \"error\", \"engine\": ");
+        px_buf_json_string(&metadata, engine.data, engine.size);
+        px_buf_printf(&metadata, ", \"date\": \"%s\"}", date);
+    }
+    struct px_draft draft = {.idents = idents,
+                             .ident_count = engine.size > 0 ? 2 : 1,
+                             .type = PX_APPLY_REPLY,
+                             .parent = parent,
+                             .metadata = px_buf_span(&metadata),
+                             .content = px_buf_span(&content)};
+    struct px_msg *msg = px_session_build(session, &draft);
+    px_buf_fini(&content);
+    px_buf_fini(&metadata);
+    return msg;
+}
+
 #define PROBE_IDENT "px.probe" /* the client that asks */
 
 struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid)

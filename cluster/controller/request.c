@@ -11,6 +11,8 @@
 #include <string.h>
 #include <utlist.h>
 
+#define MAX_REPLY_BUFFERS (PX_MAX_FRAMES - 64) /* with what is before them */
+
 /* ---- replying -------------------------------------------------------------- */
 
 json_t *px_error_json(const char *ename, const char *evalue)
@@ -25,6 +27,12 @@ json_t *px_error_json(const char *ename, const char *evalue)
 void px_request_reply(const struct px_request *request, const char *type, json_t *content,
                       const struct px_msg *buffers)
 {
+    if (buffers != NULL && px_msg_count(buffers) > MAX_REPLY_BUFFERS) {
+        px_request_fail(request, type, "ValueError",
+                        "more buffers than one message can have: ask for fewer tasks at a time");
+        json_decref(content);
+        return;
+    }
     char *text = json_dumps(content, 0);
     struct px_draft draft = {.idents_of = request->msg,
                              .type = type,

@@ -91,30 +91,16 @@ static void answer_direct(struct px_hub *hub, const struct px_record *record, in
                           const char *what)
 {
     struct px_header header;
-    struct px_buf metadata = {0}, content = {0};
-    char date[PX_DATE_SIZE];
     if (record == NULL || record->request == NULL || record->engine_uuid == NULL ||
         px_header_scan(px_msg_header(record->request), &header, NULL) != 0)
         return;
-    px_date_now(date);
-    px_buf_text(&metadata, "{\"status\": \"error\", \"engine\": ");
-    px_buf_json_string(&metadata, record->engine_uuid, strlen(record->engine_uuid));
-    px_buf_printf(&metadata, ", \"date\": \"%s\"}", date);
     char *evalue = id < 0 ? px_format("%s '%s'", what, record->msg_id)
                           : px_format("engine %d: %s '%s'", id, what, record->msg_id);
-    px_error_content(&content, "EngineError", evalue);
-    struct px_span idents[2] = {header.session, px_span_of(record->engine_uuid)};
-    struct px_draft draft = {.idents = idents,
-                             .ident_count = 2,
-                             .type = PX_APPLY_REPLY,
-                             .parent = px_msg_header(record->request),
-                             .metadata = px_buf_span(&metadata),
-                             .content = px_buf_span(&content)};
-    struct px_order order = {.kind = PX_ORDER_ANSWER,
-                             .msg = px_session_build(hub->session, &draft)};
+    struct px_order order = {
+        .kind = PX_ORDER_ANSWER,
+        .msg = px_error_reply(hub->session, header.session, px_span_of(record->engine_uuid),
+                              px_msg_header(record->request), "EngineError", evalue)};
     px_link_order(hub->link, &order);
-    px_buf_fini(&metadata);
-    px_buf_fini(&content);
     free(evalue);
 }
 

@@ -7,7 +7,8 @@
  * held then, and with it everything later for the same engine, and tried again by a short timer
  * that runs only while something is held. It is given up when the engine goes, when it has
  * waited for PX_ROUTE_PATIENCE_MS, or when too many are held. To an engine that is not
- * registered nothing is held.
+ * registered nothing is held. Of what is given up, but for that of an engine that goes, the owner
+ * is told in a turn of its own, so that it may send again.
  */
 #include "controller.h"
 
@@ -34,7 +35,10 @@ struct px_route {
     struct px_traffic *traffic;
     struct line *lines;
     size_t held;
-    struct px_timer *timer;
+    struct held *given_up;
+    struct px_timer *timer, *tell;
+    px_unsent_fn *unsent;
+    void *ctx;
 };
 
 static struct line *find_line(const struct px_route *route, struct px_span uuid)
@@ -61,6 +65,30 @@ static void free_line(struct px_route *route, struct line *line)
     free(line);
 }
 
+static void on_tell(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct px_route *route = ctx;
+    struct held *list = route->given_up, *held, *next;
+    route->given_up = NULL;
+    route->tell = NULL;
+    DL_FOREACH_SAFE(list, held, next) {
+        route->unsent(route->ctx, held->msg);
+        px_msg_destroy(held->msg);
+        free(held);
+    }
+}
+
+static void give_up(struct px_route *route, struct px_msg *msg)
+{
+    struct held *held = px_alloc(sizeof(*held));
+    held->msg = msg;
+    DL_APPEND(route->given_up, held);
+    route->port->unroutable++;
+    if (route->tell == NULL)
+        route->tell = px_loop_timer(route->loop, 0, 0, on_tell, route);
+}
+
 /* Sends what can be sent; the line stays while something is left. */
 static void try_line(struct px_route *route, struct line *line, int64_t now_ms)
 {
@@ -70,7 +98,8 @@ static void try_line(struct px_route *route, struct line *line, int64_t now_ms)
         if (sent != PX_SENT && held->until_ms > now_ms)
             return;
         if (sent != PX_SENT) {
-            route->port->unroutable++;
+            give_up(route, held->msg);
+            held->msg = NULL;
             px_log_limited(&route->port->limiter, PX_WARN, "engine-unreachable",
                            "socket=%s engine=%s dropped=%lu", route->port->name, line->uuid,
                            route->port->unroutable);
@@ -121,11 +150,10 @@ void px_route_send(struct px_route *route, struct px_msg *msg)
         hold(route, uuid, msg);
         return;
     }
-    route->port->unroutable++;
     px_log_limited(&route->port->limiter, PX_WARN, "engine-unknown",
                    "socket=%s engine=%.*s dropped=%lu", route->port->name,
-                   (int)(uuid.size > 64 ? 64 : uuid.size), uuid.data, route->port->unroutable);
-    px_msg_destroy(msg);
+                   (int)(uuid.size > 64 ? 64 : uuid.size), uuid.data, route->port->unroutable + 1);
+    give_up(route, msg);
 }
 
 void px_route_forget(struct px_route *route, struct px_span uuid)
@@ -136,12 +164,14 @@ void px_route_forget(struct px_route *route, struct px_span uuid)
 }
 
 struct px_route *px_route_create(struct px_loop *loop, struct px_port *port,
-                                 struct px_traffic *traffic)
+                                 struct px_traffic *traffic, px_unsent_fn *unsent, void *ctx)
 {
     struct px_route *route = px_alloc(sizeof(*route));
     route->loop = loop;
     route->port = port;
     route->traffic = traffic;
+    route->unsent = unsent;
+    route->ctx = ctx;
     return route;
 }
 
@@ -152,6 +182,12 @@ void px_route_destroy(struct px_route *route)
     struct line *line, *next;
     HASH_ITER(hh, route->lines, line, next)
         free_line(route, line);
+    struct held *held, *after;
+    DL_FOREACH_SAFE(route->given_up, held, after) {
+        px_msg_destroy(held->msg);
+        free(held);
+    }
     px_loop_cancel(route->loop, route->timer);
+    px_loop_cancel(route->loop, route->tell);
     free(route);
 }

@@ -70,15 +70,6 @@ static const char *const enames[] = {
     [PX_WHY_ENGINE_DIED] = "EngineError",
 };
 
-static void append_metadata(struct px_buf *out, const struct px_worker *on)
-{
-    char date[PX_DATE_SIZE];
-    px_date_now(date);
-    px_buf_text(out, "{\"status\": \"error\", \"engine\": ");
-    px_buf_json_string(out, on->uuid, on->uuid_size);
-    px_buf_printf(out, ", \"date\": \"%s\"}", date);
-}
-
 /* ipyparallel's words where the cause is not known. */
 static void put_loss(const struct farewell *farewell, const struct px_worker *on,
                      const char *msg_id, struct px_buf *out)
@@ -90,32 +81,28 @@ static void put_loss(const struct farewell *farewell, const struct px_worker *on
         px_buf_printf(out, "Engine b'%s' died while running task '%s'", on->uuid, msg_id);
 }
 
-/* An apply_reply in the engine's stead, whatever the request was, as ipyparallel does. */
+static void send_error(struct px_tasks *tasks, const struct px_msg *request, struct px_span engine,
+                       const char *ename, const char *evalue)
+{
+    struct px_msg *msg = px_error_reply(tasks->shared.session, px_msg_ident(request, 0), engine,
+                                        px_msg_header(request), ename, evalue);
+    px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
+    px_clients_send(tasks->clients, msg);
+}
+
 static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why why,
                       const struct px_worker *on)
 {
     struct px_tasks *tasks = ctx;
-    struct px_buf content = {0}, metadata = {0}, evalue = {0};
-    struct px_span idents[2] = {px_msg_ident(payload, 0)};
+    struct px_buf evalue = {0};
+    struct px_span engine = {0};
     px_buf_text(&evalue, "");
     if (on != NULL) {
         put_loss(tasks->leaving, on, msg_id, &evalue);
-        append_metadata(&metadata, on);
-        idents[1] = (struct px_span){on->uuid, on->uuid_size};
+        engine = (struct px_span){on->uuid, on->uuid_size};
     }
-    px_error_content(&content, enames[why], evalue.data ? evalue.data : "");
-    struct px_draft draft = {.idents = idents,
-                             .ident_count = on != NULL ? 2 : 1,
-                             .type = PX_APPLY_REPLY,
-                             .parent = px_msg_header(payload),
-                             .metadata = px_buf_span(&metadata),
-                             .content = px_buf_span(&content)};
-    struct px_msg *msg = px_session_build(tasks->shared.session, &draft);
-    px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
-    px_clients_send(tasks->clients, msg);
+    send_error(tasks, payload, engine, enames[why], evalue.data);
     px_log(PX_DEBUG, "task-failed", "msg_id=%s why=%s", msg_id, enames[why]);
-    px_buf_fini(&content);
-    px_buf_fini(&metadata);
     px_buf_fini(&evalue);
 }
 
@@ -202,20 +189,38 @@ static void refuse(struct px_tasks *tasks, const char *why)
                    tasks->refused, why);
 }
 
+/* Whoever has sent it waits for an answer. */
+static void refuse_spec(struct px_tasks *tasks, const struct px_msg *msg, const char *why)
+{
+    refuse(tasks, why);
+    px_link_note(tasks->shared.link, PX_NOTE_TASK_REQUEST, msg);
+    send_error(tasks, msg, (struct px_span){0}, "ValueError", why);
+}
+
+/* The unfinished task of that id is what its client waits for. */
+static bool is_unfinished(struct px_tasks *tasks, struct px_span msg_id)
+{
+    bool held = px_schedule_holds(tasks->schedule, msg_id);
+    if (held)
+        refuse(tasks, "a task of that id is unfinished");
+    return held;
+}
+
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
 {
     struct px_error err;
     struct px_header header;
     struct px_task_spec spec = {0};
-    if (px_header_scan(px_msg_header(msg), &header, &err) != 0 ||
-        px_task_read_spec(px_msg_metadata(msg), &spec, &err) != 0) {
+    bool good = false;
+    if (px_header_scan(px_msg_header(msg), &header, &err) != 0)
         refuse(tasks, err.text);
-        px_msg_destroy(msg);
-        px_task_spec_fini(&spec);
-        return;
-    }
-    if (px_schedule_holds(tasks->schedule, header.msg_id)) {
-        refuse(tasks, "a task of that id is unfinished");
+    else if (is_unfinished(tasks, header.msg_id))
+        ;
+    else if (px_task_read_spec(px_msg_metadata(msg), &spec, &err) != 0)
+        refuse_spec(tasks, msg, err.text);
+    else
+        good = true;
+    if (!good) {
         px_msg_destroy(msg);
         px_task_spec_fini(&spec);
         return;
@@ -238,6 +243,21 @@ static void reclaim(struct px_tasks *tasks, struct px_span uuid)
 {
     size_t count = px_schedule_reclaim(tasks->schedule, uuid);
     px_log(PX_INFO, "tasks-reclaimed", "engine=%.*s count=%zu", (int)uuid.size, uuid.data, count);
+}
+
+/* E | C | a task that did not get there: it goes to another engine, or fails when there is none. A
+ * recall or a probe is no task that the schedule knows. */
+static void on_unsent(void *ctx, const struct px_msg *msg)
+{
+    struct px_tasks *tasks = ctx;
+    struct px_header header;
+    if (px_header_scan(px_msg_header(msg), &header, NULL) != 0)
+        return;
+    px_schedule_tick(tasks->schedule, now_us());
+    if (px_schedule_reply(tasks->schedule, px_msg_frame(msg, 0), header.msg_id, PX_REPLY_REJECTED,
+                          -1) != PX_STALE)
+        px_schedule_run(tasks->schedule);
+    after_batch(tasks);
 }
 
 static void on_result(void *ctx, struct px_msg **msg)
@@ -405,7 +425,7 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
     tasks->out.socket = out;
     tasks->out.least_idents = 2;
     tasks->out.handle = on_result;
-    tasks->route = px_route_create(shared->loop, &tasks->out, shared->traffic);
+    tasks->route = px_route_create(shared->loop, &tasks->out, shared->traffic, on_unsent, tasks);
     tasks->clients = px_clients_create(shared, &tasks->in, first);
     tasks->schedule = px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme),
                                          hwm == PX_HWM_UNSAID ? 1 : (unsigned)hwm, seed);

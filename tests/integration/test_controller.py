@@ -1052,6 +1052,110 @@ def test_replays_are_refused(peer):
     assert peer.ask("history_request", {})["header"]["msg_type"] == "history_reply"
 
 
+# ---- what cannot be done is answered ------------------------------------------------------------
+
+
+def ask_raw(peer, socket, metadata):
+    """An apply_request whose metadata no JSON library would write."""
+    header = peer.session.msg_header("apply_request")
+    frames = [json.dumps(header, default=str).encode(), b"{}", metadata, b"{}"]
+    socket.send_multipart([b"<IDS|MSG>", peer.session.sign(frames), *frames, b"buffer"])
+    reply = peer.receive(socket)
+    assert reply["parent_header"]["msg_id"] == header["msg_id"]
+    assert reply["content"]["status"] == "error"
+    return reply["content"]["ename"]
+
+
+def test_requests_that_are_refused_are_answered(peer):
+    task = peer.connect(zmq.DEALER, peer.client["task"])
+    assert ask_raw(peer, task, b'{"timeout": Infinity}') == "ValueError"
+    after = json.dumps({"after": [f"m_{n}" for n in range(100_001)]})
+    assert ask_raw(peer, task, after.encode()) == "ValueError"
+    assert ask_raw(peer, task, b'{"after": ["nobody"]}') == "InvalidDependency"
+    broadcast = peer.connect(zmq.DEALER, peer.client["broadcast"])
+    assert ask_raw(peer, broadcast, b'{"targets": NaN}') == "ValueError"
+    assert ask_raw(peer, broadcast, b'{"targets": 1, "is_coalescing": true}') == "ValueError"
+    queue = {"targets": None}
+    wait_until(lambda: peer.ask("queue_request", queue)["content"]["unassigned"] == 0)
+
+
+def test_requests_to_unknown_engines_are_answered(peer):
+    mux = peer.connect(zmq.DEALER, peer.client["mux"])
+    peer.session.send(mux, "apply_request", content={}, ident=b"nobody")
+    reply = peer.receive(mux)
+    assert reply["content"]["ename"] == "EngineError" and "nobody" in reply["content"]["evalue"]
+    broadcast = peer.connect(zmq.DEALER, peer.client["broadcast"])
+    for coalescing in True, False:
+        peer.session.send(broadcast, "apply_request", content={}, metadata={
+            "targets": [["nobody", 0]], "is_broadcast": True, "is_coalescing": coalescing})
+        reply = peer.receive(broadcast)
+        assert reply["content"]["ename"] == "EngineError"
+        assert reply["metadata"]["is_coalescing"] == coalescing
+
+
+def join(peer, uuid, told):
+    peer.register(uuid)
+    peer.beat(uuid)
+    assert peer.receive(told)["content"]["uuid"] == uuid
+
+
+def test_messages_that_an_engine_never_takes_are_answered(peer):
+    """Registered, and beating, but its sockets do not connect."""
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    join(peer, "deaf", told)
+    task = peer.connect(zmq.DEALER, peer.client["task"])
+    mux = peer.connect(zmq.DEALER, peer.client["mux"])
+    for metadata in {"targets": ["deaf"]}, {}:
+        peer.session.send(task, "apply_request", content={}, metadata=metadata)
+    peer.session.send(mux, "apply_request", content={}, ident=b"deaf")
+    assert peer.receive(task, 30)["content"]["ename"] == "ImpossibleDependency"
+    assert peer.receive(mux, 30)["content"]["ename"] == "EngineError"
+    queue = {"targets": None}
+    wait_until(lambda: peer.ask("queue_request", queue)["content"]["0"]["queue"] == 0)
+    shell = peer.connect(zmq.ROUTER, peer.engine["task"], "engine-a")
+    join(peer, "engine-a", told)
+    assert shell.poll(10000)  # what any engine may run goes to another
+
+
+def test_coalesced_replies_that_no_message_can_hold(peer):
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    engines = {}
+    for uuid in "engine-a", "engine-b":
+        join(peer, uuid, told)
+        engines[uuid] = peer.context.socket(zmq.ROUTER)
+        engines[uuid].linger = 0
+        engines[uuid].setsockopt(zmq.IDENTITY, uuid.encode())
+        engines[uuid].connect(f"tcp://127.0.0.1:{peer.engine['broadcast'][0]}")
+    broadcast = peer.connect(zmq.DEALER, peer.client["broadcast"])
+    peer.session.send(broadcast, "apply_request", content={}, metadata={
+        "targets": [[uuid, n] for n, uuid in enumerate(engines)], "is_broadcast": True,
+        "is_coalescing": True})
+    for socket in engines.values():
+        assert socket.poll(10000)
+        idents, frames = peer.session.feed_identities(socket.recv_multipart())
+        request = peer.session.deserialize(frames)
+        peer.session.send(socket, "apply_reply", content={"status": "ok"}, ident=idents,
+                          parent=request, metadata=request["metadata"], buffers=[b""] * 40_000)
+    content = peer.receive(broadcast)["content"]
+    assert content["ename"] == "ValueError" and "without coalescing" in content["evalue"]
+
+
+def test_results_that_no_message_can_hold(cluster):
+    cluster.start("--sqlitedb")
+    peer = Peer(cluster)
+    buffers = pickle.dumps([b"%d" % n for n in range(40_000)])
+    with contextlib.closing(sqlite3.connect(os.path.join(cluster.profile_dir, "tasks.db"))) as db:
+        db.executemany('INSERT INTO "ipython-tasks" (msg_id, header, metadata, content, '
+                       "result_header, result_metadata, result_content, result_buffers) "
+                       "VALUES (?, '{}', '{}', '{}', '{}', '{}', '{}', ?)",
+                       [("a", buffers), ("b", buffers)])
+        db.commit()
+    answer = peer.ask("result_request", {"msg_ids": ["a", "b"]})["content"]
+    assert answer["ename"] == "ValueError" and "fewer tasks" in answer["evalue"]
+    assert peer.ask("result_request", {"msg_ids": ["a"]})["content"]["completed"] == ["a"]
+    peer.close()
+
+
 # ---- hostile peers --------------------------------------------------------------------------------------------
 
 
