@@ -222,12 +222,12 @@ static void start_tidying(struct px_hub *hub)
         hub->tidy = px_loop_timer(hub->loop, TIDY_MS, TIDY_MS, on_tidy, hub);
 }
 
-static void on_more(struct px_loop *loop, void *ctx);
-
-/* A bounded number of batches a turn, so that requests are answered while traffic floods. */
+/* A bounded number of batches a turn, so that requests are answered while traffic floods; the bell
+ * rings on while there are more. */
 static void on_notes(struct px_loop *loop, void *ctx)
 {
     struct px_hub *hub = ctx;
+    (void)loop;
     for (int i = 0; i < PX_LOOP_BATCH; i++) {
         if (!take_notes(hub))
             return;
@@ -235,16 +235,6 @@ static void on_notes(struct px_loop *loop, void *ctx)
         if (i % 4 == 3)
             take_requests(hub);
     }
-    /* More may wait, and the bell is silent by now. */
-    if (hub->more == NULL)
-        hub->more = px_loop_timer(loop, 0, 0, on_more, hub);
-}
-
-static void on_more(struct px_loop *loop, void *ctx)
-{
-    struct px_hub *hub = ctx;
-    hub->more = NULL;
-    on_notes(loop, ctx);
 }
 
 /* Who asks has had his replies already: what is known of them comes first. */

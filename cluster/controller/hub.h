@@ -249,7 +249,7 @@ struct px_hub {
     struct px_history *finished; /* ids that were completed */
     struct px_db *db;
     struct px_store *store; /* NULL without --sqlitedb */
-    struct px_timer *sweep, *save, *tidy, *flush, *more;
+    struct px_timer *sweep, *save, *tidy, *flush;
     bool stopping, noted; /* noted: traffic since the last look */
     unsigned long requests, refused, malformed, forged;
     unsigned long long request_bytes;

@@ -2,9 +2,9 @@
 /*
  * doorbell: a queue of pointers from many threads to one, with a wake-up.
  *
- * The owner takes items until there are none and is then "asleep": the next post
- * rings the eventfd, later ones find the bell already rung. The ring buffer grows by
- * doubling and is kept, so that posting in a steady state allocates nothing.
+ * The owner takes items until there are none, which silences the bell, and is then "asleep": the
+ * next post rings it, later ones find it rung. The ring buffer grows by doubling and is kept, so
+ * that posting in a steady state allocates nothing.
  */
 #define _GNU_SOURCE
 #include "loop/loop.h"
@@ -22,7 +22,6 @@ struct px_doorbell {
     void **items; /* ring of `capacity`, a power of two */
     size_t capacity, first, count;
     bool asleep; /* the owner has seen an empty queue; the next post rings */
-    bool rung;   /* the eventfd holds a count that the owner has not read */
     int fd;
 };
 
@@ -73,7 +72,6 @@ void px_doorbell_post(struct px_doorbell *bell, void *item)
     bell->items[(bell->first + bell->count++) & (bell->capacity - 1)] = item;
     const bool ring = bell->asleep;
     bell->asleep = false;
-    bell->rung = bell->rung || ring;
     pthread_mutex_unlock(&bell->lock);
     if (ring && eventfd_write(bell->fd, 1) < 0)
         px_die(1, "cannot ring a doorbell: %s", strerror(errno));
@@ -83,17 +81,15 @@ void *px_doorbell_take(struct px_doorbell *bell)
 {
     void *item = NULL;
     pthread_mutex_lock(&bell->lock);
-    if (bell->rung) {
-        /* The ring may still be on its way (written outside the lock): then the owner wakes once
-         * for nothing, which is harmless. */
-        eventfd_t ignored;
-        bell->rung = eventfd_read(bell->fd, &ignored) < 0;
-    }
     if (bell->count) {
         item = bell->items[bell->first];
         bell->first = (bell->first + 1) & (bell->capacity - 1);
         bell->count--;
     } else {
+        /* Whether it was rung or not: a ring is written outside the lock and may come late. Then
+         * the owner wakes once for nothing, and comes here. */
+        eventfd_t ignored;
+        (void)eventfd_read(bell->fd, &ignored);
         bell->asleep = true;
     }
     pthread_mutex_unlock(&bell->lock);

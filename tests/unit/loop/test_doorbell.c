@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 
 #define POSTERS 4
 #define EACH 20000
@@ -66,12 +67,12 @@ static void the_bell_is_silent_after_the_last(void **state)
     px_doorbell_post(bell, &item);
     assert_true(readable(bell));
     assert_ptr_equal(px_doorbell_take(bell), &item);
-    assert_false(readable(bell)); /* the owner is awake: it takes on until NULL */
     px_doorbell_post(bell, &item);
-    assert_false(readable(bell));
+    assert_true(readable(bell)); /* until NULL was taken: who stops before is woken again */
     assert_ptr_equal(px_doorbell_take(bell), &item);
     assert_ptr_equal(px_doorbell_take(bell), &item);
     assert_null(px_doorbell_take(bell));
+    assert_false(readable(bell));
     px_doorbell_post(bell, &item);
     assert_true(readable(bell));
     assert_ptr_equal(px_doorbell_take(bell), &item);
@@ -104,11 +105,26 @@ static void what_is_left_is_dropped(void **state)
     assert_int_equal(dropped, 100);
 }
 
+/* A poster that is held up between leaving its item and ringing rings a bell that nobody needs any
+ * more: the owner wakes once for nothing, not for ever. */
+static void a_late_ring_is_heard_once(void **state)
+{
+    (void)state;
+    struct px_doorbell *bell = px_doorbell_create(NULL);
+    assert_null(px_doorbell_take(bell));
+    assert_int_equal(eventfd_write(px_doorbell_fd(bell), 1), 0);
+    assert_true(readable(bell));
+    assert_null(px_doorbell_take(bell));
+    assert_false(readable(bell));
+    px_doorbell_destroy(bell, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_arrive_in_order),
         cmocka_unit_test(the_bell_is_silent_after_the_last),
+        cmocka_unit_test(a_late_ring_is_heard_once),
         cmocka_unit_test(a_wait_has_an_end),
         cmocka_unit_test(what_is_left_is_dropped),
     };
