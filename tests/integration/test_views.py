@@ -538,6 +538,28 @@ def test_awaited(view, balanced):
     asyncio.run(main())
 
 
+def test_an_event_loop_is_not_held_up_by_what_it_cancels(rc, gate, monkeypatch):
+    waits = []
+    monkeypatch.setattr(phalanx.AsyncResult, "cancel", waits.append)  # which awaits an answer
+    dv = rc[rc.ids[0]]
+    first, second = dv.apply_async(gate.task, 1), dv.apply_async(abs, -2)
+
+    async def main():
+        for result in (first, second):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(result, 0.05)
+        assert not first.ready()
+
+    asyncio.run(main())
+    assert not waits
+    rc.abort("unknown", targets=dv.targets, block=True)  # comes behind the others
+    gate.open()
+    assert first.get(30) == 1  # it had started
+    with pytest.raises(phalanx.TaskAborted):
+        second.get(30)
+    assert second.cancelled()
+
+
 def test_cancel_and_abort(rc, gate):
     busy = rc[0].apply_async(gate.task)
     queued, other = rc[0].apply_async(lambda: 1), rc[0].apply_async(lambda: 2)
