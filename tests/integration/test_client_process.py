@@ -155,6 +155,65 @@ print(before, rss())
     assert after - before < 2_000  # kB, for 8,000 results
 
 
+# ---- Ctrl-C ----------------------------------------------------------------------------------
+
+
+INTERRUPTS = """
+import asyncio, concurrent.futures, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+dv = rc[rc.ids[0]]
+
+def hold(x=0, gate=GATE):
+    import os, threading
+    while not os.path.exists(gate):
+        threading.Event().wait(0.01)
+    return x
+
+async def awaited():
+    return await view.apply_async(hold)
+
+waits = {
+    "get": lambda: view.apply_async(hold).get(),
+    "wait": lambda: view.apply_async(hold).wait(),
+    "output": lambda: view.apply_async(hold).wait_for_output(),
+    "bar": lambda: view.map_async(hold, range(3)).wait_interactive(),
+    "iterate": lambda: list(view.map_async(hold, range(3))),
+    "batches": lambda: view.map_async(hold, range(300)).get(),
+    "imap": lambda: list(view.imap(hold, range(3))),
+    "client": lambda: view.apply_async(hold) and rc.wait(),
+    "engines": lambda: rc.wait_for_engines(99),
+    "futures": lambda: concurrent.futures.wait([view.apply_async(hold)]),
+    "executor": lambda: view.executor.submit(hold).result(),
+    "asyncio": lambda: asyncio.run(awaited()),
+    "hub": lambda: phalanx.AsyncHubResult(rc, view.apply_async(hold).msg_ids).get(),
+    "apply_sync": lambda: dv.apply_sync(hold),
+    "map_sync": lambda: view.map_sync(hold, range(3)),
+    "execute": lambda: dv.execute("1", block=True),
+}
+for name, wait in waits.items():
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        print(name, type(wait()).__name__)
+    except KeyboardInterrupt:
+        print(name, "interrupted")
+    timer.join()
+open(GATE, "w").close()
+print(rc.wait(timeout=40), view.apply_sync(abs, -4))
+"""
+
+
+def test_every_wait_ends_with_an_interrupt(where, tmp_path):
+    """Nothing of what is awaited can end before the waits have: what they wait for comes last."""
+    said = script(where, f"GATE = {str(tmp_path / 'gate')!r}" + INTERRUPTS).splitlines()
+    assert said.pop() == "True 4"
+    said = dict(line.split() for line in said)
+    results = {"apply_sync": "AsyncResult", "map_sync": "AsyncMapResult", "execute": "AsyncResult"}
+    assert len(said) == 16
+    for name, end in said.items():  # or it came before there was a result
+        assert end in (results.get(name), "interrupted"), name
+
+
 # ---- functions that were sent before ----------------------------------------------------------
 
 

@@ -71,14 +71,18 @@ def test_sets_of_engines():
     assert cluster.controller is None
 
 
-def test_single_engines():
+def test_single_engines(monkeypatch):
     with phalanx.Cluster(n=2) as rc:
         first, second = pids(rc)
         rc.cluster.restart_engine_sync(1)
         rc.wait_for_engines(2, timeout=60)
         assert not alive(second) and first in pids(rc) and len(rc.ids) == 2
+        monkeypatch.setattr(phalanx.client, "LOSS_SECONDS", 0.1)
+        awaited = rc.wait_for_engines(9, block=False)
         rc.cluster.signal_engine_sync(signal.SIGKILL, 0)
         wait_for(lambda: 0 not in rc.ids, what="a death")
+        with pytest.raises(phalanx.EngineError, match="1 of the engines that were there"):
+            awaited.result(60)
 
 
 def test_in_asyncio():

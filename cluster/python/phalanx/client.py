@@ -25,6 +25,7 @@ from .view import BroadcastView, DirectView
 
 HISTORY_KEPT = 10_000  # of the ids of what was submitted the newest are kept, at least so many
 CONNECT_SECONDS = 10
+LOSS_SECONDS = 10  # within which others come in the place of engines that go while one waits
 ORPHANS = 64  # results that nobody holds are looked through when there are so many of them
 
 _open_clients = weakref.WeakValueDictionary()  # by a number that grows
@@ -263,13 +264,15 @@ class Client(HubFace):
 
     def wait_for_engines(self, n=None, *, timeout=-1, block=True, interactive=None, widget=None):
         """Waits until `n` engines (None: as many as the cluster was started with, at least one) are
-        registered; TimeoutError after `timeout` seconds. Shows a progress bar in IPython
+        registered; TimeoutError after `timeout` seconds, EngineError when engines go meanwhile and
+        too few come within ten seconds. Shows a progress bar in IPython
         (`interactive`: whether; `widget`: whether as a widget). With `block` False it
         returns a Future at once."""
         if n is None:
             n = getattr(self.cluster, "n", None) or 1
         if not block:
-            return self._soon(lambda: self._await_engines(n, timeout, None))
+            seen = self.ids
+            return self._soon(lambda: self._await_engines(n, timeout, None, seen))
         if interactive is None:
             interactive = current_shell() is not None
         bar = None
@@ -281,19 +284,30 @@ class Client(HubFace):
             if bar is not None:
                 bar.close()
 
-    def _await_engines(self, n, timeout, bar):
-        end = end_of(timeout)
+    def _await_engines(self, n, timeout, bar, seen=()):
+        end, loss, seen = end_of(timeout), None, set(seen)
         while True:
-            there = len(self)
+            ids = set(self.ids)
             if bar is not None:
-                bar.update(min(there, n) - bar.n)
-            if there >= n:
+                bar.update(min(len(ids), n) - bar.n)
+            if len(ids) >= n:
                 return None
-            if not self._raw.wait_engines(there + 1, seconds_left(end)) and len(self) < n:
+            seen |= ids
+            if seen - ids and loss is None:
+                loss = end_of(LOSS_SECONDS)
+            if seconds_left(end) == 0:
                 raise error.TimeoutError(
                     "%d engines not ready in %s seconds. Currently ready: %d. Start more with "
-                    "pxcluster engines, or look into the cluster's log" % (n, timeout, len(self))
+                    "pxcluster engines, or look into the cluster's log" % (n, timeout, len(ids))
                 )
+            if seconds_left(loss) == 0:
+                raise error.EngineError(
+                    "%d of the engines that were there are gone, and %d of the %d awaited ones are "
+                    "ready. The cluster's log says why; pxcluster engines starts others"
+                    % (len(seen - ids), len(ids), n)
+                )
+            left = [s for s in (seconds_left(end), seconds_left(loss), 0.5) if s is not None]
+            self._raw.wait_engines(len(ids) + 1, min(left))
 
     @staticmethod
     def _soon(function):
