@@ -152,6 +152,7 @@ class Frame:
         value = re.sub(r"\x1b\[[0-9;]*m", "", value)
         value = value.replace(self.engine.uuid.decode(), "<uuid>").replace(self.asked, "<asked>")
         value = re.sub(r"0x[0-9a-f]+", "<address>", value)
+        value = re.sub(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<model>", value)
         # The names of cells' files: ipykernel's are there for its debugger.
         return re.sub(r"/tmp/ipykernel_\d+/\d+\.py|(?<=\()\d+\.py|<ipython-input-\d+-\w+>", "<cell>",
                       value)
@@ -193,10 +194,14 @@ def flatten(value, path):
 
 
 def tidy(frames):
-    """Ordered by socket; pieces of a stream in one; the reference's two errors of an apply, one with
-    less in it, as the fuller one."""
+    """Ordered by socket; pieces of a stream in one, and last, as the reference holds them back for a
+    while; its two errors of an apply, one with less in it, as the fuller one."""
+    def place(frame):
+        return frame.socket == "iopub", frame.msg["msg_type"] == "stream", \
+            frame.msg["content"].get("name", "")
+
     found = []
-    for frame in sorted(frames, key=lambda frame: frame.socket == "iopub"):
+    for frame in sorted(frames, key=place):
         before = found[-1] if found else None
         if before and before.msg["msg_type"] == frame.msg["msg_type"] == "stream" \
                 and before.idents == frame.idents:
@@ -471,6 +476,22 @@ def test_comms(engines):
          cell("from ipykernel.comm import Comm\n"
               "c = Comm(target_name='front', data={'a': 1}, metadata={'m': 1}, buffers=[b'b'], "
               "comm_id='mine')\nc.send({'b': 2})\nc.close()")),
+    ])
+
+
+def test_widgets_and_progress_bars(engines):
+    pytest.importorskip("ipywidgets")
+    pytest.importorskip("tqdm")
+    compare(engines, [
+        ("widget", "mux", "execute_request",
+         cell("import ipywidgets\nbar = ipywidgets.IntProgress(value=3); bar")),
+        ("moved", "mux", "execute_request", cell("bar.value = 4")),
+        ("closed", "mux", "execute_request", cell("bar.close()")),
+        ("terminal", "mux", "execute_request",
+         cell("import tqdm\nfor i in tqdm.tqdm(range(3), bar_format='{n}/{total}'): pass")),
+        ("notebook", "mux", "execute_request",
+         cell("import tqdm.notebook\n"
+              "for i in tqdm.notebook.tqdm(range(3), bar_format='{n}/{total}'): pass")),
     ])
 
 
