@@ -102,6 +102,16 @@ def test_connection_comes_by_environment(hub, start, env):
     hub.join()
 
 
+def test_profile_cluster_and_key_come_by_environment(hub, start, env, tmp_path):
+    hub.write(key="")
+    profile = hub.file.parents[1].rename(tmp_path / "elsewhere")
+    security = profile / "security"
+    (security / hub.file.name).rename(security / "ipcontroller-two-engine.json")
+    env.update(IPP_PROFILE_DIR=str(profile), IPP_CLUSTER_ID="two", IPP_SESSION_KEY="secret")
+    start()
+    hub.join()
+
+
 def test_a_refused_registration_ends_with_the_reason(hub, start):
     hub.write()
     engines = start()
