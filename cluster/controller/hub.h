@@ -212,6 +212,8 @@ struct px_member {
     json_t *where;   /* {"host", "pid"}, as far as it said; NULL for neither */
     int64_t joined_ms;
     char *cause;                  /* why it died, a phrase; NULL: it ended well, or not known */
+    bool is_leaving, is_answered; /* dead, and clients have not been told; its direct requests have
+                                   * been answered */
     char *running;                /* the request that it died with; NULL: none, or not known */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
@@ -249,7 +251,7 @@ struct px_hub {
     struct px_history *finished; /* ids that were completed */
     struct px_db *db;
     struct px_store *store; /* NULL without --sqlitedb */
-    struct px_timer *sweep, *save, *tidy, *flush;
+    struct px_timer *farewell, *sweep, *save, *tidy, *flush;
     bool stopping, noted; /* noted: traffic since the last look */
     unsigned long requests, refused, malformed, forged;
     unsigned long long request_bytes;
@@ -261,6 +263,14 @@ struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid); 
 struct px_member *px_hub_member_id(const struct px_hub *hub, int id);           /* alive or dead */
 /* `cause` NULL: it has ended well, or nobody knows. */
 void px_hub_unregister(struct px_hub *hub, struct px_member *member, const char *cause);
+/* farewell.c: sends the client of a direct request an EngineError in the place of the engine's
+ * reply; nothing if there is one. `record` may be NULL: nothing is known of it. */
+void px_hub_answer(struct px_hub *hub, const struct px_record *record, const char *uuid,
+                   const char *evalue);
+/* The sentence for that; owned by the caller. */
+char *px_hub_say_lost(const struct px_member *member, const char *msg_id);
+/* Announces the end of one that is no longer alive, at once or a moment later. */
+void px_hub_take_leave(struct px_hub *hub, struct px_member *member);
 void px_hub_new_heart(struct px_hub *hub, struct px_span uuid);
 size_t px_hub_pending_count(const struct px_hub *hub);
 /* Publishes a notification; `content` is taken, `parent` may be empty. */

@@ -141,7 +141,7 @@ static void forget_dead(struct px_hub *hub)
     HASH_ITER(hh, hub->by_id, member, next) {
         if (hub->dead <= MAX_DEAD)
             return;
-        if (member->alive || member->queue != NULL || member->tasks != NULL)
+        if (member->alive || member->is_leaving || member->queue != NULL || member->tasks != NULL)
             continue;
         free_member(hub, member);
         hub->dead--;
@@ -205,15 +205,6 @@ void px_hub_new_heart(struct px_hub *hub, struct px_span uuid)
 
 static void start_sweep(struct px_hub *hub);
 
-/* "px_cause" is an addition to the protocol. */
-static json_t *describe_end(const struct px_member *member)
-{
-    json_t *content = json_pack("{s:i, s:s}", "id", member->id, "uuid", member->uuid);
-    if (member->cause != NULL)
-        json_object_set_new(content, "px_cause", json_string(member->cause));
-    return content;
-}
-
 void px_hub_unregister(struct px_hub *hub, struct px_member *member, const char *cause)
 {
     if (!member->alive)
@@ -223,7 +214,7 @@ void px_hub_unregister(struct px_hub *hub, struct px_member *member, const char 
     member->left_ms = px_now_ms();
     HASH_DELETE(hh_uuid, hub->by_uuid, member);
     order_engine(hub, PX_ORDER_ENGINE_DOWN, member);
-    px_hub_notify(hub, PX_UNREGISTRATION_NOTIFICATION, describe_end(member), (struct px_span){0});
+    px_hub_take_leave(hub, member);
     px_log(PX_INFO, "engine-unregistered", "id=%d engine=%s%s%s%s", member->id, member->uuid,
            cause ? " why=\"" : "", cause ? cause : "", cause ? "\"" : "");
     hub->dead++;
@@ -239,10 +230,7 @@ static void give_up_job(struct px_hub *hub, struct px_member *member, struct px_
     struct px_record *record = px_db_get(hub->db, px_span_of(job->msg_id));
     px_history_set(hub->finished, px_span_of(job->msg_id), PX_SUCCEEDED, 0);
     if (record != NULL && record->reply == NULL) {
-        char *evalue = member->cause ? px_format("engine %d: %s, while running task '%s'",
-                                                 member->id, member->cause, job->msg_id)
-                                     : px_format("Engine %d died while running task '%s'",
-                                                 member->id, job->msg_id);
+        char *evalue = px_hub_say_lost(member, job->msg_id);
         px_record_lose(record, px_span_of(member->uuid), "EngineError", evalue);
         px_hub_changed(hub, record);
         free(evalue);

@@ -90,17 +90,11 @@ static struct px_msg *again(struct px_hub *hub, const struct px_record *record,
 static void answer_direct(struct px_hub *hub, const struct px_record *record, int id,
                           const char *what)
 {
-    struct px_header header;
-    if (record == NULL || record->request == NULL || record->engine_uuid == NULL ||
-        px_header_scan(px_msg_header(record->request), &header, NULL) != 0)
+    if (record == NULL || record->engine_uuid == NULL)
         return;
     char *evalue = id < 0 ? px_format("%s '%s'", what, record->msg_id)
                           : px_format("engine %d: %s '%s'", id, what, record->msg_id);
-    struct px_order order = {
-        .kind = PX_ORDER_ANSWER,
-        .msg = px_error_reply(hub->session, header.session, px_span_of(record->engine_uuid),
-                              px_msg_header(record->request), "EngineError", evalue)};
-    px_link_order(hub->link, &order);
+    px_hub_answer(hub, record, record->engine_uuid, evalue);
     free(evalue);
 }
 
