@@ -241,6 +241,7 @@ def test_threads_pools_and_tasks_print_for_who_started_them(side):
         "thread = threading.Thread(target=late); thread.start()\n"
         "pool = concurrent.futures.ThreadPoolExecutor(1)\n"
         "pool.submit(print, 'pool 1').result()\n"
+        "import multiprocessing.pool; threads = multiprocessing.pool.ThreadPool(1)\n"
         "async def tick():\n"
         "    while not go.is_set(): await asyncio.sleep(0.01)\n"
         "    print('task')\n"
@@ -248,6 +249,9 @@ def test_threads_pools_and_tasks_print_for_who_started_them(side):
         "print('cell')")
     side.finish(first)
     second = side.send("go.set(); thread.join(); pool.submit(print, 'pool 2').result()\n"
+                       "threads.map(print, ['mapped']); list(threads.imap(print, ['in turn']))\n"
+                       "threads.apply_async(print, ['applied'], callback=lambda _: print('back'))\n"
+                       "threads.close(); threads.join()\n"
                        "await task\nprint('end')")
     texts = {first: "", second: ""}
     while "end\n" not in texts[second]:
@@ -255,7 +259,7 @@ def test_threads_pools_and_tasks_print_for_who_started_them(side):
         if msg["msg_type"] == "stream":
             texts[msg["parent_header"]["msg_id"]] += msg["content"]["text"]
     assert sorted(texts[first].split("\n")) == ["", "task", "thread"]
-    assert texts[second] == "pool 2\nend\n"
+    assert texts[second] == "pool 2\nmapped\nin turn\napplied\nback\nend\n"
 
 
 # ---- floods ------------------------------------------------------------------------------

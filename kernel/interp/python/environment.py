@@ -89,6 +89,27 @@ def _attribute_pools(variable, module):
     module.ThreadPoolExecutor.submit = submit_in_request
 
 
+def _attribute_thread_pools(variable, module):
+    """The same for multiprocessing's pools of threads."""
+    import inspect
+
+    def attribute(method):
+        parameters = inspect.signature(method)
+
+        @functools.wraps(method)
+        def in_request(*args, **kwargs):
+            call = parameters.bind(*args, **kwargs)
+            for name in ("func", "callback", "error_callback"):
+                if callable(call.arguments.get(name)):
+                    call.arguments[name] = InRequest(variable, call.arguments[name])
+            return method(*call.args, **call.kwargs)
+
+        return in_request
+
+    for name in ("apply_async", "_map_async", "imap", "imap_unordered"):  # what the others call
+        setattr(module.ThreadPool, name, attribute(getattr(module.ThreadPool, name)))
+
+
 # ---- processes that multiprocessing spawns ------------------------------------------
 
 
@@ -153,6 +174,9 @@ def create(variable):
     _attribute_threads(variable)
     when_imported.change(
         "concurrent.futures.thread", functools.partial(_attribute_pools, variable)
+    )
+    when_imported.change(
+        "multiprocessing.pool", functools.partial(_attribute_thread_pools, variable)
     )
     when_imported.change("multiprocessing.reduction", _pickle_for_processes)
     return when_imported
