@@ -541,3 +541,8 @@ void *px_kernel_ctx(const struct px_kernel *kernel)
 {
     return kernel->config.ctx;
 }
+
+const char *px_kernel_session(const struct px_kernel *kernel)
+{
+    return px_session_id(kernel->config.session);
+}

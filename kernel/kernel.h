@@ -128,6 +128,8 @@ struct px_kernel *px_kernel_create(const struct px_kernel_config *config, struct
 /* When neither thread uses it any more. NULL allowed. */
 void px_kernel_destroy(struct px_kernel *kernel);
 void *px_kernel_ctx(const struct px_kernel *kernel); /* of the configuration */
+/* The session that its messages name. Borrowed. */
+const char *px_kernel_session(const struct px_kernel *kernel);
 
 /* ---- service thread -------------------------------------------------------- */
 

@@ -76,7 +76,7 @@ static void run_language(struct px_channels *channels, const struct px_interp_op
     hold_interrupts(false);
     px_kernel_capture_begin(kernel);
     px_crash_watch(px_channels_service(channels), ops, self);
-    ops->attach(self, px_kernel_host(kernel), -1, NULL);
+    ops->attach(self, px_kernel_host(kernel), -1, px_kernel_session(kernel));
     px_kernel_run(kernel, self);
     ops->destroy(self);
     px_kernel_capture_end(kernel);

@@ -53,10 +53,10 @@ static void *echo_create(const struct px_interp_config *config, struct px_error 
 }
 
 static void echo_attach(void *self, const struct px_interp_host *host, int engine_id,
-                        const char *engine_uuid)
+                        const char *session)
 {
     struct echo *echo = self;
-    (void)engine_id, (void)engine_uuid;
+    (void)engine_id, (void)session;
     echo->host = host;
     echo->thread = pthread_self();
 }

@@ -142,9 +142,10 @@ struct px_interp_ops {
 
     /* An instance, or NULL. `host` is borrowed and may be NULL until px_interp attaches one. */
     void *(*create)(const struct px_interp_config *config, struct px_error *err);
-    /* From now on output goes to `host`; after a fork the child attaches its own. */
+    /* From now on output goes to `host`; after a fork the child attaches its own. `session` is the one
+     * that its messages name, an engine's uuid; NULL: none. */
     void (*attach)(void *self, const struct px_interp_host *host, int engine_id,
-                   const char *engine_uuid);
+                   const char *session);
     void (*destroy)(void *self);
 
     /* Publishes what the cell shows, the result and PX_ERROR_OUTPUT included. */

@@ -47,6 +47,9 @@ CELLS = [
     ("get_ipython().__class__.__mro__[1].__module__", "IPython.core.interactiveshell"),
     ("get_ipython().__class__.__name__", "ZMQInteractiveShell"),
     ("get_ipython().config['IPKernelApp']['connection_file']", "kernel.json"),
+    ("import ipykernel.comm; ipykernel.comm.Comm.__module__", "_phalanx_comms"),
+    ("k = get_ipython().kernel; k.session.session == k.ident != ''", "True"),
+    ("get_ipython().parent_header['header']['msg_type']", "execute_request"),
     ("from tqdm.autonotebook import tqdm as bar; bar.__module__", "tqdm.notebook"),
     ("import builtins; builtins.get_ipython is not None and __name__", "__main__"),
 ]
@@ -115,6 +118,42 @@ def test_widgets_open_comms_and_hear_of_changes(kernel):
     known = kernel.reply(kernel.send("shell", "comm_info_request",
                                      {"target_name": "jupyter.widget"}))["content"]["comms"]
     assert model in known
+
+
+def test_an_output_widget_catches_what_is_printed(kernel):
+    """The front end moves what bears the msg_id that the widget names at that moment."""
+    pytest.importorskip("ipywidgets")
+    kernel.run("import ipywidgets\nout = ipywidgets.Output()")
+    msg_id = kernel.kc.execute("with out:\n    print('caught')\nprint('shown')")
+    told = []
+    for kind, content in kernel.until_idle(msg_id):
+        if kind == "comm_msg":
+            state = content["data"]
+            told.append(state.get("state", state.get("sync_data", {})).get("msg_id"))
+        elif kind == "stream":
+            told.append(content["text"])
+    assert told == [msg_id, "caught\n", "", "shown\n"]
+
+
+def test_hooks_see_what_is_displayed(kernel):
+    _, seen = kernel.run(
+        "from IPython.display import clear_output\n"
+        "def hook(msg):\n    hooked.append((msg['header']['msg_type'], msg['content']))\n"
+        "    return None if 'secret' in str(msg['content']) else msg\n"
+        "hooked, pub = [], get_ipython().display_pub\npub.register_hook(hook)\n"
+        "display('secret'); display('open'); clear_output()\n"
+        "print([kind for kind, _ in hooked], pub.unregister_hook(hook), pub.unregister_hook(hook))\n"
+        "display('secret at last')")
+    assert "['display_data', 'display_data', 'clear_output'] True False" in text_of(seen)
+    shown = [c["data"]["text/plain"] for kind, c in seen if kind == "display_data"]
+    assert shown == ["'open'", "'secret at last'"]
+
+
+def test_a_thread_may_print_for_another_request(kernel):
+    first = kernel.kc.execute("parent = get_ipython().get_parent()")
+    kernel.reply(first)
+    kernel.kc.execute("get_ipython().set_parent(parent)\nprint('of the first', flush=True)")
+    assert kernel.wait_for_output(first, "stream")["text"] == "of the first\n"
 
 
 def comms_of(seen):

@@ -102,6 +102,7 @@ class Session:
     }
     buffer_threshold = 1024
     item_threshold = 64
+    session = ""  # the id in the header of every message from here
 
     def msg(self, msg_type, content=None, parent=None, header=None, metadata=None):
         return {
@@ -123,6 +124,12 @@ class Session:
             raise ValueError(f"a {msg_or_type!r} message cannot be sent from here")
         publish(kind, content, metadata, buffers)
         return self.msg(msg_or_type, content, metadata=metadata)
+
+
+class Parent(dict):
+    """A request, as the protocol has it. `token` is what output follows."""
+
+    token = None
 
 
 class Kernel:
@@ -154,7 +161,16 @@ class Kernel:
 
     def get_parent(self, channel="shell"):
         header = json.loads(host.parent())
-        return {"header": header, "parent_header": {}, "metadata": {}, "content": {}}
+        parent = Parent(header=header, parent_header={}, metadata={}, content={})
+        parent.token = host.parent_variable.get(None)
+        return parent
+
+    def set_parent(self, ident, parent, channel="shell"):
+        """Output of this thread or task belongs to that request now, if get_parent() gave it."""
+        if getattr(parent, "token", None) is not None:
+            host.parent_variable.set(parent.token)
+
+    _parent_header = property(get_parent)  # of old, and widgets still ask for it
 
     def _topic(self, topic):
         where = f"engine.{self.engine_id}" if self.engine_id >= 0 else "kernel"
@@ -254,9 +270,9 @@ class Bridge:
             self._modules[name] = module
         return module
 
-    def attach(self, engine_id, engine_uuid):
+    def attach(self, engine_id, session):
         self.kernel.engine_id = self.kernel.int_id = engine_id
-        self.kernel.ident = engine_uuid or ""
+        self.kernel.ident = self.kernel.session.session = session or ""
         if self.options["engine"] and self._has_startup_files():
             self.shell  # as ipengine does: before anything is asked of it
 

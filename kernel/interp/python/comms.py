@@ -142,6 +142,7 @@ def create(bridge):
     older = types.ModuleType("ipykernel.comm", "Stands for ipykernel's, which needs its kernel.")
     older.Comm, older.CommManager = Comm, Manager
     sys.modules.setdefault("ipykernel.comm", older)
+    bridge.when_imported.change("ipykernel", lambda package: setattr(package, "comm", older))
     try:
         import comm
     except ImportError:

@@ -246,12 +246,12 @@ static void tell_bridge(struct px_python *self, const char *method, const char *
 }
 
 static void python_attach(void *arg, const struct px_interp_host *host, int engine_id,
-                          const char *engine_uuid)
+                          const char *session)
 {
     struct px_python *self = arg;
     self->host = host;
     px_python_enter(self);
-    tell_bridge(self, "attach", "(iz)", engine_id, engine_uuid);
+    tell_bridge(self, "attach", "(iz)", engine_id, session);
     px_python_leave(self);
 }
 

@@ -83,17 +83,51 @@ from traitlets import Any, CBool, Instance, Type, Unicode, default
 from traitlets.config import Config
 
 
-class DisplayPublisher(BaseDisplayPublisher):
+class Follower:
+    """What has a parent of its own in IPython's kernel follows the one of the thread here."""
+
+    def set_parent(self, parent):
+        self.shell.set_parent(parent)
+
+
+class DisplayPublisher(Follower, BaseDisplayPublisher):
+    """Each thread's hooks see its messages first: they return one to send, or None."""
+
+    def __init__(self, **traits):
+        self._own = threading.local()
+        super().__init__(**traits)
+
+    @property
+    def _hooks(self):
+        return self._own.__dict__.setdefault("hooks", [])
+
+    def register_hook(self, hook):
+        self._hooks.append(hook)
+
+    def unregister_hook(self, hook):
+        known = hook in self._hooks
+        if known:
+            self._hooks.remove(hook)
+        return known
+
+    def _send(self, kind, content):
+        kernel = self.shell.kernel
+        message = kernel.session.msg(kind, content, kernel.get_parent() if self._hooks else None)
+        for hook in self._hooks:
+            message = hook(message)
+            if message is None:
+                return
+        kernel.session.send(None, message)
+
     def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kwargs):
-        kind = host.UPDATE_DISPLAY_DATA if update else host.DISPLAY_DATA
         content = {"data": data, "metadata": metadata or {}, "transient": transient or {}}
-        publish(kind, content)
+        self._send("update_display_data" if update else "display_data", content)
 
     def clear_output(self, wait=False):
-        publish(host.CLEAR_OUTPUT, {"wait": bool(wait)})
+        self._send("clear_output", {"wait": bool(wait)})
 
 
-class DisplayHook(BaseDisplayHook):
+class DisplayHook(Follower, BaseDisplayHook):
     """Shows a cell's value as an execute_result. Cells of several threads may do so at once."""
 
     def __init__(self, **traits):
@@ -367,6 +401,11 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def get_parent(self):
         return self.kernel.get_parent()
+
+    def set_parent(self, parent):
+        self.kernel.set_parent(None, parent)
+
+    parent_header = property(get_parent, set_parent)
 
     @property
     def data_pub(self):
