@@ -50,6 +50,10 @@ CELLS = [
     ("import ipykernel.comm; ipykernel.comm.Comm.__module__", "_phalanx_comms"),
     ("k = get_ipython().kernel; k.session.session == k.ident != ''", "True"),
     ("get_ipython().parent_header['header']['msg_type']", "execute_request"),
+    ("import asyncio; asyncio.get_event_loop().is_running()", "True"),
+    ("await asyncio.sleep(0); asyncio.get_event_loop().is_running()", "True"),
+    ("asyncio.get_event_loop().run_until_complete(asyncio.sleep(0)) if not "
+     "asyncio.get_event_loop().is_running() else 'ran'", "ran"),
     ("from tqdm.autonotebook import tqdm as bar; bar.__module__", "tqdm.notebook"),
     ("import builtins; builtins.get_ipython is not None and __name__", "__main__"),
 ]

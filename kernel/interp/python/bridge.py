@@ -559,7 +559,7 @@ class Bridge:
         import asyncio
 
         loop = self.loop
-        asyncio._set_running_loop(None)
+        _count_as_running(loop, False)
         task = loop.create_task(coroutine)
         try:
             while True:
@@ -571,7 +571,7 @@ class Bridge:
                     self._shell.px_own.interrupted = True
                     task.cancel()
         finally:
-            asyncio._set_running_loop(loop)
+            _count_as_running(loop, True)
 
     def note_background(self):
         """Tells C what the loop has to do between requests."""
@@ -599,19 +599,27 @@ class Bridge:
                 self.note_background()
 
 
+def _count_as_running(loop, running):
+    """For asyncio.get_running_loop(), and for loop.is_running() where the loop lets us."""
+    import asyncio
+
+    asyncio._set_running_loop(loop if running else None)
+    if hasattr(loop, "_thread_id"):
+        loop._thread_id = threading.get_ident() if running else None
+
+
 class RunningLoop:
     """A thread's loop counts as running while a cell does, if anything may want one."""
 
     def __init__(self, bridge):
         self.bridge = bridge
+        self.loop = bridge.loop if "asyncio" in sys.modules else None
 
     def __enter__(self):
-        asyncio = sys.modules.get("asyncio")
-        if asyncio is not None:
-            asyncio._set_running_loop(self.bridge.loop)
+        if self.loop is not None:
+            _count_as_running(self.loop, True)
 
     def __exit__(self, *error):
-        asyncio = sys.modules.get("asyncio")
-        if asyncio is not None:
-            asyncio._set_running_loop(None)
+        if self.loop is not None:
+            _count_as_running(self.loop, False)
         self.bridge.note_background()
