@@ -2,6 +2,7 @@
 """What protocol 5.5 adds: subshells, a welcome on iopub, usage, features; and payloads, stdin,
 widgets' messages, through pxkernel with Python."""
 import contextlib
+import json
 import os
 import signal
 import time
@@ -322,6 +323,36 @@ def test_interrupts_that_come_late_to_a_subshell_leave_the_main_one_as_it_was(ke
         kernel.send("control", "interrupt_request", {})
         kernel.reply(running)
     end_stubborn_cell(kernel)
+
+
+HOLDER = """
+import ctypes, os, threading
+start, held, let_go = os.pipe(), os.pipe(), os.pipe()
+def hold(keeping=ctypes.PyDLL(None), byte=ctypes.create_string_buffer(1)):
+    os.read(start[0], 1)
+    keeping.write(held[1], byte, 1)  # calls through it keep the lock
+    keeping.read(let_go[0], byte, 1)
+threading.Thread(target=hold).start()
+[start[1], held[0], let_go[1]]
+"""
+
+
+@pytest.mark.parametrize("in_subshell", [False, True])
+def test_an_interrupt_reaches_a_cell_that_waits_for_the_lock(kernel, subshell, in_subshell):
+    """A library keeps the lock in another thread as the cell starts."""
+    pipes = json.loads(dict(kernel.run(HOLDER)[1])["execute_result"]["data"]["text/plain"])
+    start, held, let_go = (f"/proc/{kernel.pid}/fd/{fd}" for fd in pipes)
+    with open(let_go, "wb", 0) as release, open(held, "rb", 0) as holds:
+        with open(start, "wb", 0) as begin:
+            begin.write(b"x")
+        holds.read(1)
+        code = "import time\nfor i in range(50): time.sleep(0.1)"
+        running = execute_in(kernel, subshell, code) if in_subshell else kernel.kc.execute(code)
+        kernel.wait_for_output(running, "execute_input")
+        control(kernel, "interrupt_request")
+        release.write(b"x")
+    assert kernel.reply(running)["content"].get("ename") == "KeyboardInterrupt"
+    assert kernel.run("1")[0]["status"] == "ok"
 
 
 @pytest.mark.parametrize("code", [

@@ -211,6 +211,8 @@ static void *python_create(const struct px_interp_config *config, struct px_erro
     self->engine = config->engine;
     self->main_thread = pthread_self();
     self->loop_fd = -1;
+    pthread_mutex_init(&self->hits_lock, NULL);
+    pthread_cond_init(&self->hits_done, NULL);
     if (start_bridge(self, config) != 0) {
         struct px_outcome out = {0};
         px_python_failed(self, "describe", &out);
@@ -277,6 +279,7 @@ static void python_destroy(void *arg)
     Py_CLEAR(self->parent_variable);
     Py_CLEAR(self->parent_type);
     px_loan_collect(self);
+    px_thread_wait_for_hits(self);
     Py_FinalizeEx();
     px_python_unref(self);
 }

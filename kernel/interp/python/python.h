@@ -39,7 +39,10 @@ struct px_python {
     bool background;           /* the event loop has something to do between cells */
     int loop_fd;               /* readable when the event loop has something to do, or -1 */
     atomic_bool relentless;    /* what runs on the interpreter thread caught an interrupt */
-    _Atomic(int64_t) interrupted_ms; /* when it was interrupted last */
+    _Atomic(int64_t) interrupted_ns; /* when it was interrupted last */
+    pthread_mutex_t hits_lock;
+    pthread_cond_t hits_done;
+    int hits; /* threads that are to interrupt a subshell's; under hits_lock */
     PyObject *module;          /* _phalanx_host */
     PyObject *parent_variable; /* context variable: the request that output belongs to */
     PyTypeObject *parent_type; /* of its values */
@@ -53,7 +56,7 @@ struct px_python {
 void px_python_unref(struct px_python *self);
 
 /* Take and give up the GIL, on the interpreter thread or a subshell's. Entering drops an interrupt
- * that was meant for a request which has ended. */
+ * that was meant for a request which has ended; one that comes during the wait is kept. */
 void px_python_enter(struct px_python *self);
 void px_python_leave(struct px_python *self);
 
@@ -101,6 +104,8 @@ void px_cell_clear(void *self);
 void px_thread_begin(void *self, const char *name);
 void px_thread_end(void *self);
 void px_thread_interrupt(void *self, pthread_t thread);
+/* GIL, which it gives up meanwhile: until no thread of ours will ask for it to interrupt another. */
+void px_thread_wait_for_hits(struct px_python *self);
 /* GIL. True when CPython is about to raise what interrupts this subshell's thread. */
 bool px_thread_is_hit(void);
 void px_python_interrupt(void *self);

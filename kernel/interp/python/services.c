@@ -53,6 +53,8 @@ void px_python_unref(struct px_python *self)
         free(loan);
         loan = next;
     }
+    pthread_cond_destroy(&self->hits_done);
+    pthread_mutex_destroy(&self->hits_lock);
     free(self);
 }
 

@@ -12,6 +12,10 @@
  * under the cell are spared, so that event loops stay whole. Code that handles SIGINT itself is
  * left to do so.
  *
+ * A request may wait long for the GIL, before its first instruction. So an interrupt has a time, and
+ * is acted on by what had asked for the GIL by then; one that is older was meant for what went
+ * before, and is dropped. A SIGINT from elsewhere has no time: it is dropped if it comes too early.
+ *
  * Signals reach one thread only. In a subshell's thread KeyboardInterrupt is made to be raised at
  * the next instruction of Python; setting that up needs the GIL, which the caller must not wait
  * for, and so has a thread of its own.
@@ -27,7 +31,7 @@
 
 #include <frameobject.h>
 
-#define AGAIN_MS 1000
+#define AGAIN_NS 1000000000
 
 /* ---- in and out ---- */
 
@@ -35,7 +39,9 @@
 struct px_thread {
     struct px_thread *next;
     pthread_t id;
-    bool inside; /* an op */
+    bool inside;        /* an op */
+    int64_t entered_ns; /* when it asked for the GIL */
+    int64_t missed_ns;  /* an interrupt that found it outside; 0: none */
 };
 
 static bool is_main(const struct px_python *self)
@@ -66,13 +72,27 @@ static void take_hit(struct px_python *self)
     PyErr_Clear();
 }
 
-/* GIL, this thread's. Notes where it is; an interrupt of what went before is dropped. */
-static void step(struct px_python *self, bool inside)
+/* GIL, this thread's, which is a subshell's. An interrupt of what went before is dropped. */
+static void enter_thread(struct px_python *self, int64_t asked_ns)
 {
     struct px_thread *thread = find(self, pthread_self());
     if (!thread)
         return;
-    thread->inside = inside;
+    thread->inside = true;
+    thread->entered_ns = asked_ns;
+    if (px_thread_is_hit())
+        take_hit(self);
+    if (thread->missed_ns >= asked_ns)
+        PyThreadState_SetAsyncExc((unsigned long)thread->id, PyExc_KeyboardInterrupt);
+    thread->missed_ns = 0;
+}
+
+static void leave_thread(struct px_python *self)
+{
+    struct px_thread *thread = find(self, pthread_self());
+    if (!thread)
+        return;
+    thread->inside = false;
     if (px_thread_is_hit())
         take_hit(self);
 }
@@ -80,21 +100,24 @@ static void step(struct px_python *self, bool inside)
 /* GIL, interpreter thread. Forgets the interrupts of a request. */
 static void calm(struct px_python *self)
 {
-    atomic_store(&self->interrupted_ms, 0);
+    atomic_store(&self->interrupted_ns, 0);
     if (atomic_exchange(&self->relentless, false))
         PyEval_SetTrace(NULL, NULL);
 }
 
 void px_python_enter(struct px_python *self)
 {
+    const int64_t asked_ns = px_now_ns();
     if (!is_main(self)) {
         PyEval_RestoreThread(PyGILState_GetThisThreadState());
-        step(self, true);
+        enter_thread(self, asked_ns);
     } else {
         PyEval_RestoreThread(self->thread);
-        calm(self);
-        if (PyErr_CheckSignals() != 0)
-            PyErr_Clear();
+        if (atomic_load(&self->interrupted_ns) < asked_ns) {
+            calm(self);
+            if (PyErr_CheckSignals() != 0)
+                PyErr_Clear();
+        }
     }
     px_loan_collect(self);
 }
@@ -102,7 +125,7 @@ void px_python_enter(struct px_python *self)
 void px_python_leave(struct px_python *self)
 {
     if (!is_main(self)) {
-        step(self, false);
+        leave_thread(self);
         PyEval_SaveThread();
         return;
     }
@@ -151,29 +174,54 @@ void px_thread_end(void *arg)
 struct aim {
     struct px_python *self;
     pthread_t thread;
+    int64_t ns;
 };
+
+static void count_hit(struct px_python *self, int change)
+{
+    pthread_mutex_lock(&self->hits_lock);
+    self->hits += change;
+    if (self->hits == 0)
+        pthread_cond_broadcast(&self->hits_done);
+    pthread_mutex_unlock(&self->hits_lock);
+}
+
+void px_thread_wait_for_hits(struct px_python *self)
+{
+    Py_BEGIN_ALLOW_THREADS pthread_mutex_lock(&self->hits_lock);
+    while (self->hits > 0)
+        pthread_cond_wait(&self->hits_done, &self->hits_lock);
+    pthread_mutex_unlock(&self->hits_lock);
+    Py_END_ALLOW_THREADS
+}
 
 static void *hit(void *arg)
 {
     struct aim aim = *(struct aim *)arg;
     free(arg);
     const PyGILState_STATE state = PyGILState_Ensure();
-    const struct px_thread *thread = find(aim.self, aim.thread);
-    if (thread && thread->inside)
+    struct px_thread *thread = find(aim.self, aim.thread);
+    if (thread && !thread->inside)
+        thread->missed_ns = aim.ns;
+    else if (thread && aim.ns >= thread->entered_ns)
         PyThreadState_SetAsyncExc((unsigned long)aim.thread, PyExc_KeyboardInterrupt);
     PyGILState_Release(state);
+    count_hit(aim.self, -1);
     return NULL;
 }
 
 void px_thread_interrupt(void *arg, pthread_t thread)
 {
     struct aim *aim = px_alloc(sizeof *aim);
-    *aim = (struct aim){arg, thread};
+    *aim = (struct aim){arg, thread, px_now_ns()};
     pthread_t helper;
-    if (pthread_create(&helper, NULL, hit, aim) != 0)
-        free(aim);
-    else
+    count_hit(arg, 1);
+    if (pthread_create(&helper, NULL, hit, aim) == 0) {
         pthread_detach(helper);
+    } else {
+        count_hit(arg, -1);
+        free(aim);
+    }
 }
 
 /* Files whose lines are spared. */
@@ -230,9 +278,9 @@ static int be_relentless(void *arg)
 void px_python_interrupt(void *arg)
 {
     struct px_python *self = arg;
-    const int64_t now_ms = px_now_ms();
-    const int64_t last_ms = atomic_exchange(&self->interrupted_ms, now_ms);
-    if (last_ms && now_ms - last_ms < AGAIN_MS) {
+    const int64_t now_ns = px_now_ns();
+    const int64_t last_ns = atomic_exchange(&self->interrupted_ns, now_ns);
+    if (last_ns && now_ns - last_ns < AGAIN_NS) {
         atomic_store(&self->relentless, true);
         (void)Py_AddPendingCall(be_relentless, self); /* full: one of these is in it already */
     }
