@@ -162,12 +162,17 @@ static void on_shutdown(void *ctx, bool restart)
     px_service_end(channels->service, 0);
 }
 
+static void end_without_parent(struct px_channels *channels)
+{
+    px_log(PX_WARN, "frontend.gone", NULL);
+    px_service_end(channels->service, 0);
+}
+
 static void on_parent_gone(struct px_loop *loop, void *ctx)
 {
     struct px_channels *channels = ctx;
-    px_log(PX_WARN, "frontend.gone", NULL);
     px_loop_unwatch(loop, channels->parent_watch);
-    px_service_end(channels->service, 0);
+    end_without_parent(channels);
 }
 
 static void close_sockets(void *ctx)
@@ -272,6 +277,8 @@ static void watch_parent(struct px_channels *channels)
     if (channels->parent_fd >= 0)
         channels->parent_watch = px_loop_fd(px_service_loop(channels->service), channels->parent_fd,
                                             on_parent_gone, channels);
+    else if (errno == ESRCH) /* it did not live to see this */
+        end_without_parent(channels);
     else
         px_log(PX_DEBUG, "frontend.unwatched", "pid=%ld why=\"%s\"", pid, strerror(errno));
 }

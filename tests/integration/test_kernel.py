@@ -303,6 +303,9 @@ def test_kernel_ends_with_its_front_end(env, tmp_path):
     parent.kill()
     parent.wait()
     assert kernel.wait(TIMEOUT) == 0
+    orphan = subprocess.Popen([PXKERNEL, "--language", "echo", "-f", path],
+                              env={**env, "JPY_PARENT_PID": str(parent.pid)})
+    assert orphan.wait(TIMEOUT) == 0, "a front end that was gone at the start"
 
 
 def test_exit_ends_the_kernel(echo):
