@@ -148,8 +148,8 @@ bool px_subshells_left(struct px_kernel *kernel);
 
 /* ---- outbox: the interpreter's threads post, the service thread takes ---- */
 
-/* Statuses of a request that ran on the interpreter thread. */
-enum px_mark { PX_UNMARKED, PX_BUSY, PX_IDLE };
+/* Statuses of a request that ran on the interpreter thread, and the idle of one that ran elsewhere. */
+enum px_mark { PX_UNMARKED, PX_BUSY, PX_IDLE, PX_IDLE_ASIDE };
 
 struct px_item {
     struct px_item *next;
@@ -250,6 +250,7 @@ struct px_kernel {
     int look_ms;                   /* until the service thread looks for the next busy */
     int tells;                     /* of a slow reader, still to be made; service thread */
     int64_t told_ms;               /* of one, last; 0: never; service thread */
+    struct px_parent *showing;     /* request of the main shell that is seen to run; service thread */
     struct px_item *withheld;      /* hush.c: busy, then execute_input; service thread */
     int64_t hush_ms;               /* until when, monotonic */
     struct px_parent *hushed;      /* hush.c: whose idle is left out; service thread */
@@ -295,6 +296,9 @@ void px_kernel_settle(struct px_kernel *kernel, struct px_request *request);
 void px_kernel_serve(struct px_kernel *kernel, struct px_request *request);
 /* Fills kernel->host. */
 void px_host_init(struct px_kernel *kernel);
+/* A status message. */
+struct px_item *px_state_item(const struct px_kernel *kernel, struct px_parent *parent,
+                              const char *state);
 /* Builds, signs and sends, on the service thread; takes `item`. */
 void px_kernel_send(struct px_kernel *kernel, struct px_item *item);
 /* Sends now on the service thread, or posts, as the request's place says; takes `item`. */

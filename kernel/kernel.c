@@ -126,12 +126,13 @@ void px_kernel_publish(struct px_kernel *kernel, const struct px_request *reques
 static void publish_state(struct px_kernel *kernel, const struct px_request *request,
                           enum px_mark mark)
 {
-    struct px_item *item = px_item_create(PX_IOPUB, "status", request->parent);
-    item->topic = kernel->topics[PX_TOPIC_STATUS];
-    item->mark = request->shell == &kernel->main ? mark : PX_UNMARKED;
+    struct px_item *item =
+        px_state_item(kernel, request->parent, mark == PX_BUSY ? "busy" : "idle");
     item->quiet = mark == PX_BUSY && px_hush_asked(request);
-    px_buf_text(&item->content, mark == PX_BUSY ? "{\"execution_state\": \"busy\"}"
-                                                : "{\"execution_state\": \"idle\"}");
+    if (request->shell == &kernel->main)
+        item->mark = mark;
+    else if (mark == PX_IDLE)
+        item->mark = PX_IDLE_ASIDE;
     px_kernel_emit(kernel, request, item);
 }
 
@@ -263,10 +264,7 @@ void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct
 
 void px_kernel_announce(struct px_kernel *kernel)
 {
-    struct px_item *item = px_item_create(PX_IOPUB, "status", NULL);
-    item->topic = kernel->topics[PX_TOPIC_STATUS];
-    px_buf_text(&item->content, "{\"execution_state\": \"starting\"}");
-    px_kernel_send(kernel, item);
+    px_kernel_send(kernel, px_state_item(kernel, NULL, "starting"));
 }
 
 int px_kernel_fd(const struct px_kernel *kernel)
@@ -315,7 +313,7 @@ static int64_t rest(struct px_kernel *kernel, int64_t delay_ms, bool began)
 
 static void follow_mark(struct px_kernel *kernel, enum px_mark mark)
 {
-    if (mark == PX_UNMARKED)
+    if (mark != PX_BUSY && mark != PX_IDLE)
         return;
     kernel->shown = mark == PX_BUSY;
     kernel->look_ms = LOOK_FIRST_MS;
@@ -523,6 +521,7 @@ void px_kernel_destroy(struct px_kernel *kernel)
     px_capture_destroy(kernel->capture);
     px_shell_fini(&kernel->main);
     px_hush_fini(kernel);
+    px_parent_unref(kernel->showing);
     px_outbox_fini(&kernel->outbox);
     px_comms_destroy(kernel->comms);
     px_aborts_fini(kernel);

@@ -49,6 +49,33 @@ static void dress_stream(struct px_item *item)
     item->content = json;
 }
 
+static void show(struct px_kernel *kernel, struct px_parent *parent)
+{
+    px_parent_unref(kernel->showing);
+    kernel->showing = px_parent_ref(parent);
+}
+
+/* A front end shows the state that it heard last. What ends elsewhere, while a request of the main
+ * shell runs, is followed by that one's busy again. */
+static void follow_state(struct px_kernel *kernel, const struct px_item *item)
+{
+    if (item->mark == PX_BUSY)
+        show(kernel, item->parent);
+    else if (item->mark == PX_IDLE)
+        show(kernel, NULL);
+    else if (item->mark == PX_IDLE_ASIDE && kernel->showing)
+        px_kernel_send(kernel, px_state_item(kernel, kernel->showing, "busy"));
+}
+
+struct px_item *px_state_item(const struct px_kernel *kernel, struct px_parent *parent,
+                              const char *state)
+{
+    struct px_item *item = px_item_create(PX_IOPUB, "status", parent);
+    item->topic = kernel->topics[PX_TOPIC_STATUS];
+    px_buf_printf(&item->content, "{\"execution_state\": \"%s\"}", state);
+    return item;
+}
+
 void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
 {
     if (item->stream >= 0)
@@ -72,5 +99,6 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
     if (item->channel == PX_STDIN)
         px_shell_asked(kernel, item->parent, px_session_last_id(kernel->config.session));
     kernel->config.send(kernel->config.ctx, item->channel, &msg);
+    follow_state(kernel, item);
     px_item_destroy(item);
 }

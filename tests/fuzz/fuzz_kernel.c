@@ -75,7 +75,8 @@ static void count(struct tally *tally, const char *type, const json_t *content)
 {
     const char *state = json_string_value(json_object_get(content, "execution_state"));
     if (state && strcmp(type, "status") == 0) {
-        tally->busy += strcmp(state, "busy") == 0;
+        /* Said again, it is the same one: behind what ended beside it. */
+        tally->busy += strcmp(state, "busy") == 0 && tally->busy == tally->idle;
         tally->idle += strcmp(state, "idle") == 0;
     }
 }

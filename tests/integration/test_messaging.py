@@ -131,6 +131,22 @@ def test_a_subshell_runs_while_the_main_shell_does(kernel, subshell):
     assert kernel.reply(main)["content"]["status"] == "ok"
 
 
+def test_the_state_heard_last_is_busy_while_a_cell_runs(kernel, subshell):
+    """That of the service thread's and of subshells' requests says less."""
+    main = kernel.kc.execute("print('go', flush=True)\nname = input()", allow_stdin=True)
+    kernel.wait_for_output(main, "stream")
+    kernel.kc.get_stdin_msg(timeout=TIMEOUT)
+    for ask in (kernel.kc.kernel_info, lambda: kernel.send("control", "usage_request", {}),
+                lambda: execute_in(kernel, subshell, "1")):
+        kernel.until_idle(ask())
+        assert kernel.wait_for_output(main, "status") == {"execution_state": "busy"}
+    kernel.kc.input("")
+    assert [c for kind, c in kernel.until_idle(main) if kind == "status"] == [
+        {"execution_state": "idle"}]
+    for msg_id in (kernel.kc.kernel_info(), kernel.kc.execute("2")):
+        assert sum(kind == "status" for kind, _ in kernel.until_idle(msg_id)) == 2
+
+
 def test_output_of_each_shell_has_its_own_parent(kernel, subshell):
     kernel.run("import threading, time\nturn = threading.Barrier(2)\n"
                "def talk(who):\n"

@@ -428,6 +428,7 @@ static void input_is_interrupted(void **state)
     expect_busy(f);
     fixture_expect(f, PX_CONTROL, "interrupt_reply", "ok");
     expect_idle(f);
+    expect_busy(f); /* still */
     fixture_expect(f, PX_IOPUB, "error", "KeyboardInterrupt");
     fixture_expect(f, PX_SHELL, "execute_reply", "KeyboardInterrupt");
     expect_idle(f);
