@@ -285,6 +285,7 @@ struct px_port {
     struct px_watch *watch;
     struct px_loop *loop;
     struct px_link *link; /* NULL: it is never paced */
+    bool blocked;         /* what comes has nowhere to go: it waits in the socket */
     unsigned long received, malformed, forged, unroutable;
     unsigned long long bytes;
     struct px_log_limiter limiter;

@@ -62,7 +62,7 @@ static void watch(struct px_port *port)
 static void on_paced(struct px_loop *loop, void *ctx)
 {
     struct px_port *port = ctx;
-    if (px_link_is_full(port->link)) {
+    if (port->blocked || (port->link != NULL && px_link_is_full(port->link))) {
         px_loop_timer(loop, PX_PACE_MS, 0, on_paced, port);
         return;
     }
@@ -73,11 +73,13 @@ static void on_paced(struct px_loop *loop, void *ctx)
 static void on_readable(struct px_loop *loop, void *ctx)
 {
     struct px_port *port = ctx;
-    if (port->link == NULL || !px_link_is_crowded(port->link)) {
+    bool crowded = port->link != NULL && px_link_is_crowded(port->link);
+    if (!crowded && !port->blocked) {
         px_port_drain(port);
         return;
     }
-    port->link->paces++;
+    if (crowded)
+        port->link->paces++;
     px_loop_unwatch(loop, port->watch);
     px_loop_timer(loop, PX_PACE_MS, 0, on_paced, port);
 }

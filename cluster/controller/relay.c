@@ -12,6 +12,7 @@
 #include "controller.h"
 
 #include <stdlib.h>
+#include <utlist.h>
 
 struct px_relay {
     struct px_shared shared;
@@ -135,12 +136,49 @@ void px_relay_report(const struct px_relay *relay, json_t *report)
 struct px_pure {
     struct px_shared shared;
     struct px_port in, out;
+    /* The rest of a batch, while no engine has room; further requests wait in their socket. */
+    struct waiting *waiting;
+    struct px_timer *retry;
 };
+
+struct waiting {
+    struct px_msg *msg;
+    struct waiting *prev, *next;
+};
+
+static void drop_waiting(struct px_pure *pure)
+{
+    struct waiting *first = pure->waiting;
+    DL_DELETE(pure->waiting, first);
+    px_msg_destroy(first->msg);
+    free(first);
+}
+
+static void on_pure_retry(struct px_loop *loop, void *ctx)
+{
+    struct px_pure *pure = ctx;
+    while (pure->waiting != NULL &&
+           px_socket_send(pure->out.socket, &pure->waiting->msg) == PX_SENT)
+        drop_waiting(pure);
+    if (pure->waiting != NULL)
+        return;
+    px_loop_cancel(loop, pure->retry);
+    pure->retry = NULL;
+    pure->in.blocked = false;
+}
 
 void px_pure_submit(struct px_pure *pure, struct px_msg *msg)
 {
     px_link_note(pure->shared.link, PX_NOTE_TASK_REQUEST, msg);
-    px_port_send(&pure->out, msg);
+    if (pure->waiting == NULL && px_socket_send(pure->out.socket, &msg) == PX_SENT)
+        return;
+    struct waiting *last = px_alloc(sizeof(*last));
+    last->msg = msg;
+    DL_APPEND(pure->waiting, last);
+    pure->in.blocked = true;
+    if (pure->retry == NULL)
+        pure->retry = px_loop_timer(pure->shared.loop, PX_ROUTE_RETRY_MS, PX_ROUTE_RETRY_MS,
+                                    on_pure_retry, pure);
 }
 
 static void on_pure_request(void *ctx, struct px_msg **msg)
@@ -180,6 +218,11 @@ struct px_pure *px_pure_create(const struct px_shared *shared, struct px_socket 
 
 void px_pure_destroy(struct px_pure *pure)
 {
+    if (pure == NULL)
+        return;
+    while (pure->waiting != NULL)
+        drop_waiting(pure);
+    px_loop_cancel(pure->shared.loop, pure->retry);
     free(pure);
 }
 
