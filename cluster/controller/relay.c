@@ -248,8 +248,11 @@ static void on_iopub(void *ctx, struct px_msg **msg)
                 px_span_equal(header.msg_type, "status");
     if (!told)
         px_link_note(iopub->shared.link, PX_NOTE_IOPUB, *msg);
-    px_port_send(&iopub->out, *msg);
-    *msg = NULL;
+    if (px_socket_send(iopub->out.socket, msg) == PX_SENT)
+        return;
+    iopub->out.unroutable++;
+    px_log_limited(&iopub->out.limiter, PX_WARN, "subscriber-slow", "missed=%lu",
+                   iopub->out.unroutable);
 }
 
 /* Subscriptions arrive as messages on an XPUB; ZeroMQ has already heeded them. */
@@ -288,4 +291,5 @@ void px_iopub_destroy(struct px_iopub *iopub)
 void px_iopub_report(const struct px_iopub *iopub, json_t *report)
 {
     px_port_report(&iopub->in, "engines", report);
+    px_port_report(&iopub->out, "clients", report);
 }

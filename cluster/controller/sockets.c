@@ -15,9 +15,11 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Messages kept for one subscriber that does not read: what comes beyond them it misses. */
 #define FIRST_MS 10000 /* how long one waits for a message within the process */
-#define PUBLISH_HWM 200000
+/* Messages kept for one subscriber that does not read: what comes beyond them it misses. Output is
+ * large, notifications are small and few, and a client that misses one is wrong for good. */
+#define OUTPUT_HWM 20000
+#define NOTIFICATION_HWM 200000
 
 /* Ports for one side, then for both. */
 struct pools {
@@ -119,8 +121,10 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         return -1;
     if (plan->identity != NULL)
         px_socket_set_identity(*socket, plan->identity);
-    if (plan->type == PX_XPUB || plan->type == PX_PUB)
-        px_socket_set_hwm(*socket, PUBLISH_HWM);
+    if (socket == &sockets->iopub_out)
+        px_socket_set_bounded(*socket, OUTPUT_HWM);
+    else if (plan->type == PX_XPUB || plan->type == PX_PUB)
+        px_socket_set_hwm(*socket, NOTIFICATION_HWM);
     if (plan->type == PX_SUB)
         px_socket_subscribe(*socket, "");
     if (settings->restore && find_firsts(sockets, *socket, err) != 0)
