@@ -344,11 +344,21 @@ static void close_plan(struct px_sockets *sockets, const struct plan *plans, siz
     }
 }
 
+/* Another controller of the same profile may have written its own since. */
+static void unlink_own(const char *path, enum px_role role, const struct px_cluster_connection *own)
+{
+    struct px_cluster_connection file = {0};
+    if (px_cluster_connection_read(path, role, &file, NULL) == 0 &&
+        strcmp(file.key, own->key) == 0 && file.registration == own->registration)
+        unlink(path);
+    px_cluster_connection_fini(&file);
+}
+
 void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *settings)
 {
     if (sockets->files_written && !settings->reuse) {
-        unlink(sockets->client_path);
-        unlink(sockets->engine_path);
+        unlink_own(sockets->client_path, PX_ROLE_CLIENT, &sockets->client);
+        unlink_own(sockets->engine_path, PX_ROLE_ENGINE, &sockets->engine);
     }
     close_plan(sockets, &query_plan, 1, &sockets->engine);
     close_plan(sockets, engine_plan, PX_COUNT(engine_plan), &sockets->engine);
