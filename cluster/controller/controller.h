@@ -165,6 +165,7 @@ struct px_notes {
 enum px_order_kind {
     PX_ORDER_ENGINE_UP,    /* uuid, id, features: finished registration */
     PX_ORDER_ENGINE_DOWN,  /* uuid, id, cause */
+    PX_ORDER_EXPECT_NEWS,  /* uuid: its heart is to be told of, even if it beats already */
     PX_ORDER_EXPECT,       /* uuid: a heart that should be beating (restored engine) */
     PX_ORDER_SUBMIT,       /* msg: a task, as if a client had sent it; identities | message */
     PX_ORDER_WHY,          /* msg: a why_request, text: its ids; the answer is a PX_NOTE_WHY */

@@ -20,10 +20,11 @@
 
 #define SWEEP_MS 500
 #define SAVE_DELAY_MS 50
-#define STRANDED_MS 5000   /* how long a dead engine's direct tasks wait for a late reply */
-#define MAX_DEAD 10000     /* engines that are gone and still listed */
-#define MAX_HOST 255       /* characters of a name */
-#define MAX_PENDING 100000 /* registrations at a time */
+#define STRANDED_MS 5000      /* how long a dead engine's direct tasks wait for a late reply */
+#define MAX_DEAD 10000        /* engines that are gone and still listed */
+#define MAX_HOST 255          /* characters of a name */
+#define MAX_PENDING 100000    /* registrations at a time */
+#define MAX_WANTED 1000000000 /* an id that an engine may ask for: all others come behind it */
 #define MAX_STATE_FILE (64u << 20)
 
 struct px_pending {
@@ -295,7 +296,7 @@ static bool is_taken(const struct px_hub *hub, int id)
 static int choose_id(struct px_hub *hub, const json_t *wanted)
 {
     json_int_t id = json_is_integer(wanted) ? json_integer_value(wanted) : -1;
-    if (id < 0 || id >= INT32_MAX || is_taken(hub, (int)id))
+    if (id < 0 || id > MAX_WANTED || is_taken(hub, (int)id))
         return hub->next_id++;
     if ((int)id >= hub->next_id)
         hub->next_id = (int)id + 1;
@@ -358,6 +359,9 @@ static void add_pending(struct px_hub *hub, const char *uuid, int id, const json
     pending->where = read_where(json_object_get(content, "px"));
     pending->until_ms = px_now_ms() + hub->registration_timeout_ms;
     HASH_ADD_KEYPTR(hh, hub->pending, pending->uuid, strlen(pending->uuid), pending);
+    struct px_order order = {.kind = PX_ORDER_EXPECT_NEWS};
+    memcpy(order.uuid, uuid, strlen(uuid));
+    px_link_order(hub->link, &order);
     start_sweep(hub);
 }
 
@@ -486,7 +490,7 @@ static void restore_engine(struct px_hub *hub, const char *key, const json_t *uu
 {
     char *end;
     long id = strtol(key, &end, 10);
-    if (*end != 0 || end == key || id < 0 || id >= INT32_MAX || !is_uuid(uuid) ||
+    if (*end != 0 || end == key || id < 0 || id > MAX_WANTED || !is_uuid(uuid) ||
         px_hub_member_id(hub, (int)id) != NULL ||
         px_hub_member(hub, px_span_of(json_string_value(uuid))) != NULL) {
         px_log(PX_WARN, "restore-skipped", "id=%.20s", key);

@@ -75,6 +75,12 @@ static void on_expect(struct px_traffic *traffic, struct px_order *order)
     px_heart_expect(traffic->heart, px_span_of(order->uuid));
 }
 
+/* It may have been heard, and ignored, before it was registered, or when that took too long. */
+static void on_expect_news(struct px_traffic *traffic, struct px_order *order)
+{
+    px_heart_forget(traffic->heart, px_span_of(order->uuid));
+}
+
 static void on_submit(struct px_traffic *traffic, struct px_order *order)
 {
     if (traffic->tasks != NULL)
@@ -173,6 +179,7 @@ static void on_stop(struct px_traffic *traffic, struct px_order *order)
 static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct px_order *) = {
     [PX_ORDER_ENGINE_UP] = on_engine_up,
     [PX_ORDER_ENGINE_DOWN] = on_engine_down,
+    [PX_ORDER_EXPECT_NEWS] = on_expect_news,
     [PX_ORDER_EXPECT] = on_expect,
     [PX_ORDER_SUBMIT] = on_submit,
     [PX_ORDER_WHY] = on_why,

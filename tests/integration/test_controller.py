@@ -1117,6 +1117,65 @@ def test_messages_that_an_engine_never_takes_are_answered(peer):
     assert shell.poll(10000)  # what any engine may run goes to another
 
 
+def test_pure_keeps_tasks_until_there_is_an_engine(cluster):
+    cluster.start("--scheme=pure")
+    peer = Peer(cluster)
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    task = peer.connect(zmq.DEALER, peer.client["task"])
+    for number in range(200):
+        peer.session.send(task, "apply_request", content={"n": number})
+    wait_until(lambda: peer.ask("queue_request", {"targets": None})["content"]["unassigned"])
+    shell = peer.connect(zmq.ROUTER, peer.engine["task"], "engine-a")
+    join(peer, "engine-a", told)
+    for number in range(200):
+        assert shell.poll(10000)
+        frames = peer.session.feed_identities(shell.recv_multipart())[1]
+        assert peer.session.deserialize(frames)["content"] == {"n": number}
+    peer.close()
+
+
+def test_a_heart_that_was_ignored_registers_later(cluster):
+    """What has not answered in time is forgotten; its heart goes on, and it asks again."""
+    cluster.start("--ping=250", "--IPController.registration_timeout=1")
+    peer = Peer(cluster)
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    pong = peer.connect(zmq.DEALER, peer.engine["hb_pong"], "late")
+    ping = peer.connect(zmq.SUB, peer.engine["hb_ping"])
+
+    def beat_until(condition):
+        while not condition():
+            if ping.poll(100):
+                pong.send(ping.recv())
+
+    hearts = {"hearts": 0}
+
+    def is_heard():
+        hearts.update(peer.ask("status_request", {})["content"]["hearts"])
+        return hearts["pongs"] > 0
+
+    beat_until(is_heard)  # it beats before it is known
+    peer.register("late")
+    beat_until(lambda: told.poll(0))
+    assert peer.receive(told)["content"]["uuid"] == "late"
+    peer.close()
+
+
+def test_ids_that_engines_ask_for_are_bounded(peer):
+    assert peer.register("engine-a", id=2**31 - 2)["content"]["id"] == 0
+    assert peer.register("engine-b")["content"]["id"] == 1
+
+
+def test_files_of_another_controller_stay(cluster):
+    cluster.start()
+    first = cluster.controller
+    cluster.start()
+    files = os.listdir(cluster.security())
+    first.terminate()
+    assert first.wait(10) == 0
+    assert os.listdir(cluster.security()) == files
+    assert cluster.client().ids == []
+
+
 def test_coalesced_replies_that_no_message_can_hold(peer):
     told = peer.connect(zmq.SUB, peer.client["notification"])
     engines = {}
