@@ -345,11 +345,20 @@ def test_remote_error(shared):
     assert "ZeroDivisionError" in str(info.value)
 
 
-def test_abort(shared):
+def wait_until_there(path):
+    import os
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+def test_abort(shared, tmp_path):
     view = shared.rc[0]
-    first = view.apply_async(time.sleep, 1)
+    first = view.apply_async(wait_until_there, str(tmp_path / "go on"))
     second = view.apply_async(lambda: 2)
     view.abort(second)
+    (tmp_path / "go on").touch()
     with pytest.raises(ipp.error.TaskAborted):
         second.get(DEADLINE)
     first.get(DEADLINE)
