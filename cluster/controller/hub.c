@@ -244,6 +244,22 @@ static void on_query(struct px_loop *loop, void *ctx)
     take_requests(ctx);
 }
 
+/* 01 | topic: somebody subscribes to notifications. */
+static void on_subscription(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct px_hub *hub = ctx;
+    struct px_msg *msg;
+    bool news = false;
+    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(hub->sockets->notification)); i++) {
+        const struct px_span text = px_msg_frame(msg, 0);
+        news = news || (text.size > 0 && text.data[0] == 1);
+        px_msg_destroy(msg);
+    }
+    if (news)
+        px_hub_greet(hub);
+}
+
 /* ---- signals --------------------------------------------------------------- */
 
 static void on_end_signal(struct px_loop *loop, int signo, void *ctx)
@@ -327,6 +343,7 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
     }
     if (!settings->restore)
         px_hub_save(hub); /* nobody yet, and from now on */
+    px_loop_socket(hub->loop, px_socket_pollable(sockets->notification), on_subscription, hub);
     px_loop_socket(hub->loop, px_socket_pollable(sockets->query), on_query, hub);
     px_loop_fd(hub->loop, px_doorbell_fd(link->to_hub), on_notes, hub);
     return hub;

@@ -210,7 +210,7 @@ struct px_member {
     json_t *names;   /* of features, as it said them; NULL for none */
     int64_t left_ms; /* when it was unregistered */
     json_t *where;   /* {"host", "pid"}, as far as it said; NULL for neither */
-    int64_t joined_ms;
+    int64_t joined_ms; /* when it was registered */
     char *cause;                  /* why it died, a phrase; NULL: it ended well, or not known */
     bool is_leaving, is_answered; /* dead, and clients have not been told; its direct requests have
                                    * been answered */
@@ -272,6 +272,8 @@ char *px_hub_say_lost(const struct px_member *member, const char *msg_id);
 /* Announces the end of one that is no longer alive, at once or a moment later. */
 void px_hub_take_leave(struct px_hub *hub, struct px_member *member);
 void px_hub_new_heart(struct px_hub *hub, struct px_span uuid);
+/* Somebody subscribed to notifications: tells of the engines that have just registered. */
+void px_hub_greet(struct px_hub *hub);
 size_t px_hub_pending_count(const struct px_hub *hub);
 /* Publishes a notification; `content` is taken, `parent` may be empty. */
 void px_hub_notify(struct px_hub *hub, const char *type, json_t *content, struct px_span parent);

@@ -19,6 +19,7 @@
 #include <utlist.h>
 
 #define SWEEP_MS 500
+#define GREET_MS 5000 /* between a client's question and its subscription */
 #define SAVE_DELAY_MS 50
 #define STRANDED_MS 5000      /* how long a dead engine's direct tasks wait for a late reply */
 #define MAX_DEAD 10000        /* engines that are gone and still listed */
@@ -202,6 +203,19 @@ void px_hub_new_heart(struct px_hub *hub, struct px_span uuid)
     px_hub_notify(hub, PX_REGISTRATION_NOTIFICATION, describe_member(member), (struct px_span){0});
     px_log(PX_INFO, "engine-registered", "id=%d engine=%s", member->id, member->uuid);
     save_soon(hub);
+}
+
+/* A client of ipyparallel asks who is there and only then subscribes: it would not hear of an engine
+ * that registers in between, ever. To those that know of it already this is no news. */
+void px_hub_greet(struct px_hub *hub)
+{
+    const int64_t since_ms = px_now_ms() - GREET_MS;
+    struct px_member *member, *next;
+    HASH_ITER(hh, hub->by_id, member, next) {
+        if (member->alive && member->joined_ms > since_ms)
+            px_hub_notify(hub, PX_REGISTRATION_NOTIFICATION, describe_member(member),
+                          (struct px_span){0});
+    }
 }
 
 static void start_sweep(struct px_hub *hub);

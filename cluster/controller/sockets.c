@@ -105,7 +105,7 @@ static const struct plan client_plan[] = {
     {PX_ROUTER, "mux_in", SOCKET(mux_in), PORT(mux)},
     {PX_ROUTER, "task_in", SOCKET(task_in), PORT(task)},
     {PX_XPUB, NULL, SOCKET(iopub_out), PORT(iopub)},
-    {PX_PUB, NULL, SOCKET(notification), PORT(notification)},
+    {PX_XPUB, NULL, SOCKET(notification), PORT(notification)},
     {PX_ROUTER, PX_ID_BROADCAST_ROOT, SOCKET(broadcast_in), PORT(broadcast)},
 };
 

@@ -1027,6 +1027,16 @@ def test_registration_is_told_at_once(peer):
         "queue": 0, "completed": 0, "tasks": 0}
 
 
+def test_who_subscribes_late_is_told_of_who_came_meanwhile(peer):
+    assert peer.ask("connection_request", {})["content"]["engines"] == {}
+    early = peer.connect(zmq.SUB, peer.client["notification"])
+    peer.register("engine-a")
+    peer.beat("engine-a")
+    told = peer.receive(early)["content"]
+    late = peer.connect(zmq.SUB, peer.client["notification"])
+    assert peer.receive(late)["content"] == told
+
+
 def test_messages_wait_for_a_registered_engine_to_connect(peer):
     told = peer.connect(zmq.SUB, peer.client["notification"])
     peer.register("engine-a")
