@@ -45,11 +45,12 @@ static void allow_many_files(void)
 /*
  * Before ZeroMQ starts its threads: these block all signals, but only once they run, and a
  * SIGTERM that met one before that would end the process with its files left behind. The hub
- * reads the signals from a descriptor.
+ * reads the signals from a descriptor. Nor does a log that nobody reads any more end it.
  */
 static void block_signals(void)
 {
     sigset_t signals;
+    signal(SIGPIPE, SIG_IGN);
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);

@@ -53,13 +53,13 @@ class Cluster:
         return subprocess.Popen(argv, env=self.env, start_new_session=True,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **kwargs)
 
-    def start(self, *options):
+    def start(self, *options, stderr=None):
         read_fd, write_fd = os.pipe()
         with open(self.log_path, "ab") as log:
             self.controller = self.spawn(
                 [CONTROLLER, "--profile-dir", self.profile_dir, "--ping=250",
                  f"--ready-fd={write_fd}", *options],
-                stderr=log, pass_fds=[write_fd])
+                stderr=stderr or log, pass_fds=[write_fd])
         os.close(write_fd)
         with os.fdopen(read_fd) as ready:
             assert ready.readline() == "ready\n", self.log()
@@ -149,6 +149,16 @@ def test_cluster_id_and_interrupt(cluster):
     assert os.path.exists(cluster.security("ipcontroller-abc-client.json"))
     cluster.controller.send_signal(signal.SIGINT)
     assert cluster.controller.wait(10) == 0
+
+
+def test_a_log_that_nobody_reads_any_more(cluster):
+    cluster.start(stderr=subprocess.PIPE)
+    cluster.controller.stderr.close()
+    cluster.controller.send_signal(signal.SIGUSR1)
+    assert cluster.client().ids == []
+    cluster.controller.terminate()
+    assert cluster.controller.wait(10) == 0
+    assert os.listdir(cluster.security()) == []
 
 
 def test_reuse_keeps_key_and_ports(cluster):
