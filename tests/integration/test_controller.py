@@ -357,10 +357,10 @@ def test_remote_error(shared):
 
 def wait_until_there(path):
     import os
-    import time
+    import threading
 
     while not os.path.exists(path):
-        time.sleep(0.01)
+        threading.Event().wait(0.01)
 
 
 def test_abort(shared, tmp_path):
