@@ -560,7 +560,8 @@ def test_an_event_loop_is_not_held_up_by_what_it_cancels(rc, gate, monkeypatch):
     assert second.cancelled()
 
 
-def test_cancel_and_abort(rc, gate):
+def test_cancel_and_abort(rc, gate, monkeypatch):
+    monkeypatch.setattr("phalanx.asyncresult.CANCEL_SECONDS", 60)
     busy = rc[0].apply_async(gate.task)
     queued, other = rc[0].apply_async(lambda: 1), rc[0].apply_async(lambda: 2)
     other.abort()
@@ -611,6 +612,19 @@ def test_executor(rc, balanced, gate):
         list(late.map(gate.task, range(2), timeout=0.05))
     late.shutdown(wait=False, cancel_futures=True)
     gate.open()
+
+
+def test_an_executor_aborts_all_its_futures_at_once(rc, gate, monkeypatch):
+    told, abort = [], rc.abort
+    monkeypatch.setattr(rc, "abort", lambda *args, **kw: told.append(kw) or abort(*args, **kw))
+    executor = rc[rc.ids[0]].executor
+    _, *others = [executor.submit(gate.task, i) for i in range(8)]
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert len(told) == 1
+    abort("unknown", targets=rc.ids[0], block=True)  # comes behind it
+    gate.open()
+    assert not concurrent.futures.wait(others, 60).not_done
+    assert all(future.cancelled() for future in others)
 
 
 def test_joblib(rc):

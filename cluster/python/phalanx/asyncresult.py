@@ -20,7 +20,7 @@ _CLOSED = json.dumps({
     "evalue": "the client was closed while results were missing; connect a new one, whose "
               "get_result(msg_ids) asks the controller for them",
 })
-CANCEL_SECONDS = 1  # how long cancel() waits to see whether the tasks were still queued
+CANCEL_SECONDS = 0.1  # how long cancel() waits to see whether the tasks were still queued
 
 
 def seconds_left(end):
@@ -305,9 +305,10 @@ class AsyncResult(FutureFace):
 
     def cancel(self):
         """abort() as concurrent.futures knows it: whether the call is cancelled. False when it has
-        ended, when it runs, and when it still waits in the controller, which takes it back later."""
+        ended, when it runs, and when no engine has said within 0.1 s that it was taken back: it may
+        still wait in the controller. cancelled() knows later."""
         if not self.ready():
-            self.abort()
+            self._client.abort(self, targets=self._targets, block=False)
             self.wait(CANCEL_SECONDS)
         return self.cancelled()
 

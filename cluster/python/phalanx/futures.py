@@ -7,6 +7,7 @@ waits, without the GIL, for the C library to name the results that are complete.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, RUNNING
@@ -225,13 +226,13 @@ class ViewExecutor(concurrent.futures.Executor):
         yield from result.iterate(end)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
-        """No more submissions. Waits for what was submitted, with `cancel_futures` aborts what
-        has not started."""
+        """No more submissions. With `cancel_futures` what has not started is aborted: its engines are
+        told once, of all. Then waits for what was submitted, if it is to."""
         self._shut = True
         with self._lock:
-            left = list(self._submitted)
-        if cancel_futures:
-            for result in left:
-                result.cancel()
+            left = [result for result in self._submitted if not result.ready()]
+        if cancel_futures and left:
+            with contextlib.suppress(error.NoEnginesRegistered):  # whose futures fail
+                self.view.client.abort(left, block=False)
         if wait:
             concurrent.futures.wait(left)
