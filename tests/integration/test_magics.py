@@ -553,6 +553,19 @@ def test_push_sends_what_has_changed(notebook):
         assert notebook.texts("%px builtins.px_got")[0].endswith(f": {got}"), code
 
 
+def test_push_sends_what_engines_have_changed(notebook):
+    notebook.run("import numpy\nfrom types import SimpleNamespace\n"
+                 "data, array, other = [3, 1, 2], numpy.arange(3), SimpleNamespace(n=1)")
+    for _ in range(2):
+        notebook.run("%%px --push data,array,other\n"
+                     "got = str((data, array.tolist(), other.n))\n"
+                     "data.append(99); array[0] = 7; other.n = 8")
+        assert "([3, 1, 2], [0, 1, 2], 1)" in notebook.texts("%px -t 0 got")[0]
+    notebook.run("%%px --push data,array\nkept = data, array")
+    notebook.run("%%px --push data,array\ngot = kept[0] is data and kept[1] is array")
+    assert notebook.texts("%px -t 0 got")[0].endswith(": True")
+
+
 # ---- very much, and not text ------------------------------------------------------------------------
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What %%px --push and --pull carry: names from here to engines, and back.
 
-Every engine remembers the digest of what it was sent under a name, and which object that became.
-It is asked first, and sent only what it does not have: another value, or none, or one that the
-engine's own code has put in its place.
+Every engine remembers the digest of what it was sent under a name, and a fingerprint of what that
+became there. It is asked first, and sent only what it does not have: another value, none, or one
+that the engine's own code has replaced or changed since.
 """
 
 import hashlib
@@ -17,22 +17,50 @@ from .canning import interactive
 
 
 @interactive
-def _lacking(digests):
-    scope = globals()
-    kept = scope.get("_px_carried", {})
-    return [
-        name for name, digest in digests.items()
-        if name not in scope or kept.get(name) != (digest, id(scope[name]))
-    ]
+def _carry(digests, values=None):
+    """Takes values in, or says which of the names have other values here than were sent.
 
+    A fingerprint is that of a pickle. Of an object whose class says how it is pickled, that may not
+    be all there is; so there are some of Python's own containers, numbers and texts and of NumPy's
+    objects alone, and everything else counts as changed.
+    """
+    import builtins
+    import io
+    import pickle
+    from hashlib import blake2b
 
-@interactive
-def _receive(names, digests):
-    scope = globals()
-    scope.update(names)
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, value):  # called for all but Python's own
+            named = builtins.callable(value) and builtins.hasattr(value, "__module__")
+            module = (value if named else builtins.type(value)).__module__
+            if builtins.str(module).partition(".")[0] != "numpy":
+                raise pickle.PicklingError
+            return builtins.NotImplemented
+
+    def fingerprint(value):
+        out, buffers, digest = io.BytesIO(), [], blake2b(digest_size=16)
+        try:
+            Pickler(out, 5, buffer_callback=buffers.append).dump(value)
+            for part in [out.getbuffer(), *[buffer.raw() for buffer in buffers]]:
+                digest.update(part)
+        except builtins.Exception:
+            return None
+        return digest.digest()
+
+    scope = builtins.globals()
     kept = scope.setdefault("_px_carried", {})
-    for name, digest in digests.items():
-        kept[name] = digest, id(scope[name])
+    if values is not None:
+        scope.update(values)
+        for name, digest in digests.items():
+            kept[name] = digest, fingerprint(scope[name])
+        return []
+
+    def is_as_sent(name):
+        digest, was = kept.get(name, (None, None))
+        same = name in scope and was is not None and digest == digests[name]
+        return same and was == fingerprint(scope[name])
+
+    return [name for name in digests if not is_as_sent(name)]
 
 
 # ---- here
@@ -41,7 +69,7 @@ def _receive(names, digests):
 def _digest(form, name, value):
     digest = hashlib.blake2b(digest_size=16)
     try:
-        for buffer in form.pack_call(form.pack_function(_lacking), (value,), {}):
+        for buffer in form.pack_call(form.pack_function(_carry), (value,), {}):
             digest.update(memoryview(buffer).cast("B") if len(buffer) else b"")
     except Exception as e:
         raise UsageError(
@@ -60,15 +88,15 @@ def push(view, targets, names, scope):
     ids = client._ids_of(targets)
     form = client._form(ids)
     digests = {name: _digest(form, name, scope[name]) for name in names}
-    lacking = view._call(_lacking, (digests,), {}, ids, False).get()
+    lacking = view._call(_carry, (digests,), {}, ids, False).get()
     groups = {}
     for engine, missing in zip(ids, lacking):
         if missing:
             groups.setdefault(tuple(missing), []).append(engine)
     results = [
         view._call(
-            _receive,
-            ({name: scope[name] for name in missing}, {name: digests[name] for name in missing}),
+            _carry,
+            ({name: digests[name] for name in missing}, {name: scope[name] for name in missing}),
             {}, engines, False,
         )
         for missing, engines in groups.items()
