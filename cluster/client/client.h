@@ -165,7 +165,9 @@ struct px_task {
     enum px_channel channel;
     bool listed, replied, waiting; /* I/O thread: in the table; has its reply; waits for idle */
     bool unanswered;               /* a message type that engines never reply to: ends with idle */
-    bool coalesced;                /* one reply stands for all tasks of its result */
+    bool coalesced;                /* one reply stands for all tasks of its broadcast */
+    struct px_task *peer;          /* the next task of its broadcast, in a ring; NULL: of none */
+    bool bereft;                   /* I/O thread: an engine of its coalesced broadcast died */
     char id[];
 };
 
@@ -191,7 +193,6 @@ struct phalanx_result {
     /* the thread that reads */
     struct phalanx_message *current;
 
-    bool bereft; /* I/O thread: coalesced, and an engine of it died */
     /* I/O thread: what came in this batch */
     struct {
         struct phalanx_message *head, *tail;

@@ -201,15 +201,13 @@ static bool output_is_due(const struct px_task *task, bool from_engine, struct p
     return runs && from_engine && !px_span_equal(status, "aborted");
 }
 
-/* The reply that ended `task` stands for the whole result: each of its other tasks gets an empty
+/* The reply that ended `task` stands for its whole broadcast: each of the other tasks gets an empty
  * one of the same outcome. Their idle statuses come by themselves. */
 static void share_reply(struct phalanx_client *client, const struct px_task *task,
                         const char *content, bool failed)
 {
-    struct phalanx_result *result = task->result;
-    for (size_t i = 0; i < result->count; i++) {
-        struct px_task *other = result->tasks[i];
-        if (!other->coalesced || other->replied)
+    for (struct px_task *other = task->peer; other != task; other = other->peer) {
+        if (!other->listed || other->replied)
             continue;
         struct phalanx_message *reply = px_event_create_text(PHALANX_REPLY, content);
         reply->event.failed = failed;

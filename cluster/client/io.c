@@ -170,6 +170,12 @@ void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused)
 
 /* ---- engines come and go --------------------------------------------------------------- */
 
+static void bereave(struct px_task *task)
+{
+    for (struct px_task *other = task->peer; other && other != task; other = other->peer)
+        other->bereft = other->coalesced;
+}
+
 /* Direct tasks of engines that are not there any more get their reply from here. */
 static void on_death(struct px_loop *loop, void *ctx)
 {
@@ -180,12 +186,12 @@ static void on_death(struct px_loop *loop, void *ctx)
     HASH_ITER(hh, client->tasks, task, next) {
         if (task->channel != PX_CHANNEL_TASK && task->engine >= 0 && !task->replied &&
             !is_alive(client, task->engine)) {
-            task->result->bereft |= task->coalesced;
+            bereave(task);
             px_file_lost(client, task, NULL);
         }
     }
     HASH_ITER(hh, client->tasks, task, next) {
-        if (task->coalesced && task->result->bereft)
+        if (task->bereft)
             px_file_lost(client, task, "an engine died, for whose reply the controller waits");
     }
     px_io_flush(client);

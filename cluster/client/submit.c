@@ -261,6 +261,8 @@ static void build_broadcast(struct submission *self, struct phalanx_result *resu
         self->parcels[i].task = task_create(result, letter, target->id, id.data);
         px_buf_fini(&id);
     }
+    for (size_t i = 0; i < targets->count; i++)
+        self->parcels[i].task->peer = self->parcels[(i + 1) % targets->count].task;
 }
 
 static void build_each(struct submission *self, struct phalanx_result *result,

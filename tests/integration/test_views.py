@@ -226,6 +226,17 @@ def test_dill_of_ipyparallels_client(where):
 # ---- broadcasts ------------------------------------------------------------------------------
 
 
+def test_coalesced_broadcasts_in_one_result(rc):
+    lib, form, raw = phalanx._phalanx, phalanx.canning, None
+    for value in "one", "two":
+        buffers = form.pack_call(form.pack_function(lambda x: x), (value,), {})
+        raw = rc._raw.submit(lib.APPLY, route=lib.BROADCAST, targets=rc.ids, buffers=buffers,
+                             coalesce=True, into=raw)
+    assert raw.wait(lib.REPLIES, 60)
+    buffers = [b for event in iter(raw.next, None) if event.type == lib.REPLY for b in event.buffers]
+    assert sorted(form.unpack_all(buffers)) == ["one"] * 4 + ["two"] * 4
+
+
 @pytest.mark.parametrize("coalescing", [False, True])
 def test_broadcast(rc, coalescing):
     view = rc.broadcast_view(rc.ids, is_coalescing=coalescing)
