@@ -5,8 +5,8 @@
  * Two connections, write-ahead log: the hub thread reads, a thread of its own writes what the
  * hub posts, many rows in one transaction. After kill -9 the file holds every transaction that
  * was committed. Nobody waits for the writing thread: what is posted has a number, and the hub
- * keeps in memory what is not written yet. When another program has locked the file, writing
- * waits, reading does not.
+ * keeps in memory what is not written yet. When another program has locked the file, or the disk is
+ * full, writing waits, reading does not.
  *
  * The table is bounded as memory is, by records and by bytes: the oldest that are finished go.
  *
@@ -54,7 +54,7 @@ struct px_store {
     long long surplus; /* rows that are still to go */
     double size_limit, cull_fraction;
     unsigned long failed;
-    bool busy;
+    bool stuck; /* the file cannot be written for now */
     struct px_log_limiter limiter;
 };
 
@@ -173,20 +173,30 @@ static sqlite3_stmt *prepare_put(const struct px_store *store)
     return statement;
 }
 
-static void carry_out(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt *drop,
-                      struct work *work)
+/* What is wrong with the row itself will be wrong with it the next time. */
+static bool is_of_the_row(int code)
+{
+    return code == SQLITE_TOOBIG || code == SQLITE_CONSTRAINT || code == SQLITE_MISMATCH;
+}
+
+/* -1 when the transaction cannot go on. */
+static int carry_out(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt *drop,
+                     const struct work *work)
 {
     sqlite3_stmt *statement = work->kind == PUT ? put : drop;
     size_t cells = work->kind == PUT ? PX_COLUMNS : 1;
     for (size_t i = 0; i < cells; i++)
         bind_cell(statement, i, &work->row);
-    if (sqlite3_step(statement) != SQLITE_DONE) {
+    int code = sqlite3_step(statement) & 0xff;
+    bool skip = is_of_the_row(code);
+    if (skip) {
         store->failed++;
         px_log_limited(&store->limiter, PX_ERROR, "database-write", "failed=%lu why=\"%s\"",
                        store->failed, sqlite3_errmsg(store->writer));
     }
     sqlite3_reset(statement);
     sqlite3_clear_bindings(statement);
+    return code == SQLITE_DONE || skip ? 0 : -1;
 }
 
 static void free_work(void *item)
@@ -196,56 +206,70 @@ static void free_work(void *item)
     free(work);
 }
 
-/* Takes the file for writing, however long another program has it. */
-static bool begin(struct px_store *store)
+/* One transaction; nothing of it is in the file when it fails. */
+static int try_batch(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt *drop,
+                     struct work *const *batch, size_t count)
 {
-    int64_t since_ms = px_now_ms();
-    while (sqlite3_exec(store->writer, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK) {
-        if (!store->busy)
-            px_log(PX_WARN, "database-busy", "why=\"%s\"", sqlite3_errmsg(store->writer));
-        store->busy = true;
-        if (sqlite3_errcode(store->writer) != SQLITE_BUSY)
-            poll(NULL, 0, BUSY_MS); /* disk trouble, perhaps: no reason to spin */
-        if (atomic_load(&store->stopping) && px_now_ms() - since_ms > GIVE_UP_MS)
-            return false;
+    int rc = sqlite3_exec(store->writer, "BEGIN IMMEDIATE", NULL, NULL, NULL) == SQLITE_OK ? 0 : -1;
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        if (batch[i]->kind != STOP)
+            rc = carry_out(store, put, drop, batch[i]);
     }
-    if (store->busy)
-        px_log(PX_INFO, "database-free", "after_ms=%lld", (long long)(px_now_ms() - since_ms));
-    store->busy = false;
+    if (rc == 0 && sqlite3_exec(store->writer, "COMMIT", NULL, NULL, NULL) == SQLITE_OK)
+        return 0;
+    return -1;
+}
+
+/* Says once that the file cannot be written, and waits a little. False when it is time to give up.
+ */
+static bool wait_to_retry(struct px_store *store, int64_t since_ms)
+{
+    if (!store->stuck)
+        px_log(PX_WARN, "database-busy", "why=\"%s\"", sqlite3_errmsg(store->writer));
+    store->stuck = true;
+    bool waited = sqlite3_errcode(store->writer) == SQLITE_BUSY; /* SQLite has, BUSY_MS */
+    sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
+    if (atomic_load(&store->stopping) && px_now_ms() - since_ms > GIVE_UP_MS)
+        return false;
+    if (!waited)
+        poll(NULL, 0, BUSY_MS); /* a full disk, perhaps: no reason to spin */
     return true;
 }
 
-static void commit(struct px_store *store)
+/* However long another program has the file, or the disk is full. */
+static void write_rows(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt *drop,
+                       struct work *const *batch, size_t count)
 {
-    if (sqlite3_exec(store->writer, "COMMIT", NULL, NULL, NULL) == SQLITE_OK)
+    int64_t since_ms = px_now_ms();
+    while (try_batch(store, put, drop, batch, count) != 0) {
+        if (wait_to_retry(store, since_ms))
+            continue;
+        store->failed += count;
+        px_log(PX_ERROR, "database-lost", "rows=%lu", store->failed);
         return;
-    store->failed++;
-    px_log_limited(&store->limiter, PX_ERROR, "database-commit", "failed=%lu why=\"%s\"",
-                   store->failed, sqlite3_errmsg(store->writer));
-    sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
+    }
+    if (store->stuck)
+        px_log(PX_INFO, "database-free", "after_ms=%lld", (long long)(px_now_ms() - since_ms));
+    store->stuck = false;
 }
 
-/* One transaction of what has been posted, from `work` on. False when it was told to stop. */
+/* One transaction of what has been posted, from `work` on, which counts as done when it is in the
+ * file. False when it was told to stop. */
 static bool write_batch(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt *drop,
                         struct work *work)
 {
-    unsigned long count = 0;
-    bool go_on = true, begun = begin(store);
+    struct work *batch[MAX_BATCH];
+    size_t count = 0, bytes = 0;
+    bool go_on = true;
     for (; work != NULL; work = count < MAX_BATCH ? px_doorbell_take(store->bell) : NULL) {
-        if (work->kind == STOP)
-            go_on = false;
-        else if (begun)
-            carry_out(store, put, drop, work);
-        else
-            store->failed++;
-        atomic_fetch_sub(&store->backlog_bytes, work->bytes);
-        free_work(work);
-        count++;
+        go_on = go_on && work->kind != STOP;
+        bytes += work->bytes;
+        batch[count++] = work;
     }
-    if (begun)
-        commit(store);
-    else
-        px_log(PX_ERROR, "database-lost", "rows=%lu why=\"the file is locked\"", store->failed);
+    write_rows(store, put, drop, batch, count);
+    for (size_t i = 0; i < count; i++)
+        free_work(batch[i]);
+    atomic_fetch_sub(&store->backlog_bytes, bytes);
     atomic_fetch_add(&store->done, count);
     store->uncounted += count;
     return go_on;

@@ -4,10 +4,13 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -150,6 +153,53 @@ static void test_some_in_the_file_come_by_id(void **state)
     assert_int_equal(px_db_count(fixture->db), 1);
 }
 
+/* Reads what is logged until `event` is among it. */
+static void wait_for_log(int fd, const char *event)
+{
+    char text[8192];
+    size_t size = 0;
+    while (size < sizeof(text) - 1) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        assert_int_equal(poll(&ready, 1, 30000), 1);
+        ssize_t got = read(fd, text + size, sizeof(text) - 1 - size);
+        assert_true(got > 0);
+        size += (size_t)got;
+        text[size] = 0;
+        if (strstr(text, event) != NULL)
+            return;
+    }
+    fail();
+}
+
+/* Here: files may not grow. */
+static void test_full_disk_is_waited_for(void **state)
+{
+    struct fixture *fixture = *state;
+    struct rlimit limit, none;
+    int pipe_fds[2], error_fd = dup(STDERR_FILENO);
+    assert_int_equal(pipe(pipe_fds), 0);
+    assert_true(dup2(pipe_fds[1], STDERR_FILENO) >= 0);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    none = limit;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    finish(fixture->db, "a");
+    assert_true(px_db_flush(fixture->db));
+    start_writing(fixture);
+    wait_for_log(pipe_fds[0], "database-busy");
+    assert_false(px_store_is_idle(fixture->store));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    wait_for_log(pipe_fds[0], "database-free");
+    assert_true(dup2(error_fd, STDERR_FILENO) >= 0);
+    close(error_fd);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+    close_store(fixture);
+    open_store(fixture, 4);
+    assert_ids(fixture->db, "a ");
+}
+
 static void test_unwritten_stay_in_memory(void **state)
 {
     struct fixture *fixture = *state;
@@ -256,6 +306,7 @@ static void test_none_stores_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_full_disk_is_waited_for, setup, teardown),
         cmocka_unit_test(test_some_in_memory_come_as_they_were_made),
         cmocka_unit_test_setup_teardown(test_some_in_the_file_come_by_id, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unwritten_stay_in_memory, setup, teardown),
