@@ -192,7 +192,10 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
         publish_input(kernel, request, args.run.code);
     struct px_outcome outcome = {0};
     kernel->config.ops->execute(kernel->self, &args.run, &outcome);
-    atomic_store(&kernel->next_count, outcome.execution_count + 1);
+    if (outcome.execution_count > 0)
+        atomic_store(&kernel->next_count, outcome.execution_count + 1);
+    else if (outcome.failed && !args.run.silent) /* before the language counted it */
+        outcome.execution_count = atomic_load(&kernel->next_count);
     if (outcome.exit_requested)
         px_queue_stop(&kernel->main.queue);
     /* Before the reply: what a client sends after reading it is not to be aborted. */
