@@ -71,7 +71,7 @@ void px_on_debug_request(struct px_kernel *kernel, struct px_request *request)
 
 /* ---- abort ---- */
 
-/* Ids that never arrive are kept: enough for any client's mistakes, no more. */
+/* Ids that never arrive are kept: enough for any client's mistakes, no more; the oldest go first. */
 #define MOST_ABORTS 65536
 
 struct abort_row {
@@ -104,8 +104,13 @@ static void await(struct px_kernel *kernel, const char *id)
 {
     struct abort_row *row;
     HASH_FIND_STR(kernel->aborts, id, row);
-    if (row || HASH_COUNT(kernel->aborts) >= MOST_ABORTS)
+    if (row)
         return;
+    if (HASH_COUNT(kernel->aborts) >= MOST_ABORTS) {
+        struct abort_row *oldest = kernel->aborts;
+        HASH_DEL(kernel->aborts, oldest);
+        free(oldest);
+    }
     row = px_alloc(sizeof *row + strlen(id) + 1);
     strcpy(row->id, id);
     HASH_ADD_STR(kernel->aborts, id, row);
