@@ -27,11 +27,24 @@ static const char *stream_topic(const struct px_kernel *kernel, enum px_stream w
     return kernel->topics[which == PX_STDOUT ? PX_TOPIC_STDOUT : PX_TOPIC_STDERR];
 }
 
-/* What C code and children wrote belongs to the request that runs, or ran last. */
+/* A new reference to the request that what C code and children wrote belongs to, whichever thread
+ * finds it: the main shell's, unless a subshell alone runs one. */
+static struct px_parent *descriptors_parent(struct px_kernel *kernel)
+{
+    pthread_mutex_lock(&kernel->lock);
+    const struct px_shell *shell = &kernel->main;
+    if (!shell->running)
+        for (shell = kernel->shells; shell && !shell->running;)
+            shell = shell->next;
+    struct px_parent *parent = px_parent_ref(shell ? shell->current : kernel->main.current);
+    pthread_mutex_unlock(&kernel->lock);
+    return parent;
+}
+
 static void on_captured(void *ctx, enum px_stream which, const char *text, size_t size)
 {
     struct px_kernel *kernel = ctx;
-    struct px_parent *parent = resolve(kernel, NULL);
+    struct px_parent *parent = descriptors_parent(kernel);
     (void)px_outbox_stream(&kernel->outbox, parent, which, stream_topic(kernel, which),
                            (struct px_span){text, size}, true);
     px_parent_unref(parent);
@@ -103,7 +116,9 @@ static void host_room(void *ctx)
 
 void px_kernel_settle(struct px_kernel *kernel, struct px_request *request)
 {
-    px_kernel_drain(kernel, true);
+    /* Half a character that the main shell's cell wrote is not a subshell's to give away. */
+    const bool all = request->shell == &kernel->main || !px_kernel_busy(kernel);
+    px_kernel_drain(kernel, all);
     px_outbox_finish(&kernel->outbox, request->parent);
 }
 

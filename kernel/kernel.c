@@ -185,9 +185,9 @@ void px_request_hold(struct px_request *request)
 void px_request_finish(struct px_kernel *kernel, struct px_request *request)
 {
     if (request->shell) {
-        px_shell_rest(request->shell);
         if (request->msg) /* else there was a reply, and output before it */
             px_kernel_settle(kernel, request);
+        px_shell_rest(request->shell);
     }
     publish_state(kernel, request, PX_IDLE);
     px_request_destroy(request);

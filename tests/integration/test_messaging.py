@@ -168,6 +168,18 @@ def test_output_of_each_shell_has_its_own_parent(kernel, subshell):
     assert results == {"main": "'main result'", "sub": "'sub result'"}
 
 
+def test_what_c_code_writes_belongs_to_the_main_shells_cell(kernel, subshell):
+    """And half a character waits for the other half."""
+    main = kernel.kc.execute("import os, threading\ngo = threading.Event()\n"
+                             "print('begun', flush=True)\nassert go.wait(30)")
+    kernel.wait_for_output(main, "stream")
+    for code in (r"os.write(1, b'\xc3')", r"os.write(1, b'\xbc\n')"):
+        kernel.reply(execute_in(kernel, subshell, code))
+    assert kernel.wait_for_output(main, "stream")["text"] == "ü\n"
+    kernel.reply(execute_in(kernel, subshell, "go.set()"))
+    kernel.reply(main)
+
+
 def test_comm_messages_on_a_subshell_run_while_a_cell_does(kernel, subshell):
     """What JupyterLab does with a slider."""
     kernel.run("from ipykernel.comm import Comm\nimport threading\nmoved = threading.Event()\n"
@@ -367,8 +379,10 @@ def test_an_interrupt_reaches_a_cell_that_waits_for_the_lock(kernel, subshell, i
         kernel.wait_for_output(running, "execute_input")
         control(kernel, "interrupt_request")
         release.write(b"x")
-    assert kernel.reply(running)["content"].get("ename") == "KeyboardInterrupt"
-    assert kernel.run("1")[0]["status"] == "ok"
+    reply = kernel.reply(running)["content"]
+    assert reply.get("ename") == "KeyboardInterrupt" and reply["execution_count"] > 0
+    reply, seen = kernel.run("1")
+    assert reply["execution_count"] == dict(seen)["execute_input"]["execution_count"]
 
 
 @pytest.mark.parametrize("code", [
