@@ -28,6 +28,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CONNECT_WAIT_MS 1000 /* for one relay; later ones are reached when they come up */
@@ -122,6 +123,25 @@ static void on_iopub(struct px_loop *loop, void *ctx)
 
 /* ---- the heart ---- */
 
+/* A machine that sleeps is as silent as a process that is stopped. */
+static int64_t boot_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Whoever has not heard the hub for two periods may have been given up: the network stalled, this
+ * process was stopped, the machine slept. */
+static void note_ping(struct engine *engine)
+{
+    const int64_t now_ms = boot_ms();
+    if (now_ms - engine->pinged_ms > 2 * engine->period_ms + HEART_SLACK_MS)
+        px_registrar_doubt(engine, "it was silent for too long");
+    engine->pinged_ms = now_ms;
+    engine->pinged = true;
+}
+
 static void on_ping(struct px_loop *loop, void *ctx)
 {
     struct engine *engine = ctx;
@@ -130,7 +150,7 @@ static void on_ping(struct px_loop *loop, void *ctx)
         struct px_msg *ping = px_socket_recv(engine->sockets[HEART_IN]);
         if (!ping)
             return;
-        engine->pinged = true;
+        note_ping(engine);
         if (engine->doubtful) {
             px_msg_destroy(engine->held);
             engine->held = ping;
@@ -153,13 +173,7 @@ static void on_disconnected(struct px_loop *loop, void *ctx)
 static void on_heart_check(struct px_loop *loop, void *ctx)
 {
     struct engine *engine = ctx;
-    const int64_t now_ms = px_now_ms();
     (void)loop;
-    /* A check that comes a whole period late was held up by SIGSTOP, or by a machine that slept;
-     * and a heart that has stopped is given up. */
-    if (now_ms - engine->looked_ms > 2 * engine->period_ms + HEART_SLACK_MS)
-        px_registrar_doubt(engine, "this process was stopped");
-    engine->looked_ms = now_ms;
     engine->misses = engine->pinged ? 0 : engine->misses + 1;
     engine->pinged = false;
     if (engine->misses <= engine->config->max_misses || engine->config->max_misses == 0)
@@ -263,7 +277,7 @@ static int create_kernel(struct engine *engine, struct px_error *err)
 static void watch_connection(struct engine *engine)
 {
     struct px_error err;
-    engine->looked_ms = px_now_ms();
+    engine->pinged_ms = boot_ms();
     engine->sockets[MONITOR] = px_socket_monitor(engine->sockets[HEART_IN], &err);
     if (engine->sockets[MONITOR])
         px_loop_socket(px_service_loop(engine->service),

@@ -31,7 +31,7 @@ struct engine {
     struct px_timer *deadline; /* of the first registration; NULL afterwards */
     int id, misses, status;
     int64_t period_ms;
-    int64_t looked_ms;   /* when the heart was looked at last */
+    int64_t pinged_ms;   /* when the hub was heard last, on a clock that runs in sleep */
     int64_t asked_ms;    /* when the hub was asked last, while doubtful */
     struct px_msg *held; /* a ping that came while doubtful, not echoed yet */
     bool pinged;

@@ -3,7 +3,7 @@
  * registrar: an engine and its hub.
  *
  *     NEW ── registration_reply ──▶ KNOWN ◀── the hub has us on its list ──┐
- *      │ refused, or time is up        │ connection lost, or stopped       │
+ *      │ refused, or time is up        │ connection lost, or long silence  │
  *      ▼                               ▼                                   │
  *     end                          DOUBTFUL ── connection_request ─▶ ──────┤
  *                                      └─ not on the list: registration_request, reply

@@ -255,6 +255,21 @@ def test_pings_come_back_while_the_engine_works(hub, start):
         assert hub.sockets["hb_pong"].recv_multipart() == [uuid, ping]
 
 
+def test_who_has_missed_pings_asks_before_it_echoes(hub, start):
+    """The hub may have given it up meanwhile, although no connection was lost."""
+    hub.write()
+    start()
+    uuid = hub.join(hb_period=10)
+    assert hub.silent("registration", 0.7)  # no ping either
+    hub.sockets["hb_ping"].send(b"1.0")
+    idents, msg = hub.receive("registration")
+    assert msg["msg_type"] == "connection_request" and hub.silent("hb_pong", 0)
+    hub.send("registration", idents, "connection_reply", {"status": "ok", "engines": {}})
+    assert hub.register() == uuid
+    assert hub.sockets["hb_pong"].poll(TIMEOUT * 1000)
+    assert hub.sockets["hb_pong"].recv_multipart() == [uuid, b"1.0"]
+
+
 def test_a_hub_that_is_gone_ends_the_engine(hub, start):
     hub.write()
     engines = start("--max-heartbeat-misses=1")
