@@ -45,7 +45,7 @@ struct held {
 struct px_clients {
     struct px_loop *loop;
     struct px_port *port;
-    int64_t return_ms; /* 0: nobody comes back */
+    int64_t return_ms; /* until then; 0: nobody comes back */
     uint32_t next;     /* the number that is looked at next */
     uint32_t *peers;   /* numbers of connections that have been found */
     size_t peer_count, peer_size;
@@ -69,11 +69,19 @@ static struct seen *find_session(const struct px_clients *clients, struct px_spa
     return seen;
 }
 
+/* Some time after the restart, all are back who will be. */
+static bool is_returning(struct px_clients *clients)
+{
+    if (clients->return_ms != 0 && px_now_ms() >= clients->return_ms)
+        clients->return_ms = 0;
+    return clients->return_ms != 0;
+}
+
 void px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
 {
     struct px_header header;
     struct px_span number = px_msg_ident(msg, 0);
-    if (clients->return_ms == 0 || find_seen(clients, number) != NULL ||
+    if (!is_returning(clients) || find_seen(clients, number) != NULL ||
         HASH_COUNT(clients->seen) >= MAX_SEEN ||
         px_header_scan(px_msg_header(msg), &header, NULL) != 0)
         return;
@@ -171,7 +179,7 @@ static bool try_held(struct px_clients *clients, struct held *held)
     offer(clients, held);
     if (held == clients->held) /* the oldest one only: what it finds serves all */
         explore(clients, held);
-    return px_now_ms() >= clients->return_ms;
+    return !is_returning(clients);
 }
 
 static void drop_held(struct px_clients *clients, struct held *held)
@@ -214,7 +222,7 @@ void px_clients_send(struct px_clients *clients, struct px_msg *msg)
     if (px_socket_send(clients->port->socket, &msg) == PX_SENT)
         return;
     /* One that was here since the restart has gone. */
-    bool gone = clients->return_ms == 0 || find_seen(clients, px_msg_frame(msg, 0)) != NULL;
+    bool gone = !is_returning(clients) || find_seen(clients, px_msg_frame(msg, 0)) != NULL;
     if (!gone && clients->held_count < MAX_HELD) {
         hold(clients, msg);
         return;
