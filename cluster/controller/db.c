@@ -30,7 +30,7 @@ struct px_db {
     enum px_db_kind kind;
     struct px_store *store; /* NULL: memory is all there is */
     size_t record_limit, cull_count, cull_at;
-    double size_limit, cull_size;
+    double size_limit, cull_size, cull_bytes_at;
     size_t bytes;
     struct px_record *records; /* a uthash keeps the order in which they were added */
     struct px_record *changed; /* not written since they changed */
@@ -146,17 +146,27 @@ bool px_db_tidy(struct px_db *db)
     return true;
 }
 
+/* At twice the limit, what is not written leaves as well. */
+static double hard_limit(const struct px_db *db)
+{
+    return 2 * db->size_limit;
+}
+
 static void cull_bytes(struct px_db *db, const struct px_record *kept)
 {
-    double hard_limit = 2 * db->size_limit;
+    double step = db->size_limit - db->cull_size, bytes = (double)db->bytes;
+    double hard_target = bytes > hard_limit(db) ? hard_limit(db) - step : bytes;
     struct px_record *record, *next;
     HASH_ITER(hh, db->records, record, next) {
         if ((double)db->bytes <= db->cull_size)
-            return;
+            break;
         if (record != kept &&
-            (db->store == NULL || is_written(db, record) || (double)db->bytes > hard_limit))
+            (db->store == NULL || is_written(db, record) || (double)db->bytes > hard_target))
             evict(db, record);
     }
+    /* Not again for every output when most of them had to stay. */
+    double left = (double)db->bytes;
+    db->cull_bytes_at = left > db->size_limit ? left + step : db->size_limit;
 }
 
 static struct px_record *add(struct px_db *db, struct px_record *record)
@@ -195,7 +205,8 @@ void px_db_resize(struct px_db *db, struct px_record *record, size_t before, siz
 {
     record->bytes = record->bytes - before + after;
     db->bytes = db->bytes - before + after;
-    if (after > before && (double)db->bytes > db->size_limit)
+    double bytes = (double)db->bytes;
+    if (after > before && (bytes > db->cull_bytes_at || bytes > hard_limit(db)))
         cull_bytes(db, record);
 }
 
@@ -354,7 +365,7 @@ struct px_db *px_db_create(enum px_db_kind kind, struct px_store *store, size_t 
     db->store = store;
     db->record_limit = db->cull_at = record_limit;
     db->cull_count = (size_t)((double)record_limit * cull_fraction);
-    db->size_limit = size_limit;
+    db->size_limit = db->cull_bytes_at = size_limit;
     db->cull_size = size_limit * (1 - cull_fraction);
     return db;
 }

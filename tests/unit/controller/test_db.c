@@ -200,6 +200,26 @@ static void test_full_disk_is_waited_for(void **state)
     assert_ids(fixture->db, "a ");
 }
 
+/* Of what may not leave each byte more would be a look at all of it; at twice the limit it leaves.
+ */
+static void test_unwritten_bytes_stay_up_to_twice_the_limit(void **state)
+{
+    struct fixture *fixture = *state;
+    struct px_record *records[50];
+    char msg_id[16];
+    for (int i = 0; i < 50; i++) {
+        snprintf(msg_id, sizeof(msg_id), "m_%02d", i);
+        records[i] = px_db_want(fixture->db, px_span_of(msg_id));
+        px_db_changed(fixture->db, records[i]);
+        px_db_resize(fixture->db, records[i], 0, 39000); /* of 1,000,000 */
+    }
+    assert_int_equal(px_db_count(fixture->db), 50);
+    px_db_resize(fixture->db, records[49], 39000,
+                 100000); /* beyond two million: half a million go */
+    assert_int_equal(px_db_lost(fixture->db), 14);
+    assert_int_equal(px_db_bytes(fixture->db), 35 * 39000 + 100000);
+}
+
 static void test_unwritten_stay_in_memory(void **state)
 {
     struct fixture *fixture = *state;
@@ -307,6 +327,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_full_disk_is_waited_for, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unwritten_bytes_stay_up_to_twice_the_limit, setup,
+                                        teardown),
         cmocka_unit_test(test_some_in_memory_come_as_they_were_made),
         cmocka_unit_test_setup_teardown(test_some_in_the_file_come_by_id, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unwritten_stay_in_memory, setup, teardown),
