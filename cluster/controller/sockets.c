@@ -16,6 +16,9 @@
 #include <unistd.h>
 
 #define FIRST_MS 10000 /* how long one waits for a message within the process */
+/* Nobody need keep more of what is not verified yet: a uuid or a time, and a million ids. */
+#define LARGEST_PONG 1024
+#define LARGEST_REQUEST (128u << 20)
 /* Messages kept for one subscriber that does not read: what comes beyond them it misses. Output is
  * large, notifications are small and few, and a client that misses one is wrong for good. */
 #define OUTPUT_HWM 20000
@@ -125,6 +128,10 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         px_socket_set_bounded(*socket, OUTPUT_HWM);
     else if (plan->type == PX_XPUB || plan->type == PX_PUB)
         px_socket_set_hwm(*socket, NOTIFICATION_HWM);
+    if (socket == &sockets->pong)
+        px_socket_set_largest(*socket, LARGEST_PONG);
+    if (socket == &sockets->query)
+        px_socket_set_largest(*socket, LARGEST_REQUEST);
     if (plan->type == PX_SUB)
         px_socket_subscribe(*socket, "");
     if (settings->restore && find_firsts(sockets, *socket, err) != 0)

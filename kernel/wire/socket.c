@@ -22,6 +22,7 @@
  * small messages then holds many times their size. Frames above 8 KB are read in place anyway.
  */
 #define ZERO_COPY_RECV 10
+#define CONNECTIONS_AT_ONCE 4096 /* that wait to be accepted: engines start by the thousand */
 #define LINGER_MS 1000
 #define FIRST_PORT_TRIES 100
 
@@ -76,11 +77,18 @@ struct px_socket *px_socket_create(void *context, enum px_socket_type type, stru
     set_int(socket, ZMQ_RCVHWM, 0);
     const int64_t most = PX_MAX_FRAME;
     zmq_setsockopt(handle, ZMQ_MAXMSGSIZE, &most, sizeof most);
+    set_int(socket, ZMQ_BACKLOG, CONNECTIONS_AT_ONCE);
     if (socket->type == ZMQ_ROUTER)
         set_int(socket, ZMQ_ROUTER_MANDATORY, 1);
     if (socket->type == ZMQ_XPUB)
         set_int(socket, ZMQ_XPUB_VERBOSE, 1); /* tell of every subscriber, not of the first */
     return socket;
+}
+
+void px_socket_set_largest(struct px_socket *socket, size_t frame_bytes)
+{
+    const int64_t most = (int64_t)frame_bytes;
+    zmq_setsockopt(socket->handle, ZMQ_MAXMSGSIZE, &most, sizeof most);
 }
 
 void px_socket_destroy(struct px_socket *socket)

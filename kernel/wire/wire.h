@@ -183,8 +183,11 @@ struct px_socket *px_socket_create(void *context, enum px_socket_type type, stru
 void px_socket_destroy(struct px_socket *socket);                      /* NULL allowed */
 void px_socket_set_identity(struct px_socket *socket, const char *id); /* before connect or bind */
 void px_socket_set_hwm(struct px_socket *socket, int messages);        /* send and receive */
-/* PUB and XPUB, before connect or bind: at most so many messages wait for a subscriber. What he has no room
- * for the others get all the same, and px_socket_send says so. */
+/* Before connect or bind: a peer that sends a larger frame loses its connection. At most
+ * PX_MAX_FRAME. */
+void px_socket_set_largest(struct px_socket *socket, size_t frame_bytes);
+/* PUB and XPUB, before connect or bind: at most so many messages wait for a subscriber. What he has
+ * no room for the others get all the same, and px_socket_send says so. */
 void px_socket_set_bounded(struct px_socket *socket, int messages);
 /* XPUB: what each subscriber gets as soon as it connects, and nobody else. */
 void px_socket_set_welcome(struct px_socket *socket, struct px_span frame);
@@ -220,11 +223,12 @@ PX_MUST_USE int px_socket_connect_wait(struct px_socket *socket, const char *end
 struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *err);
 
 enum px_sent {
-    PX_SENT,        /* *msg was taken and is NULL now */
-    PX_SENT_TO_SOME, /* PUB, XPUB, bounded: taken, but a subscriber who reads too slowly goes without */
-    PX_NO_ROUTE,    /* ROUTER: no such peer (yet); *msg is still the caller's, whole */
-    PX_WOULD_BLOCK, /* full; *msg is still the caller's, whole */
-    PX_SEND_FAILED, /* the context is gone; *msg is still the caller's */
+    PX_SENT,         /* *msg was taken and is NULL now */
+    PX_SENT_TO_SOME, /* PUB, XPUB, bounded: taken, but a subscriber who reads too slowly goes
+                        without */
+    PX_NO_ROUTE,     /* ROUTER: no such peer (yet); *msg is still the caller's, whole */
+    PX_WOULD_BLOCK,  /* full; *msg is still the caller's, whole */
+    PX_SEND_FAILED,  /* the context is gone; *msg is still the caller's */
 };
 /* Sends all frames without blocking. On a ROUTER frame 0 is the peer's id. */
 PX_MUST_USE enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg);

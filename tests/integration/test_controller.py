@@ -1189,6 +1189,14 @@ def test_a_heart_that_was_ignored_registers_later(cluster):
     peer.close()
 
 
+def test_a_pong_that_is_none_ends_its_connection(peer):
+    """It is not signed: what comes there is not kept until it is looked at."""
+    pong = peer.connect(zmq.DEALER, peer.engine["hb_pong"], "engine-a")
+    lost = pong.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    pong.send(b"x" * 100_000)
+    assert lost.poll(10000)
+
+
 def test_ids_that_engines_ask_for_are_bounded(peer):
     assert peer.register("engine-a", id=2**31 - 2)["content"]["id"] == 0
     assert peer.register("engine-b")["content"]["id"] == 1
