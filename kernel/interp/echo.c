@@ -253,7 +253,6 @@ static void echo_query(void *self, enum px_query what, struct px_span content, s
         [PX_INSPECT] = "{\"status\": \"ok\", \"found\": false, \"data\": {}, \"metadata\": {}}",
         [PX_IS_COMPLETE] = "{\"status\": \"complete\"}",
         [PX_HISTORY] = "{\"status\": \"ok\", \"history\": []}",
-        [PX_COMM_INFO] = "{\"status\": \"ok\", \"comms\": {}}",
     };
     (void)self, (void)content;
     px_buf_text(reply, replies[what]);

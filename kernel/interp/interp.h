@@ -124,7 +124,6 @@ enum px_query {
     PX_INSPECT,
     PX_IS_COMPLETE,
     PX_HISTORY,
-    PX_COMM_INFO,
     PX_QUERY_COUNT
 };
 

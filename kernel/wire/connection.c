@@ -237,14 +237,6 @@ void px_kernel_connection_fini(struct px_kernel_connection *connection)
     *connection = (struct px_kernel_connection){0};
 }
 
-void px_kernel_endpoint(const struct px_kernel_connection *connection, int port,
-                        char out[PX_ENDPOINT_SIZE])
-{
-    const char separator = strcmp(connection->transport, "ipc") == 0 ? '-' : ':';
-    snprintf(out, PX_ENDPOINT_SIZE, "%s://%s%c%d", connection->transport, connection->ip, separator,
-             port);
-}
-
 /* ---- a cluster's file ---- */
 
 int px_cluster_connection_parse(struct px_span json, const char *name, enum px_role role,

@@ -265,8 +265,6 @@ PX_MUST_USE int px_kernel_connection_write(const char *path,
                                            const struct px_kernel_connection *connection,
                                            struct px_error *err);
 void px_kernel_connection_fini(struct px_kernel_connection *connection);
-void px_kernel_endpoint(const struct px_kernel_connection *connection, int port,
-                        char out[PX_ENDPOINT_SIZE]);
 
 #define PX_MAX_LEAVES 64 /* broadcast leaves: depth 6 */
 

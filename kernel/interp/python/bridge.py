@@ -415,16 +415,6 @@ class Bridge:
     def on_history(self, request):
         return {"status": "ok", "history": self.shell.px_history(request)}
 
-    def on_comm_info(self, request):
-        known = self._comms.comms if self._comms is not None else {}
-        wanted = request.get("target_name")
-        comms = {
-            key: {"target_name": comm.target_name}
-            for key, comm in known.items()
-            if wanted is None or comm.target_name == wanted
-        }
-        return {"status": "ok", "comms": comms}
-
     def clear(self):
         if self._shell is not None:
             self._shell.reset(False)

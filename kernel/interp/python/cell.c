@@ -52,8 +52,10 @@ void px_cell_execute(void *arg, const struct px_execute *request, struct px_outc
 void px_cell_query(void *arg, enum px_query what, struct px_span content, struct px_buf *reply)
 {
     static const char *const methods[PX_QUERY_COUNT] = {
-        [PX_COMPLETE] = "complete", [PX_INSPECT] = "inspect",     [PX_IS_COMPLETE] = "is_complete",
-        [PX_HISTORY] = "history",   [PX_COMM_INFO] = "comm_info",
+        [PX_COMPLETE] = "complete",
+        [PX_INSPECT] = "inspect",
+        [PX_IS_COMPLETE] = "is_complete",
+        [PX_HISTORY] = "history",
     };
     struct px_python *self = arg;
     px_python_enter(self);

@@ -311,7 +311,6 @@ class ZMQInteractiveShell(InteractiveShell):
     kernel = Any()
     bridge = Any()
     exiter = Instance(ZMQExitAutocall)
-    readline_use = CBool(False)
     autoindent = CBool(False)
     # Plain attributes: nothing observes them, and a trait costs each cell its notifications.
     execution_count = 1

@@ -331,8 +331,6 @@ static void test_comms(void **state)
                 "get_ipython().kernel.comm_manager.register_target('theirs', opened)");
     assert_true(fake_host_has(&f->host, "5 {\"comm_id\": \"c1\", \"data\": {\"a\": 1}, "
                                         "\"target_name\": \"mine\", \"target_module\": null} +1"));
-    assert_query(f, PX_COMM_INFO, "{\"target_name\": \"mine\"}",
-                 "\"comms\": {\"c1\": {\"target_name\": \"mine\"}}");
     fake_host_clear(&f->host);
     struct px_span buffer = PX_SPAN("xyz");
     ops->comm(f->python, PX_COMM_MSG, PX_SPAN("{\"comm_id\": \"c1\", \"data\": {\"b\": 2}}"),
