@@ -218,30 +218,36 @@ static PyObject *client_feature(PyObject *object, PyObject *args)
     return PyBool_FromLong(offered);
 }
 
+static enum phalanx_code wait_answer(void *ctx, int64_t timeout_ms)
+{
+    return phalanx_wait(ctx, PHALANX_REPLIES, timeout_ms);
+}
+
+/* phalanx_query, in whose wait signals' Python handlers run. */
 static PyObject *client_query(PyObject *object, PyObject *args)
 {
     struct px_module *module;
     struct px_handle *handle = handle_of(object, &module);
-    const char *type, *content = NULL;
-    PyObject *seconds = Py_None;
+    struct phalanx_request request = {.type = PHALANX_QUERY};
+    PyObject *seconds = Py_None, *text = NULL;
     int64_t timeout_ms;
-    if (!handle || !PyArg_ParseTuple(args, "s|zO:query", &type, &content, &seconds) ||
+    if (!handle ||
+        !PyArg_ParseTuple(args, "s|zO:query", &request.message, &request.content, &seconds) ||
         !px_timeout(seconds, &timeout_ms))
         return NULL;
     struct phalanx_error err = {0};
-    phalanx_client *client = px_handle_borrow(handle);
-    PyThreadState *state = PyEval_SaveThread();
-    char *answer = phalanx_query(client, type, content, timeout_ms, &err);
-    PyEval_RestoreThread(state);
-    px_handle_return(handle);
-    if (PyErr_CheckSignals() < 0) {
-        free(answer);
-        return NULL;
-    }
-    if (!answer)
+    phalanx_result *result = phalanx_submit(handle->client, &request, &err);
+    if (!result)
         return raise_phalanx(&err, module->closed_error);
-    PyObject *text = PyUnicode_DecodeUTF8(answer, (Py_ssize_t)strlen(answer), "replace");
-    free(answer);
+    struct phalanx_event event;
+    const int code = px_wait_python(wait_answer, result, timeout_ms);
+    if (code == PHALANX_OK && phalanx_next(result, 0, &event) == PHALANX_OK && !event.lost)
+        text = PyUnicode_DecodeUTF8(event.content, (Py_ssize_t)strlen(event.content), "replace");
+    else if (code == PHALANX_ECLOSED)
+        PyErr_SetString(module->closed_error, "The client was closed");
+    else if (code >= 0)
+        PyErr_Format(PyExc_TimeoutError, "The hub has not answered a %s", request.message);
+    phalanx_result_free(result);
     return text;
 }
 

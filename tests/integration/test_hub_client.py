@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PYTHON, wait_for
+from conftest import PYTHON, processes_with, wait_for
 from four import balanced, phalanx, rc, script_environment, view, where  # noqa: F401: fixtures
 
 numpy = pytest.importorskip("numpy")
@@ -39,6 +39,34 @@ def test_queue_status(rc, view):
     assert set(rc.queue_status(rc.ids[0])) == {"queue", "completed", "tasks"}
     assert isinstance(view.queue_status(verbose=True)[rc.ids[0]]["completed"], list)
     assert rc.load_balanced_view().queue_status().keys() == status.keys()
+
+
+def test_signals_do_not_end_a_question(rc, where):
+    processes = processes_with(f"IPYTHONDIR={Path(where[0]).parents[2]}")
+    hub = [pid for pid, command in processes.items() if "controller" in command]
+    came = []
+
+    def tell(signum):
+        for pid in hub:
+            os.kill(pid, signum)
+
+    def on_alarm(*unused):
+        came.append(True)
+        if len(came) == 3:
+            tell(signal.SIGCONT)
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    try:
+        tell(signal.SIGSTOP)
+        for stat in (Path(f"/proc/{pid}/stat") for pid in hub):
+            wait_for(lambda: ") T " in stat.read_text(), 30, "the hub to stop")
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        assert json.loads(rc._raw.query("connection_request", "{}", 60))["status"] == "ok"
+        assert len(came) >= 3
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        tell(signal.SIGCONT)
 
 
 def test_results_of_another_client(rc, where):
