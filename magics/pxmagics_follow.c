@@ -76,39 +76,13 @@ static int listen(struct run *run)
     return run->listener ? px_discard(call_listeners(run, "append")) : -1;
 }
 
-/* Files an event in the AsyncResult, as its _pump does. */
-static int file_event(struct run *run, PyObject *event)
-{
-    PyObject *result = run->options->result;
-    if (px_discard(PyObject_CallMethod(result, "_file", "(O)", event)) < 0)
-        return -1;
-    PyObject *listeners = PyObject_GetAttrString(result, "_listeners");
-    int status = listeners && PyList_Check(listeners) ? 0 : -1;
-    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(listeners); i++) {
-        PyObject *listener = Py_NewRef(PyList_GET_ITEM(listeners, i));
-        status = px_discard(PyObject_CallOneArg(listener, event));
-        Py_DECREF(listener);
-    }
-    Py_XDECREF(listeners);
-    return status;
-}
-
 /* Shows what has arrived, BATCH events at most, so that a flood does not keep out Ctrl-C. How many
  * there were; -1 with an exception. */
 static int drain(struct run *run)
 {
-    int taken = 0;
-    for (; taken < BATCH; taken++) {
-        PyObject *event = PyObject_CallMethod(run->raw, "next", NULL);
-        if (!event || event == Py_None) {
-            Py_XDECREF(event);
-            return event ? taken : -1;
-        }
-        const int status = file_event(run, event);
-        Py_DECREF(event);
-        if (status < 0)
-            return -1;
-    }
+    PyObject *count = PyObject_CallMethod(run->options->result, "_pump", "i", BATCH);
+    const int taken = count ? _PyLong_AsInt(count) : -1;
+    Py_XDECREF(count);
     return taken;
 }
 

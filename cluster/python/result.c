@@ -19,6 +19,14 @@ struct shared_message {
     phalanx_message *message;
 };
 
+static void shared_drop(struct shared_message *shared)
+{
+    if (--shared->users > 0)
+        return;
+    phalanx_message_free(shared->message);
+    free(shared);
+}
+
 struct buffer {
     PyObject_HEAD struct shared_message *shared;
     void *data;
@@ -29,10 +37,8 @@ static void buffer_dealloc(PyObject *object)
 {
     struct buffer *self = (struct buffer *)object;
     PyTypeObject *type = Py_TYPE(object);
-    if (self->shared && --self->shared->users == 0) {
-        phalanx_message_free(self->shared->message);
-        free(self->shared);
-    }
+    if (self->shared)
+        shared_drop(self->shared);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -113,19 +119,10 @@ static PyObject *string_of(const char *text)
     return text_of(text, text ? strlen(text) : 0);
 }
 
-static PyObject *buffers_of(struct px_module *module, phalanx_result *result,
+static PyObject *buffers_of(struct px_module *module, struct shared_message *shared,
                             const struct phalanx_event *event)
 {
     PyObject *list = PyList_New((Py_ssize_t)event->buffer_count);
-    if (!list || !event->buffer_count)
-        return list;
-    struct shared_message *shared = calloc(1, sizeof *shared);
-    if (!shared) {
-        Py_DECREF(list);
-        return PyErr_NoMemory();
-    }
-    shared->users = 1;
-    shared->message = phalanx_take(result);
     for (size_t i = 0; list && i < event->buffer_count; i++) {
         PyObject *buffer = buffer_create(module, shared, &event->buffers[i]);
         if (buffer)
@@ -133,15 +130,11 @@ static PyObject *buffers_of(struct px_module *module, phalanx_result *result,
         else
             Py_CLEAR(list);
     }
-    if (--shared->users == 0) {
-        phalanx_message_free(shared->message);
-        free(shared);
-    }
     return list;
 }
 
-static PyObject *event_create(struct px_module *module, phalanx_result *result,
-                              const struct phalanx_event *event)
+static PyObject *event_build(struct px_module *module, struct shared_message *shared,
+                             const struct phalanx_event *event)
 {
     PyObject *self = PyStructSequence_New(module->event_type);
     if (!self)
@@ -157,7 +150,7 @@ static PyObject *event_create(struct px_module *module, phalanx_result *result,
         string_of(event->content),
         string_of(event->metadata),
         string_of(event->header),
-        buffers_of(module, result, event), /* last of those that read the event: it takes it */
+        buffers_of(module, shared, event),
         PyFloat_FromDouble(event->received),
     };
     bool whole = true;
@@ -167,6 +160,20 @@ static PyObject *event_create(struct px_module *module, phalanx_result *result,
     }
     if (!whole)
         Py_CLEAR(self);
+    return self;
+}
+
+/* The message is taken first: making objects may run the garbage collector, thereby other threads,
+ * and these phalanx_next on this result. */
+static PyObject *event_create(struct px_module *module, phalanx_result *result,
+                              const struct phalanx_event *event)
+{
+    struct shared_message *shared = calloc(1, sizeof *shared);
+    if (!shared)
+        return PyErr_NoMemory();
+    *shared = (struct shared_message){.users = 1, .message = phalanx_take(result)};
+    PyObject *self = event_build(module, shared, event);
+    shared_drop(shared);
     return self;
 }
 

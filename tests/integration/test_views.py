@@ -237,6 +237,29 @@ def test_coalesced_broadcasts_in_one_result(rc):
     assert sorted(form.unpack_all(buffers)) == ["one"] * 4 + ["two"] * 4
 
 
+def test_a_collection_may_read_events_while_one_is_made(rc):
+    lib, form, raw, events = phalanx._phalanx, phalanx.canning, None, []
+    for value in range(8):
+        buffers = form.pack_call(form.pack_function(lambda x: bytes([x]) * 5000), (value,), {})
+        raw = rc._raw.submit(lib.APPLY, targets=rc.ids, buffers=buffers, into=raw)
+    assert raw.wait(lib.FINISHED, 60)
+
+    def read(phase, info):
+        events.append(raw.next())
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(read)
+    try:
+        gc.set_threshold(1)
+        events += iter(raw.next, None)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(read)
+    replies = [event for event in events if event and event.type == lib.REPLY]
+    values = sorted(form.unpack_result(reply.buffers) for reply in replies)
+    assert values == [bytes([value]) * 5000 for value in range(8) for _ in rc.ids]
+
+
 @pytest.mark.parametrize("coalescing", [False, True])
 def test_broadcast(rc, coalescing):
     view = rc.broadcast_view(rc.ids, is_coalescing=coalescing)

@@ -6,6 +6,7 @@ What has been read belongs to the result object and goes with it.
 """
 
 import json
+import sys
 import threading
 import time
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
@@ -92,14 +93,17 @@ class AsyncResult(FutureFace):
 
     # ---- filing what arrives
 
-    def _pump(self):
+    def _pump(self, most=sys.maxsize):
+        """Files what has arrived, so many events at most. How many there were."""
         with self._lock:
-            event = self._raw.next()
-            while event is not None:
+            for taken in range(most):
+                event = self._raw.next()
+                if event is None:
+                    return taken
                 self._file(event)
                 for listener in self._listeners:
                     listener(event)
-                event = self._raw.next()
+        return most
 
     def _file(self, event):
         task = self._tasks[event.task]
