@@ -166,14 +166,6 @@ static uint64_t hash_of(struct px_span text)
     return hash ? hash : 1;
 }
 
-static struct px_span member(struct px_span object, const char *key)
-{
-    struct px_span raw, value = {0};
-    if (px_scan(object, &key, &raw, 1) == 0 && raw.data && px_scan_string(raw, &value))
-        return value;
-    return (struct px_span){0};
-}
-
 static struct px_task *find_task(struct phalanx_client *client, struct px_span parent)
 {
     struct px_header header;
@@ -189,7 +181,7 @@ static const struct px_engine *speaker(const struct phalanx_client *client, stru
                                        struct px_span metadata)
 {
     const struct px_engine *engine = px_engines_find(&client->engines, session);
-    return engine ? engine : px_engines_find(&client->engines, member(metadata, "engine"));
+    return engine ? engine : px_engines_find(&client->engines, px_scan_member(metadata, "engine"));
 }
 
 /* ---- replies -------------------------------------------------------------------------- */
@@ -247,7 +239,7 @@ void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
         px_msg_destroy(msg);
         return;
     }
-    const struct px_span status = member(px_msg_content(msg), "status");
+    const struct px_span status = px_scan_member(px_msg_content(msg), "status");
     const struct reply_says says = read_metadata(px_msg_metadata(msg));
     const struct px_engine *speaks = px_engines_find(&client->engines, header.session);
     const struct px_engine *engine =
@@ -281,7 +273,7 @@ void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
 static void on_status(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
 {
     struct px_header header;
-    if (px_span_equal(member(px_msg_content(msg), "execution_state"), "idle") &&
+    if (px_span_equal(px_scan_member(px_msg_content(msg), "execution_state"), "idle") &&
         px_header_scan(px_msg_header(msg), &header, NULL) == 0) {
         task->idle_from = hash_of(header.session);
         if (task->unanswered)

@@ -106,15 +106,6 @@ static bool send_to(struct px_clients *clients, const struct px_msg *msg, struct
     return sent;
 }
 
-static struct px_span session_of(const struct px_msg *reply)
-{
-    static const char *const key = "session";
-    struct px_span value, text;
-    if (px_scan(px_msg_parent(reply), &key, &value, 1) != 0 || !px_scan_string(value, &text))
-        return (struct px_span){"", 0};
-    return text;
-}
-
 static struct px_span number_text(uint32_t number, char text[NUMBER_BYTES])
 {
     text[0] = 0;
@@ -170,7 +161,8 @@ static void explore(struct px_clients *clients, struct held *held)
 /* True when there is nothing more to be done for this reply. */
 static bool try_held(struct px_clients *clients, struct held *held)
 {
-    const struct seen *owner = find_session(clients, session_of(held->msg));
+    const struct seen *owner =
+        find_session(clients, px_scan_member(px_msg_parent(held->msg), "session"));
     if (owner != NULL) {
         held->sent |=
             send_to(clients, held->msg, (struct px_span){owner->text, owner->number_size});

@@ -9,16 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- helpers --------------------------------------------------------------- */
-
-/* A string member of a JSON frame; empty when it is not there. */
-static struct px_span member_text(struct px_span object, const char *key)
-{
-    struct px_span value, text;
-    if (px_scan(object, &key, &value, 1) != 0 || !px_scan_string(value, &text))
-        return (struct px_span){"", 0};
-    return text;
-}
+/* ---- records --------------------------------------------------------------- */
 
 static void store_request(struct px_hub *hub, const struct px_msg *msg, struct px_span msg_id,
                           const char *queue, struct px_span engine)
@@ -70,7 +61,7 @@ static void on_mux_request(struct px_hub *hub, const struct px_note *note)
 
 static void on_mux_reply(struct px_hub *hub, const struct px_note *note)
 {
-    struct px_span msg_id = member_text(px_msg_parent(note->msg), "msg_id");
+    struct px_span msg_id = px_scan_member(px_msg_parent(note->msg), "msg_id");
     struct px_job *job = px_hub_job(hub, msg_id);
     if (job != NULL) {
         if (job->member != NULL)
@@ -110,9 +101,9 @@ static void on_task_destination(struct px_hub *hub, const struct px_note *note)
 
 static void on_task_reply(struct px_hub *hub, const struct px_note *note)
 {
-    struct px_span msg_id = member_text(px_msg_parent(note->msg), "msg_id");
-    struct px_span engine = member_text(px_msg_metadata(note->msg), "engine");
-    struct px_span status = member_text(px_msg_metadata(note->msg), "status");
+    struct px_span msg_id = px_scan_member(px_msg_parent(note->msg), "msg_id");
+    struct px_span engine = px_scan_member(px_msg_metadata(note->msg), "engine");
+    struct px_span status = px_scan_member(px_msg_metadata(note->msg), "status");
     struct px_job *job = px_hub_job(hub, msg_id);
     if (job == NULL)
         return;
@@ -202,7 +193,7 @@ static void on_iopub(struct px_hub *hub, const struct px_note *note)
             px_hub_unregister(hub, member, NULL);
         return;
     }
-    struct px_span msg_id = member_text(px_msg_parent(note->msg), "msg_id");
+    struct px_span msg_id = px_scan_member(px_msg_parent(note->msg), "msg_id");
     size_t which = find_output(header.msg_type);
     if (which == OTHER || msg_id.size == 0 || msg_id.size > PX_MAX_MSG_ID)
         return;

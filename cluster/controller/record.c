@@ -169,10 +169,8 @@ static json_t *shared_or_null(json_t *value)
 /* A string member of one of the JSON frames. */
 static json_t *member_of(struct px_span object, const char *key)
 {
-    struct px_span value, text;
-    if (px_scan(object, &key, &value, 1) != 0 || !px_scan_string(value, &text))
-        return json_null();
-    json_t *string = json_stringn(text.data, text.size);
+    struct px_span text = px_scan_member(object, key);
+    json_t *string = text.size > 0 ? json_stringn(text.data, text.size) : NULL;
     return string ? string : json_null();
 }
 

@@ -33,10 +33,7 @@ struct restored {
 
 static bool has_status(struct px_span object, const char *wanted)
 {
-    static const char *const key = "status";
-    struct px_span value, word;
-    return px_scan(object, &key, &value, 1) == 0 && px_scan_string(value, &word) &&
-           px_span_equal(word, wanted);
+    return px_span_equal(px_scan_member(object, "status"), wanted);
 }
 
 static bool is_text(struct px_span text)

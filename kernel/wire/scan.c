@@ -225,6 +225,14 @@ bool px_scan_string(struct px_span value, struct px_span *out)
     return true;
 }
 
+struct px_span px_scan_member(struct px_span object, const char *key)
+{
+    struct px_span value, text;
+    if (px_scan(object, &key, &value, 1) != 0 || !px_scan_string(value, &text))
+        return (struct px_span){"", 0};
+    return text;
+}
+
 bool px_scan_true(struct px_span value)
 {
     return value.data && px_span_equal(value, "true");

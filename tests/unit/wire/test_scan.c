@@ -26,6 +26,17 @@ static void fields_are_found_at_the_top_level_only(void **state)
     assert_false(px_scan_string(v[2], &plain));
 }
 
+static void a_member_is_a_text_or_nothing(void **state)
+{
+    (void)state;
+    const struct px_span object = PX_SPAN("{\"a\": \"x\", \"b\": 1, \"c\": \"\\n\"}");
+    assert_span_equal(px_scan_member(object, "a"), "x");
+    assert_span_equal(px_scan_member(object, "b"), "");
+    assert_span_equal(px_scan_member(object, "c"), "");
+    assert_span_equal(px_scan_member(object, "d"), "");
+    assert_span_equal(px_scan_member(PX_SPAN("[]"), "a"), "");
+}
+
 static void grammar(void **state)
 {
     (void)state;
@@ -148,6 +159,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fields_are_found_at_the_top_level_only),
+        cmocka_unit_test(a_member_is_a_text_or_nothing),
         cmocka_unit_test(grammar),
         cmocka_unit_test(depth_is_bounded),
         cmocka_unit_test(an_escaped_key_means_not_sure),
