@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define TIDY_MS 1000
 #define SHUTDOWN_DELAY_MS 1000
@@ -27,21 +28,9 @@
 
 static void on_connection_request(const struct px_request *request)
 {
-    json_t *engines = json_object(), *features = json_object();
-    struct px_member *member, *next;
-    HASH_ITER(hh, request->hub->by_id, member, next) {
-        char id[16];
-        snprintf(id, sizeof(id), "%d", member->id);
-        if (!member->alive)
-            continue;
-        json_object_set_new(engines, id, json_string(member->uuid));
-        if (member->names != NULL)
-            json_object_set(features, id, member->names);
-    }
-    px_request_reply(
-        request, PX_CONNECTION_REPLY,
-        json_pack("{s:s, s:o, s:o}", "status", "ok", "engines", engines, "px_engines", features),
-        NULL);
+    json_t *content = json_pack("{s:s}", "status", "ok");
+    px_members_list(request->hub, content);
+    px_request_reply(request, PX_CONNECTION_REPLY, content, NULL);
 }
 
 static void on_stop(struct px_loop *loop, void *ctx)
@@ -312,11 +301,12 @@ static int64_t registration_timeout(const struct px_settings *settings)
     return beats > 30000 ? beats : 30000;
 }
 
+/* Since 1970, as dates in headers are compared. */
 static int64_t now_us(void)
 {
-    char date[PX_DATE_SIZE];
-    px_date_now(date);
-    return px_date_parse(px_span_of(date));
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,

@@ -207,10 +207,10 @@ struct px_member {
     int id;
     bool alive;
     unsigned features;
-    json_t *names;   /* of features, as it said them; NULL for none */
-    int64_t left_ms; /* when it was unregistered */
-    json_t *where;   /* {"host", "pid"}, as far as it said; NULL for neither */
-    int64_t joined_ms; /* when it was registered */
+    json_t *names;                /* of features, as it said them; NULL for none */
+    int64_t left_ms;              /* when it was unregistered */
+    json_t *where;                /* {"host", "pid"}, as far as it said; NULL for neither */
+    int64_t joined_ms;            /* when it was registered */
     char *cause;                  /* why it died, a phrase; NULL: it ended well, or not known */
     bool is_leaving, is_answered; /* dead, and clients have not been told; its direct requests have
                                    * been answered */
@@ -277,6 +277,8 @@ void px_hub_greet(struct px_hub *hub);
 size_t px_hub_pending_count(const struct px_hub *hub);
 /* Publishes a notification; `content` is taken, `parent` may be empty. */
 void px_hub_notify(struct px_hub *hub, const char *type, json_t *content, struct px_span parent);
+/* Adds "engines" {id: uuid} and "px_engines" {id: features} of those that are alive. */
+void px_members_list(const struct px_hub *hub, json_t *out);
 void px_hub_save(struct px_hub *hub); /* writes down who is registered */
 PX_MUST_USE int px_members_restore(struct px_hub *hub, struct px_error *err);
 void px_members_fini(struct px_hub *hub);
@@ -303,6 +305,10 @@ struct px_request {
     json_t *content;
 };
 
+/* Sends a message as drafted but for its content, which is taken; `buffers` may be NULL. Who is not
+ * there any more does not get it. */
+void px_hub_send(struct px_hub *hub, struct px_socket *socket, struct px_draft *draft,
+                 json_t *content, const struct px_msg *buffers);
 /* Sends a reply; `content` is taken. Buffers: frames of `buffers` from `first` on, may be NULL. */
 void px_request_reply(const struct px_request *request, const char *type, json_t *content,
                       const struct px_msg *buffers);

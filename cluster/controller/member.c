@@ -55,7 +55,7 @@ struct px_member *px_hub_member_id(const struct px_hub *hub, int id)
 
 /* ---- the state file -------------------------------------------------------- */
 
-void px_hub_save(struct px_hub *hub)
+void px_members_list(const struct px_hub *hub, json_t *out)
 {
     json_t *engines = json_object(), *features = json_object();
     struct px_member *member, *next;
@@ -68,8 +68,15 @@ void px_hub_save(struct px_hub *hub)
         if (member->names != NULL)
             json_object_set(features, id, member->names);
     }
-    json_t *state = json_pack("{s:o, s:i, s:o, s:I}", "engines", engines, "next_id", hub->next_id,
-                              "px_engines", features, "px_since", (json_int_t)hub->since_us);
+    json_object_set_new(out, "engines", engines);
+    json_object_set_new(out, "px_engines", features);
+}
+
+void px_hub_save(struct px_hub *hub)
+{
+    json_t *state =
+        json_pack("{s:i, s:I}", "next_id", hub->next_id, "px_since", (json_int_t)hub->since_us);
+    px_members_list(hub, state);
     char *text = json_dumps(state, 0);
     struct px_error err;
     if (text != NULL &&
@@ -96,16 +103,10 @@ static void save_soon(struct px_hub *hub)
 
 /* ---- notifications --------------------------------------------------------- */
 
-/* Takes `content`. */
 void px_hub_notify(struct px_hub *hub, const char *type, json_t *content, struct px_span parent)
 {
-    char *text = json_dumps(content, 0);
-    struct px_draft draft = {.type = type, .parent = parent, .content = px_span_of(text)};
-    struct px_msg *msg = px_session_build(hub->session, &draft);
-    if (px_socket_send(hub->sockets->notification, &msg) != PX_SENT)
-        px_msg_destroy(msg);
-    free(text);
-    json_decref(content);
+    struct px_draft draft = {.type = type, .parent = parent};
+    px_hub_send(hub, hub->sockets->notification, &draft, content, NULL);
 }
 
 static void order_engine(struct px_hub *hub, enum px_order_kind kind,
@@ -205,8 +206,8 @@ void px_hub_new_heart(struct px_hub *hub, struct px_span uuid)
     save_soon(hub);
 }
 
-/* A client of ipyparallel asks who is there and only then subscribes: it would not hear of an engine
- * that registers in between, ever. To those that know of it already this is no news. */
+/* A client of ipyparallel asks who is there and only then subscribes: it would not hear of an
+ * engine that registers in between, ever. To those that know of it already this is no news. */
 void px_hub_greet(struct px_hub *hub)
 {
     const int64_t since_ms = px_now_ms() - GREET_MS;
@@ -392,45 +393,32 @@ static bool is_uuid(const json_t *value)
     return true;
 }
 
+/* It has an empty parent, as ipyparallel's. */
+static void reply_registration(const struct px_request *request, json_t *content)
+{
+    struct px_draft draft = {.idents_of = request->msg, .type = PX_REGISTRATION_REPLY};
+    px_hub_send(request->hub, request->hub->sockets->query, &draft, content, NULL);
+}
+
 static void refuse_uuid(const struct px_request *request, const char *uuid)
 {
     struct px_buf what = {0}, evalue = {0};
     px_buf_printf(&what, "uuid '%s' in use", uuid);
     px_repr(&evalue, what.data);
-    json_t *content = px_error_json("KeyError", evalue.data);
-    struct px_span parent = {0};
-    char *text = json_dumps(content, 0);
-    struct px_draft draft = {.idents_of = request->msg,
-                             .type = PX_REGISTRATION_REPLY,
-                             .parent = parent,
-                             .content = px_span_of(text)};
-    struct px_msg *msg = px_session_build(request->hub->session, &draft);
-    if (px_socket_send(request->hub->sockets->query, &msg) != PX_SENT)
-        px_msg_destroy(msg);
+    reply_registration(request, px_error_json("KeyError", evalue.data));
     px_log_limited(&request->hub->limiter, PX_WARN, "registration-refused",
                    "engine=%s why=\"in use\"", uuid);
-    free(text);
-    json_decref(content);
     px_buf_fini(&what);
     px_buf_fini(&evalue);
 }
 
-/* The reply has an empty parent, as ipyparallel's. */
 static void accept_engine(const struct px_request *request, const char *uuid, int id)
 {
     struct px_hub *hub = request->hub;
-    json_t *content = json_pack("{s:i, s:s, s:i, s:o}", "id", id, "status", "ok", "hb_period",
-                                hub->settings->ping_ms, "connection_info",
-                                connection_info(&hub->sockets->engine));
-    char *text = json_dumps(content, 0);
-    struct px_draft draft = {
-        .idents_of = request->msg, .type = PX_REGISTRATION_REPLY, .content = px_span_of(text)};
-    struct px_msg *msg = px_session_build(hub->session, &draft);
     add_pending(hub, uuid, id, request->content);
-    if (px_socket_send(hub->sockets->query, &msg) != PX_SENT)
-        px_msg_destroy(msg);
-    free(text);
-    json_decref(content);
+    reply_registration(request, json_pack("{s:i, s:s, s:i, s:o}", "id", id, "status", "ok",
+                                          "hb_period", hub->settings->ping_ms, "connection_info",
+                                          connection_info(&hub->sockets->engine)));
 }
 
 void px_on_registration_request(const struct px_request *request)

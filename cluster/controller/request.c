@@ -24,6 +24,20 @@ json_t *px_error_json(const char *ename, const char *evalue)
     return content;
 }
 
+void px_hub_send(struct px_hub *hub, struct px_socket *socket, struct px_draft *draft,
+                 json_t *content, const struct px_msg *buffers)
+{
+    char *text = json_dumps(content, 0);
+    draft->content = text ? px_span_of(text) : (struct px_span){0};
+    struct px_msg *msg = px_session_build(hub->session, draft);
+    if (buffers != NULL)
+        px_msg_append_frames(msg, buffers, 0, px_msg_count(buffers));
+    if (px_socket_send(socket, &msg) != PX_SENT)
+        px_msg_destroy(msg);
+    free(text);
+    json_decref(content);
+}
+
 void px_request_reply(const struct px_request *request, const char *type, json_t *content,
                       const struct px_msg *buffers)
 {
@@ -33,18 +47,9 @@ void px_request_reply(const struct px_request *request, const char *type, json_t
         json_decref(content);
         return;
     }
-    char *text = json_dumps(content, 0);
-    struct px_draft draft = {.idents_of = request->msg,
-                             .type = type,
-                             .parent = px_msg_header(request->msg),
-                             .content = text ? px_span_of(text) : (struct px_span){0}};
-    struct px_msg *msg = px_session_build(request->hub->session, &draft);
-    if (buffers != NULL)
-        px_msg_append_frames(msg, buffers, 0, px_msg_count(buffers));
-    if (px_socket_send(request->hub->sockets->query, &msg) != PX_SENT)
-        px_msg_destroy(msg);
-    free(text);
-    json_decref(content);
+    struct px_draft draft = {
+        .idents_of = request->msg, .type = type, .parent = px_msg_header(request->msg)};
+    px_hub_send(request->hub, request->hub->sockets->query, &draft, content, buffers);
 }
 
 void px_request_fail(const struct px_request *request, const char *type, const char *ename,
