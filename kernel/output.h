@@ -62,7 +62,7 @@ struct px_spool_file;
 
 /* All files together hold at most `most` bytes; the oldest go first. */
 struct px_spool *px_spool_create(uint64_t most);
-/* Ends the thread, removes the files and their directory. NULL allowed. */
+/* Ends the thread. Files stay, for a week at most (spool.c). NULL allowed. */
 void px_spool_destroy(struct px_spool *spool);
 /* A new file, released by the caller; never NULL: px_spool_describe says what became of it. `name`
  * is the beginning of its name. */

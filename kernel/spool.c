@@ -9,8 +9,9 @@
  * a rule, PENDING_MOST whatever happens; what is beyond that, beyond the limit of all files or on a
  * full disk is not kept, and px_spool_describe() says so.
  *
- * The directory goes with the process. One that a killed process left is removed by the next that
- * needs one: it is locked (flock) as long as its owner or a child of that lives.
+ * Files outlive their process: a notebook that was run by a program is read later. The next process
+ * that needs a directory removes those of ended ones: what is older than a week, and the oldest
+ * when there are many. A directory is locked (flock) as long as its owner or a child of that lives.
  */
 #define _GNU_SOURCE
 #include "output.h"
@@ -18,6 +19,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -34,6 +36,8 @@
 #define PENDING_MOST (8u << 20)
 #define WORTH_WRITING (128u << 10) /* until then the thread is not woken */
 #define MOST_FILES 64              /* a program may flood request after request */
+#define MOST_LEFT 8                /* directories of processes that have ended */
+#define LEFT_S (7 * 24 * 3600)     /* how long they are kept */
 
 struct px_spool_file {
     struct px_spool_file *next;
@@ -80,7 +84,8 @@ struct px_spool *px_spool_create(uint64_t most)
 
 /* ---- the directory ---- */
 
-static void remove_directory(int parent, const char *name, int fd)
+/* With what is in it. */
+static bool remove_directory(int parent, const char *name, int fd)
 {
     DIR *dir = fdopendir(dup(fd));
     struct dirent *entry;
@@ -89,22 +94,25 @@ static void remove_directory(int parent, const char *name, int fd)
             unlinkat(fd, entry->d_name, 0);
     if (dir)
         closedir(dir);
-    unlinkat(parent, name, AT_REMOVEDIR);
+    return unlinkat(parent, name, AT_REMOVEDIR) == 0;
 }
 
-/* A directory of ours whose process has ended: nobody holds its lock. */
-static void remove_if_left(int parent, const char *name)
+/* The descriptor of a directory of ours whose process has ended, locked; -1: it is none. */
+static int open_left(int parent, const char *name, time_t *since)
 {
     int pid;
     struct stat about;
     if (sscanf(name, PREFIX "%d-", &pid) != 1 || pid <= 0 || kill(pid, 0) == 0 || errno != ESRCH)
-        return;
+        return -1;
     const int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    if (fstat(fd, &about) == 0 && about.st_uid == geteuid() && flock(fd, LOCK_EX | LOCK_NB) == 0)
-        remove_directory(parent, name, fd);
-    close(fd);
+    if (fd >= 0 && fstat(fd, &about) == 0 && about.st_uid == geteuid() &&
+        flock(fd, LOCK_EX | LOCK_NB) == 0) {
+        *since = about.st_mtime;
+        return fd;
+    }
+    if (fd >= 0)
+        close(fd);
+    return -1;
 }
 
 static const char *temporary(void)
@@ -113,13 +121,39 @@ static const char *temporary(void)
     return given && given[0] == '/' ? given : "/tmp";
 }
 
+/* Removes the oldest directory that is left, if its time has come. False when there is nothing more
+ * to remove. */
+static bool remove_one_left(DIR *dir)
+{
+    char oldest[NAME_MAX + 1] = "";
+    time_t oldest_since = 0, since;
+    int count = 0, fd;
+    rewinddir(dir);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (strncmp(entry->d_name, PREFIX, sizeof PREFIX - 1) != 0 ||
+            (fd = open_left(dirfd(dir), entry->d_name, &since)) < 0)
+            continue;
+        close(fd);
+        if (count++ == 0 || since < oldest_since) {
+            oldest_since = since;
+            strcpy(oldest, entry->d_name);
+        }
+    }
+    if (count <= MOST_LEFT && (count == 0 || time(NULL) - oldest_since <= LEFT_S))
+        return false;
+    fd = open_left(dirfd(dir), oldest, &since);
+    if (fd < 0)
+        return false; /* somebody else is at it */
+    const bool removed = remove_directory(dirfd(dir), oldest, fd);
+    close(fd);
+    return removed;
+}
+
 static void remove_left_ones(void)
 {
     DIR *dir = opendir(temporary());
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir)))
-        if (strncmp(entry->d_name, PREFIX, sizeof PREFIX - 1) == 0)
-            remove_if_left(dirfd(dir), entry->d_name);
+    while (dir && remove_one_left(dir))
+        ;
     if (dir)
         closedir(dir);
 }
@@ -326,10 +360,10 @@ void px_spool_destroy(struct px_spool *spool)
     while (spool->first)
         free_file(spool, spool->first);
     px_buf_fini(&spool->spare);
-    if (spool->lock_fd >= 0) {
-        remove_directory(AT_FDCWD, spool->directory, spool->lock_fd);
+    if (spool->directory)
+        (void)rmdir(spool->directory); /* it stays when there is something in it */
+    if (spool->lock_fd >= 0)
         close(spool->lock_fd);
-    }
     free(spool->directory);
     pthread_cond_destroy(&spool->work);
     pthread_cond_destroy(&spool->done);

@@ -342,13 +342,13 @@ def test_without_limits_all_is_shown(make):
     assert seen.text() == ("x" * 99999 + "\n") * 200
 
 
-def test_spool_files_go_with_the_kernel(make, tmp_path):
+def test_spool_files_outlive_the_kernel(make, tmp_path):
     side = make("kernel")
     text = side.run("for i in range(40): print('x' * 99999)").text()
     path = Path(re.search(NOTICE, text).group(4))
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
     side.kernel.km.shutdown_kernel()
-    assert not list((tmp_path / "spool").glob("phalanx-output-*"))
+    assert path.stat().st_size > 0  # a notebook that a program ran is read later
 
 
 def test_streams_in_turn_cost_no_message_each(side):

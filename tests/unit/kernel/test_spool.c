@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Files for what was left out: their bytes, their limits, and that nothing of them stays. */
+/* Files for what was left out: their bytes, their limits, and how long they stay. */
 #define _GNU_SOURCE
 #include "../test.h"
 
 #include "output.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MB (1u << 20)
@@ -27,6 +29,13 @@ static int count_entries(const char *path)
         count += entry->d_name[0] != '.';
     closedir(dir);
     return count;
+}
+
+static void empty_folder(void)
+{
+    char *command = px_format("rm -rf %s/*", folder);
+    assert_int_equal(system(command), 0);
+    free(command);
 }
 
 static char *describe(struct px_spool *spool, struct px_spool_file *file)
@@ -70,6 +79,15 @@ static void test_text_arrives_in_a_private_file(void **state)
     assert_int_equal(about.st_mode & 0777, 0700);
     free(path);
     px_spool_release(spool, file);
+    px_spool_destroy(spool);
+    assert_int_equal(count_entries(folder), 1); /* it is there to be read */
+}
+
+static void test_without_files_nothing_stays(void **state)
+{
+    (void)state;
+    empty_folder();
+    struct px_spool *spool = px_spool_create(MB);
     px_spool_destroy(spool);
     assert_int_equal(count_entries(folder), 0);
 }
@@ -172,21 +190,74 @@ static void write_one(struct px_spool *spool)
     px_spool_release(spool, file);
 }
 
-static void test_what_a_killed_process_left_is_removed(void **state)
+/* What a process leaves that flooded and ended; its directory. */
+static char *leave_one(void)
 {
-    (void)state;
+    int ends[2];
+    char path[256] = "";
+    assert_int_equal(pipe(ends), 0);
     const pid_t pid = fork();
     if (pid == 0) {
-        write_one(px_spool_create(MB));
-        _exit(0); /* without px_spool_destroy */
+        struct px_spool *spool = px_spool_create(MB);
+        struct px_spool_file *file = px_spool_open(spool, "stdout");
+        px_spool_add(spool, file, "text", 4);
+        px_spool_settle(spool, PATIENCE_MS);
+        char *kept = path_of(spool, file);
+        const bool said = write(ends[1], kept, strlen(kept)) > 0;
+        px_spool_release(spool, file);
+        px_spool_destroy(spool);
+        _exit(!said);
     }
-    assert_int_equal(waitpid(pid, NULL, 0), pid);
-    assert_int_equal(count_entries(folder), 1);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_true(read(ends[0], path, sizeof path - 1) > 0);
+    close(ends[0]);
+    close(ends[1]);
+    assert_int_equal(access(path, R_OK), 0);
+    strrchr(path, '/')[0] = 0;
+    return px_strdup(path);
+}
+
+static void set_age(const char *path, int days)
+{
+    const time_t then = time(NULL) - (time_t)days * 24 * 3600;
+    const struct timespec times[2] = {{.tv_sec = then}, {.tv_sec = then}};
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+static void test_files_stay_for_a_week(void **state)
+{
+    (void)state;
+    empty_folder();
+    char *old = leave_one(), *young = leave_one();
+    set_age(old, 8);
+    set_age(young, 6);
     struct px_spool *spool = px_spool_create(MB);
     write_one(spool);
-    assert_int_equal(count_entries(folder), 1);
+    assert_int_equal(access(old, F_OK), -1);
+    assert_int_equal(access(young, F_OK), 0);
     px_spool_destroy(spool);
-    assert_int_equal(count_entries(folder), 0);
+    free(old);
+    free(young);
+}
+
+static void test_no_more_than_some_stay(void **state)
+{
+    (void)state;
+    empty_folder();
+    char *left[10];
+    for (int i = 0; i < 10; i++) {
+        left[i] = leave_one();
+        set_age(left[i], i == 5 ? 3 : 1); /* each process removes what is too much */
+    }
+    struct px_spool *spool = px_spool_create(MB);
+    write_one(spool);
+    assert_int_equal(count_entries(folder), 9);
+    assert_int_equal(access(left[5], F_OK), -1);
+    px_spool_destroy(spool);
+    for (int i = 0; i < 10; i++)
+        free(left[i]);
 }
 
 static int setup(void **state)
@@ -201,6 +272,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
+    empty_folder();
     return rmdir(folder);
 }
 
@@ -208,11 +280,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text_arrives_in_a_private_file),
+        cmocka_unit_test(test_without_files_nothing_stays),
         cmocka_unit_test(test_a_file_ends_at_the_limit_and_says_so),
         cmocka_unit_test(test_older_files_make_room),
         cmocka_unit_test(test_many_files_do_not_add_up),
         cmocka_unit_test(test_without_a_directory_text_is_said_to_be_lost),
-        cmocka_unit_test(test_what_a_killed_process_left_is_removed),
+        cmocka_unit_test(test_files_stay_for_a_week),
+        cmocka_unit_test(test_no_more_than_some_stay),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
