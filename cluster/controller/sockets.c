@@ -19,9 +19,10 @@
 /* Nobody need keep more of what is not verified yet: a uuid or a time, and a million ids. */
 #define LARGEST_PONG 1024
 #define LARGEST_REQUEST (128u << 20)
-/* Messages kept for one subscriber that does not read: what comes beyond them it misses. Output is
- * large, notifications are small and few, and a client that misses one is wrong for good. */
-#define OUTPUT_HWM 20000
+/* Messages kept for one subscriber that does not read: what comes beyond them it misses. Output may
+ * be large; notifications are small and few, and a client that misses one is wrong for good.
+ * LIMIT: ZeroMQ counts messages, not bytes: ten thousand displays of 100 kB are a gigabyte. */
+#define OUTPUT_HWM 10000
 #define NOTIFICATION_HWM 200000
 
 /* Ports for one side, then for both. */

@@ -1189,6 +1189,37 @@ def test_a_heart_that_was_ignored_registers_later(cluster):
     peer.close()
 
 
+def test_output_for_a_subscriber_who_does_not_read_is_bounded(cluster):
+    cluster.start()
+    peer = Peer(cluster)
+    slow = peer.context.socket(zmq.SUB)
+    slow.linger, slow.rcvhwm, slow.rcvbuf = 0, 1, 4096
+    slow.setsockopt(zmq.SUBSCRIBE, b"")
+    slow.connect(f"tcp://127.0.0.1:{peer.client['iopub']}")
+    told = peer.connect(zmq.SUB, peer.client["iopub"])
+    iopub = peer.connect(zmq.XPUB, peer.engine["iopub"])
+    assert iopub.poll(10000) and iopub.recv() == b"\x01"
+    iopub.sndhwm = 0
+    content = {"name": "stdout", "text": "x" * 1000}
+
+    def publish():
+        peer.session.send(iopub, "stream", content=content, ident=b"engine.0.stdout")
+
+    def missed():
+        publish()
+        sockets = peer.ask("status_request", {})["content"]["sockets"]
+        return sum(s["dropped"] for s in sockets if (s["name"], s["side"]) == ("iopub", "clients"))
+
+    wait_until(lambda: publish() or slow.poll(10))  # both subscribers are there
+    for _ in range(15_000):
+        publish()
+        while told.poll(0):
+            told.recv_multipart()
+    assert wait_until(missed) > 0
+    assert "subscriber-slow" in cluster.log()
+    peer.close()
+
+
 def test_a_pong_that_is_none_ends_its_connection(peer):
     """It is not signed: what comes there is not kept until it is looked at."""
     pong = peer.connect(zmq.DEALER, peer.engine["hb_pong"], "engine-a")
