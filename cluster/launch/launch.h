@@ -125,6 +125,9 @@ bool px_process_find(pid_t pid, struct px_process *out);
 bool px_process_alive(struct px_process process);
 /* Whether it runs a program of this name. */
 bool px_process_is(struct px_process process, const char *name);
+/* Whether it is what `state` in a file of that time means: older than the file or, as clocks are
+ * set, called with the state's profile_dir and cluster_id. */
+bool px_process_is_meant(struct px_process process, const json_t *state, double written);
 /* When it started, in seconds of the wall clock. */
 double px_process_start_time(struct px_process process);
 /* The parent, grandparent or its parent that is a program called `name`. */

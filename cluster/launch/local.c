@@ -307,10 +307,8 @@ static void restore_member(struct local_set *set, const json_t *state, const cha
 {
     struct px_process process;
     const json_int_t pid = json_integer_value(json_object_get(state, "pid"));
-    if (pid <= 0 || pid > INT32_MAX || !px_process_find((pid_t)pid, &process))
-        return;
-    /* Clock ticks and a file's time are coarse, and the file is written after the start. */
-    if (px_process_start_time(process) > written + 1.0)
+    if (pid <= 0 || pid > INT32_MAX || !px_process_find((pid_t)pid, &process) ||
+        !px_process_is_meant(process, state, written))
         return;
     const char *log = json_string_value(json_object_get(state, "output_file"));
     add_member(set, process, key, log ? log : "");

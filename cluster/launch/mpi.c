@@ -88,7 +88,7 @@ static struct px_set *mpi_restore(const json_t *state, double written,
     const json_int_t pid = json_integer_value(json_object_get(state, "pid"));
     set->state = json_deep_copy(state);
     if (pid > 1 && pid <= INT32_MAX && px_process_find((pid_t)pid, &process) &&
-        px_process_start_time(process) <= written + 1.0)
+        px_process_is_meant(process, state, written))
         px_proxy_adopt(set, process, json_string_value(json_object_get(state, "output_file")));
     return &set->base;
 }

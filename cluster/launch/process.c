@@ -26,6 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define MAX_COMMAND_LINE (1u << 20) /* more is no program that we start */
+
 /* ---- looking ---- */
 
 struct stat_line {
@@ -87,6 +89,46 @@ double px_process_start_time(struct px_process process)
     const double up = (double)boot.tv_sec + (double)boot.tv_nsec / 1e9;
     const double now = (double)wall.tv_sec + (double)wall.tv_nsec / 1e9;
     return now - up + (double)process.started / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* Of words that each end with NUL: "--option=VALUE", or "--option" and then VALUE. NULL: neither.
+ */
+static const char *value_of(const struct px_buf *words, const char *option)
+{
+    const size_t size = strlen(option);
+    const char *end = words->data + words->size;
+    for (const char *word = words->data; word < end; word += strlen(word) + 1) {
+        if (strncmp(word, option, size) != 0)
+            continue;
+        if (word[size] == '=')
+            return word + size + 1;
+        if (!word[size] && word + size + 1 < end)
+            return word + size + 1;
+    }
+    return NULL;
+}
+
+static bool is_of_cluster(pid_t pid, const json_t *state)
+{
+    char path[64];
+    struct px_buf words = {0};
+    snprintf(path, sizeof path, "/proc/%ld/cmdline", (long)pid);
+    const char *dir = json_string_value(json_object_get(state, "profile_dir"));
+    const char *id = json_string_value(json_object_get(state, "cluster_id"));
+    bool is = false;
+    if (dir && id && px_file_read(path, MAX_COMMAND_LINE, &words, NULL) == 0 && words.size) {
+        const char *own_dir = value_of(&words, "--profile-dir");
+        const char *own_id = value_of(&words, "--cluster-id");
+        is = own_dir && own_id && strcmp(own_dir, dir) == 0 && strcmp(own_id, id) == 0;
+    }
+    px_buf_fini(&words);
+    return is;
+}
+
+bool px_process_is_meant(struct px_process process, const json_t *state, double written)
+{
+    /* Clock ticks and a file's time are coarse, and the file is written after the start. */
+    return px_process_start_time(process) <= written + 1.0 || is_of_cluster(process.pid, state);
 }
 
 bool px_process_is(struct px_process process, const char *name)

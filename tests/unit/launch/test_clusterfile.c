@@ -6,10 +6,12 @@
 #include "launch/launch.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 struct fixture {
@@ -160,6 +162,36 @@ static void test_a_process_younger_than_the_file_is_another(void **state)
     px_cluster_fini(&cluster);
 }
 
+static void test_a_process_of_the_cluster_is_known_after_the_clock_was_set(void **state)
+{
+    struct fixture *fixture = *state;
+    char *argv[] = {"sh", "-c", "kill -STOP $$", "sh", "--profile-dir", "/p", "--cluster-id=a",
+                    NULL};
+    const struct px_spawn request = {.argv = argv, .log = "/dev/null", .keep_fd = -1};
+    struct px_process process;
+    assert_int_equal(px_process_spawn(&request, &process, NULL), 0);
+    static const struct {
+        const char *dir, *id;
+        bool meant;
+    } rows[] = {{"/p", "a", true}, {"/p", "b", false}, {"/q", "a", false}};
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        char *text =
+            px_format("{\"cluster\": {}, \"controller\": {\"class\": \"local\", \"state\": "
+                      "{\"pid\": %ld, \"profile_dir\": \"%s\", \"cluster_id\": \"%s\"}}}",
+                      (long)process.pid, rows[i].dir, rows[i].id);
+        write_text(fixture, text);
+        free(text);
+        const struct timespec old[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
+        assert_int_equal(utimensat(AT_FDCWD, fixture->place.file, old, 0), 0);
+        struct px_cluster cluster;
+        assert_int_equal(px_cluster_load(fixture->place.file, &cluster, NULL), 0);
+        assert_int_equal(px_cluster_runs(&cluster), rows[i].meant);
+        px_cluster_fini(&cluster);
+    }
+    px_process_signal(process, SIGKILL);
+    assert_int_equal(waitpid(process.pid, NULL, 0), process.pid);
+}
+
 static void test_a_launcher_that_we_lack(void **state)
 {
     struct fixture *fixture = *state;
@@ -239,6 +271,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_the_form_is_ipyparallels, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_runs_is_told_from_what_ran, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_a_process_of_the_cluster_is_known_after_the_clock_was_set, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_process_younger_than_the_file_is_another, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_launcher_that_we_lack, setup, teardown),
