@@ -141,7 +141,7 @@ enum px_note_kind {
     PX_NOTE_IOPUB,            /* topic | message */
     PX_NOTE_WHY,              /* the request | message; `text` is {"<msg_id>": {...}, ...} */
     PX_NOTE_REPORT,           /* what was asked | msg or NULL; `text`: JSON */
-    PX_NOTE_PROBED,           /* `text` is the uuid: it has answered PX_ORDER_PROBE_DIRECT */
+    PX_NOTE_PROBED,           /* `text` is uuid 0 ident: it has answered PX_ORDER_PROBE_DIRECT */
     PX_NOTE_NEW_HEART,        /* `text` is the uuid */
     PX_NOTE_STOPPED_HEART,
     PX_NOTE_KINDS,
@@ -171,8 +171,9 @@ enum px_order_kind {
     PX_ORDER_WHY,          /* msg: a why_request, text: its ids; the answer is a PX_NOTE_WHY */
     PX_ORDER_REMEMBER,     /* msg: its one frame lists tasks that have ended, see restore.c */
     PX_ORDER_ADOPT,        /* uuid, msg: a task that this engine has been sent before */
-    PX_ORDER_PROBE,        /* uuid: after its tasks were adopted, find out which it has */
-    PX_ORDER_PROBE_DIRECT, /* uuid: the same for direct requests; the answer is a PX_NOTE_PROBED */
+    PX_ORDER_PROBE,        /* uuid: find out which of its tasks it has */
+    PX_ORDER_PROBE_DIRECT, /* uuid, id: the same for direct requests, by a probe of this number; the
+                            * answer is a PX_NOTE_PROBED */
     PX_ORDER_ANSWER,       /* msg: client, engine | a reply to a direct request, made by the hub */
     PX_ORDER_REPORT,       /* msg: a status_request, or NULL; the answer is a PX_NOTE_REPORT */
     PX_ORDER_STOP,
@@ -245,10 +246,11 @@ void px_error_content(struct px_buf *out, const char *ename, const char *evalue)
 struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
                               struct px_span engine, struct px_span parent, const char *ename,
                               const char *evalue);
-/* To an engine that a former controller has left: any request that it answers in its turn, and that
- * does nothing. When its answer comes, everything sent to it before on that socket has been
- * answered or is lost. */
-struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid);
+/* To an engine that a former controller has left, or whose connection was lost: any request that it
+ * answers in its turn, and that does nothing. When its answer comes, everything sent to it before on
+ * that socket has been answered or is lost. `number` is from 1. */
+struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid, unsigned number);
+unsigned px_probe_number(struct px_span ident); /* of the client that asks; 0: it is another */
 bool px_is_probe(const struct px_msg *reply); /* E | C | ... */
 
 /* ---- traffic --------------------------------------------------------------- */
@@ -362,7 +364,7 @@ struct px_relay *px_relay_create(const struct px_shared *shared, const char *nam
 void px_relay_destroy(struct px_relay *relay);
 /* Passes on what has arrived from engines. */
 void px_relay_drain(struct px_relay *relay);
-void px_relay_probe(struct px_relay *relay, struct px_span uuid);
+void px_relay_probe(struct px_relay *relay, struct px_span uuid, unsigned number);
 /* C | E | a reply in the engine's stead; taken. */
 void px_relay_answer(struct px_relay *relay, struct px_msg *msg);
 void px_relay_engine_down(struct px_relay *relay, struct px_span uuid);
@@ -402,6 +404,7 @@ void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
 void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *out);
 /* What a former controller left. Takes `msg`. */
 void px_tasks_adopt(struct px_tasks *tasks, struct px_span uuid, struct px_msg *msg);
+/* Finds out which of its tasks the engine has; the others wait for an engine again. */
 void px_tasks_probe(struct px_tasks *tasks, struct px_span uuid);
 void px_tasks_remember(struct px_tasks *tasks, struct px_span msg_id, bool succeeded,
                        struct px_span uuid);

@@ -31,6 +31,10 @@ static void on_connection_request(const struct px_request *request)
     json_t *content = json_pack("{s:s}", "status", "ok");
     px_members_list(request->hub, content);
     px_request_reply(request, PX_CONNECTION_REPLY, content, NULL);
+    /* An engine that is not sure of its connections asks under its own name. */
+    struct px_member *member = px_hub_member(request->hub, px_msg_ident(request->msg, 0));
+    if (member != NULL)
+        px_hub_probe(request->hub, member);
 }
 
 static void on_stop(struct px_loop *loop, void *ctx)

@@ -217,6 +217,7 @@ struct px_member {
     char *running;                /* the request that it died with; NULL: none, or not known */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
+    unsigned probes; /* on mux: how many it was sent, from 1 */
     UT_hash_handle hh;      /* by id: all that ever registered */
     UT_hash_handle hh_uuid; /* by uuid: alive */
     char uuid[];
@@ -226,7 +227,7 @@ struct px_member {
 struct px_job {
     struct px_member *member; /* NULL: unassigned */
     bool mux;
-    bool restored;              /* from a former controller, which may have lost it */
+    unsigned probe;             /* the last that the member was sent before it */
     struct px_job *prev, *next; /* of the member, or unassigned */
     UT_hash_handle hh;
     char msg_id[];
@@ -365,8 +366,11 @@ void px_hub_destroy(struct px_hub *hub);
 /* Takes back the engines of a controller that was killed, and with a store its unfinished tasks
  * (restore.c); before the traffic thread runs. */
 PX_MUST_USE int px_hub_restore(struct px_hub *hub, struct px_error *err);
-/* The engine of that uuid has answered what it was ever going to answer of what it had then. */
-void px_hub_probed(struct px_hub *hub, struct px_span uuid);
+/* Finds out which of its tasks and direct requests the engine has. */
+void px_hub_probe(struct px_hub *hub, struct px_member *member);
+/* The engine of that uuid has answered what it was ever going to answer of what it was sent on mux
+ * before this probe. */
+void px_hub_probed(struct px_hub *hub, struct px_span uuid, unsigned probe);
 /* Runs until SIGINT, SIGTERM or a shutdown_request. */
 PX_MUST_USE int px_hub_run(struct px_hub *hub, struct px_error *err);
 /* After the traffic thread has ended: looks at the last copies of the traffic. NULL allowed. */

@@ -42,6 +42,7 @@ void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *me
         HASH_ADD_KEYPTR(hh, hub->jobs, job->msg_id, msg_id.size, job);
     }
     job->member = member;
+    job->probe = member != NULL ? member->probes : 0;
     job->mux = mux;
     if (member == NULL) {
         DL_APPEND(hub->unassigned, job);

@@ -221,7 +221,8 @@ static void on_new_heart(struct px_hub *hub, const struct px_note *note)
 
 static void on_probed(struct px_hub *hub, const struct px_note *note)
 {
-    px_hub_probed(hub, px_span_of(note->text));
+    struct px_span uuid = px_span_of(note->text);
+    px_hub_probed(hub, uuid, px_probe_number(px_span_of(uuid.data + uuid.size + 1)));
 }
 
 static void on_stopped_heart(struct px_hub *hub, const struct px_note *note)

@@ -38,7 +38,7 @@ static void on_reply(void *ctx, struct px_msg **msg)
     struct px_relay *relay = ctx;
     if (px_is_probe(*msg)) {
         px_link_note_text(relay->shared.link, PX_NOTE_PROBED, px_msg_ident(*msg, 0),
-                          (struct px_span){0});
+                          px_msg_ident(*msg, 1));
         return;
     }
     px_msg_swap(*msg, 0, 1);
@@ -108,9 +108,9 @@ void px_relay_drain(struct px_relay *relay)
     px_port_drain_all(&relay->out);
 }
 
-void px_relay_probe(struct px_relay *relay, struct px_span uuid)
+void px_relay_probe(struct px_relay *relay, struct px_span uuid, unsigned number)
 {
-    px_route_send(relay->route, px_probe_build(relay->shared.session, uuid));
+    px_route_send(relay->route, px_probe_build(relay->shared.session, uuid, number));
 }
 
 void px_relay_answer(struct px_relay *relay, struct px_msg *msg)

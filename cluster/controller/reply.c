@@ -7,6 +7,7 @@
 
 #include "protocol.h"
 
+#include <stdio.h>
 #include <string.h>
 
 void px_error_content(struct px_buf *out, const char *ename, const char *evalue)
@@ -50,11 +51,14 @@ struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
     return msg;
 }
 
-#define PROBE_IDENT "px.probe" /* the client that asks */
+#define PROBE_IDENT "px.probe." /* the client that asks; a number follows */
+#define MOST_DIGITS 9
 
-struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid)
+struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid, unsigned number)
 {
-    struct px_span idents[2] = {uuid, PX_SPAN(PROBE_IDENT)};
+    char ident[sizeof(PROBE_IDENT) + MOST_DIGITS + 1];
+    snprintf(ident, sizeof(ident), PROBE_IDENT "%u", number);
+    struct px_span idents[2] = {uuid, px_span_of(ident)};
     struct px_span content = PX_SPAN("{\"code\": \"\", \"silent\": true, \"store_history\": false, "
                                      "\"user_expressions\": {}, \"allow_stdin\": false}");
     struct px_draft draft = {
@@ -62,7 +66,22 @@ struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid)
     return px_session_build(session, &draft);
 }
 
+unsigned px_probe_number(struct px_span ident)
+{
+    const size_t head = strlen(PROBE_IDENT);
+    unsigned number = 0;
+    if (ident.size <= head || ident.size > head + MOST_DIGITS ||
+        memcmp(ident.data, PROBE_IDENT, head) != 0)
+        return 0;
+    for (size_t i = head; i < ident.size; i++) {
+        if (ident.data[i] < '0' || ident.data[i] > '9')
+            return 0;
+        number = 10 * number + (unsigned)(ident.data[i] - '0');
+    }
+    return number;
+}
+
 bool px_is_probe(const struct px_msg *reply)
 {
-    return px_span_equal(px_msg_ident(reply, 1), PROBE_IDENT);
+    return px_probe_number(px_msg_ident(reply, 1)) > 0;
 }

@@ -8,8 +8,11 @@
  *   sent to one that      is gone, of the task queue: submitted again; direct ones have failed
  *   not sent yet          submitted again
  *
- * A direct request that its engine turns out not to have, or has answered to the controller that
- * was killed, fails: nobody can tell which of these it is, and what it does may not be done twice.
+ * So it is, without a restart, when an engine asks whether it is known: its connections were lost,
+ * and with them what was under way.
+ *
+ * A direct request that its engine turns out not to have, or whose reply was lost, fails: nobody
+ * can tell which of these it is, and what it does may not be done twice.
  *
  * All keep their ids, so a client that still waits gets its reply. Tasks from before the cluster
  * was last started without --restore are left alone.
@@ -95,17 +98,28 @@ static void answer_direct(struct px_hub *hub, const struct px_record *record, in
     free(evalue);
 }
 
-void px_hub_probed(struct px_hub *hub, struct px_span uuid)
+void px_hub_probe(struct px_hub *hub, struct px_member *member)
+{
+    struct px_order order = {.kind = PX_ORDER_PROBE};
+    memcpy(order.uuid, member->uuid, strlen(member->uuid));
+    px_link_order(hub->link, &order);
+    order.kind = PX_ORDER_PROBE_DIRECT;
+    order.id = (int)++member->probes;
+    px_link_order(hub->link, &order);
+}
+
+void px_hub_probed(struct px_hub *hub, struct px_span uuid, unsigned probe)
 {
     const struct px_member *member = px_hub_member(hub, uuid);
     size_t lost = 0;
     for (struct px_job *job = member ? member->queue : NULL; job != NULL; job = job->next) {
-        if (!job->restored)
+        if (job->probe >= probe)
             continue;
-        job->restored = false;
+        job->probe = member->probes; /* answered, which takes a moment to get about */
         lost++;
         answer_direct(hub, px_db_get(hub->db, px_span_of(job->msg_id)), member->id,
-                      "the controller was killed, and with it a direct request or its reply:");
+                      "the controller was killed, or a connection lost, and with it a direct "
+                      "request or its reply:");
     }
     if (lost > 0)
         px_log(PX_WARN, "requests-lost", "engine=%.*s count=%zu", (int)uuid.size, uuid.data, lost);
@@ -117,7 +131,6 @@ static void restore_direct(struct restored *restored, struct px_record *record,
     struct px_span msg_id = px_span_of(record->msg_id);
     if (member != NULL) {
         px_hub_book(restored->hub, msg_id, member, true);
-        px_hub_job(restored->hub, msg_id)->restored = true;
         restored->direct++;
         return;
     }
@@ -181,13 +194,8 @@ static void probe_engines(struct px_hub *hub)
 {
     struct px_member *member, *next;
     HASH_ITER(hh, hub->by_id, member, next) {
-        struct px_order order = {.kind = PX_ORDER_PROBE};
-        memcpy(order.uuid, member->uuid, strlen(member->uuid));
-        if (member->tasks != NULL)
-            px_link_order(hub->link, &order);
-        order.kind = PX_ORDER_PROBE_DIRECT;
-        if (member->queue != NULL)
-            px_link_order(hub->link, &order);
+        if (member->tasks != NULL || member->queue != NULL)
+            px_hub_probe(hub, member);
     }
 }
 

@@ -92,7 +92,8 @@ struct px_worker {
     uint32_t serial;   /* from 1, never given again */
     unsigned features; /* bits: what it understands beyond the common protocol */
     bool alive;
-    void *state; /* schedule.c's own */
+    unsigned probes; /* how many it was sent, from 1 */
+    void *state;     /* schedule.c's own */
     UT_hash_handle hh;
     size_t uuid_size;
     char uuid[];
@@ -152,6 +153,9 @@ struct px_schedule_ops {
      * books until it answers. NULL when tasks are never sent ahead. */
     void (*recall)(void *ctx, const struct px_worker *from, const char *const *msg_ids,
                    size_t count);
+    /* The task goes out again, maybe to an engine that had it: no engine takes the same message
+     * twice. NULL when that does not matter. */
+    void (*renew)(void *ctx, void *payload);
 };
 
 struct px_schedule *px_schedule_create(const struct px_schedule_ops *ops, void *ctx,
@@ -227,8 +231,11 @@ void px_schedule_remember(struct px_schedule *schedule, struct px_span msg_id, b
  * taken, when there is no such engine. */
 PX_MUST_USE bool px_schedule_adopt(struct px_schedule *schedule, struct px_span msg_id,
                                    struct px_task_spec *spec, void *payload, struct px_span uuid);
-/* What the engine adopted and has not answered, it never got: it goes to any. Returns how many. */
-size_t px_schedule_reclaim(struct px_schedule *schedule, struct px_span uuid);
+/* The engine is about to be sent a probe: its number, or 0 when there is no such engine. */
+unsigned px_schedule_probe(struct px_schedule *schedule, struct px_span uuid);
+/* The engine has answered that probe: what it was sent before and has not answered, it never got, or
+ * its reply was lost. That goes to any. Returns how many. */
+size_t px_schedule_reclaim(struct px_schedule *schedule, struct px_span uuid, unsigned probe);
 
 struct px_schedule_stats {
     size_t engines, blocked, waiting, running;

@@ -66,7 +66,7 @@ struct task {
     uint32_t serial;
     int64_t since_us;         /* running: when it was sent; else when it began to wait */
     bool asked;               /* running: its engine was asked to hand it back */
-    bool adopted;             /* running: sent by a former controller */
+    unsigned probe;           /* running: the last probe that its engine was sent before it */
     bool alone;               /* its engine died and may have begun it: never ahead again */
     struct task *prev, *next; /* its engine's running tasks, orphans, or done */
     UT_hash_handle hh;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * schedule_restore: tasks of a controller that was killed, taken over by the next one.
+ * schedule_restore: tasks of a controller that was killed, taken over by the next one, and tasks of
+ * an engine whose connection was lost.
  *
  * How a task ended is remembered, for those that depend on it. A task that was sent to an engine
  * which still lives is adopted: it counts as running there, and whatever the engine answers is its
- * end. But it may have been lost on its way. So the engine is asked something that comes after all
- * of them in its queue; once it has answered that, what it has not answered it never had, and is
- * reclaimed: it waits for an engine again.
+ * end. But it may have been lost on its way, as may what was under way when a connection broke. So
+ * the engine is asked something that comes after all of them in its queue, a probe; once it has
+ * answered that, what it was sent before and has not answered it never had, or the reply was lost.
+ * That is reclaimed: it waits for an engine again. Probes have numbers, as one may be lost too.
  */
 #include "schedule_parts.h"
 
@@ -34,10 +36,10 @@ bool px_schedule_adopt(struct px_schedule *schedule, struct px_span msg_id,
     px_history_set(schedule->history, msg_id, PX_UNFINISHED, 0);
     px_task_set_state(schedule, task, RUNNING);
     task->after_met = true;
-    task->adopted = true;
     task->ticket = schedule->tickets++;
     task->since_us = schedule->now_us;
     task->worker = worker;
+    task->probe = worker->probes;
     /* What it holds beyond its measure counts as sent ahead. */
     bool ahead = !px_worker_open(worker);
     DL_APPEND(desk_of(worker)->running, task);
@@ -47,7 +49,13 @@ bool px_schedule_adopt(struct px_schedule *schedule, struct px_span msg_id,
     return true;
 }
 
-size_t px_schedule_reclaim(struct px_schedule *schedule, struct px_span uuid)
+unsigned px_schedule_probe(struct px_schedule *schedule, struct px_span uuid)
+{
+    struct px_worker *worker = px_schedule_worker(schedule, uuid.data, uuid.size);
+    return worker != NULL ? ++worker->probes : 0;
+}
+
+size_t px_schedule_reclaim(struct px_schedule *schedule, struct px_span uuid, unsigned probe)
 {
     struct px_worker *worker = px_schedule_worker(schedule, uuid.data, uuid.size);
     struct task *task, *next, *back = NULL;
@@ -56,15 +64,16 @@ size_t px_schedule_reclaim(struct px_schedule *schedule, struct px_span uuid)
         return 0;
     /* All leave the engine before the first waits: they go on in their old order. */
     DL_FOREACH_SAFE(desk_of(worker)->running, task, next) {
-        if (!task->adopted)
+        if (task->probe >= probe)
             continue;
-        task->adopted = false;
         px_task_take_back(schedule, task);
         DL_APPEND(back, task);
         count++;
     }
     DL_FOREACH_SAFE(back, task, next) {
         task->prev = task->next = NULL;
+        if (schedule->ops.renew != NULL)
+            schedule->ops.renew(schedule->ctx, task->payload);
         px_task_requeue(schedule, task);
     }
     px_schedule_run(schedule);

@@ -112,6 +112,20 @@ static void release_task(void *ctx, void *payload)
     px_msg_destroy(payload);
 }
 
+/* A blank after the metadata means nothing, and makes it another message. */
+static void renew_task(void *ctx, void *payload)
+{
+    struct px_tasks *tasks = ctx;
+    struct px_msg *msg = payload;
+    struct px_span old = px_msg_metadata(msg);
+    struct px_buf metadata = {0};
+    px_buf_append(&metadata, old.data, old.size);
+    px_buf_text(&metadata, " ");
+    px_msg_replace(msg, px_msg_ident_count(msg) + 4, metadata.data, metadata.size);
+    px_session_resign(tasks->shared.session, msg);
+    px_buf_fini(&metadata);
+}
+
 /* On the socket that brought the tasks, so that it comes after them. */
 static void recall_tasks(void *ctx, const struct px_worker *from, const char *const *msg_ids,
                          size_t count)
@@ -139,6 +153,7 @@ static const struct px_schedule_ops schedule_ops = {
     .fail = fail_task,
     .release = release_task,
     .recall = recall_tasks,
+    .renew = renew_task,
 };
 
 /* ---- time-outs ------------------------------------------------------------- */
@@ -239,10 +254,11 @@ static void on_submission(void *ctx, struct px_msg **msg)
 }
 
 /* The engine has answered the probe, and thus everything that it was sent before. */
-static void reclaim(struct px_tasks *tasks, struct px_span uuid)
+static void reclaim(struct px_tasks *tasks, struct px_span uuid, unsigned probe)
 {
-    size_t count = px_schedule_reclaim(tasks->schedule, uuid);
-    px_log(PX_INFO, "tasks-reclaimed", "engine=%.*s count=%zu", (int)uuid.size, uuid.data, count);
+    size_t count = px_schedule_reclaim(tasks->schedule, uuid, probe);
+    if (count > 0)
+        px_log(PX_INFO, "tasks-reclaimed", "engine=%.*s count=%zu", (int)uuid.size, uuid.data, count);
 }
 
 /* E | C | a task that did not get there: it goes to another engine, or fails when there is none. A
@@ -280,7 +296,7 @@ static void on_result(void *ctx, struct px_msg **msg)
         *msg = NULL;
     }
     if (outcome == PX_STALE && px_is_probe(*msg))
-        reclaim(tasks, px_msg_ident(*msg, 0));
+        reclaim(tasks, px_msg_ident(*msg, 0), px_probe_number(px_msg_ident(*msg, 1)));
     else
         tasks->stale += outcome == PX_STALE;
     px_schedule_run(tasks->schedule);
@@ -310,7 +326,9 @@ void px_tasks_adopt(struct px_tasks *tasks, struct px_span uuid, struct px_msg *
 
 void px_tasks_probe(struct px_tasks *tasks, struct px_span uuid)
 {
-    px_route_send(tasks->route, px_probe_build(tasks->shared.session, uuid));
+    unsigned number = px_schedule_probe(tasks->schedule, uuid);
+    if (number > 0)
+        px_route_send(tasks->route, px_probe_build(tasks->shared.session, uuid, number));
 }
 
 /* ---- engines --------------------------------------------------------------- */

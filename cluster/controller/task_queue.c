@@ -85,6 +85,7 @@ static void run_on(struct px_schedule *schedule, struct task *task, struct px_wo
     task->worker = worker;
     task->since_us = schedule->now_us;
     task->asked = false;
+    task->probe = worker->probes;
     DL_APPEND(desk_of(worker)->running, task);
     if (!ahead)
         px_balance_take(schedule->balance, worker);

@@ -120,7 +120,7 @@ static void on_probe(struct px_traffic *traffic, struct px_order *order)
 
 static void on_probe_direct(struct px_traffic *traffic, struct px_order *order)
 {
-    px_relay_probe(traffic->mux, px_span_of(order->uuid));
+    px_relay_probe(traffic->mux, px_span_of(order->uuid), (unsigned)order->id);
 }
 
 static void on_answer(struct px_traffic *traffic, struct px_order *order)

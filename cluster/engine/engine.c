@@ -161,13 +161,37 @@ static void on_ping(struct px_loop *loop, void *ctx)
     }
 }
 
-static void on_disconnected(struct px_loop *loop, void *ctx)
+/* What was under way when it was lost is lost. Doubt begins anew when the connection is there again,
+ * for only then can the hub find out what. */
+static void on_connection(struct px_loop *loop, void *ctx)
 {
-    struct engine *engine = ctx;
+    struct monitor *monitor = ctx;
     (void)loop;
-    for (struct px_msg *event; (event = px_socket_recv(engine->sockets[MONITOR]));
-         px_msg_destroy(event))
-        px_registrar_doubt(engine, "the connection was lost");
+    for (struct px_msg *event; (event = px_socket_recv(monitor->socket)); px_msg_destroy(event))
+        px_registrar_doubt(monitor->engine, "a connection was lost");
+}
+
+static void unwatch(struct engine *engine, enum engine_socket which)
+{
+    struct monitor *monitor = &engine->monitors[which];
+    px_loop_unwatch(px_service_loop(engine->service), monitor->watch);
+    px_socket_destroy(monitor->socket);
+    *monitor = (struct monitor){0};
+}
+
+/* Without it a lost hub is noticed by missed pings alone. */
+static void watch(struct engine *engine, enum engine_socket which)
+{
+    struct px_error err;
+    struct monitor *monitor = &engine->monitors[which];
+    unwatch(engine, which);
+    monitor->engine = engine;
+    monitor->socket = px_socket_monitor(engine->sockets[which], &err);
+    if (monitor->socket)
+        monitor->watch = px_loop_socket(px_service_loop(engine->service),
+                                        px_socket_pollable(monitor->socket), on_connection, monitor);
+    else
+        px_log(PX_WARN, "monitor.none", "why=\"%s\"", err.text);
 }
 
 static void on_heart_check(struct px_loop *loop, void *ctx)
@@ -223,7 +247,9 @@ static int leaf_of(const struct engine *engine)
 
 int px_engine_reach_leaf(struct engine *engine, struct px_error *err)
 {
-    return reach(engine, SHELL, leaf_of(engine), err);
+    const int result = reach(engine, SHELL, leaf_of(engine), err);
+    watch(engine, SHELL); /* waiting for a connection ends that */
+    return result;
 }
 
 static int connect_all(struct engine *engine, struct px_error *err)
@@ -273,19 +299,6 @@ static int create_kernel(struct engine *engine, struct px_error *err)
     return engine->kernel ? 0 : -1;
 }
 
-/* Without it a lost hub is noticed by missed pings alone. */
-static void watch_connection(struct engine *engine)
-{
-    struct px_error err;
-    engine->pinged_ms = boot_ms();
-    engine->sockets[MONITOR] = px_socket_monitor(engine->sockets[HEART_IN], &err);
-    if (engine->sockets[MONITOR])
-        px_loop_socket(px_service_loop(engine->service),
-                       px_socket_pollable(engine->sockets[MONITOR]), on_disconnected, engine);
-    else
-        px_log(PX_WARN, "monitor.none", "why=\"%s\"", err.text);
-}
-
 int px_engine_serve(struct engine *engine, struct px_error *err)
 {
     struct px_loop *loop = px_service_loop(engine->service);
@@ -302,7 +315,10 @@ int px_engine_serve(struct engine *engine, struct px_error *err)
     px_trace_serve(engine->trace, loop, engine->kernel);
     px_kernel_announce(engine->kernel);
     px_registrar_report(engine);
-    watch_connection(engine);
+    engine->pinged_ms = boot_ms();
+    watch(engine, SHELL);
+    watch(engine, CONTROL);
+    watch(engine, HEART_IN);
     px_socket_subscribe(engine->sockets[HEART_IN], ""); /* last: now the hub may use us */
     px_doorbell_post(engine->bell, engine->kernel);
     return 0;
@@ -318,6 +334,7 @@ static void close_sockets(void *ctx)
         px_registrar_leave(engine);
     }
     for (int i = 0; i < SOCKET_COUNT; i++) {
+        unwatch(engine, (enum engine_socket)i);
         px_socket_destroy(engine->sockets[i]);
         engine->sockets[i] = NULL;
     }

@@ -14,7 +14,14 @@
 #include "service.h"
 #include "trace.h"
 
-enum engine_socket { REGISTRAR, SHELL, CONTROL, IOPUB, HEART_OUT, HEART_IN, MONITOR, SOCKET_COUNT };
+enum engine_socket { REGISTRAR, SHELL, CONTROL, IOPUB, HEART_OUT, HEART_IN, SOCKET_COUNT };
+
+/* A socket that tells when connections of another come and go. */
+struct monitor {
+    struct px_socket *socket;
+    struct px_watch *watch;
+    struct engine *engine;
+};
 
 struct engine {
     const struct px_engine_config *config;
@@ -28,6 +35,7 @@ struct engine {
     struct px_trace *trace;
     /* service thread */
     struct px_socket *sockets[SOCKET_COUNT];
+    struct monitor monitors[SOCKET_COUNT]; /* most have none */
     struct px_timer *deadline; /* of the first registration; NULL afterwards */
     int id, misses, status;
     int64_t period_ms;

@@ -220,8 +220,9 @@ PX_MUST_USE int px_socket_connect(struct px_socket *socket, const char *endpoint
 PX_MUST_USE int px_socket_connect_wait(struct px_socket *socket, const char *endpoint,
                                        int64_t timeout_ms, struct px_error *err);
 
-/* A socket that gets a message each time that a connection of `socket` is lost; libzmq goes on to
- * connect again. One for each socket, after its connections were waited for; the caller's. */
+/* A socket that gets a message each time that a connection of `socket` is lost, to which libzmq then
+ * goes on to connect again, and when it is there. One for each socket, after its connections were
+ * waited for, which ends it; the caller's. */
 struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *err);
 
 enum px_sent {

@@ -60,7 +60,8 @@ static void on_release(void *ctx, void *payload)
     (void)ctx, (void)payload;
 }
 
-static const struct px_schedule_ops ops = {on_send, on_fail, on_release, NULL};
+static const struct px_schedule_ops ops = {
+    .send = on_send, .fail = on_fail, .release = on_release};
 
 static void submit(struct bench *bench, long task)
 {

@@ -1128,6 +1128,31 @@ def join(peer, uuid, told):
     assert peer.receive(told)["content"]["uuid"] == uuid
 
 
+def test_what_a_lost_connection_took_with_it(peer):
+    """An engine that asks under its own name had one: what it was sent and does not answer before
+    a probe was lost. A task goes out again, and whoever waits for a direct request is told."""
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    join(peer, "engine-a", told)
+    engine = {name: peer.connect(zmq.ROUTER, peer.engine[name], "engine-a")
+              for name in ("task", "mux")}
+    client = {name: peer.connect(zmq.DEALER, peer.client[name]) for name in engine}
+    sent = {}
+    for name in engine:
+        peer.session.send(client[name], "apply_request", content={},
+                          ident=b"engine-a" if name == "mux" else None)
+        sent[name] = peer.receive(engine[name])["header"]["msg_id"]
+    hub = peer.connect(zmq.DEALER, peer.engine["registration"], "engine-a")
+    assert peer.ask("connection_request", {}, hub)["content"]["engines"] == {"0": "engine-a"}
+    for socket in engine.values():
+        assert socket.poll(10000), "no probe"
+        idents, probe = peer.session.recv(socket, mode=0)
+        peer.session.send(socket, "execute_reply", {"status": "ok"}, parent=probe, ident=idents)
+    assert peer.receive(engine["task"])["header"]["msg_id"] == sent["task"]
+    reply = peer.receive(client["mux"])
+    assert reply["content"]["ename"] == "EngineError" and sent["mux"] in reply["content"]["evalue"]
+    assert reply["parent_header"]["msg_id"] == sent["mux"]
+
+
 def test_messages_that_an_engine_never_takes_are_answered(peer):
     """Registered, and beating, but its sockets do not connect."""
     told = peer.connect(zmq.SUB, peer.client["notification"])

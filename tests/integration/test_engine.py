@@ -270,6 +270,22 @@ def test_who_has_missed_pings_asks_before_it_echoes(hub, start):
     assert hub.sockets["hb_pong"].recv_multipart() == [uuid, b"1.0"]
 
 
+@pytest.mark.parametrize("name", ["task", "control"])
+def test_a_lost_connection_is_told_to_the_hub(hub, start, name):
+    hub.write()
+    start()
+    uuid = hub.join()
+    hub.sockets[name].close()
+
+    def asks():
+        hub.sockets["hb_ping"].send(b"1.0")
+        return hub.sockets["registration"].poll(50)
+
+    wait_for(asks, TIMEOUT, "a question")
+    idents, msg = hub.receive("registration")
+    assert idents == [uuid] and msg["msg_type"] == "connection_request"
+
+
 def test_a_hub_that_is_gone_ends_the_engine(hub, start):
     hub.write()
     engines = start("--max-heartbeat-misses=1")

@@ -139,7 +139,8 @@ static void on_release(void *ctx, void *payload)
     model->released++;
 }
 
-static const struct px_schedule_ops ops = {on_send, on_fail, on_release, on_recall};
+static const struct px_schedule_ops ops = {
+    .send = on_send, .fail = on_fail, .release = on_release, .recall = on_recall};
 
 static void check_nothing_left(struct model *model)
 {

@@ -38,7 +38,8 @@ static void on_release(void *ctx, void *payload)
     seen->released++;
 }
 
-static const struct px_schedule_ops ops = {on_send, on_fail, on_release, NULL};
+static const struct px_schedule_ops ops = {
+    .send = on_send, .fail = on_fail, .release = on_release};
 
 static struct px_schedule *start(struct seen *seen, unsigned hwm, int engines)
 {
@@ -92,7 +93,7 @@ static void test_adopted_are_not_sent(void **state)
         assert_int_equal(seen.sent, 1);
         assert_string_equal(seen.last, "d");
         answer(schedule, "e0", "d");
-        assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e0")), 0);
+        assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e0"), 1), 0);
         px_schedule_destroy(schedule);
         assert_int_equal(seen.released, 4);
         assert_int_equal(seen.failed, 0);
@@ -108,14 +109,37 @@ static void test_unanswered_are_reclaimed(void **state)
     assert_true(adopt(schedule, "b", "e0", 0));
     assert_true(adopt(schedule, "c", "e0", 0));
     answer(schedule, "e0", "a");
-    assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e0")), 2);
+    assert_int_equal(px_schedule_probe(schedule, PX_SPAN("e0")), 1);
+    assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e0"), 1), 2);
     assert_int_equal(seen.sent, 1);
     assert_string_equal(seen.last, "b"); /* in their old order */
-    assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e0")), 0);
-    assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e9")), 0);
+    assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e0"), 1), 0);
+    assert_int_equal(px_schedule_probe(schedule, PX_SPAN("e9")), 0);
+    assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e9"), 1), 0);
     answer(schedule, "e0", "b");
     assert_string_equal(seen.last, "c");
     answer(schedule, "e0", "c");
+    px_schedule_destroy(schedule);
+    assert_int_equal(seen.released, 3);
+}
+
+/* Two doubts, one after the other: the answer to the first tells nothing of what was sent since. */
+static void test_a_probe_is_about_what_was_sent_before(void **state)
+{
+    (void)state;
+    struct seen seen = {0};
+    struct px_schedule *schedule = start(&seen, 0, 1);
+    submit(schedule, "a", "[]");
+    assert_int_equal(px_schedule_probe(schedule, PX_SPAN("e0")), 1);
+    submit(schedule, "b", "[]");
+    assert_int_equal(px_schedule_probe(schedule, PX_SPAN("e0")), 2);
+    submit(schedule, "c", "[]");
+    assert_int_equal(seen.sent, 3);
+    assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e0"), 1), 1);
+    assert_string_equal(seen.last, "a");
+    assert_int_equal(px_schedule_reclaim(schedule, PX_SPAN("e0"), 2), 1);
+    assert_string_equal(seen.last, "b");
+    assert_int_equal(seen.sent, 5);
     px_schedule_destroy(schedule);
     assert_int_equal(seen.released, 3);
 }
@@ -155,6 +179,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adopted_are_not_sent),
         cmocka_unit_test(test_unanswered_are_reclaimed),
+        cmocka_unit_test(test_a_probe_is_about_what_was_sent_before),
         cmocka_unit_test(test_adopted_die_with_their_engine),
         cmocka_unit_test(test_remembered_count_as_dependencies),
     };

@@ -42,7 +42,8 @@ static void simple_release(void *ctx, void *payload)
     simple->released++;
 }
 
-static const struct px_schedule_ops simple_ops = {simple_send, simple_fail, simple_release, NULL};
+static const struct px_schedule_ops simple_ops = {
+    .send = simple_send, .fail = simple_fail, .release = simple_release};
 
 static void submit_named(struct px_schedule *schedule, const char *name, const char *after,
                          const char *follow)
@@ -254,7 +255,8 @@ static void graph_answer(struct graph *graph, struct px_schedule *schedule)
 static void test_large_graph(void **state)
 {
     (void)state;
-    struct px_schedule_ops ops = {graph_send, graph_fail, graph_release, NULL};
+    struct px_schedule_ops ops = {
+        .send = graph_send, .fail = graph_fail, .release = graph_release};
     for (size_t s = 0; px_scheme_at(s) != NULL; s++) {
         struct graph *graph = px_alloc(sizeof(*graph));
         struct px_schedule *schedule = px_schedule_create(&ops, graph, px_scheme_at(s), 1, s + 1);
