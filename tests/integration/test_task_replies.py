@@ -259,12 +259,6 @@ def target_that_never_was(side, a, b):
     return named(side.told(1), task=task)
 
 
-def neither_success_nor_failure(side, a, b):
-    side.submit(after={"dependencies": ["x"], "success": False, "failure": False})
-    side.quiet()
-    return []
-
-
 def resubmitted(side, a, b):
     """What an engine gets, how the hub answers; the client is told once."""
     task = side.submit(targets=[a], retries=2, label="mine")
@@ -308,7 +302,7 @@ def engine_gone(side, a, b):
 
 SCENARIOS = [unknown_dependencies, failed_dependency, follow_in_two_places, timeout,
              retried_elsewhere, retried_where_it_may_not, unmet_where_it_was_sent, unmet_then_met,
-             aborted, target_that_never_was, neither_success_nor_failure, resubmitted, engine_gone]
+             aborted, target_that_never_was, resubmitted, engine_gone]
 
 
 @contextlib.contextmanager
@@ -338,6 +332,16 @@ def sides(tmp_path_factory):
 def test_the_client_is_told_the_same(sides, scenario):
     told = {name: scenario(side, "engine-a", "engine-b") for name, side in sides.items()}
     assert told["ours"] == told["theirs"]
+
+
+def test_what_the_other_leaves_unanswered_fails(sides):
+    """On purpose: ipcontroller raises ValueError in its log, and the client waits for ever."""
+    neither = {"dependencies": ["x"], "success": False, "failure": False}
+    sides["theirs"].submit(after=neither)
+    sides["theirs"].quiet()
+    task = sides["ours"].submit(after=neither)
+    [told] = sides["ours"].told(1)
+    assert told["parent"] == task and told["content"]["ename"] == "ValueError"
 
 
 # ---- the scheme "pure": tasks are dealt in turn, nobody keeps books -------------------------------
