@@ -304,6 +304,8 @@ void px_result_append(struct phalanx_result *result, struct px_task *task)
 
 size_t phalanx_task_count(const phalanx_result *result)
 {
+    if (px_client_inherited(result->client))
+        return 0;
     pthread_mutex_lock(&result->client->lock);
     const size_t count = result->count;
     pthread_mutex_unlock(&result->client->lock);
@@ -312,6 +314,8 @@ size_t phalanx_task_count(const phalanx_result *result)
 
 const char *phalanx_task_id(const phalanx_result *result, size_t task)
 {
+    if (px_client_inherited(result->client))
+        return NULL;
     pthread_mutex_lock(&result->client->lock);
     const char *id = task < result->count ? result->tasks[task]->id : NULL;
     pthread_mutex_unlock(&result->client->lock);
@@ -320,6 +324,8 @@ const char *phalanx_task_id(const phalanx_result *result, size_t task)
 
 int phalanx_task_engine(const phalanx_result *result, size_t task)
 {
+    if (px_client_inherited(result->client))
+        return -1;
     pthread_mutex_lock(&result->client->lock);
     const int engine = task < result->count ? result->tasks[task]->engine : -1;
     pthread_mutex_unlock(&result->client->lock);
@@ -328,6 +334,8 @@ int phalanx_task_engine(const phalanx_result *result, size_t task)
 
 size_t phalanx_replied(const phalanx_result *result)
 {
+    if (px_client_inherited(result->client))
+        return 0;
     pthread_mutex_lock(&result->client->lock);
     const size_t count = result->replied;
     pthread_mutex_unlock(&result->client->lock);
@@ -336,6 +344,8 @@ size_t phalanx_replied(const phalanx_result *result)
 
 size_t phalanx_finished(const phalanx_result *result)
 {
+    if (px_client_inherited(result->client))
+        return 0;
     pthread_mutex_lock(&result->client->lock);
     const size_t count = result->finished;
     pthread_mutex_unlock(&result->client->lock);
@@ -378,6 +388,8 @@ void px_result_unref(struct phalanx_result *result)
 
 void phalanx_notify(phalanx_result *result, void (*done)(void *hint), void *hint)
 {
+    if (px_client_inherited(result->client))
+        return;
     pthread_mutex_lock(&result->client->lock);
     result->done = done;
     result->done_hint = hint;
@@ -387,6 +399,8 @@ void phalanx_notify(phalanx_result *result, void (*done)(void *hint), void *hint
 
 void phalanx_discard(phalanx_result *result)
 {
+    if (px_client_inherited(result->client))
+        return;
     atomic_store(&result->abandoned, true);
     pthread_mutex_lock(&result->client->lock);
     struct phalanx_message *kept = result->head;

@@ -463,6 +463,10 @@ static int use_inherited(struct pair *pair, phalanx_result *result)
     if (phalanx_wait_engines(pair->client, 99, -1) != PHALANX_ECLOSED ||
         phalanx_engines(pair->client, NULL, 0) != 0)
         return 5;
+    if (phalanx_task_count(result) || phalanx_task_id(result, 0) || phalanx_replied(result))
+        return 6;
+    phalanx_discard(result);
+    phalanx_notify(result, NULL, NULL);
     phalanx_result_free(result);
     phalanx_close(pair->client);
     return 0;
