@@ -147,9 +147,11 @@ static void on_probe(struct px_loop *loop, void *ctx)
         client->probe_timer = NULL;
         return;
     }
-    client->probe_misses = client->heard ? 0 : client->probe_misses + 1;
+    const bool heard = client->heard;
     client->heard = false;
-    if (client->probe_misses >= PX_PROBE_MISSES) {
+    if (heard) {
+        client->probe_misses = 0;
+    } else if (client->probe_misses++ >= PX_PROBE_MISSES) {
         client->probe_misses = 0;
         fail_outstanding(client, "the controller has not answered for 30 s");
     } else {
@@ -275,9 +277,16 @@ static bool mentions(struct px_span text, const char *word)
     return text.size && memmem(text.data, text.size, word, strlen(word));
 }
 
+static bool answers_probe(const struct phalanx_client *client, const struct px_msg *msg)
+{
+    struct px_header header;
+    return client->probe_id[0] && px_header_scan(px_msg_parent(msg), &header, NULL) == 0 &&
+           px_span_equal(header.msg_id, client->probe_id);
+}
+
 static void on_answer(struct phalanx_client *client, struct px_msg *msg)
 {
-    if (client->probe_id[0] && mentions(px_msg_parent(msg), client->probe_id)) {
+    if (answers_probe(client, msg)) {
         on_connection_reply(client, msg);
         px_msg_destroy(msg);
         return;
