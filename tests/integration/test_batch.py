@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Maps whose items share tasks: how many go together, and that nobody can tell from the results."""
+import contextlib
+import io
 import itertools
 import os
 import signal
@@ -82,6 +84,18 @@ def test_functions_with_dependencies_stay_alone():
 
     assert batch.suits(abs)
     assert not batch.suits(dependent())
+
+
+def test_hooks_are_taken_off_whatever_ends_a_batch():
+    def interrupted():
+        yield 1
+        raise KeyboardInterrupt
+
+    said = io.StringIO()
+    said.kept = True  # the hook is an attribute beside it
+    with contextlib.redirect_stdout(said), pytest.raises(KeyboardInterrupt):
+        feed._run(abs, 60, interrupted())
+    assert vars(said) == {"kept": True}
 
 
 # ---- maps ------------------------------------------------------------------------------------

@@ -110,28 +110,30 @@ def _run(f, patience, *columns):
             hooks.append((owner, name, before))
         except (AttributeError, TypeError):  # there is none, or it is the user's own
             pass
-    for args in zip(*columns):
-        try:
-            values.append(f(*args))
-        except BaseException as e:
+    try:
+        for args in zip(*columns):
             try:
-                text = str(e)
-            except Exception:
-                text = "<no text>"
-            try:
-                tb = e.__traceback__  # without its first frame, this one: as of a cell
-                lines = shell.InteractiveTB.structured_traceback(type(e), e, tb)
-            except Exception:
-                from traceback import format_exception
+                values.append(f(*args))
+            except BaseException as e:
+                try:
+                    text = str(e)
+                except Exception:
+                    text = "<no text>"
+                try:
+                    tb = e.__traceback__  # without its first frame, this one: as of a cell
+                    lines = shell.InteractiveTB.structured_traceback(type(e), e, tb)
+                except Exception:
+                    from traceback import format_exception
 
-                lines = format_exception(type(e), e, e.__traceback__.tb_next)
-            errors.append((len(values), type(e).__name__, text, list(lines)))
-            values.append(None)
-        if perf_counter() - start > patience:
-            break
-    for owner, name, before in hooks:
-        setattr(owner, name, before) if before else delattr(owner, name)
-    hooks.clear()
+                    lines = format_exception(type(e), e, e.__traceback__.tb_next)
+                errors.append((len(values), type(e).__name__, text, list(lines)))
+                values.append(None)
+            if perf_counter() - start > patience:
+                break
+    finally:  # an interrupt may come between two items
+        while hooks:
+            owner, name, before = hooks.pop()
+            setattr(owner, name, before) if before else delattr(owner, name)
     return perf_counter() - start, values, errors
 
 
