@@ -34,20 +34,19 @@ class JoinedResult(AsyncResult):
         for part in self._whole:
             part._pump()
 
-    def _here(self, until):
-        self._pump()
-        name = "finished" if until == _phalanx.FINISHED else "reply"
-        return all(getattr(task, name) for task in self._tasks)
-
     def _wait(self, until, timeout):
         end = end_of(timeout)
-        for part in self._whole:
+        self._pump()
+        name = "finished" if until == _phalanx.FINISHED else "reply"
+        for (part, _), task in zip(self._parts, self._tasks):
             # All of a part may take longer than those of its tasks that are wanted.
-            while not self._here(until) and seconds_left(end) != 0:
+            while not getattr(task, name):
+                if seconds_left(end) == 0:
+                    return False
                 if part._wait(until, 0):
                     break
                 part._wait(_phalanx.EVENT, seconds_left(end))
-        return self._here(until)
+        return True
 
     def _wait_for_some(self, end):
         for part in self._whole:  # in turn: whichever it is, its news are seen soon
@@ -179,8 +178,9 @@ class AsyncHubResult(StoredResult):
         with self._lock:
             if self._fetched:
                 return
+            indices = {msg_id: index for index, msg_id in enumerate(self._ids)}
             for record in fetch_records(self._client, self._ids):
-                index = self._ids.index(record["msg_id"])
+                index = indices[record["msg_id"]]
                 value, metadata = read_record(self._client, record)
                 self.fill(index, value, metadata)
                 if not self.owner:
