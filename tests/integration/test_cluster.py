@@ -130,6 +130,11 @@ def test_the_process_ends(env, ipython_dir, with_process, end):
 def test_what_cannot_be_started_says_why():
     with pytest.raises(RuntimeError, match="no launcher 'nonesuch'"):
         phalanx.Cluster(n=1, engines="nonesuch").start_cluster_sync()
+    for options in {"hosts": "node1:2"}, {"hostfile": "hosts"}, {"launch_args": ["-v"]}:
+        with pytest.raises(RuntimeError, match="is for --engines=ssh"):
+            phalanx.Cluster(n=1, **options).start_cluster_sync()
+    with pytest.raises(RuntimeError, match="--at-least: -1"):
+        phalanx.Cluster(n=1, at_least=-1).start_cluster_sync()
     with pytest.raises(TypeError, match="engins"):
         phalanx.Cluster(engins=3)
     with pytest.raises(FileNotFoundError, match="pxcluster start"):

@@ -198,6 +198,14 @@ def test_ssh(sshd, cluster, run, env, ipython_dir):
 
 
 @pytest.mark.stock
+def test_ssh_from_python(sshd, env):
+    phalanx = pytest.importorskip("phalanx")
+    with phalanx.Cluster(engines="ssh", hosts=["node1:1", "node2:1"], at_least=1,
+                         launch_args=["-F", sshd.config]) as rc:
+        assert rc[:].apply_sync(abs, -1) == [1, 1]
+
+
+@pytest.mark.stock
 def test_ipcluster_sees_ssh_engines_as_we_do(sshd, cluster, env):
     where = cluster(1, *sshd.options("node1"))
     before = where.cluster_file.read_bytes()

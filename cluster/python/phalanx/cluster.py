@@ -134,7 +134,9 @@ class Cluster:
 
     n: engines (None: one a processor). profile or profile_dir, cluster_id: its name (cluster_id's
     default is a random one). engines, controller: launchers, as `pxcluster start --engines=` takes
-    them. engine_timeout: seconds for engines to register. controller_ip, controller_location,
+    them. engine_timeout: seconds for engines to register; at_least: with how many of them to be content
+    then. hosts, hostfile: for ssh, such as ["node1:8", "node2"]. launch_args: more arguments for ssh,
+    mpiexec or sbatch. controller_ip, controller_location,
     controller_args: for pxcontroller. shutdown_atexit: whether the cluster stops when this object
     goes, or this process ends, however it does.
 
@@ -149,7 +151,8 @@ class Cluster:
         engines=None, controller=None, engine_launcher_class=None,
         controller_launcher_class=None, engine_timeout=60, controller_ip="",
         controller_location="", controller_args=(), shutdown_atexit=True, delay=0.0,
-        config=None, parent=None, log=None, log_level=20, load_profile=True,
+        config=None, parent=None, log=None, log_level=20, load_profile=True, hosts=(),
+        hostfile=None, launch_args=(), at_least=None,
     ):
         from .tunnel import profile_directory
 
@@ -166,6 +169,10 @@ class Cluster:
         self.controller_ip = controller_ip
         self.controller_location = controller_location
         self.controller_args = list(controller_args)
+        self.hosts = [hosts] if isinstance(hosts, str) else list(hosts)
+        self.hostfile = hostfile
+        self.launch_args = list(launch_args)
+        self.at_least = at_least
         self.shutdown_atexit = shutdown_atexit
         self.delay, self.config, self.parent, self.log = delay, config, parent, log
         self.log_level, self.load_profile = log_level, load_profile
@@ -266,7 +273,13 @@ class Cluster:
             options += ["-n", str(n)]
         if self.engine_launcher_class:
             options += ["--engines", _launcher(self.engine_launcher_class)]
-        return options
+        if self.hosts:
+            options.append("--host=" + ",".join(self.hosts))
+        if self.hostfile is not None:
+            options.append("--hostfile=%s" % os.fspath(self.hostfile))
+        if self.at_least is not None:
+            options.append("--at-least=%d" % self.at_least)
+        return options + ["--launch-arg=%s" % os.fspath(word) for word in self.launch_args]
 
     def _controller_options(self):
         given = {
