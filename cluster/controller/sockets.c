@@ -113,6 +113,17 @@ static const struct plan client_plan[] = {
     {PX_ROUTER, PX_ID_BROADCAST_ROOT, SOCKET(broadcast_in), PORT(broadcast)},
 };
 
+/* Longer than a heart may be silent: it is the heart that says whether an engine lives. */
+static int64_t heart_patience_ms(const struct px_settings *settings)
+{
+    return 2 * (int64_t)settings->ping_ms * (settings->max_misses + (int64_t)1);
+}
+
+/*
+ * A connection that was lost on the way may be lost on one side only. An engine that comes back
+ * under its name takes its old place at once, and one that does not is noticed. Clients are not
+ * watched: one that was suspended finds its results when it goes on.
+ */
 static int bind_one(struct px_sockets *sockets, const struct plan *plan,
                     struct px_cluster_connection *file, const struct pools *pools,
                     const struct px_settings *settings, struct px_error *err)
@@ -120,11 +131,16 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
     struct px_socket **socket = (struct px_socket **)((char *)sockets + plan->socket);
     int *port = (int *)((char *)file + plan->port);
     bool pure = socket == &sockets->task_out && strcmp(settings->scheme, "pure") == 0;
-    *socket = px_socket_create(sockets->context, pure ? PX_DEALER : plan->type, err);
+    const enum px_socket_type type = pure ? PX_DEALER : plan->type;
+    *socket = px_socket_create(sockets->context, type, err);
     if (*socket == NULL)
         return -1;
     if (plan->identity != NULL)
         px_socket_set_identity(*socket, plan->identity);
+    if (type == PX_ROUTER && (file == &sockets->engine || plan == &query_plan))
+        px_socket_set_handover(*socket);
+    if (file == &sockets->engine)
+        px_socket_set_heartbeat(*socket, heart_patience_ms(settings));
     if (socket == &sockets->iopub_out)
         px_socket_set_bounded(*socket, OUTPUT_HWM);
     else if (plan->type == PX_XPUB || plan->type == PX_PUB)

@@ -209,6 +209,14 @@ static void on_heart_check(struct px_loop *loop, void *ctx)
 
 /* ---- registered ---- */
 
+/* For which a silent hub is waited for. */
+static int64_t patience_ms(const struct engine *engine)
+{
+    const int64_t period_ms = engine->period_ms ? engine->period_ms : PX_HEARTBEAT_MS;
+    const int misses = engine->config->max_misses;
+    return misses > 0 ? (period_ms + HEART_SLACK_MS) * (misses + 1) : INT64_MAX;
+}
+
 struct px_socket *px_engine_open(struct engine *engine, enum engine_socket which,
                                  enum px_socket_type type, struct px_error *err)
 {
@@ -220,6 +228,7 @@ struct px_socket *px_engine_open(struct engine *engine, enum engine_socket which
         px_socket_curve_client(socket, server_key);
     if (type != PX_SUB)
         px_socket_set_identity(socket, engine->uuid);
+    px_socket_set_heartbeat(socket, patience_ms(engine));
     if (which == IOPUB)
         px_socket_set_bounded(socket, PX_IOPUB_MOST);
     return engine->sockets[which] = socket;

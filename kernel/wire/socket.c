@@ -25,6 +25,12 @@
 #define CONNECTIONS_AT_ONCE 4096 /* that wait to be accepted: engines start by the thousand */
 #define LINGER_MS 1000
 #define FIRST_PORT_TRIES 100
+#define BEAT_MS 30000           /* rare enough for a thousand engines, and for batteries */
+#define LEAST_SILENCE_MS 60000  /* for two beats */
+#define MOST_SILENCE_MS 6553000 /* ZMTP's limit: 16 bits of tenths of a second */
+#define KEEPALIVE_IDLE_S 60     /* what TCP itself does; a suspended process still answers that */
+#define KEEPALIVE_INTERVAL_S 20
+#define KEEPALIVE_PROBES 4
 
 struct px_socket {
     void *handle;
@@ -127,6 +133,20 @@ void px_socket_set_welcome(struct px_socket *socket, struct px_span frame)
 void px_socket_set_linger(struct px_socket *socket, int ms)
 {
     set_int(socket, ZMQ_LINGER, ms);
+}
+
+void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms)
+{
+    const int64_t bounded = timeout_ms < LEAST_SILENCE_MS  ? LEAST_SILENCE_MS
+                            : timeout_ms > MOST_SILENCE_MS ? MOST_SILENCE_MS
+                                                           : timeout_ms;
+    set_int(socket, ZMQ_HEARTBEAT_IVL, BEAT_MS);
+    set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, (int)bounded);
+    set_int(socket, ZMQ_HEARTBEAT_TTL, (int)bounded);
+    set_int(socket, ZMQ_TCP_KEEPALIVE, 1);
+    set_int(socket, ZMQ_TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S);
+    set_int(socket, ZMQ_TCP_KEEPALIVE_INTVL, KEEPALIVE_INTERVAL_S);
+    set_int(socket, ZMQ_TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES);
 }
 
 void px_socket_set_handover(struct px_socket *socket)

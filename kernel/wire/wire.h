@@ -194,6 +194,10 @@ void px_socket_set_bounded(struct px_socket *socket, int messages);
 /* XPUB: what each subscriber gets as soon as it connects, and nobody else. */
 void px_socket_set_welcome(struct px_socket *socket, struct px_span frame);
 void px_socket_set_linger(struct px_socket *socket, int ms);
+/* Finds out that a peer is gone without a word (a cable, a firewall, a NAT that forgot): libzmq asks
+ * now and then, and a connection that is silent for `timeout_ms`, within bounds, is cut. Before
+ * connect or bind. For peers that must not be cut while they are suspended: not at all. */
+void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms);
 void px_socket_set_handover(struct px_socket *socket); /* ROUTER: a new peer takes over an id */
 void px_socket_subscribe(struct px_socket *socket, const char *prefix);
 /* CURVE, Z85 keys of 40 characters; before connect or bind. */

@@ -1132,7 +1132,10 @@ def test_what_a_lost_connection_took_with_it(peer):
     """An engine that asks under its own name had one: what it was sent and does not answer before
     a probe was lost. A task goes out again, and whoever waits for a direct request is told."""
     told = peer.connect(zmq.SUB, peer.client["notification"])
-    join(peer, "engine-a", told)
+    hub = peer.connect(zmq.DEALER, peer.engine["registration"], "engine-a")
+    peer.ask("registration_request", {"uuid": "engine-a"}, hub)
+    peer.beat("engine-a")
+    assert peer.receive(told)["content"]["uuid"] == "engine-a"
     engine = {name: peer.connect(zmq.ROUTER, peer.engine[name], "engine-a")
               for name in ("task", "mux")}
     client = {name: peer.connect(zmq.DEALER, peer.client[name]) for name in engine}
@@ -1141,7 +1144,7 @@ def test_what_a_lost_connection_took_with_it(peer):
         peer.session.send(client[name], "apply_request", content={},
                           ident=b"engine-a" if name == "mux" else None)
         sent[name] = peer.receive(engine[name])["header"]["msg_id"]
-    hub = peer.connect(zmq.DEALER, peer.engine["registration"], "engine-a")
+    wait_until(lambda: peer.ask("queue_request", {"targets": None})["content"]["0"]["queue"] == 1)
     assert peer.ask("connection_request", {}, hub)["content"]["engines"] == {"0": "engine-a"}
     for socket in engine.values():
         assert socket.poll(10000), "no probe"
@@ -1151,6 +1154,24 @@ def test_what_a_lost_connection_took_with_it(peer):
     reply = peer.receive(client["mux"])
     assert reply["content"]["ename"] == "EngineError" and sent["mux"] in reply["content"]["evalue"]
     assert reply["parent_header"]["msg_id"] == sent["mux"]
+
+
+def test_an_engine_that_connects_anew_takes_its_place(peer):
+    """Its old connection is lost on its own side only: the controller has heard nothing."""
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    join(peer, "engine-a", told)
+    mux = peer.connect(zmq.DEALER, peer.client["mux"])
+    lost = peer.connect(zmq.ROUTER, peer.engine["mux"], "engine-a")
+    peer.session.send(mux, "apply_request", content={}, ident=b"engine-a")
+    peer.receive(lost)
+    lost.setsockopt(zmq.RECONNECT_IVL, -1)
+    fresh = peer.connect(zmq.ROUTER, peer.engine["mux"], "engine-a")
+
+    def reached():
+        peer.session.send(mux, "apply_request", content={}, ident=b"engine-a")
+        return fresh.poll(100)
+
+    wait_until(reached, what="a request by the new connection")
 
 
 def test_messages_that_an_engine_never_takes_are_answered(peer):

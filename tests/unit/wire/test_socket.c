@@ -171,6 +171,27 @@ static void a_slow_subscriber_alone_goes_without(void **state)
     free(endpoint);
 }
 
+static int option(struct px_socket *socket, int which)
+{
+    int value = -1;
+    size_t size = sizeof value;
+    assert_int_equal(zmq_getsockopt(px_socket_raw(socket), which, &value, &size), 0);
+    return value;
+}
+
+/* A peer that may be suspended is not watched; one that is has time, and not for ever. */
+static void silence_is_bounded_when_asked(void **state)
+{
+    struct pair *p = *state;
+    assert_int_equal(option(p->router, ZMQ_HEARTBEAT_IVL), 0);
+    px_socket_set_heartbeat(p->router, 1);
+    px_socket_set_heartbeat(p->dealer, INT64_MAX);
+    const int beat = option(p->router, ZMQ_HEARTBEAT_IVL);
+    assert_in_range(beat, 10000, 60000);
+    assert_true(option(p->router, ZMQ_HEARTBEAT_TIMEOUT) >= 2 * beat);
+    assert_true(option(p->dealer, ZMQ_HEARTBEAT_TIMEOUT) > 3600 * 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -179,6 +200,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(addresses_are_refused_with_a_reason, setup, teardown),
         cmocka_unit_test_setup_teardown(waiting_for_nobody_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(silence_is_bounded_when_asked, setup, teardown),
         cmocka_unit_test_setup_teardown(a_slow_subscriber_alone_goes_without, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
