@@ -56,6 +56,13 @@ class Kernel:
             if msg["parent_header"].get("msg_id") == msg_id and msg["msg_type"] == msg_type:
                 return msg["content"]
 
+    def wait_for_text(self, msg_id, text):
+        """Until stdout has said it, in however many messages."""
+        said = ""
+        while text not in said:
+            content = self.wait_for_output(msg_id, "stream")
+            said += content["text"] if content["name"] == "stdout" else ""
+
     def reply(self, msg_id, channel="shell"):
         get = getattr(self.kc, f"get_{channel}_msg")
         while msg_id not in self.early:

@@ -824,10 +824,11 @@ def test_recalled_tasks_are_handed_back_and_may_come_again(hub, start, tmp_path)
     hub.write()
     start(language="python")
     uuid = hub.join()
-    gate = tmp_path / "gate"
-    wait = ("import os, threading\npause = threading.Event()\n"
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
+    wait = (f"import os, threading\npause = threading.Event()\nopen({str(begun)!r}, 'w').close()\n"
             f"while not os.path.exists({str(gate)!r}): pause.wait(0.002)")
     first = hub.send("task", [uuid, b"C"], "execute_request", {"code": wait, "silent": True})
+    wait_for(begun.exists, 20, "the first task to begin")
     held = [hub.session.msg("execute_request", {"code": f"x = {i}", "silent": True})
             for i in range(3)]
     frames = [[uuid, b"C", *hub.session.serialize(msg)] for msg in held]

@@ -181,7 +181,8 @@ def test_signed_nonsense_leaves_the_kernel_well(victim):
         parents = {parent for parent, _ in peer.states}
         assert len(parents) > 500
         for parent in parents:
-            assert peer.states[parent, "busy"] == peer.states[parent, "idle"]
+            # A cell's busy is repeated when something that was answered beside it is done.
+            assert peer.states[parent, "busy"] >= peer.states[parent, "idle"] > 0
             assert peer.replies[parent] <= peer.states[parent, "busy"]
         assert peer.receive("hb")[0] == b"beat"
         peer.close()

@@ -411,8 +411,7 @@ def test_an_interrupt_of_a_query_does_no_harm(kernel, msg_type):
                "    __dir__ = __getattr__ = wait\n"
                "slow = Slow()")
     asked = kernel.send("shell", msg_type, {"code": "slow.x", "cursor_pos": 5, "detail_level": 0})
-    assert kernel.wait_for_output(asked, "stream")["text"] == "go\n"
-
+    kernel.wait_for_text(asked, "go\n")
     interrupt_until_answered(kernel, asked, lambda: os.kill(kernel.pid, signal.SIGINT))
     assert kernel.reply(asked)["content"]["status"] in ("ok", "error")
     assert kernel.run("del slow")[0]["status"] == "ok"
