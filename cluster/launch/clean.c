@@ -112,6 +112,7 @@ static bool is_controller_file(const char *name, const void *ctx)
            strcmp(name + size - 5, ".json") == 0;
 }
 
+/* With the lock held. */
 static int clean_file(const char *profile_dir, const char *path, void *ctx)
 {
     const struct clean_options *options = ctx;
@@ -133,7 +134,13 @@ static int clean_file(const char *profile_dir, const char *path, void *ctx)
 
 static int clean_profile(const char *profile_dir, void *ctx)
 {
-    if (px_each_cluster_in(profile_dir, clean_file, ctx) != 0)
+    struct px_place place;
+    if (px_place_make(profile_dir, "", &place, NULL) < 0)
+        return 1;
+    const int lock = px_clusterfile_lock(&place, NULL); /* none: there is no such directory */
+    const int refused = px_each_cluster_in(profile_dir, clean_file, ctx);
+    px_clusterfile_unlock(lock);
+    if (refused)
         return 1;
     remove_entries(profile_dir, "log", is_anything, NULL);
     remove_entries(profile_dir, "security", is_controller_file, NULL);

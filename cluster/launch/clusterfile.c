@@ -229,6 +229,21 @@ void px_clusterfile_withdraw(const struct px_place *place, pid_t controller, con
     json_decref(file);
 }
 
+void px_clusterfile_remove(const struct px_place *place, const json_t *seen)
+{
+    const int lock = px_clusterfile_lock(place, NULL);
+    json_t *file = px_clusterfile_read(place->file, NULL, NULL);
+    if (file && json_equal(file, seen) && unlink(place->file) < 0)
+        px_log(PX_WARN, "clusterfile.remove", "file=%s why=\"%s\"", place->file, strerror(errno));
+    const char *id;
+    json_t *set;
+    json_object_foreach(json_object_get(json_object_get(seen, "engines"), "sets"), id, set)
+        px_clusterfile_withdraw(place, controller_pid(seen), id);
+    px_clusterfile_withdraw(place, controller_pid(seen), "");
+    json_decref(file);
+    px_clusterfile_unlock(lock);
+}
+
 /* ---- what of it still runs ---- */
 
 static const struct px_launcher_ops *const launchers[] = {&px_local_launcher, &px_ssh_launcher,

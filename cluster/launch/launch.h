@@ -313,6 +313,9 @@ PX_MUST_USE int px_clusterfile_put(const struct px_place *place,
                                    struct px_error *err);
 /* Takes out the controller with this pid (0: none) and the set; removes the file with the last. */
 void px_clusterfile_withdraw(const struct px_place *place, pid_t controller, const char *set_id);
+/* Removes the file that held `seen`, of which nothing runs. Of one that has changed since, it takes
+ * out what `seen` names. With the lock. */
+void px_clusterfile_remove(const struct px_place *place, const json_t *seen);
 
 /* The members of a cluster that still run, from its file. */
 struct px_cluster {

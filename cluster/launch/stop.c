@@ -8,11 +8,9 @@
  */
 #include "launch.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* A supervisor may spend a grace on the engines and one on the controller. */
 #define SUPERVISOR_GRACE_MS (2 * PX_STOP_GRACE_MS + 2000)
@@ -87,7 +85,9 @@ static int stop_cluster(const struct px_place *place)
     char name[sizeof place->cluster_id + 4] = "";
     if (place->cluster_id[0])
         snprintf(name, sizeof name, " '%s'", place->cluster_id);
+    json_t *seen = px_clusterfile_read(place->file, NULL, NULL);
     if (px_cluster_load(place->file, &cluster, &err) < 0) {
+        json_decref(seen);
         if (err.code == PX_ENOENT)
             fprintf(stderr, "pxcluster: no cluster%s is running: there is no %s\n", name,
                     place->file);
@@ -102,19 +102,19 @@ static int stop_cluster(const struct px_place *place)
         status = 1;
     } else if (!px_cluster_runs(&cluster)) {
         fprintf(stderr, "pxcluster: cluster%s had ended; removed %s\n", name, place->file);
-        unlink(place->file);
+        px_clusterfile_remove(place, seen);
         status = PX_NOT_RUNNING;
     } else if (end_supervisors(&cluster, &err) < 0 || end_members(&cluster, &err) < 0) {
         fprintf(stderr, "pxcluster: cannot stop cluster%s: %s\n", name, err.text);
         status = 1;
     } else {
-        if (unlink(place->file) < 0 && errno != ENOENT)
-            fprintf(stderr, "pxcluster: cannot remove %s: %s\n", place->file, strerror(errno));
+        px_clusterfile_remove(place, seen);
         if (px_log_level() <= PX_INFO)
             fprintf(stderr, "pxcluster: stopped cluster%s: %zu engine%s\n", name,
                     cluster.engine_count, cluster.engine_count == 1 ? "" : "s");
     }
     px_cluster_fini(&cluster);
+    json_decref(seen);
     return status;
 }
 

@@ -192,6 +192,34 @@ static void test_a_process_of_the_cluster_is_known_after_the_clock_was_set(void 
     assert_int_equal(waitpid(process.pid, NULL, 0), process.pid);
 }
 
+static void test_only_what_was_seen_is_removed(void **state)
+{
+#define CLUSTER(pid, sets)                                                                         \
+    "{\"cluster\": {}, \"controller\": {\"state\": {\"pid\": " pid                                 \
+    "}}, \"engines\": {\"sets\": {" sets "}}}"
+    static const char seen[] = CLUSTER("7", "\"a\": {}, \"b\": {}");
+    static const struct {
+        const char *now, *left;
+    } rows[] = {
+        {seen, NULL},
+        {CLUSTER("7", "\"b\": {}"), NULL},
+        {CLUSTER("8", "\"c\": {}"), CLUSTER("8", "\"c\": {}")},
+        {CLUSTER("8", "\"a\": {}, \"c\": {}"), CLUSTER("8", "\"c\": {}")},
+    };
+    struct fixture *fixture = *state;
+    json_t *before = json_loads(seen, 0, NULL);
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        write_text(fixture, rows[i].now);
+        px_clusterfile_remove(&fixture->place, before);
+        json_t *now = px_clusterfile_read(fixture->place.file, NULL, NULL);
+        json_t *left = rows[i].left ? json_loads(rows[i].left, 0, NULL) : NULL;
+        assert_true(now == left || json_equal(now, left));
+        json_decref(left);
+        json_decref(now);
+    }
+    json_decref(before);
+}
+
 static void test_a_launcher_that_we_lack(void **state)
 {
     struct fixture *fixture = *state;
@@ -275,6 +303,7 @@ int main(void)
             test_a_process_of_the_cluster_is_known_after_the_clock_was_set, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_process_younger_than_the_file_is_another, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_only_what_was_seen_is_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_launcher_that_we_lack, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_files, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_takes_out_only_its_own, setup, teardown),
