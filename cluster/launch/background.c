@@ -20,19 +20,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static void write_all(int fd, const char *data, size_t size)
-{
-    while (size > 0) {
-        const ssize_t wrote = write(fd, data, size);
-        if (wrote < 0 && errno != EINTR)
-            return;
-        if (wrote > 0) {
-            data += wrote;
-            size -= (size_t)wrote;
-        }
-    }
-}
-
 static void on_interrupt(int signo)
 {
     (void)signo; /* ppoll() returns EINTR; that is all */
@@ -77,7 +64,7 @@ PX_NORETURN static void pass_on(int channel)
             if (bytes[i] == 0)
                 ended = true;
             else
-                write_all(STDERR_FILENO, &bytes[i], 1);
+                (void)px_fd_write(STDERR_FILENO, (struct px_span){&bytes[i], 1});
         }
     }
     px_die(1, "the background process ended before the cluster was ready");
@@ -122,12 +109,12 @@ int px_background(const char *log, int keep_fd, int *channel, struct px_error *e
 
 void px_background_say(int channel, const char *text)
 {
-    write_all(channel, text, strlen(text));
+    (void)px_fd_write(channel, px_span_of(text));
 }
 
 void px_background_done(int channel, int status)
 {
     const char end[2] = {0, (char)status};
-    write_all(channel, end, sizeof end);
+    (void)px_fd_write(channel, (struct px_span){end, sizeof end});
     close(channel);
 }

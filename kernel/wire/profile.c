@@ -41,7 +41,7 @@ int px_file_read(const char *path, size_t most, struct px_buf *out, struct px_er
     return result;
 }
 
-static int write_all(int fd, struct px_span data)
+int px_fd_write(int fd, struct px_span data)
 {
     while (data.size > 0) {
         const ssize_t put = write(fd, data.data, data.size);
@@ -62,7 +62,7 @@ int px_file_write(const char *path, int mode, struct px_span data, struct px_err
     int result = 0;
     if (fd < 0)
         result = px_fail(err, PX_EIO, "cannot write %s: %s", path, strerror(errno));
-    else if (fchmod(fd, (mode_t)mode) < 0 || write_all(fd, data) < 0 ||
+    else if (fchmod(fd, (mode_t)mode) < 0 || px_fd_write(fd, data) < 0 ||
              rename(temporary, path) < 0) {
         result = px_fail(err, PX_EIO, "cannot write %s: %s", path, strerror(errno));
         unlink(temporary);

@@ -328,6 +328,8 @@ void px_profile_cluster_file(const char *profile_dir, const char *cluster_id,
 /* Reads a whole file of at most `most` bytes. */
 PX_MUST_USE int px_file_read(const char *path, size_t most, struct px_buf *out,
                              struct px_error *err);
+/* Writes all to a descriptor that blocks. -1 with errno. */
+int px_fd_write(int fd, struct px_span data);
 /* Writes under another name beside `path`, then renames; `mode` as for open(2). */
 PX_MUST_USE int px_file_write(const char *path, int mode, struct px_span data,
                               struct px_error *err);
