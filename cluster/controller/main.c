@@ -18,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,16 +30,6 @@ static void tune_memory(void)
 /* An engine holds some eight connections: a thousand of them are beyond the usual limits, and five
  * thousand beyond what some systems allow unless root asks. */
 #define MOST_FILES (1u << 20)
-static void allow_many_files(void)
-{
-    struct rlimit limit, more = {MOST_FILES, MOST_FILES};
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= MOST_FILES ||
-        (limit.rlim_max < MOST_FILES && setrlimit(RLIMIT_NOFILE, &more) == 0))
-        return;
-    limit.rlim_cur = limit.rlim_max < MOST_FILES ? limit.rlim_max : MOST_FILES;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        px_log(PX_WARN, "file-limit", "soft=%llu", (unsigned long long)limit.rlim_cur);
-}
 
 /*
  * Before ZeroMQ starts its threads: these block all signals, but only once they run, and a
@@ -202,7 +191,7 @@ int main(int argc, char **argv)
     px_log_init("IPController", (enum px_level)settings.log_level);
     umask(077); /* keys, code and results are this user's */
     block_signals();
-    allow_many_files();
+    px_allow_files(MOST_FILES);
     int rc = px_sockets_bind(&sockets, &settings, profile_dir, &err);
     if (rc == 0)
         rc = serve(&sockets, &settings, profile_dir, &err);

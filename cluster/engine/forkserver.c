@@ -35,6 +35,7 @@
 #define NANNY_MS 4000
 #define NANNY_STOPPING_MS 500
 #define MOST_LINE 128
+#define MOST_FILES (1u << 16) /* one for each engine here; in each, its connections and the user's */
 #define MOST_CAUSE 600
 #define MOST_RESTARTS 5 /* of one engine within */
 #define RESTARTS_MS 60000
@@ -415,6 +416,7 @@ int px_forkserver_run(const struct px_forkserver_config *config, void *self)
     for (int i = 0; i < config->count; i++)
         server.children[i].ended = true;
     px_oom_count(&server.oom);
+    px_allow_files(MOST_FILES);
     signal(SIGPIPE, SIG_IGN); /* whoever asked for reports may be gone */
     int result = start(&server, &err);
     if (result < 0) {

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <time.h>
 
 struct px_span px_span_of(const char *text)
@@ -282,6 +283,17 @@ size_t px_date_now(char out[PX_DATE_SIZE])
     *at++ = 'Z';
     *at = 0;
     return (size_t)(at - out);
+}
+
+void px_allow_files(unsigned long most)
+{
+    struct rlimit limit, more = {most, most};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= most ||
+        (limit.rlim_max < most && setrlimit(RLIMIT_NOFILE, &more) == 0))
+        return;
+    limit.rlim_cur = limit.rlim_max < most ? limit.rlim_max : most;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        px_log(PX_WARN, "file-limit", "soft=%llu", (unsigned long long)limit.rlim_cur);
 }
 
 void px_random(void *out, size_t size)

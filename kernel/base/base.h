@@ -106,6 +106,12 @@ int64_t px_now_ns(void); /* monotonic */
 /* Wall clock, UTC: 2026-01-02T03:04:05.678901Z. Returns its length. */
 size_t px_date_now(char out[PX_DATE_SIZE]);
 
+/* ---- limits ---------------------------------------------------------- */
+
+/* Lets this process, and those it starts, have up to that many files open: as many as the system
+ * allows, and never fewer than now. */
+void px_allow_files(unsigned long most);
+
 /* ---- random ---------------------------------------------------------- */
 
 /* Fills from the system's random source; stops the program if there is none. */

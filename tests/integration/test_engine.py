@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -427,6 +428,13 @@ def test_many_engines_and_a_death_that_the_hub_hears_of(hub, start):
     assert {engines.exited(), engines.exited()} == {(pids[0], "exit status 0"),
                                                     (pids[2], "exit status 0")}
     assert engines.end()[0] == 0
+
+
+def test_engines_raise_a_low_limit_of_open_files(hub, start):
+    hub.write()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    start("-n", 2, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (16, most)))
+    hub.join_all(2)
 
 
 def test_a_dead_engine_is_replaced_when_asked(hub, start):
