@@ -256,6 +256,9 @@ static int leaf_of(const struct engine *engine)
 
 int px_engine_reach_leaf(struct engine *engine, struct px_error *err)
 {
+    /* A second connection of one name would take the place of the first, and so on. */
+    if (engine->config->connection->broadcast_count < 2)
+        return 0;
     const int result = reach(engine, SHELL, leaf_of(engine), err);
     watch(engine, SHELL); /* waiting for a connection ends that */
     return result;
