@@ -53,7 +53,8 @@ static void on_registration_timeout(struct px_loop *loop, void *ctx)
     struct engine *engine = ctx;
     (void)loop;
     engine->deadline = NULL;
-    px_log(PX_ERROR, "registration.failed", "why=\"the hub did not answer within %d ms\"",
+    px_log(PX_ERROR, "registration.failed",
+           "why=\"the hub did not answer within %d ms: it is gone, or knows another key\"",
            engine->config->timeout_ms);
     px_registrar_leave(engine);
     px_engine_give_up(engine, 1);
