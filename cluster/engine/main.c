@@ -331,12 +331,12 @@ int main(int argc, char **argv)
     const int rest = px_options_main(&usage, argc, argv, &options);
     px_log_init("pxengine", (enum px_level)options.log_level);
     check(&options, rest, argc, argv);
-    options.info = take_variable("IPP_CONNECTION_INFO");
     const struct px_interp_ops *ops = px_language_find(options.language, &err);
     if (!ops)
         px_die(2, "%s", err.text);
     if (options.stop_on_eof && input_has_ended())
         return 0;
+    options.info = take_variable("IPP_CONNECTION_INFO");
     char profile[PX_PATH_SIZE], path[PX_PATH_SIZE];
     find_profile(&options, profile);
     find_file(&options, profile, path);
