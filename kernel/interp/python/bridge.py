@@ -331,9 +331,12 @@ class Bridge:
 
     def stop(self):
         """Runs what the user left to be run at exit. True if none of the user's threads is left."""
+        history = getattr(self._shell, "history_manager", None)
         if self._shell is not None:
             self._shell.px_stop()
         atexit._run_exitfuncs()
+        if history is not None:
+            history.px_drop()
         current = threading.current_thread()
         return not any(t is not current for t in threading.enumerate())
 

@@ -146,3 +146,8 @@ class History(HistoryManager):
                 self.end_session()
         except sqlite3.Error as error:
             self._px_warn("the end of the session is not written", error)
+
+    def px_drop(self):
+        """Last: closes a database in memory. That of a file is a forked child's parent's, too."""
+        if str(self.hist_file) == ":memory:":
+            self.db.close()
