@@ -21,6 +21,7 @@
 #define _GNU_SOURCE
 #include "proxy.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -222,7 +223,8 @@ static int send_connection(struct px_proxy *proxy, const json_t *connection, str
 {
     char *text = json_dumps(connection, JSON_COMPACT), *line = px_format("%s\n", text);
     const size_t size = strlen(line); /* less than a pipe takes */
-    const bool sent = write(proxy->stdin_fd, line, size) == (ssize_t)size;
+    /* An ssh that has ended already says why, and is reported as one that ends later is. */
+    const bool sent = write(proxy->stdin_fd, line, size) == (ssize_t)size || errno == EPIPE;
     free(line);
     free(text);
     return sent ? 0 : px_fail(err, PX_EIO, "%.100s: cannot send the connection", proxy->label);
