@@ -113,6 +113,8 @@ if sys.argv[2] == "kill":
 """
 
 
+@pytest.mark.skipif("PX_ASAN_OPTIONS" in os.environ,
+                    reason="a lock of the sanitizer's own may be held where threads fork")
 @pytest.mark.parametrize("with_process, end", [(True, "exit"), (True, "kill"), (False, "exit")])
 def test_the_process_ends(env, ipython_dir, with_process, end):
     done = subprocess.run(

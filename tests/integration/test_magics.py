@@ -782,17 +782,21 @@ def test_why_tasks_wait(notebook, tmp_path):
         f"last = [lb.apply_async(wait, {gate!r}) for _ in range(8)][-1]\n"
         "first = running[0]")
     why = {
-        "first": r"of engine \d: running for 0 s: its engine runs it",
+        "first": r"of engine \d: running for \d+ s: its engine runs it",
         "after": "1 of the 1 tasks it is to run after have not ended; it needs all of them",
         "meant": "the 1 engine that may run it is busy",
         "last": r"the 2 engines that may run it are busy \(high-water mark \d+\); \d+ wait",
     }
-    for name, words in why.items():
-        said = notebook.said("%pxwhy " + name)[0]
-        assert re.search(words, said), said
-        assert re.search(r"^engines? [-0-9]+: apply_request for (up to )?\d+ s$", said, re.MULTILINE)
-    with open(gate, "w"):
-        notebook.run("lb.wait(); rc.close()")
+    engines = re.compile(r"^engines? [-0-9]+: apply_request for (up to )?\d+ s$", re.MULTILINE)
+    try:
+        # Until both engines have begun, one may still be said to be idle.
+        wait_for(lambda: engines.search(notebook.said("%pxwhy first")[0]), what="both to be busy")
+        for name, words in why.items():
+            said = notebook.said("%pxwhy " + name)[0]
+            assert re.search(words, said) and engines.search(said), said
+    finally:
+        with open(gate, "w"):
+            notebook.run("lb.wait(); rc.close()")
     assert "the scheduler does not know it" in notebook.said("%pxwhy no-such-task")[0]
 
 
@@ -874,12 +878,18 @@ def test_console(notebook, spec):
     """jupyter console in a terminal: live output, folded, and a progress line that goes."""
     pexpect = pytest.importorskip("pexpect")
     pytest.importorskip("jupyter_console")
-    console = pexpect.spawn(
-        PYTHON, ["-m", "jupyter_console", "--kernel", spec, "--simple-prompt"],
-        env=dict(notebook.env, JUPYTER_PATH=str(notebook.folder)), encoding="utf-8", timeout=60,
-        dimensions=(50, 120))
+    def start():
+        return pexpect.spawn(
+            PYTHON, ["-m", "jupyter_console", "--kernel", spec, "--simple-prompt"],
+            env=dict(notebook.env, JUPYTER_PATH=str(notebook.folder)), encoding="utf-8",
+            timeout=60, dimensions=(50, 120))
+
+    console = start()
     try:
-        console.expect(r"In \[1\]: ")
+        # jupyter_client lets go of the ports that it has found before the kernel takes them.
+        while console.expect([r"In \[1\]: ", "Address already in use"]) == 1:
+            console.close(force=True)
+            console = start()
         console.sendline("%load_ext phalanx" if notebook.ipykernel else "1")
         console.expect(r"In \[2\]: ")
         console.sendline("%px import time; print('first', flush=True); time.sleep(1.5); print('last')")
