@@ -239,20 +239,6 @@ static bool remove_oldest(struct px_spool *spool, const struct px_spool_file *bu
 
 /* ---- the thread ---- */
 
-static int write_all(int fd, const char *data, size_t size)
-{
-    while (size > 0) {
-        const ssize_t done = write(fd, data, size);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done <= 0)
-            return done < 0 ? errno : ENOSPC;
-        data += done;
-        size -= (size_t)done;
-    }
-    return 0;
-}
-
 static struct px_spool_file *next_work(struct px_spool *spool)
 {
     const bool now = spool->urgent || spool->stopping || spool->pending >= PENDING_FULL;
@@ -280,7 +266,7 @@ static int write_text(struct px_spool *spool, struct px_spool_file *file, const 
                       int *fd, char **path)
 {
     const int why = file->path ? 0 : make_file(spool, file->name, fd, path);
-    return why ? why : write_all(*fd, text->data, text->size);
+    return why ? why : px_fd_write(*fd, px_buf_span(text)) < 0 ? errno : 0;
 }
 
 /* With the lock held, which is given up while the disk is waited for. */
