@@ -27,8 +27,7 @@
 #define MAX_COLLECTIONS 4096
 #define MAX_BROADCAST_TARGETS 65536
 #define MAX_COLLECTED_BYTES ((size_t)2 << 30)
-#define MAX_COLLECTED_FRAMES (PX_MAX_FRAMES - 64) /* one message, with what is before the buffers  \
-                                                   */
+#define MAX_COLLECTED_FRAMES (PX_MAX_FRAMES - 64) /* with what comes before the buffers */
 
 struct target {
     char *uuid;
@@ -388,8 +387,7 @@ static void on_unsent(void *ctx, const struct px_msg *request)
     struct px_broadcast *broadcast = ctx;
     struct px_span engine = px_msg_ident(request, 0), client = px_msg_ident(request, 1);
     struct px_buf content = {0};
-    char *evalue =
-        px_format("the message did not reach engine '%.*s'", (int)engine.size, engine.data);
+    char *evalue = px_say_unsent(engine);
     px_error_content(&content, "EngineError", evalue);
     struct px_span idents[2] = {engine, client};
     struct px_draft draft = {.idents = idents,

@@ -246,6 +246,8 @@ void px_error_content(struct px_buf *out, const char *ename, const char *evalue)
 struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
                               struct px_span engine, struct px_span parent, const char *ename,
                               const char *evalue);
+/* What is said of a request that did not get to its engine; owned by the caller. */
+char *px_say_unsent(struct px_span engine);
 /* To an engine that a former controller has left, or whose connection was lost: any request that it
  * answers in its turn, and that does nothing. When its answer comes, everything sent to it before on
  * that socket has been answered or is lost. `number` is from 1. */

@@ -55,8 +55,7 @@ static void on_unsent(void *ctx, const struct px_msg *msg)
     if (px_msg_ident_count(msg) < 2 || px_is_probe(msg))
         return;
     struct px_span engine = px_msg_ident(msg, 0);
-    char *evalue =
-        px_format("the message did not reach engine '%.*s'", (int)engine.size, engine.data);
+    char *evalue = px_say_unsent(engine);
     px_relay_answer(relay, px_error_reply(relay->shared.session, px_msg_ident(msg, 1), engine,
                                           px_msg_header(msg), "EngineError", evalue));
     px_link_flush(relay->shared.link);

@@ -51,6 +51,11 @@ struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
     return msg;
 }
 
+char *px_say_unsent(struct px_span engine)
+{
+    return px_format("the message did not reach engine '%.*s'", (int)engine.size, engine.data);
+}
+
 #define PROBE_IDENT "px.probe." /* the client that asks; a number follows */
 #define MOST_DIGITS 9
 
