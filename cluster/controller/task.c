@@ -212,30 +212,29 @@ static void refuse_spec(struct px_tasks *tasks, const struct px_msg *msg, const 
     send_error(tasks, msg, (struct px_span){0}, "ValueError", why);
 }
 
-/* The unfinished task of that id is what its client waits for. */
-static bool is_unfinished(struct px_tasks *tasks, struct px_span msg_id)
+/* Reads what is asked of a task. -1: it was refused. */
+static int read_task(struct px_tasks *tasks, const struct px_msg *msg, struct px_header *header,
+                     struct px_task_spec *spec)
 {
-    bool held = px_schedule_holds(tasks->schedule, msg_id);
-    if (held)
-        refuse(tasks, "a task of that id is unfinished");
-    return held;
+    struct px_error err;
+    int rc = px_header_scan(px_msg_header(msg), header, &err);
+    if (rc == 0 && px_schedule_holds(tasks->schedule, header->msg_id)) /* its client has that one */
+        rc = px_fail(&err, PX_EEXIST, "a task of that id is unfinished");
+    if (rc != 0) {
+        refuse(tasks, err.text);
+        return -1;
+    }
+    rc = px_task_read_spec(px_msg_metadata(msg), spec, &err);
+    if (rc != 0)
+        refuse_spec(tasks, msg, err.text);
+    return rc;
 }
 
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
 {
-    struct px_error err;
     struct px_header header;
     struct px_task_spec spec = {0};
-    bool good = false;
-    if (px_header_scan(px_msg_header(msg), &header, &err) != 0)
-        refuse(tasks, err.text);
-    else if (is_unfinished(tasks, header.msg_id))
-        ;
-    else if (px_task_read_spec(px_msg_metadata(msg), &spec, &err) != 0)
-        refuse_spec(tasks, msg, err.text);
-    else
-        good = true;
-    if (!good) {
+    if (read_task(tasks, msg, &header, &spec) != 0) {
         px_msg_destroy(msg);
         px_task_spec_fini(&spec);
         return;
