@@ -271,15 +271,22 @@ void px_proxy_signal(struct px_set *base, int signo)
     }
 }
 
+/* What its log says of why the program failed; "" when nothing. */
+static void find_reason(const struct px_proxy *proxy, char *out, size_t size)
+{
+    struct px_buf log = {0};
+    out[0] = 0;
+    if (proxy->set->reason && px_file_read(proxy->log, MAX_LOG, &log, NULL) == 0 && log.size)
+        proxy->set->reason(log.data, out, size);
+    px_buf_fini(&log);
+}
+
 /* "<label>: <what its log says, or how it ended>" */
 static void describe_end(const struct px_proxy *proxy, const siginfo_t *info, char *out,
                          size_t size)
 {
-    struct px_buf log = {0};
-    char reason[300] = "";
-    if (proxy->set->reason && px_file_read(proxy->log, MAX_LOG, &log, NULL) == 0 && log.size)
-        proxy->set->reason(log.data, reason, sizeof reason);
-    px_buf_fini(&log);
+    char reason[300];
+    find_reason(proxy, reason, sizeof reason);
     const char *name = sigabbrev_np(info->si_status);
     if (reason[0])
         snprintf(out, size, "%s: %s", proxy->label, reason);
@@ -353,11 +360,8 @@ void px_proxy_tail(const struct px_set *base, struct px_buf *out)
     int shown = 0;
     for (size_t i = 0; i < set->proxy_count && shown < 3; i++) {
         const struct px_proxy *proxy = set->proxies[i];
-        struct px_buf log = {0};
-        char reason[300] = "";
-        if (set->reason && px_file_read(proxy->log, MAX_LOG, &log, NULL) == 0 && log.size)
-            set->reason(log.data, reason, sizeof reason);
-        px_buf_fini(&log);
+        char reason[300];
+        find_reason(proxy, reason, sizeof reason);
         if (!proxy->ended || reason[0])
             continue;
         px_log_tail(proxy->log, out);
