@@ -425,10 +425,13 @@ class Cluster:
         self._context_client = self.start_and_connect_sync()
         return self._context_client
 
-    def __exit__(self, *exc):
+    def _close_context(self):
         client, self._context_client = self._context_client, None
         if client is not None:
             client.close()
+
+    def __exit__(self, *exc):
+        self._close_context()
         self.stop_cluster_sync()
 
     async def __aenter__(self):
@@ -436,9 +439,7 @@ class Cluster:
         return self._context_client
 
     async def __aexit__(self, *exc):
-        client, self._context_client = self._context_client, None
-        if client is not None:
-            client.close()
+        self._close_context()
         await self.stop_cluster()
 
 
