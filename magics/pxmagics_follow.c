@@ -81,7 +81,7 @@ static int listen(struct run *run)
 static int drain(struct run *run)
 {
     PyObject *count = PyObject_CallMethod(run->options->result, "_pump", "i", BATCH);
-    const int taken = count ? _PyLong_AsInt(count) : -1;
+    const int taken = count ? (int)PyLong_AsLong(count) : -1; /* BATCH at most */
     Py_XDECREF(count);
     return taken;
 }
