@@ -15,9 +15,7 @@
 #define DISPLAY_MS 150
 #define FOLD_MS 300
 #define FOLD_MOST_MS 1000
-#define SHOWN_MOST                                                                                 \
-    256 /* displays that are remembered, for engines that come later with the same                 \
-         */
+#define SHOWN_MOST 256 /* displays that are remembered, for engines that show the same later */
 
 struct item {
     size_t task;

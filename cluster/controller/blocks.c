@@ -38,6 +38,7 @@
 
 /* The build hides what is not meant for other libraries; these are. */
 #define PX_EXPORTED __attribute__((visibility("default")))
+#define BEFORE_MAIN __attribute__((constructor))
 
 extern void *__libc_malloc(size_t size);
 extern void __libc_free(void *memory);
@@ -61,7 +62,7 @@ static size_t round_up(size_t size, size_t unit)
     return (size + unit - 1) & ~(unit - 1);
 }
 
-__attribute__((constructor)) static void choose_secret(void)
+BEFORE_MAIN static void choose_secret(void)
 {
     px_random(&blocks.secret, sizeof blocks.secret);
 }

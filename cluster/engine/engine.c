@@ -34,9 +34,7 @@
 #define CONNECT_WAIT_MS 1000 /* for one relay; later ones are reached when they come up */
 #define IO_THREADS 2         /* one can be busy with 100 MB: hearts and control go by the other */
 #define HEART_SLACK_MS 500   /* on top of the period, as the reference allows */
-#define LAST_WORDS_MS                                                                              \
-    250 /* for what is left to send when told to end: the hub may be ending too                    \
-         */
+#define LAST_WORDS_MS 250    /* for what is left to send when told to end, as the hub may be */
 
 static const char none[] = "no kernel"; /* what the bell gives when registration failed */
 
