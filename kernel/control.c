@@ -71,7 +71,7 @@ void px_on_debug_request(struct px_kernel *kernel, struct px_request *request)
 
 /* ---- abort ---- */
 
-/* Ids that never arrive are kept: enough for any client's mistakes, no more; the oldest go first. */
+/* Ids that never arrive are kept: enough for any client's mistakes; the oldest go first. */
 #define MOST_ABORTS 65536
 
 struct abort_row {

@@ -171,8 +171,7 @@ static int ask_engines(struct dialling *self, struct px_error *err)
     msg = await_answer(self, err);
     if (!msg)
         return -1;
-    json_t *content =
-        check_version(msg, err) == 0 ? px_json_parse(px_msg_content(msg), err) : NULL;
+    json_t *content = check_version(msg, err) == 0 ? px_json_parse(px_msg_content(msg), err) : NULL;
     px_msg_destroy(msg);
     const char *status = json_string_value(json_object_get(content, "status"));
     const bool ok = status && strcmp(status, "ok") == 0;
@@ -268,9 +267,10 @@ static void advise(struct px_error *why)
 {
     char said[sizeof why->text];
     memcpy(said, why->text, sizeof said);
-    px_fail(why, PX_EINVAL,
-            "%.400s; name the ...-client.json of a cluster that runs, or start one (pxcluster start)",
-            said);
+    px_fail(
+        why, PX_EINVAL,
+        "%.400s; name the ...-client.json of a cluster that runs, or start one (pxcluster start)",
+        said);
 }
 
 phalanx_client *phalanx_connect(const struct phalanx_options *options, struct phalanx_error *err)

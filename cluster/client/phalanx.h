@@ -18,8 +18,8 @@
  * the wait with PHALANX_EINTR.
  *
  * A forked child has the parent's clients and results, and may not use them: what would send or
- * wait returns PHALANX_ECLOSED there, nothing is known of tasks and engines, and closing and freeing
- * do nothing. It connects a client of its own.
+ * wait returns PHALANX_ECLOSED there, nothing is known of tasks and engines, and closing and
+ * freeing do nothing. It connects a client of its own.
  *
  * Arguments are borrowed. Strings and buffers inside an event are valid until the next call of
  * phalanx_next on the same result, unless phalanx_take keeps them. Times are milliseconds; a

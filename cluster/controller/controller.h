@@ -249,11 +249,11 @@ struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
 /* What is said of a request that did not get to its engine; owned by the caller. */
 char *px_say_unsent(struct px_span engine);
 /* To an engine that a former controller has left, or whose connection was lost: any request that it
- * answers in its turn, and that does nothing. When its answer comes, everything sent to it before on
- * that socket has been answered or is lost. `number` is from 1. */
+ * answers in its turn, and that does nothing. When its answer comes, everything sent to it before
+ * on that socket has been answered or is lost. `number` is from 1. */
 struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid, unsigned number);
 unsigned px_probe_number(struct px_span ident); /* of the client that asks; 0: it is another */
-bool px_is_probe(const struct px_msg *reply); /* E | C | ... */
+bool px_is_probe(const struct px_msg *reply);   /* E | C | ... */
 
 /* ---- traffic --------------------------------------------------------------- */
 

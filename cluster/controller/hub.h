@@ -217,7 +217,7 @@ struct px_member {
     char *running;                /* the request that it died with; NULL: none, or not known */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
-    unsigned probes; /* on mux: how many it was sent, from 1 */
+    unsigned probes;        /* on mux: how many it was sent, from 1 */
     UT_hash_handle hh;      /* by id: all that ever registered */
     UT_hash_handle hh_uuid; /* by uuid: alive */
     char uuid[];

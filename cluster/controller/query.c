@@ -21,7 +21,7 @@
 #include <string.h>
 
 #define MAX_TESTS 1024
-#define MAX_LIST 1024 /* values of a list that cannot be a set: each record is held against them */
+#define MAX_LIST 1024 /* values of a list that cannot be a set */
 
 typedef int operator_fn(const json_t *value, const json_t *argument,
                         struct px_exception *exception);

@@ -233,8 +233,8 @@ PX_MUST_USE bool px_schedule_adopt(struct px_schedule *schedule, struct px_span 
                                    struct px_task_spec *spec, void *payload, struct px_span uuid);
 /* The engine is about to be sent a probe: its number, or 0 when there is no such engine. */
 unsigned px_schedule_probe(struct px_schedule *schedule, struct px_span uuid);
-/* The engine has answered that probe: what it was sent before and has not answered, it never got, or
- * its reply was lost. That goes to any. Returns how many. */
+/* The engine has answered that probe: what it was sent before and has not answered, it never got,
+ * or its reply was lost. That goes to any. Returns how many. */
 size_t px_schedule_reclaim(struct px_schedule *schedule, struct px_span uuid, unsigned probe);
 
 struct px_schedule_stats {

@@ -257,7 +257,8 @@ static void reclaim(struct px_tasks *tasks, struct px_span uuid, unsigned probe)
 {
     size_t count = px_schedule_reclaim(tasks->schedule, uuid, probe);
     if (count > 0)
-        px_log(PX_INFO, "tasks-reclaimed", "engine=%.*s count=%zu", (int)uuid.size, uuid.data, count);
+        px_log(PX_INFO, "tasks-reclaimed", "engine=%.*s count=%zu", (int)uuid.size, uuid.data,
+               count);
 }
 
 /* E | C | a task that did not get there: it goes to another engine, or fails when there is none. A

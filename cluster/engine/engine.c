@@ -159,8 +159,8 @@ static void on_ping(struct px_loop *loop, void *ctx)
     }
 }
 
-/* What was under way when it was lost is lost. Doubt begins anew when the connection is there again,
- * for only then can the hub find out what. */
+/* What was under way when it was lost is lost. Doubt begins anew when the connection is there
+ * again, for only then can the hub find out what. */
 static void on_connection(struct px_loop *loop, void *ctx)
 {
     struct monitor *monitor = ctx;
@@ -186,8 +186,9 @@ static void watch(struct engine *engine, enum engine_socket which)
     monitor->engine = engine;
     monitor->socket = px_socket_monitor(engine->sockets[which], &err);
     if (monitor->socket)
-        monitor->watch = px_loop_socket(px_service_loop(engine->service),
-                                        px_socket_pollable(monitor->socket), on_connection, monitor);
+        monitor->watch =
+            px_loop_socket(px_service_loop(engine->service), px_socket_pollable(monitor->socket),
+                           on_connection, monitor);
     else
         px_log(PX_WARN, "monitor.none", "why=\"%s\"", err.text);
 }

@@ -35,7 +35,7 @@
 #define NANNY_MS 4000
 #define NANNY_STOPPING_MS 500
 #define MOST_LINE 128
-#define MOST_FILES (1u << 16) /* one for each engine here; in each, its connections and the user's */
+#define MOST_FILES (1u << 16) /* one an engine here; in each, its own and the user's */
 #define MOST_CAUSE 600
 #define MOST_RESTARTS 5 /* of one engine within */
 #define RESTARTS_MS 60000

@@ -321,7 +321,8 @@ static int start_monitor(struct px_socket *socket, int events, char name[MONITOR
 struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *err)
 {
     char name[MONITOR_NAME_SIZE];
-    if (start_monitor(socket, ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED, name, err) < 0)
+    const int events = ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+    if (start_monitor(socket, events, name, err) < 0)
         return NULL;
     struct px_socket *monitor = px_socket_create(socket->context, PX_PAIR, err);
     if (monitor && px_socket_connect(monitor, name, err) == 0)

@@ -60,8 +60,7 @@ static void on_release(void *ctx, void *payload)
     (void)ctx, (void)payload;
 }
 
-static const struct px_schedule_ops ops = {
-    .send = on_send, .fail = on_fail, .release = on_release};
+static const struct px_schedule_ops ops = {.send = on_send, .fail = on_fail, .release = on_release};
 
 static void submit(struct bench *bench, long task)
 {

@@ -354,7 +354,7 @@ static void python_after_fork_child(void *arg)
     px_python_leave(self);
 }
 
-/* Besides a form of messages, whose code this interpreter runs: bytecode is of one minor version. */
+/* A form of messages, and whose code this interpreter runs: bytecode is of a minor version. */
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 #define FEATURES "\"pickle5\", \"python" TEXT(PY_MAJOR_VERSION) "." TEXT(PY_MINOR_VERSION) "\""

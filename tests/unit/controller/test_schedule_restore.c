@@ -38,8 +38,7 @@ static void on_release(void *ctx, void *payload)
     seen->released++;
 }
 
-static const struct px_schedule_ops ops = {
-    .send = on_send, .fail = on_fail, .release = on_release};
+static const struct px_schedule_ops ops = {.send = on_send, .fail = on_fail, .release = on_release};
 
 static struct px_schedule *start(struct seen *seen, unsigned hwm, int engines)
 {

@@ -255,8 +255,7 @@ static void graph_answer(struct graph *graph, struct px_schedule *schedule)
 static void test_large_graph(void **state)
 {
     (void)state;
-    struct px_schedule_ops ops = {
-        .send = graph_send, .fail = graph_fail, .release = graph_release};
+    struct px_schedule_ops ops = {.send = graph_send, .fail = graph_fail, .release = graph_release};
     for (size_t s = 0; px_scheme_at(s) != NULL; s++) {
         struct graph *graph = px_alloc(sizeof(*graph));
         struct px_schedule *schedule = px_schedule_create(&ops, graph, px_scheme_at(s), 1, s + 1);

@@ -86,7 +86,7 @@ static void other_packers_are_refused(void **state)
     assert_int_equal(px_cluster_connection_parse(px_span_of(text), "f", PX_ROLE_ENGINE, &c, &err),
                      -1);
     assert_string_equal(err.text, "f: packer \"jsox\": only json is spoken here, so start the "
-                                 "controller with it");
+                                  "controller with it");
 }
 
 static void what_is_written_is_read_and_private(void **state)
