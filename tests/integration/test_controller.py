@@ -279,6 +279,14 @@ def pxcluster(cluster, *arguments):
                           capture_output=True, text=True, timeout=DEADLINE)
 
 
+def status_of(cluster):
+    return json.loads(pxcluster(cluster, "status", "--json").stdout)
+
+
+def socket_counters(cluster):
+    return {(s["name"], s["side"]): s for s in status_of(cluster)["sockets"]}
+
+
 def test_status(cluster):
     assert pxcluster(cluster, "status").returncode == 11
     cluster.start("--scheme=lru")
@@ -297,14 +305,8 @@ def test_status(cluster):
     mux = forger.connect(zmq.DEALER, forger.client["mux"])
     forger.session.send(mux, "apply_request", content={}, ident=b"x")
 
-    def status():
-        return json.loads(pxcluster(cluster, "status", "--json").stdout)
-
-    def sockets():
-        return {(s["name"], s["side"]): s for s in status()["sockets"]}
-
-    wait_until(lambda: sockets()["mux", "clients"]["bad_signatures"] == 1)
-    said = status()
+    wait_until(lambda: socket_counters(cluster)["mux", "clients"]["bad_signatures"] == 1)
+    said = status_of(cluster)
     assert said["status"] == "ok" and said["pid"] == cluster.controller.pid
     assert said["scheme"] == "lru" and said["curve"] is False and said["uptime_s"] > 0
     assert 1e6 < said["memory"]["resident_bytes"] < 1e9
@@ -314,8 +316,8 @@ def test_status(cluster):
     assert said["tasks"]["running"] == 1 and said["tasks"]["waiting"] == 2
     assert said["tasks"]["succeeded"] == 5 and said["tasks"]["failed"] == 1
     assert said["database"]["records"] == 10 and said["database"]["kind"] == "memory"
-    assert sockets()["task", "clients"]["messages"] == 9
-    assert sockets()["task", "clients"]["bytes"] > 1000
+    counted = socket_counters(cluster)["task", "clients"]
+    assert counted["messages"] == 9 and counted["bytes"] > 1000
     text = pxcluster(cluster, "status").stdout
     assert "1 running" in text and "scheme lru" in text and "BAD SIGN." in text
     forger.close()
@@ -364,10 +366,15 @@ def wait_until_there(path):
 
 
 def test_abort(shared, tmp_path):
+    def relayed():
+        return socket_counters(shared)["control", "clients"]["messages"]
+
     view = shared.rc[0]
     first = view.apply_async(wait_until_there, str(tmp_path / "go on"))
     second = view.apply_async(lambda: 2)
-    view.abort(second)
+    before = relayed()
+    view.abort(second)  # which ipengine answers when what runs has ended
+    wait_until(lambda: relayed() > before)
     (tmp_path / "go on").touch()
     with pytest.raises(ipp.error.TaskAborted):
         second.get(DEADLINE)
@@ -860,7 +867,7 @@ def test_without_the_curve_key_nobody_gets_in(cluster, server_key):
             assert seen[-1] != zmq.EVENT_HANDSHAKE_SUCCEEDED
         assert socket.poll(0) == 0
         socket.disable_monitor()
-    said = json.loads(pxcluster(cluster, "status", "--json").stdout)  # with the key one does
+    said = status_of(cluster)  # with the key one does
     assert said["curve"] is True
     assert all(s["messages"] == 0 for s in said["sockets"] if s["name"] != "query")
     peer.close()
