@@ -874,24 +874,28 @@ def test_nbclient(notebook, spec, tmp_path):
     assert error[-1].output_type == "error" and error[-1].ename == "CompositeError"
 
 
+def open_console(pexpect, notebook, spec):
+    """At its second prompt. jupyter_client lets go of the ports that it has found before the kernel
+    takes them: one that another process got first is a console to start again."""
+    for attempt in range(3):
+        console = pexpect.spawn(
+            PYTHON, ["-m", "jupyter_console", "--kernel", spec, "--simple-prompt"],
+            env=dict(notebook.env, JUPYTER_PATH=str(notebook.folder)), encoding="utf-8",
+            timeout=60, dimensions=(50, 120))
+        if console.expect([r"In \[1\]: ", "Address already in use"]) == 0:
+            console.sendline("%load_ext phalanx" if notebook.ipykernel else "1")
+            if console.expect([r"In \[2\]: ", pexpect.TIMEOUT], timeout=30) == 0:
+                return console
+        console.close(force=True)
+    pytest.fail("no console came up in three attempts")
+
+
 def test_console(notebook, spec):
     """jupyter console in a terminal: live output, folded, and a progress line that goes."""
     pexpect = pytest.importorskip("pexpect")
     pytest.importorskip("jupyter_console")
-    def start():
-        return pexpect.spawn(
-            PYTHON, ["-m", "jupyter_console", "--kernel", spec, "--simple-prompt"],
-            env=dict(notebook.env, JUPYTER_PATH=str(notebook.folder)), encoding="utf-8",
-            timeout=60, dimensions=(50, 120))
-
-    console = start()
+    console = open_console(pexpect, notebook, spec)
     try:
-        # jupyter_client lets go of the ports that it has found before the kernel takes them.
-        while console.expect([r"In \[1\]: ", "Address already in use"]) == 1:
-            console.close(force=True)
-            console = start()
-        console.sendline("%load_ext phalanx" if notebook.ipykernel else "1")
-        console.expect(r"In \[2\]: ")
         console.sendline("%px import time; print('first', flush=True); time.sleep(1.5); print('last')")
         console.expect(r"\[stdout:0(-1)?\]\s+first\r\n")
         console.expect("%px: 0 of 2 engines done, 1 s")
