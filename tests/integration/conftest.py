@@ -2,10 +2,10 @@
 """What the integration tests share.
 
 PX_BIN is the directory of the built programs, PX_PYTHONPATH the one that holds the built
-`phalanx` package; both default to the tree's own build. Every test gets its own IPython
-directory, and whatever process still carries that directory in its environment when the test
-ends is killed; for a test that starts programs this is a failure, because a program of ours
-leaves nothing behind.
+`phalanx` package, PX_NEWER what tests/newer unpacked; all default to the tree's own build. Every
+test gets its own IPython directory, and whatever process still carries that directory in its
+environment when the test ends is killed; for a test that starts programs this is a failure,
+because a program of ours leaves nothing behind.
 """
 import contextlib
 import json
@@ -22,6 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("PX_BIN", ROOT / "build" / "bin")).resolve()
 PYTHONPATH = Path(os.environ.get("PX_PYTHONPATH", ROOT / "build" / "python")).resolve()
+NEWER = Path(os.environ.get("PX_NEWER", ROOT / "build" / "newer")).resolve()
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 
 STOCK_CONTROLLER = f"{PYTHON} -m ipyparallel.controller"
@@ -104,6 +105,15 @@ def env(ipython_dir, tmp_path):
         del os.environ["IPYTHONDIR"]
     else:
         os.environ["IPYTHONDIR"] = saved
+
+
+def with_newer(env):
+    """A copy of env in which `import ipyparallel` is version 9 or later; skips where there is none."""
+    modules = NEWER / "usr" / "lib" / "python3" / "dist-packages"
+    if not (modules / "ipyparallel").is_dir():
+        pytest.skip(f"no ipyparallel 9 or later in {NEWER}: see tests/newer")
+    return {**env, "PYTHONPATH": f"{modules}:{env['PYTHONPATH']}",
+            "PATH": f"{NEWER / 'usr' / 'bin'}:{env['PATH']}"}
 
 
 @pytest.fixture
