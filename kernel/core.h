@@ -2,9 +2,9 @@
 /*
  * core: private to the kernel core: requests, their queues, the shells, the outbox, comms, input.
  *
- * Locks: each queue, the outbox, the comms, the input and the kernel have their own, held for a few
- * instructions. Under the kernel's lock that of a queue or of the input may be taken; no other two
- * are held at once.
+ * Locks: each queue, the outbox, the comms and the kernel have their own, held for a few
+ * instructions. Under the kernel's lock that of a queue may be taken; no other two are held at
+ * once.
  */
 #ifndef PX_CORE_H
 #define PX_CORE_H
@@ -77,30 +77,20 @@ struct px_request *px_queue_remove(struct px_queue *queue,
                                    bool (*match)(const struct px_request *request, void *ctx),
                                    void *ctx);
 
-/* ---- input(): one question at a time, of each shell ---- */
+/* ---- input(): questions to the user ---- */
 
-#define PX_QUESTION_SIZE 160
+struct px_question;
 
-struct px_input {
-    pthread_mutex_t lock;
-    bool asked, answered, interrupted;
-    char question[PX_QUESTION_SIZE]; /* msg_id of input_request; empty until it is sent */
-    struct px_buf answer;
-    int fd; /* eventfd */
-};
-
-PX_MUST_USE int px_input_init(struct px_input *input, struct px_error *err);
-void px_input_fini(struct px_input *input);
-void px_input_ask(struct px_input *input); /* forgets earlier answers */
-/* Service thread: input_request was sent with this msg_id. */
-void px_input_name(struct px_input *input, const char *question);
-/* Waits for the answer and appends it. PX_EINTR when a signal was handled or px_input_interrupt
- * called. */
-PX_MUST_USE int px_input_wait(struct px_input *input, struct px_buf *line, struct px_error *err);
-/* Whether it waits for an answer to that question; to any, if that is empty. */
-bool px_input_waits(struct px_input *input, struct px_span question);
-void px_input_answer(struct px_input *input, struct px_span content); /* of input_reply */
-void px_input_interrupt(struct px_input *input);
+/* Any thread of the language: host.input, which see. */
+PX_MUST_USE int px_host_input(void *ctx, struct px_parent *parent, const struct px_ask *ask,
+                              struct px_buf *line, struct px_error *err);
+/* With the kernel's lock: those who wait for an answer look around; NULL: of whatever request. */
+void px_input_wake(struct px_kernel *kernel, const struct px_parent *parent);
+/* Service thread: the input_request of that number was sent with this msg_id. */
+void px_input_sent(struct px_kernel *kernel, uint64_t number, const char *id);
+/* Service thread: input_reply, to the question that it names as its parent; where it names none, to
+ * the first that waits. */
+void px_input_answered(struct px_kernel *kernel, const struct px_request *reply);
 
 /* ---- shells: a queue each, and the thread that serves it ---- */
 
@@ -111,15 +101,14 @@ struct px_shell {
     struct px_kernel *kernel;
     char id[PX_ID_SIZE]; /* empty: the main shell, on the interpreter thread */
     struct px_queue queue;
-    struct px_input input;
-    struct px_request *serving; /* its own thread's */
 
     /* under the kernel's lock */
     pthread_t thread;
-    bool started, ended;       /* the thread */
-    bool leaving;              /* deleted: no longer listed, its thread is to end */
-    bool running;              /* a request */
-    struct px_parent *current; /* of the request that runs, or ran last */
+    struct px_request *serving; /* its own thread reads it without */
+    bool started, ended;        /* the thread */
+    bool leaving;               /* deleted: no longer listed, its thread is to end */
+    bool running;               /* a request */
+    struct px_parent *current;  /* of the request that runs, or ran last */
 };
 
 PX_MUST_USE int px_shell_init(struct px_shell *shell, struct px_kernel *kernel,
@@ -135,20 +124,16 @@ struct px_shell *px_shell_of(struct px_kernel *kernel, const struct px_request *
 struct px_shell *px_shell_here(struct px_kernel *kernel);
 /* Any thread, with the kernel's lock: interrupts the request that runs, if one does. */
 void px_shell_interrupt(struct px_shell *shell);
-/* Service thread: an input_request for the request `parent` has that msg_id. */
-void px_shell_asked(struct px_kernel *kernel, const struct px_parent *parent, const char *question);
-/* Service thread: input_reply, to the shell whose question its parent is; where the parent is no
- * question, to the first shell that waits for an answer. */
-void px_shell_answered(struct px_kernel *kernel, const struct px_request *reply);
 /* Interpreter thread, before the language ends: ends the subshells, but for those that sit in user
- * code and do not listen. */
+ * code and do not listen; and all questions. */
 void px_subshells_end(struct px_kernel *kernel);
 /* True when such a one still uses the kernel, which then must not be freed. */
 bool px_subshells_left(struct px_kernel *kernel);
 
 /* ---- outbox: the interpreter's threads post, the service thread takes ---- */
 
-/* Statuses of a request that ran on the interpreter thread, and the idle of one that ran elsewhere. */
+/* Statuses of a request that ran on the interpreter thread, and the idle of one that ran elsewhere.
+ */
 enum px_mark { PX_UNMARKED, PX_BUSY, PX_IDLE, PX_IDLE_ASIDE };
 
 struct px_item {
@@ -165,7 +150,8 @@ struct px_item {
     int stream;     /* enum px_stream while `content` is bare text; else -1 */
     int64_t due_ms; /* of a stream */
     enum px_mark mark;
-    bool quiet; /* busy, of a request that can do without (hush.c) */
+    bool quiet;        /* busy, of a request that can do without (hush.c) */
+    uint64_t question; /* of an input_request (input.c) */
 };
 
 struct px_item *px_item_create(enum px_channel channel, const char *type, struct px_parent *parent);
@@ -250,17 +236,19 @@ struct px_kernel {
     int look_ms;                   /* until the service thread looks for the next busy */
     int tells;                     /* of a slow reader, still to be made; service thread */
     int64_t told_ms;               /* of one, last; 0: never; service thread */
-    struct px_parent *showing;     /* request of the main shell that is seen to run; service thread */
-    struct px_item *withheld;      /* hush.c: busy, then execute_input; service thread */
-    int64_t hush_ms;               /* until when, monotonic */
-    struct px_parent *hushed;      /* hush.c: whose idle is left out; service thread */
+    struct px_parent *showing; /* request of the main shell that is seen to run; service thread */
+    struct px_item *withheld;  /* hush.c: busy, then execute_input; service thread */
+    int64_t hush_ms;           /* until when, monotonic */
+    struct px_parent *hushed;  /* hush.c: whose idle is left out; service thread */
 
     pthread_mutex_t lock;
     /* under lock */
     void *self;              /* the language's instance; NULL before and after px_kernel_run */
     pthread_cond_t changed;  /* `self`, or a subshell's `ended` */
     struct px_shell *shells; /* subshells, in order of creation */
-    bool closed;             /* no more of them */
+    bool closed;             /* no more of them, and no questions */
+    struct px_question *questions; /* open ones, in order of asking (input.c) */
+    uint64_t last_question;
 
     atomic_int next_count;        /* execution count of the next cell */
     struct px_consumption *usage; /* what the last usage_request measured; service thread */

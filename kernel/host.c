@@ -3,7 +3,7 @@
  * host: the services that a kernel offers its language (struct px_interp_host).
  *
  * They may be called from any thread of the language, and only post to the outbox; input alone
- * waits, on a shell's thread. Output that names no request belongs to the one that runs,
+ * (input.c) waits. Output that names no request belongs to the one that runs,
  * or ran last: so a thread that prints after its cell has ended is shown under that cell.
  */
 #include "core.h"
@@ -197,33 +197,6 @@ static void host_publish(void *ctx, struct px_parent *parent, enum px_publicatio
     px_outbox_post(&kernel->outbox, item, PX_POST_WAIT);
 }
 
-static void ask(struct px_kernel *kernel, struct px_shell *shell, const char *prompt, bool password)
-{
-    const struct px_request *request = shell->serving;
-    struct px_item *item = px_item_create(PX_STDIN, "input_request", request->parent);
-    item->request = px_msg_copy(request->msg);
-    px_buf_text(&item->content, "{\"prompt\": ");
-    px_buf_json_string(&item->content, prompt, strlen(prompt));
-    px_buf_text(&item->content, password ? ", \"password\": true}" : ", \"password\": false}");
-    px_input_ask(&shell->input);
-    px_outbox_post(&kernel->outbox, item, PX_POST_RING);
-}
-
-static int host_input(void *ctx, const char *prompt, bool password, struct px_buf *line,
-                      struct px_error *err)
-{
-    struct px_kernel *kernel = ctx;
-    pthread_mutex_lock(&kernel->lock);
-    struct px_shell *shell = px_shell_here(kernel);
-    pthread_mutex_unlock(&kernel->lock);
-    const struct px_request *request = shell->serving;
-    if (!kernel->config.has_stdin || !request || !request->msg || !request->allow_stdin)
-        return px_fail(err, PX_ENOENT, "this front end takes no input");
-    if (prompt)
-        ask(kernel, shell, prompt, password);
-    return px_input_wait(&shell->input, line, err);
-}
-
 static struct px_parent *host_parent_ref(void *ctx)
 {
     return resolve(ctx, NULL);
@@ -260,7 +233,7 @@ void px_host_init(struct px_kernel *kernel)
                                            .stream = host_stream,
                                            .room = host_room,
                                            .publish = host_publish,
-                                           .input = host_input,
+                                           .input = px_host_input,
                                            .parent_ref = host_parent_ref,
                                            .parent_unref = px_parent_unref,
                                            .parent_header = host_parent_header,

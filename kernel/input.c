@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * input: a question to the user and the wait for its answer.
+ * input: questions to the user and the wait for their answers.
  *
- * A shell has one question open at a time, as its thread waits for it. An input_reply that nobody
- * waits for is dropped: front ends send none of their own accord, but a slow user may answer
- * a question that was interrupted.
+ * A question is put by the front end whose request it belongs to, while that runs: no front end
+ * shows one of a request that has ended. Whatever thread asks, of one request one question is
+ * open at a time, as people answer one by one and some front ends do not say which. An answer that
+ * nobody waits for is dropped: a slow user may answer a question that was interrupted.
+ *
+ * Questions lie on the stacks of those who ask, in a list in order of asking, under the kernel's
+ * lock.
  */
 #include "core.h"
 
@@ -19,103 +23,210 @@
 /* A signal that lands between the language's last look and poll(2) would be noticed only with the
  * answer; so the wait ends now and then for the language to look again. */
 #define LOOK_AGAIN_MS 1000
+#define QUESTION_SIZE 160
 
-int px_input_init(struct px_input *input, struct px_error *err)
+struct px_question {
+    struct px_question *next;
+    const struct px_parent *parent; /* of the request that it belongs to */
+    uint64_t number;
+    struct px_item *item;   /* input_request, until it is posted */
+    char id[QUESTION_SIZE]; /* its msg_id; empty until it is sent */
+    bool answered;
+    struct px_buf answer;
+    int fd; /* eventfd: there is something to look at */
+};
+
+static void ring(const struct px_question *question)
 {
-    *input = (struct px_input){0};
-    pthread_mutex_init(&input->lock, NULL);
-    input->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (input->fd < 0)
-        return px_fail(err, PX_EIO, "no eventfd: %s", strerror(errno));
-    return 0;
+    (void)eventfd_write(question->fd, 1);
 }
 
-void px_input_fini(struct px_input *input)
+/* ---- with the kernel's lock ---- */
+
+static bool serves(const struct px_shell *shell, const struct px_parent *parent)
 {
-    if (input->fd >= 0)
-        close(input->fd);
-    px_buf_fini(&input->answer);
-    pthread_mutex_destroy(&input->lock);
+    return shell->serving && shell->serving->parent == parent;
 }
 
-void px_input_ask(struct px_input *input)
+/* The request whose front end may be asked: the caller's, while it runs; else what this thread's
+ * shell serves, if it is a shell's. */
+static struct px_request *asker(struct px_kernel *kernel, const struct px_parent *parent)
 {
-    pthread_mutex_lock(&input->lock);
-    input->asked = true;
-    input->answered = input->interrupted = false;
-    input->question[0] = 0;
-    pthread_mutex_unlock(&input->lock);
+    const struct px_shell *here = px_shell_here(kernel);
+    if (!parent)
+        return here->serving;
+    if (serves(&kernel->main, parent))
+        return kernel->main.serving;
+    for (const struct px_shell *shell = kernel->shells; shell; shell = shell->next)
+        if (serves(shell, parent))
+            return shell->serving;
+    return pthread_equal(here->thread, pthread_self()) ? here->serving : NULL;
 }
 
-void px_input_name(struct px_input *input, const char *question)
+/* The first that belongs to the same request. */
+static bool is_its_turn(const struct px_kernel *kernel, const struct px_question *question)
 {
-    pthread_mutex_lock(&input->lock);
-    snprintf(input->question, sizeof input->question, "%s", question);
-    pthread_mutex_unlock(&input->lock);
+    const struct px_question *at = kernel->questions;
+    while (at && at->parent != question->parent)
+        at = at->next;
+    return at == question;
 }
 
-bool px_input_waits(struct px_input *input, struct px_span question)
+static struct px_item *create_item(const struct px_request *request, const struct px_ask *ask,
+                                   uint64_t number)
 {
-    pthread_mutex_lock(&input->lock);
-    const bool waits = input->asked && !input->answered &&
-                       (!question.size || px_span_equal(question, input->question));
-    pthread_mutex_unlock(&input->lock);
-    return waits;
+    struct px_item *item = px_item_create(PX_STDIN, "input_request", request->parent);
+    item->request = px_msg_copy(request->msg);
+    item->question = number;
+    px_buf_text(&item->content, "{\"prompt\": ");
+    px_buf_json_string(&item->content, ask->prompt, strlen(ask->prompt));
+    px_buf_text(&item->content, ask->password ? ", \"password\": true}" : ", \"password\": false}");
+    return item;
 }
 
-/* 1: answered, 0: not yet, -1: interrupted. */
-static int look(struct px_input *input, struct px_buf *line)
+/* ---- asking ---- */
+
+static int refuse(const struct px_request *request, struct px_error *err)
 {
-    int result = 0;
-    pthread_mutex_lock(&input->lock);
-    eventfd_t ignored;
-    (void)eventfd_read(input->fd, &ignored);
-    if (input->interrupted) {
-        result = -1;
-    } else if (input->answered) {
-        px_buf_append(line, input->answer.data, input->answer.size);
-        input->asked = false;
-        result = 1;
+    return request ? px_fail(err, PX_ENOENT, "this front end takes no input")
+                   : px_fail(err, PX_ECLOSED, "the cell has ended: nobody would see the question");
+}
+
+static int begin(struct px_kernel *kernel, const struct px_parent *parent, const struct px_ask *ask,
+                 struct px_question *question, struct px_error *err)
+{
+    pthread_mutex_lock(&kernel->lock);
+    const struct px_request *request = asker(kernel, parent);
+    const bool allowed = request && request->allow_stdin && kernel->config.has_stdin;
+    const bool asks = allowed && request->msg && !kernel->closed;
+    if (asks) {
+        question->parent = request->parent;
+        question->number = ++kernel->last_question;
+        question->item = create_item(request, ask, question->number);
+        struct px_question **last = &kernel->questions;
+        while (*last)
+            last = &(*last)->next;
+        *last = question;
     }
-    input->interrupted = false;
-    pthread_mutex_unlock(&input->lock);
+    pthread_mutex_unlock(&kernel->lock);
+    return asks ? 0 : refuse(allowed ? NULL : request, err);
+}
+
+/* Lets the next one of the same request go on. */
+static void end(struct px_kernel *kernel, struct px_question *question)
+{
+    pthread_mutex_lock(&kernel->lock);
+    struct px_question **at = &kernel->questions;
+    while (*at != question)
+        at = &(*at)->next;
+    *at = question->next;
+    for (struct px_question *next = *at; next; next = next->next)
+        ring(next);
+    pthread_cond_broadcast(&kernel->changed);
+    pthread_mutex_unlock(&kernel->lock);
+    px_item_destroy(question->item);
+    px_buf_fini(&question->answer);
+}
+
+/* 1: answered, 0: not yet, -1: there will be no answer. */
+static int look(struct px_kernel *kernel, struct px_question *question)
+{
+    struct px_item *item = NULL;
+    pthread_mutex_lock(&kernel->lock);
+    const int result = question->answered ? 1 : kernel->closed ? -1 : 0;
+    if (result == 0 && is_its_turn(kernel, question)) {
+        item = question->item;
+        question->item = NULL;
+    }
+    pthread_mutex_unlock(&kernel->lock);
+    if (item)
+        px_outbox_post(&kernel->outbox, item, PX_POST_RING);
     return result;
 }
 
-int px_input_wait(struct px_input *input, struct px_buf *line, struct px_error *err)
+static int wait_for_answer(struct px_kernel *kernel, const struct px_ask *ask,
+                           struct px_question *question, struct px_error *err)
 {
-    struct pollfd wake = {.fd = input->fd, .events = POLLIN};
-    int seen = look(input, line);
-    if (seen == 0) {
-        if (poll(&wake, 1, LOOK_AGAIN_MS) > 0)
-            seen = look(input, line);
+    struct pollfd wake = {.fd = question->fd, .events = POLLIN};
+    int seen;
+    while ((seen = look(kernel, question)) == 0) {
+        eventfd_t rings;
+        (void)poll(&wake, 1, LOOK_AGAIN_MS);
+        (void)eventfd_read(question->fd, &rings);
+        if ((seen = look(kernel, question)) != 0)
+            break;
+        if (!ask->go_on(ask->ctx))
+            return px_fail(err, PX_EINTR, "interrupted while waiting for input");
     }
-    return seen > 0 ? 0 : px_fail(err, PX_EINTR, "interrupted while waiting for input");
+    return seen > 0 ? 0 : px_fail(err, PX_ECLOSED, "the kernel ends");
 }
 
-void px_input_answer(struct px_input *input, struct px_span content)
+int px_host_input(void *ctx, struct px_parent *parent, const struct px_ask *ask,
+                  struct px_buf *line, struct px_error *err)
 {
-    json_t *json = px_json_parse(content, NULL);
+    struct px_kernel *kernel = ctx;
+    struct px_question question = {.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    if (question.fd < 0)
+        return px_fail(err, PX_EIO, "no eventfd: %s", strerror(errno));
+    int status = begin(kernel, parent, ask, &question, err);
+    if (status == 0) {
+        status = wait_for_answer(kernel, ask, &question, err);
+        if (status == 0)
+            px_buf_append(line, question.answer.data, question.answer.size);
+        end(kernel, &question);
+    }
+    close(question.fd);
+    return status;
+}
+
+/* ---- the other side ---- */
+
+void px_input_wake(struct px_kernel *kernel, const struct px_parent *parent)
+{
+    for (struct px_question *at = kernel->questions; at; at = at->next)
+        if (!parent || at->parent == parent)
+            ring(at);
+}
+
+void px_input_sent(struct px_kernel *kernel, uint64_t number, const char *id)
+{
+    pthread_mutex_lock(&kernel->lock);
+    for (struct px_question *at = kernel->questions; at; at = at->next)
+        if (at->number == number)
+            snprintf(at->id, sizeof at->id, "%s", id);
+    pthread_mutex_unlock(&kernel->lock);
+}
+
+/* The msg_id of the input_request that a reply names as its parent; else empty: some clients name
+ * none, or the cell. */
+static struct px_span question_of(const struct px_request *reply)
+{
+    struct px_header parent;
+    if (px_header_scan(px_msg_parent(reply->msg), &parent, NULL) == 0 &&
+        px_span_equal(parent.msg_type, "input_request"))
+        return parent.msg_id;
+    return PX_SPAN("");
+}
+
+static bool waits(const struct px_question *question, struct px_span id)
+{
+    return question->id[0] && !question->answered && (!id.size || px_span_equal(id, question->id));
+}
+
+void px_input_answered(struct px_kernel *kernel, const struct px_request *reply)
+{
+    json_t *json = px_json_parse(px_request_content(reply), NULL);
     const json_t *value = json_object_get(json, "value");
-    if (json_is_string(value)) {
-        pthread_mutex_lock(&input->lock);
-        if (input->asked && !input->answered) {
-            px_buf_clear(&input->answer);
-            px_buf_append(&input->answer, json_string_value(value), json_string_length(value));
-            input->answered = true;
-            (void)eventfd_write(input->fd, 1);
-        }
-        pthread_mutex_unlock(&input->lock);
+    const struct px_span id = question_of(reply);
+    pthread_mutex_lock(&kernel->lock);
+    struct px_question *question = json_is_string(value) ? kernel->questions : NULL;
+    while (question && !waits(question, id))
+        question = question->next;
+    if (question) {
+        px_buf_append(&question->answer, json_string_value(value), json_string_length(value));
+        question->answered = true;
+        ring(question);
     }
+    pthread_mutex_unlock(&kernel->lock);
     json_decref(json);
-}
-
-void px_input_interrupt(struct px_input *input)
-{
-    pthread_mutex_lock(&input->lock);
-    if (input->asked) {
-        input->interrupted = true;
-        (void)eventfd_write(input->fd, 1);
-    }
-    pthread_mutex_unlock(&input->lock);
 }

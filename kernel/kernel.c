@@ -143,8 +143,10 @@ void px_request_reply(struct px_kernel *kernel, struct px_request *request, stru
     struct px_item *item =
         px_item_create(request->channel, request->handler->reply, request->parent);
     px_buf_append(&item->content, content.data, content.size);
+    pthread_mutex_lock(&kernel->lock); /* threads of the request may be asking */
     item->request = request->msg;
     request->msg = NULL;
+    pthread_mutex_unlock(&kernel->lock);
     px_kernel_emit(kernel, request, item);
 }
 
@@ -251,7 +253,7 @@ void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct
            (int)request->header.msg_id.size, request->header.msg_id.data);
     if (channel == PX_STDIN) {
         if (px_span_equal(request->header.msg_type, "input_reply"))
-            px_shell_answered(kernel, request);
+            px_input_answered(kernel, request);
         px_request_destroy(request);
         return;
     }
@@ -410,6 +412,7 @@ static void set_self(struct px_kernel *kernel, void *self, bool running)
 
 void px_kernel_run(struct px_kernel *kernel, void *self)
 {
+    kernel->main.thread = pthread_self();
     set_self(kernel, self, false);
     px_shell_serve(&kernel->main);
     px_subshells_end(kernel);

@@ -97,7 +97,7 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
     px_log(PX_DEBUG, "message.out", "channel=%d type=%s id=%s", (int)item->channel, item->type,
            px_session_last_id(kernel->config.session));
     if (item->channel == PX_STDIN)
-        px_shell_asked(kernel, item->parent, px_session_last_id(kernel->config.session));
+        px_input_sent(kernel, item->question, px_session_last_id(kernel->config.session));
     kernel->config.send(kernel->config.ctx, item->channel, &msg);
     follow_state(kernel, item);
     px_item_destroy(item);

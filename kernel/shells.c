@@ -28,14 +28,12 @@
 int px_shell_init(struct px_shell *shell, struct px_kernel *kernel, struct px_error *err)
 {
     *shell = (struct px_shell){.kernel = kernel};
-    const int queue = px_queue_init(&shell->queue, err);
-    return px_input_init(&shell->input, err) < 0 ? -1 : queue; /* both: fini takes both away */
+    return px_queue_init(&shell->queue, err);
 }
 
 void px_shell_fini(struct px_shell *shell)
 {
     px_queue_fini(&shell->queue);
-    px_input_fini(&shell->input);
     px_parent_unref(shell->current);
 }
 
@@ -48,8 +46,8 @@ static void set_running(struct px_shell *shell, struct px_request *request)
 {
     struct px_kernel *kernel = shell->kernel;
     struct px_parent *last = NULL;
-    shell->serving = request;
     pthread_mutex_lock(&kernel->lock);
+    shell->serving = request;
     shell->running = request != NULL;
     if (request) {
         last = shell->current;
@@ -100,52 +98,15 @@ struct px_shell *px_shell_here(struct px_kernel *kernel)
 
 void px_shell_interrupt(struct px_shell *shell)
 {
-    const struct px_kernel *kernel = shell->kernel;
+    struct px_kernel *kernel = shell->kernel;
     const struct px_interp_ops *ops = kernel->config.ops;
     if (!shell->running)
         return;
-    px_input_interrupt(&shell->input);
     if (is_main(shell))
         ops->interrupt(kernel->self);
     else
         ops->interrupt_thread(kernel->self, shell->thread);
-}
-
-/* ---- questions ---- */
-
-void px_shell_asked(struct px_kernel *kernel, const struct px_parent *parent, const char *question)
-{
-    pthread_mutex_lock(&kernel->lock);
-    if (kernel->main.current == parent)
-        px_input_name(&kernel->main.input, question);
-    for (struct px_shell *shell = kernel->shells; shell; shell = shell->next)
-        if (shell->current == parent)
-            px_input_name(&shell->input, question);
-    pthread_mutex_unlock(&kernel->lock);
-}
-
-/* The msg_id of the input_request that a reply names as its parent; else empty: some clients name
- * none, or the cell. */
-static struct px_span question_of(const struct px_request *reply)
-{
-    struct px_header parent;
-    if (px_header_scan(px_msg_parent(reply->msg), &parent, NULL) == 0 &&
-        px_span_equal(parent.msg_type, "input_request"))
-        return parent.msg_id;
-    return PX_SPAN("");
-}
-
-void px_shell_answered(struct px_kernel *kernel, const struct px_request *reply)
-{
-    const struct px_span question = question_of(reply);
-    pthread_mutex_lock(&kernel->lock);
-    struct px_shell *shell = &kernel->main;
-    if (!px_input_waits(&shell->input, question))
-        for (shell = kernel->shells; shell && !px_input_waits(&shell->input, question);)
-            shell = shell->next;
-    if (shell)
-        px_input_answer(&shell->input, px_request_content(reply));
-    pthread_mutex_unlock(&kernel->lock);
+    px_input_wake(kernel, shell->current);
 }
 
 /* ---- threads of subshells ---- */
@@ -223,9 +184,10 @@ void px_subshells_end(struct px_kernel *kernel)
         dismiss(shell);
         px_shell_interrupt(shell);
     }
+    px_input_wake(kernel, NULL);
     pthread_cond_broadcast(&kernel->changed);
     bury_ended(kernel);
-    while (kernel->shells &&
+    while ((kernel->shells || kernel->questions) &&
            pthread_cond_timedwait(&kernel->changed, &kernel->lock, &until) != ETIMEDOUT)
         bury_ended(kernel);
     pthread_mutex_unlock(&kernel->lock);
@@ -235,7 +197,7 @@ bool px_subshells_left(struct px_kernel *kernel)
 {
     pthread_mutex_lock(&kernel->lock);
     bury_ended(kernel);
-    const bool left = kernel->shells != NULL;
+    const bool left = kernel->shells || kernel->questions;
     pthread_mutex_unlock(&kernel->lock);
     return left;
 }

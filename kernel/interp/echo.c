@@ -155,14 +155,18 @@ static void do_error(struct echo *echo, const char *text)
     fail(echo, "EchoError", text);
 }
 
+static bool is_not_interrupted(void *unused)
+{
+    (void)unused;
+    return !atomic_load(&interrupted);
+}
+
 static void do_input(struct echo *echo, const char *prompt)
 {
     struct px_buf line = {0};
     struct px_error err = {0};
-    int got = echo->host->input(echo->host->ctx, prompt, false, &line, &err);
-    while (got < 0 && err.code == PX_EINTR && !atomic_load(&interrupted))
-        got = echo->host->input(echo->host->ctx, NULL, false, &line, &err);
-    if (got == 0)
+    const struct px_ask ask = {.prompt = prompt, .go_on = is_not_interrupted};
+    if (echo->host->input(echo->host->ctx, NULL, &ask, &line, &err) == 0)
         print_to(echo, PX_STDOUT, line.data ? line.data : "");
     else if (err.code != PX_EINTR)
         fail(echo, "StdinNotImplementedError", err.text);

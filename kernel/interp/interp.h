@@ -8,7 +8,7 @@
  *
  * Threads: every op runs on the interpreter thread (the process's main thread) unless it
  * says otherwise; a language that offers thread_begin is called from several at once. Services may
- * be called from any thread of the language; they queue and return, except input.
+ * be called from any thread of the language; they queue and return, but for input, which waits.
  */
 #ifndef PX_INTERP_H
 #define PX_INTERP_H
@@ -49,6 +49,15 @@ struct px_buffer {
     void *hint;
 };
 
+/* A question to the user. `go_on` is called on the thread that asks, now and then and after signals,
+ * for the language to act on them: false gives the question up. */
+struct px_ask {
+    const char *prompt;
+    bool password;
+    bool (*go_on)(void *ctx);
+    void *ctx;
+};
+
 struct px_interp_host {
     void *ctx;
 
@@ -66,11 +75,10 @@ struct px_interp_host {
                     struct px_span content, struct px_span metadata,
                     const struct px_buffer *buffers, size_t buffer_count);
 
-    /* A line from the user, appended to `line`. On the thread that runs the request only. Blocks without the
-     * language's lock. PX_EINTR when a signal may have been handled while waiting: let the language
-     * act on it, then give up, or call again with `prompt` NULL, which waits on without asking
-     * again. PX_ENOENT when the front end takes no input. */
-    int (*input)(void *ctx, const char *prompt, bool password, struct px_buf *line,
+    /* A line from the user, appended to `line`. Blocks, without the language's lock, until it is
+     * there. PX_EINTR: `go_on` said no; PX_ENOENT: the front end takes no input; PX_ECLOSED: the
+     * request has ended, or the kernel does. */
+    int (*input)(void *ctx, struct px_parent *parent, const struct px_ask *ask, struct px_buf *line,
                  struct px_error *err);
 
     /* The request that runs now (a new reference), or NULL; and its release. */
@@ -101,7 +109,7 @@ struct px_execute {
     struct px_span code;
     struct px_span user_expressions; /* JSON object text */
     struct px_span metadata;         /* of the request, JSON */
-    bool silent, store_history, allow_stdin;
+    bool silent, store_history;
 };
 
 /* How a request ended. Zeroed by the caller; the owner finis it. */

@@ -226,14 +226,14 @@ static void *answer(void *ctx)
     return NULL;
 }
 
-static int input(void *ctx, const char *prompt, bool password, struct px_buf *line,
+static int input(void *ctx, struct px_parent *parent, const struct px_ask *ask, struct px_buf *line,
                  struct px_error *err)
 {
     pthread_t thread;
-    atomic_store(&now->questioned, !prompt);
+    atomic_store(&now->questioned, false);
     atomic_store(&now->settled, false);
     assert(pthread_create(&thread, NULL, answer, now) == 0);
-    const int status = px_kernel_host(now->kernel)->input(ctx, prompt, password, line, err);
+    const int status = px_kernel_host(now->kernel)->input(ctx, parent, ask, line, err);
     atomic_store(&now->settled, true);
     pthread_join(thread, NULL);
     return status;

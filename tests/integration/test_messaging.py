@@ -466,6 +466,47 @@ def test_input_and_getpass(kernel):
     assert seen["execute_result"]["data"]["text/plain"] == "['Ada', 'secret']"
 
 
+def test_threads_and_tasks_of_a_cell_ask_one_after_the_other(kernel):
+    msg_id = kernel.kc.execute(
+        "import asyncio, threading\nheard = {}\n"
+        "def ask(name): heard[name] = input(name)\n"
+        "async def task(): ask('task')\n"
+        "threads = [threading.Thread(target=ask, args=(name,)) for name in 'abc']\n"
+        "for thread in threads: thread.start()\n"
+        "await asyncio.create_task(task())\nfor thread in threads: thread.join()\n"
+        "sorted(heard.items())", allow_stdin=True)
+    for _ in range(4):
+        question = kernel.kc.get_stdin_msg(timeout=TIMEOUT)
+        assert question["parent_header"]["msg_id"] == msg_id
+        with pytest.raises(Empty):  # the next one waits for this answer
+            kernel.kc.get_stdin_msg(timeout=0)
+        kernel.kc.input(question["content"]["prompt"].upper())
+    seen = dict(kernel.until_idle(msg_id))
+    assert seen["execute_result"]["data"]["text/plain"] == (
+        "[('a', 'A'), ('b', 'B'), ('c', 'C'), ('task', 'TASK')]")
+
+
+def test_a_question_outlives_its_cell_and_none_comes_after_it(kernel):
+    msg_id = kernel.kc.execute(
+        "import threading, time\n"
+        "def ask():\n    print('heard', input('thread? '))\n"
+        "    try: input()\n    except EOFError as error: print('refused:', error)\n"
+        "threading.Thread(target=ask).start()\ntime.sleep(60)", allow_stdin=True)
+    kernel.kc.get_stdin_msg(timeout=TIMEOUT)
+    kernel.km.interrupt_kernel()
+    assert kernel.reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
+    kernel.kc.input("late")
+    kernel.wait_for_text(msg_id, "heard late\nrefused: the cell has ended")
+
+
+def test_a_thread_that_asks_does_not_keep_the_kernel_from_ending(python):
+    python.kc.execute("import threading\nthreading.Thread(target=input).start()\nwhile True: pass",
+                      allow_stdin=True)
+    python.kc.get_stdin_msg(timeout=TIMEOUT)
+    control(python, "shutdown_request", {"restart": False})
+    wait_for(lambda: python.km.provisioner.process.poll() == 0, what="the end, and status 0")
+
+
 def test_without_stdin_input_fails_at_once(kernel):
     reply, _ = kernel.run("input()", allow_stdin=False)
     assert reply["ename"] == "StdinNotImplementedError"

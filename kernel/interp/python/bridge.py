@@ -183,7 +183,6 @@ class Bridge:
         self.engine = options["engine"]
         self.kernel = Kernel(self)
         self.child = False  # of the kernel's or engine's process, forked by the user's code
-        self._stdin = threading.local()
         self._shell = None
         self._comms = None
         self._apply = None
@@ -373,18 +372,13 @@ class Bridge:
 
     # ---- requests ----------------------------------------------------------
 
-    def execute(self, code, silent, store_history, allow_stdin, expressions):
+    def execute(self, code, silent, store_history, expressions):
         shell = self.shell
-        stdin = self._stdin
-        stdin.allowed = bool(allow_stdin)
-        try:
-            with self.running_loop():
-                error = shell.px_execute(code, bool(silent), bool(store_history))
-                values = {}
-                if error is None and expressions not in ("", "{}"):
-                    values = shell.user_expressions(json.loads(expressions))
-        finally:
-            stdin.allowed = False
+        with self.running_loop():
+            error = shell.px_execute(code, bool(silent), bool(store_history))
+            values = {}
+            if error is None and expressions not in ("", "{}"):
+                values = shell.user_expressions(json.loads(expressions))
         payload, leave = shell.px_take_payload()
         return (
             None if error is None else members(error),
@@ -503,9 +497,7 @@ class Bridge:
     # ---- input -------------------------------------------------------------
 
     def _ask(self, prompt, password):
-        line = None
-        if getattr(self._stdin, "allowed", False):
-            line = host.input(str(prompt), password)
+        line = host.input(str(prompt), password)
         if line is None:
             raise self._no_stdin()(
                 "raw_input was called, but this frontend does not support input requests."

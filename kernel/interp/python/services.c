@@ -152,18 +152,28 @@ static PyObject *host_publish(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Waits for a line, letting signals act on Python in between. The prompt is asked once. */
-static int wait_for_line(const struct px_interp_host *host, const char *prompt, bool password,
-                         struct px_buf *line, struct px_error *err)
+/* Without the GIL, on the thread that asks: lets signals act on Python. */
+static bool look_at_signals(void *ctx)
 {
-    for (;;) {
-        int status;
-        Py_BEGIN_ALLOW_THREADS status = host->input(host->ctx, prompt, password, line, err);
-        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() != 0 || px_thread_is_hit()) return -1;
-        if (status == 0 || err->code != PX_EINTR)
-            return status;
-        prompt = NULL; /* wait on, without asking again */
-    }
+    PyThreadState **state = ctx;
+    PyEval_RestoreThread(*state);
+    const bool go_on = PyErr_CheckSignals() == 0 && !px_thread_is_hit();
+    *state = PyEval_SaveThread();
+    return go_on;
+}
+
+static int ask(struct px_python *self, const char *prompt, bool password, struct px_buf *line,
+               struct px_error *err)
+{
+    const struct px_interp_host *host = self->host;
+    struct px_parent *parent;
+    PyObject *token = px_parent_current(self, &parent);
+    PyThreadState *state = PyEval_SaveThread();
+    const struct px_ask question = {prompt, password, look_at_signals, &state};
+    const int status = host->input(host->ctx, parent, &question, line, err);
+    PyEval_RestoreThread(state);
+    Py_XDECREF(token);
+    return PyErr_Occurred() || PyErr_CheckSignals() != 0 || px_thread_is_hit() ? -1 : status;
 }
 
 static PyObject *host_input(PyObject *module, PyObject *args)
@@ -173,13 +183,12 @@ static PyObject *host_input(PyObject *module, PyObject *args)
     int password;
     if (!PyArg_ParseTuple(args, "sp", &prompt, &password))
         return NULL;
-    const struct px_interp_host *host = self->host;
-    if (!host || !host->input)
+    if (!self->host || !self->host->input)
         Py_RETURN_NONE;
     struct px_buf line = {0};
     struct px_error err = {0};
     PyObject *text = NULL;
-    if (wait_for_line(host, prompt, password, &line, &err) == 0)
+    if (ask(self, prompt, password, &line, &err) == 0)
         text = PyUnicode_DecodeUTF8(line.data ? line.data : "", (Py_ssize_t)line.size, "replace");
     else if (!PyErr_Occurred() && (err.code == PX_ENOENT || px_thread_is_hit()))
         text = Py_NewRef(Py_None); /* KeyboardInterrupt comes as soon as this returns to Python */

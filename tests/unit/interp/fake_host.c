@@ -62,19 +62,19 @@ static void on_publish(void *ctx, struct px_parent *parent, enum px_publication 
     pthread_mutex_unlock(&fake->lock);
 }
 
-static int on_input(void *ctx, const char *prompt, bool password, struct px_buf *line,
-                    struct px_error *err)
+static int on_input(void *ctx, struct px_parent *parent, const struct px_ask *ask,
+                    struct px_buf *line, struct px_error *err)
 {
     struct fake_host *fake = ctx;
     if (!fake->answer)
         return px_fail(err, PX_ENOENT, "there is nobody to ask");
-    if (prompt) {
-        px_buf_printf(&fake->prompt, "%s%s", prompt, password ? " (secret)" : "");
-        on_stream(ctx, NULL, PX_STDOUT, "asked", 5);
-    }
-    if (!fake->answer[0]) {
-        poll(NULL, 0, 20); /* a signal may have come before; the language looks and calls again */
-        return px_fail(err, PX_EINTR, "a signal came");
+    (void)parent;
+    px_buf_printf(&fake->prompt, "%s%s", ask->prompt, ask->password ? " (secret)" : "");
+    on_stream(ctx, NULL, PX_STDOUT, "asked", 5);
+    while (!fake->answer[0]) {
+        poll(NULL, 0, 20); /* a signal may have come before */
+        if (!ask->go_on(ask->ctx))
+            return px_fail(err, PX_EINTR, "a signal came");
     }
     px_buf_text(line, fake->answer);
     return 0;
@@ -186,7 +186,6 @@ void fake_host_run(const struct px_interp_ops *ops, void *self, const char *code
         .code = px_span_of(code),
         .user_expressions = PX_SPAN("{}"),
         .store_history = true,
-        .allow_stdin = true,
     };
     *out = (struct px_outcome){0};
     ops->execute(self, &request, out);
