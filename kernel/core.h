@@ -149,6 +149,7 @@ struct px_item {
     size_t buffer_count;
     int stream;     /* enum px_stream while `content` is bare text; else -1 */
     int64_t due_ms; /* of a stream */
+    bool patient;   /* of a stream: text of the other one behind it does not make it due */
     enum px_mark mark;
     bool quiet;        /* busy, of a request that can do without (hush.c) */
     uint64_t question; /* of an input_request (input.c) */
@@ -161,6 +162,8 @@ struct px_outbox {
     pthread_mutex_t lock;
     pthread_cond_t room;
     struct px_item *first, *tail;
+    struct px_item *growing[2]; /* by enum px_stream: the last ones, with nothing but text of the
+                                 * same request behind them; NULL: none */
     size_t bytes;
     bool asleep;
     bool wake;       /* to be written to `fd` when the lock is given up */
@@ -186,7 +189,8 @@ enum px_post {
 };
 void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post how);
 /*
- * Adds text to the last item when it is the same stream of the same parent, else makes a new item.
+ * Adds text to the last item when it is the same stream of the same parent, else makes a new item
+ * (outbox.c tells when not).
  * What is too much at a time is held. Never blocks: returns false, and has taken nothing, when the
  * reader of the outbox is far behind, unless the text `must` be taken.
  */

@@ -7,6 +7,11 @@
  * STREAM_DELAY_MS old. So a program that prints byte by byte costs a message every few
  * hundredths of a second, and nothing overtakes output that came before it.
  *
+ * A program that writes to both streams in turn would cost a message for each change. Once it has
+ * made MANY_ITEMS without a pause, text is appended to the earlier item of its stream as long as
+ * only the other stream's stands behind that: the order between the two is then kept to
+ * STREAM_DELAY_MS, within each it always is.
+ *
  * Text is bounded, for each stream of each request (flow.c). What is too much at a time is held:
  * the last of it in a tail, all of it in a file of the spool. Held text goes out, after a line that
  * says how much is missing, when the flood pauses, when the allowance has grown, and when the
@@ -27,12 +32,11 @@
 #define STREAM_DELAY_MS 25
 #define LOOK_SOON_MS 1 /* how long a reply may wait for others to go with it */
 #define OUTBOX_FULL (8u << 20)
-/* A message costs its reader more than its few bytes, when they come faster than text is collected:
- * a program may write to both streams in turn. */
-#define MESSAGE_COST 1024
-#define PAUSE_MS 100    /* without more text, a flood is taken to be over */
-#define SETTLE_MS 2000  /* for the disk, when a flooding request ends */
-#define LOOK_BYTES 4096 /* of a flood between two looks at the clock */
+#define MANY_ITEMS 256      /* of one stream */
+#define ITEMS_PAUSE_MS 1000 /* after which they are counted anew */
+#define PAUSE_MS 100        /* without more text, a flood is taken to be over */
+#define SETTLE_MS 2000      /* for the disk, when a flooding request ends */
+#define LOOK_BYTES 4096     /* of a flood between two looks at the clock */
 
 /* A flow that holds text, or did. */
 struct px_flood {
@@ -145,6 +149,16 @@ static void wait_for_room(struct px_outbox *outbox)
     }
 }
 
+/* Of one request at a time. */
+static void follow_growing(struct px_outbox *outbox, struct px_item *item)
+{
+    for (size_t i = 0; i < PX_COUNT(outbox->growing); i++)
+        if (item->stream < 0 || (outbox->growing[i] && outbox->growing[i]->parent != item->parent))
+            outbox->growing[i] = NULL;
+    if (item->stream >= 0)
+        outbox->growing[item->stream] = item;
+}
+
 static void append(struct px_outbox *outbox, struct px_item *item)
 {
     if (outbox->first)
@@ -153,6 +167,7 @@ static void append(struct px_outbox *outbox, struct px_item *item)
         outbox->first = item;
     outbox->tail = item;
     outbox->bytes += weight(item);
+    follow_growing(outbox, item);
 }
 
 void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post how)
@@ -166,13 +181,6 @@ void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post
     unlock(outbox);
 }
 
-static bool continues(const struct px_item *tail, struct px_parent *parent, enum px_stream which,
-                      size_t size)
-{
-    return tail->stream == (int)which && tail->parent == parent &&
-           tail->content.size + size <= PX_STREAM_MAX;
-}
-
 /* ---- with the lock held: text ---- */
 
 static void begin_item(struct px_outbox *outbox, struct px_flow *flow, struct px_parent *parent,
@@ -183,11 +191,22 @@ static void begin_item(struct px_outbox *outbox, struct px_flow *flow, struct px
     item->topic = topic;
     item->stream = (int)which;
     item->due_ms = now_ms + STREAM_DELAY_MS;
-    if (now_ms < flow->item_ms + STREAM_DELAY_MS / 2)
-        px_flow_spend(flow, MESSAGE_COST);
+    if (now_ms > flow->item_ms + ITEMS_PAUSE_MS)
+        flow->items = 0;
+    if (flow->items < MANY_ITEMS)
+        flow->items++;
+    item->patient = flow->items == MANY_ITEMS;
     flow->item_ms = now_ms;
     append(outbox, item);
     ring(outbox);
+}
+
+/* Whether so much more text of that request goes into the item, which may grow. */
+static bool takes(const struct px_outbox *outbox, const struct px_item *item,
+                  const struct px_parent *parent, size_t size)
+{
+    return item && item->parent == parent && (item == outbox->tail || item->patient) &&
+           item->content.size + size <= PX_STREAM_MAX;
 }
 
 static void show(struct px_outbox *outbox, struct px_flow *flow, struct px_parent *parent,
@@ -195,9 +214,9 @@ static void show(struct px_outbox *outbox, struct px_flow *flow, struct px_paren
 {
     while (size > 0) {
         const size_t now = px_text_cut(text, size, PX_STREAM_MAX);
-        if (!outbox->first || !continues(outbox->tail, parent, which, now))
+        if (!takes(outbox, outbox->growing[which], parent, now))
             begin_item(outbox, flow, parent, which, topic);
-        px_buf_append(&outbox->tail->content, text, now);
+        px_buf_append(&outbox->growing[which]->content, text, now);
         outbox->bytes += now;
         text += now;
         size -= now;
@@ -383,10 +402,18 @@ void px_outbox_finish(struct px_outbox *outbox, struct px_parent *parent)
 
 /* ---- taking ---- */
 
-/* Milliseconds that the first item may still wait for more text; 0: it is due. */
-static int64_t patience(const struct px_item *item)
+/* Whether the first item may still get text. */
+static bool may_grow(const struct px_outbox *outbox, const struct px_item *item)
 {
-    if (item->stream < 0 || item->next || item->content.size >= PX_STREAM_MAX / 2)
+    if (item->stream < 0 || outbox->growing[item->stream] != item)
+        return false;
+    return item == outbox->tail || (item->patient && item->next == outbox->tail);
+}
+
+/* Milliseconds that the first item may still wait for more text; 0: it is due. */
+static int64_t patience(const struct px_outbox *outbox, const struct px_item *item)
+{
+    if (!may_grow(outbox, item) || item->content.size >= PX_STREAM_MAX / 2)
         return 0;
     const int64_t left = item->due_ms - px_now_ms();
     return left > 0 ? left : 0;
@@ -397,7 +424,7 @@ struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *dela
     pthread_mutex_lock(&outbox->lock);
     const int64_t flood_ms = outbox->floods ? tend_floods(outbox, all) : -1;
     struct px_item *item = outbox->first;
-    *delay_ms = !item ? -1 : all ? 0 : patience(item);
+    *delay_ms = !item ? -1 : all ? 0 : patience(outbox, item);
     if (*delay_ms != 0) {
         if (flood_ms > 0 && (*delay_ms < 0 || flood_ms < *delay_ms))
             *delay_ms = flood_ms;
@@ -407,6 +434,8 @@ struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *dela
         item = NULL;
     } else {
         outbox->first = item->next;
+        if (item->stream >= 0 && outbox->growing[item->stream] == item)
+            outbox->growing[item->stream] = NULL;
         const bool was_full = outbox->bytes >= OUTBOX_FULL / 2;
         outbox->bytes -= weight(item);
         if (was_full && outbox->bytes < OUTBOX_FULL / 2)

@@ -21,6 +21,7 @@ struct px_flow {
     int64_t spent;     /* of the burst; more than it after a message that had to go */
     int64_t filled_ms; /* until when the growth is counted */
     int64_t item_ms;   /* when its last message was begun */
+    int items;         /* messages begun with no pause between them */
     atomic_bool held;  /* some text is; read without a lock, too, by those whom a guess helps */
     bool midline;      /* what was shown last ended no line */
     struct px_flood *flood; /* NULL until text was held; the outbox's business */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* When a message wakes the reader of the outbox, and when it may wait for its next look. */
+/* When a message wakes the reader of the outbox, when it may wait for its next look, and into which
+ * messages text goes. */
 #include "core.h"
 
 #include <poll.h>
@@ -80,11 +81,75 @@ static void test_lazy_relies_on_a_promise_while_it_lasts(void **state)
     px_outbox_fini(&outbox);
 }
 
+static void print(struct px_outbox *outbox, struct px_parent *parent, enum px_stream which,
+                  const char *text)
+{
+    assert_true(px_outbox_stream(outbox, parent, which, "", px_span_of(text), false));
+}
+
+static void take_rest(struct px_outbox *outbox)
+{
+    int64_t delay_ms;
+    while (outbox->first)
+        px_item_destroy(px_outbox_take(outbox, true, &delay_ms));
+}
+
+/* Whether the next item is such text, or, without one, no text. */
+static void expect(struct px_outbox *outbox, int stream, const char *text)
+{
+    int64_t delay_ms;
+    struct px_item *item = px_outbox_take(outbox, true, &delay_ms);
+    assert_non_null(item);
+    assert_int_equal(item->stream, stream);
+    if (text)
+        assert_string_equal(item->content.data, text);
+    px_item_destroy(item);
+}
+
+static void test_streams_in_turn_share_items_in_the_end(void **state)
+{
+    (void)state;
+    const struct px_output_config limits = {.burst_kb = 1024};
+    struct px_outbox outbox;
+    struct px_parent first = {0}, second = {0};
+    atomic_init(&first.references, 1);
+    atomic_init(&second.references, 1);
+    assert_int_equal(px_outbox_init(&outbox, &limits, NULL), 0);
+    int items = 4, rounds = 0;
+    while (items == 4 && ++rounds < 1000) { /* each change is a message, for a while */
+        take_rest(&outbox);
+        print(&outbox, &first, PX_STDOUT, "a");
+        print(&outbox, &first, PX_STDERR, "b");
+        print(&outbox, &first, PX_STDOUT, "c");
+        print(&outbox, &first, PX_STDERR, "d");
+        items = 0;
+        for (const struct px_item *item = outbox.first; item; item = item->next)
+            items++;
+    }
+    assert_int_equal(items, 2);
+    assert_in_range(rounds, 100, 999);
+    int64_t delay_ms;
+    assert_null(px_outbox_take(&outbox, false, &delay_ms)); /* both wait for more */
+    assert_true(delay_ms > 0);
+    print(&outbox, &second, PX_STDOUT, "theirs");
+    print(&outbox, &first, PX_STDOUT, "after them");
+    post(&outbox, PX_POST_QUIET);
+    print(&outbox, &first, PX_STDOUT, "after that");
+    expect(&outbox, PX_STDOUT, "ac");
+    expect(&outbox, PX_STDERR, "bd");
+    expect(&outbox, PX_STDOUT, "theirs");
+    expect(&outbox, PX_STDOUT, "after them");
+    expect(&outbox, -1, NULL);
+    expect(&outbox, PX_STDOUT, "after that");
+    px_outbox_fini(&outbox);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_burst_rings_once),
         cmocka_unit_test(test_lazy_relies_on_a_promise_while_it_lasts),
+        cmocka_unit_test(test_streams_in_turn_share_items_in_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
