@@ -365,8 +365,8 @@ threading.Thread(target=hold).start()
 """
 
 
-@pytest.mark.parametrize("in_subshell", [False, True])
-def test_an_interrupt_reaches_a_cell_that_waits_for_the_lock(kernel, subshell, in_subshell):
+@pytest.mark.parametrize("where", ["main", "subshell", "signal"])
+def test_an_interrupt_reaches_a_cell_that_waits_for_the_lock(kernel, subshell, where):
     """A library keeps the lock in another thread as the cell starts."""
     pipes = json.loads(dict(kernel.run(HOLDER)[1])["execute_result"]["data"]["text/plain"])
     start, held, let_go = (f"/proc/{kernel.pid}/fd/{fd}" for fd in pipes)
@@ -375,9 +375,12 @@ def test_an_interrupt_reaches_a_cell_that_waits_for_the_lock(kernel, subshell, i
             begin.write(b"x")
         holds.read(1)
         code = "import time\nfor i in range(50): time.sleep(0.1)"
-        running = execute_in(kernel, subshell, code) if in_subshell else kernel.kc.execute(code)
+        running = execute_in(kernel, subshell if where == "subshell" else None, code)
         kernel.wait_for_output(running, "execute_input")
-        control(kernel, "interrupt_request")
+        if where == "signal":
+            os.kill(kernel.pid, signal.SIGINT)
+        else:
+            control(kernel, "interrupt_request")
         release.write(b"x")
     reply = kernel.reply(running)["content"]
     assert reply.get("ename") == "KeyboardInterrupt" and reply["execution_count"] > 0

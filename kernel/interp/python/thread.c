@@ -14,7 +14,8 @@
  *
  * A request may wait long for the GIL, before its first instruction. So an interrupt has a time, and
  * is acted on by what had asked for the GIL by then; one that is older was meant for what went
- * before, and is dropped. A SIGINT from elsewhere has no time: it is dropped if it comes too early.
+ * before, and is dropped. A SIGINT, whoever sends it, gets its time from a handler that stands before
+ * CPython's. The user's code may put others there: each request puts ours before them again.
  *
  * Signals reach one thread only. In a subshell's thread KeyboardInterrupt is made to be raised at
  * the next instruction of Python; setting that up needs the GIL, which the caller must not wait
@@ -32,6 +33,32 @@
 #include <frameobject.h>
 
 #define AGAIN_NS 1000000000
+
+/* ---- when a SIGINT came ---- */
+
+static _Atomic(int64_t) signalled_ns;
+static struct sigaction cpythons; /* CPython's handler, which ours calls */
+
+static void on_sigint(int signo)
+{
+    atomic_store(&signalled_ns, px_now_ns());
+    cpythons.sa_handler(signo);
+}
+
+/* Interpreter thread. Whoever has the signal ignored, or handles it in C, is left to do so. */
+static void stamp_sigint(void)
+{
+    struct sigaction now;
+    if (sigaction(SIGINT, NULL, &now) < 0 || now.sa_handler == SIG_DFL ||
+        now.sa_handler == SIG_IGN || now.sa_handler == on_sigint)
+        return;
+    if (!cpythons.sa_handler && !(now.sa_flags & SA_SIGINFO))
+        cpythons = now; /* the first time nobody else has been there */
+    if (now.sa_handler != cpythons.sa_handler)
+        return;
+    now.sa_handler = on_sigint;
+    sigaction(SIGINT, &now, NULL);
+}
 
 /* ---- in and out ---- */
 
@@ -112,12 +139,12 @@ void px_python_enter(struct px_python *self)
         PyEval_RestoreThread(PyGILState_GetThisThreadState());
         enter_thread(self, asked_ns);
     } else {
+        stamp_sigint();
         PyEval_RestoreThread(self->thread);
-        if (atomic_load(&self->interrupted_ns) < asked_ns) {
+        if (atomic_load(&self->interrupted_ns) < asked_ns)
             calm(self);
-            if (PyErr_CheckSignals() != 0)
-                PyErr_Clear();
-        }
+        if (atomic_load(&signalled_ns) < asked_ns && PyErr_CheckSignals() != 0)
+            PyErr_Clear();
     }
     px_loan_collect(self);
 }
