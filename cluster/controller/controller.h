@@ -141,6 +141,7 @@ enum px_note_kind {
     PX_NOTE_IOPUB,            /* topic | message */
     PX_NOTE_WHY,              /* the request | message; `text` is {"<msg_id>": {...}, ...} */
     PX_NOTE_REPORT,           /* what was asked | msg or NULL; `text`: JSON */
+    PX_NOTE_QUERY,            /* a client's request to the hub, after what preceded it */
     PX_NOTE_PROBED,           /* `text` is uuid 0 ident: it has answered PX_ORDER_PROBE_DIRECT */
     PX_NOTE_NEW_HEART,        /* `text` is the uuid */
     PX_NOTE_STOPPED_HEART,
@@ -176,6 +177,7 @@ enum px_order_kind {
                             * answer is a PX_NOTE_PROBED */
     PX_ORDER_ANSWER,       /* msg: client, engine | a reply to a direct request, made by the hub */
     PX_ORDER_REPORT,       /* msg: a status_request, or NULL; the answer is a PX_NOTE_REPORT */
+    PX_ORDER_RETURN,       /* msg: comes back as a PX_NOTE_QUERY, after all that was noted */
     PX_ORDER_STOP,
     PX_ORDER_KINDS,
 };
@@ -205,6 +207,7 @@ struct px_link {
     struct px_doorbell *to_hub;     /* struct px_notes */
     struct px_doorbell *to_traffic; /* struct px_order */
     atomic_size_t backlog, backlog_bytes;
+    atomic_bool gathering; /* there is a batch that was not posted */
     /* traffic thread */
     struct px_loop *loop;
     struct px_timer *timer; /* a batch that is not full goes with the next millisecond */
@@ -225,7 +228,9 @@ void px_link_note_text(struct px_link *link, enum px_note_kind kind, struct px_s
                        struct px_span second);
 /* Traffic thread. An answer that the hub waits for; takes both, sends at once. */
 void px_link_answer(struct px_link *link, enum px_note_kind kind, struct px_msg *msg, char *text);
-/* Traffic thread. Whether the hub is so far behind that it should be given time. */
+/* Whether something was noted that the hub cannot see yet. */
+bool px_link_is_gathering(struct px_link *link);
+/* Whether the hub is so far behind that it should be given time. */
 bool px_link_is_crowded(struct px_link *link);
 /* The same, and so far that it must not become more. */
 bool px_link_is_full(struct px_link *link);

@@ -130,27 +130,6 @@ static void take_request(struct px_hub *hub, struct px_msg *msg)
     json_decref(request.content);
 }
 
-static void take_requests(struct px_hub *hub)
-{
-    struct px_msg *msg;
-    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(hub->sockets->query)) != NULL; i++) {
-        take_request(hub, msg);
-        px_msg_destroy(msg);
-    }
-}
-
-/* One batch of copies. False when there is none. */
-static bool take_notes(struct px_hub *hub)
-{
-    struct px_notes *notes = px_doorbell_take(hub->link->to_hub);
-    if (notes == NULL)
-        return false;
-    for (size_t i = 0; i < notes->count; i++)
-        px_monitor_note(hub, &notes->items[i]);
-    px_link_notes_done(hub->link, notes);
-    return true;
-}
-
 /* When the traffic has stopped, memory that it needed goes back to the system. */
 static void on_tidy(struct px_loop *loop, void *ctx)
 {
@@ -165,6 +144,59 @@ static void on_tidy(struct px_loop *loop, void *ctx)
     hub->tidy = NULL;
     malloc_trim(0);
     px_blocks_trim();
+}
+
+static void start_tidying(struct px_hub *hub)
+{
+    hub->noted = true;
+    if (hub->tidy == NULL)
+        hub->tidy = px_loop_timer(hub->loop, TIDY_MS, TIDY_MS, on_tidy, hub);
+}
+
+/* One batch of copies. False when there is none. */
+static bool take_notes(struct px_hub *hub)
+{
+    struct px_notes *notes = px_doorbell_take(hub->link->to_hub);
+    if (notes == NULL)
+        return false;
+    for (size_t i = 0; i < notes->count; i++)
+        px_monitor_note(hub, &notes->items[i]);
+    px_link_notes_done(hub->link, notes);
+    start_tidying(hub);
+    return true;
+}
+
+/* Who asks has had his replies already: what is known of them comes first. What the traffic thread
+ * has noted and not posted is waited for, by sending the request round through that thread; not
+ * when the hub is behind anyway. */
+static bool must_return(struct px_hub *hub)
+{
+    if (px_link_is_crowded(hub->link))
+        return hub->returning > 0;
+    const bool gathering = px_link_is_gathering(hub->link);
+    for (int i = 0; i < PX_LOOP_BATCH && take_notes(hub); i++)
+        ;
+    return gathering || hub->returning > 0; /* in the order in which they came */
+}
+
+static void take_requests(struct px_hub *hub)
+{
+    struct px_msg *msg;
+    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(hub->sockets->query)) != NULL; i++) {
+        if (must_return(hub)) {
+            hub->returning++;
+            px_link_order(hub->link, &(struct px_order){.kind = PX_ORDER_RETURN, .msg = msg});
+            continue;
+        }
+        take_request(hub, msg);
+        px_msg_destroy(msg);
+    }
+}
+
+void px_hub_query(struct px_hub *hub, const struct px_note *note)
+{
+    hub->returning--;
+    take_request(hub, note->msg);
 }
 
 static void on_flush(struct px_loop *loop, void *ctx)
@@ -208,13 +240,6 @@ bool px_hub_each(struct px_hub *hub, const json_t *ids, px_record_fn *each, void
     return !walk.ended;
 }
 
-static void start_tidying(struct px_hub *hub)
-{
-    hub->noted = true;
-    if (hub->tidy == NULL)
-        hub->tidy = px_loop_timer(hub->loop, TIDY_MS, TIDY_MS, on_tidy, hub);
-}
-
 /* A bounded number of batches a turn, so that requests are answered while traffic floods; the bell
  * rings on while there are more. */
 static void on_notes(struct px_loop *loop, void *ctx)
@@ -224,16 +249,14 @@ static void on_notes(struct px_loop *loop, void *ctx)
     for (int i = 0; i < PX_LOOP_BATCH; i++) {
         if (!take_notes(hub))
             return;
-        start_tidying(hub);
         if (i % 4 == 3)
             take_requests(hub);
     }
 }
 
-/* Who asks has had his replies already: what is known of them comes first. */
 static void on_query(struct px_loop *loop, void *ctx)
 {
-    on_notes(loop, ctx);
+    (void)loop;
     take_requests(ctx);
 }
 

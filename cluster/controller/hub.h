@@ -255,6 +255,7 @@ struct px_hub {
     struct px_timer *farewell, *sweep, *save, *tidy, *flush;
     bool stopping, noted; /* noted: traffic since the last look */
     unsigned long requests, refused, malformed, forged;
+    size_t returning; /* requests that are on their way round through the traffic thread */
     unsigned long long request_bytes;
     int64_t started_ms;
     struct px_log_limiter limiter;
@@ -296,6 +297,8 @@ PX_MUST_USE bool px_hub_each(struct px_hub *hub, const json_t *ids, px_record_fn
 bool px_hub_is_ending(const struct px_hub *hub);
 /* A record was changed: it is written to disk, if there is one, some time later. */
 void px_hub_changed(struct px_hub *hub, struct px_record *record);
+/* A request that comes back from the traffic thread (PX_ORDER_RETURN). */
+void px_hub_query(struct px_hub *hub, const struct px_note *note);
 
 /* ---- requests (request.c) -------------------------------------------------- */
 

@@ -70,6 +70,7 @@ static void post(struct px_link *link)
     atomic_fetch_add(&link->backlog_bytes, bytes);
     link->batch = NULL;
     px_doorbell_post(link->to_hub, batch);
+    atomic_store(&link->gathering, false); /* not before the hub can see it */
 }
 
 static void on_timer(struct px_loop *loop, void *ctx)
@@ -108,8 +109,10 @@ void px_link_attach(struct px_link *link, struct px_loop *loop)
 /* A place for one more note. */
 static struct px_note *next_note(struct px_link *link, enum px_note_kind kind)
 {
-    if (link->batch == NULL)
+    if (link->batch == NULL) {
         link->batch = px_alloc(sizeof(*link->batch));
+        atomic_store(&link->gathering, true);
+    }
     struct px_note *note = &link->batch->items[link->batch->count++];
     note->kind = kind;
     return note;
@@ -119,6 +122,11 @@ static void post_if_full(struct px_link *link)
 {
     if (link->batch->count == PX_NOTES_BATCH)
         post(link);
+}
+
+bool px_link_is_gathering(struct px_link *link)
+{
+    return atomic_load(&link->gathering);
 }
 
 bool px_link_is_crowded(struct px_link *link)

@@ -241,6 +241,7 @@ static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_no
     [PX_NOTE_IOPUB] = on_iopub,
     [PX_NOTE_WHY] = px_why_note,
     [PX_NOTE_REPORT] = px_status_note,
+    [PX_NOTE_QUERY] = px_hub_query,
     [PX_NOTE_PROBED] = on_probed,
     [PX_NOTE_NEW_HEART] = on_new_heart,
     [PX_NOTE_STOPPED_HEART] = on_stopped_heart,

@@ -143,6 +143,12 @@ static void on_remember(struct px_traffic *traffic, struct px_order *order)
     }
 }
 
+static void on_return(struct px_traffic *traffic, struct px_order *order)
+{
+    px_link_answer(traffic->shared.link, PX_NOTE_QUERY, order->msg, NULL);
+    order->msg = NULL;
+}
+
 static void on_report(struct px_traffic *traffic, struct px_order *order)
 {
     json_t *report = json_pack("{s:[]}", "sockets");
@@ -189,6 +195,7 @@ static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct 
     [PX_ORDER_PROBE_DIRECT] = on_probe_direct,
     [PX_ORDER_ANSWER] = on_answer,
     [PX_ORDER_REPORT] = on_report,
+    [PX_ORDER_RETURN] = on_return,
     [PX_ORDER_STOP] = on_stop,
 };
 

@@ -41,6 +41,16 @@ def test_queue_status(rc, view):
     assert rc.load_balanced_view().queue_status().keys() == status.keys()
 
 
+@pytest.mark.parametrize("where", ["ours"], indirect=True)  # ipcontroller's learns it later
+def test_who_has_a_reply_finds_its_record_complete(rc):
+    for _ in range(60):
+        result = rc[:].apply_async(abs, -1)
+        result.get()
+        records = rc.db_query({"msg_id": {"$in": result.msg_ids}}, ["completed"])
+        assert len(records) == len(result.msg_ids)
+        assert all(record["completed"] for record in records)
+
+
 def test_signals_do_not_end_a_question(rc, where):
     processes = processes_with(f"IPYTHONDIR={Path(where[0]).parents[2]}")
     hub = [pid for pid, command in processes.items() if "controller" in command]
