@@ -4,6 +4,7 @@
  */
 #include "extension.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -129,11 +130,21 @@ static PyObject *client_ids(PyObject *object, PyObject *unused)
     return list;
 }
 
+/* -1 with an exception for what is no int of C. PyLong_AsInt is public only from Python 3.13. */
+static int int_of(PyObject *number)
+{
+    const long value = PyLong_AsLong(number);
+    if (value >= INT_MIN && value <= INT_MAX)
+        return (int)value;
+    PyErr_SetString(PyExc_OverflowError, "the number is too large for an engine's id");
+    return -1;
+}
+
 static PyObject *client_uuid(PyObject *object, PyObject *id)
 {
     struct px_module *module;
     struct px_handle *handle = handle_of(object, &module);
-    const int engine = _PyLong_AsInt(id);
+    const int engine = int_of(id);
     char uuid[256];
     if (!handle || (engine == -1 && PyErr_Occurred()))
         return NULL;
@@ -190,8 +201,8 @@ static bool targets_from(PyObject *sequence, int **ids, size_t *count)
         return false;
     const Py_ssize_t size = PySequence_Fast_GET_SIZE(fast);
     *ids = PyMem_Calloc((size_t)size + 1, sizeof **ids);
-    for (Py_ssize_t i = 0; *ids && i < size; i++)
-        (*ids)[i] = _PyLong_AsInt(PySequence_Fast_GET_ITEM(fast, i));
+    for (Py_ssize_t i = 0; *ids && i < size && !PyErr_Occurred(); i++)
+        (*ids)[i] = int_of(PySequence_Fast_GET_ITEM(fast, i));
     *count = (size_t)size;
     Py_DECREF(fast);
     if (*ids && !PyErr_Occurred())
