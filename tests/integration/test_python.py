@@ -104,7 +104,7 @@ def test_pandas_and_plots(kernel):
 
 
 def test_widgets_open_comms_and_hear_of_changes(kernel):
-    pytest.importorskip("ipywidgets")
+    old = pytest.importorskip("ipywidgets").version_info[0] < 7
     reply, seen = kernel.run("import ipywidgets\nslider = ipywidgets.IntSlider(3)\n"
                              "slider.observe(lambda change: print('now', change.new), 'value')\n"
                              "slider")
@@ -115,8 +115,8 @@ def test_widgets_open_comms_and_hear_of_changes(kernel):
     view = view.get("execute_result") or view["display_data"]
     model = view["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
     moved = kernel.send("shell", "comm_msg", {
-        "comm_id": model, "data": {"method": "backbone", "sync_data": {"value": 8},
-                                   "state": {"value": 8}, "buffer_paths": []}})
+        "comm_id": model, "data": {"method": "backbone" if old else "update", "buffer_paths": [],
+                                   "sync_data": {"value": 8}, "state": {"value": 8}}})
     assert kernel.wait_for_output(moved, "stream")["text"] == "now 8\n"
     assert kernel.run("slider.value")[1][2][1]["data"]["text/plain"] == "8"
     known = kernel.reply(kernel.send("shell", "comm_info_request",

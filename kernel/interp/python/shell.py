@@ -383,7 +383,8 @@ class ZMQInteractiveShell(InteractiveShell):
         except BaseException as error:
             self.pylab_gui_select = before[0]
             dict.__setitem__(matplotlib.rcParams, "backend", before[1])
-            if isinstance(error, ModuleNotFoundError) and error.name == "ipympl":
+            there = importlib.util.find_spec("ipympl")
+            if gui in ("widget", "ipympl") and not there and isinstance(error, Exception):
                 raise UsageError("%matplotlib widget needs ipympl, which is not installed for "
                                  f"{sys.executable}: '{sys.executable} -m pip install ipympl' "
                                  "installs it") from None
