@@ -22,10 +22,11 @@ class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
         self._view = view
 
     def effective_n_jobs(self, n_jobs):
-        """How many batches can run at once: one an engine, at most `n_jobs` if that is positive."""
+        """How many batches can run at once: one an engine, at most `n_jobs` if that is positive.
+        Two for a single engine, as joblib runs everything by itself where it is told one."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        engines = max(1, len(self._view))
+        engines = max(2, len(self._view))
         return engines if n_jobs is None or n_jobs < 0 else min(n_jobs, engines)
 
     def apply_async(self, func, callback=None):
