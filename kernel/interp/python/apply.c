@@ -574,6 +574,7 @@ void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
     if (status != 0)
         px_python_failed(self, "describe_task", out);
     px_python_end_child(self, status != 0);
+    atomic_store(&self->applied, true);
     Py_XDECREF(call.function);
     Py_XDECREF(call.args);
     Py_XDECREF(call.kwargs);

@@ -156,6 +156,13 @@ class Kernel:
         return logging.getLogger("phalanx")
 
     @property
+    def io_loop(self):
+        """tornado's, around the loop that C lets run between requests."""
+        from tornado.ioloop import IOLoop
+
+        return self._bridge.loop and IOLoop.current()
+
+    @property
     def comm_manager(self):
         return self._bridge.comms
 
@@ -527,13 +534,22 @@ class Bridge:
     @property
     def loop(self):
         """This thread's. Between requests C lets that of the interpreter thread run."""
-        loop = getattr(self._loops, "loop", None)
-        if loop is None or loop.is_closed():
+        loop = self._made_loop()
+        if loop is None:
             import asyncio
 
             loop = self._loops.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
         return loop
+
+    def _made_loop(self):
+        """This thread's, if there is one: ours, or what a function that was applied got from
+        asyncio.get_event_loop(), which makes one where no cell has run yet."""
+        loop = getattr(self._loops, "loop", None)
+        if loop is None and "asyncio" in sys.modules:
+            policy = sys.modules["asyncio"].get_event_loop_policy()
+            loop = self._loops.loop = getattr(getattr(policy, "_local", None), "_loop", None)
+        return None if loop is None or loop.is_closed() else loop
 
     def running_loop(self):
         return RunningLoop(self)
@@ -560,13 +576,16 @@ class Bridge:
 
     def note_background(self):
         """Tells C what the loop has to do between requests."""
-        loop = getattr(self._loops, "loop", None)
-        if loop is None or threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
+            return
+        loop = self._made_loop()
+        if loop is None:
+            host.background(False, -1)
             return
         try:
             host.background(loop._ready or loop._scheduled, loop._selector.fileno())
-        except (AttributeError, OSError, ValueError):  # another kind of loop, or a closed one
-            host.background(not loop.is_closed(), -1)
+        except (AttributeError, OSError, ValueError):  # another kind of loop
+            host.background(True, -1)
 
     def idle(self, fd):
         """Lets the loop run until `fd` can be read."""

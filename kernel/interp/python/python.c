@@ -302,9 +302,20 @@ static int python_trace(void *arg, int signo, int stacks_fd, int last_fd, struct
     return status;
 }
 
+/* An apply does not look after the event loop: many may come, one upon the other. */
+static void note_background(struct px_python *self)
+{
+    if (!atomic_exchange(&self->applied, false))
+        return;
+    px_python_enter(self);
+    tell_bridge(self, "note_background", "()");
+    px_python_leave(self);
+}
+
 static void python_idle(void *arg, int fd)
 {
     struct px_python *self = arg;
+    note_background(self);
     struct pollfd wait[] = {{.fd = fd, .events = POLLIN}, {.fd = self->loop_fd, .events = POLLIN}};
     const int ready = poll(wait, PX_COUNT(wait), self->background ? 0 : -1);
     if (ready < 0 || wait[0].revents || (ready == 0 && !self->background))

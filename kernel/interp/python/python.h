@@ -38,6 +38,7 @@ struct px_python {
     struct px_thread *threads; /* of subshells; GIL */
     bool background;           /* the event loop has something to do between cells */
     int loop_fd;               /* readable when the event loop has something to do, or -1 */
+    atomic_bool applied;       /* a function was called, which may have given the loop something */
     atomic_bool relentless;    /* what runs on the interpreter thread caught an interrupt */
     _Atomic(int64_t) interrupted_ns; /* when it was interrupted last */
     pthread_mutex_t hits_lock;
