@@ -738,6 +738,30 @@ def test_a_fork_of_the_user_that_crashes_is_none_of_the_engine(hub, start):
     assert "Fatal Python error" not in engines.end()[1]
 
 
+def test_a_task_of_the_event_loop_outlives_the_apply_that_made_it(client):
+    """On an engine that has run no cell yet."""
+    from ipyparallel import interactive
+
+    def leave():
+        import asyncio
+
+        async def work():
+            globals()["worked"] = True
+
+        asyncio.ensure_future(work())
+
+    client[:].apply_sync(interactive(leave))
+    worked = interactive(lambda: "worked" in globals())
+    wait_for(lambda: all(client[:].apply_sync(worked)), what="the tasks")
+
+
+def test_code_of_ipyparallels_finds_what_its_module_has(client):
+    """More than the stand-in of that module has, which serves most."""
+    from ipyparallel import util
+
+    assert [now.tzinfo is not None for now in client[:].apply_sync(util.utcnow)] == [True] * 2
+
+
 # ---- ipyparallel's own controller and client ------------------------------------------------------
 
 @pytest.fixture

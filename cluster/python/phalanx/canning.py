@@ -158,6 +158,11 @@ class CannedCell(CannedObject):
         return types.CellType(uncan(self.cell_contents, g))
 
 
+def namespace_of(module, code):
+    """Where code that came from a module finds its names. Engines have another (apply.py)."""
+    return importlib.import_module(module).__dict__
+
+
 @_wire(_canning)
 class CannedFunction(CannedObject):
     def __init__(self, f):
@@ -172,7 +177,7 @@ class CannedFunction(CannedObject):
 
     def get_object(self, g=None):
         if not self.module.startswith("__"):
-            g = importlib.import_module(self.module).__dict__
+            g = namespace_of(self.module, self.code)
         f = types.FunctionType(
             self.code,
             {} if g is None else g,

@@ -5,10 +5,14 @@ The wire forms are read and written by the package's own canning.py and pickle5.
 the name `_phalanx_wire`, so that an engine neither imports the client nor writes them twice.
 
 Functions of ipyparallel's modules arrive as code and are linked to those modules here. Importing
-that package takes half a second, so small stand-ins serve until somebody imports the real one: then
-they step aside. Where it is not installed they are found, last of all, as `ipyparallel` itself.
+that package takes half a second, so small stand-ins serve until somebody imports the real one, or
+such code asks for more than they have: then they step aside. Where it is not installed they are
+found, last of all, as `ipyparallel` itself.
 """
 
+import builtins
+import contextlib
+import dis
 import importlib
 import importlib.util
 import os
@@ -50,6 +54,21 @@ class StepAside:
         return None
 
 
+    def namespace_of(self, name, code):
+        """That of a module, for code that came from it."""
+        module = importlib.import_module(name)
+        if module is self.modules.get(name) and not _knows(vars(module), code):
+            with contextlib.suppress(ImportError):  # then the code says what it lacks
+                importlib.import_module("ipyparallel")
+                module = importlib.import_module(name)
+        return vars(module)
+
+
+def _knows(names, code):
+    return all(step.argval in names or hasattr(builtins, step.argval)
+               for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
+
+
 def _load(name, root):
     """Imports a stand-in without its parents, which importing it by name would bring."""
     path = os.path.join(root, *name.split("."))
@@ -64,11 +83,13 @@ def _load(name, root):
     return module
 
 
-def _stand_in(root, when_imported):
+def _stand_in(root, when_imported, canning):
     if "ipyparallel" in sys.modules:
         return
     modules = {}
-    sys.meta_path.insert(0, StepAside(modules))
+    aside = StepAside(modules)
+    sys.meta_path.insert(0, aside)
+    canning.namespace_of = aside.namespace_of
     for name in _STAND_INS:
         name = "ipyparallel." + name
         if name not in sys.modules:
@@ -97,7 +118,7 @@ class Apply:
         self.canning = _wire(directory)
         self._pickle5 = None
         self._taught = None
-        _stand_in(os.path.join(directory, "stand_ins"), bridge.when_imported)
+        _stand_in(os.path.join(directory, "stand_ins"), bridge.when_imported, self.canning)
 
     def _teach_real_package(self):
         """ipyparallel's own `uncan`, called by user code, is to know what we unpickled."""
