@@ -107,11 +107,15 @@ def env(ipython_dir, tmp_path):
         os.environ["IPYTHONDIR"] = saved
 
 
+def has_newer():
+    return (NEWER / "usr" / "lib" / "python3" / "dist-packages" / "ipyparallel").is_dir()
+
+
 def with_newer(env):
     """A copy of env in which `import ipyparallel` is version 9 or later; skips where there is none."""
-    modules = NEWER / "usr" / "lib" / "python3" / "dist-packages"
-    if not (modules / "ipyparallel").is_dir():
+    if not has_newer():
         pytest.skip(f"no ipyparallel 9 or later in {NEWER}: see tests/newer")
+    modules = NEWER / "usr" / "lib" / "python3" / "dist-packages"
     return {**env, "PYTHONPATH": f"{modules}:{env['PYTHONPATH']}",
             "PATH": f"{NEWER / 'usr' / 'bin'}:{env['PATH']}"}
 

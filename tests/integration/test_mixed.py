@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Our engines and ipyparallel's in one cluster, and ipyparallel's launchers with our engines."""
+"""Our engines and ipyparallel's, of two versions, in one cluster; and ipyparallel's launchers with
+our programs. test_newer.py runs this file once more, with the newer ipyparallel's client."""
 import contextlib
 import os
 import signal
 import subprocess
 
 import pytest
-from conftest import PYTHON, alive, processes_with, wait_for
+from conftest import (NEWER, PYTHON, PYTHONPATH, alive, has_newer, processes_with, wait_for,
+                      with_newer)
+from four import environment
 
 ipp = pytest.importorskip("ipyparallel")
 
@@ -15,37 +18,51 @@ pytestmark = [pytest.mark.usefixtures("no_leftovers"), pytest.mark.stock]
 DEADLINE = 60
 
 
-# ---- one controller, two engines of each, two clients ------------------------------------------
+# ---- one controller, engines of each kind, two clients ------------------------------------------
 
 
-@pytest.fixture(params=["our-controller", "stock-controller"])
-def mixed(request, env, px_bin, ipython_dir):
-    """The client's file of a cluster with two engines of each kind."""
-    ours = request.param == "our-controller"
-    controller = [px_bin / "pxcontroller"] if ours else [PYTHON, "-m", "ipyparallel.controller"]
-    file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
-    log = open(ipython_dir / "log", "w")
+def environments(directory):
+    """ "installed", "newer" -> the environment in which `import ipyparallel` is that one."""
+    env = {**environment(directory), "PYTHONPATH": str(PYTHONPATH), "HOME": str(directory)}
+    return {"installed": env, "newer": with_newer(env) if has_newer() else env}
+
+
+@pytest.fixture(scope="module", params=["our-controller", "installed-controller",
+                                        "newer-controller"])
+def mixed(request, px_bin, tmp_path_factory):
+    """The client's file of a cluster with two engines of ours, and one of each ipyparallel."""
+    kind = request.param.partition("-")[0]
+    if kind == "newer" and not has_newer():
+        pytest.skip(f"no ipyparallel 9 or later in {NEWER}: see tests/newer")
+    directory = tmp_path_factory.mktemp("ipython")
+    envs = environments(directory)
+    file = directory / "profile_default" / "security" / "ipcontroller-client.json"
+    log = open(directory / "log", "w")
     processes = []
 
-    def start(*command):
-        processes.append(subprocess.Popen(list(map(str, command)), env=env, stdout=log, stderr=log,
-                                          stdin=subprocess.DEVNULL))
+    def start(version, *command):
+        processes.append(subprocess.Popen(list(map(str, command)), env=envs[version], stdout=log,
+                                          stderr=log, stdin=subprocess.DEVNULL))
 
     # Soon registered, and not given up while a busy machine keeps an engine waiting.
-    start(*controller, "--ping=500", "--HeartMonitor.max_heartmonitor_misses=100")
+    patience = ["--ping=500", "--HeartMonitor.max_heartmonitor_misses=100"]
+    if kind == "our":
+        start("installed", px_bin / "pxcontroller", *patience)
+    else:
+        start(kind, PYTHON, "-m", "ipyparallel.controller", *patience)
     wait_for(file.exists, DEADLINE, "the connection files")
-    start(px_bin / "pxengine", "-n2")
-    for _ in range(2):
-        start(PYTHON, "-m", "ipyparallel.engine")
+    for version in envs:
+        start(version, px_bin / "pxengine")
+        start(version, PYTHON, "-m", "ipyparallel.engine")
     registered = "Completed registration with id"
-    wait_for(lambda: (ipython_dir / "log").read_text().count(registered) == 4, DEADLINE, "4 engines")
+    wait_for(lambda: (directory / "log").read_text().count(registered) == 4, DEADLINE, "4 engines")
     yield file
     for process in reversed(processes):  # engines first
         process.terminate()
     for process in processes:
         process.wait(DEADLINE)
     log.close()
-    text = f"IPYTHONDIR={ipython_dir}"  # the reference's nannies take their time
+    text = f"IPYTHONDIR={directory}"  # the reference's nannies take their time
     wait_for(lambda: not processes_with(text), DEADLINE, "the end of every process")
 
 
@@ -71,6 +88,12 @@ def kinds(view):
     return view.pull("kind", block=True)
 
 
+def versions(view):
+    """Of the ipyparallel that each engine imports."""
+    view.execute("import ipyparallel; version = ipyparallel.__version__", block=True)
+    return view.pull("version", block=True)
+
+
 def test_two_kinds_of_engines_serve_two_kinds_of_clients(mixed):
     import numpy
     stack, found = clients(mixed)
@@ -78,6 +101,7 @@ def test_two_kinds_of_engines_serve_two_kinds_of_clients(mixed):
         for rc in found:
             view, balanced = rc[:], rc.load_balanced_view()
             assert sorted(kinds(view)) == ["ipython", "ipython", "phalanx", "phalanx"]
+            assert len(set(versions(view))) == (2 if has_newer() else 1)
             assert len(set(view.apply_sync(os.getpid))) == 4
             view.scatter("part", numpy.arange(16), block=True)
             view.execute("part = part ** 2", block=True)
@@ -122,14 +146,16 @@ def test_two_kinds_of_engines_fail_alike(mixed):
 # ---- ipyparallel's launchers --------------------------------------------------------------------
 
 
-@pytest.fixture
-def launched(env, px_bin, ipython_dir, monkeypatch):
-    """An ipyparallel.Cluster whose engines are ours."""
+@pytest.fixture(params=["our-controller", "stock-controller"])
+def launched(request, env, px_bin, ipython_dir, monkeypatch):
+    """An ipyparallel.Cluster whose engines are ours, and its controller, too."""
     from traitlets.config import Config
     for name in ("PYTHONPATH", "PATH", "IPYTHONDIR", "HOME"):
         monkeypatch.setenv(name, env[name])
     config = Config()
     config.EngineLauncher.engine_cmd = [str(px_bin / "pxengine")]
+    if request.param == "our-controller":
+        config.ControllerLauncher.controller_cmd = [str(px_bin / "pxcontroller")]
     cluster = ipp.Cluster(n=2, config=config, profile_dir=str(ipython_dir / "profile_launched"))
     yield cluster
     cluster.stop_cluster_sync()
@@ -157,10 +183,11 @@ def test_a_cluster_object_starts_signals_restarts_and_stops_our_engines(launched
         wait_for(lambda: rc.ids == [], DEADLINE, "their unregistration")
 
 
-def test_ipcluster_runs_our_engines(env, px_bin, ipython_dir):
+def test_ipcluster_runs_our_programs(env, px_bin, ipython_dir):
     profile = ipython_dir / "profile_default"
     profile.mkdir()
     (profile / "ipcluster_config.py").write_text(
+        f"c.ControllerLauncher.controller_cmd = [{str(px_bin / 'pxcontroller')!r}]\n"
         f"c.EngineLauncher.engine_cmd = [{str(px_bin / 'pxengine')!r}]\n")
 
     def ipcluster(*words):

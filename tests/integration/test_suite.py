@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ipyparallel's own installed test suite, with pxcontroller where it starts ipcontroller; and its
-client's part once more, with all of ours: controller, engines, and the package phalanx.
+"""ipyparallel's own installed test suite, with pxcontroller where it starts ipcontroller; its
+client's part once more, with all of ours: controller, engines, and the package phalanx; and of the
+suite of ipyparallel 9 or later (tests/newer) what asks most of controller and engines, with ours.
 
 One part a module of the suite, each in a pytest of its own (suite/plugin.py), so that parts run
 side by side. What fails is run once more, alone: some of these tests have deadlines of their own,
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PYTHON, processes_with
+from conftest import PYTHON, processes_with, with_newer
 
 pytest.importorskip("ipyparallel.tests")
 pytest.importorskip("pytest_tornado")
@@ -33,6 +34,10 @@ CLIENT_MODULES = ["test_view_broadcast", "test_view", "test_client", "test_magic
 
 # What asks most of an engine. The rest passes, too, and can be run by hand (suite/plugin.py).
 ENGINE_MODULES = ["test_view", "test_client", "test_cluster", "test_dependency"]
+
+# What later versions ask of a controller and an engine. The rest passes, too.
+NEWER_MODULES = ["test_client", "test_cluster", "test_view", "test_lbview", "test_label",
+                 "test_dependency"]
 
 pytestmark = [pytest.mark.stock, pytest.mark.timeout(2 * TIMEOUT_S + 60)]
 
@@ -96,6 +101,13 @@ def test_suite_with_our_engine(suite, module, px_bin):
 @pytest.mark.parametrize("module", CLIENT_MODULES)
 def test_suite_with_our_client(suite, module, px_bin):
     suite.options += [f"--px-engine={px_bin / 'pxengine'}", "--px-client"]
+    passes(suite, module)
+
+
+@pytest.mark.parametrize("module", NEWER_MODULES)
+def test_newer_suite_with_ours(suite, module, px_bin):
+    suite.env.update(with_newer(suite.env))
+    suite.options.append(f"--px-engine={px_bin / 'pxengine'}")
     passes(suite, module)
 
 

@@ -130,10 +130,13 @@ def pytest_configure(config):
 
 
 def parts(option):
-    """The words that excluded.txt uses for what is ours in this run."""
-    return {word for word, ours in (("controller", option.px_controller),
-                                    ("engine", option.px_engine),
-                                    ("client", option.px_client)) if ours}
+    """The words that excluded.txt uses for what is ours in this run, and whose suite it is."""
+    import ipyparallel
+
+    found = {word for word, ours in (("controller", option.px_controller),
+                                     ("engine", option.px_engine),
+                                     ("client", option.px_client)) if ours}
+    return found | {f"ipyparallel-{ipyparallel.version_info[0]}"}
 
 
 def exclusions(option):

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tests of ours that mix or compare with the reference, once more with ipyparallel 9 or later
+(tests/newer) in its place: as the client in the tests' process, and as controller and engine."""
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import PYTHON, with_newer
+
+HERE = Path(__file__).parent
+TIMEOUT_S = 300
+
+pytestmark = [pytest.mark.stock, pytest.mark.timeout(TIMEOUT_S + 30)]
+
+
+@pytest.mark.parametrize("file, but", [
+    ("test_mixed.py", "installed-controller"),  # it concerns us with the installed client only
+    ("test_task_replies.py", "nothing"), ("test_engine_frames.py", "nothing"),
+    ("test_queries.py", "nothing"),
+])
+def test_with_the_newer(file, but, env, tmp_path):
+    done = subprocess.run(
+        [PYTHON, "-m", "pytest", "-q", "-p", "no:xdist", "--color=no", "-k", f"not {but}",
+         f"--basetemp={tmp_path / 'newer'}", HERE / file],
+        env=with_newer(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", timeout=TIMEOUT_S)
+    assert done.returncode == 0 and "skipped" not in done.stdout, done.stdout[-20000:]
