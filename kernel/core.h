@@ -105,6 +105,7 @@ struct px_shell {
     /* under the kernel's lock */
     pthread_t thread;
     struct px_request *serving; /* its own thread reads it without */
+    int64_t began_ns;           /* when it began to serve that */
     bool started, ended;        /* the thread */
     bool leaving;               /* deleted: no longer listed, its thread is to end */
     bool running;               /* a request */

@@ -202,6 +202,16 @@ static struct px_parent *host_parent_ref(void *ctx)
     return resolve(ctx, NULL);
 }
 
+static int64_t host_began(void *ctx)
+{
+    struct px_kernel *kernel = ctx;
+    pthread_mutex_lock(&kernel->lock);
+    const struct px_shell *here = px_shell_here(kernel);
+    const int64_t ns = pthread_equal(here->thread, pthread_self()) ? here->began_ns : 0;
+    pthread_mutex_unlock(&kernel->lock);
+    return ns;
+}
+
 static struct px_span host_parent_header(struct px_parent *parent)
 {
     return (struct px_span){parent->header, parent->size};
@@ -237,5 +247,6 @@ void px_host_init(struct px_kernel *kernel)
                                            .parent_ref = host_parent_ref,
                                            .parent_unref = px_parent_unref,
                                            .parent_header = host_parent_header,
+                                           .began = host_began,
                                            .keep_buffer = host_keep_buffer};
 }

@@ -92,8 +92,9 @@ void px_parent_unref(struct px_parent *parent)
 
 /*
  * The end of a request wakes the service thread. While others wait to run at once, and that thread
- * looks within a moment anyhow, it does not: their replies then go out together. What the main
- * shell posts between a busy and its idle is looked for without a ring: next_look().
+ * looks within a moment anyhow, it does not: their replies then go out together. A busy of the main
+ * shell is looked for without a ring, and so is execute_input behind it, but for one that comes late:
+ * next_look(). Idle follows a reply at once.
  */
 static enum px_post ringing(struct px_kernel *kernel, const struct px_request *request,
                             const struct px_item *item)
@@ -101,7 +102,7 @@ static enum px_post ringing(struct px_kernel *kernel, const struct px_request *r
     if (request->shell != &kernel->main)
         return PX_POST_RING;
     if (item->mark != PX_IDLE)
-        return PX_POST_QUIET;
+        return item->channel == PX_IOPUB && item->mark != PX_BUSY ? PX_POST_LAZY : PX_POST_QUIET;
     return px_queue_waits(&kernel->main.queue) ? PX_POST_LAZY : PX_POST_RING;
 }
 

@@ -49,6 +49,7 @@ static void set_running(struct px_shell *shell, struct px_request *request)
     pthread_mutex_lock(&kernel->lock);
     shell->serving = request;
     shell->running = request != NULL;
+    shell->began_ns = request ? px_now_ns() : 0;
     if (request) {
         last = shell->current;
         shell->current = px_parent_ref(request->parent);

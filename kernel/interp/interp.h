@@ -87,6 +87,10 @@ struct px_interp_host {
     /* JSON text of its header; valid as long as the reference. */
     struct px_span (*parent_header)(struct px_parent *parent);
 
+    /* Optional. When the request that the calling thread serves began, by px_now_ns(); 0: it serves
+     * none. */
+    int64_t (*began)(void *ctx);
+
     /* Optional. Interpreter thread, during apply: keeps buffer `index` of the request beyond its
      * end. `out` gets its bytes, which the language may also write to; it calls out->release once,
      * from any thread. False: it cannot, and the language copies. */

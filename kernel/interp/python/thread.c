@@ -13,7 +13,7 @@
  * left to do so.
  *
  * A request may wait long for the GIL, before its first instruction. So an interrupt has a time, and
- * is acted on by what had asked for the GIL by then; one that is older was meant for what went
+ * is acted on by the request that had begun by then; one that is older was meant for what went
  * before, and is dropped. A SIGINT, whoever sends it, gets its time from a handler that stands before
  * CPython's. The user's code may put others there: each request puts ours before them again.
  *
@@ -67,7 +67,7 @@ struct px_thread {
     struct px_thread *next;
     pthread_t id;
     bool inside;        /* an op */
-    int64_t entered_ns; /* when it asked for the GIL */
+    int64_t began_ns;   /* what it does there */
     int64_t missed_ns;  /* an interrupt that found it outside; 0: none */
 };
 
@@ -100,16 +100,16 @@ static void take_hit(struct px_python *self)
 }
 
 /* GIL, this thread's, which is a subshell's. An interrupt of what went before is dropped. */
-static void enter_thread(struct px_python *self, int64_t asked_ns)
+static void enter_thread(struct px_python *self, int64_t began_ns)
 {
     struct px_thread *thread = find(self, pthread_self());
     if (!thread)
         return;
     thread->inside = true;
-    thread->entered_ns = asked_ns;
+    thread->began_ns = began_ns;
     if (px_thread_is_hit())
         take_hit(self);
-    if (thread->missed_ns >= asked_ns)
+    if (thread->missed_ns >= began_ns)
         PyThreadState_SetAsyncExc((unsigned long)thread->id, PyExc_KeyboardInterrupt);
     thread->missed_ns = 0;
 }
@@ -132,18 +132,26 @@ static void calm(struct px_python *self)
         PyEval_SetTrace(NULL, NULL);
 }
 
+/* Since when interrupts are meant for what runs now. */
+static int64_t began(const struct px_python *self)
+{
+    const struct px_interp_host *host = self->host;
+    const int64_t ns = host && host->began ? host->began(host->ctx) : 0;
+    return ns ? ns : px_now_ns();
+}
+
 void px_python_enter(struct px_python *self)
 {
-    const int64_t asked_ns = px_now_ns();
+    const int64_t began_ns = began(self);
     if (!is_main(self)) {
         PyEval_RestoreThread(PyGILState_GetThisThreadState());
-        enter_thread(self, asked_ns);
+        enter_thread(self, began_ns);
     } else {
         stamp_sigint();
         PyEval_RestoreThread(self->thread);
-        if (atomic_load(&self->interrupted_ns) < asked_ns)
+        if (atomic_load(&self->interrupted_ns) < began_ns)
             calm(self);
-        if (atomic_load(&signalled_ns) < asked_ns && PyErr_CheckSignals() != 0)
+        if (atomic_load(&signalled_ns) < began_ns && PyErr_CheckSignals() != 0)
             PyErr_Clear();
     }
     px_loan_collect(self);
@@ -230,7 +238,7 @@ static void *hit(void *arg)
     struct px_thread *thread = find(aim.self, aim.thread);
     if (thread && !thread->inside)
         thread->missed_ns = aim.ns;
-    else if (thread && aim.ns >= thread->entered_ns)
+    else if (thread && aim.ns >= thread->began_ns)
         PyThreadState_SetAsyncExc((unsigned long)aim.thread, PyExc_KeyboardInterrupt);
     PyGILState_Release(state);
     count_hit(aim.self, -1);
