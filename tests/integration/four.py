@@ -24,8 +24,8 @@ def environment(directory):
 
 
 def script_environment(env):
-    """That of a script which imports phalanx."""
-    env = {**env, "PYTHONPATH": str(PYTHONPATH)}
+    """That of a script which imports phalanx. From 3.12 on Python warns of each fork beside threads."""
+    env = {**env, "PYTHONPATH": str(PYTHONPATH), "PYTHONWARNINGS": "ignore::DeprecationWarning:__main__"}
     if "LD_PRELOAD" in os.environ:
         env["LD_PRELOAD"] = os.environ["LD_PRELOAD"]
         env["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "")
