@@ -14,6 +14,7 @@
 #include "interp/interp.h"
 #include "kernel.h"
 #include "obituary.h"
+#include "tunnel.h"
 #include "wire/wire.h"
 
 struct px_engine_config {
@@ -38,6 +39,7 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
 
 struct px_forkserver_config {
     struct px_engine_config engine;
+    struct px_tunnel *tunnel; /* to the controller; NULL: none */
     int count;
     bool restart;     /* an engine that died is replaced */
     bool stop_on_eof; /* all end with standard input, as at SIGTERM; theirs is empty */

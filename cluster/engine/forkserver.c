@@ -37,6 +37,7 @@
 #define MOST_LINE 128
 #define MOST_FILES (1u << 16) /* one an engine here; in each, its own and the user's */
 #define MOST_CAUSE 600
+#define TUNNEL_AGAIN_MS 1000
 #define MOST_RESTARTS 5 /* of one engine within */
 #define RESTARTS_MS 60000
 
@@ -245,18 +246,30 @@ static void on_ended(struct forkserver *server, struct child *child, int status,
         dismiss_nanny(server);
 }
 
+static void on_tunnel_due(struct px_loop *loop, void *ctx)
+{
+    struct forkserver *server = ctx;
+    struct px_error err;
+    if (server->stopping || px_tunnel_again(server->config->tunnel, &err) == 0)
+        return;
+    px_log(PX_WARN, "tunnel.lost", "why=\"%s\"", err.text);
+    px_loop_timer(loop, TUNNEL_AGAIN_MS, 0, on_tunnel_due, server);
+}
+
 static void on_child(struct px_loop *loop, int signo, void *ctx)
 {
     struct forkserver *server = ctx;
     struct rusage usage;
     int status;
-    (void)loop, (void)signo;
+    (void)signo;
     for (pid_t pid; (pid = wait4(-1, &status, WNOHANG, &usage)) > 0;) {
         struct child *child = child_of(server, pid);
         if (child)
             on_ended(server, child, status, usage.ru_maxrss);
         else if (pid == server->nanny)
             on_nanny_ended(server);
+        else if (px_tunnel_ended(server->config->tunnel, pid))
+            px_loop_timer(loop, TUNNEL_AGAIN_MS, 0, on_tunnel_due, server);
     }
 }
 
@@ -330,6 +343,7 @@ static _Noreturn void be_engine(struct forkserver *server, pid_t parent)
     px_loop_destroy(server->loop);
     close(server->reports[0]);
     close(server->nanny_fd);
+    px_tunnel_forget(config->tunnel);
     if (config->ready_fd >= 0)
         close(config->ready_fd);
     if (config->stop_on_eof) /* not for it to read */

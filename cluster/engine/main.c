@@ -23,7 +23,7 @@
 struct options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
     const char *restart, *file, *url, *location, *work_dir, *ident, *code, *script, *language;
-    const char *python, *colors, *ssh, *log_url;
+    const char *python, *colors, *ssh, *sshkey, *log_url;
     int count, id, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
     int stop_on_eof;
     char *info; /* $IPP_CONNECTION_INFO, or NULL; owned */
@@ -48,6 +48,9 @@ static const struct px_option option_rows[] = {
      "reach the controller at transport://host:port, whatever the file says", 0, 0},
     {"location", 0, PX_OPT_STRING, AT(location), 0, "HOST",
      "the controller's host, where the file's interface is 0.0.0.0 or *", 0, 0},
+    {"ssh", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER",
+     "reach it through ssh to user@host:port (default: what the file says)", 0, 0},
+    {"sshkey", 0, PX_OPT_STRING, AT(sshkey), 0, "FILE", "private key for it", 0, 0},
     {"wait", 0, PX_OPT_DOUBLE, AT(wait), 0, "SECONDS",
      "for the connection file to appear (default: 10)", 0, 0},
     {"timeout", 0, PX_OPT_DOUBLE, AT(timeout), 0, "SECONDS",
@@ -95,8 +98,8 @@ static const struct px_option option_rows[] = {
     {"IPEngine.enable_nanny", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
     {"ProfileDir.location", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR", NULL, 0, 0},
     {"clean-logs", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
-    {"ssh", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER", NULL, 0, 0},
-    {"sshkey", 0, PX_OPT_STRING, AT(ssh), 0, "FILE", NULL, 0, 0},
+    {"IPEngine.sshserver", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER", NULL, 0, 0},
+    {"IPEngine.sshkey", 0, PX_OPT_STRING, AT(sshkey), 0, "FILE", NULL, 0, 0},
     {"log-url", 0, PX_OPT_STRING, AT(log_url), 0, "URL", NULL, 0, 0},
     {0},
 };
@@ -197,6 +200,21 @@ static void read_connection(const struct options *options, const char *path,
     fill_from_environment(&out->curve_serverkey, "IPP_CURVE_SERVERKEY");
 }
 
+/* As ipengine: a key alone means ssh to the controller's own host. NULL: none is wanted. */
+static struct px_tunnel *open_tunnel(const struct options *options,
+                                     struct px_cluster_connection *connection)
+{
+    struct px_error err;
+    const char *named = connection->ssh && connection->ssh[0] ? connection->ssh : NULL;
+    if (!options->ssh && !options->sshkey && !named)
+        return NULL;
+    struct px_tunnel *tunnel =
+        px_tunnel_open(options->ssh ? options->ssh : named, options->sshkey, connection, &err);
+    if (!tunnel)
+        px_die(1, "%s", err.text);
+    return tunnel;
+}
+
 /* ---- what runs first ---- */
 
 static const char mpi_code[] = "from mpi4py import MPI\n"
@@ -294,8 +312,6 @@ static void check(const struct options *options, int rest, int argc, char **argv
     int port, size;
     if (options->url && !parse_url(options->url, &port, &size))
         px_die(2, "--url is transport://host:port, not '%.100s'", options->url);
-    if (options->ssh)
-        px_die(2, "--ssh: no tunnels here; start one with ssh -L, and say --url");
     if (options->log_url)
         px_die(2, "--log-url: logs go to stderr, or with --log-to-file to the profile");
     if (options->wait < 0 || options->wait > 86400)
@@ -350,6 +366,7 @@ int main(int argc, char **argv)
     void *self = start_language(&options, profile, ops, argv);
     struct px_cluster_connection connection;
     read_connection(&options, path, &connection);
+    struct px_tunnel *tunnel = open_tunnel(&options, &connection);
     const struct px_forkserver_config config = {
         .engine = {.connection = &connection,
                    .ops = ops,
@@ -360,12 +377,14 @@ int main(int argc, char **argv)
                    .startup = startup,
                    .log_level = options.log_level,
                    .output = options.output},
+        .tunnel = tunnel,
         .count = options.count,
         .restart = strcmp(options.restart, "on-failure") == 0,
         .stop_on_eof = options.stop_on_eof,
         .ready_fd = options.ready_fd,
     };
     const int status = px_forkserver_run(&config, self);
+    px_tunnel_close(tunnel);
     px_cluster_connection_fini(&connection);
     free(startup);
     free(options.info);

@@ -197,6 +197,56 @@ def test_ssh(sshd, cluster, run, env, ipython_dir):
     assert not sshd.left()
 
 
+@pytest.fixture
+def through_ssh(sshd, env, tmp_path):
+    """An environment whose ssh knows the hosts."""
+    script = tmp_path / "bin" / "ssh"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\nexec {shutil.which('ssh')} -F {sshd.config} \"$@\"\n")
+    script.chmod(0o755)
+    return dict(env, PATH=f"{script.parent}:{env['PATH']}")
+
+
+def ssh_of(pid):
+    """The pid of a process's ssh, and the directory of its tunnel; or None."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            found = re.search(r"-L\0?(/tmp/px-\w+)/", Path(f"/proc/{child}/cmdline").read_text())
+            if found:
+                return int(child), Path(found[1])
+
+
+def test_engines_through_ssh(through_ssh, cluster, px_bin):
+    """One tunnel for a process's engines, theirs alone; when it breaks, another; none is left."""
+    where = cluster(1)
+    engines = subprocess.Popen([px_bin / "pxengine", "-n", "2", "--ssh=node1"], env=through_ssh,
+                               stdin=subprocess.DEVNULL)
+    try:
+        with ipp.Client(str(where.client_file)) as rc:
+            wait_for(lambda: len(rc.ids) == 3, 60, "engines")
+            view = rc[1:]
+            assert view.apply_sync(len, b"x" * 1_000_000) == [1_000_000] * 2
+            assert rc.broadcast_view([1, 2]).apply_sync(abs, -1) == [1, 1]
+            pid, directory = ssh_of(engines.pid)
+            assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: (ssh_of(engines.pid) or [pid])[0] != pid, 30, "another ssh")
+            assert view.apply_async(abs, -2).get(60) == [2, 2]
+        engines.terminate()
+        assert engines.wait(30) == 0
+        assert not directory.exists()
+    finally:
+        end(engines)
+
+
+def test_no_way_through_ssh(through_ssh, cluster, px_bin):
+    cluster(1)
+    done = subprocess.run([px_bin / "pxengine", "--ssh=nowhere.invalid"], env=through_ssh,
+                          stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert re.fullmatch(r"pxengine: ssh to nowhere.invalid failed: .*resolve.*\n", done.stderr)
+
+
 @pytest.mark.stock
 def test_ssh_from_python(sshd, env):
     phalanx = pytest.importorskip("phalanx")
