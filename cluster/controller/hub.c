@@ -381,6 +381,7 @@ void px_hub_destroy(struct px_hub *hub)
 {
     if (hub == NULL)
         return;
+    px_dask_destroy(hub->dask);
     px_members_fini(hub);
     px_history_destroy(hub->finished);
     px_db_destroy(hub->db);

@@ -259,6 +259,7 @@ struct px_hub {
     unsigned long long request_bytes;
     int64_t started_ms;
     struct px_log_limiter limiter;
+    struct px_dask *dask; /* NULL until somebody asks */
 };
 
 struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid); /* alive */
@@ -333,6 +334,8 @@ px_request_fn px_on_registration_request, px_on_unregistration_request; /* membe
 px_request_fn px_on_status_request;                                     /* status.c */
 /* What the traffic thread counts: answered to who asked, or logged. */
 void px_status_note(struct px_hub *hub, const struct px_note *note);
+px_request_fn px_on_become_dask_request, px_on_stop_distributed_request; /* dask.c */
+void px_dask_destroy(struct px_dask *dask); /* ends the scheduler; NULL allowed */
 px_request_fn px_on_why_request;                                  /* why.c */
 void px_why_note(struct px_hub *hub, const struct px_note *note); /* the scheduler's answer */
 extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */

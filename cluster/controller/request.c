@@ -441,25 +441,11 @@ static void on_result_request(const struct px_request *request)
     free(sorted);
 }
 
-/* ---- dask ------------------------------------------------------------------ */
-
-/* There is no Python in this process to run a distributed.Scheduler. */
-static void on_become_dask_request(const struct px_request *request)
-{
-    px_request_fail(request, "hub_error", "ModuleNotFoundError",
-                    "this controller cannot host a dask scheduler: start one beside it");
-}
-
-static void on_stop_distributed_request(const struct px_request *request)
-{
-    px_request_reply(request, "stop_distributed_reply", json_pack("{s:s}", "status", "ok"), NULL);
-}
-
 const struct px_request_row px_query_requests[] = {
     {"queue_request", on_queue_request},
     {"load_request", on_load_request},
     {"result_request", on_result_request},
-    {"become_dask_request", on_become_dask_request},
-    {"stop_distributed_request", on_stop_distributed_request},
+    {"become_dask_request", px_on_become_dask_request},
+    {"stop_distributed_request", px_on_stop_distributed_request},
     {NULL, NULL},
 };

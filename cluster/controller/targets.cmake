@@ -19,6 +19,8 @@ else()
   set(BLOCKS ${DIR}/blocks_none.c)
 endif()
 
+px_embed(DASK ${DIR}/dask.py)
+
 pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3)
 px_library(px_controller
   SOURCES ${DIR}/settings.c ${DIR}/config.c ${DIR}/sockets.c ${DIR}/link.c ${DIR}/port.c
@@ -26,8 +28,9 @@ px_library(px_controller
           ${DIR}/traffic.c ${DIR}/hub.c ${DIR}/member.c ${DIR}/farewell.c ${DIR}/job.c ${DIR}/request.c ${DIR}/request_db.c
           ${DIR}/monitor.c ${DIR}/record.c ${DIR}/query.c ${DIR}/db.c
           ${DIR}/why.c ${DIR}/row.c ${DIR}/db_sqlite.c ${DIR}/value.c ${DIR}/restore.c ${DIR}/status.c
-          ${BLOCKS}
+          ${DIR}/dask.c ${DASK} ${BLOCKS}
   LIBS px_schedule px_wire px_loop Threads::Threads
   PRIVATE PkgConfig::SQLITE ${CMAKE_DL_LIBS})
+target_compile_definitions(px_controller PRIVATE PX_PYTHON_DEFAULT="${Python3_EXECUTABLE}")
 
 px_program(pxcontroller SOURCES ${DIR}/main.c LIBS px_controller)

@@ -3,12 +3,7 @@
 # nothing but itself to start.
 set(PX_EMBEDDED)
 foreach(module apply bridge comms environment history plain shell)
-  set(source ${CMAKE_CURRENT_LIST_DIR}/${module}.py)
-  set(output ${CMAKE_CURRENT_BINARY_DIR}/embedded_${module}.c)
-  add_custom_command(OUTPUT ${output}
-    COMMAND ${CMAKE_COMMAND} -DINPUT=${source} -DOUTPUT=${output} -DNAME=px_embedded_${module}
-            -P ${CMAKE_CURRENT_LIST_DIR}/embed.cmake
-    DEPENDS ${source} ${CMAKE_CURRENT_LIST_DIR}/embed.cmake VERBATIM)
+  px_embed(output ${CMAKE_CURRENT_LIST_DIR}/${module}.py)
   list(APPEND PX_EMBEDDED ${output})
 endforeach()
 
