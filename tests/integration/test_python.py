@@ -2,6 +2,8 @@
 """IPython's features and the libraries that notebooks live on, in pxkernel."""
 import contextlib
 import json
+import os
+import shutil
 import sqlite3
 import subprocess
 
@@ -188,6 +190,61 @@ def test_backends_of_matplotlib(kernel, tmp_path):
         kernel.run("plt.close('all')\nget_ipython().pylab_gui_select = None")
     reply, seen = kernel.run(f"%matplotlib inline\n{shows}")
     assert "image/png" in dict(seen)["display_data"]["data"]
+
+
+@pytest.fixture
+def display(env):
+    """A screen that nobody sees."""
+    if not shutil.which("Xvfb"):
+        pytest.skip("Xvfb is not installed")
+    reads, writes = os.pipe()
+    server = subprocess.Popen(["Xvfb", "-displayfd", str(writes), "-nolisten", "tcp"],
+                              pass_fds=[writes], stderr=subprocess.DEVNULL)
+    os.close(writes)
+    with open(reads) as number:
+        env["DISPLAY"] = f":{number.readline().strip()}"
+    yield env["DISPLAY"]
+    server.terminate()
+    server.wait(TIMEOUT)
+
+
+WINDOWS = {  # later(f): f is called by the toolkit, in a moment
+    "tk": "import tkinter\nwindow = tkinter.Tk()\nshown = window.winfo_ismapped\n"
+          "def later(f): window.after(10, f)",
+    "qt5": "from PyQt5 import QtCore, QtWidgets\nwindow = QtWidgets.QLabel('hello'); window.show()\n"
+           "shown = window.isVisible\ndef later(f): QtCore.QTimer.singleShot(10, f)",
+    "gtk3": "from gi.repository import GLib, Gtk\nwindow = Gtk.Window(); window.show_all()\n"
+            "shown = window.get_mapped\ndef later(f): GLib.timeout_add(10, lambda: f())",
+}
+MODULES = {"tk": "tkinter", "qt5": "PyQt5", "gtk3": "gi.repository.Gtk"}
+
+
+@pytest.mark.parametrize("toolkit", WINDOWS)
+def test_windows_live_between_cells(display, start, toolkit):
+    kernel = start()
+    if kernel.run(f"import {MODULES[toolkit]}")[0]["status"] == "error":
+        pytest.skip(f"{MODULES[toolkit]} is not installed")
+    _, seen = kernel.run(f"%gui {toolkit}")
+    assert "%gui" not in text_of(seen), seen
+    made = kernel.kc.execute(
+        WINDOWS[toolkit] + "\ndef tell():\n    if not shown(): return later(tell)\n"
+        "    later(lambda: 1 / 0)\n    later(lambda: print('shown'))\nlater(tell)")
+    kernel.wait_for_text(made, "shown\n")
+    both = kernel.kc.execute(
+        "import asyncio\nasync def task():\n    called = asyncio.Event()\n"
+        "    later(called.set)\n    await called.wait()\n    await asyncio.sleep(0.01)\n"
+        "    later(lambda: loop.call_later(0.01, print, 'both'))\nloop = asyncio.get_running_loop()\n"
+        "running = asyncio.create_task(task())")
+    kernel.wait_for_text(both, "both\n")
+    reply, _ = kernel.run("%gui\n'still here'")
+    assert reply["status"] == "ok"
+
+
+def test_windows_that_there_are_none_of(kernel):
+    for name, words in (("wx", "no such windows here"), ("qt4", "no such windows here")):
+        assert words in dict(kernel.run(f"%gui {name}")[1])["stream"]["text"]
+    reply, _ = kernel.run("%gui\n'still here'")
+    assert reply["status"] == "ok"
 
 
 def test_a_progress_bar_is_a_widget(kernel):

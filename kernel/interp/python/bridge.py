@@ -196,6 +196,7 @@ class Bridge:
         self._loops = threading.local()
         self._making = threading.RLock()
         self._idling = False
+        self._toolkit = None
         self._started = False
         self._modules = {}
         host.bridge = self
@@ -230,6 +231,7 @@ class Bridge:
         the program around us would act on what it shares with its parent."""
         host.forked()
         self.child = True
+        self._toolkit = None
         if self._idling:
             self._loops.loop.stop()  # it shares its selector with the parent's
         self._loops = threading.local()
@@ -578,29 +580,65 @@ class Bridge:
         """Tells C what the loop has to do between requests."""
         if threading.current_thread() is not threading.main_thread():
             return
-        loop = self._made_loop()
+        loop = self.loop if self._toolkit else self._made_loop()
         if loop is None:
             host.background(False, -1)
             return
         try:
-            host.background(loop._ready or loop._scheduled, loop._selector.fileno())
+            busy = self._toolkit or loop._ready or loop._scheduled
+            host.background(bool(busy), loop._selector.fileno())
         except (AttributeError, OSError, ValueError):  # another kind of loop
             host.background(True, -1)
 
     def idle(self, fd):
-        """Lets the loop run until `fd` can be read."""
+        """Lets the loop run until `fd` can be read, or the toolkit is to have a turn."""
         loop = self.loop
         loop.add_reader(fd, loop.stop)
         self._idling = True
+        turn = None
         try:
+            if self._toolkit is not None:
+                turn = self._let_toolkit_run(loop)
             loop.run_forever()
         except (KeyboardInterrupt, SystemExit):
             pass
         finally:
             self._idling = False
+            if turn is not None:
+                turn.cancel()
             if not self.child:
                 loop.remove_reader(fd)
                 self.note_background()
+
+
+    # ---- windows -----------------------------------------------------------
+
+    def use_toolkit(self, name):
+        """From now on that toolkit's windows live between cells; None: no windows do."""
+        if name is None:
+            self._toolkit = None
+            return
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("windows belong to the main shell")
+        module = self.embedded("toolkits")
+        try:
+            self._toolkit = module.create(name)
+        except module.Unavailable as error:
+            raise RuntimeError(str(error)) from None
+
+    def _let_toolkit_run(self, loop):
+        """Until the loop has something to do; returns what stops that in turn."""
+        module = self.embedded("toolkits")
+        try:
+            if getattr(loop, "_ready", True) or loop._scheduled:
+                self._toolkit.turn()
+                return loop.call_later(module.TURN, loop.stop)
+            with module.Noticed(loop):
+                self._toolkit.wait(loop._selector.fileno())
+        except Exception:
+            self._toolkit = None
+            host.log("the windows are left alone: " + traceback.format_exc().strip())
+        return loop.call_soon(loop.stop)
 
 
 def _count_as_running(loop, running):

@@ -169,6 +169,7 @@ static int add_sources(PyObject *module)
         {"history_source", px_embedded_history},
         {"plain_source", px_embedded_plain},
         {"shell_source", px_embedded_shell},
+        {"toolkits_source", px_embedded_toolkits},
     };
     for (size_t i = 0; i < PX_COUNT(sources); i++)
         if (PyModule_AddStringConstant(module, sources[i].name, sources[i].text) != 0)

@@ -122,5 +122,6 @@ extern const char px_embedded_environment[];
 extern const char px_embedded_history[];
 extern const char px_embedded_plain[];
 extern const char px_embedded_shell[];
+extern const char px_embedded_toolkits[];
 
 #endif

@@ -198,6 +198,10 @@ class Payloads(PayloadManager):
         self._own.payload = payload
 
 
+# What IPython calls a GUI, and the kernel has nothing to do for.
+NO_TOOLKIT = ("", "inline", "widget", "ipympl", "notebook", "nbagg", "agg", "asyncio")
+
+
 class Own(threading.local):
     """What the shell keeps for the request of each thread."""
 
@@ -370,8 +374,10 @@ class ZMQInteractiveShell(InteractiveShell):
         return super().should_run_async(raw_cell, transformed_cell=transformed_cell, **more)
 
     def enable_gui(self, gui=None):
-        if gui not in (None, "inline", "widget", "ipympl", "notebook", "nbagg", "agg"):
-            raise UsageError(f"the {gui!r} event loop is not available in this kernel")
+        try:
+            self.bridge.use_toolkit(None if gui in NO_TOOLKIT else gui)
+        except RuntimeError as error:
+            raise UsageError(f"%gui {gui}: {error}") from None
 
     def enable_matplotlib(self, gui=None):
         """As IPython does; where that fails, all is as it was before."""
