@@ -259,7 +259,7 @@ struct phalanx_client {
     struct px_session *in; /* verifies */
     struct px_task *tasks; /* outstanding, by msg_id */
     struct px_task *waiting;
-    struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer;
+    struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *cool_timer;
     char probe_id[PX_MAX_IDENTITY + 1];
     int probe_misses;
     bool gone;  /* the controller has said goodbye */

@@ -9,7 +9,6 @@
  */
 #include "hub.h"
 
-#include "blocks.h"
 #include "protocol.h"
 
 #include <malloc.h>
@@ -138,12 +137,11 @@ static void on_tidy(struct px_loop *loop, void *ctx)
         hub->noted = false;
         return;
     }
-    if (!px_db_tidy(hub->db))
+    if (!px_db_tidy(hub->db) || px_blocks_cool(PX_BLOCKS_WARM_MS) > 0)
         return;
     px_loop_cancel(loop, hub->tidy);
     hub->tidy = NULL;
     malloc_trim(0);
-    px_blocks_trim();
 }
 
 static void start_tidying(struct px_hub *hub)

@@ -10,15 +10,6 @@ px_library(px_schedule
   LIBS px_base PkgConfig::JANSSON)
 target_include_directories(px_schedule PUBLIC ${DIR} ${CMAKE_SOURCE_DIR}/cluster)
 
-# A sanitizer brings its own malloc(3), and another C library than GNU's has no second name for its.
-include(CheckFunctionExists)
-check_function_exists(__libc_malloc PX_HAS_LIBC_MALLOC)
-if(PX_HAS_LIBC_MALLOC AND NOT PX_SANITIZE AND NOT PX_FUZZ)
-  set(BLOCKS ${DIR}/blocks.c)
-else()
-  set(BLOCKS ${DIR}/blocks_none.c)
-endif()
-
 px_embed(DASK ${DIR}/dask.py)
 
 pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3)
@@ -28,9 +19,9 @@ px_library(px_controller
           ${DIR}/traffic.c ${DIR}/hub.c ${DIR}/member.c ${DIR}/farewell.c ${DIR}/job.c ${DIR}/request.c ${DIR}/request_db.c
           ${DIR}/monitor.c ${DIR}/record.c ${DIR}/query.c ${DIR}/db.c
           ${DIR}/why.c ${DIR}/row.c ${DIR}/db_sqlite.c ${DIR}/value.c ${DIR}/restore.c ${DIR}/status.c
-          ${DIR}/dask.c ${DASK} ${BLOCKS}
+          ${DIR}/dask.c ${DASK}
   LIBS px_schedule px_wire px_loop Threads::Threads
-  PRIVATE PkgConfig::SQLITE ${CMAKE_DL_LIBS})
+  PRIVATE PkgConfig::SQLITE)
 target_compile_definitions(px_controller PRIVATE PX_PYTHON_DEFAULT="${Python3_EXECUTABLE}")
 
 px_program(pxcontroller SOURCES ${DIR}/main.c LIBS px_controller)

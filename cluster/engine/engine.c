@@ -71,12 +71,31 @@ struct px_msg *px_engine_receive(struct engine *engine, enum engine_socket from)
     return NULL;
 }
 
+static void on_cool(struct px_loop *loop, void *ctx);
+
+/* The memory of large messages goes back to the system when no more have come for a while. */
+static void watch_blocks(struct engine *engine)
+{
+    const int64_t left_ms = px_blocks_cool(PX_BLOCKS_WARM_MS);
+    engine->cool_timer =
+        left_ms ? px_loop_timer(px_service_loop(engine->service), left_ms, 0, on_cool, engine)
+                : NULL;
+}
+
+static void on_cool(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    watch_blocks(ctx);
+}
+
 static void feed(struct engine *engine, enum engine_socket from, enum px_channel channel)
 {
     struct px_msg *msg;
     for (int i = 0; i < PX_LOOP_BATCH && (msg = px_engine_receive(engine, from)); i++)
         px_kernel_receive(engine->kernel, channel, &msg);
     px_service_push(engine->service);
+    if (!engine->cool_timer && px_blocks_warm())
+        watch_blocks(engine);
 }
 
 static void on_shell(struct px_loop *loop, void *ctx)
@@ -399,6 +418,7 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
     engine.bell = px_doorbell_create(&err);
     engine.service = px_service_create(&calls, &err);
     engine.context = px_context_create(IO_THREADS);
+    px_blocks_use();
     engine.trace = px_trace_create(config->ops, self, config->obituary, &err);
     if (!engine.session || !engine.trace || !engine.bell || !engine.service ||
         px_service_start(engine.service, &err) < 0)

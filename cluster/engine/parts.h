@@ -37,6 +37,7 @@ struct engine {
     struct px_socket *sockets[SOCKET_COUNT];
     struct monitor monitors[SOCKET_COUNT]; /* most have none */
     struct px_timer *deadline;             /* of the first registration; NULL afterwards */
+    struct px_timer *cool_timer;           /* while memory of large messages is kept */
     int id, misses, status;
     int64_t period_ms;
     int64_t pinged_ms;   /* when the hub was heard last, on a clock that runs in sleep */

@@ -178,6 +178,22 @@ void *px_context_create(int io_threads);
 void px_context_destroy(void *context); /* blocks until lingering messages are out */
 
 /*
+ * The memory of large frames. The C library maps and unmaps it anew for each, so that the kernel
+ * fills every page with zeros, one fault at a time, before the message is copied there: more than
+ * half of the time that a frame of 100 MB takes. After px_blocks_use() libzmq's frames of
+ * 256 kB and more lie, in this process, in blocks that are kept for the next frame (imports.c; with
+ * imports_none.c in its place nothing changes).
+ *
+ * Kept blocks are let go of when none was asked for in PX_BLOCKS_WARM_MS. Whoever has a loop looks
+ * after that: while px_blocks_warm(), it calls px_blocks_cool(PX_BLOCKS_WARM_MS), which returns in
+ * how many ms to call it again; 0: no more. px_blocks_cool(0) lets go of all at once. Any thread.
+ */
+#define PX_BLOCKS_WARM_MS 5000
+void px_blocks_use(void);
+bool px_blocks_warm(void);
+int64_t px_blocks_cool(int64_t idle_ms);
+
+/*
  * No high-water mark, LINGER 1000 ms, ZMQ_MAXMSGSIZE PX_MAX_FRAME. ROUTERs report peers
  * that are not there (ZMQ_ROUTER_MANDATORY): see px_socket_send.
  */
@@ -194,9 +210,9 @@ void px_socket_set_bounded(struct px_socket *socket, int messages);
 /* XPUB: what each subscriber gets as soon as it connects, and nobody else. */
 void px_socket_set_welcome(struct px_socket *socket, struct px_span frame);
 void px_socket_set_linger(struct px_socket *socket, int ms);
-/* Finds out that a peer is gone without a word (a cable, a firewall, a NAT that forgot): libzmq asks
- * now and then, and a connection that is silent for `timeout_ms`, within bounds, is cut. Before
- * connect or bind. For peers that must not be cut while they are suspended: not at all. */
+/* Finds out that a peer is gone without a word (a cable, a firewall, a NAT that forgot): libzmq
+ * asks now and then, and a connection that is silent for `timeout_ms`, within bounds, is cut.
+ * Before connect or bind. For peers that must not be cut while they are suspended: not at all. */
 void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms);
 void px_socket_set_handover(struct px_socket *socket); /* ROUTER: a new peer takes over an id */
 void px_socket_subscribe(struct px_socket *socket, const char *prefix);
@@ -224,9 +240,9 @@ PX_MUST_USE int px_socket_connect(struct px_socket *socket, const char *endpoint
 PX_MUST_USE int px_socket_connect_wait(struct px_socket *socket, const char *endpoint,
                                        int64_t timeout_ms, struct px_error *err);
 
-/* A socket that gets a message each time that a connection of `socket` is lost, to which libzmq then
- * goes on to connect again, and when it is there. One for each socket, after its connections were
- * waited for, which ends it; the caller's. */
+/* A socket that gets a message each time that a connection of `socket` is lost, to which libzmq
+ * then goes on to connect again, and when it is there. One for each socket, after its connections
+ * were waited for, which ends it; the caller's. */
 struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *err);
 
 enum px_sent {

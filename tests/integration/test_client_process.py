@@ -155,6 +155,30 @@ print(before, rss())
     assert after - before < 2_000  # kB, for 8,000 results
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps what is freed")
+def test_the_memory_of_large_messages_goes_back(where):
+    if where[1] != 4:
+        pytest.skip("the controller has no part in it")
+    assert script(where, """
+import threading, time
+MB = 1 << 20
+def rss():
+    import os
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+one = rc[rc.ids[0]]
+before = [rss(), one.apply_sync(rss)]
+for _ in range(3):
+    assert len(one.apply_sync(lambda data: data, bytes(64 * MB))) == 64 * MB
+deadline = time.monotonic() + 60
+def grown():
+    return max(now - then for now, then in zip([rss(), one.apply_sync(rss)], before)) > 16 * MB
+while grown() and time.monotonic() < deadline:
+    threading.Event().wait(0.1)
+print("grown" if grown() else "as before")
+""").strip() == "as before"
+
+
 # ---- Ctrl-C ----------------------------------------------------------------------------------
 
 

@@ -11,9 +11,6 @@ px_test(controller/test_row.c LIBS px_controller)
 px_test(controller/test_port.c LIBS px_controller)
 px_test(controller/test_db.c LIBS px_controller)
 px_test(controller/test_settings.c LIBS px_controller)
-if(PX_HAS_LIBC_MALLOC AND NOT PX_SANITIZE AND NOT PX_FUZZ)
-  px_test(controller/test_blocks.c LIBS px_controller)
-endif()
 
 # Run by hand or by tests/bench: they need a running controller.
 foreach(name bench_tasks bench_relay)
