@@ -336,7 +336,7 @@ px_request_fn px_on_status_request;                                     /* statu
 void px_status_note(struct px_hub *hub, const struct px_note *note);
 px_request_fn px_on_become_dask_request, px_on_stop_distributed_request; /* dask.c */
 void px_dask_destroy(struct px_dask *dask); /* ends the scheduler; NULL allowed */
-px_request_fn px_on_why_request;                                  /* why.c */
+px_request_fn px_on_why_request;            /* why.c */
 void px_why_note(struct px_hub *hub, const struct px_note *note); /* the scheduler's answer */
 extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */
 extern const struct px_request_row px_db_requests[];    /* request_db.c */

@@ -43,7 +43,7 @@ struct px_python {
     _Atomic(int64_t) interrupted_ns; /* when it was interrupted last */
     pthread_mutex_t hits_lock;
     pthread_cond_t hits_done;
-    int hits; /* threads that are to interrupt a subshell's; under hits_lock */
+    int hits;                  /* threads that are to interrupt a subshell's; under hits_lock */
     PyObject *module;          /* _phalanx_host */
     PyObject *parent_variable; /* context variable: the request that output belongs to */
     PyTypeObject *parent_type; /* of its values */
@@ -105,7 +105,8 @@ void px_cell_clear(void *self);
 void px_thread_begin(void *self, const char *name);
 void px_thread_end(void *self);
 void px_thread_interrupt(void *self, pthread_t thread);
-/* GIL, which it gives up meanwhile: until no thread of ours will ask for it to interrupt another. */
+/* GIL, which it gives up meanwhile: until no thread of ours will ask for it to interrupt another.
+ */
 void px_thread_wait_for_hits(struct px_python *self);
 /* GIL. True when CPython is about to raise what interrupts this subshell's thread. */
 bool px_thread_is_hit(void);
