@@ -225,7 +225,7 @@ def test_log_to_file(hub, start, ipython_dir):
 @pytest.mark.parametrize("option, words", [
     ("--prfile=x", "did you mean '--profile'?"), ("--log-levle=10", "did you mean '--log-level'?"),
     ("--IPEngine.timeot=3", "did you mean '--timeout'?"),
-    ("--log-to-file=perhaps", "True or False"), ("--ssh=host", "ssh -L"),
+    ("--log-to-file=perhaps", "True or False"),
     ("--log-url=tcp://x:1", "--log-to-file"), ("--url=here", "transport://host:port"),
     ("--url=tcp://here:99999", "transport://host:port"), ("--script=/nowhere/x.py", "/nowhere/x.py"),
 ])
