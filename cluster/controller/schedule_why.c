@@ -90,6 +90,26 @@ static struct tally count_engines(const struct px_schedule *schedule, const stru
     return tally;
 }
 
+/* What keeps each of them from it, and what it waits for then. */
+static void say_unable(const struct tally *tally, struct px_buf *why)
+{
+    const struct {
+        size_t count;
+        const char *what;
+    } reasons[] = {{tally->refused, "refused it or failed at it"},
+                   {tally->lacking, "lack what it needs"},
+                   {tally->elsewhere, "are not meant"}};
+    const char *mark = ":";
+    px_buf_text(why, "no engine may run it");
+    for (size_t i = 0; i < PX_COUNT(reasons); i++) {
+        if (reasons[i].count == 0)
+            continue;
+        px_buf_printf(why, "%s %zu %s", mark, reasons[i].count, reasons[i].what);
+        mark = ",";
+    }
+    px_buf_text(why, "; it waits for another one");
+}
+
 static void say_waiting(const struct px_schedule *schedule, const struct task *task,
                         struct px_buf *why)
 {
@@ -101,14 +121,8 @@ static void say_waiting(const struct px_schedule *schedule, const struct task *t
                       "the %zu engine%s that may run it %s busy (high-water mark %u); %zu wait",
                       tally.able, tally.able == 1 ? "" : "s", tally.able == 1 ? "is" : "are",
                       px_balance_hwm(schedule->balance), schedule->stats.waiting);
-    else if (tally.refused > 0)
-        px_buf_printf(why,
-                      "no engine may run it: %zu refused it or failed at it, %zu lack what it "
-                      "needs, %zu are not meant; it waits for another",
-                      tally.refused, tally.lacking, tally.elsewhere);
     else
-        px_buf_printf(why, "no engine may run it: %zu lack what it needs, %zu are not meant",
-                      tally.lacking, tally.elsewhere);
+        say_unable(&tally, why);
 }
 
 static void put_waiting(const struct px_schedule *schedule, const struct task *task,

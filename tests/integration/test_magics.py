@@ -780,7 +780,9 @@ def test_why_tasks_wait(notebook, tmp_path):
         "with lb.temp_flags(after=running[0]): after = lb.apply_async(int)\n"
         "with lb.temp_flags(targets=[0]): meant = lb.apply_async(int)\n"
         f"last = [lb.apply_async(wait, {gate!r}) for _ in range(8)][-1]\n"
-        "first = running[0]")
+        "first = running[0]\n"
+        "refused = lb.apply_async(phalanx.require('no_such_module')(int))\n"
+        "with lb.temp_flags(retries=5): failing = lb.apply_async(int, 'x')")
     why = {
         "first": r"of engine \d: running for \d+ s: its engine runs it",
         "after": "1 of the 1 tasks it is to run after have not ended; it needs all of them",
@@ -795,8 +797,12 @@ def test_why_tasks_wait(notebook, tmp_path):
             said = notebook.said("%pxwhy " + name)[0]
             assert re.search(words, said) and engines.search(said), said
     finally:
-        with open(gate, "w"):
-            notebook.run("lb.wait(); rc.close()")
+        open(gate, "w").close()
+    # Once both engines have had them, these wait for a third one: they do not fail.
+    words = "waiting for \\d+ s: no engine may run it: 2 refused it or failed at it; it waits"
+    for name in ("refused", "failing"):
+        wait_for(lambda: re.search(words, notebook.said("%pxwhy " + name)[0]), what=words)
+    notebook.run("assert not refused.ready() and not failing.ready()\nlb.wait(running); rc.close()")
     assert "the scheduler does not know it" in notebook.said("%pxwhy no-such-task")[0]
 
 
