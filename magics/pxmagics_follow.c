@@ -157,10 +157,11 @@ static int on_interrupt(struct run *run)
     return wait_on ? 0 : -1;
 }
 
-/* Runs signal handlers, and acts on what they say. -1 with an exception. */
+/* Runs signal handlers, and acts on what they say, or have said while events were taken: then an
+ * exception is set. -1 with an exception. */
 static int check_signals(struct run *run)
 {
-    const bool raised = PyErr_CheckSignals() < 0;
+    const bool raised = PyErr_Occurred() || PyErr_CheckSignals() < 0;
     if (raised && !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
         return -1;
     while (raised || (run->signals && *run->signals > run->handled)) {
@@ -296,8 +297,8 @@ static int watch(struct run *run)
         PyEval_RestoreThread(state);
         over = is_over(run, code); /* asked before the events are taken: then they are all here */
         const int taken = drain(run);
-        over &= taken < BATCH;
-        if (taken < 0 || check_signals(run) < 0 || (!over && check_deadline(run) < 0))
+        over &= taken >= 0 && taken < BATCH;
+        if (check_signals(run) < 0 || (!over && check_deadline(run) < 0))
             return -1;
         if (!over && px_show_due(run->show, run->pending, list_pending(run)) < 0)
             return -1;
