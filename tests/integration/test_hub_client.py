@@ -306,7 +306,7 @@ def test_through_ssh(rc, where, sshd, trusting_ssh, tmp_path):
         phalanx.Client(where[0], sshserver=f"127.0.0.1:{port}", sshkey=other, timeout=60)
 
 
-def test_curve(env, run, ipython_dir):
+def test_curve(env, run, ipython_dir, monkeypatch):
     run("pxcluster", "start", "-n", 1, "--daemonize", "--", "--enable-curve")
     file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
     try:
@@ -315,6 +315,14 @@ def test_curve(env, run, ipython_dir):
             client.wait_for_engines(1, timeout=60)
             assert client[:].apply_sync(lambda: 1) == [1]
             assert client.broadcast_view().apply_sync(lambda: 2) == [2]
+            key = client.curve_serverkey.decode()
+        info = {**json.loads(file.read_text()), "curve_serverkey": None}
+        monkeypatch.setenv("IPP_CURVE_SERVERKEY", key)
+        with phalanx.Client(info, timeout=30) as client:
+            assert client[:].apply_sync(lambda: 1) == [1]
+        monkeypatch.delenv("IPP_CURVE_SERVERKEY")
+        with phalanx.Client(info, curve_serverkey=key.encode(), timeout=30) as client:
+            assert client[:].apply_sync(lambda: 1) == [1]
     finally:
         run("pxcluster", "stop", check=False)
 

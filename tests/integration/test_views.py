@@ -328,9 +328,12 @@ def test_imap_is_lazy_and_bounded(balanced):
             yield n
 
     values = balanced.imap(lambda n: n * 10, numbers(), max_outstanding=2)
-    assert taken == []
+    assert taken == [0, 1]
     assert [next(values) for _ in range(10)] == list(range(0, 100, 10))
     assert len(taken) <= 10 + 2
+    values.cancel()
+    count = len(taken)
+    assert list(values) == [10 * n for n in range(10, count)] and len(taken) == count
     unordered = balanced.imap(lambda n: n, itertools.count(), ordered=False)
     assert len(set(itertools.islice(unordered, 50))) == 50
 
@@ -457,17 +460,112 @@ def test_waiting(view, gate):
 def test_joining_splitting_and_the_first(rc, gate):
     first, second = rc[0].apply_async(gate.task, 1), rc[:].apply_async(lambda: 2)
     both = phalanx.AsyncResult.join(first, second)
-    assert both.wait(60, return_when=concurrent.futures.FIRST_COMPLETED) is False
-    assert second.wait(0, return_when=concurrent.futures.FIRST_EXCEPTION) is False
+    done, pending = both.wait(60, return_when=phalanx.FIRST_COMPLETED)
+    assert done and len(done | pending) == 5 and both.split()[0] in pending
+    done, pending = second.wait(0, return_when=phalanx.FIRST_EXCEPTION)
+    assert pending <= set(second.split()) and repr(first) == "<AsyncResult(wait): pending>"
     gate.open()
     assert both.get(60) == [1] + [2] * 4 and len(both) == 5
+    assert both.wait(60, return_when=phalanx.ALL_COMPLETED) == (set(both.split()), set())
     assert [part.get(60) for part in second.split()] == [2] * 4
-    failing = rc[:].apply_async(lambda: 1 / 0)
-    failing.wait(60, return_when=concurrent.futures.FIRST_EXCEPTION)
-    with raises_remote("ZeroDivisionError"):
-        failing.split()[0].get(60)
+    assert first.split() == (first,) and phalanx.AsyncResult.join(first) is first
+    assert repr(both) == "<JoinedResult(wait): finished>"
     with pytest.raises(ValueError):
-        failing.wait(return_when="never")
+        phalanx.AsyncResult.join()
+    with pytest.raises(ValueError):
+        both.wait(return_when="never")
+
+
+def test_the_first_exception(rc, gate):
+    rc[0]["task"] = gate.task
+    for i in rc.ids[1:]:
+        rc[i]["task"] = lambda: 1 // 0
+    failing = rc[:].apply_async(phalanx.Reference("task"))
+    with raises_remote("ZeroDivisionError"):
+        failing.get(60, return_when=phalanx.FIRST_EXCEPTION)
+    failing.wait_interactive(timeout=60, return_when=phalanx.FIRST_EXCEPTION)
+    done, pending = failing.wait(60, return_when=phalanx.FIRST_EXCEPTION)
+    assert failing.split()[0] in pending and not failing.ready()
+    with raises_remote("ZeroDivisionError"):
+        failing.split()[1].get(60)
+    with pytest.raises(RuntimeError, match="not done"):
+        failing.successful()
+    gate.open()
+    assert failing.wait(60) and "failed" in repr(failing)
+
+
+def test_parts_are_futures_of_their_own(rc, gate):
+    mapped = rc.load_balanced_view().map_async(abs, [-1, -2])
+    assert [part.get(60) for part in mapped.split()] == [[[1]], [[2]]]
+    rc[0]["task"] = gate.task
+    rc[1]["task"] = lambda: 1
+    pair = rc[:2].apply_async(phalanx.Reference("task"))
+    called = threading.Event()
+    pair.split()[1].add_done_callback(lambda part: called.set())
+    first = next(concurrent.futures.as_completed(pair.split(), 60))
+    assert first is pair.split()[1] and called.wait(60) and not pair.ready()
+    gate.open()
+    assert pair.get(60) == [None, 1]
+
+
+def test_maps_count_their_elements(view, balanced):
+    for result in (view.map_async(abs, range(9)), balanced.map_async(abs, range(9), chunksize=2)):
+        assert len(result) == 9 and len(result.msg_ids) < 9
+        result.get(60)
+        assert result.progress == 9
+
+
+def test_labels(rc, view, balanced, tmp_path):
+    assert view.set_flags(label="mine") is view and balanced.set_flags(label="mine") is balanced
+    file = tmp_path / "code.py"
+    file.write_text("a = 1")
+    results = [view.execute("1", label="one"), view.run(file, label="one"),
+               view.map_async(abs, range(4), label="one"),
+               balanced.map_async(abs, range(4), label="one"),
+               balanced.map_async(abs, range(400), label="one")]
+    assert all(set(r.get(60) and r.label) == {"one"} for r in results)
+    for v in (view, balanced):
+        assert v.apply_async(abs, -1).label in ("mine", ["mine"] * 4)
+    plain = rc[0].apply_async(abs, -1)
+    plain.get(60)
+    assert plain.metadata.label is None
+
+
+def test_pickled_before(rc, view, balanced):
+    pickled = []
+
+    class Costly:
+        def __reduce__(self):
+            pickled.append(1)
+            return list, ((1, 2),)
+
+    data, f = phalanx.PrePickled(Costly()), phalanx.PrePickled(lambda x, y=0: sum(x) + y)
+    for v in (view, balanced, rc.broadcast_view(is_coalescing=True)):
+        for _ in range(2):
+            assert v.apply_sync(f, data, y=1) in (4, [4] * 4)
+    assert len(pickled) <= 2  # once for each form
+    assert (rc[0].apply_sync(sum, phalanx.PrePickled(numpy.arange(5000)))) == sum(range(5000))
+
+
+@pytest.mark.parametrize("where", ["ours"], indirect=True)  # __main__ is not on engines otherwise
+def test_the_users_canning(rc):
+    class Handle:
+        pass
+
+    class Canned(phalanx.canning.CannedObject):
+        def __init__(self, handle):
+            self.buffers = []
+
+        def get_object(self, g=None):
+            return "opened"
+
+    phalanx.can_map[Handle] = Canned
+    try:
+        assert rc[0].apply_sync(lambda x: x, Handle()) == "opened"
+        assert phalanx.uncan(phalanx.can({"a": 1})) == {"a": 1}
+        assert phalanx.uncan(phalanx.can(Handle())) == "opened"
+    finally:
+        del phalanx.can_map[Handle]
 
 
 def test_single_results_are_single(rc):
@@ -493,6 +591,11 @@ def test_output(view):
     with printed() as said:
         view.execute("print('a')").display_outputs()
     assert said == ["".join(f"[stdout:{i}] \na\n" for i in view.targets)]
+    with printed() as said:
+        failed = view.client[0].execute("print('kept')\n1/0", block=False)
+        failed.wait(60)
+        failed.display_outputs()
+    assert said == ["kept\n"]
     with printed() as said:
         view.client[0].execute("print('a')").display_outputs()
         view.execute("print('b')").display_outputs("engine")
@@ -524,6 +627,24 @@ def test_output_as_it_arrives(rc, gate):
     assert out.getvalue() == f"[stdout:{rc.ids[0]}] \nfirst\nsecond\n"
 
 
+def test_output_that_came_before(rc):
+    code = "print('out')\n'value'\n%s"
+    result = phalanx.AsyncResult.join(
+        rc[0].execute(code % "7", silent=False, block=False),
+        rc[1].execute(code % "1/0", silent=False, block=False))
+    result.wait_for_output(60)
+    shown = []
+    for streamed in (result, rc.get_result(result.msg_ids[1])):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with streamed.stream_output():
+                pass
+        shown.append((out.getvalue(), err.getvalue()))
+    assert "[stdout:0] \nout\n" in shown[0][0] and "[stdout:1] \nout\n" in shown[0][0]
+    assert f"Out[{rc.ids[0]}:" in shown[0][0] and "[1:execute]" in shown[0][1]
+    assert shown[1][0].startswith("[stdout:1] \nout\n") and "ZeroDivisionError" in shown[1][1]
+
+
 def test_as_futures(balanced, gate):
     slow = balanced.apply_async(gate.task, "slow")
     fast = balanced.apply_async(lambda: "fast")
@@ -552,7 +673,7 @@ def test_closing_tells_those_who_wait(where, gate):
     assert not left and called.wait(60)
     for result in results:
         assert result.ready() and result.done() and not result.successful()
-        assert "finished" in repr(result)
+        assert "failed" in repr(result)
         with pytest.raises(phalanx.RemoteError, match="the client was closed"):
             result.get()
         with raises_remote("EngineError"):
@@ -609,6 +730,8 @@ def test_cancel_and_abort(rc, gate, monkeypatch):
     busy.get(60)
     assert busy.cancel() is False
     with pytest.raises(AssertionError):
+        busy.abort()
+    with pytest.raises(RuntimeError):
         busy.abort()
 
 

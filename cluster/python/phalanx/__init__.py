@@ -11,16 +11,18 @@ In IPython, `%load_ext phalanx` adds %px and %%px.
 """
 
 import importlib
+import os
 import re
 import sys
 import warnings
 
 # Loaded when first asked for, because every notebook loads this package for its magics' sake.
 _homes = {
+    "ALL_COMPLETED": "split",
     "AsyncHubResult": "hubresult",
     "AsyncMapResult": "asyncresult",
     "AsyncResult": "asyncresult",
-    "BroadcastView": "view",
+    "BroadcastView": "broadcast",
     "Client": "client",
     "Cluster": "cluster",
     "ClusterManager": "cluster",
@@ -28,13 +30,17 @@ _homes = {
     "Dependency": "dependency",
     "DirectView": "view",
     "ExecuteReply": "tasks",
+    "FIRST_COMPLETED": "split",
+    "FIRST_EXCEPTION": "split",
     "LoadBalancedView": "balanced",
     "ParallelFunction": "remotefunction",
+    "PrePickled": "canning",
     "Reference": "canning",
     "RemoteError": "error",
     "RemoteFunction": "remotefunction",
     "ViewExecutor": "futures",
     "can": "canning",
+    "can_map": "canning",
     "collect_exceptions": "error",
     "depend": "dependency",
     "dependent": "dependency",
@@ -46,6 +52,7 @@ _homes = {
     "require": "dependency",
     "serialize_object": "serialize",
     "uncan": "canning",
+    "uncan_map": "canning",
     "unpack_apply_message": "serialize",
     "unwrap_exception": "error",
     "use_cloudpickle": "serialize",
@@ -53,6 +60,7 @@ _homes = {
     "use_pickle": "serialize",
     "wrap_exception": "error",
     # exceptions
+    "AlreadyDisplayedError": "error",
     "DependencyTimeout": "error",
     "EngineError": "error",
     "IPythonError": "error",
@@ -67,13 +75,13 @@ _homes = {
     "UnmetDependency": "error",
 }
 _modules = (
-    "_phalanx", "ask", "asyncresult", "balanced", "batch", "calls", "canning", "carry", "client",
-    "cluster", "dask", "dependency", "display", "error", "feed", "futures", "hub", "hubresult",
-    "local", "magics", "maps", "names", "pickle5", "pxcluster", "remotefunction", "serialize",
-    "tasks", "tunnel", "view",
+    "_phalanx", "ask", "asyncresult", "balanced", "batch", "broadcast", "calls", "canning", "carry",
+    "client", "cluster", "dask", "deadlines", "dependency", "display", "error", "feed", "futures", "hub",
+    "hubresult", "local", "magics", "maps", "names", "pickle5", "pxcluster", "remotefunction",
+    "serialize", "split", "tasks", "times", "tunnel", "util", "view",
 )
 
-__all__ = [*_homes, "error", "register_joblib_backend"]
+__all__ = [*_homes, "error", "register_joblib_backend", "util"]
 
 
 def __getattr__(name):
@@ -117,6 +125,11 @@ def register_joblib_backend(name="phalanx", make_default=False):
 
 if "joblib" in sys.modules:
     register_joblib_backend()
+
+
+def _non_interactive():
+    """Whether $IPP_NONINTERACTIVE asks for no progress bars, and for %px's output at the end."""
+    return os.environ.get("IPP_NONINTERACTIVE", "") not in ("", "0")
 
 
 def _activate(view, suffix):

@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What the package offers, for editors: at run time each name is imported when it is first used.
+from concurrent.futures import (
+    ALL_COMPLETED as ALL_COMPLETED,
+    FIRST_COMPLETED as FIRST_COMPLETED,
+    FIRST_EXCEPTION as FIRST_EXCEPTION,
+)
 from typing import Any
 
-from . import error as error
+from . import error as error, util as util
 from .asyncresult import (
     AsyncMapResult as AsyncMapResult,
     AsyncResult as AsyncResult,
 )
 from .balanced import LoadBalancedView as LoadBalancedView
+from .broadcast import BroadcastView as BroadcastView
 from .canning import (
+    PrePickled as PrePickled,
     Reference as Reference,
     can as can,
+    can_map as can_map,
     interactive as interactive,
     uncan as uncan,
+    uncan_map as uncan_map,
 )
 from .client import Client as Client
 from .cluster import (
@@ -26,6 +35,7 @@ from .dependency import (
     require as require,
 )
 from .error import (
+    AlreadyDisplayedError as AlreadyDisplayedError,
     CompositeError as CompositeError,
     DependencyTimeout as DependencyTimeout,
     EngineError as EngineError,
@@ -62,10 +72,7 @@ from .serialize import (
     use_pickle as use_pickle,
 )
 from .tasks import ExecuteReply as ExecuteReply
-from .view import (
-    BroadcastView as BroadcastView,
-    DirectView as DirectView,
-)
+from .view import DirectView as DirectView
 
 __version__: str
 version_info: tuple[int, ...]

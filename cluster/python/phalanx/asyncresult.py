@@ -9,12 +9,16 @@ import json
 import sys
 import threading
 import time
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+import warnings
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED
 from datetime import datetime, timezone
 
 from . import _phalanx, canning, display, error
+from .deadlines import end_of, seconds_left
 from .futures import FutureFace
+from .split import SplitFace, has_failed
 from .tasks import METADATA_KEYS, ExecuteReply, Metadata, Task, date_of, output_handlers
+from .times import TimesFace
 
 _CLOSED = json.dumps({
     "status": "error", "ename": "EngineError", "traceback": [],
@@ -24,17 +28,11 @@ _CLOSED = json.dumps({
 CANCEL_SECONDS = 0.1  # how long cancel() waits to see whether the tasks were still queued
 
 
-def seconds_left(end):
-    """The time-out that is left until `end` (monotonic; None: for ever)."""
-    return None if end is None else max(0.0, end - time.monotonic())
+class TooEarly(RuntimeError, AssertionError):
+    """Asked before the results are here, or after."""
 
 
-def end_of(timeout):
-    """The monotonic time at which `timeout` seconds have passed; None and negative: never."""
-    return None if timeout is None or timeout < 0 else time.monotonic() + timeout
-
-
-class AsyncResult(FutureFace):
+class AsyncResult(SplitFace, TimesFace, FutureFace):
     """The results of a call on one or more engines, which may still be running.
 
     get() returns them, or raises what the call raised. With a single target it is one value,
@@ -63,6 +61,7 @@ class AsyncResult(FutureFace):
     data: "dict | list[dict]"
     follow: list
     after: list
+    label: object
 
     def __init__(
         self, client, raw, unpack, fname="unknown", targets=None, single=False,
@@ -84,6 +83,7 @@ class AsyncResult(FutureFace):
         self._outcome = None  # (values, exception) once gathered
         self._closed = False  # results are missing for ever
         self._listeners = []  # called with each event that was filed
+        self._label = None  # what the tasks are filed under
         self._lent = None  # weak references to buffers that are being sent (track=True)
 
     def __del__(self):
@@ -150,6 +150,24 @@ class AsyncResult(FutureFace):
     def _task_id(self, index):
         return self._raw.task_id(index)
 
+    def _task_engine(self, index):
+        """The engine that a task is known to be on, or None."""
+        engine = self._raw.task_engine(index)
+        return engine if engine >= 0 else None
+
+    def _task_method(self, index):
+        return self._method
+
+    def _wholes(self):
+        """The results whose tasks mine are, in an order that is the same for all."""
+        return [self]
+
+    def _listen(self, function):
+        """function(event) is called with what is filed from now on. (result, listener) pairs: what
+        to remove from whose _listeners."""
+        self._listeners.append(function)
+        return [(self, function)]
+
     @property
     def _replied(self):
         return self._raw.replied
@@ -173,28 +191,13 @@ class AsyncResult(FutureFace):
 
     # ---- waiting
 
-    def wait(self, timeout=-1, return_when=ALL_COMPLETED):
+    def wait(self, timeout=-1, return_when=None):
         """Waits until all results are here, at most `timeout` seconds. Whether they are.
-        return_when: concurrent.futures' FIRST_COMPLETED or FIRST_EXCEPTION for less."""
-        if return_when in (None, ALL_COMPLETED):
-            return self._wait(_phalanx.REPLIES, timeout)
-        if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
-            raise ValueError("return_when is one of concurrent.futures', not %r" % (return_when,))
-        end = end_of(timeout)
-        while not self.ready() and not self._has_some(return_when) and seconds_left(end) != 0:
-            self._wait_for_some(end)
-        return self.ready()
-
-    def _has_some(self, return_when):
-        """Whether a result is here (FIRST_COMPLETED), or an exception."""
-        self._pump()
-        ended = [i for i, task in enumerate(self._tasks) if task.reply is not None]
-        if return_when == FIRST_COMPLETED:
-            return bool(ended)
-        return any(isinstance(self._value(i), error.KernelError) for i in ended)
-
-    def _wait_for_some(self, end):
-        self._wait(_phalanx.EVENT, seconds_left(end))
+        return_when: one of concurrent.futures' constants. Then waits for that, and returns (done,
+        pending): sets of the results that split() gives."""
+        if return_when is not None:
+            return self._split_when(return_when, end_of(timeout))
+        return self._wait(_phalanx.REPLIES, timeout)
 
     def wait_for_output(self, timeout=-1):
         """Waits until all results and all output are here. Whether they are."""
@@ -205,8 +208,9 @@ class AsyncResult(FutureFace):
         return self.wait(0)
 
     def successful(self):
-        """Whether the call raised nothing. AssertionError when it has not ended."""
-        assert self.ready(), "the result is not ready"
+        """Whether the call raised nothing. RuntimeError when it has not ended."""
+        if not self.ready():
+            raise TooEarly("Cannot check successful() if not done.")
         return self._gather()[1] is None
 
     def _gather(self):
@@ -240,13 +244,21 @@ class AsyncResult(FutureFace):
         if not self.wait(timeout):
             raise error.TimeoutError(
                 "Result not ready. %d of %d tasks have ended; get(timeout) waits longer, abort() "
-                "takes back those that have not started" % (self._replied, len(self))
+                "takes back those that have not started" % (self._replied, self._count)
             )
 
-    def get(self, timeout=None, return_exceptions=None):
+    def get(self, timeout=None, return_exceptions=None, return_when=None):
         """The results, when they arrive. Raises TimeoutError after `timeout` seconds; raises
         RemoteError or CompositeError for what was raised remotely, unless `return_exceptions`,
-        which puts exceptions among the results instead."""
+        which puts exceptions among the results instead. With concurrent.futures.FIRST_EXCEPTION
+        as return_when the first exception is raised at once."""
+        if return_when == FIRST_COMPLETED:
+            warnings.warn("get() waits for all results, whatever comes first", stacklevel=2)
+        elif return_when not in (None, ALL_COMPLETED):
+            for piece in self.wait(timeout, return_when)[0]:
+                if not self.ready() and not piece.successful():
+                    return piece.get(return_exceptions=return_exceptions)
+            timeout = 0
         self._require_ready(timeout)
         values, exception = self._gather()
         if return_exceptions is None:
@@ -263,20 +275,6 @@ class AsyncResult(FutureFace):
         """The exception that get() would raise, or None. TimeoutError after `timeout` seconds."""
         self._require_ready(timeout)
         return None if self._return_exceptions else self._outcome_exception()
-
-    @staticmethod
-    def join(*results):
-        """One AsyncResult of the tasks of several."""
-        from .hubresult import JoinedResult
-
-        parts = [(result, index) for result in results for index in range(len(result))]
-        return JoinedResult(results[0]._client, parts)
-
-    def split(self):
-        """An AsyncResult for each of my tasks."""
-        from .hubresult import JoinedResult
-
-        return [JoinedResult(self._client, [(self, i)], True) for i in range(len(self))]
 
     @property
     def r(self):
@@ -303,8 +301,9 @@ class AsyncResult(FutureFace):
 
     def abort(self):
         """Takes those of my tasks that have not started from the engines' queues. get() then raises
-        TaskAborted. AssertionError when all have ended."""
-        assert not self.ready(), "Can't abort, I am already done!"
+        TaskAborted. RuntimeError when all have ended."""
+        if self.ready():
+            raise TooEarly("Can't abort, I am already done!")
         return self._client.abort(self, targets=self._targets, block=True)
 
     def cancel(self):
@@ -322,7 +321,7 @@ class AsyncResult(FutureFace):
     def sent(self):
         """Whether the arguments may be changed: all is sent. Only with track=True is that awaited;
         otherwise arrays must not be changed before the result is here."""
-        if self._lent and self._replied < len(self):
+        if self._lent and self._replied < self._count:
             self._client._raw.ids()  # gives back what was sent
             self._lent = [ref for ref in self._lent if ref() is not None]
             return not self._lent
@@ -345,12 +344,12 @@ class AsyncResult(FutureFace):
         md = Metadata(
             msg_id=self._raw.task_id(index), submitted=self._submitted, started=None,
             completed=None, received=None, engine_uuid=None, engine_id=None, follow=[], after=[],
-            status=None, is_broadcast=False, is_coalescing=False,
+            status=None, is_broadcast=False, is_coalescing=False, label=self._label,
         )
         if task.reply is not None:
             self._add_reply(md, task.reply)
-            engine = self._raw.task_engine(index)
-            if engine >= 0:
+            engine = self._task_engine(index)
+            if engine is not None:
                 md["engine_id"] = engine
                 md["engine_uuid"] = self._client._uuid(engine) or md["engine_uuid"]
         md.update(
@@ -372,7 +371,7 @@ class AsyncResult(FutureFace):
         md["started"] = date_of(metadata.get("started"))
         md["completed"] = date_of(header.get("date"))
         md["received"] = datetime.fromtimestamp(reply.received, timezone.utc)
-        for key in ("follow", "after", "is_broadcast", "is_coalescing"):
+        for key in ("follow", "after", "is_broadcast", "is_coalescing", "label"):
             md[key] = metadata.get(key) or md[key]
         md["engine_uuid"] = metadata.get("engine")
 
@@ -392,7 +391,7 @@ class AsyncResult(FutureFace):
         """Which of my tasks has that id, or None."""
         if hasattr(self._raw, "item_of"):
             return self._raw.item_of(msg_id)
-        ids = map(self._task_id, range(len(self)))
+        ids = map(self._task_id, range(self._count))
         return next((index for index, own in enumerate(ids) if own == msg_id), None)
 
     def _running_ids(self):
@@ -410,7 +409,7 @@ class AsyncResult(FutureFace):
     def msg_ids(self):
         """The ids of my tasks' messages. A long map's items share some, and it is waited for until
         the last is sent."""
-        return [self._task_id(i) for i in range(len(self))]
+        return [self._task_id(i) for i in range(self._count)]
 
     def __getattr__(self, key):
         if key.startswith("_") or key not in METADATA_KEYS:
@@ -449,9 +448,11 @@ class AsyncResult(FutureFace):
             yield self._value_when_here(index, end)
 
     def __repr__(self):
-        ended = all(task.reply is not None for task in self._tasks) or self._replied == len(self)
-        state = ":finished" if ended else ""
-        return "<%s: %s%s>" % (type(self).__name__, self._fname, state)
+        self._pump()
+        tasks, state = self._tasks, "pending"
+        if all(task.reply is not None for task in tasks):
+            state = "failed" if any(map(has_failed, tasks)) else "finished"
+        return "<%s(%s): %s>" % (type(self).__name__, self._fname, state)
 
     def _wait_for_event(self, end):
         left = seconds_left(end)
@@ -470,60 +471,6 @@ class AsyncResult(FutureFace):
             error.collect_exceptions([value], self._fname)
         return value
 
-    # ---- progress and times
-
-    @property
-    def progress(self):
-        """How many tasks have ended."""
-        return self._replied
-
-    @property
-    def elapsed(self):
-        """Seconds since the submission, until the last result."""
-        if self.ready():
-            return self.wall_time
-        return (datetime.now(timezone.utc) - self._submitted).total_seconds()
-
-    @property
-    def serial_time(self):
-        """Seconds of computation, summed over the tasks (items of a long map share some).
-        TimeoutError when they have not ended."""
-        records = {md["msg_id"]: md for md in self._finished_metadata()}.values()
-        times = [(md["started"], md["completed"]) for md in records]
-        return sum((end - start).total_seconds() for start, end in times if end and start)
-
-    @property
-    def wall_time(self):
-        """Seconds from the submission to the last result. TimeoutError when that is not here."""
-        records = self._finished_metadata()
-        received = [md["received"] for md in records if md["received"]]
-        return self.timedelta([md["submitted"] for md in records], received)
-
-    @staticmethod
-    def timedelta(start, end, start_key=min, end_key=max):
-        """Seconds between two times, or between one chosen from each list of times, by default the
-        first of `start` and the last of `end`: ar.timedelta(ar.submitted, ar.received)."""
-        start = start if isinstance(start, datetime) else start_key(start)
-        end = end if isinstance(end, datetime) else end_key(end)
-        return (end - start).total_seconds()
-
-    def _finished_metadata(self):
-        self._require_ready()
-        return self._metadata_list()
-
-    def wait_interactive(self, interval=0.1, timeout=-1, widget=None):
-        """Waits, with a bar that shows how many tasks have ended: tqdm's where it is installed, in
-        a notebook as a widget (`widget` decides otherwise). interval: seconds between two looks.
-        Returns after `timeout` seconds in any case."""
-        end = end_of(timeout)
-        bar = display.progress_bar(len(self), self._fname, "tasks", widget)
-        try:
-            while not self.wait(interval) and seconds_left(end) != 0:
-                bar.update(self.progress - bar.n)
-            bar.update(self.progress - bar.n)
-        finally:
-            bar.close()
-
     # ---- display
 
     def stream_output(self):
@@ -537,22 +484,35 @@ class AsyncResult(FutureFace):
         if groupby not in ("type", "engine", "order"):
             raise ValueError("groupby must be 'type', 'engine' or 'order', not %r" % (groupby,))
         self.wait_for_output()
+        values = self.get(return_exceptions=True)
         if self._single:
-            display.show_single(self._metadata_list()[0], self.get(), result_only)
+            display.show_single(self._metadata_list()[0], values, result_only)
             return
-        values = self.get()
         records = list(zip(self._metadata_list(), values))
         display.show_all(records, groupby, result_only)
 
 
 class AsyncMapResult(AsyncResult):
     """The results of a map, joined; iteration gives them as they come, in order or (with
-    ordered=False) in the order of arrival."""
+    ordered=False) in the order of arrival. sizes: how many elements each task has (None: one)."""
 
-    def __init__(self, client, raw, unpack, joiner, ordered=True, **kwargs):
+    _chunked = True
+
+    def __init__(self, client, raw, unpack, joiner, ordered=True, sizes=None, **kwargs):
         super().__init__(client, raw, unpack, **kwargs)
         self._joiner = joiner
+        self._sizes = sizes
         self.ordered = ordered
+
+    def __len__(self):
+        return self._count if self._sizes is None else sum(self._sizes)
+
+    @property
+    def progress(self):
+        if self._sizes is None:
+            return self._replied
+        self._pump()
+        return sum(self._sizes[index] for index in self._order)
 
     def _reconstruct(self, values):
         if not any(isinstance(v, error.KernelError) for v in values):

@@ -6,6 +6,7 @@ import json
 from . import _phalanx, batch, calls, error, maps
 from .asyncresult import AsyncMapResult, AsyncResult
 from .dependency import Dependency
+from .futures import LazyMapIterator
 from .remotefunction import name_of
 from .view import View, _map
 
@@ -51,7 +52,7 @@ class LoadBalancedView(View):
 
     def set_flags(self, **flags):
         """Sets several of my attributes by name; KeyError for one that is not a flag, ValueError and
-        TypeError for values that cannot be."""
+        TypeError for values that cannot be. Returns the view."""
         for name in ("after", "follow"):
             if not _is_dependency(flags.get(name)):
                 raise ValueError("Invalid dependency: %r" % (flags[name],))
@@ -62,14 +63,14 @@ class LoadBalancedView(View):
             raise ValueError("Invalid timeout: %s" % timeout)
         if not isinstance(flags.get("retries", 0), int):
             raise TypeError("retries must be int, not %r" % type(flags["retries"]))
-        super().set_flags(**flags)
+        return super().set_flags(**flags)
 
     def _scope(self):
         ids = None if self.targets is None else self.client._ids_of(self.targets)
         return ids, self.client._form(ids)
 
-    def _members(self, form=None):
-        members = super()._members(form)
+    def _members(self):
+        members = []
         for name in ("after", "follow"):
             value = getattr(self, name)
             if value:
@@ -102,26 +103,31 @@ class LoadBalancedView(View):
         return self._finish(self._sent(result, lent), block)
 
     def map(
-        self, f, *sequences, block=None, chunksize=None, ordered=True, return_exceptions=False
+        self, f, *sequences, block=None, chunksize=None, ordered=True, return_exceptions=False,
+        label=None,
     ):
         """Like the builtin map: every `chunksize` elements are one task. Without it few elements are
         a task each, and of many (see batch.py) as many go together as make some work. An
         AsyncMapResult, or with `block` a list. ordered: whether iterating over it keeps the order,
         or takes results as they arrive. With `return_exceptions` what was raised is among the
-        results."""
+        results. label: instead of my own."""
         calls.check(f)
         options = {"ordered": ordered, "return_exceptions": return_exceptions}
         listed, size = self._listed(sequences)
         if chunksize is not None or size <= batch.FEW or not batch.suits(f):
-            return self._spread(f, listed, maps.BlockMap(), True, block, chunksize, **options)
+            return self._spread(
+                f, listed, maps.BlockMap(), True, block, chunksize, label, **options
+            )
         self._must_wait(block)
         result = AsyncMapResult(
-            self.client, batch.Batches(self, f, listed, size), batch.value_of,
+            self.client, batch.Batches(self, f, listed, size, label), batch.value_of,
             maps.BlockMap().join, fname=name_of(f), **options,
         )
-        return self._finish(self._sent(result), block)
+        return self._finish(self._sent(result, label=label), block)
 
-    def _spread(self, f, sequences, mapper, each, block, chunksize=None, **options):
+    def _spread(
+        self, f, sequences, mapper, each, block, chunksize=None, label=None, **options
+    ):
         """Makes a task of every `chunksize` elements: f is called with them, or, if `each`, with each
         of them."""
         self._must_wait(block)
@@ -129,9 +135,10 @@ class LoadBalancedView(View):
         ids, form = self._scope()
         sequences, size = self._listed(sequences)
         mapping, function = form.pack_function(_map if each else f), calls.prepare(form, f)
-        metadata, raw = self._metadata(form), None
+        metadata, raw, sizes = self._metadata(form, label=label), None, []
         for low in range(0, size, chunksize):
             parts = [s[low : low + chunksize] for s in sequences]
+            sizes.append(len(parts[0]) if each else 1)
             if each:
                 buffers = calls.pack_map(form, mapping, function, parts)
             else:
@@ -144,23 +151,26 @@ class LoadBalancedView(View):
             return []
         result = AsyncMapResult(
             self.client, raw, form.unpack_result, maps.BlockMap().join, fname=name_of(f),
-            targets=ids, **options,
+            targets=ids, sizes=sizes, **options,
         )
-        return self._finish(self._sent(result), block)
+        return self._finish(self._sent(result, label=label), block)
 
     def imap(
         self, f, *sequences, ordered=True, max_outstanding="auto", return_exceptions=False
     ):
-        """A generator of f's results that takes from the sequences only as results are taken, so that
-        they may be endless: at most `max_outstanding` elements are taken ahead ("auto" and 0: what
-        keeps the engines busy, and besides that 1,024 finished results, or 64 MB of them). ordered:
-        whether results keep the order, or come as they arrive. With `return_exceptions` what was
-        raised is among the results."""
+        """An iterator over f's results that takes from the sequences only as results are taken, so
+        that they may be endless: at most `max_outstanding` elements are taken ahead ("auto" and 0:
+        what keeps the engines busy, and besides that 1,024 finished results, or 64 MB of them).
+        ordered: whether results keep the order, or come as they arrive. With `return_exceptions`
+        what was raised is among the results. Its cancel() takes no more elements: what is on its
+        way comes yet."""
         if not sequences:
             raise AssertionError("must have some sequences to map onto!")
         calls.check(f)
         most = None if max_outstanding in ("auto", 0) else max_outstanding
-        return batch.imap(self, f, sequences, ordered, most, return_exceptions)
+        return LazyMapIterator(
+            *batch.imap(self, f, sequences, ordered, most, return_exceptions)
+        )
 
     def register_joblib_backend(self, name="phalanx", make_default=False):
         """Makes this view a backend of joblib: joblib.Parallel(backend=name)."""

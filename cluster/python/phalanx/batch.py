@@ -60,7 +60,7 @@ class Batches:
     A thread of its own sends one batch after another, until all items have their reply.
     """
 
-    def __init__(self, view, f, sequences, size):
+    def __init__(self, view, f, sequences, size, label=None):
         self.replied = self.finished = 0
         self._size = size
         self._pid = os.getpid()
@@ -70,7 +70,7 @@ class Batches:
         self._news = threading.Condition()
         self._closed = self._stopped = self._discarded = False
         self._done = []  # called when all items have their reply
-        self._feed = Feed(view, f, Slices(sequences, size), self)
+        self._feed = Feed(view, f, Slices(sequences, size), self, label=label)
         self._feed.feed()
         threading.Thread(target=self._run, name="phalanx-map", daemon=True).start()
 
@@ -270,11 +270,17 @@ class _Values:
 
 
 def imap(view, f, sequences, ordered=True, most=None, return_exceptions=False):
-    """Yields f of each item; takes items from `sequences` as they are needed. `most`: items that are
-    taken and not yielded, in flight or here (None: what keeps the engines busy, and AHEAD)."""
-    values = _Values(ordered)
-    feed = Feed(view, f, Stream(sequences), values, most)
-    busy, due = feed.feed(), False
+    """Sends the first items. (a generator of f of each item, a function after which no more items are
+    taken). Items are taken from `sequences` as they are needed. `most`: items that are taken and
+    not yielded, in flight or here (None: what keeps the engines busy, and AHEAD)."""
+    values, source = _Values(ordered), Stream(sequences)
+    feed = Feed(view, f, source, values, most)
+    busy = feed.feed()
+    return _yield(feed, values, busy, most, return_exceptions), source.end
+
+
+def _yield(feed, values, busy, most, return_exceptions):
+    due = False
     while busy or values.here:
         due = busy and feed.collect(wait=not values.here) or due
         if not values.here or (due and most is None and values.few(feed.sizes)):

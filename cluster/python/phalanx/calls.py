@@ -4,7 +4,7 @@
 import pickle
 import weakref
 
-from .canning import Reference
+from .canning import PrePickled, Reference
 
 LENT_BYTES = 65536  # from this size on the C library sends a buffer where it lies
 
@@ -13,7 +13,7 @@ _REFUSALS = (pickle.PicklingError, TypeError, AttributeError, ValueError, Recurs
 
 def check(f):
     """TypeError when `f` is nothing that an engine could call."""
-    if not callable(f) and not isinstance(f, Reference):
+    if not callable(f) and not isinstance(f, (Reference, PrePickled)):
         raise TypeError("f must be callable, not %s" % type(f))
 
 

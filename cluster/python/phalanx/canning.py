@@ -33,6 +33,7 @@ def _stand_in(name):
 
 
 _canning = _stand_in(_CANNING)
+WIRE_MODULE, REAL_MODULE = _canning.__name__, _CANNING  # of canned objects' classes, here and there
 _codeutil = _stand_in(_CODEUTIL)
 
 
@@ -60,6 +61,24 @@ class Reference:
 
     def __repr__(self):
         return "<Reference: %r>" % self.name
+
+
+class PrePickled:
+    """An object that is pickled once, at its first use as a function or an argument of calls, however
+    many calls there are. What it holds must not change any more."""
+
+    def __init__(self, obj):
+        if isinstance(obj, PrePickled):
+            raise ValueError("this is pickled already")
+        self.obj = obj
+        self.__name__ = getattr(obj, "__name__", "PrePickled")
+        self._packed = {}
+
+    def packed(self, form):
+        """What `form` (a function) makes of the object."""
+        if form not in self._packed:
+            self._packed[form] = form(self.obj)
+        return self._packed[form]
 
 
 def interactive(f):
@@ -294,6 +313,13 @@ can_map = {
     type: _can_class,
     Reference: _WireReference,
 }
+_own_kinds = frozenset(can_map)
+
+
+def users_canned(obj):
+    """What the user's entry of can_map makes of an object; None when there is none."""
+    kind = type(obj)
+    return can_map[kind](obj) if kind in can_map and kind not in _own_kinds else None
 
 
 def can(obj):
@@ -320,13 +346,17 @@ def can_dict(obj):
 
 def uncan(obj, g=None):
     """What can() stood in for. g: the globals that functions see."""
-    if isinstance(obj, CannedObject):
-        return obj.get_object(g)
-    return uncan_dict(obj, g)
+    for kind, opened in uncan_map.items():
+        if isinstance(obj, kind):
+            return opened(obj, g)
+    return obj
 
 
 def uncan_dict(obj, g=None):
     return {k: uncan(v, g) for k, v in obj.items()} if type(obj) is dict else obj
+
+
+uncan_map = {CannedObject: lambda obj, g: obj.get_object(g), dict: uncan_dict}
 
 
 # ---- pickling --------------------------------------------------------------------------------
@@ -452,6 +482,8 @@ def _extract(canned):
 
 def serialize_object(obj):
     """[pickle, buffer...] of one object."""
+    if type(obj) is PrePickled:
+        return list(obj.packed(serialize_object))
     if is_plain(obj):
         return [pickle.dumps(obj)]
     if type(obj) in (list, tuple, set) and len(obj) < ITEM_THRESHOLD:

@@ -13,15 +13,17 @@ import types
 import weakref
 from collections import defaultdict
 
-from . import _phalanx, canning, error, pickle5
-from .asyncresult import AsyncResult, end_of, seconds_left
+from . import _non_interactive, _phalanx, canning, error, pickle5
+from .asyncresult import AsyncResult
 from .balanced import LoadBalancedView
+from .broadcast import BroadcastView
+from .deadlines import end_of, seconds_left
 from .display import current_shell, progress_bar
 from .futures import Watcher
 from .hub import HubFace
 from .hubresult import JoinedResult
 from .tasks import new_metadata
-from .view import BroadcastView, DirectView
+from .view import DirectView
 
 HISTORY_KEPT = 10_000  # of the ids of what was submitted the newest are kept, at least so many
 CONNECT_SECONDS = 10
@@ -64,8 +66,10 @@ class Client(HubFace):
     timeout: seconds to wait for the controller, and for its file to appear.
     sshserver: "user@host:port" through which to reach the controller, by the system's ssh with its
     configuration; sshkey: a private key's file for it.
-    context, paramiko, debug and cluster are taken because ipyparallel's Client takes them; of
-    these only the cluster's `n` is looked at, by wait_for_engines().
+    curve_serverkey: the controller's public key, where its file lacks it ($IPP_CURVE_SERVERKEY).
+    cluster: the Cluster it is of, whose size wait_for_engines() takes. context, paramiko, debug,
+    curve_publickey and curve_secretkey are taken because ipyparallel's Client takes them, and not
+    looked at: each connection makes a pair of keys of its own.
 
     rc.ids lists the engines; rc[0], rc[1:3], rc[:] are DirectViews;
     rc.load_balanced_view() gives tasks to whichever engine is free.
@@ -88,7 +92,7 @@ class Client(HubFace):
         self, connection_info=None, *, profile=None, profile_dir=None, ipython_dir=None,
         cluster_id=None, connection_file=None, url_file=None, timeout=10, sshserver=None,
         sshkey=None, password=None, paramiko=None, debug=False, context=None, cluster=None,
-        **extra,
+        curve_serverkey=None, curve_publickey=None, curve_secretkey=None, url_or_file=None, **extra,
     ):
         for name in extra:
             raise TypeError("Client() has no option %r" % name)
@@ -100,8 +104,10 @@ class Client(HubFace):
         self.profile = profile
         self.debug = debug
         self._tunnel = None
-        file = connection_info or connection_file or url_file
+        file = connection_info or connection_file or url_file or url_or_file
         file = self._written(file) if isinstance(file, dict) else file and os.fspath(file)
+        key = curve_serverkey or os.environ.get("IPP_CURVE_SERVERKEY")
+        self._server_key = key.decode() if isinstance(key, bytes) else key
         self._connect(
             file, profile, profile_dir, ipython_dir, cluster_id, timeout, sshserver, sshkey
         )
@@ -140,7 +146,9 @@ class Client(HubFace):
                 if server or key or self._asks_for_ssh(file, where):
                     self._raw = self._through_ssh(file, where, server, key, seconds_left(end))
                 else:
-                    self._raw = _phalanx.Client(file, *where, seconds_left(end))
+                    self._raw = _phalanx.Client(
+                        self._with_key(file, where), *where, seconds_left(end)
+                    )
                 return
             except FileNotFoundError as e:
                 # A named file is there or not; a cluster that is starting writes its own yet.
@@ -149,6 +157,17 @@ class Client(HubFace):
                         "%s; is a cluster running? (pxcluster start)" % e
                     ) from None
             threading.Event().wait(0.1)
+
+    def _with_key(self, file, where):
+        """The connection file, or one of our own that has the controller's key, too."""
+        if not self._server_key:
+            return file
+        from .tunnel import read_connection
+
+        info = read_connection(file, where)
+        if info.get("curve_serverkey"):
+            return file
+        return self._written({**info, "curve_serverkey": self._server_key})
 
     @staticmethod
     def _is_starting(where):
@@ -168,7 +187,8 @@ class Client(HubFace):
 
         self._tunnel = Tunnel(file, where, server, key, timeout)
         try:
-            return _phalanx.Client(self._tunnel.file, None, None, None, None, timeout)
+            file = self._with_key(self._tunnel.file, ())
+            return _phalanx.Client(file, None, None, None, None, timeout)
         except BaseException:
             self._tunnel.close()
             raise
@@ -204,6 +224,16 @@ class Client(HubFace):
     def session(self):
         """What the session is called that marks my messages: session.session."""
         return types.SimpleNamespace(session=self._raw.session)
+
+    @property
+    def curve_serverkey(self):
+        """The controller's public key, bytes; None when the connection is not encrypted."""
+        from .tunnel import read_connection
+
+        key = read_connection(self._raw.file).get("curve_serverkey")
+        return key.encode() if key else None
+
+    curve_publickey = curve_secretkey = None  # the C library's
 
     # ---- engines
 
@@ -269,12 +299,12 @@ class Client(HubFace):
         (`interactive`: whether; `widget`: whether as a widget). With `block` False it
         returns a Future at once."""
         if n is None:
-            n = getattr(self.cluster, "n", None) or 1
+            n = self._cluster_size()
         if not block:
             seen = self.ids
             return self._soon(lambda: self._await_engines(n, timeout, None, seen))
         if interactive is None:
-            interactive = current_shell() is not None
+            interactive = current_shell() is not None and not _non_interactive()
         bar = None
         if interactive and len(self) < n:
             bar = progress_bar(n, "engines", "engine", widget)
@@ -283,6 +313,11 @@ class Client(HubFace):
         finally:
             if bar is not None:
                 bar.close()
+
+    def _cluster_size(self):
+        """How many engines my cluster was started with."""
+        sets = getattr(self.cluster, "engines", None) or {}
+        return getattr(self.cluster, "n", None) or sum(s.n or 0 for s in sets.values()) or 1
 
     def _await_engines(self, n, timeout, bar, seen=()):
         end, loss, seen = end_of(timeout), None, set(seen)
@@ -380,7 +415,7 @@ class Client(HubFace):
         """A call's result: its tasks enter the histories, and count as outstanding."""
         with self._books:
             self._live.add(result)
-        raw, count = result._raw, len(result)
+        raw, count = result._raw, result._count
         if not hasattr(raw, "flying"):  # those enter batch by batch
             ids = [raw.task_id(i) for i in range(max(0, count - HISTORY_KEPT), count)]
             self._enter(view, ids)
@@ -461,7 +496,7 @@ class Client(HubFace):
         """wait() with a progress bar."""
         if jobs is None:
             waiting = [result for result in self._results_alive() if not result.ready()]
-            parts = [(result, i) for result in waiting for i in range(len(result))]
+            parts = [(result, i) for result in waiting for i in range(result._count)]
             if not parts:
                 self.wait(timeout=timeout)
                 return

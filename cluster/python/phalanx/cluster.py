@@ -142,8 +142,9 @@ class Cluster:
 
     As a context manager it starts, gives a Client, and stops. Methods that take time are coroutines;
     each has a form that waits, with _sync appended to its name. They raise RuntimeError with the
-    sentence that pxcluster said. config, parent, log, log_level, load_profile and delay are taken
-    because ipyparallel's Cluster takes them; profiles' ipcluster_config.py is not read.
+    sentence that pxcluster said. config, parent, log, log_level, load_profile, delay and
+    send_engines_connection_env are taken because ipyparallel's Cluster takes them; profiles'
+    ipcluster_config.py is not read.
     """
 
     def __init__(
@@ -152,9 +153,16 @@ class Cluster:
         controller_launcher_class=None, engine_timeout=60, controller_ip="",
         controller_location="", controller_args=(), shutdown_atexit=True, delay=0.0,
         config=None, parent=None, log=None, log_level=20, load_profile=True, hosts=(),
-        hostfile=None, launch_args=(), at_least=None,
+        hostfile=None, launch_args=(), at_least=None, send_engines_connection_env=True,
     ):
         from .tunnel import profile_directory
+
+        for name, value, other in (
+            ("engines", engines, engine_launcher_class),
+            ("controller", controller, controller_launcher_class),
+        ):
+            if value is not None and other is not None:
+                raise TypeError("Cluster(%s=…) names the launcher already" % name)
 
         self.n = n
         self.profile = profile
@@ -176,6 +184,7 @@ class Cluster:
         self.shutdown_atexit = shutdown_atexit
         self.delay, self.config, self.parent, self.log = delay, config, parent, log
         self.log_level, self.load_profile = log_level, load_profile
+        self.send_engines_connection_env = send_engines_connection_env
         self._names = {}  # what callers call an engine set: what pxcluster calls it
         self._finalizer = None
         self._context_client = None
@@ -233,6 +242,11 @@ class Cluster:
         sets = (self.to_dict().get("engines") or {}).get("sets") or {}
         return {names.get(i, i): EngineSet(names.get(i, i), sets[i]) for i in sorted(sets)}
 
+    @property
+    def engine_set(self):
+        """The first EngineSet, or None: most clusters have one."""
+        return next(iter(self.engines.values()), None)
+
     def _is_running(self):
         return self.controller is not None
 
@@ -287,7 +301,8 @@ class Cluster:
             "--controller": _launcher(self.controller_launcher_class),
         }
         options = [word for pair in given.items() if pair[1] for word in pair]
-        return [*options, "--", *self.controller_args]
+        own = getattr(self.controller_launcher_class, "controller_args", None)
+        return [*options, "--", *(own if isinstance(own, list) else ()), *self.controller_args]
 
     def start_controller_sync(self):
         """Starts the controller, without engines. RuntimeError when it runs."""
@@ -448,9 +463,11 @@ def _random_id():
 
 
 def _launcher(launcher):
-    """The name of a launcher that is given by name, or as a class such as LocalEngineSetLauncher."""
-    name = launcher if isinstance(launcher, str) else getattr(launcher, "__name__", "")
-    name = name.rpartition(".")[2]
+    """The name of a launcher that is given by name, or as a class such as LocalEngineSetLauncher, or
+    one made from that."""
+    kinds = getattr(launcher, "__mro__", ())
+    name = next((k.__name__ for k in kinds if k.__name__.endswith("Launcher")), launcher) or ""
+    name = str(name).rpartition(".")[2]
     for end in ("Launcher", "EngineSet", "Controller"):
         name = name[: -len(end)] if name.endswith(end) else name
     return name.lower()
@@ -480,10 +497,10 @@ class ClusterManager:
 
     def load_clusters(
         self, *, profile_dirs=None, profile_dir=None, profiles=None, profile=None,
-        init_default_clusters=False,
+        init_default_clusters=False, **kwargs,
     ):
         """Looks for clusters that run, in the given profiles or in all: `clusters`. With
-        init_default_clusters each profile has one, running or not."""
+        init_default_clusters each profile has one, running or not. kwargs: for Cluster."""
         from .tunnel import profile_directory
 
         names = profiles or ([profile] if profile else None)
@@ -497,9 +514,9 @@ class ClusterManager:
         self.clusters = {k: c for k, c in self.clusters.items() if c._is_running()}
         for directory in profile_dirs:
             files = glob.glob(os.path.join(glob.escape(directory), "security", "cluster-*.json"))
-            found = [Cluster.from_file(file) for file in files]
+            found = [Cluster.from_file(file, **kwargs) for file in files]
             if init_default_clusters and not found:
-                found = [Cluster(profile_dir=directory, cluster_id="")]
+                found = [Cluster(profile_dir=directory, cluster_id="", **kwargs)]
             for cluster in found:
                 self.clusters.setdefault(self._key(cluster), cluster)
         return self.clusters

@@ -4,9 +4,9 @@
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from . import _phalanx
+from . import _phalanx, error
 from .tasks import ExecuteReply
 
 STREAM_SECONDS = 0.05  # how long leaving stream_output() may take
@@ -96,35 +96,74 @@ class Streamer:
         self._result = result
         self._labelled = _Labelled()
         self._seen = set()
+        self._errors = 0
         self._in_kernel = in_kernel()
 
     def show(self, event):
         """Takes an event that was just filed."""
         if event.type == _phalanx.STREAM:
-            self._stream(event)
-        elif event.name == "display_data" and current_shell() is not None:
-            _output_label(event.engine)
-            _publish(self._result._tasks[event.task].outputs[-1], event.engine)
+            self._stream(event.task, event.engine, event.name, event.text)
+        elif event.type == _phalanx.OUTPUT and event.name in self._shown:
+            self._shown[event.name](self, event.task, event.engine)
 
-    def _stream(self, event):
-        label = "[%s:%s] " % (event.name, event.engine)
+    def show_past(self, index):
+        """Shows what has come of a task before."""
+        task = self._result._tasks[index]
+        engine = self._result._task_engine(index)
+        for name in ("stdout", "stderr"):
+            if getattr(task, name) is not None:
+                self._stream(index, engine, name, str(getattr(task, name)))
+        for content in task.outputs:
+            self._output(index, engine, content)
+        if task.execute_result is not None:
+            self._execute_result(index, engine)
+        if task.error is not None:
+            self._error(index, engine)
+
+    def _stream(self, index, engine, name, text):
+        label = "[%s:%s] " % (name, engine)
         if not self._in_kernel:
-            self._labelled.write(event.text, label, getattr(sys, event.name))
+            self._labelled.write(text, label, getattr(sys, name))
             return
         from IPython.display import publish_display_data
 
-        task = self._result._tasks[event.task]
-        display_id = "%s-%s" % (self._result._task_id(event.task), event.name)
+        display_id = "%s-%s" % (self._result._task_id(index), name)
         publish_display_data(
-            {"text/plain": label + str(getattr(task, event.name))},
+            {"text/plain": label + str(getattr(self._result._tasks[index], name))},
             transient={"display_id": display_id}, update=display_id in self._seen,
         )
         self._seen.add(display_id)
 
+    def _output(self, index, engine, content=None):
+        content = content or self._result._tasks[index].outputs[-1]
+        if current_shell() is not None and "data" in content:
+            _output_label(engine)
+            _publish(content, engine)
+
+    def _execute_result(self, index, engine):
+        metadata = self._result._task_metadata(index)
+        metadata["engine_id"] = engine
+        reply = ExecuteReply(metadata["msg_id"], metadata["execute_result"], metadata)
+        if current_shell() is None:
+            print(reply._plaintext())
+        else:
+            reply.display()
+
+    def _error(self, index, engine):
+        """The traceback; of many errors, their names."""
+        e = self._result._tasks[index].error
+        method = self._result._task_method(index)
+        e.engine_info = {**e.engine_info, "engine_id": engine, "method": method}
+        self._errors += 1
+        lines = e.render_traceback() if self._errors <= error.CompositeError.tb_limit else [str(e)]
+        self._labelled.write("\n".join(lines) + "\n", file=sys.stderr)
+
+    _shown = {"display_data": _output, "execute_result": _execute_result, "error": _error}
+
 
 @contextmanager
 def streaming(result):
-    """Within it, a thread shows the output of `result` as it arrives."""
+    """Within it, a thread shows the output of `result` as it arrives, after what is here."""
     streamer = Streamer(result)
     left = threading.Event()
 
@@ -132,7 +171,12 @@ def streaming(result):
         while not left.is_set() and not result._wait(_phalanx.FINISHED, 0):
             result._wait(_phalanx.EVENT, STREAM_SECONDS)
 
-    result._listeners.append(streamer.show)
+    with ExitStack() as locks:
+        for part in result._wholes():
+            locks.enter_context(part._lock)
+        for index in range(result._count):
+            streamer.show_past(index)
+        heard = result._listen(streamer.show)
     thread = threading.Thread(target=follow, name="phalanx-output", daemon=True)
     thread.start()
     try:
@@ -141,7 +185,8 @@ def streaming(result):
         left.set()
         thread.join()
         result._pump()
-        result._listeners.remove(streamer.show)
+        for part, listener in heard:
+            part._listeners.remove(listener)
 
 
 def _output_label(engine):

@@ -94,8 +94,8 @@ class RemoteError(KernelError):
         return type(self), (self.ename, self.evalue, self.traceback, self.engine_info)
 
     def __repr__(self):
-        return "<Remote[%s]:%s(%s)>" % (
-            self.engine_info.get("engine_id", " "), self.ename, self.evalue
+        return "<%s[%s]:%s(%s)>" % (
+            type(self).__name__, self.engine_info.get("engine_id", " "), self.ename, self.evalue
         )
 
     def __str__(self):
@@ -212,6 +212,28 @@ class CompositeError(RemoteError):
         raise RemoteError(*self._entry(excid))
 
 
+class AlreadyDisplayedError(RemoteError):
+    """Stands for a CompositeError whose tracebacks were shown as they came: original_error."""
+
+    def __init__(self, original_error):
+        Exception.__init__(self, original_error)
+        self.original_error = original_error
+        self.n = len(original_error.elist)
+
+    def __reduce__(self):
+        return type(self), (self.original_error,)
+
+    def __repr__(self):
+        return "<%s(%d errors)>" % (type(self).__name__, self.n)
+
+    def __str__(self):
+        return "%d errors" % self.n
+
+    def render_traceback(self):
+        """How many there were, a list of one line."""
+        return [str(self)]
+
+
 # What differs between engines in tracebacks that are the same: colours are kept.
 _volatile = re.compile(
     r"(?:In|Input In|Cell In) ?\s*(?:\x1b\[[0-9;]*m)*\[[^]]*\]|<ipython-input-[^>]*>|0x[0-9a-fA-F]+"
@@ -285,5 +307,5 @@ def collect_exceptions(results, method="unspecified"):
         elif isinstance(result, KernelError):
             elist.append((type(result).__name__, str(result), "", {}))
     if elist:
-        raise CompositeError("one or more exceptions from call to method: %s" % method, elist)
+        raise CompositeError("one or more exceptions raised in: %s" % method, elist)
     return results

@@ -188,6 +188,10 @@ class Stream:
         self.at += len(rows)
         return _Batch(self.at - len(rows), [list(c) for c in zip(*rows)], len(rows))
 
+    def end(self):
+        """No more items are taken."""
+        self.rows = iter(())
+
 
 _final = frozenset((
     "EngineError", "TaskAborted", "TaskTimeout", "ImpossibleDependency", "DependencyTimeout",
@@ -204,14 +208,14 @@ class Feed:
     output(batch, event)                   a stream's text, a display: of its item `speaker`
     idle(batch)                            of the items begun all output has come
 
-    With a limit, so many items are in flight or held() by the sink.
+    With a limit, so many items are in flight or held() by the sink. label: as View._metadata's.
     """
 
-    def __init__(self, view, f, source, sink, limit=None):
+    def __init__(self, view, f, source, sink, limit=None, label=None):
         self.client, self.source, self.sink, self.limit = view.client, source, sink, limit
         self.view = view
         self.targets, self.form = view._scope()
-        self.metadata = view._metadata(self.form)
+        self.metadata = view._metadata(self.form, label=label)
         self.function = calls.prepare(self.form, f)
         self.run = self.form.pack_function(_run)
         # ipyparallel's form looks for what pickle cannot do in short lists only.

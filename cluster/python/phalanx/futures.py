@@ -173,6 +173,29 @@ class FutureFace(concurrent.futures.Future):
     set_result = set_exception = set_running_or_notify_cancel = _not_ours
 
 
+class LazyMapIterator:
+    """The results of a map that takes its arguments as it needs them. Made by view.imap()."""
+
+    def __init__(self, gen, signal_done):
+        self._generator = gen
+        self._end = signal_done
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._generator)
+
+    def cancel(self):
+        """No more arguments are taken. The results of those that were come yet."""
+        self._end()
+
+    def close(self):
+        """cancel(), and no more results come."""
+        self._end()
+        self._generator.close()
+
+
 class ViewExecutor(concurrent.futures.Executor):
     """A view as an Executor (PEP 3148): view.executor, client.executor().
 
@@ -205,8 +228,8 @@ class ViewExecutor(concurrent.futures.Executor):
         return self._keep(self.view.apply_async(fn, *args, **kwargs))
 
     def map(self, fn, *iterables, timeout=None, chunksize=None, **options):
-        """An iterator over the results in order. All calls are submitted at once; `timeout` seconds
-        from now TimeoutError is raised for a result that is not there.
+        """A LazyMapIterator over the results in order. All calls are submitted at once; `timeout`
+        seconds from now TimeoutError is raised for a result that is not there.
 
         With imap()'s options (ordered, max_outstanding, return_exceptions) the iterables are
         consumed as results are."""
@@ -216,14 +239,9 @@ class ViewExecutor(concurrent.futures.Executor):
         end = None if timeout is None else time.monotonic() + timeout
         sizes = {} if chunksize is None else {"chunksize": chunksize}
         result = self.view.map_async(fn, *iterables, **sizes)
-        return self._results(result, end)
-
-    def _results(self, result, end):
         if not isinstance(result, concurrent.futures.Future):  # nothing to map over
-            yield from result
-            return
-        self._keep(result)
-        yield from result.iterate(end)
+            return LazyMapIterator((value for value in result), lambda: None)
+        return LazyMapIterator(self._keep(result).iterate(end), result.stop)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """No more submissions. With `cancel_futures` what has not started is aborted: its engines are

@@ -4,7 +4,8 @@
 import json
 
 from . import _phalanx, error
-from .asyncresult import AsyncResult, end_of, seconds_left
+from .asyncresult import AsyncResult
+from .deadlines import end_of, seconds_left
 from .hubresult import AsyncHubResult, JoinedResult, StoredResult, fetch_records, read_record
 from .tasks import date_of
 
@@ -117,7 +118,7 @@ class HubFace:
         parts, strange = [], []
         for job in jobs:
             if isinstance(job, AsyncResult):
-                parts += [(job, index) for index in range(len(job))]
+                parts += [(job, index) for index in range(job._count)]
                 continue
             msg_id, = self._msg_ids_from_jobs([job])
             found = self._find(msg_id)

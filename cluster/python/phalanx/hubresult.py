@@ -6,7 +6,9 @@ import threading
 import time
 
 from . import _phalanx, canning, error, pickle5
-from .asyncresult import AsyncResult, end_of, seconds_left
+from .asyncresult import AsyncResult
+from .deadlines import end_of, seconds_left
+from .feed import moved
 from .tasks import ExecuteReply, date_of, new_metadata
 
 POLL_FIRST, POLL_MOST = 0.05, 1.0  # seconds between two questions to the controller
@@ -16,9 +18,11 @@ GRACE = 1.0  # seconds in which the controller comes to know of what passed thro
 class JoinedResult(AsyncResult):
     """Tasks of other results, seen as one. parts: (AsyncResult, index of its task) pairs."""
 
-    def __init__(self, client, parts, single=False):
+    def __init__(self, client, parts, single=False, fname="get_result", return_exceptions=False):
         self._parts = parts
-        super().__init__(client, (), None, "get_result", single=single)
+        super().__init__(
+            client, (), None, fname, single=single, return_exceptions=return_exceptions
+        )
         self._raw = None
         self._whole = list({id(part): part for part, _ in parts}.values())
 
@@ -48,24 +52,37 @@ class JoinedResult(AsyncResult):
                 part._wait(_phalanx.EVENT, seconds_left(end))
         return True
 
-    def _wait_for_some(self, end):
+    @property
+    def _count(self):
+        return len(self._parts)
+
+    def _wait_for_some(self, timeout):
+        soon = POLL_FIRST if timeout is None else min(POLL_FIRST, timeout)
         for part in self._whole:  # in turn: whichever it is, its news are seen soon
             if not part.ready():
-                left = seconds_left(end)
-                part._wait(_phalanx.EVENT, POLL_FIRST if left is None else min(POLL_FIRST, left))
+                part._wait(_phalanx.EVENT, soon)
 
     def _on_complete(self, function):
-        lock, missing = threading.Lock(), [len(self._whole)]
+        wholes = len(self._parts) == sum(part._count for part in self._whole)
+        lock, missing = threading.Lock(), [len(self._whole if wholes else self._parts)]
 
-        def one_more(part):
+        def one_more(part=None):
             with lock:
                 missing[0] -= 1
                 last = missing[0] == 0
             if last:
                 function()
 
-        for part in self._whole:
-            part.add_done_callback(one_more)
+        if wholes:
+            for part in self._whole:
+                part.add_done_callback(one_more)
+        else:
+            for part, index in self._parts:
+                part._on_reply(index, one_more)
+
+    def _on_reply(self, index, function):
+        part, at = self._parts[index]
+        part._on_reply(at, function)
 
     def _task_id(self, index):
         part, at = self._parts[index]
@@ -87,6 +104,29 @@ class JoinedResult(AsyncResult):
     def _task_metadata(self, index):
         part, at = self._parts[index]
         return part._task_metadata(at)
+
+    def _task_engine(self, index):
+        part, at = self._parts[index]
+        return part._task_engine(at)
+
+    def _task_method(self, index):
+        part, at = self._parts[index]
+        return part._task_method(at)
+
+    def _wholes(self):
+        return sorted({w for part in self._whole for w in part._wholes()}, key=id)
+
+    def _listen(self, function):
+        heard = []
+        for part in self._whole:
+            mine = {at: index for index, (p, at) in enumerate(self._parts) if p is part}
+
+            def listener(event, mine=mine):
+                if event.task in mine:
+                    function(moved(event, mine[event.task]))
+
+            heard += part._listen(listener)
+        return heard
 
     @property
     def elapsed(self):
@@ -120,12 +160,18 @@ class StoredResult(AsyncResult):
     def _on_complete(self, function):
         function()
 
+    def _on_reply(self, index, function):
+        self.add_done_callback(lambda result: function())
+
     def _task_id(self, index):
         return self._ids[index]
 
     @property
     def _replied(self):
         return sum(task.reply is not None for task in self._tasks)
+
+    def _task_engine(self, index):
+        return self._task_metadata(index)["engine_id"]
 
     def _task_metadata(self, index):
         task = self._tasks[index]
@@ -200,7 +246,7 @@ class AsyncHubResult(StoredResult):
 
     @property
     def _replied(self):
-        return len(self) if self._fetched else 0
+        return self._count if self._fetched else 0
 
     @property
     def elapsed(self):
@@ -240,7 +286,7 @@ def read_record(client, record):
     stamps["completed"] = (record.get("result_header") or {}).get("date") or stamps["completed"]
     metadata = new_metadata(
         msg_id=record["msg_id"], engine_uuid=uuid, engine_id=engine, status=content.get("status"),
-        **stamps,
+        label=(record.get("metadata") or {}).get("label"), **stamps,
     )
     for key in ("stdout", "stderr", "execute_input", "execute_result"):
         metadata[key] = record.get(key) or metadata[key]

@@ -11,7 +11,7 @@ from importlib import import_module
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.utils.text import DollarFormatter
 
-from . import _magics
+from . import _magics, _non_interactive
 
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _ERRORS_SHOWN = 8  # different ones of one cell
@@ -286,6 +286,8 @@ def register(shell, view=None, suffix=""):
     """
     face = Face(shell)
     magics = _magics.Magics(shell, face, view)
+    if _non_interactive():
+        magics.pxconfig("--no-stream --progress-after=-1")
 
     @no_var_expand
     @needs_local_scope

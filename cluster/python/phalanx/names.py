@@ -21,7 +21,7 @@ _MODULES = {
     ".client.magics": ["phalanx.magics"],
     ".client.map": ["phalanx.maps"],
     ".client.remotefunction": ["phalanx.remotefunction"],
-    ".client.view": ["phalanx.view", "phalanx.balanced", "phalanx.futures"],
+    ".client.view": ["phalanx.view", "phalanx.broadcast", "phalanx.balanced", "phalanx.futures"],
     ".cluster": ["phalanx.cluster"],
     ".cluster.cluster": ["phalanx.cluster"],
     ".controller": [],
@@ -31,7 +31,7 @@ _MODULES = {
     ".serialize": ["phalanx.serialize", "phalanx.canning"],
     ".serialize.canning": ["phalanx.serialize", "phalanx.canning"],
     ".serialize.serialize": ["phalanx.serialize"],
-    ".util": ["phalanx.canning"],
+    ".util": ["phalanx.util"],
 }
 _TABLE = {
     package + name: homes

@@ -14,6 +14,7 @@ alone, so nothing need be installed on the engine for it.
 import functools
 import io
 import marshal
+import operator
 import pickle
 import sys
 import types
@@ -21,10 +22,14 @@ import weakref
 
 from . import canning
 from .canning import (
-    BUFFER_THRESHOLD, ModuleRef, Reference, found_by_name, is_array, is_plain, published_method,
+    BUFFER_THRESHOLD, ModuleRef, PrePickled, Reference, found_by_name, is_array, is_plain,
+    published_method,
 )
 
 METADATA = '"px_pickle": 5'
+
+
+_opened = operator.methodcaller("get_object")  # what was canned, on the engine
 
 
 class _Attribute:
@@ -104,7 +109,12 @@ def _override(obj, code=lambda obj: (marshal.loads, (marshal.dumps(obj),))):
         return eval, (obj.name, _Namespace("__main__"))
     if kind in canning.equivalents:
         return canning.equivalents[kind](obj).__reduce__()
-    return NotImplemented
+    if kind is PrePickled:
+        return obj.packed(_Packed).__reduce__()
+    if kind is type and obj.__module__ == canning.WIRE_MODULE:
+        return getattr, (ModuleRef(canning.REAL_MODULE), obj.__name__)
+    canned = canning.users_canned(obj)
+    return NotImplemented if canned is None else (_opened, (canned,))
 
 
 class _PlainPickler(pickle.Pickler):
@@ -177,7 +187,7 @@ def dumps(obj, simple=False, pickler=None):
 
 
 class _Packed:
-    """A function that was pickled before, and is unpickled where the call is."""
+    """A function, or something else, that was pickled before, and is unpickled where the call is."""
 
     __slots__ = ("stream", "buffers", "bare")
 
@@ -255,6 +265,8 @@ def pack_function(f):
     or a builtin is made once and kept as long as it lives and stays what it was."""
     if type(f) is Reference:
         return _Named(f)
+    if type(f) is PrePickled:
+        return f.packed(_Packed)
     if canning.chosen is not None:
         return _Packed(f)
     kept = _kept.get(id(f))

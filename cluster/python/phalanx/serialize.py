@@ -7,7 +7,9 @@ Views choose the form themselves; these write and read the one that every engine
 from pickle import loads
 
 from . import canning
-from .canning import Reference, can, deserialize_object, serialize_object, uncan
+from .canning import (
+    PrePickled, Reference, can, can_map, deserialize_object, serialize_object, uncan, uncan_map,
+)
 
 
 def use_cloudpickle():
@@ -50,6 +52,7 @@ def unpack_apply_message(bufs, g=None, copy=True):
 
 
 __all__ = [
-    "Reference", "can", "deserialize_object", "pack_apply_message", "serialize_object", "uncan",
-    "unpack_apply_message", "use_cloudpickle", "use_dill", "use_pickle",
+    "PrePickled", "Reference", "can", "can_map", "deserialize_object", "pack_apply_message",
+    "serialize_object", "uncan", "uncan_map", "unpack_apply_message", "use_cloudpickle", "use_dill",
+    "use_pickle",
 ]

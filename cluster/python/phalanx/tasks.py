@@ -39,7 +39,7 @@ class Metadata(dict):
 METADATA_KEYS = frozenset((
     "msg_id", "submitted", "started", "completed", "received", "engine_uuid", "engine_id",
     "follow", "after", "status", "is_broadcast", "is_coalescing", "execute_input",
-    "execute_result", "error", "stdout", "stderr", "outputs", "data",
+    "execute_result", "error", "stdout", "stderr", "outputs", "data", "label",
 ))
 
 
@@ -49,7 +49,7 @@ def new_metadata(**known):
         msg_id=None, submitted=None, started=None, completed=None, received=None,
         engine_uuid=None, engine_id=None, follow=[], after=[], status=None, is_broadcast=False,
         is_coalescing=False, execute_input=None, execute_result=None, error=None, stdout="",
-        stderr="", outputs=[], data={},
+        stderr="", outputs=[], data={}, label=None,
     )
     md.update(known)
     return md

@@ -52,7 +52,8 @@ def write_connection(info):
     return file
 
 
-def _read(file, where):
+def read_connection(file, where=()):
+    """What a connection file says."""
     with open(file or connection_file(*where)) as opened:
         return json.load(opened)
 
@@ -61,7 +62,7 @@ def needs_tunnel(file, where):
     """Whether the connection file asks for ssh: it names a server, and its controller listens on
     another machine's loopback. What is wrong with the file others say."""
     try:
-        info = _read(file, where)
+        info = read_connection(file, where)
         address = info["interface"].partition("://")[2]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
@@ -93,7 +94,7 @@ class Tunnel:
 
     def __init__(self, file, where, server=None, key=None, timeout=None):
         try:
-            info = _read(file, where)
+            info = read_connection(file, where)
         except FileNotFoundError as e:
             raise FileNotFoundError("%s; is a cluster running? (pxcluster start)" % e) from None
         server = server or info.get("ssh") or "localhost"

@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import contextmanager
 
-from . import _phalanx, calls, canning, error, maps, pickle5
+from . import _phalanx, calls, canning, maps, pickle5
 from .asyncresult import AsyncMapResult, AsyncResult
 from .canning import engine_function
 from .futures import ViewExecutor
@@ -108,12 +108,14 @@ class View:
         return 1 if isinstance(self.targets, int) else len(self.client)
 
     def set_flags(self, **flags):
-        """Sets several of my attributes by name; KeyError for one that is not a flag."""
+        """Sets several of my attributes by name; KeyError for one that is not a flag. Returns the
+        view."""
         for name in flags:
             if name not in self._flags:
                 raise KeyError("Invalid name: %r" % (name,))
         for name, value in flags.items():
             setattr(self, name, value)
+        return self
 
     @contextmanager
     def temp_flags(self, **flags):
@@ -125,17 +127,18 @@ class View:
         finally:
             self.set_flags(**saved)
 
-    def _members(self, form=None):
-        """What goes into the metadata of my requests, as JSON members."""
-        members = []
-        if self.label is not None:
-            members.append('"label": %s' % json.dumps(self.label))
+    def _members(self):
+        """What my flags add to the metadata of my requests, as JSON members."""
+        return []
+
+    def _metadata(self, form=None, quiet=False, label=None):
+        """The metadata of a request, as JSON members; label: None for the view's."""
+        members, label = self._members(), self.label if label is None else label
+        if label is not None:
+            members.append('"label": %s' % json.dumps(label))
         if getattr(form, "METADATA", None):
             members.append(form.METADATA)
-        return members
-
-    def _metadata(self, form=None, quiet=False):
-        return ", ".join(self._members(form) + [_QUIET] * quiet) or None
+        return ", ".join(members + [_QUIET] * quiet) or None
 
     # ---- calls
 
@@ -151,9 +154,10 @@ class View:
         """apply() that waits."""
         return self._call(f, args, kwargs, block=True)
 
-    def _sent(self, result, lent=None):
+    def _sent(self, result, lent=None, label=None):
         """Enters a result that was just submitted into the books."""
         result._lent = lent
+        result._label = self.label if label is None else label
         self.client._remember(result, self)
         return result
 
@@ -288,10 +292,12 @@ class DirectView(View):
             self.client, raw, form.unpack_result, fname, ids, single, method=method
         )
 
-    def _apply(self, form, buffers, ids, into=None, route=_phalanx.DIRECT, **options):
+    def _apply(
+        self, form, buffers, ids, into=None, route=_phalanx.DIRECT, label=None, **options
+    ):
         return self.client._submit(
             _phalanx.APPLY, route, targets=ids, buffers=buffers, into=into,
-            metadata=self._metadata(form), **options,
+            metadata=self._metadata(form, label=label), **options,
         )
 
     def _call(self, f, args, kwargs, targets=None, block=None, track=None):
@@ -305,17 +311,19 @@ class DirectView(View):
         result = self._sent(self._result(raw, form, name_of(f), ids, single), lent)
         return self._finish(result, block)
 
-    def execute(self, code, silent=True, targets=None, block=None):
+    def execute(self, code, silent=True, targets=None, block=None, label=None):
         """Runs source code on my engines. Returns an AsyncResult of ExecuteReply objects; with
-        `block` one that has ended, or it raises what the code raised."""
+        `block` one that has ended, or it raises what the code raised. label: instead of my own."""
         if not isinstance(code, str):
             raise TypeError("code must be text, not %s" % type(code))
         ids, single, form = self._scope(targets)
+        quiet = form is pickle5 and self._route == _phalanx.DIRECT
         raw = self.client._submit(
             _phalanx.EXECUTE, self._route, targets=ids, code=code, silent=silent,
-            metadata=self._metadata(quiet=form is pickle5 and self._route == _phalanx.DIRECT),
+            metadata=self._metadata(quiet=quiet, label=label),
         )
-        result = self._sent(self._result(raw, form, "execute", ids, single, method="execute"))
+        result = self._result(raw, form, "execute", ids, single, method="execute")
+        self._sent(result, label=label)
         if not silent:
             for task in result._tasks:  # an engine need not repeat it
                 task.execute_input = code
@@ -327,40 +335,46 @@ class DirectView(View):
                 pass
         return result
 
-    def run(self, filename, targets=None, block=None):
+    def run(self, filename, targets=None, block=None, label=None):
         """Executes a local file's contents on my engines."""
         with open(filename) as file:
-            return self.execute(file.read() + "\n", targets=targets, block=block)
+            return self.execute(file.read() + "\n", targets=targets, block=block, label=label)
 
-    def map(self, f, *sequences, block=None, track=False, return_exceptions=False):
+    def map(
+        self, f, *sequences, block=None, track=False, return_exceptions=False, label=None
+    ):
         """Like the builtin map: each engine gets one contiguous part of the sequences. An
         AsyncMapResult, or with `block` a list. With `return_exceptions` what was raised is among
-        the results."""
+        the results. label: instead of my own."""
         return self._spread(
-            f, sequences, maps.BlockMap(), True, block, return_exceptions=return_exceptions
+            f, sequences, maps.BlockMap(), True, block, label=label,
+            return_exceptions=return_exceptions,
         )
 
-    def _spread(self, f, sequences, mapper, each, block, chunksize=None, **options):
+    def _spread(
+        self, f, sequences, mapper, each, block, chunksize=None, label=None, **options
+    ):
         """Gives each engine a part of the sequences: f is called with the parts, or, if `each`, with
         the elements of each part."""
         ids, _, form = self._scope(None)
         sequences, size = self._listed(sequences)
         mapping, function = form.pack_function(_map if each else f), calls.prepare(form, f)
-        raw = None
+        raw, sizes = None, []
         for index, target in enumerate(ids[:size]):
             parts = [mapper.part(s, index, len(ids), size) for s in sequences]
+            sizes.append(len(parts[0]) if each else 1)
             if each:
                 buffers = calls.pack_map(form, mapping, function, parts)
             else:
                 buffers = calls.pack(form, f, parts, {}, mapping)
-            raw = self._apply(form, buffers, [target], raw)
+            raw = self._apply(form, buffers, [target], raw, label=label)
         if raw is None:
             return []
         result = AsyncMapResult(
             self.client, raw, form.unpack_result, mapper.join, fname=name_of(f), targets=ids,
-            **options,
+            sizes=sizes, **options,
         )
-        return self._finish(self._sent(result), block)
+        return self._finish(self._sent(result, label=label), block)
 
     # ---- data
 
@@ -499,64 +513,3 @@ class DirectView(View):
         from . import _activate
 
         _activate(self, suffix)
-
-
-class CoalescedResult(AsyncResult):
-    """The results of a call whose replies the controller has joined."""
-
-    def __init__(self, client, raw, unpack, fname, targets, single):
-        super().__init__(client, raw, unpack, fname, targets, single)
-        self._uuids = [client._uuid(i) for i in targets]
-        self._joined = None
-
-    def _split(self):
-        """The values by uuid."""
-        for task in self._tasks:
-            named = json.loads(task.reply.metadata).get("broadcast_targets")
-            if named:
-                uuids = [entry if isinstance(entry, str) else entry[0] for entry in named]
-                return dict(zip(uuids, canning.unpack_all(task.reply.buffers)))
-        return {}
-
-    def _read(self, index, task):
-        if task.reply.failed:
-            return super()._read(index, task)
-        if self._joined is None:
-            self._joined = self._split()
-            if len(self._joined) < len(self._tasks):
-                self._joined = {}  # whose are those that are there, nobody can tell
-        if self._uuids[index] in self._joined:
-            return self._joined[self._uuids[index]]
-        return error.EngineError(
-            "an engine failed, and the joined reply does not say which one nor how; call again "
-            "with is_coalescing=False"
-        )
-
-
-class BroadcastView(DirectView):
-    """A DirectView whose calls leave the client once, whatever the number of engines; the
-    controller makes the copies. Made by client.broadcast_view().
-
-    is_coalescing: whether it joins the replies of apply(), push() and pull() as well.
-    scatter(), gather() and map(), whose messages differ, go to each engine directly.
-    """
-
-    _route = _phalanx.BROADCAST
-    _flags = DirectView._flags + ("is_coalescing",)
-    is_coalescing = False
-
-    def _call(self, f, args, kwargs, targets=None, block=None, track=None):
-        if not self.is_coalescing:
-            return super()._call(f, args, kwargs, targets, block, track)
-        calls.check(f)
-        ids, single, _ = self._scope(targets)
-        buffers, lent = calls.pack(canning, f, args, kwargs), None
-        if self.track if track is None else track:
-            buffers, lent = calls.lend(buffers)
-        raw = self._apply(canning, buffers, ids, route=self._route, coalesce=True)
-        del buffers
-        result = CoalescedResult(
-            self.client, raw, canning.unpack_result, name_of(f), ids, single
-        )
-        return self._finish(self._sent(result, lent), block)
-
