@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.stock, pytest.mark.timeout(TIMEOUT_S + 30)]
 @pytest.mark.parametrize("file, but", [
     ("test_mixed.py", "installed-controller"),  # it concerns us with the installed client only
     ("test_task_replies.py", "nothing"), ("test_engine_frames.py", "nothing"),
-    ("test_queries.py", "nothing"),
+    ("test_queries.py", "nothing"), ("test_interface.py", "nothing"),
 ])
 def test_with_the_newer(file, but, env, tmp_path):
     done = subprocess.run(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """ipyparallel's own installed test suite, with pxcontroller where it starts ipcontroller; its
 client's part once more, with all of ours: controller, engines, and the package phalanx; and of the
-suite of ipyparallel 9 or later (tests/newer) what asks most of controller and engines, with ours.
+suite of ipyparallel 9 or later (tests/newer) what asks most of controller, engines and client.
 
 One part a module of the suite, each in a pytest of its own (suite/plugin.py), so that parts run
 side by side. What fails is run once more, alone: some of these tests have deadlines of their own,
@@ -38,6 +38,10 @@ ENGINE_MODULES = ["test_view", "test_client", "test_cluster", "test_dependency"]
 # What later versions ask of a controller and an engine. The rest passes, too.
 NEWER_MODULES = ["test_client", "test_cluster", "test_view", "test_lbview", "test_label",
                  "test_dependency"]
+
+# What later versions offer a client. The rest passes, too.
+NEWER_CLIENT_MODULES = ["test_view_broadcast", "test_magics", "test_asyncresult", "test_lbview",
+                        "test_executor"]
 
 pytestmark = [pytest.mark.stock, pytest.mark.timeout(2 * TIMEOUT_S + 60)]
 
@@ -108,6 +112,13 @@ def test_suite_with_our_client(suite, module, px_bin):
 def test_newer_suite_with_ours(suite, module, px_bin):
     suite.env.update(with_newer(suite.env))
     suite.options.append(f"--px-engine={px_bin / 'pxengine'}")
+    passes(suite, module)
+
+
+@pytest.mark.parametrize("module", NEWER_CLIENT_MODULES)
+def test_newer_suite_with_our_client(suite, module, px_bin):
+    suite.env.update(with_newer(suite.env))
+    suite.options += [f"--px-engine={px_bin / 'pxengine'}", "--px-client"]
     passes(suite, module)
 
 

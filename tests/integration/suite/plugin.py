@@ -34,7 +34,7 @@ CLIENT_MODULES = {
     "ipyparallel.client.client": ["client", "tasks", "asyncresult", "hubresult"],
     "ipyparallel.client._joblib": ["_joblib"],
     "ipyparallel.client.remotefunction": ["remotefunction"],
-    "ipyparallel.client.view": ["view", "balanced", "futures", "remotefunction", "asyncresult"],
+    "ipyparallel.client.view": ["view", "broadcast", "balanced", "futures", "remotefunction", "asyncresult"],
     "ipyparallel.controller.dependency": ["dependency"],
     "ipyparallel.error": ["error"],
     "ipyparallel.joblib": ["_joblib"],
