@@ -41,7 +41,7 @@ static const char *const topics[PX_TOPIC_COUNT] = {
     [PX_TOPIC_STDOUT] = "stream.stdout", [PX_TOPIC_STDERR] = "stream.stderr",
     [PX_TOPIC_DISPLAY] = "display_data", [PX_TOPIC_RESULT] = ".execute_result",
     [PX_TOPIC_ERROR] = ".error",         [PX_TOPIC_SHUTDOWN] = ".shutdown",
-    [PX_TOPIC_DATA] = "datapub",
+    [PX_TOPIC_DATA] = "datapub",         [PX_TOPIC_DEBUG] = ".debug_event",
 };
 
 static const struct px_handler handlers[] = {
@@ -241,7 +241,7 @@ static bool has_free_port(const struct px_kernel_connection *connection)
 }
 
 static int create_kernel(struct px_channels *channels, const struct px_interp_ops *ops,
-                         const struct px_output_config *output, struct px_error *err)
+                         const struct px_output_config *output, bool debugger, struct px_error *err)
 {
     const struct px_kernel_connection *connection = &channels->connection;
     char *prefix = px_format("kernel.%s", px_session_id(channels->session));
@@ -257,6 +257,7 @@ static int create_kernel(struct px_channels *channels, const struct px_interp_op
                                             .connect_info = ports,
                                             .engine_id = -1,
                                             .has_stdin = true,
+                                            .debugger = debugger,
                                             .output = *output,
                                             .ctx = channels,
                                             .send = send_message,
@@ -284,7 +285,7 @@ static void watch_parent(struct px_channels *channels)
 }
 
 static int set_up(struct px_channels *channels, const char *path, const struct px_interp_ops *ops,
-                  const struct px_output_config *output, struct px_error *err)
+                  const struct px_output_config *output, bool debugger, struct px_error *err)
 {
     struct px_kernel_connection *connection = &channels->connection;
     const struct px_service_calls calls = {.ctx = channels, .close = close_sockets};
@@ -300,7 +301,7 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
         return -1;
     if (choose && px_kernel_connection_write(path, connection, err) < 0)
         return -1;
-    if (create_kernel(channels, ops, output, err) < 0)
+    if (create_kernel(channels, ops, output, debugger, err) < 0)
         return -1;
     px_service_adopt(channels->service, channels->kernel);
     watch_parent(channels);
@@ -309,11 +310,12 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
 }
 
 struct px_channels *px_channels_open(const char *path, const struct px_interp_ops *ops,
-                                     const struct px_output_config *output, struct px_error *err)
+                                     const struct px_output_config *output, bool debugger,
+                                     struct px_error *err)
 {
     struct px_channels *channels = px_alloc(sizeof *channels);
     channels->parent_fd = -1;
-    if (set_up(channels, path, ops, output, err) < 0) {
+    if (set_up(channels, path, ops, output, debugger, err) < 0) {
         close_sockets(channels); /* the thread does it where there is one */
         px_channels_close(channels);
         return NULL;

@@ -15,7 +15,8 @@ struct px_channels;
  * answered. Ends when px_channels_close() is called, or by itself as px_service_end() says.
  */
 struct px_channels *px_channels_open(const char *path, const struct px_interp_ops *ops,
-                                     const struct px_output_config *output, struct px_error *err);
+                                     const struct px_output_config *output, bool debugger,
+                                     struct px_error *err);
 struct px_kernel *px_channels_kernel(struct px_channels *channels);
 struct px_service *px_channels_service(struct px_channels *channels);
 /* Main thread, when the language has ended: sends what is left and frees everything. */

@@ -109,6 +109,7 @@ struct px_shell {
     bool started, ended;        /* the thread */
     bool leaving;               /* deleted: no longer listed, its thread is to end */
     bool running;               /* a request */
+    bool hidden;                /* the debugger's: front ends have not made it */
     struct px_parent *current;  /* of the request that runs, or ran last */
 };
 
@@ -121,6 +122,8 @@ void px_shell_serve(struct px_shell *shell);
 void px_shell_rest(struct px_shell *shell);
 /* Service thread: the shell that a request names, the main one if none; NULL: there is no such. */
 struct px_shell *px_shell_of(struct px_kernel *kernel, const struct px_request *request);
+/* Service thread: the one for debug requests, made when there is none; NULL: it cannot be. */
+struct px_shell *px_shell_of_debugger(struct px_kernel *kernel);
 /* Any thread: the shell that this thread serves, else the main one. With the kernel's lock. */
 struct px_shell *px_shell_here(struct px_kernel *kernel);
 /* Any thread, with the kernel's lock: interrupts the request that runs, if one does. */

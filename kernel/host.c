@@ -34,7 +34,7 @@ static struct px_parent *descriptors_parent(struct px_kernel *kernel)
     pthread_mutex_lock(&kernel->lock);
     const struct px_shell *shell = &kernel->main;
     if (!shell->running)
-        for (shell = kernel->shells; shell && !shell->running;)
+        for (shell = kernel->shells; shell && (!shell->running || shell->hidden);)
             shell = shell->next;
     struct px_parent *parent = px_parent_ref(shell ? shell->current : kernel->main.current);
     pthread_mutex_unlock(&kernel->lock);
@@ -135,6 +135,7 @@ static const struct publication {
     [PX_COMM_MSG] = {"comm_msg", -1},
     [PX_COMM_CLOSE] = {"comm_close", -1},
     [PX_DATA_MESSAGE] = {"data_message", PX_TOPIC_DATA},
+    [PX_DEBUG_EVENT] = {"debug_event", PX_TOPIC_DEBUG},
 };
 
 static char *comm_topic(struct px_span content)

@@ -161,13 +161,20 @@ static json_t *environment(const struct options *options)
     return env;
 }
 
+static bool has_debugger(const struct options *options)
+{
+    struct px_error err;
+    const struct px_interp_ops *ops = px_language_find(options->language, &err);
+    return ops && ops->debugs && ops->debugs(options->python);
+}
+
 static char *kernel_json(const struct options *options, const char *program, struct px_error *err)
 {
     const char *language = options->language ? options->language : px_languages[0]->name;
     json_t *spec =
         json_pack("{s:o, s:s, s:s, s:s, s:{s:b}, s:o}", "argv", command(options, program),
                   "display_name", options->display_name, "language", language, "interrupt_mode",
-                  "message", "metadata", "debugger", 0, "env", environment(options));
+                  "message", "metadata", "debugger", has_debugger(options), "env", environment(options));
     char *text = spec ? json_dumps(spec, JSON_INDENT(1)) : NULL;
     json_decref(spec);
     if (!text)

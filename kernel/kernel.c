@@ -93,8 +93,8 @@ void px_parent_unref(struct px_parent *parent)
 /*
  * The end of a request wakes the service thread. While others wait to run at once, and that thread
  * looks within a moment anyhow, it does not: their replies then go out together. A busy of the main
- * shell is looked for without a ring, and so is execute_input behind it, but for one that comes late:
- * next_look(). Idle follows a reply at once.
+ * shell is looked for without a ring, and so is execute_input behind it, but for one that comes
+ * late: next_look(). Idle follows a reply at once.
  */
 static enum px_post ringing(struct px_kernel *kernel, const struct px_request *request,
                             const struct px_item *item)
@@ -211,10 +211,14 @@ static void refuse_subshell(struct px_kernel *kernel, struct px_request *request
     px_kernel_serve(kernel, request);
 }
 
-/* Service thread: on to the shell that it names. */
+static const struct px_handler debug_handler = {"debug_request", "debug_reply", PX_ON_INTERPRETER,
+                                                px_on_query, PX_DEBUG_REQUEST};
+
+/* Service thread: on to the shell that it names; what a debugger is asked has its own. */
 static void pass_on(struct px_kernel *kernel, struct px_request *request)
 {
-    struct px_shell *shell = px_shell_of(kernel, request);
+    struct px_shell *shell = request->handler == &debug_handler ? px_shell_of_debugger(kernel)
+                                                                : px_shell_of(kernel, request);
     if (kernel->aborts && px_abort_awaits(kernel, request)) {
         px_kernel_serve_aborted(kernel, request);
     } else if (!shell) {
@@ -237,6 +241,8 @@ static const struct px_handler *find_row(const struct px_handler *rows, struct p
 
 static const struct px_handler *find_handler(const struct px_kernel *kernel, struct px_span type)
 {
+    if (kernel->config.debugger && px_span_equal(type, debug_handler.type))
+        return &debug_handler;
     const struct px_handler *row = find_row(kernel->config.handlers, type);
     return row ? row : find_row(px_core_handlers, type);
 }
@@ -371,7 +377,8 @@ void px_kernel_interrupt(struct px_kernel *kernel)
     if (kernel->self) {
         px_shell_interrupt(&kernel->main);
         for (struct px_shell *shell = kernel->shells; shell; shell = shell->next)
-            px_shell_interrupt(shell);
+            if (!shell->hidden)
+                px_shell_interrupt(shell);
     }
     pthread_mutex_unlock(&kernel->lock);
 }
@@ -473,9 +480,11 @@ static char *describe(const struct px_kernel_config *config)
     const bool subshells =
         config->ops->thread_begin && find_row(config->handlers, PX_SPAN("create_subshell_request"));
     return px_format("{\"status\": \"ok\", \"protocol_version\": \"%s\", "
-                     "\"supported_features\": [%s], %s}",
+                     "\"supported_features\": [%s%s%s], %s%s}",
                      PX_PROTOCOL_VERSION, subshells ? "\"kernel subshells\"" : "",
-                     config->ops->info_json);
+                     subshells && config->debugger ? ", " : "",
+                     config->debugger ? "\"debugger\"" : "",
+                     config->debugger ? "\"debugger\": true, " : "", config->ops->info_json);
 }
 
 static void init_lock(struct px_kernel *kernel)

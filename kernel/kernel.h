@@ -84,6 +84,7 @@ enum px_topic {
     PX_TOPIC_ERROR,
     PX_TOPIC_SHUTDOWN,
     PX_TOPIC_DATA,
+    PX_TOPIC_DEBUG,
     PX_TOPIC_COUNT
 };
 
@@ -110,6 +111,7 @@ struct px_kernel_config {
     int engine_id;            /* in engine_info of errors; -1 for none */
     bool stamp_engine;        /* metadata of every message names the engine */
     bool has_stdin;
+    bool debugger; /* debug requests go to the language, which has threads; else they are refused */
     struct px_output_config output;
 
     void *ctx; /* of the functions below, called on the service thread unless they say otherwise */

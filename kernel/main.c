@@ -101,7 +101,9 @@ int main(int argc, char **argv)
     find_profile(&options, profile);
     hold_interrupts(true);
     signal(SIGINT, SIG_DFL); /* a shell's background job ignores it, and the language would too */
-    struct px_channels *channels = px_channels_open(options.file, ops, &options.output, &err);
+    const bool debugger = ops->debugs && ops->debugs(options.python);
+    struct px_channels *channels =
+        px_channels_open(options.file, ops, &options.output, debugger, &err);
     if (!channels)
         px_die(1, "%s", err.text);
     char *modules = px_own_modules();
@@ -109,6 +111,7 @@ int main(int argc, char **argv)
                                             .profile_dir = profile[0] ? profile : NULL,
                                             .colors = options.colors,
                                             .module_dir = modules,
+                                            .debugger = debugger,
                                             .argc = argc,
                                             .argv = argv};
     run_language(channels, ops, &config);

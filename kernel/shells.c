@@ -209,7 +209,7 @@ bool px_subshells_left(struct px_kernel *kernel)
 static struct px_shell *find(struct px_kernel *kernel, struct px_span id)
 {
     for (struct px_shell *shell = kernel->shells; shell; shell = shell->next)
-        if (!shell->leaving && px_span_equal(id, shell->id))
+        if (!shell->leaving && !shell->hidden && px_span_equal(id, shell->id))
             return shell;
     return NULL;
 }
@@ -226,9 +226,6 @@ struct px_shell *px_shell_of(struct px_kernel *kernel, const struct px_request *
 
 static int start(struct px_kernel *kernel, struct px_shell *shell, struct px_error *err)
 {
-    if (px_shell_init(shell, kernel, err) < 0)
-        return -1;
-    px_id_random(shell->id);
     pthread_mutex_lock(&kernel->lock);
     int count = 0;
     struct px_shell **last = &kernel->shells;
@@ -246,6 +243,32 @@ static int start(struct px_kernel *kernel, struct px_shell *shell, struct px_err
     return failed ? px_fail(err, PX_EIO, "no subshell beyond %d: %s", count, strerror(failed)) : 0;
 }
 
+static struct px_shell *create(struct px_kernel *kernel, bool hidden, struct px_error *err)
+{
+    struct px_shell *shell = px_alloc(sizeof *shell);
+    const int made = px_shell_init(shell, kernel, err);
+    shell->hidden = hidden;
+    if (hidden)
+        strcpy(shell->id, "debugger");
+    else
+        px_id_random(shell->id);
+    if (made == 0 && start(kernel, shell, err) == 0)
+        return shell;
+    px_shell_fini(shell);
+    free(shell);
+    return NULL;
+}
+
+struct px_shell *px_shell_of_debugger(struct px_kernel *kernel)
+{
+    pthread_mutex_lock(&kernel->lock);
+    struct px_shell *shell = kernel->shells;
+    while (shell && !shell->hidden)
+        shell = shell->next;
+    pthread_mutex_unlock(&kernel->lock);
+    return shell ? shell : create(kernel, true, NULL);
+}
+
 void px_on_create_subshell_request(struct px_kernel *kernel, struct px_request *request)
 {
     if (!kernel->config.ops->thread_begin) {
@@ -254,10 +277,8 @@ void px_on_create_subshell_request(struct px_kernel *kernel, struct px_request *
         return;
     }
     struct px_error err;
-    struct px_shell *shell = px_alloc(sizeof *shell);
-    if (start(kernel, shell, &err) < 0) {
-        px_shell_fini(shell);
-        free(shell);
+    const struct px_shell *shell = create(kernel, false, &err);
+    if (!shell) {
         px_request_refuse(kernel, request, "RuntimeError", "%s", err.text);
         return;
     }
@@ -304,7 +325,7 @@ void px_on_list_subshell_request(struct px_kernel *kernel, struct px_request *re
     px_buf_text(&content, "{\"status\": \"ok\", \"subshell_id\": [");
     pthread_mutex_lock(&kernel->lock);
     for (struct px_shell *shell = kernel->shells; shell; shell = shell->next) {
-        if (shell->leaving)
+        if (shell->leaving || shell->hidden)
             continue;
         px_buf_printf(&content, "%s\"%s\"", separator, shell->id);
         separator = ", ";

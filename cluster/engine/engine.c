@@ -49,6 +49,7 @@ static const char *const topics[PX_TOPIC_COUNT] = {
     [PX_TOPIC_DISPLAY] = ".displaypub", [PX_TOPIC_RESULT] = ".execute_result",
     [PX_TOPIC_ERROR] = ".error",        [PX_TOPIC_SHUTDOWN] = ".shutdown",
     [PX_TOPIC_DATA] = "datapub",
+    [PX_TOPIC_DEBUG] = ".debug_event",
 };
 
 void px_engine_give_up(struct engine *engine, int status)

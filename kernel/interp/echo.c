@@ -257,6 +257,7 @@ static void echo_query(void *self, enum px_query what, struct px_span content, s
         [PX_INSPECT] = "{\"status\": \"ok\", \"found\": false, \"data\": {}, \"metadata\": {}}",
         [PX_IS_COMPLETE] = "{\"status\": \"complete\"}",
         [PX_HISTORY] = "{\"status\": \"ok\", \"history\": []}",
+        [PX_DEBUG_REQUEST] = "{\"type\": \"response\", \"success\": false}",
     };
     (void)self, (void)content;
     px_buf_text(reply, replies[what]);

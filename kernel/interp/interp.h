@@ -37,6 +37,7 @@ enum px_publication {
     PX_COMM_MSG,            /* {"comm_id", "data"} */
     PX_COMM_CLOSE,          /* {"comm_id", "data"} */
     PX_DATA_MESSAGE,        /* {"keys"}; ipyparallel's datapub */
+    PX_DEBUG_EVENT,         /* an event of the Debug Adapter Protocol */
     PX_PUBLICATION_COUNT
 };
 
@@ -104,6 +105,7 @@ struct px_interp_config {
     const char *profile_dir; /* IPython profile; NULL: IPython's own choice */
     const char *colors;      /* "nocolor", "linux", ...; NULL: the language's default */
     const char *module_dir;  /* directory that holds the package `phalanx`; put last on the path */
+    bool debugger;           /* PX_DEBUG_REQUEST is asked, on a thread of its own */
     bool engine;             /* an engine: no input, no history file, user namespace for apply */
     int argc;                /* what the user's sys.argv is to show */
     char **argv;
@@ -136,6 +138,7 @@ enum px_query {
     PX_INSPECT,
     PX_IS_COMPLETE,
     PX_HISTORY,
+    PX_DEBUG_REQUEST,       /* debug_request: a request of the Debug Adapter Protocol, and its response */
     PX_QUERY_COUNT
 };
 
@@ -150,6 +153,9 @@ struct px_interp_ops {
     /* Optional: the interpreter that create() would be for this `python`, as an absolute path that the
      * caller frees; NULL when it cannot be that. */
     char *(*select)(const char *python, struct px_error *err);
+
+    /* Optional: whether what create() would make for this `python` answers PX_DEBUG_REQUEST. Any thread. */
+    bool (*debugs)(const char *python);
 
     /* An instance, or NULL. `host` is borrowed and may be NULL until px_interp attaches one. */
     void *(*create)(const struct px_interp_config *config, struct px_error *err);

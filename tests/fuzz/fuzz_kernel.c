@@ -268,7 +268,7 @@ static const struct px_handler handlers[] = {
     {0},
 };
 
-static const char *const topics[PX_TOPIC_COUNT] = {"a", "b", "c", "d", "e", "f", "g", "h", "i"};
+static const char *const topics[PX_TOPIC_COUNT] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"};
 
 static struct px_kernel *make_kernel(struct run *run, struct px_session *session)
 {

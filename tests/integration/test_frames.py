@@ -190,6 +190,7 @@ STEPS = {
 # What we say otherwise, and what ipykernel has there: reason, pattern in ours, theirs.
 DIFFERENCES = [
     ("protocol 5.5: kernel_info lists features", r', "supported_features": \["str"\]', ""),
+    ("the same, before it was a feature: the debugger", r'"debugger": "bool", ', ""),
     ("protocol 5.4: each reply has a status", r'^  content \{"status": "ok"\}$', "  content {}"),
     ("the same, of usage_reply", r'"pid": "int", "status": "ok"', '"pid": "int"'),
     ("the error of a cell has the metadata of an engine's",
@@ -197,7 +198,7 @@ DIFFERENCES = [
     ("getpass asks what Python's own does", r'"prompt": "Password: "', '"prompt": ""'),
 ]
 # And what is not compared: output of both streams, which ipykernel sorts by stream and we leave in
-# order; debug_request, which we refuse; subshells and iopub_welcome, which it does not have.
+# order; debug_request, which test_debugger.py has; subshells and iopub_welcome, which it does not have.
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty
 
@@ -409,6 +410,7 @@ def test_install_prefix_name_and_python(run, tmp_path):
     spec = json.loads((tmp_path / "p/share/jupyter/kernels/lab/kernel.json").read_text())
     assert spec["argv"][1:3] == ["--python", "/usr/bin/python3"]
     assert spec["display_name"] == "Lab" and spec["language"] == "python"
+    assert spec["metadata"] == {"debugger": find_spec("debugpy") is not None}
 
 
 def test_install_sets_the_kernels_environment(run, tmp_path):

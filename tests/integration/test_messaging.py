@@ -2,6 +2,7 @@
 """What protocol 5.5 adds: subshells, a welcome on iopub, usage, features; and payloads, stdin,
 widgets' messages, through pxkernel with Python."""
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -39,12 +40,13 @@ def execute_in(kernel, subshell, code):
     return send_to(kernel, subshell, "execute_request", cell(code))
 
 
-# ---- kernel_info, usage, debug -------------------------------------------------------
+# ---- kernel_info, usage -------------------------------------------------------
 
 def test_features_are_those_that_are_there(python, echo):
     info = control(python, "kernel_info_request")
     assert info["protocol_version"] == "5.5"
-    assert info["supported_features"] == ["kernel subshells"]
+    debugs = importlib.util.find_spec("debugpy") is not None
+    assert info["supported_features"] == ["kernel subshells", *["debugger"] * debugs]
     assert control(echo, "kernel_info_request")["supported_features"] == []
     refused = control(echo, "create_subshell_request")
     assert refused["status"] == "error" and refused["ename"] == "NotImplementedError"
@@ -60,13 +62,6 @@ def test_usage_is_told_while_a_cell_holds_the_gil(python):
     assert usage["cpu_count"] == os.cpu_count() and usage["host_virtual_memory"]["total"] > 1 << 20
     wait_for(lambda: control(python, "usage_request")["kernel_cpu"] > 10, what="a busy kernel")
     python.km.shutdown_kernel(now=True)
-
-
-def test_a_debugger_is_refused_in_its_own_protocol(kernel):
-    reply = control(kernel, "debug_request", {"type": "request", "seq": 7, "command": "attach"})
-    assert reply["status"] == "error" and reply["success"] is False
-    assert reply["request_seq"] == 7 and reply["command"] == "attach" and reply["message"]
-    assert control(kernel, "debug_request", {"seq": "x", "command": 3})["success"] is False
 
 
 def test_a_subscriber_is_welcomed(echo):

@@ -197,6 +197,7 @@ class Bridge:
         self._making = threading.RLock()
         self._idling = False
         self._toolkit = None
+        self._debugger = None
         self._started = False
         self._modules = {}
         host.bridge = self
@@ -231,7 +232,7 @@ class Bridge:
         the program around us would act on what it shares with its parent."""
         host.forked()
         self.child = True
-        self._toolkit = None
+        self._toolkit = self._debugger = None
         if self._idling:
             self._loops.loop.stop()  # it shares its selector with the parent's
         self._loops = threading.local()
@@ -340,6 +341,8 @@ class Bridge:
     def stop(self):
         """Runs what the user left to be run at exit. True if none of the user's threads is left."""
         history = getattr(self._shell, "history_manager", None)
+        if self._debugger is not None:
+            self._debugger.close()
         if self._shell is not None:
             self._shell.px_stop()
         atexit._run_exitfuncs()
@@ -382,9 +385,13 @@ class Bridge:
     # ---- requests ----------------------------------------------------------
 
     def execute(self, code, silent, store_history, expressions):
-        shell = self.shell
+        shell, debugger = self.shell, self._debugger
+        if debugger is not None:
+            debugger.cell_begins()
         with self.running_loop():
             error = shell.px_execute(code, bool(silent), bool(store_history))
+            if debugger is not None:
+                debugger.cell_ends()
             values = {}
             if error is None and expressions not in ("", "{}"):
                 values = shell.user_expressions(json.loads(expressions))
@@ -420,6 +427,11 @@ class Bridge:
 
     def on_history(self, request):
         return {"status": "ok", "history": self.shell.px_history(request)}
+
+    def on_debug(self, request):
+        if self._debugger is None:
+            self._debugger = self.embedded("debugger").create(self)
+        return self._debugger.request(request)
 
     def clear(self):
         if self._shell is not None:

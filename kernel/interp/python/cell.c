@@ -56,6 +56,7 @@ void px_cell_query(void *arg, enum px_query what, struct px_span content, struct
         [PX_INSPECT] = "inspect",
         [PX_IS_COMPLETE] = "is_complete",
         [PX_HISTORY] = "history",
+        [PX_DEBUG_REQUEST] = "debug",
     };
     struct px_python *self = arg;
     px_python_enter(self);

@@ -165,6 +165,7 @@ static int add_sources(PyObject *module)
     } sources[] = {
         {"apply_source", px_embedded_apply},
         {"comms_source", px_embedded_comms},
+        {"debugger_source", px_embedded_debugger},
         {"environment_source", px_embedded_environment},
         {"history_source", px_embedded_history},
         {"plain_source", px_embedded_plain},
@@ -189,9 +190,10 @@ static int start_bridge(struct px_python *self, const struct px_interp_config *c
     if (!module)
         return -1;
     self->bridge =
-        PyObject_CallMethod(module, "Bridge", "{szszszsO}", "profile_dir", config->profile_dir,
+        PyObject_CallMethod(module, "Bridge", "{szszszsOsO}", "profile_dir", config->profile_dir,
                             "colors", config->colors, "module_dir", config->module_dir, "engine",
-                            config->engine ? Py_True : Py_False);
+                            config->engine ? Py_True : Py_False, "debugger",
+                            config->debugger ? Py_True : Py_False);
     Py_DECREF(module);
     return self->bridge ? 0 : -1;
 }
@@ -376,6 +378,7 @@ const struct px_interp_ops px_interp_python = {
     .info_json = info_json,
     .features = FEATURES,
     .select = px_python_select,
+    .debugs = px_python_debugs,
     .create = python_create,
     .attach = python_attach,
     .destroy = python_destroy,

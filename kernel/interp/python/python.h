@@ -63,6 +63,8 @@ void px_python_leave(struct px_python *self);
 
 /* The interpreter to be: an owned absolute path, or NULL with a sentence. Any thread, no Python. */
 char *px_python_select(const char *wanted, struct px_error *err);
+/* Whether that interpreter is likely to find debugpy. Any thread, no Python. */
+bool px_python_debugs(const char *wanted);
 
 /* GIL. The module `_phalanx_host`, with the streams in it; a new reference or NULL with an
  * exception. */
@@ -119,6 +121,7 @@ void px_apply_destroy(struct px_python *self);
 extern const char px_embedded_apply[];
 extern const char px_embedded_bridge[];
 extern const char px_embedded_comms[];
+extern const char px_embedded_debugger[];
 extern const char px_embedded_environment[];
 extern const char px_embedded_history[];
 extern const char px_embedded_plain[];

@@ -129,3 +129,86 @@ char *px_python_select(const char *wanted, struct px_error *err)
     free(python);
     return NULL;
 }
+
+/* ---- the debugger ---- */
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+#define OWN "lib/python" TEXT(PY_MAJOR_VERSION) "." TEXT(PY_MINOR_VERSION)
+
+static bool has_debugpy(const char *dir, size_t size, const char *below)
+{
+    char *path = px_format("%.*s/%s/debugpy/__init__.py", (int)size, dir, below);
+    const bool there = access(path, R_OK) == 0;
+    free(path);
+    return there;
+}
+
+/* In what is installed under a prefix. */
+static bool is_under(const char *prefix)
+{
+    static const char *const places[] = {OWN "/site-packages", OWN "/dist-packages",
+                                         "lib/python3/dist-packages",
+                                         "local/" OWN "/dist-packages"};
+    for (size_t i = 0; prefix && i < PX_COUNT(places); i++)
+        if (has_debugpy(prefix, strlen(prefix), places[i]))
+            return true;
+    return false;
+}
+
+static bool is_on_pythonpath(void)
+{
+    const char *path = getenv("PYTHONPATH");
+    for (const char *dir = path ? path : ""; *dir;) {
+        const size_t size = strcspn(dir, ":");
+        if (size > 0 && has_debugpy(dir, size, "."))
+            return true;
+        dir += size + (dir[size] == ':');
+    }
+    return false;
+}
+
+/* Whether it is of an environment that does not see what is installed outside. */
+static bool is_isolated(const char *prefix)
+{
+    char *path = px_format("%s/pyvenv.cfg", prefix);
+    FILE *file = fopen(path, "re");
+    free(path);
+    if (!file)
+        return false;
+    char line[PATH_MAX];
+    bool sees = false;
+    while (!sees && fgets(line, sizeof line, file))
+        sees = strncmp(line, "include-system-site-packages = true", 35) == 0;
+    fclose(file);
+    return !sees;
+}
+
+/* /usr of /usr/bin/python3; empties the path where it has no such. */
+static char *prefix_of(char *python)
+{
+    for (int i = 0; i < 2; i++) {
+        char *slash = strrchr(python, '/');
+        python[slash ? slash - python : 0] = 0;
+    }
+    return python;
+}
+
+bool px_python_debugs(const char *wanted)
+{
+    struct px_error err;
+    char real[PATH_MAX] = "";
+    char *prefix = px_python_select(wanted, &err);
+    if (!prefix)
+        return false;
+    const char *home = getenv("HOME");
+    char *users = px_format("%s/.local", home ? home : "");
+    const bool resolved = realpath(prefix, real) != NULL;
+    prefix_of(prefix);
+    bool found = is_on_pythonpath() || is_under(prefix);
+    if (!found && !is_isolated(prefix))
+        found = (resolved && is_under(prefix_of(real))) || is_under(users);
+    free(users);
+    free(prefix);
+    return found;
+}

@@ -7,10 +7,11 @@
  *     log(text)                                   a line in the log, for whoever runs the program
  *     forked()                                    this is a child process, without a host
  *     background(busy, fd)                        what the event loop has to do between requests
+ *     murmur2(bytes, seed)                        a hash, that of front ends for cells
  *     parent()                                    the header of the caller's request, as JSON text
  *     parent_variable                             what ties the caller to its request (parent.c)
  *     stdout, stderr                              streams.c
- *     DISPLAY_DATA ... DATA_MESSAGE               the kinds
+ *     DISPLAY_DATA ... DEBUG_EVENT                the kinds
  *
  * Buffers leave without a copy: px_loan keeps the owner alive until the host gives the bytes back,
  * on whatever thread; the owner itself is let go when the GIL is next held.
@@ -212,6 +213,38 @@ static PyObject *host_parent(PyObject *module, PyObject *args)
     return text;
 }
 
+/* MurmurHash2, 32 bits, of bytes that are read as little-endian words. */
+static uint32_t murmur2(const unsigned char *data, size_t size, uint32_t seed)
+{
+    const uint32_t m = 0x5bd1e995;
+    uint32_t hash = seed ^ (uint32_t)size;
+    for (; size >= 4; data += 4, size -= 4) {
+        uint32_t word = data[0] | (uint32_t)data[1] << 8 | (uint32_t)data[2] << 16 |
+                        (uint32_t)data[3] << 24;
+        word *= m;
+        word ^= word >> 24;
+        hash = (hash * m) ^ (word * m);
+    }
+    for (size_t i = 0; i < size; i++)
+        hash ^= (uint32_t)data[i] << (8 * i);
+    if (size > 0)
+        hash *= m;
+    hash = (hash ^ hash >> 13) * m;
+    return hash ^ hash >> 15;
+}
+
+static PyObject *host_murmur2(PyObject *module, PyObject *args)
+{
+    Py_buffer view;
+    unsigned int seed;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*I", &view, &seed))
+        return NULL;
+    const uint32_t hash = murmur2(view.buf, (size_t)view.len, seed);
+    PyBuffer_Release(&view);
+    return PyLong_FromUnsignedLong(hash);
+}
+
 static PyObject *host_log(PyObject *module, PyObject *text)
 {
     const char *line = PyUnicode_Check(text) ? PyUnicode_AsUTF8(text) : NULL;
@@ -252,6 +285,7 @@ static PyMethodDef host_functions[] = {
      PyDoc_STR("background(busy, fd): the event loop is to run between requests: at once when it is"
                " busy, else when the descriptor can be read.")},
     {"forked", host_forked, METH_NOARGS, PyDoc_STR("From now on output goes to the descriptors.")},
+    {"murmur2", host_murmur2, METH_VARARGS, PyDoc_STR("murmur2(bytes, seed): a hash of 32 bits.")},
     {"parent", host_parent, METH_NOARGS, PyDoc_STR("The header of the caller's request, as JSON.")},
     {0},
 };
@@ -277,6 +311,7 @@ static const struct {
     {"COMM_MSG", PX_COMM_MSG},
     {"COMM_CLOSE", PX_COMM_CLOSE},
     {"DATA_MESSAGE", PX_DATA_MESSAGE},
+    {"DEBUG_EVENT", PX_DEBUG_EVENT},
 };
 
 PyObject *px_services_create(struct px_python *self)

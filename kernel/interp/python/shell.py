@@ -69,6 +69,7 @@ from IPython.core.application import (
 )
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.builtin_trap import BuiltinTrap
+from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook as BaseDisplayHook
 from IPython.core.display_trap import DisplayTrap
 from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
@@ -182,6 +183,15 @@ class LockedDisplay(Locked, DisplayTrap):
     pass
 
 
+class Compiler(CachingCompiler):
+    """Where front ends may debug, cells have the names that these expect."""
+
+    def get_code_name(self, raw_code, transformed_code, number):
+        if host.bridge.options["debugger"]:
+            return host.bridge.embedded("debugger").cell_name(raw_code)
+        return super().get_code_name(raw_code, transformed_code, number)
+
+
 class Payloads(PayloadManager):
     """Each thread's own, as each serves a request of its own."""
 
@@ -260,6 +270,9 @@ class KernelMagics(Magics):
             raise UsageError(f"%edit: cell {error.index} defined that: edit it there")
         if file is None:
             return  # it has said why
+        cell = getattr(self.shell.compile, "_filename_map", {}).get(file)
+        if cell is not None:
+            raise UsageError(f"%edit: cell {cell} defined that: edit it there")
         payload = {"source": "edit_magic", "filename": os.path.abspath(file), "line_number": number}
         self.shell.payload_manager.write_payload(payload)
 
@@ -310,6 +323,7 @@ class ZMQInteractiveShell(InteractiveShell):
     """Called as that of IPython's kernel is: libraries know a notebook by this name, and it names
     the section of the user's configuration."""
 
+    compiler_class = Type(Compiler)
     displayhook_class = Type(DisplayHook)
     display_pub_class = Type(DisplayPublisher)
     kernel = Any()

@@ -17,6 +17,7 @@ static const char *const topics[PX_TOPIC_COUNT] = {
     [PX_TOPIC_DISPLAY] = "display", [PX_TOPIC_RESULT] = ".execute_result",
     [PX_TOPIC_ERROR] = ".error",    [PX_TOPIC_SHUTDOWN] = ".shutdown",
     [PX_TOPIC_DATA] = "datapub",
+    [PX_TOPIC_DEBUG] = ".debug_event",
 };
 
 static void keep(void *ctx, enum px_channel channel, struct px_msg **msg)
