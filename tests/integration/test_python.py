@@ -57,6 +57,7 @@ CELLS = [
     ("asyncio.get_event_loop().run_until_complete(asyncio.sleep(0)) if not "
      "asyncio.get_event_loop().is_running() else 'ran'", "ran"),
     ("from tqdm.autonotebook import tqdm as bar; bar.__module__", "tqdm.notebook"),
+    ("from ipykernel.zmqshell import ZMQInteractiveShell as s; isinstance(get_ipython(), s)", "True"),
     ("import builtins; builtins.get_ipython is not None and __name__", "__main__"),
 ]
 
@@ -318,9 +319,9 @@ def test_completions_have_types(start):
     kernel = start()
     assert kernel.run("import sys; assert 'jedi' not in sys.modules")[0]["status"] == "ok"
     kernel.run("%config IPCompleter.jedi_compute_type_timeout = 60000")
-    reply = kernel.reply(kernel.kc.complete("import os\nos.pa", 15))["content"]
+    reply = kernel.reply(kernel.kc.complete("import os\nos.getcw", 18))["content"]
     kinds = {k["text"]: k["type"] for k in reply["metadata"]["_jupyter_types_experimental"]}
-    assert kinds.get("path", kinds.get("os.path")) == "module"
+    assert kinds.get("getcwd", kinds.get("os.getcwd")) == "function"
     case = "import jedi; assert jedi.settings.case_insensitive_completion is False"
     assert kernel.run(case)[0]["status"] == "ok"
 

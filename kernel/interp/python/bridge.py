@@ -470,6 +470,8 @@ class Bridge:
         """The slow half of apply, for C. Startup files come before the first call."""
         if self._shell is not None or self._has_startup_files():
             self.shell
+        if sys.version_info >= (3, 14):
+            self.loop  # which asyncio.ensure_future() wants and does not make any more
         return self.apply
 
     @property

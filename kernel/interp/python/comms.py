@@ -5,8 +5,6 @@ Widgets find the class through the package `comm`, or in older times as `ipykern
 lead here. The interface is the one that those two share.
 """
 
-import sys
-import types
 import uuid
 
 import _phalanx_host as host
@@ -139,10 +137,8 @@ class Manager:
 
 def create(bridge):
     Comm.manager = manager = Manager(bridge)
-    older = types.ModuleType("ipykernel.comm", "Stands for ipykernel's, which needs its kernel.")
-    older.Comm, older.CommManager = Comm, Manager
-    sys.modules.setdefault("ipykernel.comm", older)
-    bridge.when_imported.change("ipykernel", lambda package: setattr(package, "comm", older))
+    stand_in = bridge.embedded("environment").stand_in
+    stand_in(bridge.when_imported, "comm", Comm=Comm, CommManager=Manager)
     try:
         import comm
     except ImportError:

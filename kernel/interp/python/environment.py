@@ -24,21 +24,31 @@ class WhenImported:
         if name in sys.modules:
             function(sys.modules[name])
         else:
-            self.changes[name] = function
+            self.changes.setdefault(name, []).append(function)
 
     def find_spec(self, name, path=None, target=None):
-        change = self.changes.pop(name, None)
-        spec = importlib.util.find_spec(name) if change else None
+        changes = self.changes.pop(name, None)
+        spec = importlib.util.find_spec(name) if changes else None
         if spec is None or not hasattr(spec.loader, "exec_module"):
             return spec
         load = spec.loader.exec_module
 
         def load_and_change(module):
             load(module)
-            change(module)
+            for change in changes:
+                change(module)
 
         spec.loader.exec_module = load_and_change
         return spec
+
+
+def stand_in(when_imported, name, **members):
+    """A module in the place of ipykernel's of that name, which needs its kernel. Libraries look for
+    some of them to tell a notebook."""
+    module = types.ModuleType("ipykernel." + name, "Stands for ipykernel's, which needs its kernel.")
+    vars(module).update(members)
+    sys.modules.setdefault(module.__name__, module)
+    when_imported.change("ipykernel", lambda package: setattr(package, name, module))
 
 
 # ---- whose output it is -----------------------------------------------------------
@@ -70,7 +80,10 @@ def _attribute_threads(variable):
 
     @functools.wraps(bootstrap)
     def bootstrap_in_request(self):
-        variable.set(self.__dict__.pop("_phalanx_parent", None))
+        parent = self.__dict__.pop("_phalanx_parent", None)
+        variable.set(parent)
+        if getattr(self, "_context", None) is not None:  # in which run() runs, from Python 3.14 on
+            self._context.run(variable.set, parent)
         return bootstrap(self)
 
     threading.Thread.start = start_in_request

@@ -5,6 +5,7 @@ Only what IPython has kept stable from 7 to 9 is used. The names that begin with
 bridge.py asks of a shell.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -380,6 +381,12 @@ class ZMQInteractiveShell(InteractiveShell):
     def init_data_pub(self):
         pass  # see data_pub
 
+    def _tee(self, channel):
+        """IPython 9 keeps whatever a cell prints, for %notebook: for ever, and by a function in the
+        place of `write` that two subshells would put back in the wrong order.
+        LIMIT: %notebook exports no printed text."""
+        return contextlib.nullcontext()
+
     def should_run_async(self, raw_cell, *, transformed_cell=None, **more):
         """Compiles the cell to learn it, which one without these words need not wait for."""
         if transformed_cell is not None:
@@ -491,7 +498,9 @@ class ZMQInteractiveShell(InteractiveShell):
         own.interrupted = False
         try:
             result = self.run_cell(code, store_history=store_history, silent=silent)
-        except BaseException as error:  # an interrupt outside the user's code
+        except BaseException as error:  # an interrupt outside the user's code, or a fault of IPython's
+            if own.traceback is not None:
+                return own.traceback
             content = describe(error, self.px_traceback(error))
             publish(host.ERROR, content)
             return content
@@ -621,4 +630,6 @@ def create(bridge):
         bridge=bridge,
     )
     shell.loop_runner = bridge.run_coroutine
+    stand_in = bridge.embedded("environment").stand_in
+    stand_in(bridge.when_imported, "zmqshell", ZMQInteractiveShell=ZMQInteractiveShell)
     return shell
