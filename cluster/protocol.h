@@ -71,6 +71,28 @@
 #define PX_RECALL_REQUEST "px_recall_request"
 #define PX_RECALLED "recalled"
 
+/*
+ * Ours: a connection that broke, or a controller that was killed, takes along what was under way.
+ * So what has not been answered is sent again, byte for byte, and whoever has had it passes over
+ * it, since a signature is accepted once. PX_AGAIN is the last identity of a message sent so:
+ *
+ *   client to controller  its unanswered requests, where the connection_reply says "px_again": true
+ *   engine to controller  its last replies, before it answers a probe: any request from a client of
+ *                         the name PX_PROBE<n>. It offers the feature "again".
+ *
+ * A reply that was sent some time before the connection broke is marked PX_AGAIN_OLD instead: its
+ * client has had it in all likelihood. One of ipyparallel does not get it, as it complains of what
+ * it has had; to the books it may be news.
+ *
+ * On the task socket the last replies are followed by E | PX_HELD | <IDS|MSG> px_held, whose
+ * content
+ * {"msg_ids": [...]} lists the tasks that the engine has and will answer.
+ */
+#define PX_AGAIN "px.again"
+#define PX_AGAIN_OLD "px.again.old"
+#define PX_PROBE "px.probe."
+#define PX_HELD "px.held"
+
 /* Default heartbeat period: HeartMonitor.period. */
 #define PX_HEARTBEAT_MS 3000
 

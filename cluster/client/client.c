@@ -176,6 +176,8 @@ static int ask_engines(struct dialling *self, struct px_error *err)
     const char *status = json_string_value(json_object_get(content, "status"));
     const bool ok = status && strcmp(status, "ok") == 0;
     if (ok)
+        client->sends_again = json_is_true(json_object_get(content, "px_again"));
+    if (ok)
         px_engines_sync(&client->engines, content);
     else if (content)
         px_fail(err, PX_EINVAL, "the controller refuses: %s",
@@ -421,8 +423,10 @@ void phalanx_close(phalanx_client *client)
     if (client->running)
         stop_thread(client);
     px_loop_destroy(client->loop);
-    for (int i = 0; i < PX_CHANNEL_COUNT; i++)
+    for (int i = 0; i < PX_CHANNEL_COUNT; i++) {
+        px_socket_destroy(client->monitors[i]);
         px_socket_destroy(client->sockets[i]);
+    }
     if (client->context)
         px_context_destroy(client->context);
     px_client_unref(client);

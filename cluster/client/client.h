@@ -42,6 +42,10 @@
 /* While somebody waits and nothing arrives, the hub is asked whether it lives. */
 #define PX_PROBE_MS 3000
 #define PX_PROBE_MISSES 10
+/* Requests that are kept to be sent again, with what each costs beside its bytes. Beyond, the
+ * oldest are not. */
+#define PX_KEPT_BYTES ((size_t)64 << 20)
+#define PX_KEPT_EACH 1024
 #define PX_DEAD_ENGINES 4096 /* remembered, so that late messages still find their engine's id */
 #define PX_FEATURE_COUNT 32  /* of one engine */
 #define PX_FEATURE_SIZE 32   /* longest name whose answer is remembered, and a 0 */
@@ -168,6 +172,11 @@ struct px_task {
     bool coalesced;                /* one reply stands for all tasks of its broadcast */
     struct px_task *peer;          /* the next task of its broadcast, in a ring; NULL: of none */
     bool bereft;                   /* I/O thread: an engine of its coalesced broadcast died */
+    bool lent; /* its buffers are the caller's, who may change them: it is not kept once sent */
+    /* I/O thread: what was sent, in case that it is lost, or what is sent later (io.c). */
+    struct px_msg *request;
+    bool unsent;
+    struct px_task *kept_prev, *kept_next;
     char id[];
 };
 
@@ -260,6 +269,11 @@ struct phalanx_client {
     struct px_task *tasks; /* outstanding, by msg_id */
     struct px_task *waiting;
     struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *cool_timer;
+    struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that send requests */
+    struct px_task *kept;                         /* tasks with their requests, the oldest first */
+    size_t kept_bytes;
+    bool sends_again; /* the controller knows what it has had */
+    bool doubtful;    /* a connection was lost: requests wait until the hub has answered */
     char probe_id[PX_MAX_IDENTITY + 1];
     int probe_misses;
     bool gone;  /* the controller has said goodbye */
@@ -296,6 +310,8 @@ void px_io_attach(struct phalanx_client *client);
 void *px_io_main(void *client);
 /* A task enters the table and its message (taken; NULL: another task's goes for it) is sent. */
 void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg);
+/* Its request is not needed any more. */
+void px_io_let_go(struct phalanx_client *client, struct px_task *task);
 /* Files the batch: at the end of every callback. */
 void px_io_flush(struct phalanx_client *client);
 /* Sends what is held back. */

@@ -58,6 +58,7 @@ static void unlist(struct phalanx_client *client, struct px_task *task)
 {
     struct phalanx_result *result = touch(client, task); /* keeps it until the flush */
     HASH_DEL(client->tasks, task);
+    px_io_let_go(client, task);
     task->listed = false;
     if (task->waiting)
         DL_DELETE(client->waiting, task);
@@ -77,6 +78,7 @@ static void finish(struct phalanx_client *client, struct px_task *task)
 static void count_reply(struct phalanx_client *client, struct px_task *task)
 {
     task->replied = true;
+    px_io_let_go(client, task);
     touch(client, task)->staged.replied++;
 }
 

@@ -11,6 +11,11 @@
  * arrives, the hub is asked for the engines every PX_PROBE_MS; the answer also mends the engine
  * table if a notification was missed. PX_PROBE_MISSES unanswered questions fail what is
  * outstanding.
+ *
+ * What is under way when a connection breaks, or a controller is killed, is lost, and nobody says
+ * what that is. So the hub is asked when the connection is there again, and then what has not been
+ * answered is sent again, byte for byte: whoever has had it passes over it (protocol.h, PX_AGAIN).
+ * What is submitted meanwhile waits, so that engines get all in the order of submission.
  */
 #define _GNU_SOURCE
 #include "client/client.h"
@@ -46,6 +51,85 @@ static bool is_alive(const struct phalanx_client *client, int id)
     return engine && engine->alive;
 }
 
+void px_io_let_go(struct phalanx_client *client, struct px_task *task)
+{
+    if (!task->request)
+        return;
+    DL_DELETE2(client->kept, task, kept_prev, kept_next);
+    client->kept_bytes -= px_msg_bytes(task->request) + PX_KEPT_EACH;
+    if (task->unsent) /* nobody waits for it, but it is to be done */
+        (void)!px_socket_send(client->sockets[task->channel], &task->request);
+    px_msg_destroy(task->request);
+    task->request = NULL;
+    task->unsent = false;
+}
+
+static bool is_full(const struct phalanx_client *client)
+{
+    return client->kept_bytes > PX_KEPT_BYTES && client->kept->kept_next && !client->kept->unsent;
+}
+
+/* Takes `msg`. */
+static void keep(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
+{
+    task->request = msg;
+    DL_APPEND2(client->kept, task, kept_prev, kept_next);
+    client->kept_bytes += px_msg_bytes(msg) + PX_KEPT_EACH;
+    while (is_full(client))
+        px_io_let_go(client, client->kept);
+}
+
+static bool is_sent_again(const struct phalanx_client *client, const struct px_task *task)
+{
+    return client->sends_again &&
+           (task->channel == PX_CHANNEL_MUX || task->channel == PX_CHANNEL_TASK);
+}
+
+/* False when it cannot be sent, and *msg is still the caller's. */
+static bool send_request(struct phalanx_client *client, struct px_task *task, struct px_msg **msg)
+{
+    if (is_sent_again(client, task) && client->doubtful) {
+        task->unsent = true;
+        keep(client, task, *msg);
+        *msg = NULL;
+        return true;
+    }
+    if (is_sent_again(client, task) && !task->lent)
+        keep(client, task, px_msg_copy(*msg));
+    return px_socket_send(client->sockets[task->channel], msg) == PX_SENT;
+}
+
+static void send_again(struct phalanx_client *client, struct px_task *task)
+{
+    struct px_msg *msg = px_msg_copy(task->request);
+    const bool first = task->unsent;
+    task->unsent = false;
+    if (first && task->lent)
+        px_io_let_go(client, task);
+    struct px_msg *marked = first ? msg : px_msg_marked(msg, PX_AGAIN);
+    if (!first)
+        px_msg_destroy(msg);
+    if (px_socket_send(client->sockets[task->channel], &marked) != PX_SENT)
+        px_msg_destroy(marked);
+}
+
+/* In the order of submission. */
+static void send_all_again(struct phalanx_client *client)
+{
+    size_t count = 0;
+    struct px_task *task, *next;
+    client->doubtful = false;
+    DL_FOREACH_SAFE2(client->kept, task, next, kept_next)
+    {
+        if (task->engine >= 0 && !is_alive(client, task->engine))
+            continue;
+        if (client->sends_again || task->unsent)
+            send_again(client, task);
+        count++;
+    }
+    px_log(PX_DEBUG, "requests.again", "count=%zu", count);
+}
+
 void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
 {
     if (atomic_load(&task->result->freed)) { /* sent, and what comes of it is nobody's */
@@ -60,7 +144,7 @@ void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_m
         px_file_lost(client, task, "the controller was shut down");
     else if (task->engine >= 0 && !is_alive(client, task->engine))
         px_file_lost(client, task, NULL);
-    else if (msg && px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
+    else if (msg && !send_request(client, task, &msg))
         px_file_lost(client, task, "it could not be sent");
     px_msg_destroy(msg);
 }
@@ -147,7 +231,7 @@ static void on_probe(struct px_loop *loop, void *ctx)
         client->probe_timer = NULL;
         return;
     }
-    const bool heard = client->heard;
+    const bool heard = client->heard && !client->doubtful;
     client->heard = false;
     if (heard) {
         client->probe_misses = 0;
@@ -168,6 +252,49 @@ void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused)
     client->probe_misses = 0;
     client->heard = true;
     client->probe_timer = px_loop_timer(client->loop, PX_PROBE_MS, PX_PROBE_MS, on_probe, client);
+}
+
+/* ---- the watch over connections ------------------------------------------------------- */
+
+static void on_connection(struct phalanx_client *client, enum px_channel channel)
+{
+    for (struct px_msg *event; (event = px_socket_recv(client->monitors[channel]));) {
+        const bool lost = px_monitor_says_lost(event);
+        px_msg_destroy(event);
+        client->doubtful |= lost;
+        /* What was asked before may be lost as well. */
+        if (!lost && client->doubtful && (channel == PX_CHANNEL_QUERY || !client->probe_id[0]))
+            ask_hub(client);
+    }
+}
+
+#define ON_CONNECTION(name, channel)                                                               \
+    static void name(struct px_loop *loop, void *client)                                           \
+    {                                                                                              \
+        (void)loop;                                                                                \
+        on_connection(client, channel);                                                            \
+    }
+ON_CONNECTION(on_query_connection, PX_CHANNEL_QUERY)
+ON_CONNECTION(on_mux_connection, PX_CHANNEL_MUX)
+ON_CONNECTION(on_task_connection, PX_CHANNEL_TASK)
+
+/* Without it what is lost is noticed by its absence alone. */
+static void watch_connections(struct phalanx_client *client)
+{
+    static const struct {
+        enum px_channel channel;
+        px_loop_fn *handle;
+    } rows[] = {
+        {PX_CHANNEL_QUERY, on_query_connection},
+        {PX_CHANNEL_MUX, on_mux_connection},
+        {PX_CHANNEL_TASK, on_task_connection},
+    };
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        struct px_socket *monitor = px_socket_monitor(client->sockets[rows[i].channel], NULL);
+        client->monitors[rows[i].channel] = monitor;
+        if (monitor)
+            px_loop_socket(client->loop, px_socket_pollable(monitor), rows[i].handle, client);
+    }
 }
 
 /* ---- engines come and go --------------------------------------------------------------- */
@@ -216,7 +343,10 @@ static void on_connection_reply(struct phalanx_client *client, const struct px_m
     pthread_mutex_lock(&client->lock);
     engines_changed(client, px_engines_sync(&client->engines, content));
     pthread_mutex_unlock(&client->lock);
+    client->sends_again = json_is_true(json_object_get(content, "px_again"));
     json_decref(content);
+    if (client->doubtful)
+        send_all_again(client);
 }
 
 static void on_registration_notification(struct phalanx_client *client, json_t *content)
@@ -406,6 +536,7 @@ void px_io_attach(struct phalanx_client *client)
     };
     for (int i = 0; i < PX_CHANNEL_COUNT; i++)
         px_loop_socket(client->loop, px_socket_pollable(client->sockets[i]), handlers[i], client);
+    watch_connections(client);
     px_loop_fd(client->loop, px_doorbell_fd(client->bell), on_bell, client);
 }
 

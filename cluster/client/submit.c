@@ -77,7 +77,7 @@ static enum phalanx_code resolve_targets(struct phalanx_client *client,
 struct letter {
     enum px_channel channel;
     const char *type;
-    bool unanswered, broadcast, coalesced;
+    bool unanswered, broadcast, coalesced, lent;
     struct px_buf content, metadata;
 };
 
@@ -143,6 +143,8 @@ static void compose(const struct phalanx_request *request, struct targets *targe
     out->broadcast = out->channel == PX_CHANNEL_BROADCAST;
     out->coalesced = out->broadcast && request->coalesce && request->type == PHALANX_APPLY;
     out->type = named ? request->message : types[request->type];
+    for (size_t i = 0; i < request->buffer_count; i++)
+        out->lent |= request->buffers[i].release != NULL;
     out->unanswered = named && strncmp(request->message, "comm_", 5) == 0;
     if (request->type == PHALANX_EXECUTE)
         execute_content(request, &out->content);
@@ -240,6 +242,7 @@ static struct px_task *task_create(struct phalanx_result *result, const struct l
     task->channel = letter->channel;
     task->unanswered = letter->unanswered;
     task->coalesced = letter->coalesced;
+    task->lent = letter->lent;
     memcpy(task->id, id, size);
     return task;
 }

@@ -13,7 +13,7 @@
  *   other passes over it, as clients do with replies that they do not know.
  *
  * Connections come back one after the other; for some seconds after the restart such a reply is
- * kept, and new ones get it as they come.
+ * kept, and new ones get it as they come. Later, all are back who will be.
  */
 #include "controller.h"
 
@@ -45,7 +45,8 @@ struct held {
 struct px_clients {
     struct px_loop *loop;
     struct px_port *port;
-    int64_t return_ms; /* until then; 0: nobody comes back */
+    int64_t return_ms; /* until then connections come back */
+    bool restored;     /* there was a controller before this one */
     uint32_t next;     /* the number that is looked at next */
     uint32_t *peers;   /* numbers of connections that have been found */
     size_t peer_count, peer_size;
@@ -69,19 +70,13 @@ static struct seen *find_session(const struct px_clients *clients, struct px_spa
     return seen;
 }
 
-/* Some time after the restart, all are back who will be. */
-static bool is_returning(struct px_clients *clients)
-{
-    if (clients->return_ms != 0 && px_now_ms() >= clients->return_ms)
-        clients->return_ms = 0;
-    return clients->return_ms != 0;
-}
+static void on_retry(struct px_loop *loop, void *ctx);
 
 void px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
 {
     struct px_header header;
     struct px_span number = px_msg_ident(msg, 0);
-    if (!is_returning(clients) || find_seen(clients, number) != NULL ||
+    if (!clients->restored || find_seen(clients, number) != NULL ||
         HASH_COUNT(clients->seen) >= MAX_SEEN ||
         px_header_scan(px_msg_header(msg), &header, NULL) != 0)
         return;
@@ -95,6 +90,8 @@ void px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
         HASH_DELETE(hh_session, clients->by_session, before);
     HASH_ADD_KEYPTR(hh_session, clients->by_session, seen->text + number.size, header.session.size,
                     seen);
+    if (clients->held != NULL) /* what was kept comes before the answer to this */
+        on_retry(clients->loop, clients);
 }
 
 static bool send_to(struct px_clients *clients, const struct px_msg *msg, struct px_span number)
@@ -171,7 +168,7 @@ static bool try_held(struct px_clients *clients, struct held *held)
     offer(clients, held);
     if (held == clients->held) /* the oldest one only: what it finds serves all */
         explore(clients, held);
-    return !is_returning(clients);
+    return px_now_ms() >= clients->return_ms;
 }
 
 static void drop_held(struct px_clients *clients, struct held *held)
@@ -214,7 +211,7 @@ void px_clients_send(struct px_clients *clients, struct px_msg *msg)
     if (px_socket_send(clients->port->socket, &msg) == PX_SENT)
         return;
     /* One that was here since the restart has gone. */
-    bool gone = !is_returning(clients) || find_seen(clients, px_msg_frame(msg, 0)) != NULL;
+    bool gone = !clients->restored || find_seen(clients, px_msg_frame(msg, 0)) != NULL;
     if (!gone && clients->held_count < MAX_HELD) {
         hold(clients, msg);
         return;
@@ -230,6 +227,7 @@ struct px_clients *px_clients_create(const struct px_shared *shared, struct px_p
     clients->loop = shared->loop;
     clients->port = port;
     clients->return_ms = shared->return_ms;
+    clients->restored = shared->return_ms != 0;
     clients->next = first;
     return clients;
 }

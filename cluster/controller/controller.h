@@ -135,7 +135,12 @@ void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *setti
 enum px_note_kind {
     PX_NOTE_MUX_REQUEST,      /* engine, client | message */
     PX_NOTE_MUX_REPLY,        /* client, engine | message */
+    PX_NOTE_MUX_AGAIN,        /* engine, client | a request that its client has sent again */
+    PX_NOTE_MUX_LATE,         /* client, engine | a reply that its engine has sent again, and that
+                               * was not passed on: PX_ORDER_ANSWER if it is wanted */
+    PX_NOTE_MUX_OLD,          /* the same, for the books alone */
     PX_NOTE_TASK_REQUEST,     /* client | message */
+    PX_NOTE_TASK_AGAIN,       /* client | a request, of a task that has ended, sent again */
     PX_NOTE_TASK_DESTINATION, /* no message; `text` is the msg_id, a 0, the engine's uuid */
     PX_NOTE_TASK_REPLY,       /* client, engine | message; without engine when made here */
     PX_NOTE_IOPUB,            /* topic | message */
@@ -175,7 +180,8 @@ enum px_order_kind {
     PX_ORDER_PROBE,        /* uuid: find out which of its tasks it has */
     PX_ORDER_PROBE_DIRECT, /* uuid, id: the same for direct requests, by a probe of this number; the
                             * answer is a PX_NOTE_PROBED */
-    PX_ORDER_ANSWER,       /* msg: client, engine | a reply to a direct request, made by the hub */
+    PX_ORDER_ANSWER,       /* msg: client, engine | a reply to a direct request, from the hub */
+    PX_ORDER_ANSWER_TASK,  /* msg: client | a reply to a task, which has been noted before */
     PX_ORDER_REPORT,       /* msg: a status_request, or NULL; the answer is a PX_NOTE_REPORT */
     PX_ORDER_RETURN,       /* msg: comes back as a PX_NOTE_QUERY, after all that was noted */
     PX_ORDER_STOP,
@@ -251,6 +257,9 @@ void px_error_content(struct px_buf *out, const char *ename, const char *evalue)
 struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
                               struct px_span engine, struct px_span parent, const char *ename,
                               const char *evalue);
+/* Whether a request with this header comes from a client of ours. They speak a later protocol than
+ * jupyter_client, on which ipyparallel's stands. */
+bool px_is_ours(struct px_span header);
 /* What is said of a request that did not get to its engine; owned by the caller. */
 char *px_say_unsent(struct px_span engine);
 /* To an engine that a former controller has left, or whose connection was lost: any request that it
@@ -284,6 +293,8 @@ bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid);
 
 /* ---- port: a bound socket (port.c) ----------------------------------------- */
 
+enum px_mark { PX_MARK_NONE, PX_MARK_AGAIN, PX_MARK_OLD }; /* PX_AGAIN, PX_AGAIN_OLD */
+
 struct px_port {
     const char *name;
     struct px_socket *socket;
@@ -296,6 +307,7 @@ struct px_port {
     struct px_loop *loop;
     struct px_link *link; /* NULL: it is never paced */
     bool blocked;         /* what comes has nowhere to go: it waits in the socket */
+    enum px_mark again;   /* what is handled was sent before, and maybe did not arrive */
     unsigned long received, malformed, forged, unroutable;
     unsigned long long bytes;
     struct px_log_limiter limiter;
@@ -359,7 +371,7 @@ struct px_shared {
     struct px_session *session;
     struct px_link *link;
     struct px_traffic *traffic;
-    int64_t return_ms; /* until then clients of a former controller may come back; 0: none */
+    int64_t return_ms; /* until then clients of a former controller come back; 0: there was none */
 };
 void px_shared_after(void *shared); /* a port's `after`: sends the notes */
 
@@ -409,6 +421,10 @@ void px_tasks_drain(struct px_tasks *tasks);
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
 /* Appends {"<msg_id>": why, ...} for ids each ended by a newline. */
 void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *out);
+/* An engine of a former controller, which will say which tasks it has. */
+void px_tasks_expect(struct px_tasks *tasks, struct px_span uuid);
+/* To a client; taken. */
+void px_tasks_answer(struct px_tasks *tasks, struct px_msg *msg);
 /* What a former controller left. Takes `msg`. */
 void px_tasks_adopt(struct px_tasks *tasks, struct px_span uuid, struct px_msg *msg);
 /* Finds out which of its tasks the engine has; the others wait for an engine again. */

@@ -55,21 +55,11 @@ char *px_hub_say_lost(const struct px_member *member, const char *msg_id)
                          : px_format("Engine %d died while running task '%s'", member->id, msg_id);
 }
 
-/*
- * The request of a client that may not know px_cause, or NULL. Ours speak a later protocol than
- * jupyter_client, on which ipyparallel's stands. Taken wrongly, one of theirs hears what it heard
- * from ipcontroller: that the engine died, and not why.
- */
+/* The request of a client that may not know px_cause, or NULL. */
 static struct px_record *foreign_record(struct px_hub *hub, const struct px_job *job)
 {
-    static const char *const keys[] = {"version"};
-    struct px_span version, ours = PX_SPAN("\"" PX_PROTOCOL_VERSION "\"");
     struct px_record *record = px_db_get(hub->db, px_span_of(job->msg_id));
-    if (record == NULL || record->request == NULL ||
-        px_scan(px_msg_header(record->request), keys, &version, 1) != 0)
-        return NULL;
-    return version.size == ours.size && memcmp(version.data, ours.data, ours.size) == 0 ? NULL
-                                                                                        : record;
+    return record == NULL || record->request == NULL || px_record_is_ours(record) ? NULL : record;
 }
 
 static void answer_foreign(struct px_hub *hub, struct px_member *member)

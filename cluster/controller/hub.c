@@ -29,6 +29,7 @@ static void on_connection_request(const struct px_request *request)
 {
     json_t *content = json_pack("{s:s}", "status", "ok");
     px_members_list(request->hub, content);
+    json_object_set_new(content, "px_again", json_boolean(px_hub_sends_again(request->hub)));
     px_request_reply(request, PX_CONNECTION_REPLY, content, NULL);
     /* An engine that is not sure of its connections asks under its own name. */
     struct px_member *member = px_hub_member(request->hub, px_msg_ident(request->msg, 0));

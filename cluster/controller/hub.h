@@ -50,6 +50,8 @@ json_t *px_record_field(const struct px_record *record, const char *name);
 bool px_record_has_field(const struct px_record *record, const char *name);
 /* All fields but buffers, or msg_id and `keys` (which are all known). New reference. */
 json_t *px_record_json(const struct px_record *record, const json_t *keys);
+/* Whether its client is one of ours; false for NULL. */
+bool px_record_is_ours(const struct px_record *record);
 bool px_record_is_complete(const struct px_record *record);
 /* Microseconds since 1970, or -1 when the text is not an ISO 8601 date and time. */
 int64_t px_date_parse(struct px_span text);
@@ -218,6 +220,7 @@ struct px_member {
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
     unsigned probes;        /* on mux: how many it was sent, from 1 */
+    bool is_doubtful;       /* to be probed soon */
     UT_hash_handle hh;      /* by id: all that ever registered */
     UT_hash_handle hh_uuid; /* by uuid: alive */
     char uuid[];
@@ -227,6 +230,7 @@ struct px_member {
 struct px_job {
     struct px_member *member; /* NULL: unassigned */
     bool mux;
+    struct px_msg *asked;       /* engine, client | without buffers: sent again; or NULL */
     unsigned probe;             /* the last that the member was sent before it */
     struct px_job *prev, *next; /* of the member, or unassigned */
     UT_hash_handle hh;
@@ -252,7 +256,7 @@ struct px_hub {
     struct px_history *finished; /* ids that were completed */
     struct px_db *db;
     struct px_store *store; /* NULL without --sqlitedb */
-    struct px_timer *farewell, *sweep, *save, *tidy, *flush;
+    struct px_timer *farewell, *sweep, *save, *tidy, *flush, *doubt;
     bool stopping, noted; /* noted: traffic since the last look */
     unsigned long requests, refused, malformed, forged;
     size_t returning; /* requests that are on their way round through the traffic thread */
@@ -360,6 +364,22 @@ struct px_member *px_hub_target(const struct px_hub *hub, const json_t *target);
 /* ---- copies of the traffic (monitor.c) ------------------------------------- */
 
 void px_monitor_note(struct px_hub *hub, const struct px_note *note);
+/* A direct request to `member`: recorded and booked. */
+void px_monitor_request(struct px_hub *hub, const struct px_note *note,
+                        const struct px_header *header, struct px_member *member);
+/* A reply to one: recorded, and struck off. */
+void px_monitor_reply(struct px_hub *hub, const struct px_note *note);
+
+/* ---- what was sent again (again.c) ------------------------------------------ */
+
+/* Whether messages can be told from their copies, so that clients may send again. */
+bool px_hub_sends_again(const struct px_hub *hub);
+/* Whether the client of a request that its engine does not have may yet send it again; the engine
+ * is asked once more then. */
+bool px_hub_is_patient(struct px_hub *hub, struct px_member *member, const struct px_job *job);
+void px_again_direct_request(struct px_hub *hub, const struct px_note *note);
+void px_again_direct_reply(struct px_hub *hub, const struct px_note *note);
+void px_again_task_request(struct px_hub *hub, const struct px_note *note);
 
 /* ---- the hub itself
  * ------------------------------------------------------------------------------ */
@@ -374,6 +394,7 @@ void px_hub_destroy(struct px_hub *hub);
 PX_MUST_USE int px_hub_restore(struct px_hub *hub, struct px_error *err);
 /* Finds out which of its tasks and direct requests the engine has. */
 void px_hub_probe(struct px_hub *hub, struct px_member *member);
+void px_hub_probe_direct(struct px_hub *hub, struct px_member *member); /* of its direct requests */
 /* The engine of that uuid has answered what it was ever going to answer of what it was sent on mux
  * before this probe. */
 void px_hub_probed(struct px_hub *hub, struct px_span uuid, unsigned probe);

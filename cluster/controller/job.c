@@ -60,5 +60,6 @@ void px_hub_unbook(struct px_hub *hub, struct px_job *job)
 {
     leave_list(hub, job);
     HASH_DEL(hub->jobs, job);
+    px_msg_destroy(job->asked);
     free(job);
 }

@@ -335,7 +335,9 @@ static json_t *read_features(json_t *names, unsigned *features)
     static const struct {
         const char *name;
         unsigned bit;
-    } known[] = {{"pickle5", PX_FEATURE_PICKLE5}, {"recall", PX_FEATURE_RECALL}};
+    } known[] = {{"pickle5", PX_FEATURE_PICKLE5},
+                 {"recall", PX_FEATURE_RECALL},
+                 {"again", PX_FEATURE_AGAIN}};
     *features = 0;
     if (!json_is_array(names) || json_array_size(names) > 64)
         return NULL;

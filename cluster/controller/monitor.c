@@ -53,13 +53,18 @@ static void on_mux_request(struct px_hub *hub, const struct px_note *note)
 {
     struct px_header header;
     struct px_member *member = px_hub_member(hub, px_msg_ident(note->msg, 0));
-    if (member == NULL || px_header_scan(px_msg_header(note->msg), &header, NULL) != 0)
-        return;
-    store_request(hub, note->msg, header.msg_id, "mux", px_span_of(member->uuid));
-    px_hub_book(hub, header.msg_id, member, true);
+    if (member != NULL && px_header_scan(px_msg_header(note->msg), &header, NULL) == 0)
+        px_monitor_request(hub, note, &header, member);
 }
 
-static void on_mux_reply(struct px_hub *hub, const struct px_note *note)
+void px_monitor_request(struct px_hub *hub, const struct px_note *note,
+                        const struct px_header *header, struct px_member *member)
+{
+    store_request(hub, note->msg, header->msg_id, "mux", px_span_of(member->uuid));
+    px_hub_book(hub, header->msg_id, member, true);
+}
+
+void px_monitor_reply(struct px_hub *hub, const struct px_note *note)
 {
     struct px_span msg_id = px_scan_member(px_msg_parent(note->msg), "msg_id");
     struct px_job *job = px_hub_job(hub, msg_id);
@@ -69,6 +74,8 @@ static void on_mux_reply(struct px_hub *hub, const struct px_note *note)
         px_hub_unbook(hub, job);
         px_history_set(hub->finished, msg_id, PX_SUCCEEDED, 0);
     } else if (px_history_get(hub->finished, msg_id, NULL) == PX_UNKNOWN) {
+        if (hub->settings->restore && msg_id.size > 0 && msg_id.size <= PX_MAX_MSG_ID)
+            px_history_set(hub->finished, msg_id, PX_SUCCEEDED, 0); /* it may be sent again */
         return;
     }
     store_reply(hub, note, msg_id, px_msg_ident(note->msg, 1));
@@ -234,8 +241,12 @@ static void on_stopped_heart(struct px_hub *hub, const struct px_note *note)
 
 static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_note *) = {
     [PX_NOTE_MUX_REQUEST] = on_mux_request,
-    [PX_NOTE_MUX_REPLY] = on_mux_reply,
+    [PX_NOTE_MUX_REPLY] = px_monitor_reply,
+    [PX_NOTE_MUX_AGAIN] = px_again_direct_request,
+    [PX_NOTE_MUX_LATE] = px_again_direct_reply,
+    [PX_NOTE_MUX_OLD] = px_monitor_reply,
     [PX_NOTE_TASK_REQUEST] = on_task_request,
+    [PX_NOTE_TASK_AGAIN] = px_again_task_request,
     [PX_NOTE_TASK_DESTINATION] = on_task_destination,
     [PX_NOTE_TASK_REPLY] = on_task_reply,
     [PX_NOTE_IOPUB] = on_iopub,

@@ -6,7 +6,29 @@
  */
 #include "controller.h"
 
+#include "protocol.h"
+
 #define DRAIN_TURNS 64
+
+static enum px_mark mark_of(struct px_span ident)
+{
+    if (px_span_equal(ident, PX_AGAIN))
+        return PX_MARK_AGAIN;
+    return px_span_equal(ident, PX_AGAIN_OLD) ? PX_MARK_OLD : PX_MARK_NONE;
+}
+
+/* ... | px.again | <IDS|MSG> ...: the mark is taken off. */
+static enum px_mark take_mark(const struct px_port *port, struct px_msg *msg)
+{
+    size_t last = px_msg_ident_count(msg) - 1;
+    enum px_mark mark = last < port->least_idents ? PX_MARK_NONE : mark_of(px_msg_ident(msg, last));
+    if (mark == PX_MARK_NONE)
+        return mark;
+    for (; last > 0; last--)
+        px_msg_swap(msg, last, last - 1);
+    px_msg_drop_front(msg, 1);
+    return mark;
+}
 
 static bool is_good(struct px_port *port, struct px_msg *msg)
 {
@@ -17,7 +39,10 @@ static bool is_good(struct px_port *port, struct px_msg *msg)
                        port->name, port->malformed);
         return false;
     }
+    port->again = port->least_idents > 0 ? take_mark(port, msg) : PX_MARK_NONE;
     if (px_session_verify(port->session, msg, &err) != 0) {
+        if (port->again && err.code == PX_EEXIST)
+            return false; /* as is hoped */
         port->forged++;
         px_log_limited(&port->limiter, PX_WARN, "message-unauthorized",
                        "socket=%s dropped=%lu why=\"%s\"", port->name, port->forged, err.text);

@@ -53,6 +53,11 @@ void px_record_set_engine(struct px_record *record, struct px_span uuid)
     record->engine_uuid = px_strndup(uuid.data, uuid.size);
 }
 
+bool px_record_is_ours(const struct px_record *record)
+{
+    return record != NULL && record->request != NULL && px_is_ours(px_msg_header(record->request));
+}
+
 bool px_record_is_complete(const struct px_record *record)
 {
     return record->reply != NULL || record->lost_header != NULL;

@@ -28,7 +28,8 @@ static void on_request(void *ctx, struct px_msg **msg)
     px_clients_saw(relay->clients, *msg);
     px_msg_swap(*msg, 0, 1);
     if (relay->noted)
-        px_link_note(relay->shared.link, PX_NOTE_MUX_REQUEST, *msg);
+        px_link_note(relay->shared.link, relay->in.again ? PX_NOTE_MUX_AGAIN : PX_NOTE_MUX_REQUEST,
+                     *msg);
     px_route_send(relay->route, *msg);
     *msg = NULL;
 }
@@ -42,6 +43,11 @@ static void on_reply(void *ctx, struct px_msg **msg)
         return;
     }
     px_msg_swap(*msg, 0, 1);
+    if (relay->out.again) {
+        bool old = relay->out.again == PX_MARK_OLD && !px_is_ours(px_msg_parent(*msg));
+        px_link_note(relay->shared.link, old ? PX_NOTE_MUX_OLD : PX_NOTE_MUX_LATE, *msg);
+        return;
+    }
     if (relay->noted)
         px_link_note(relay->shared.link, PX_NOTE_MUX_REPLY, *msg);
     px_clients_send(relay->clients, *msg);
@@ -182,6 +188,9 @@ void px_pure_submit(struct px_pure *pure, struct px_msg *msg)
 
 static void on_pure_request(void *ctx, struct px_msg **msg)
 {
+    const struct px_pure *pure = ctx;
+    if (pure->in.again) /* nobody knows which engine has had it */
+        return;
     px_pure_submit(ctx, *msg);
     *msg = NULL;
 }

@@ -51,18 +51,25 @@ struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
     return msg;
 }
 
+bool px_is_ours(struct px_span header)
+{
+    static const char *const keys[] = {"version"};
+    struct px_span version, ours = PX_SPAN("\"" PX_PROTOCOL_VERSION "\"");
+    return px_scan(header, keys, &version, 1) == 0 && version.size == ours.size &&
+           memcmp(version.data, ours.data, ours.size) == 0;
+}
+
 char *px_say_unsent(struct px_span engine)
 {
     return px_format("the message did not reach engine '%.*s'", (int)engine.size, engine.data);
 }
 
-#define PROBE_IDENT "px.probe." /* the client that asks; a number follows */
 #define MOST_DIGITS 9
 
 struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid, unsigned number)
 {
-    char ident[sizeof(PROBE_IDENT) + MOST_DIGITS + 1];
-    snprintf(ident, sizeof(ident), PROBE_IDENT "%u", number);
+    char ident[sizeof(PX_PROBE) + MOST_DIGITS + 1];
+    snprintf(ident, sizeof(ident), PX_PROBE "%u", number);
     struct px_span idents[2] = {uuid, px_span_of(ident)};
     struct px_span content = PX_SPAN("{\"code\": \"\", \"silent\": true, \"store_history\": false, "
                                      "\"user_expressions\": {}, \"allow_stdin\": false}");
@@ -73,10 +80,10 @@ struct px_msg *px_probe_build(struct px_session *session, struct px_span uuid, u
 
 unsigned px_probe_number(struct px_span ident)
 {
-    const size_t head = strlen(PROBE_IDENT);
+    const size_t head = strlen(PX_PROBE);
     unsigned number = 0;
     if (ident.size <= head || ident.size > head + MOST_DIGITS ||
-        memcmp(ident.data, PROBE_IDENT, head) != 0)
+        memcmp(ident.data, PX_PROBE, head) != 0)
         return 0;
     for (size_t i = head; i < ident.size; i++) {
         if (ident.data[i] < '0' || ident.data[i] > '9')

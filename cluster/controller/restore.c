@@ -11,8 +11,8 @@
  * So it is, without a restart, when an engine asks whether it is known: its connections were lost,
  * and with them what was under way.
  *
- * A direct request that its engine turns out not to have, or whose reply was lost, fails: nobody
- * can tell which of these it is, and what it does may not be done twice.
+ * A direct request that its engine turns out not to have, or whose reply was lost, fails, unless
+ * its client sends it again (again.c).
  *
  * All keep their ids, so a client that still waits gets its reply. Tasks from before the cluster
  * was last started without --restore are left alone.
@@ -103,23 +103,53 @@ void px_hub_probe(struct px_hub *hub, struct px_member *member)
     struct px_order order = {.kind = PX_ORDER_PROBE};
     memcpy(order.uuid, member->uuid, strlen(member->uuid));
     px_link_order(hub->link, &order);
-    order.kind = PX_ORDER_PROBE_DIRECT;
-    order.id = (int)++member->probes;
+    px_hub_probe_direct(hub, member);
+}
+
+void px_hub_probe_direct(struct px_hub *hub, struct px_member *member)
+{
+    struct px_order order = {.kind = PX_ORDER_PROBE_DIRECT, .id = (int)++member->probes};
+    memcpy(order.uuid, member->uuid, strlen(member->uuid));
     px_link_order(hub->link, &order);
+}
+
+/* Of what is not on record nobody can say who has asked, unless it was sent again. */
+static void lose_direct(struct px_hub *hub, const struct px_member *member, struct px_job *job)
+{
+    static const char *const what =
+        "the controller was killed, or a connection lost, and with it a "
+        "direct request or its reply:";
+    const struct px_record *record = px_db_get(hub->db, px_span_of(job->msg_id));
+    job->probe = member->probes; /* answered, which takes a moment to get about */
+    if (record != NULL && record->request != NULL) {
+        answer_direct(hub, record, member->id, what);
+        return;
+    }
+    if (job->asked != NULL) {
+        struct px_order order = {.kind = PX_ORDER_ANSWER};
+        char *evalue = px_format("engine %d: %s '%s'", member->id, what, job->msg_id);
+        order.msg =
+            px_error_reply(hub->session, px_msg_ident(job->asked, 1), px_span_of(member->uuid),
+                           px_msg_header(job->asked), "EngineError", evalue);
+        px_link_order(hub->link, &order);
+        free(evalue);
+        return;
+    }
+    px_history_set(hub->finished, px_span_of(job->msg_id), PX_FAILED, 0);
+    px_hub_unbook(hub, job);
 }
 
 void px_hub_probed(struct px_hub *hub, struct px_span uuid, unsigned probe)
 {
-    const struct px_member *member = px_hub_member(hub, uuid);
+    struct px_member *member = px_hub_member(hub, uuid);
+    struct px_job *job = member ? member->queue : NULL, *next;
     size_t lost = 0;
-    for (struct px_job *job = member ? member->queue : NULL; job != NULL; job = job->next) {
-        if (job->probe >= probe)
+    for (; job != NULL; job = next) {
+        next = job->next;
+        if (job->probe >= probe || px_hub_is_patient(hub, member, job))
             continue;
-        job->probe = member->probes; /* answered, which takes a moment to get about */
         lost++;
-        answer_direct(hub, px_db_get(hub->db, px_span_of(job->msg_id)), member->id,
-                      "the controller was killed, or a connection lost, and with it a direct "
-                      "request or its reply:");
+        lose_direct(hub, member, job);
     }
     if (lost > 0)
         px_log(PX_WARN, "requests-lost", "engine=%.*s count=%zu", (int)uuid.size, uuid.data, lost);
@@ -194,7 +224,7 @@ static void probe_engines(struct px_hub *hub)
 {
     struct px_member *member, *next;
     HASH_ITER(hh, hub->by_id, member, next) {
-        if (member->tasks != NULL || member->queue != NULL)
+        if (member->tasks || member->queue || (member->features & PX_FEATURE_AGAIN))
             px_hub_probe(hub, member);
     }
 }
@@ -208,8 +238,8 @@ int px_hub_restore(struct px_hub *hub, struct px_error *err)
         px_store_finished(hub->store, MAX_REMEMBERED, remember, &restored);
         order_remember(&restored);
         px_store_each(hub->store, true, restore_task, &restored);
-        probe_engines(hub);
     }
+    probe_engines(hub);
     px_buf_fini(&restored.ended);
     px_log(PX_INFO, "restored",
            "engines=%u finished=%zu adopted=%zu submitted=%zu direct=%zu failed=%zu",

@@ -34,7 +34,8 @@
 /* What engines may offer beyond the common protocol: bits of px_worker.features. */
 #define PX_FEATURE_PICKLE5 1u
 #define PX_FEATURE_RECALL 2u
-#define PX_FEATURE_SETS 4u /* of these two */
+#define PX_FEATURE_SETS 4u  /* of these two */
+#define PX_FEATURE_AGAIN 4u /* sends its last replies again; not for the schedule */
 
 /* ---- history: the fate of every task --------------------------------------- */
 
@@ -227,6 +228,8 @@ void px_schedule_run(struct px_schedule *schedule);
 /* A task that has ended, at the engine of this uuid if it is still there. */
 void px_schedule_remember(struct px_schedule *schedule, struct px_span msg_id, bool succeeded,
                           struct px_span uuid);
+/* How it ended, or that it has not. */
+enum px_fate px_schedule_fate(const struct px_schedule *schedule, struct px_span msg_id);
 /* As px_schedule_submit(), of a task that the engine has been sent before. False, with nothing
  * taken, when there is no such engine. */
 PX_MUST_USE bool px_schedule_adopt(struct px_schedule *schedule, struct px_span msg_id,

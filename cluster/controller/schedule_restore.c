@@ -23,6 +23,11 @@ void px_schedule_remember(struct px_schedule *schedule, struct px_span msg_id, b
                        worker ? worker->serial : 0);
 }
 
+enum px_fate px_schedule_fate(const struct px_schedule *schedule, struct px_span msg_id)
+{
+    return px_history_get(schedule->history, msg_id, NULL);
+}
+
 bool px_schedule_adopt(struct px_schedule *schedule, struct px_span msg_id,
                        struct px_task_spec *spec, void *payload, struct px_span uuid)
 {

@@ -16,7 +16,7 @@
  * When an engine goes, replies it has sent may still be on their way, so what ran there fails
  * or moves on only after GRACE_MS, and replies that come until then count.
  */
-#include "controller.h"
+#include "comeback.h"
 #include "protocol.h"
 #include "task.h"
 
@@ -36,19 +36,6 @@ struct farewell {
     char *running; /* the request it died with; NULL: not known */
     size_t size;
     char uuid[];
-};
-
-struct px_tasks {
-    struct px_shared shared;
-    struct px_port in, out;
-    struct px_route *route;
-    struct px_clients *clients;
-    struct px_schedule *schedule;
-    struct px_timer *timer; /* of the next time-out */
-    int64_t timer_us;
-    struct farewell *farewells;
-    const struct farewell *leaving; /* whose tasks are being failed */
-    unsigned long refused, stale;
 };
 
 /* ---- what the schedule asks for -------------------------------------------- */
@@ -188,7 +175,7 @@ static void arm(struct px_tasks *tasks)
                                  on_timeout, tasks);
 }
 
-static void after_batch(void *ctx)
+void px_tasks_after(void *ctx)
 {
     struct px_tasks *tasks = ctx;
     arm(tasks);
@@ -230,7 +217,7 @@ static int read_task(struct px_tasks *tasks, const struct px_msg *msg, struct px
     return rc;
 }
 
-void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
+void px_tasks_start(struct px_tasks *tasks, struct px_msg *msg)
 {
     struct px_header header;
     struct px_task_spec spec = {0};
@@ -244,21 +231,23 @@ void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
     px_schedule_submit(tasks->schedule, header.msg_id, &spec, msg);
 }
 
+void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
+{
+    if (px_comeback_waits(tasks->comeback))
+        px_comeback_park(tasks->comeback, msg);
+    else
+        px_tasks_start(tasks, msg);
+}
+
 static void on_submission(void *ctx, struct px_msg **msg)
 {
     struct px_tasks *tasks = ctx;
     px_clients_saw(tasks->clients, *msg);
-    px_tasks_submit(ctx, *msg);
+    if (tasks->in.again && !px_comeback_waits(tasks->comeback))
+        px_tasks_resume(tasks, *msg);
+    else
+        px_tasks_submit(tasks, *msg);
     *msg = NULL;
-}
-
-/* The engine has answered the probe, and thus everything that it was sent before. */
-static void reclaim(struct px_tasks *tasks, struct px_span uuid, unsigned probe)
-{
-    size_t count = px_schedule_reclaim(tasks->schedule, uuid, probe);
-    if (count > 0)
-        px_log(PX_INFO, "tasks-reclaimed", "engine=%.*s count=%zu", (int)uuid.size, uuid.data,
-               count);
 }
 
 /* E | C | a task that did not get there: it goes to another engine, or fails when there is none. A
@@ -273,13 +262,17 @@ static void on_unsent(void *ctx, const struct px_msg *msg)
     if (px_schedule_reply(tasks->schedule, px_msg_frame(msg, 0), header.msg_id, PX_REPLY_REJECTED,
                           -1) != PX_STALE)
         px_schedule_run(tasks->schedule);
-    after_batch(tasks);
+    px_tasks_after(tasks);
 }
 
 static void on_result(void *ctx, struct px_msg **msg)
 {
     struct px_tasks *tasks = ctx;
     struct px_task_result result;
+    if (px_span_equal(px_msg_ident(*msg, 1), PX_HELD)) {
+        px_tasks_held(tasks, *msg);
+        return;
+    }
     if (px_task_read_result(*msg, &result) != 0) {
         tasks->out.malformed++;
         px_log_limited(&tasks->out.limiter, PX_WARN, "reply-malformed", "socket=task dropped=%lu",
@@ -289,46 +282,21 @@ static void on_result(void *ctx, struct px_msg **msg)
     px_schedule_tick(tasks->schedule, now_us());
     enum px_outcome outcome = px_schedule_reply(tasks->schedule, px_msg_ident(*msg, 0),
                                                 result.msg_id, result.reply, result.took_us);
-    if (outcome == PX_DELIVER) {
+    bool probe = outcome == PX_STALE && px_is_probe(*msg);
+    if (outcome == PX_DELIVER ||
+        (outcome == PX_STALE && !probe && px_tasks_late(tasks, *msg, &result))) {
         px_msg_swap(*msg, 0, 1);
         px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, *msg);
-        px_clients_send(tasks->clients, *msg);
-        *msg = NULL;
+        if (tasks->out.again != PX_MARK_OLD || px_is_ours(px_msg_parent(*msg))) {
+            px_clients_send(tasks->clients, *msg);
+            *msg = NULL;
+        }
+    } else if (probe) {
+        px_tasks_reclaim(tasks, px_msg_ident(*msg, 0), px_probe_number(px_msg_ident(*msg, 1)));
+    } else if (outcome == PX_STALE && !tasks->out.again) {
+        tasks->stale++;
     }
-    if (outcome == PX_STALE && px_is_probe(*msg))
-        reclaim(tasks, px_msg_ident(*msg, 0), px_probe_number(px_msg_ident(*msg, 1)));
-    else
-        tasks->stale += outcome == PX_STALE;
     px_schedule_run(tasks->schedule);
-}
-
-/* ---- what a former controller left ------------------------------------------ */
-
-void px_tasks_remember(struct px_tasks *tasks, struct px_span msg_id, bool succeeded,
-                       struct px_span uuid)
-{
-    px_schedule_remember(tasks->schedule, msg_id, succeeded, uuid);
-}
-
-void px_tasks_adopt(struct px_tasks *tasks, struct px_span uuid, struct px_msg *msg)
-{
-    struct px_error err;
-    struct px_header header;
-    struct px_task_spec spec = {0};
-    if (px_header_scan(px_msg_header(msg), &header, &err) == 0 &&
-        px_task_read_spec(px_msg_metadata(msg), &spec, &err) == 0 &&
-        !px_schedule_holds(tasks->schedule, header.msg_id) &&
-        px_schedule_adopt(tasks->schedule, header.msg_id, &spec, msg, uuid))
-        return;
-    px_task_spec_fini(&spec);
-    px_tasks_submit(tasks, msg); /* says what is wrong with it, if anything is */
-}
-
-void px_tasks_probe(struct px_tasks *tasks, struct px_span uuid)
-{
-    unsigned number = px_schedule_probe(tasks->schedule, uuid);
-    if (number > 0)
-        px_route_send(tasks->route, px_probe_build(tasks->shared.session, uuid, number));
 }
 
 /* ---- engines --------------------------------------------------------------- */
@@ -372,7 +340,7 @@ static void say_farewell(struct px_tasks *tasks, struct farewell *farewell)
                count_lost(tasks) - before);
     DL_DELETE(tasks->farewells, farewell);
     farewell_free(farewell);
-    after_batch(tasks);
+    px_tasks_after(tasks);
 }
 
 static void on_grace_over(struct px_loop *loop, void *ctx)
@@ -400,7 +368,7 @@ void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned fe
     px_schedule_tick(tasks->schedule, now_us());
     if (!px_schedule_engine_up(tasks->schedule, uuid, features))
         px_log(PX_WARN, "engine-known", "engine=%.*s", (int)uuid.size, uuid.data);
-    after_batch(tasks);
+    px_tasks_after(tasks);
 }
 
 void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause,
@@ -410,6 +378,7 @@ void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, c
     px_schedule_engine_down(tasks->schedule, uuid);
     px_route_forget(tasks->route, uuid);
     px_tasks_drain(tasks);
+    px_tasks_unexpect(tasks, uuid);
     struct farewell *farewell = px_alloc(sizeof(*farewell) + uuid.size + 1);
     farewell->tasks = tasks;
     farewell->id = id;
@@ -419,7 +388,7 @@ void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, c
     memcpy(farewell->uuid, uuid.data, uuid.size);
     DL_APPEND(tasks->farewells, farewell);
     farewell->timer = px_loop_timer(tasks->shared.loop, GRACE_MS, 0, on_grace_over, farewell);
-    after_batch(tasks);
+    px_tasks_after(tasks);
 }
 
 /* ---- create, destroy ------------------------------------------------------- */
@@ -437,7 +406,7 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
                                  .least_idents = 1,
                                  .handle = on_submission,
                                  .ctx = tasks,
-                                 .after = after_batch,
+                                 .after = px_tasks_after,
                                  .after_ctx = tasks};
     tasks->out = tasks->in;
     tasks->out.socket = out;
@@ -445,6 +414,7 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
     tasks->out.handle = on_result;
     tasks->route = px_route_create(shared->loop, &tasks->out, shared->traffic, on_unsent, tasks);
     tasks->clients = px_clients_create(shared, &tasks->in, first);
+    tasks->comeback = px_comeback_create();
     tasks->schedule = px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme),
                                          hwm == PX_HWM_UNSAID ? 1 : (unsigned)hwm, seed);
     if (hwm == PX_HWM_UNSAID)
@@ -464,10 +434,17 @@ void px_tasks_destroy(struct px_tasks *tasks)
         farewell_free(farewell);
     }
     px_loop_cancel(tasks->shared.loop, tasks->timer);
+    px_loop_cancel(tasks->shared.loop, tasks->patience);
+    px_comeback_destroy(tasks->comeback);
     px_schedule_destroy(tasks->schedule);
     px_route_destroy(tasks->route);
     px_clients_destroy(tasks->clients);
     free(tasks);
+}
+
+void px_tasks_answer(struct px_tasks *tasks, struct px_msg *msg)
+{
+    px_clients_send(tasks->clients, msg);
 }
 
 void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *out)
@@ -480,7 +457,7 @@ void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *ou
         px_schedule_why(tasks->schedule, msg_id, out);
         px_buf_text(out, end[1] ? ", " : "");
     }
-    after_batch(tasks);
+    px_tasks_after(tasks);
 }
 
 void px_tasks_report(const struct px_tasks *tasks, json_t *report)

@@ -73,6 +73,8 @@ static void on_engine_down(struct px_traffic *traffic, struct px_order *order)
 static void on_expect(struct px_traffic *traffic, struct px_order *order)
 {
     px_heart_expect(traffic->heart, px_span_of(order->uuid));
+    if (traffic->tasks != NULL && (order->features & PX_FEATURE_AGAIN))
+        px_tasks_expect(traffic->tasks, px_span_of(order->uuid));
 }
 
 /* It may have been heard, and ignored, before it was registered, or when that took too long. */
@@ -128,6 +130,15 @@ static void on_answer(struct px_traffic *traffic, struct px_order *order)
     px_relay_answer(traffic->mux, order->msg);
     order->msg = NULL;
     px_link_flush(traffic->shared.link);
+}
+
+static void on_answer_task(struct px_traffic *traffic, struct px_order *order)
+{
+    if (traffic->tasks != NULL)
+        px_tasks_answer(traffic->tasks, order->msg);
+    else
+        px_msg_destroy(order->msg);
+    order->msg = NULL;
 }
 
 /* "s<msg_id> 0 <uuid> 0", or with an f of those that failed, again and again. */
@@ -194,6 +205,7 @@ static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct 
     [PX_ORDER_PROBE] = on_probe,
     [PX_ORDER_PROBE_DIRECT] = on_probe_direct,
     [PX_ORDER_ANSWER] = on_answer,
+    [PX_ORDER_ANSWER_TASK] = on_answer_task,
     [PX_ORDER_REPORT] = on_report,
     [PX_ORDER_RETURN] = on_return,
     [PX_ORDER_STOP] = on_stop,

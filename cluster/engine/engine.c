@@ -92,8 +92,11 @@ static void on_cool(struct px_loop *loop, void *ctx)
 static void feed(struct engine *engine, enum engine_socket from, enum px_channel channel)
 {
     struct px_msg *msg;
-    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_engine_receive(engine, from)); i++)
+    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_engine_receive(engine, from)); i++) {
+        if (from == SHELL)
+            px_again_received(&engine->again, engine->sockets[SHELL], engine->session, msg);
         px_kernel_receive(engine->kernel, channel, &msg);
+    }
     px_service_push(engine->service);
     if (!engine->cool_timer && px_blocks_warm())
         watch_blocks(engine);
@@ -116,6 +119,8 @@ static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg
     static const enum engine_socket sockets[PX_CHANNEL_COUNT] = {
         [PX_SHELL] = SHELL, [PX_CONTROL] = CONTROL, [PX_STDIN] = SHELL, [PX_IOPUB] = IOPUB};
     struct engine *engine = ctx;
+    if (channel == PX_SHELL)
+        px_again_replied(&engine->again, px_service_loop(engine->service), *msg);
     const enum px_sent sent = px_socket_send(engine->sockets[sockets[channel]], msg);
     if (channel == PX_IOPUB)
         px_kernel_published(engine->kernel, sent == PX_SENT);
@@ -156,6 +161,7 @@ static void note_ping(struct engine *engine)
     const int64_t now_ms = boot_ms();
     if (now_ms - engine->pinged_ms > 2 * engine->period_ms + HEART_SLACK_MS)
         px_registrar_doubt(engine, "it was silent for too long");
+    px_again_heard(&engine->again);
     engine->pinged_ms = now_ms;
     engine->pinged = true;
 }
@@ -185,8 +191,12 @@ static void on_connection(struct px_loop *loop, void *ctx)
 {
     struct monitor *monitor = ctx;
     (void)loop;
-    for (struct px_msg *event; (event = px_socket_recv(monitor->socket)); px_msg_destroy(event))
-        px_registrar_doubt(monitor->engine, "a connection was lost");
+    struct engine *engine = monitor->engine;
+    for (struct px_msg *event; (event = px_socket_recv(monitor->socket)); px_msg_destroy(event)) {
+        if (px_monitor_says_lost(event))
+            px_again_break(&engine->again);
+        px_registrar_doubt(engine, "a connection was lost");
+    }
 }
 
 static void unwatch(struct engine *engine, enum engine_socket which)
@@ -370,6 +380,7 @@ static void close_sockets(void *ctx)
         engine->sockets[i] = NULL;
     }
     px_msg_destroy(engine->held);
+    px_again_fini(&engine->again);
     px_context_destroy(engine->context);
     engine->context = NULL;
 }

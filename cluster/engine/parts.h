@@ -5,6 +5,7 @@
  *     engine.c      sockets, heart, life
  *     registrar.c   the hub: registered, doubted, registered again
  *     requests.c    the requests that only engines know
+ *     again.c       the last replies, in case that they are lost
  *     trace.c       stacks, and deadly signals
  */
 #ifndef PX_ENGINE_PARTS_H
@@ -21,6 +22,19 @@ struct monitor {
     struct px_socket *socket;
     struct px_watch *watch;
     struct engine *engine;
+};
+
+struct px_kept;
+struct px_held_task;
+
+/* All zero at first. */
+struct px_again {
+    struct px_kept *replies; /* the oldest first */
+    size_t count, bytes;
+    struct px_timer *timer; /* while there are any, and the connection stands */
+    bool broken;
+    int64_t heard_ms, alive_ms; /* the last sign of life, and that before it broke */
+    struct px_held_task *tasks; /* of the scheduler, not answered yet: a hash by msg_id */
 };
 
 struct engine {
@@ -46,6 +60,7 @@ struct engine {
     bool pinged;
     bool doubtful; /* the hub may have forgotten us */
     bool left;     /* the hub was told that we end */
+    struct px_again again;
     struct px_log_limiter refused, unsent;
 };
 
@@ -75,6 +90,20 @@ void px_registrar_doubt(struct engine *engine, const char *why);
 void px_registrar_ask(struct engine *engine);
 /* Tells the fork server which id it is; the log as well. */
 void px_registrar_report(const struct engine *engine);
+
+/* ---- again.c, service thread ---- */
+
+/* A reply is about to be sent on the shell's socket. */
+void px_again_replied(struct px_again *again, struct px_loop *loop, const struct px_msg *msg);
+/* A request has come there. Before a probe gets its turn the last replies are sent again. */
+void px_again_received(struct px_again *again, struct px_socket *socket, struct px_session *session,
+                       const struct px_msg *msg);
+/* A sign of life from the controller. */
+void px_again_heard(struct px_again *again);
+/* The connection is lost; it is there again. */
+void px_again_break(struct px_again *again);
+void px_again_mend(struct px_again *again, struct px_loop *loop);
+void px_again_fini(struct px_again *again); /* its loop ends, too */
 
 /* ---- requests.c ---- */
 

@@ -68,7 +68,8 @@ static void send_registration(struct engine *engine, int wanted_id)
     char host[256] = "";
     if (gethostname(host, sizeof(host) - 1) < 0)
         host[0] = 0;
-    px_buf_printf(&content, "{\"uuid\": \"%s\", \"px\": {\"features\": [\"recall\"%s%s%s], ",
+    px_buf_printf(&content,
+                  "{\"uuid\": \"%s\", \"px\": {\"features\": [\"recall\", \"again\"%s%s%s], ",
                   engine->uuid, ops->features ? ", " : "", ops->features ? ops->features : "",
                   ops->trace ? ", \"stacks\"" : "");
     px_buf_printf(&content, "\"pid\": %ld, \"host\": ", (long)getpid());
@@ -152,6 +153,7 @@ void px_registrar_ask(struct engine *engine)
 static void be_sure(struct engine *engine)
 {
     engine->doubtful = false;
+    px_again_mend(&engine->again, px_service_loop(engine->service));
     if (engine->held && px_socket_send(engine->sockets[HEART_OUT], &engine->held) != PX_SENT)
         px_msg_destroy(engine->held);
     engine->held = NULL;

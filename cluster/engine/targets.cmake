@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # The engine: the kernel core on a cluster's sockets, its fork server, and the program pxengine.
 set(DIR ${CMAKE_CURRENT_LIST_DIR})
-px_library(px_engine SOURCES ${DIR}/engine.c ${DIR}/forkserver.c ${DIR}/nanny.c
+px_library(px_engine SOURCES ${DIR}/again.c ${DIR}/engine.c ${DIR}/forkserver.c ${DIR}/nanny.c
   ${DIR}/obituary.c ${DIR}/oom.c ${DIR}/registrar.c ${DIR}/requests.c ${DIR}/trace.c ${DIR}/tunnel.c
   LIBS px_service px_loop px_wire)
 target_include_directories(px_engine PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})

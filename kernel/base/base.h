@@ -53,7 +53,7 @@ enum px_code {
     PX_EIO,     /* the system refused: file, socket, process */
     PX_ENOENT,  /* what was named does not exist */
     PX_EEXIST,  /* what was to be made exists */
-    PX_EAUTH,   /* signature missing, wrong or seen before */
+    PX_EAUTH,   /* signature missing or wrong */
     PX_ELIMIT,  /* larger than a stated limit */
     PX_ETIME,   /* a deadline passed */
     PX_ECLOSED, /* the other side is gone */

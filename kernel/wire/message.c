@@ -161,6 +161,17 @@ void px_msg_swap(struct px_msg *msg, size_t a, size_t b)
     zmq_msg_close(&kept);
 }
 
+struct px_msg *px_msg_marked(const struct px_msg *msg, const char *ident)
+{
+    const size_t idents = msg->delimiter - msg->first;
+    struct px_msg *marked = px_msg_create();
+    px_msg_append_frames(marked, msg, 0, idents);
+    px_msg_append(marked, ident, strlen(ident));
+    px_msg_append_frames(marked, msg, idents, px_msg_count(msg) - idents);
+    marked->delimiter = marked->first + idents + 1;
+    return marked;
+}
+
 void px_msg_replace(struct px_msg *msg, size_t index, const void *data, size_t size)
 {
     zmq_msg_t *frame = &msg->frames[msg->first + index];

@@ -248,7 +248,7 @@ int px_session_verify(struct px_session *session, const struct px_msg *msg, stru
     uint64_t mark;
     memcpy(&mark, bytes, sizeof mark);
     if (!remember(&session->replay, mark))
-        return px_fail(err, PX_EAUTH, "message seen before");
+        return px_fail(err, PX_EEXIST, "message seen before");
     return 0;
 }
 

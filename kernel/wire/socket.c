@@ -332,6 +332,16 @@ struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *e
     return NULL;
 }
 
+bool px_monitor_says_lost(const struct px_msg *event)
+{
+    uint16_t number;
+    const struct px_span frame = px_msg_frame(event, 0);
+    if (frame.size < sizeof number)
+        return false;
+    memcpy(&number, frame.data, sizeof number);
+    return number == ZMQ_EVENT_DISCONNECTED;
+}
+
 int px_socket_connect_wait(struct px_socket *socket, const char *endpoint, int64_t timeout_ms,
                            struct px_error *err)
 {

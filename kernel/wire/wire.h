@@ -67,6 +67,8 @@ void px_msg_append_frames(struct px_msg *msg, const struct px_msg *from, size_t 
 void px_msg_prepend(struct px_msg *msg, const void *data, size_t size); /* copies */
 void px_msg_drop_front(struct px_msg *msg, size_t count);
 void px_msg_swap(struct px_msg *msg, size_t a, size_t b); /* exchanges two frames */
+/* A second handle on a located message, with one identity more: the last. */
+struct px_msg *px_msg_marked(const struct px_msg *msg, const char *ident);
 /* Replaces one frame's bytes (copies `data`). */
 void px_msg_replace(struct px_msg *msg, size_t index, const void *data, size_t size);
 
@@ -136,7 +138,8 @@ const char *px_session_id(const struct px_session *session);
 
 /*
  * Verifies a located message: signature present, right (constant time), not seen before; then
- * remembers it. PX_EAUTH otherwise. The session's replay window is PX_REPLAY_WINDOW.
+ * remembers it. PX_EAUTH otherwise, PX_EEXIST for one that was seen before. The session's replay
+ * window is PX_REPLAY_WINDOW.
  */
 PX_MUST_USE int px_session_verify(struct px_session *session, const struct px_msg *msg,
                                   struct px_error *err);
@@ -244,6 +247,8 @@ PX_MUST_USE int px_socket_connect_wait(struct px_socket *socket, const char *end
  * then goes on to connect again, and when it is there. One for each socket, after its connections
  * were waited for, which ends it; the caller's. */
 struct px_socket *px_socket_monitor(struct px_socket *socket, struct px_error *err);
+/* Which of the two such a message says. */
+bool px_monitor_says_lost(const struct px_msg *event);
 
 enum px_sent {
     PX_SENT,         /* *msg was taken and is NULL now */

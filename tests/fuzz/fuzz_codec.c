@@ -37,7 +37,7 @@ static void look_at(struct px_msg *msg, const char *key)
     if (px_session_verify(session, msg, &err) == 0)
         (void)!px_header_scan(px_msg_header(msg), &header, &err);
     px_session_resign(session, msg);
-    assert(px_session_verify(session, msg, &err) == 0 || err.code == PX_EAUTH);
+    assert(px_session_verify(session, msg, &err) == 0 || err.code == PX_EEXIST);
     px_msg_prepend(msg, "relay", 5);
     assert(px_msg_ident_count(msg) == idents + 1);
     struct px_msg *copy = px_msg_copy(msg);

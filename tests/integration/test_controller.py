@@ -71,6 +71,11 @@ class Cluster:
                  self.profile_dir, "--log-level=30"],
                 stderr=subprocess.DEVNULL))
 
+    def add_ours(self, count):
+        self.engines.append(self.spawn(
+            [os.path.join(BIN, "pxengine"), f"-n{count}", "--profile-dir", self.profile_dir],
+            stderr=subprocess.DEVNULL))
+
     def client(self, count=0):
         client = ipp.Client(profile_dir=self.profile_dir, timeout=DEADLINE)
         self.clients.append(client)
@@ -806,6 +811,56 @@ def test_lost_direct_requests_fail(cluster, tmp_path):
     wait_until(lambda: rc.queue_status([1])[1]["queue"] == 0)
     assert rc.result_status(lost.msg_ids)["completed"] == lost.msg_ids
     assert "requests-lost" in cluster.log()
+
+
+KEPT = ["--sqlitedb", "--SQLiteDB.commit_ms=0"]
+
+
+@pytest.mark.parametrize("ours, options", [(True, []), (True, KEPT), (False, KEPT)],
+                         ids=["ours-memory", "ours-sqlite", "stock-sqlite"])
+def test_what_was_under_way_is_sent_again(cluster, tmp_path, ours, options):
+    """Replies that a controller was sent, and requests that it never read, are lost when it is
+    killed. Engines of ours send theirs again, clients of ours as well; nothing is run twice."""
+    cluster.start(*options)
+    cluster.add_ours(2)
+    rc = cluster.client(2)
+    if ours:
+        phalanx = pytest.importorskip("phalanx")
+        rc = phalanx.Client(cluster.security("ipcontroller-client.json"))
+        cluster.clients.append(rc)
+    gate = str(tmp_path / "gate")
+    view = rc.load_balanced_view()
+    done = [view.apply_async(int, "7"), rc[1].apply_async(int, "7")]
+    assert [ar.get(DEADLINE) for ar in done] == [7, 7]
+    results = {f"direct-{i}": rc[i].apply_async(append_when_there, gate, f"direct-{i}")
+               for i in rc.ids}
+    results.update((f"task-{i}", view.apply_async(append_when_there, gate, f"task-{i}"))
+                   for i in range(6))
+    wait_until(lambda: all(rc.queue_status(i)["queue"] and rc.queue_status(i)["tasks"]
+                           for i in rc.ids))
+    if options:
+        wait_until(lambda: sql(cluster, "SELECT count(*), sum(engine_uuid NOT NULL) >= 4 FROM tasks "
+                                        "WHERE completed IS NULL") == [(8, 1)])
+    cluster.wait_for_state(2)
+    os.kill(cluster.controller.pid, signal.SIGSTOP)
+    with open(gate, "w"):
+        pass
+
+    def lines():
+        with open(gate) as file:
+            return sorted(file.read().split())
+
+    wait_until(lambda: len(lines()) >= 4)
+    for i in range(50 * ours):
+        results[f"late-{i}"] = rc[i % 2].apply_async(append_when_there, gate, f"late-{i}")
+        results[f"late-task-{i}"] = view.apply_async(append_when_there, gate, f"late-task-{i}")
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--restore", *options)
+    assert {name: ar.get(DEADLINE) for name, ar in results.items()} == {name: name for name in results}
+    assert lines() == sorted(results)
+    wait_until(lambda: all(state == {**state, "queue": 0, "tasks": 0}
+                           for state in map(rc.queue_status, rc.ids)))
 
 
 def test_shutdown(cluster):

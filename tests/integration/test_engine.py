@@ -52,8 +52,8 @@ def start(env):
 # ---- registration --------------------------------------------------------------------
 
 @pytest.mark.parametrize("language, features", [
-    ("echo", ["recall"]),
-    ("python", ["recall", "pickle5", "python{}.{}".format(*sys.version_info), "stacks"]),
+    ("echo", ["recall", "again"]),
+    ("python", ["recall", "again", "pickle5", "python{}.{}".format(*sys.version_info), "stacks"]),
 ])
 def test_registration_names_uuid_and_features(hub, start, language, features):
     hub.write()

@@ -326,6 +326,7 @@ def told(message):
     content.pop("traceback", None)
     content.pop("engine_info", None)
     content.pop("px_engines", None)
+    content.pop("px_again", None)
     for record in content.get("records", []):
         record.pop("label", None)  # later versions of ipyparallel have it
         record.pop("display_data", None)  # kept in memory only, as there

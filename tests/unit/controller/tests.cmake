@@ -9,6 +9,7 @@ px_test(controller/test_query.c LIBS px_controller)
 px_test(controller/test_value.c LIBS px_controller)
 px_test(controller/test_row.c LIBS px_controller)
 px_test(controller/test_port.c LIBS px_controller)
+px_test(controller/test_comeback.c LIBS px_controller)
 px_test(controller/test_db.c LIBS px_controller)
 px_test(controller/test_settings.c LIBS px_controller)
 

@@ -56,6 +56,21 @@ static void offsets_follow_the_front(void **state)
     px_msg_destroy(msg);
 }
 
+static void a_mark_is_the_last_identity(void **state)
+{
+    (void)state;
+    struct px_msg *msg = MAKE("a", "b", "<IDS|MSG>", "s", "h", "p", "m", "c");
+    assert_int_equal(px_msg_locate(msg, NULL), 0);
+    struct px_msg *marked = px_msg_marked(msg, "mark");
+    assert_int_equal(px_msg_ident_count(msg), 2);
+    assert_int_equal(px_msg_ident_count(marked), 3);
+    assert_span_equal(px_msg_ident(marked, 1), "b");
+    assert_span_equal(px_msg_ident(marked, 2), "mark");
+    assert_span_equal(px_msg_content(marked), "c");
+    px_msg_destroy(marked);
+    px_msg_destroy(msg);
+}
+
 static void what_has_no_layout_is_refused(void **state)
 {
     (void)state;
@@ -136,6 +151,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_layout_is_found),
         cmocka_unit_test(offsets_follow_the_front),
+        cmocka_unit_test(a_mark_is_the_last_identity),
         cmocka_unit_test(what_has_no_layout_is_refused),
         cmocka_unit_test(a_header_has_a_limit),
         cmocka_unit_test(copies_share_bytes_until_the_last),

@@ -36,7 +36,7 @@ static void the_vector_verifies_once(void **state)
     struct px_error err;
     assert_int_equal(px_session_verify(session, msg, &err), 0);
     assert_int_equal(px_session_verify(session, msg, &err), -1);
-    assert_int_equal(err.code, PX_EAUTH);
+    assert_int_equal(err.code, PX_EEXIST);
     assert_string_equal(err.text, "message seen before");
     px_msg_destroy(msg);
     px_session_destroy(session);
