@@ -242,11 +242,96 @@ void px_pure_report(const struct px_pure *pure, json_t *report)
 
 /* ---- iopub ----------------------------------------------------------------- */
 
+/*
+ * What subscribers have not taken yet is held once for all of them: so many messages each
+ * (sockets.c), and so many bytes together. libzmq counts no bytes; so large frames are passed on as
+ * memory of ours, which it gives back when the last subscriber has been sent them. Beyond the limit
+ * what has large frames goes to nobody; small messages are bounded by their number.
+ */
+#define LARGE_FRAME 4096
+#define MOST_HELD ((size_t)256 << 20)
+
+struct held_bytes {
+    atomic_size_t bytes, users; /* `users`: frames, and the iopub itself */
+};
+
 struct px_iopub {
     struct px_shared shared;
     struct px_port in;
     struct px_port out;
+    struct held_bytes *held; /* outlives it while libzmq has frames */
 };
+
+static void let_go(struct held_bytes *held)
+{
+    if (atomic_fetch_sub(&held->users, 1) == 1)
+        free(held);
+}
+
+struct counted {
+    struct held_bytes *held;
+    struct px_msg *frame; /* alone */
+};
+
+/* On libzmq's thread. */
+static void on_frame_sent(void *data, void *hint)
+{
+    (void)data;
+    struct counted *counted = hint;
+    atomic_fetch_sub(&counted->held->bytes, px_msg_bytes(counted->frame));
+    let_go(counted->held);
+    px_msg_destroy(counted->frame);
+    free(counted);
+}
+
+static void append_counted(struct px_iopub *iopub, struct px_msg *out, const struct px_msg *msg,
+                           size_t index)
+{
+    struct px_span bytes = px_msg_frame(msg, index);
+    struct counted *counted = px_alloc(sizeof(*counted));
+    counted->held = iopub->held;
+    counted->frame = px_msg_create();
+    px_msg_append_frames(counted->frame, msg, index, 1);
+    atomic_fetch_add(&iopub->held->users, 1);
+    atomic_fetch_add(&iopub->held->bytes, bytes.size);
+    px_msg_append_new(out, (void *)(uintptr_t)bytes.data, bytes.size, on_frame_sent, counted);
+}
+
+static size_t large_bytes(const struct px_msg *msg)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < px_msg_count(msg); i++)
+        bytes += px_msg_frame(msg, i).size >= LARGE_FRAME ? px_msg_frame(msg, i).size : 0;
+    return bytes;
+}
+
+/* The same message with its large frames counted. */
+static struct px_msg *count_frames(struct px_iopub *iopub, const struct px_msg *msg)
+{
+    struct px_msg *out = px_msg_create();
+    for (size_t i = 0; i < px_msg_count(msg); i++) {
+        if (px_msg_frame(msg, i).size >= LARGE_FRAME)
+            append_counted(iopub, out, msg, i);
+        else
+            px_msg_append_frames(out, msg, i, 1);
+    }
+    return out;
+}
+
+/* False when a subscriber goes without. */
+static bool publish(struct px_iopub *iopub, struct px_msg **msg)
+{
+    size_t large = large_bytes(*msg);
+    if (large == 0)
+        return px_socket_send(iopub->out.socket, msg) == PX_SENT;
+    size_t held = atomic_load(&iopub->held->bytes);
+    if (held > 0 && held + large > MOST_HELD)
+        return false;
+    struct px_msg *counted = count_frames(iopub, *msg);
+    bool sent = px_socket_send(iopub->out.socket, &counted) == PX_SENT;
+    px_msg_destroy(counted);
+    return sent;
+}
 
 static void on_iopub(void *ctx, struct px_msg **msg)
 {
@@ -256,11 +341,11 @@ static void on_iopub(void *ctx, struct px_msg **msg)
                 px_span_equal(header.msg_type, "status");
     if (!told)
         px_link_note(iopub->shared.link, PX_NOTE_IOPUB, *msg);
-    if (px_socket_send(iopub->out.socket, msg) == PX_SENT)
+    if (publish(iopub, msg))
         return;
     iopub->out.unroutable++;
-    px_log_limited(&iopub->out.limiter, PX_WARN, "subscriber-slow", "missed=%lu",
-                   iopub->out.unroutable);
+    px_log_limited(&iopub->out.limiter, PX_WARN, "subscriber-slow", "missed=%lu held_bytes=%zu",
+                   iopub->out.unroutable, atomic_load(&iopub->held->bytes));
 }
 
 /* Subscriptions arrive as messages on an XPUB; ZeroMQ has already heeded them. */
@@ -286,6 +371,8 @@ struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socke
                                  .after = px_shared_after,
                                  .after_ctx = &iopub->shared};
     iopub->out = (struct px_port){.name = "iopub", .socket = out};
+    iopub->held = px_alloc(sizeof(*iopub->held));
+    atomic_init(&iopub->held->users, 1);
     px_port_watch(&iopub->in, shared->loop);
     px_loop_socket(shared->loop, px_socket_pollable(out), on_subscription, iopub);
     return iopub;
@@ -293,6 +380,9 @@ struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socke
 
 void px_iopub_destroy(struct px_iopub *iopub)
 {
+    if (iopub == NULL)
+        return;
+    let_go(iopub->held);
     free(iopub);
 }
 

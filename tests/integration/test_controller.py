@@ -1329,6 +1329,43 @@ def test_output_for_a_subscriber_who_does_not_read_is_bounded(cluster):
     peer.close()
 
 
+def test_large_output_for_a_subscriber_who_does_not_read_is_bounded(cluster):
+    """By bytes; another subscriber goes on getting what is small."""
+    cluster.start()
+    peer = Peer(cluster)
+    slow = peer.context.socket(zmq.SUB)
+    slow.linger, slow.rcvhwm, slow.rcvbuf = 0, 1, 4096
+    slow.setsockopt(zmq.SUBSCRIBE, b"")
+    slow.connect(f"tcp://127.0.0.1:{peer.client['iopub']}")
+    told = peer.connect(zmq.SUB, peer.client["iopub"])
+    iopub = peer.connect(zmq.XPUB, peer.engine["iopub"])
+    assert iopub.poll(10000) and iopub.recv() == b"\x01"
+    large = bytes(16 << 20)
+
+    def publish(name, buffers=()):
+        peer.session.send(iopub, "data_message", content={}, ident=name, buffers=buffers)
+
+    def missed():
+        sockets = peer.ask("status_request", {})["content"]["sockets"]
+        return sum(s["dropped"] for s in sockets if (s["name"], s["side"]) == ("iopub", "clients"))
+
+    wait_until(lambda: publish(b"hello") or slow.poll(10))
+    for i in range(20):
+        publish(b"large", [large])
+        wait_until(lambda: told.poll(0) or missed())
+        while told.poll(0):
+            told.recv_multipart()
+    assert wait_until(missed) and "subscriber-slow" in cluster.log()
+    with open(f"/proc/{cluster.controller.pid}/status") as status:
+        memory = int(status.read().split("VmHWM:")[1].split()[0]) // 1024
+    assert memory < 256 + 150, f"{memory} MB"
+    publish(b"small")
+    wait_until(lambda: told.poll(0) and told.recv_multipart()[0] == b"small")
+    slow.close()  # what was held for it is given back, and all is well again
+    wait_until(lambda: publish(b"large", [large]) or (told.poll(10) and told.recv_multipart()[0] == b"large"))
+    peer.close()
+
+
 def test_a_pong_that_is_none_ends_its_connection(peer):
     """It is not signed: what comes there is not kept until it is looked at."""
     pong = peer.connect(zmq.DEALER, peer.engine["hb_pong"], "engine-a")
