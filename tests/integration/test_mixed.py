@@ -108,6 +108,8 @@ def test_two_kinds_of_engines_serve_two_kinds_of_clients(mixed):
             assert list(view.gather("part", block=True)) == [i * i for i in range(16)]
             assert balanced.map_sync(abs, range(-40, 0)) == list(range(40, 0, -1))
             assert len(rc.broadcast_view().apply_sync(os.getpid)) == 4
+            if ipp.version_info >= (9,):
+                assert rc.broadcast_view().map_sync(abs, range(-9, 0)) == list(range(9, 0, -1))
             shown = view.execute("print('here'); 6 * 7", silent=False)
             shown.get(DEADLINE)
             shown.wait_for_output(DEADLINE)
