@@ -37,17 +37,22 @@ class Listener(Kernel):
         self.iopub.subscribe(b"")
         self.iopub.connect(f"tcp://127.0.0.1:{self.info['iopub_port']}")
         self.execute("pass")
-        threading.Thread(target=self.listen, daemon=True).start()
+        self.listening = True
+        self.listener = threading.Thread(target=self.listen)
+        self.listener.start()
         self.execute("pass")
 
     def listen(self):
-        while True:
-            try:
-                frames = self.iopub.recv_multipart()
-            except zmq.ZMQError:  # the end
-                return
-            if b'"idle"' in frames[-1]:
+        """A socket belongs to one thread: this one closes it, too."""
+        while self.listening:
+            if self.iopub.poll(100) and b'"idle"' in self.iopub.recv_multipart()[-1]:
                 self.idle.release()
+        self.iopub.close()
+
+    def stop(self):
+        self.listening = False
+        self.listener.join()
+        super().stop()
 
     def cell(self, code):
         while self.idle.acquire(blocking=False):
