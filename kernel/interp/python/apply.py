@@ -32,7 +32,7 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 FRAMED = frozenset((eval, exec, globals, locals, vars, dir, __import__))
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", SyntaxWarning)
-    _CALL = compile("1(*2, **3)", "<apply>", "eval")
+    _CALL = compile("'f'(*'args', **'kwargs')", "<apply>", "eval")
 
 
 class StepAside:
@@ -184,7 +184,9 @@ class Apply:
 
     def call_framed(self, f, args, kwargs):
         """Calls one of FRAMED as a cell would."""
-        return eval(_CALL.replace(co_consts=(f, args, kwargs or {})), self.user_ns)
+        values = {"f": f, "args": args, "kwargs": kwargs or {}}
+        constants = tuple(values.get(constant, constant) for constant in _CALL.co_consts)
+        return eval(_CALL.replace(co_consts=constants), self.user_ns)
 
     def pack(self, value):
         """The buffers of a result, in ipyparallel's form."""
