@@ -61,6 +61,9 @@ int px_keep_result(struct px_magics *self, const char *name, PyObject *result);
 /* The line's word, or what %pxconfig says. */
 int px_said(int line, int config, int otherwise);
 
+/* Places in a _phalanx.Event. */
+enum event_field { EV_TYPE, EV_TASK, EV_ENGINE, EV_FAILED, EV_LOST, EV_NAME, EV_TEXT, EV_CONTENT };
+
 /* ---- following ---- */
 
 struct px_follow {

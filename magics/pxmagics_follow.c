@@ -18,6 +18,7 @@
 #define BATCH 64      /* events between two looks at signals and the clock */
 #define SLICE_MS 1000 /* a signal handled just before a wait does not end it: look again */
 #define GRACE_MS 5000 /* after a time-out has interrupted the engines */
+#define ERRORS_MS 1000 /* errors are shown when others still run so long after */
 
 /* Names of the capsule in `listener`. */
 static const char RUNNING[] = "phalanx.run", OVER[] = "phalanx.run that is over";
@@ -34,6 +35,7 @@ struct run {
     int *signals;  /* how often Ctrl-C was hit; NULL: not counted, an exception instead */
     int handled;   /* how many of them have been acted upon */
     int64_t deadline_ms;
+    int64_t errors_ms; /* when to show the errors that have come; INT64_MAX: there is none */
     bool timed_out;
 };
 
@@ -41,10 +43,14 @@ struct run {
 
 static int on_event(struct run *run, PyObject *event)
 {
-    const long type = PyLong_AsLong(PyStructSequence_GET_ITEM(event, 0));
-    const size_t task = PyLong_AsSize_t(PyStructSequence_GET_ITEM(event, 1));
-    if (type == PHALANX_REPLY && task < run->count)
+    const long type = PyLong_AsLong(PyStructSequence_GET_ITEM(event, EV_TYPE));
+    const size_t task = PyLong_AsSize_t(PyStructSequence_GET_ITEM(event, EV_TASK));
+    if (type == PHALANX_REPLY && task < run->count) {
         run->replied[task] = true;
+        const bool failed = PyStructSequence_GET_ITEM(event, EV_FAILED) == Py_True;
+        if (failed && run->errors_ms == INT64_MAX)
+            run->errors_ms = px_now_ms() + ERRORS_MS;
+    }
     return px_show_event(run->show, event);
 }
 
@@ -206,6 +212,27 @@ static int check_deadline(struct run *run)
     return status;
 }
 
+/* Shows, folded, the errors that have come while others run on. */
+static int check_errors(struct run *run)
+{
+    if (px_now_ms() < run->errors_ms)
+        return 0;
+    run->errors_ms = INT64_MAX;
+    PyObject *text = PyObject_CallMethod(run->options->face, "early", "OO", run->options->result,
+                                         run->options->fold ? Py_True : Py_False);
+    Py_ssize_t size = 0;
+    const char *utf8 = text ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
+    int status = utf8 ? 0 : -1;
+    if (size > 0) {
+        struct px_buf note = {0};
+        px_buf_append(&note, utf8, (size_t)size);
+        status = px_show_note(run->show, &note);
+        px_buf_fini(&note);
+    }
+    Py_XDECREF(text);
+    return status;
+}
+
 /* ---- counting interrupts -------------------------------------------------------------------- */
 
 static PyObject *count_signal(PyObject *capsule, PyObject *args)
@@ -279,6 +306,7 @@ static int64_t time_to_wait(const struct run *run)
     int64_t next_ms = now_ms + SLICE_MS;
     next_ms = show_ms < next_ms ? show_ms : next_ms;
     next_ms = run->deadline_ms < next_ms ? run->deadline_ms : next_ms;
+    next_ms = run->errors_ms < next_ms ? run->errors_ms : next_ms;
     return next_ms > now_ms ? next_ms - now_ms : 0;
 }
 
@@ -299,6 +327,8 @@ static int watch(struct run *run)
         const int taken = drain(run);
         over &= taken >= 0 && taken < BATCH;
         if (check_signals(run) < 0 || (!over && check_deadline(run) < 0))
+            return -1;
+        if (!over && run->options->stream && check_errors(run) < 0)
             return -1;
         if (!over && px_show_due(run->show, run->pending, list_pending(run)) < 0)
             return -1;
@@ -333,9 +363,20 @@ static int read_past(struct run *run)
     return status == 0 && run->options->replay ? px_show_past(run->show) : status;
 }
 
+/* Nothing of its errors has been shown in this cell. */
+static int forget_told(struct run *run)
+{
+    PyObject *told = PySet_New(NULL);
+    const int status = told ? PyObject_SetAttrString(run->options->result, "_told", told) : -1;
+    Py_XDECREF(told);
+    return status;
+}
+
 /* -1 with an exception; run_fini in any case. */
 static int run_init(struct run *run)
 {
+    if (forget_told(run) < 0)
+        return -1;
     run->raw = PyObject_GetAttrString(run->options->result, "_raw");
     PyObject *capsule = run->raw ? PyObject_CallMethod(run->raw, "capsule", NULL) : NULL;
     run->result = capsule ? PyCapsule_GetPointer(capsule, "phalanx.result") : NULL;
@@ -374,7 +415,7 @@ static void run_fini(struct run *run)
 
 PyObject *px_follow(const struct px_follow *options)
 {
-    struct run run = {.options = options};
+    struct run run = {.options = options, .errors_ms = INT64_MAX};
     PyObject *value = NULL;
     int status = run_init(&run);
     if (status == 0 && watch_interruptibly(&run) < 0) {

@@ -16,7 +16,6 @@
 #define PROGRESS_MS 1000
 
 /* Fields of phalanx._phalanx.Event. */
-enum event_field { EV_TYPE, EV_TASK, EV_ENGINE, EV_FAILED, EV_LOST, EV_NAME, EV_TEXT, EV_CONTENT };
 
 struct px_show {
     struct px_follow options;

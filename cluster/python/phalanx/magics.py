@@ -80,18 +80,32 @@ class CellScreen(Screen):
 # ---- errors
 
 
-def fold_error(exception, scope, fold=True):
+def fold_error(exception, scope, fold=True, told=()):
     """Gives a CompositeError a traceback in which an error that several engines raised is shown
-    once (`fold`), and NameErrors a hint when the name is known in `scope`."""
-    entries = getattr(exception, "elist", None)
-    if entries is None:
-        if getattr(exception, "engine_info", None) is None:
-            return
-        entries = [
-            (exception.ename, exception.evalue, exception.traceback, exception.engine_info)
-        ]
+    once (`fold`), and NameErrors a hint when the name is known in `scope`. told: engines whose
+    errors have been shown; a line says whose, and no more."""
+    lines = _folded_lines(_entries_of(exception), scope, fold, told)
+    if lines:
+        exception._render_traceback_ = lambda: lines
+
+
+def _entries_of(exception):
+    """(ename, evalue, traceback, engine_info) of each; none when it is not engines'."""
+    if getattr(exception, "elist", None) is not None:
+        return exception.elist
+    if getattr(exception, "engine_info", None) is None:
+        return []
+    return [(exception.ename, exception.evalue, exception.traceback, exception.engine_info)]
+
+
+def _engine_of(entry):
+    return (entry[3] or {}).get("engine_id")
+
+
+def _folded_lines(entries, scope, fold, told=()):
+    known = [engine for engine in map(_engine_of, entries) if engine in told]
     groups = {}
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(e for e in entries if _engine_of(e) not in told):
         text = "%s\n%s\n%s" % (entry[0], entry[1], entry[2] or "")
         key = _magics.error_key(text) if fold else index
         groups.setdefault(key, []).append(entry)
@@ -101,7 +115,9 @@ def fold_error(exception, scope, fold=True):
             lines.append("... and %d other errors" % (len(groups) - shown))
             break
         lines += _error_lines(group, scope) + [""]
-    exception._render_traceback_ = lambda: lines[:-1] if lines[-1] == "" else lines
+    if known:
+        lines.append("[%s:execute]: as shown above" % _magics.ranges(known))
+    return lines[:-1] if lines and lines[-1] == "" else lines
 
 
 def _error_lines(group, scope):
@@ -181,6 +197,18 @@ class Face:
     def stacks(self, client, targets, seconds):
         print(import_module(".ask", __package__).stacks(client, targets, seconds), end="")
 
+    def early(self, result, fold):
+        """What some engines have raised while others run on, as text; each engine's once."""
+        told = result._told  # engines, since this cell began to follow it
+        failed = [
+            index for index, task in enumerate(result._tasks)
+            if task.reply is not None and task.reply.failed and not task.reply.lost
+        ]
+        new = [result._value(i) for i in failed if result._task_engine(i) not in told]
+        told.update(result._task_engine(i) for i in failed)
+        entries = [entry for e in new for entry in _entries_of(e)]
+        return "".join(line + "\n" for line in _folded_lines(entries, self.shell.user_ns, fold))
+
     def outcome(self, result, fold, screen):
         """Raises what a run that has ended raised on engines."""
         if not any(task.reply is None or task.reply.failed for task in result._tasks):
@@ -188,7 +216,7 @@ class Face:
         try:
             result.get()
         except Exception as e:
-            fold_error(e, self.shell.user_ns, fold)
+            fold_error(e, self.shell.user_ns, fold, getattr(result, "_told", ()))
             raise
 
     def follow_later(self, result, fold):
