@@ -42,15 +42,24 @@ def test_a_cluster_for_the_length_of_a_block(ipython_dir):
 
 
 def test_sets_of_engines():
-    cluster = phalanx.Cluster(cluster_id="sets", profile="lab", controller_args=["--scheme=lru"])
+    class LocalControllerLauncher:
+        pass
+
+    class Fair(LocalControllerLauncher):  # as programs make their own from ipyparallel's
+        controller_args = ["--scheme=lru"]
+
+    cluster = phalanx.Cluster(cluster_id="sets", profile="lab", controller=Fair)
     cluster.start_controller_sync()
     assert cluster.engines == {} and "engine_sets" not in repr(cluster)
+    assert cluster.engine_set is None
     with cluster.connect_client_sync() as rc:
         assert rc.ids == []
         first = cluster.start_engines_sync(1)
+        assert cluster.engine_set.engine_set_id == first and cluster.engine_set.n == 1
         assert cluster.start_engines_sync(2, engine_set_id="mine") == "mine"
         assert list(cluster.engines) == [first, "mine"] or list(cluster.engines) == ["mine", first]
-        rc.wait_for_engines(3, timeout=60)
+        rc.wait_for_engines(timeout=60)  # as many as the sets have
+        assert len(rc) == 3
         before = cluster.engines["mine"].pids
         cluster.restart_engines_sync("mine")
         assert not set(before) & set(cluster.engines["mine"].pids)
@@ -139,5 +148,9 @@ def test_what_cannot_be_started_says_why():
         phalanx.Cluster(n=1, at_least=-1).start_cluster_sync()
     with pytest.raises(TypeError, match="engins"):
         phalanx.Cluster(engins=3)
+    for options in ({"engines": "ssh", "engine_launcher_class": "mpi"},
+                    {"controller": "ssh", "controller_launcher_class": "local"}):
+        with pytest.raises(TypeError, match="names the launcher already"):
+            phalanx.Cluster(**options)
     with pytest.raises(FileNotFoundError, match="pxcluster start"):
         phalanx.Cluster(n=1).connect_client_sync(timeout=0)

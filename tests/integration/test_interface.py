@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The names, signatures and families of the package, beside those of the installed ipyparallel; what
 editors see of them. Nothing here needs a cluster."""
+import datetime
 import inspect
 from pathlib import Path
 
@@ -188,6 +189,31 @@ def test_exceptions_are_wrapped_for_each_other():
         e = other.unwrap_exception(content)
         assert (e.ename, e.evalue, e.engine_info["engine_id"]) == ("KeyError", "'lost'", 3)
         assert "KeyError" in e.traceback
+
+
+def test_utilities_do_what_theirs_do():
+    theirs, ours = ipyparallel.util, phalanx.util
+    assert set(ours.__all__) <= set(dir(theirs))
+    aware, naive = ours.utcnow(), datetime.datetime(2026, 1, 2, 3)
+    assert aware.tzinfo and ours.ensure_timezone(aware) is aware
+    assert ours.compare_datetimes(aware, naive) == theirs.compare_datetimes(aware, naive)
+    assert ours.compare_datetimes(naive, naive) == datetime.timedelta(0)
+    for util in (theirs, ours):
+        assert util.int_keys({"1": "one", "b": 2}) == {1: "one", "b": 2}
+        pairs = util.ReverseDict(a=1)
+        pairs["b"] = 2
+        assert (pairs[2], pairs["b"], pairs.get("c"), pairs.pop("a")) == ("b", 2, None, 1)
+        space = util.Namespace(x=1)
+        space.y = 2
+        assert space == {"x": 1, "y": 2} and space.x == 1
+        for refused in (lambda: util.int_keys({"1": 1, 1: 2}), lambda: pairs.__setitem__(2, "c"),
+                        lambda: setattr(space, "keys", 1)):
+            with pytest.raises(KeyError):
+                refused()
+    assert phalanx.Dependency(["a"], all=False).as_dict() == ipyparallel.Dependency(
+        ["a"], all=False).as_dict()
+    shown = phalanx.AlreadyDisplayedError(phalanx.CompositeError("two", [("E", "", "", {})] * 2))
+    assert (str(shown), shown.render_traceback()) == ("2 errors", ["2 errors"])
 
 
 # ---- what editors see ------------------------------------------------------------------------

@@ -43,14 +43,10 @@ class ReverseDict(dict):
         self._reverse[value] = key
 
     def pop(self, key):
-        """Takes a pair out, by either side: the other one."""
-        if key in self._reverse:
-            other = self._reverse.pop(key)
-            super().pop(other)
-        else:
-            other = super().pop(key)
-            del self._reverse[other]
-        return other
+        """Takes a pair out by its key: the value."""
+        value = super().pop(key)
+        del self._reverse[value]
+        return value
 
     def get(self, key, default=None):
         """The other side of `key`."""
