@@ -9,8 +9,7 @@
  * it may know nothing of them, and must not give them to another engine.
  *
  * Kept are replies of the last PX_KEPT_MS, as far as they fit, and while the connection is broken
- * they grow no older. Buffers are copied, for the language may change an array once it has been
- * sent.
+ * they grow no older. They are copied, for the language may change an array once it has been sent.
  *
  * LIMIT: a reply of more than PX_KEPT_LARGEST is not kept. If it is lost, its client is told so.
  */
@@ -27,15 +26,16 @@
 /* The controller was alive when it was heard last, and has by then passed on what it was sent so
  * long before. */
 #define PX_PASS_MS 20
-#define PX_KEPT_MOST 4096
+#define PX_KEPT_MOST 2048
 #define PX_KEPT_LARGEST ((size_t)1 << 20)
 #define PX_KEPT_BYTES ((size_t)16 << 20)
 
+/* In one piece: thousands of them are half as large so. */
 struct px_kept {
-    struct px_msg *msg;
-    size_t bytes;
     int64_t sent_ms;
     struct px_kept *prev, *next;
+    size_t bytes, count;
+    uint32_t sizes[]; /* of the frames, which follow */
 };
 
 struct px_held_task {
@@ -51,7 +51,6 @@ static void drop_oldest(struct px_again *again)
     DL_DELETE(again->replies, kept);
     again->count--;
     again->bytes -= kept->bytes;
-    px_msg_destroy(kept->msg);
     free(kept);
 }
 
@@ -91,17 +90,39 @@ void px_again_mend(struct px_again *again, struct px_loop *loop)
         again->timer = px_loop_timer(loop, PX_KEPT_MS, 0, on_old, again);
 }
 
-static struct px_msg *copy_reply(const struct px_msg *msg)
+static char *frames_of(const struct px_kept *kept)
 {
-    struct px_msg *copy = px_msg_create();
-    px_msg_append_frames(copy, msg, 0, px_msg_first_buffer(msg));
-    if (px_msg_locate(copy, NULL) < 0)
-        px_die(1, "a reply of ours is none");
-    for (size_t i = 0; i < px_msg_buffer_count(msg); i++) {
-        const struct px_span buffer = px_msg_buffer(msg, i);
-        px_msg_append(copy, buffer.data, buffer.size);
+    return (char *)(kept->sizes + kept->count);
+}
+
+/* `bytes`: with the sizes. */
+static struct px_kept *copy_reply(const struct px_msg *msg, size_t bytes)
+{
+    const size_t count = px_msg_count(msg);
+    struct px_kept *kept = px_alloc(sizeof *kept + bytes);
+    kept->bytes = bytes;
+    kept->count = count;
+    char *at = frames_of(kept);
+    for (size_t i = 0; i < count; i++) {
+        const struct px_span frame = px_msg_frame(msg, i);
+        kept->sizes[i] = (uint32_t)frame.size;
+        if (frame.size)
+            memcpy(at, frame.data, frame.size);
+        at += frame.size;
     }
-    return copy;
+    return kept;
+}
+
+/* As it was sent. */
+static struct px_msg *reply_of(const struct px_kept *kept)
+{
+    const char *at = frames_of(kept);
+    struct px_msg *msg = px_msg_create();
+    for (size_t i = 0; i < kept->count; at += kept->sizes[i++])
+        px_msg_append(msg, at, kept->sizes[i]);
+    if (px_msg_locate(msg, NULL) < 0)
+        px_die(1, "a reply of ours is none");
+    return msg;
 }
 
 static void keep(struct px_again *again, struct px_loop *loop, const struct px_msg *msg,
@@ -115,8 +136,8 @@ static void keep(struct px_again *again, struct px_loop *loop, const struct px_m
         drop_old(again, now_ms);
     while (again->count == PX_KEPT_MOST || again->bytes + bytes > PX_KEPT_BYTES)
         drop_oldest(again);
-    struct px_kept *kept = px_alloc(sizeof *kept);
-    *kept = (struct px_kept){.msg = copy_reply(msg), .bytes = bytes, .sent_ms = now_ms};
+    struct px_kept *kept = copy_reply(msg, bytes);
+    kept->sent_ms = now_ms;
     DL_APPEND(again->replies, kept);
     again->count++;
     again->bytes += bytes;
@@ -143,7 +164,7 @@ static void let_go(struct px_again *again, struct px_span msg_id)
 
 void px_again_replied(struct px_again *again, struct px_loop *loop, const struct px_msg *msg)
 {
-    const size_t bytes = px_msg_bytes(msg);
+    const size_t bytes = px_msg_bytes(msg) + px_msg_count(msg) * sizeof(uint32_t);
     if (px_msg_ident_count(msg) < 2 || is_probe(msg))
         return;
     if (again->tasks)
@@ -184,11 +205,12 @@ static void answer_probe(const struct px_again *again, struct px_socket *socket,
 {
     size_t count = 0;
     for (const struct px_kept *kept = again->replies; kept; kept = kept->next) {
-        const struct px_span to = px_msg_ident(kept->msg, 0);
-        if (to.size != relay.size || memcmp(to.data, relay.data, to.size) != 0)
-            continue;
         const bool fresh = kept->sent_ms + PX_PASS_MS >= again->alive_ms;
-        send_quietly(socket, px_msg_marked(kept->msg, fresh ? PX_AGAIN : PX_AGAIN_OLD));
+        if (kept->sizes[0] != relay.size || memcmp(frames_of(kept), relay.data, relay.size) != 0)
+            continue;
+        struct px_msg *msg = reply_of(kept);
+        send_quietly(socket, px_msg_marked(msg, fresh ? PX_AGAIN : PX_AGAIN_OLD));
+        px_msg_destroy(msg);
         count++;
     }
     if (px_span_equal(relay, PX_ID_TASK_OUT))
