@@ -185,7 +185,10 @@ struct px_record *px_db_get(struct px_db *db, struct px_span msg_id)
     if (record != NULL || db->store == NULL)
         return record;
     record = is_dropped(db, msg_id) ? NULL : px_store_get(db->store, msg_id);
-    return record != NULL ? add(db, record) : NULL;
+    if (record == NULL)
+        return NULL;
+    record->is_seen = true;
+    return add(db, record);
 }
 
 struct px_record *px_db_want(struct px_db *db, struct px_span msg_id)
@@ -265,22 +268,35 @@ static bool give_stored(struct px_record *stored, void *ctx)
     return from->go_on;
 }
 
-void px_db_each(struct px_db *db, px_record_fn *each, void *ctx)
+static void give_unstored(struct px_db *db, px_record_fn *each, void *ctx)
 {
-    struct from_store from = {db, each, ctx, true};
     struct px_record *record, *next;
-    if (db->store != NULL) {
-        forget_dropped(db);
-        for (record = db->records; record != NULL; record = record->hh.next)
-            record->is_seen = false;
-        px_store_each(db->store, false, give_stored, &from);
-    }
     HASH_ITER(hh, db->records, record, next) {
-        if (db->store != NULL && record->is_seen)
-            continue;
-        if (!from.go_on || !each(record, ctx))
+        if ((db->store == NULL || !record->is_seen) && !each(record, ctx))
             return;
     }
+}
+
+bool px_db_scan(struct px_db *db, int64_t *row, int64_t ms, px_record_fn *each, void *ctx)
+{
+    struct from_store from = {db, each, ctx, true};
+    if (db->store != NULL && *row == 0) {
+        forget_dropped(db);
+        for (struct px_record *record = db->records; record != NULL; record = record->hh.next)
+            record->is_seen = false;
+    }
+    if (db->store != NULL && px_store_some(db->store, row, ms, give_stored, &from))
+        return true;
+    if (from.go_on)
+        give_unstored(db, each, ctx);
+    return false;
+}
+
+void px_db_each(struct px_db *db, px_record_fn *each, void *ctx)
+{
+    int64_t row = 0;
+    while (px_db_scan(db, &row, INT64_MAX, each, ctx))
+        ;
 }
 
 static int compare_made(const void *a, const void *b)

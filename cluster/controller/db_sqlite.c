@@ -42,7 +42,7 @@ struct work {
 
 struct px_store {
     sqlite3 *reader, *writer; /* hub thread, writing thread */
-    sqlite3_stmt *get;        /* hub thread; made for the first record */
+    sqlite3_stmt *get, *some; /* hub thread; made for the first record, the first scan */
     char table[TABLE_SIZE];
     struct px_doorbell *bell; /* struct work, to the writing thread */
     atomic_ulong done;        /* how many were carried out */
@@ -432,6 +432,29 @@ void px_store_each(struct px_store *store, bool unfinished,
     sqlite3_finalize(statement);
 }
 
+bool px_store_some(struct px_store *store, int64_t *row, int64_t ms,
+                   bool (*each)(struct px_record *record, void *ctx), void *ctx)
+{
+    const int64_t start_ms = px_now_ms();
+    bool go_on = true, late = false;
+    if (store->some == NULL)
+        store->some =
+            prepare(store->reader, "SELECT *, rowid FROM \"%w\" WHERE rowid > ? ORDER BY rowid",
+                    store->table);
+    if (store->some == NULL)
+        return false;
+    sqlite3_bind_int64(store->some, 1, *row);
+    while (go_on && !late && sqlite3_step(store->some) == SQLITE_ROW) {
+        *row = sqlite3_column_int64(store->some, sqlite3_column_count(store->some) - 1);
+        struct px_record *record = read_record(store->some);
+        if (record != NULL)
+            go_on = each(record, ctx);
+        late = px_now_ms() - start_ms >= ms;
+    }
+    sqlite3_reset(store->some); /* or it would keep the log from being emptied */
+    return go_on && late;
+}
+
 static struct px_span text_at(sqlite3_stmt *statement, int column)
 {
     const void *data = sqlite3_column_blob(statement, column);
@@ -482,6 +505,7 @@ void px_store_close(struct px_store *store)
         return;
     px_doorbell_destroy(store->bell, free_work);
     sqlite3_finalize(store->get);
+    sqlite3_finalize(store->some);
     sqlite3_close(store->reader);
     sqlite3_close(store->writer);
     free(store);

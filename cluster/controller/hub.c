@@ -229,13 +229,10 @@ static bool walk_on(struct px_record *record, void *ctx)
     return !walk->ended && walk->each(record, walk->ctx);
 }
 
-bool px_hub_each(struct px_hub *hub, const json_t *ids, px_record_fn *each, void *ctx)
+bool px_hub_each_of(struct px_hub *hub, const json_t *ids, px_record_fn *each, void *ctx)
 {
     struct walk walk = {.hub = hub, .each = each, .ctx = ctx};
-    if (ids != NULL)
-        px_db_each_of(hub->db, ids, walk_on, &walk);
-    else
-        px_db_each(hub->db, walk_on, &walk);
+    px_db_each_of(hub->db, ids, walk_on, &walk);
     return !walk.ended;
 }
 

@@ -29,7 +29,7 @@ struct px_record {
     size_t kept_bytes[4];  /* what each of these came in */
     size_t bytes;          /* buffers and output, as counted by the database */
     bool is_changed;       /* and in the list of those */
-    bool is_seen;          /* by the px_db_each() under way */
+    bool is_seen;          /* by the px_db_scan() under way, or in the file, where it will see it */
     unsigned long written; /* number of the last write; 0 for none */
     unsigned long made;    /* number in the order in which memory got them */
     struct px_record *prev, *next;
@@ -161,6 +161,10 @@ struct px_record *px_store_get(struct px_store *store, struct px_span msg_id);
  * until it returns false. They belong to `each`. */
 void px_store_each(struct px_store *store, bool unfinished,
                    bool (*each)(struct px_record *record, void *ctx), void *ctx);
+/* The same for all records in rows behind *row, which moves on, until `ms` have gone by. Whether
+ * there may be more. */
+PX_MUST_USE bool px_store_some(struct px_store *store, int64_t *row, int64_t ms,
+                               bool (*each)(struct px_record *record, void *ctx), void *ctx);
 /* The last `most` finished ones, in the order of their making. */
 typedef void px_finished_fn(void *ctx, struct px_span msg_id, struct px_span engine_uuid,
                             struct px_span metadata, struct px_span content);
@@ -194,6 +198,10 @@ void px_db_drop(struct px_db *db, const char *msg_id);
  * record it is given and must not change it. */
 typedef bool px_record_fn(struct px_record *record, void *ctx);
 void px_db_each(struct px_db *db, px_record_fn *each, void *ctx);
+/* The same in steps of some `ms`, with other things in between but for another such scan: *row is 0
+ * at first. False when it is at its end. */
+PX_MUST_USE bool px_db_scan(struct px_db *db, int64_t *row, int64_t ms, px_record_fn *each,
+                            void *ctx);
 /* The same for the records whose ids are the keys of `ids`, without looking at others. With a store
  * they come in the order of their ids, as SQLite gives them to ipyparallel. */
 void px_db_each_of(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx);
@@ -238,6 +246,7 @@ struct px_job {
 };
 
 struct px_pending; /* a registration that waits for its heart */
+struct px_scan;
 
 struct px_hub {
     struct px_loop *loop;
@@ -256,8 +265,9 @@ struct px_hub {
     struct px_history *finished; /* ids that were completed */
     struct px_db *db;
     struct px_store *store; /* NULL without --sqlitedb */
-    struct px_timer *farewell, *sweep, *save, *tidy, *flush, *doubt;
-    bool stopping, noted; /* noted: traffic since the last look */
+    struct px_timer *farewell, *sweep, *save, *tidy, *flush, *doubt, *scan_timer;
+    struct px_scan *scans; /* under way, or waiting for the first to end */
+    bool stopping, noted;  /* noted: traffic since the last look */
     unsigned long requests, refused, malformed, forged;
     size_t returning; /* requests that are on their way round through the traffic thread */
     unsigned long long request_bytes;
@@ -294,9 +304,10 @@ struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
 /* Books a request as unfinished with `member`, or unassigned for NULL. */
 void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux);
 void px_hub_unbook(struct px_hub *hub, struct px_job *job);
-/* px_db_each(), or px_db_each_of() where `ids` is not NULL, unless the controller is told to end
- * meanwhile: false then, and the answer is not to be had. */
-PX_MUST_USE bool px_hub_each(struct px_hub *hub, const json_t *ids, px_record_fn *each, void *ctx);
+/* px_db_each_of(), unless the controller is told to end meanwhile: false then, and the answer is
+ * not to be had. */
+PX_MUST_USE bool px_hub_each_of(struct px_hub *hub, const json_t *ids, px_record_fn *each,
+                                void *ctx);
 /* Whether it is told to end: to be asked after so many records in what may take long. */
 #define PX_LOOK_EVERY 256
 bool px_hub_is_ending(const struct px_hub *hub);
@@ -328,6 +339,13 @@ void px_request_fail(const struct px_request *request, const char *type, const c
 #define PX_NO_DATA "NoDB backend doesn't store any data. " /* of NoData */
 void px_request_missing(const struct px_request *request, const char *key);
 json_t *px_error_json(const char *ename, const char *evalue);
+
+/* All records (scan.c): `each` as for px_db_each(), then `done`, once, in this call or a later one.
+ * It answers the request, and frees `ctx`. Not `whole`: the controller is to end. */
+typedef void px_scan_done_fn(const struct px_request *request, void *ctx, bool whole);
+void px_hub_scan(const struct px_request *request, px_record_fn *each, px_scan_done_fn *done,
+                 void *ctx);
+void px_scans_fini(struct px_hub *hub); /* answers those that have not ended */
 
 typedef void px_request_fn(const struct px_request *request);
 struct px_request_row {

@@ -214,24 +214,21 @@ static bool add_completed(struct px_record *record, void *ctx)
     return true;
 }
 
-/* NULL when the controller is to end. */
-static json_t *completed_ids(struct px_hub *hub, const struct targets *targets)
+static json_t *completed_lists(const struct targets *targets)
 {
     json_t *completed = json_object();
     for (size_t i = 0; i < targets->count; i++)
         json_object_set_new(completed, targets->members[i]->uuid, json_array());
-    if (px_hub_each(hub, NULL, add_completed, completed))
-        return completed;
-    json_decref(completed);
-    return NULL;
+    return completed;
 }
 
 /* `completed` is NULL when numbers are all that is wanted. */
 static json_t *queue_of(const struct px_member *member, const json_t *completed)
 {
+    json_t *ids = json_object_get(completed, member->uuid);
     if (completed != NULL)
-        return json_pack("{s:o, s:O, s:o}", "queue", job_ids(member->queue), "completed",
-                         json_object_get(completed, member->uuid), "tasks", job_ids(member->tasks));
+        return json_pack("{s:o, s:o, s:o}", "queue", job_ids(member->queue), "completed",
+                         ids ? json_incref(ids) : json_array(), "tasks", job_ids(member->tasks));
     return json_pack("{s:I, s:I, s:I}", "queue", (json_int_t)member->queue_count, "completed",
                      (json_int_t)member->completed, "tasks", (json_int_t)member->task_count);
 }
@@ -252,17 +249,26 @@ static void reply_queues(const struct px_request *request, const struct targets 
     px_request_reply(request, "queue_reply", content, NULL);
 }
 
+/* Engines may have come and gone since the question. */
+static void on_completed(const struct px_request *request, void *completed, bool whole)
+{
+    struct targets targets = {0};
+    if (!whole)
+        px_request_fail_ending(request, "hub_error");
+    else if (read_targets(request, &targets) == 0)
+        reply_queues(request, &targets, completed);
+    free(targets.members);
+    json_decref(completed);
+}
+
 static void on_queue_request(const struct px_request *request)
 {
     struct targets targets = {0};
     if (read_targets(request, &targets) == 0) {
-        bool verbose = px_truth(json_object_get(request->content, "verbose"));
-        json_t *completed = verbose ? completed_ids(request->hub, &targets) : NULL;
-        if (verbose && completed == NULL)
-            px_request_fail_ending(request, "hub_error");
+        if (px_truth(json_object_get(request->content, "verbose")))
+            px_hub_scan(request, add_completed, on_completed, completed_lists(&targets));
         else
-            reply_queues(request, &targets, completed);
-        json_decref(completed);
+            reply_queues(request, &targets, NULL);
     }
     free(targets.members);
 }

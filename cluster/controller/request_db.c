@@ -48,38 +48,32 @@ static bool add_dated(struct px_record *record, void *ctx)
     return true;
 }
 
-/* NULL when the controller is to end. */
-static json_t *history_of(struct px_hub *hub)
+static void on_dated(const struct px_request *request, void *ctx, bool whole)
 {
-    struct history history = {0};
+    struct history *history = ctx;
     json_t *ids = json_array();
-    bool whole = px_hub_each(hub, NULL, add_dated, &history);
-    if (history.count > 1)
-        qsort(history.items, history.count, sizeof(*history.items), compare_dates);
-    for (size_t i = 0; i < history.count; i++) {
-        json_array_append_new(ids, json_string(history.items[i].msg_id));
-        free(history.items[i].msg_id);
+    if (history->count > 1)
+        qsort(history->items, history->count, sizeof(*history->items), compare_dates);
+    for (size_t i = 0; i < history->count; i++) {
+        json_array_append_new(ids, json_string(history->items[i].msg_id));
+        free(history->items[i].msg_id);
     }
-    free(history.items);
-    if (!whole) {
-        json_decref(ids);
-        return NULL;
-    }
-    return ids;
+    free(history->items);
+    free(history);
+    if (whole)
+        px_request_reply(request, "history_reply",
+                         json_pack("{s:s, s:O}", "status", "ok", "history", ids), NULL);
+    else
+        px_request_fail_ending(request, "history_reply");
+    json_decref(ids);
 }
 
 static void on_history_request(const struct px_request *request)
 {
-    if (!px_db_stores(request->hub->db)) {
-        px_request_fail(request, "history_reply", "NoData", PX_NO_DATA);
-        return;
-    }
-    json_t *history = history_of(request->hub);
-    if (history != NULL)
-        px_request_reply(request, "history_reply",
-                         json_pack("{s:s, s:o}", "status", "ok", "history", history), NULL);
+    if (px_db_stores(request->hub->db))
+        px_hub_scan(request, add_dated, on_dated, px_alloc(sizeof(struct history)));
     else
-        px_request_fail_ending(request, "history_reply");
+        px_request_fail(request, "history_reply", "NoData", PX_NO_DATA);
 }
 
 static json_t *record_field(void *ctx, const char *field)
@@ -130,11 +124,11 @@ static int check_keys(const struct px_record *record, const json_t *keys,
 }
 
 struct search {
-    const struct px_query *query;
-    const json_t *keys; /* what was asked for */
-    json_t *items;      /* and its items; NULL when it has none */
-    struct found *found;
-    struct px_exception *exception;
+    struct px_query *query;
+    json_t *keys;  /* what was asked for */
+    json_t *items; /* and its items; NULL when it has none */
+    struct found found;
+    struct px_exception exception;
     bool failed;
 };
 
@@ -144,15 +138,15 @@ static bool choose_keys(struct search *search, const struct px_record *record)
     if (!px_truth(search->keys))
         return true;
     if (search->items == NULL)
-        search->items = px_iterate(search->keys, search->exception);
-    return search->items != NULL && check_keys(record, search->items, search->exception) == 0;
+        search->items = px_iterate(search->keys, &search->exception);
+    return search->items != NULL && check_keys(record, search->items, &search->exception) == 0;
 }
 
 static bool add_found(struct px_record *record, void *ctx)
 {
     struct search *search = ctx;
-    struct found *found = search->found;
-    int match = px_query_match(search->query, record_field, record, search->exception);
+    struct found *found = &search->found;
+    int match = px_query_match(search->query, record_field, record, &search->exception);
     search->failed = match < 0 || (match > 0 && !choose_keys(search, record));
     if (match > 0 && !search->failed) {
         json_array_append_new(found->records, px_record_json(record, search->items));
@@ -173,54 +167,65 @@ static void reply_found(const struct px_request *request, const struct found *fo
     px_request_reply(request, "db_reply", content, found->buffers);
 }
 
-/* Whether the search went well; `exception` says why not. */
-static bool find_records(const struct px_request *request, struct found *found,
-                         struct px_exception *exception)
+static void on_found(const struct px_request *request, void *ctx, bool whole)
+{
+    struct search *search = ctx;
+    if (!whole)
+        px_request_fail_ending(request, "db_reply");
+    else if (search->failed)
+        px_request_raise(request, "db_reply", &search->exception);
+    else
+        reply_found(request, &search->found);
+    json_decref(search->found.records);
+    json_decref(search->found.buffer_lens);
+    json_decref(search->found.result_buffer_lens);
+    px_msg_destroy(search->found.buffers);
+    json_decref(search->items);
+    json_decref(search->keys);
+    px_query_destroy(search->query);
+    free(search);
+}
+
+static struct search *search_create(const struct px_request *request)
 {
     json_t *empty = json_object();
     const json_t *wanted = json_object_get(request->content, "query");
-    const json_t *keys = json_object_get(request->content, "keys");
-    struct px_query *query = px_query_create(wanted ? wanted : empty, exception);
-    struct search search = {.query = query, .keys = keys, .found = found, .exception = exception};
-    if (query != NULL) {
-        found->buffer_lens = has_key(keys, "buffers") ? json_array() : NULL;
-        found->result_buffer_lens = has_key(keys, "result_buffers") ? json_array() : NULL;
-        json_t *ids = px_query_ids(query);
-        if (!px_hub_each(request->hub, ids, add_found, &search)) {
-            px_raise(exception, "RuntimeError", "the controller is ending");
-            search.failed = true;
-        }
-        json_decref(ids);
-    }
-    json_decref(search.items);
-    px_query_destroy(query);
+    struct search *search = px_alloc(sizeof(*search));
+    search->query = px_query_create(wanted ? wanted : empty, &search->exception);
+    search->keys = json_incref(json_object_get(request->content, "keys"));
+    search->failed = search->query == NULL;
+    search->found.records = json_array();
+    search->found.buffers = px_msg_create();
+    search->found.buffer_lens = has_key(search->keys, "buffers") ? json_array() : NULL;
+    search->found.result_buffer_lens =
+        has_key(search->keys, "result_buffers") ? json_array() : NULL;
     json_decref(empty);
-    return query != NULL && !search.failed;
+    return search;
 }
 
 static void on_db_request(const struct px_request *request)
 {
-    struct px_exception exception;
     if (!px_db_stores(request->hub->db)) {
         px_request_fail(request, "db_reply", "NoData", PX_NO_DATA);
         return;
     }
-    struct found found = {.records = json_array(), .buffers = px_msg_create()};
-    if (find_records(request, &found, &exception))
-        reply_found(request, &found);
+    struct search *search = search_create(request);
+    json_t *ids = search->failed ? NULL : px_query_ids(search->query);
+    if (search->failed)
+        on_found(request, search, true);
+    else if (ids != NULL)
+        on_found(request, search, px_hub_each_of(request->hub, ids, add_found, search));
     else
-        px_request_raise(request, "db_reply", &exception);
-    json_decref(found.records);
-    json_decref(found.buffer_lens);
-    json_decref(found.result_buffer_lens);
-    px_msg_destroy(found.buffers);
+        px_hub_scan(request, add_found, on_found, search);
+    json_decref(ids);
 }
 
 /* ---- purge_request --------------------------------------------------------- */
 
 struct purge {
     struct px_db *db;
-    const json_t *uuids; /* of engines, as keys; NULL: of all */
+    json_t *uuids; /* of engines, as keys; NULL: of all */
+    json_t *wrong; /* the first id of an engine that does not exist; NULL: none */
 };
 
 static bool purge_one(struct px_record *record, void *ctx)
@@ -231,16 +236,6 @@ static bool purge_one(struct px_record *record, void *ctx)
     if (right && px_record_is_complete(record))
         px_db_drop(purge->db, record->msg_id);
     return true;
-}
-
-/* Drops finished records, of some engines or (NULL) of all, and replies when that is cut short. */
-static int purge_finished(const struct px_request *request, const json_t *uuids)
-{
-    struct purge purge = {.db = request->hub->db, .uuids = uuids};
-    if (px_hub_each(request->hub, NULL, purge_one, &purge))
-        return 0;
-    px_request_fail_ending(request, "purge_reply");
-    return -1;
 }
 
 /* -1 after an error reply; nothing is dropped then. */
@@ -276,24 +271,44 @@ static void fail_engine(const struct px_request *request, const json_t *id)
     px_request_raise(request, "purge_reply", &exception);
 }
 
-/* As in ipyparallel, those before one that does not exist are purged. */
-static int purge_engines(const struct px_request *request, const json_t *ids)
+static void on_purged(const struct px_request *request, void *ctx, bool whole)
 {
-    json_t *uuids = json_object();
-    const json_t *wrong = NULL;
+    struct purge *purge = ctx;
+    if (!whole)
+        px_request_fail_ending(request, "purge_reply");
+    else if (purge->wrong != NULL)
+        fail_engine(request, purge->wrong);
+    else
+        px_request_reply(request, "purge_reply", json_pack("{s:s}", "status", "ok"), NULL);
+    json_decref(purge->uuids);
+    json_decref(purge->wrong);
+    free(purge);
+}
+
+/* Drops finished records, of some engines or (NULL) of all, and replies. Takes both. */
+static void purge_finished(const struct px_request *request, json_t *uuids, json_t *wrong)
+{
+    struct purge *purge = px_alloc(sizeof(*purge));
+    *purge = (struct purge){.db = request->hub->db, .uuids = uuids, .wrong = wrong};
+    if (uuids == NULL || json_object_size(uuids) > 0)
+        px_hub_scan(request, purge_one, on_purged, purge);
+    else
+        on_purged(request, purge, true);
+}
+
+/* As in ipyparallel, those before one that does not exist are purged. */
+static void purge_engines(const struct px_request *request, const json_t *ids)
+{
+    json_t *uuids = json_object(), *wrong = NULL;
     for (size_t i = 0; i < json_array_size(ids) && wrong == NULL; i++) {
-        const json_t *id = json_array_get(ids, i);
+        json_t *id = json_array_get(ids, i);
         struct px_member *member = json_is_integer(id) ? px_hub_target(request->hub, id) : NULL;
         if (member != NULL && member->alive)
             json_object_set_new(uuids, member->uuid, json_null());
         else
-            wrong = id;
+            wrong = json_incref(id);
     }
-    int rc = json_object_size(uuids) > 0 ? purge_finished(request, uuids) : 0;
-    if (rc == 0 && wrong != NULL)
-        fail_engine(request, wrong);
-    json_decref(uuids);
-    return rc == 0 && wrong == NULL ? 0 : -1;
+    purge_finished(request, uuids, wrong);
 }
 
 /* An empty list for what is missing; NULL after an error reply. */
@@ -306,14 +321,13 @@ static void on_purge_request(const struct px_request *request)
 {
     const json_t *which = json_object_get(request->content, "msg_ids");
     if (json_is_string(which) && strcmp(json_string_value(which), "all") == 0) {
-        if (purge_finished(request, NULL) == 0)
-            px_request_reply(request, "purge_reply", json_pack("{s:s}", "status", "ok"), NULL);
+        purge_finished(request, NULL, NULL);
         return;
     }
     json_t *ids = purge_items(request, "msg_ids");
     json_t *engines = ids && purge_ids(request, ids) == 0 ? purge_items(request, "engine_ids") : 0;
-    if (engines != NULL && purge_engines(request, engines) == 0)
-        px_request_reply(request, "purge_reply", json_pack("{s:s}", "status", "ok"), NULL);
+    if (engines != NULL)
+        purge_engines(request, engines);
     json_decref(ids);
     json_decref(engines);
 }

@@ -863,6 +863,39 @@ def test_what_was_under_way_is_sent_again(cluster, tmp_path, ours, options):
                            for state in map(rc.queue_status, rc.ids)))
 
 
+def test_looking_at_many_records_holds_nobody(cluster):
+    """The hub answers others meanwhile, and who waits for all records gets each once."""
+    count = 20_000
+    cluster.start("--sqlitedb", "--SQLiteDB.commit_ms=0")
+    cluster.add_engines(1)
+    rc = cluster.client(1)
+    assert rc[0].apply_sync(int, "7") == 7
+    wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks WHERE completed NOT NULL") == [(1,)])
+    with contextlib.closing(sqlite3.connect(os.path.join(cluster.profile_dir, "tasks.db"))) as db:
+        columns = [row[1] for row in db.execute('PRAGMA table_info("ipython-tasks")')]
+        assert columns[0] == "msg_id"
+        db.execute(f"""WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+                       INSERT INTO "ipython-tasks" SELECT 'copy-' || i, {", ".join(columns[1:])}
+                       FROM "ipython-tasks", n""")
+        db.commit()
+    peer = Peer(cluster)
+    for msg_type in ["history_request", "db_request", "connection_request"]:
+        peer.session.send(peer.query, msg_type, content={"query": {}, "keys": ["msg_id"]})
+    assert rc[0].apply_sync(int, "8") == 8
+    replies = [peer.receive(peer.query, DEADLINE) for _ in range(3)]
+    assert [reply["msg_type"] for reply in replies] == ["connection_reply", "history_reply", "db_reply"]
+    # The task that came meanwhile may be there or not.
+    assert count < len(replies[1]["content"]["history"]) == len(set(replies[1]["content"]["history"]))
+    found = [record["msg_id"] for record in replies[2]["content"]["records"]]
+    assert count < len(found) == len(set(found)) <= count + 2
+    for msg_type in ["history_request", "db_request"]:
+        peer.session.send(peer.query, msg_type, content={"query": {}, "keys": ["msg_id"]})
+    peer.ask("connection_request", {})
+    cluster.controller.terminate()
+    assert cluster.controller.wait(10) == 0
+    peer.close()
+
+
 def test_shutdown(cluster):
     cluster.start()
     cluster.add_engines(1)
