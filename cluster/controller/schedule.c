@@ -105,8 +105,9 @@ void px_task_take_back(struct px_schedule *schedule, struct task *task)
     schedule->freed[schedule->freed_count++] = worker->serial;
 }
 
-static void free_task(struct task *task)
+static void free_task(struct px_schedule *schedule, struct task *task)
 {
+    px_targets_let_go(schedule, task);
     px_task_spec_fini(&task->spec);
     free(task->homes);
     free(task->shunned);
@@ -125,7 +126,7 @@ void px_schedule_run(struct px_schedule *schedule)
             DL_DELETE(task->dependents, edge);
             px_graph_tell(schedule, edge, task->fate, task->serial);
         }
-        free_task(task);
+        free_task(schedule, task);
     }
     for (size_t i = 0; i < schedule->freed_count; i++) {
         struct px_worker *worker = schedule->by_serial[schedule->freed[i]];
@@ -149,6 +150,7 @@ struct task *px_task_add(struct px_schedule *schedule, struct px_span msg_id,
     task->spec = *spec;
     task->spec.needs &= PX_FEATURE_SETS - 1;
     *spec = (struct px_task_spec){0};
+    px_targets_share(schedule, task);
     HASH_ADD_KEYPTR(hh, schedule->tasks, task->msg_id, msg_id.size, task);
     schedule->stats.submitted++;
     schedule->stats.blocked++;
@@ -244,9 +246,7 @@ static void put_down(struct px_schedule *schedule, struct px_worker *worker)
     schedule->live--;
     px_balance_remove(schedule->balance, worker);
     px_ahead_stop(schedule, worker);
-    const struct px_heap_entry *top;
-    while ((top = px_heap_top(&desk_of(worker)->seats)) != NULL)
-        px_task_place(schedule, ((struct seat *)top->item)->task); /* leaves this heap at least */
+    px_circles_without(schedule, worker);
     px_schedule_run(schedule);
 }
 
@@ -372,7 +372,7 @@ static void destroy_tasks(struct px_schedule *schedule)
     HASH_ITER(hh, schedule->tasks, task, next) {
         HASH_DEL(schedule->tasks, task);
         schedule->ops.release(schedule->ctx, task->payload);
-        free_task(task);
+        free_task(schedule, task);
     }
 }
 

@@ -7,10 +7,11 @@
  * ipyparallel's TaskScheduler: `after` and `follow` dependencies, targets, retries on other
  * engines, time-outs while waiting, a high-water mark an engine.
  *
- * In nine files: history.c (how every task ended, in a few bytes each), depend.c (dependency
+ * In ten files: history.c (how every task ended, in a few bytes each), depend.c (dependency
  * sets), scheme.c (engines by load and the five choosers), schedule.c (the events), task_queue.c
- * (who gets which task), task_graph.c (dependencies), schedule_ahead.c (short tasks in batches),
- * schedule_why.c (what keeps a task), schedule_restore.c (tasks of a controller that was killed).
+ * (who gets which task), schedule_named.c (targets), task_graph.c (dependencies), schedule_ahead.c
+ * (short tasks in batches), schedule_why.c (what keeps a task), schedule_restore.c (tasks of a
+ * controller that was killed).
  *
  * A task is  blocked   until its `after` is met and its `follow` can be decided,
  *            waiting   until an engine that may run it has room,

@@ -8,7 +8,8 @@
  *   waiting   for any engine: in `queues`, one a set of needed features, by ticket;
  *             for any engine but those that refused it: in `picky`, by ticket. An engine reads
  *             picky from where it stopped, because who refused a task once is never asked again;
- *             for certain engines (targets, follow): in the heap of each of these;
+ *             for certain engines (targets, follow): in the circle of all that wait for these
+ *             (schedule_named.c);
  *             for targets while there is no engine at all: in `orphans`;
  *   running   in the list of its engine, in the order it was sent.
  * Tickets are given when a task is submitted or refused, so the longest waiting goes first.
@@ -36,13 +37,8 @@ struct edge {
     struct edge *left, *right; /* of `waiter` */
 };
 
-/* A task in the heap of one engine. */
-struct seat {
-    struct task *task;
-    struct px_worker *worker;
-    size_t at;
-    struct seat *sibling; /* of the task */
-};
+struct targets;
+struct circle;
 
 struct task {
     void *payload;
@@ -60,7 +56,9 @@ struct task {
     uint64_t picky;  /* its number in `picky` plus one */
     size_t queue_at; /* in queues[spec.needs] */
     size_t deadline_at;
-    struct seat *seats;
+    struct targets *targets; /* whose names `spec` has; NULL for none */
+    struct circle *circle;   /* waiting for certain engines; and its place there */
+    size_t circle_at;
     struct px_worker *worker; /* running */
     enum px_fate fate;        /* done: how, and where */
     uint32_t serial;
@@ -113,6 +111,8 @@ struct px_schedule {
     struct px_heap queues[PX_FEATURE_SETS];
     struct px_heap deadlines;
     struct picky picky;
+    struct targets *targets; /* sets of names, by their text */
+    struct circle *circles;  /* sets of engines, by their serials */
     struct task *orphans, *done;
     bool allow_ahead;
     struct desk *crowd; /* engines that hold tasks sent ahead, the one longest at its first first */
@@ -164,6 +164,21 @@ void px_task_wait(struct px_schedule *schedule, struct task *task);
 void px_task_requeue(struct px_schedule *schedule, struct task *task);
 /* Gives an engine tasks while it has room and there are any for it. */
 void px_schedule_serve(struct px_schedule *schedule, struct px_worker *worker);
+
+/* ---- schedule_named.c ------------------------------------------------------ */
+
+/* The names of the task's targets become those of all tasks with the same ones; and it lets go of
+ * them. */
+void px_targets_share(struct px_schedule *schedule, struct task *task);
+void px_targets_let_go(struct px_schedule *schedule, struct task *task);
+/* The task waits for any of these engines, which are at least one; `workers` is put in order. */
+void px_circle_join(struct px_schedule *schedule, struct task *task, struct px_worker **workers,
+                    size_t count);
+void px_circle_leave(struct px_schedule *schedule, struct task *task); /* if it is in one */
+/* The longest waiting of those that wait for this engine among others; NULL for none. */
+struct task *px_circle_first(struct px_worker *worker);
+/* The engine is not alive any more: tasks that waited for it wait for others, or end. */
+void px_circles_without(struct px_schedule *schedule, struct px_worker *worker);
 
 /* ---- schedule_ahead.c ------------------------------------------------------ */
 

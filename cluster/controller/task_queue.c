@@ -65,12 +65,7 @@ void px_task_leave(struct px_schedule *schedule, struct task *task)
 {
     px_heap_remove(&schedule->queues[task->spec.needs], &task->queue_at);
     picky_remove(&schedule->picky, task);
-    while (task->seats != NULL) {
-        struct seat *seat = task->seats;
-        task->seats = seat->sibling;
-        px_heap_remove(&desk_of(seat->worker)->seats, &seat->at);
-        free(seat);
-    }
+    px_circle_leave(schedule, task);
     if (task->state == WAITING && task->prev != NULL)
         DL_DELETE(schedule->orphans, task);
     task->prev = task->next = NULL;
@@ -168,16 +163,6 @@ static void place_anywhere(struct px_schedule *schedule, struct task *task)
         px_heap_push(&schedule->queues[task->spec.needs], task->ticket, task, &task->queue_at);
 }
 
-static void take_seat(struct task *task, struct px_worker *worker)
-{
-    struct seat *seat = px_alloc(sizeof(*seat));
-    seat->task = task;
-    seat->worker = worker;
-    seat->sibling = task->seats;
-    task->seats = seat;
-    px_heap_push(&desk_of(worker)->seats, task->ticket, seat, &seat->at);
-}
-
 /* No engine that there is may run it: can that change? */
 static void place_nowhere(struct px_schedule *schedule, struct task *task)
 {
@@ -204,10 +189,8 @@ static void place_among_named(struct px_schedule *schedule, struct task *task)
         schedule->scratch[i] = schedule->scratch[open];
         schedule->scratch[open++] = worker;
     }
-    if (choose_and_run(schedule, task, schedule->scratch, open))
-        return;
-    for (size_t i = 0; i < schedule->scratch_count; i++)
-        take_seat(task, schedule->scratch[i]);
+    if (!choose_and_run(schedule, task, schedule->scratch, open))
+        px_circle_join(schedule, task, schedule->scratch, schedule->scratch_count);
 }
 
 static bool is_ready(const struct task *task)
@@ -262,10 +245,8 @@ static struct task *earlier(struct task *a, struct task *b)
 
 static struct task *next_for(struct px_schedule *schedule, struct px_worker *worker)
 {
-    struct task *best = picky_first(&schedule->picky, worker);
-    const struct px_heap_entry *top = px_heap_top(&desk_of(worker)->seats);
-    if (top != NULL)
-        best = earlier(best, ((struct seat *)top->item)->task);
+    struct task *best = earlier(picky_first(&schedule->picky, worker), px_circle_first(worker));
+    const struct px_heap_entry *top;
     for (unsigned needs = 0; needs < PX_FEATURE_SETS; needs++) {
         top = px_heap_top(&schedule->queues[needs]);
         if (top != NULL && (worker->features & needs) == needs)

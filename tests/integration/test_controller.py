@@ -79,7 +79,9 @@ class Cluster:
     def client(self, count=0):
         client = ipp.Client(profile_dir=self.profile_dir, timeout=DEADLINE)
         self.clients.append(client)
-        wait_until(lambda: len(client.ids) >= count, what=f"{count} engines")
+        # Sorted only after each has been added, by another thread.
+        wait_until(lambda: count <= len(client.ids) and client.ids == sorted(client.ids),
+                   what=f"{count} engines")
         return client
 
     def wait_for_state(self, count):

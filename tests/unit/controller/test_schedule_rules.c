@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <jansson.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -321,6 +322,61 @@ static void submit_constrained(struct px_schedule *schedule, const char *name, c
     px_schedule_submit(schedule, px_span_of(name), &spec, NULL);
 }
 
+#define NAMED 1000
+
+/* A task that names the first `engines` of them. */
+static void submit_to(struct px_schedule *schedule, int task, size_t engines)
+{
+    char name[32];
+    struct px_task_spec spec = {.targets = px_alloc(engines * sizeof(char *)),
+                                .target_count = engines};
+    for (size_t i = 0; i < engines; i++)
+        spec.targets[i] = px_format("engine-%04zu", i);
+    snprintf(name, sizeof(name), "t_1_%d", task);
+    px_schedule_submit(schedule, px_span_of(name), &spec, NULL);
+}
+
+/* Equal targets are kept once, and a waiting task has one place, however many engines it names: two
+ * thousand tasks with a thousand targets would cost more than a hundred megabytes otherwise. */
+static void test_targets_are_shared(void **state)
+{
+    (void)state;
+    enum { TASKS = 2000 };
+    struct simple simple = {0};
+    struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 1, 1);
+    char name[32];
+    for (size_t i = 0; i < NAMED; i++) {
+        snprintf(name, sizeof(name), "engine-%04zu", i);
+        assert_true(px_schedule_engine_up(schedule, px_span_of(name), 0));
+    }
+    for (int i = 0; i < NAMED; i++)
+        submit_to(schedule, i, NAMED);
+    assert_int_equal(simple.sent, NAMED); /* all are busy now */
+    const size_t before = mallinfo2().uordblks;
+    for (int i = 0; i < TASKS; i++)
+        submit_to(schedule, NAMED + i, NAMED - (size_t)(i % 3));
+    assert_true(mallinfo2().uordblks - before < 8u << 20);
+    assert_int_equal(simple.sent, NAMED);
+
+    /* Engines go: what waits for others waits on, until there is none. */
+    struct px_schedule_stats stats;
+    px_schedule_engine_lost(schedule, PX_SPAN("engine-0005"), NULL);
+    px_schedule_stats(schedule, &stats);
+    assert_int_equal(stats.waiting, TASKS);
+    assert_int_equal(simple.failed, 1);
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("stranger"), 0));
+    assert_int_equal(simple.sent, NAMED);
+    for (int i = 0; i < NAMED; i++) {
+        if (i != 5) {
+            snprintf(name, sizeof(name), "engine-%04d", i);
+            px_schedule_engine_lost(schedule, px_span_of(name), NULL);
+        }
+    }
+    assert_int_equal(simple.failed, NAMED + TASKS); /* died, or impossible */
+    px_schedule_destroy(schedule);
+    assert_int_equal(simple.released, NAMED + TASKS);
+}
+
 static void test_why(void **state)
 {
     (void)state;
@@ -371,10 +427,15 @@ static void test_why(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_invalid),     cmocka_unit_test(test_holds),
-        cmocka_unit_test(test_stale_reply), cmocka_unit_test(test_long_chain),
-        cmocka_unit_test(test_wide),        cmocka_unit_test(test_many_engines),
-        cmocka_unit_test(test_large_graph), cmocka_unit_test(test_memory_is_flat),
+        cmocka_unit_test(test_invalid),
+        cmocka_unit_test(test_holds),
+        cmocka_unit_test(test_stale_reply),
+        cmocka_unit_test(test_long_chain),
+        cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_many_engines),
+        cmocka_unit_test(test_large_graph),
+        cmocka_unit_test(test_memory_is_flat),
+        cmocka_unit_test(test_targets_are_shared),
         cmocka_unit_test(test_why),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
