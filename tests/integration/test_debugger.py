@@ -2,6 +2,7 @@
 """The Debug Adapter Protocol through pxkernel, as a notebook's debugger speaks it."""
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 from kernels import TIMEOUT, echo, kernel, python, shared, start  # noqa: F401: fixtures
@@ -143,6 +144,13 @@ def test_variables_are_seen_while_nothing_stands_still(debug):
     shown = debug.done("richInspectVariables", variableName="a")["data"]
     assert "A at 0x" in shown["text/plain"]
     assert debug.done("modules")["totalModules"] > 100
+
+
+def test_files_of_cells_go_with_the_kernel(python):
+    path = Path(Debug(python).done("dumpCell", code="1")["sourcePath"])
+    assert path.read_text() == "1" and path.parent.stat().st_mode & 0o777 == 0o700
+    python.km.shutdown_kernel()
+    assert not path.parent.exists()
 
 
 def test_who_has_none_refuses(echo):

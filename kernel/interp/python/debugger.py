@@ -5,12 +5,15 @@ Requests come on a thread of their own, so they are answered while a cell runs, 
 a breakpoint. Most go on to debugpy's adapter, a process that talks with debugpy's threads in
 this one. What a notebook has beyond files is answered here: cells, which are files whose name is
 a hash of their text, and the user's variables while nothing stands still.
+
+LIMIT: while a front end debugs, the adapter listens on 127.0.0.1 and asks nobody who he is.
 """
 
 import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import tempfile
@@ -29,13 +32,12 @@ HIDDEN = {"exit", "quit", "In", "Out", "get_ipython", "open", "debugpy", "_oh", 
           "special variables", "function variables"}
 
 
-def prefix():
-    """Of the names of cells' files."""
-    return os.path.join(tempfile.gettempdir(), f"phalanx_{os.getpid()}", "")
+# Of the names of cells' files. Nobody else can have made the directory, which few kernels need.
+PREFIX = os.path.join(tempfile.gettempdir(), f"phalanx_{os.urandom(6).hex()}", "")
 
 
 def cell_name(code):
-    return f"{prefix()}{host.murmur2(code.encode('utf-8', 'replace'), SEED)}{SUFFIX}"
+    return f"{PREFIX}{host.murmur2(code.encode('utf-8', 'replace'), SEED)}{SUFFIX}"
 
 
 def _is_users(name):
@@ -181,6 +183,7 @@ class Debugger:
     def close(self):
         if self.adapter is not None:
             self.adapter.close()
+        shutil.rmtree(PREFIX, ignore_errors=True)
 
     # ---- debugpy -----------------------------------------------------------
 
@@ -280,7 +283,8 @@ class Debugger:
         try:
             return self._forward({**message, "arguments": arguments})
         finally:
-            self.close()
+            if self.adapter is not None:
+                self.adapter.close()
             self.adapter = None
             self.breakpoints.clear()
             self.stopped.clear()
@@ -291,7 +295,7 @@ class Debugger:
             "isStarted": self.adapter is not None,
             "hashMethod": "Murmur2",
             "hashSeed": SEED,
-            "tmpFilePrefix": prefix(),
+            "tmpFilePrefix": PREFIX,
             "tmpFileSuffix": SUFFIX,
             "breakpoints": [{"source": source, "breakpoints": points}
                             for source, points in self.breakpoints.items()],
@@ -304,7 +308,7 @@ class Debugger:
     def on_dumpCell(self, message):
         code = self._argument(message, "code")
         name = cell_name(code)
-        os.makedirs(prefix(), mode=0o700, exist_ok=True)
+        os.makedirs(PREFIX, mode=0o700, exist_ok=True)
         with open(name, "w", encoding="utf-8") as file:
             file.write(code)
         return {"body": {"sourcePath": name}}
@@ -329,7 +333,7 @@ class Debugger:
         reply = self._forward(message)
         frames = (reply.get("body") or {}).get("stackFrames", [])
         paths = [(frame.get("source") or {}).get("path", "") for frame in frames]
-        cells = [i for i, path in enumerate(paths) if path.startswith(prefix())]
+        cells = [i for i, path in enumerate(paths) if path.startswith(PREFIX)]
         if cells:
             reply["body"]["stackFrames"] = frames[: cells[-1] + 1]
             reply["body"]["totalFrames"] = cells[-1] + 1
