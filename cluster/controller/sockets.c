@@ -5,7 +5,8 @@
  * come from files that a controller left behind.
  *
  * The hub's registration socket listens on both addresses when engines and clients have
- * different ones. ipc addresses are bound under both spellings that peers use.
+ * different ones. ipc addresses are bound under both spellings that peers use. Beside each TCP port
+ * there is a Unix domain socket for peers of ours on this host.
  */
 #include "controller.h"
 #include "protocol.h"
@@ -37,6 +38,15 @@ static int take_port(const struct pools *pools)
     if (pools->common->used < pools->common->count)
         return pools->common->ports[pools->common->used++];
     return 0;
+}
+
+/* Whom it does not reach, TCP does. */
+static void bind_local(struct px_socket *socket, const struct px_cluster_connection *file, int port)
+{
+    struct px_error err;
+    char endpoint[PX_ENDPOINT_SIZE];
+    if (px_cluster_local(file, port, endpoint) && px_socket_bind(socket, endpoint, &err) != 0)
+        px_log(PX_WARN, "local-address.none", "why=\"%s\"", err.text);
 }
 
 static int bind_more(struct px_socket *socket, const char *interface, int port,
@@ -159,6 +169,7 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         *port = take_port(pools);
     if (px_socket_bind_port(*socket, file->interface, port, err) != 0)
         return -1;
+    bind_local(*socket, file, *port);
     return bind_more(*socket, file->interface, *port, err);
 }
 
@@ -182,15 +193,23 @@ static char *make_interface(const struct px_settings *settings, const char *ip,
     return px_format("%s://%s", settings->transport, ip ? ip : "127.0.0.1");
 }
 
+/* What is new for each cluster, and the same for both sides. */
+struct fresh {
+    char key[PX_ID_SIZE], local[PX_ID_SIZE];
+};
+
 static void describe(const struct px_sockets *sockets, struct px_cluster_connection *file,
                      const struct px_settings *settings, const char *ip, const char *ssh,
-                     const char *key, const char *profile_dir)
+                     const struct fresh *fresh, const char *profile_dir)
 {
+    const bool chosen = settings->secure && settings->session_key;
     char host[256] = "localhost";
     gethostname(host, sizeof(host) - 1);
     file->ssh = px_strdup(ssh ? ssh : "");
     file->interface = make_interface(settings, ip, profile_dir);
-    file->key = px_strdup(key);
+    file->key = px_strdup(chosen ? settings->session_key : fresh->key);
+    file->local =
+        strcmp(settings->transport, "tcp") == 0 ? px_format("phalanx-%s", fresh->local) : NULL;
     file->curve_serverkey = settings->curve ? px_strdup(sockets->curve_public) : NULL;
     file->location = px_strdup(settings->location ? settings->location : host);
     file->pack = px_strdup("json");
@@ -242,14 +261,14 @@ static int read_files(struct px_sockets *sockets, const struct px_settings *sett
 static void make_files(struct px_sockets *sockets, const struct px_settings *settings,
                        const char *profile_dir)
 {
-    char key[PX_ID_SIZE] = "";
+    struct fresh fresh = {0};
     const char *client_ip = settings->client_ip ? settings->client_ip : settings->ip;
     const char *engine_ip = settings->engine_ip ? settings->engine_ip : settings->ip;
     if (settings->secure && settings->session_key == NULL && !settings->curve)
-        px_id_random(key);
-    const char *chosen = settings->secure && settings->session_key ? settings->session_key : key;
-    describe(sockets, &sockets->client, settings, client_ip, settings->ssh, chosen, profile_dir);
-    describe(sockets, &sockets->engine, settings, engine_ip, settings->engine_ssh, chosen,
+        px_id_random(fresh.key);
+    px_id_random(fresh.local);
+    describe(sockets, &sockets->client, settings, client_ip, settings->ssh, &fresh, profile_dir);
+    describe(sockets, &sockets->engine, settings, engine_ip, settings->engine_ssh, &fresh,
              profile_dir);
     sockets->client.task_scheme = px_strdup(settings->scheme);
 }

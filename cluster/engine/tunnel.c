@@ -209,6 +209,8 @@ struct px_tunnel *px_tunnel_open(const char *server, const char *key,
     struct px_tunnel *tunnel = px_alloc(sizeof *tunnel);
     *tunnel = (struct px_tunnel){.dir = "/tmp/px-XXXXXX", .stdin_fd = -1};
     int said = -1;
+    free(connection->local); /* ssh was asked for, whoever listens here */
+    connection->local = NULL;
     tunnel->host = host_of(connection, err);
     if (!tunnel->host || !mkdtemp(tunnel->dir)) {
         if (tunnel->host)

@@ -17,9 +17,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define MAX_FILE (1u << 20) /* real ones have under 1 KB */
+#define MAX_LOCAL 80        /* of the 107 bytes that such an address may have */
 
 enum field_type { TEXT, TEXT_OR_NULL, PORT, PORTS };
 enum { CLIENT = 1, ENGINE = 2, BOTH = 3 };
@@ -53,6 +56,7 @@ static const struct field cluster_fields[] = {
     {"pack", TEXT, AT(pack), BOTH, BOTH, NULL},
     {"unpack", TEXT, AT(unpack), BOTH, BOTH, NULL},
     {"signature_scheme", TEXT, AT(signature_scheme), BOTH, BOTH, NULL},
+    {"px_local", TEXT, AT(local), BOTH, 0, ""},
 };
 #undef AT
 
@@ -320,8 +324,8 @@ static int locate(const char *location, char out[INET_ADDRSTRLEN], struct px_err
     return 0;
 }
 
-int px_cluster_endpoint(const struct px_cluster_connection *connection, int port,
-                        char out[PX_ENDPOINT_SIZE], struct px_error *err)
+static int network_endpoint(const struct px_cluster_connection *connection, int port,
+                            char out[PX_ENDPOINT_SIZE], struct px_error *err)
 {
     const char *interface = connection->interface;
     const char *ip = strstr(interface, "://");
@@ -336,5 +340,43 @@ int px_cluster_endpoint(const struct px_cluster_connection *connection, int port
     if (locate(connection->location, address, err) < 0)
         return -1;
     snprintf(out, PX_ENDPOINT_SIZE, "%.*s%s:%d", (int)(ip - interface), interface, address, port);
+    return 0;
+}
+
+bool px_cluster_local(const struct px_cluster_connection *connection, int port,
+                      char out[PX_ENDPOINT_SIZE])
+{
+    const char *name = connection->local;
+    if (!name || !name[0] || strlen(name) > MAX_LOCAL)
+        return false;
+    snprintf(out, PX_ENDPOINT_SIZE, "ipc://@%s-%d", name, port);
+    return true;
+}
+
+/* Whether there is such an address here. It is of the kernel's, not of the file system's: it is
+ * seen in one network name space, and goes with the process that listens there. */
+static bool answers(const char *endpoint)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *name = endpoint + sizeof "ipc://@" - 1;
+    const size_t size = strlen(name);
+    memcpy(address.sun_path + 1, name, size);
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return false;
+    const socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + size);
+    const bool there = connect(fd, (const struct sockaddr *)&address, length) == 0;
+    close(fd);
+    return there;
+}
+
+int px_cluster_endpoint(const struct px_cluster_connection *connection, int port,
+                        char out[PX_ENDPOINT_SIZE], struct px_error *err)
+{
+    char local[PX_ENDPOINT_SIZE];
+    if (network_endpoint(connection, port, out, err) < 0)
+        return -1;
+    if (px_cluster_local(connection, port, local) && answers(local))
+        strcpy(out, local);
     return 0;
 }

@@ -142,6 +142,31 @@ static void a_kernels_file(void **state)
     rmdir(dir);
 }
 
+/* Where somebody listens, and only there. */
+static void a_local_address_is_preferred(void **state)
+{
+    (void)state;
+    char name[PX_ID_SIZE], local[PX_ENDPOINT_SIZE], endpoint[PX_ENDPOINT_SIZE];
+    struct px_error err;
+    px_id_random(name);
+    struct px_cluster_connection c = {.interface = (char *)"tcp://127.0.0.1", .local = name};
+    void *context = px_context_create(1);
+    struct px_socket *socket = px_socket_create(context, PX_ROUTER, &err);
+    assert_true(px_cluster_local(&c, 7, local));
+    assert_int_equal(px_socket_bind(socket, local, &err), 0);
+    assert_int_equal(px_cluster_endpoint(&c, 7, endpoint, &err), 0);
+    assert_string_equal(endpoint, local);
+    assert_int_equal(px_cluster_endpoint(&c, 8, endpoint, &err), 0);
+    assert_string_equal(endpoint, "tcp://127.0.0.1:8");
+    char too_long[300];
+    memset(too_long, 'x', sizeof too_long - 1);
+    too_long[sizeof too_long - 1] = 0;
+    c.local = too_long;
+    assert_false(px_cluster_local(&c, 7, local));
+    px_socket_destroy(socket);
+    px_context_destroy(context);
+}
+
 static void an_interface_must_have_a_form(void **state)
 {
     (void)state;
@@ -167,6 +192,7 @@ int main(void)
         cmocka_unit_test(what_is_written_is_read_and_private),
         cmocka_unit_test(a_kernels_file),
         cmocka_unit_test(an_interface_must_have_a_form),
+        cmocka_unit_test(a_local_address_is_preferred),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
