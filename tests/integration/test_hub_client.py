@@ -306,6 +306,35 @@ def test_through_ssh(rc, where, sshd, trusting_ssh, tmp_path):
         phalanx.Client(where[0], sshserver=f"127.0.0.1:{port}", sshkey=other, timeout=60)
 
 
+def test_on_the_controllers_host(rc, where):
+    """Where it listens locally, we meet it there; where a port leads elsewhere, by TCP."""
+    with open(where[0]) as file:
+        info = json.load(file)
+    if not info.get("px_local"):
+        pytest.skip("ipcontroller knows no such address")
+
+    def local(port):
+        name, connected = "@%s-%d" % (info["px_local"], port), "03"
+        with open("/proc/net/unix") as file:
+            rows = [line.split() for line in file]
+        return sum(row[-1] == name and row[5] == connected for row in rows)
+
+    for port in (info["mux"], info["iopub"]):
+        assert local(port) >= 1  # rc
+    before = local(info["mux"])
+    with phalanx.Client(info, timeout=30) as client:
+        assert client[:].apply_sync(abs, -1) == [1] * 4
+        assert local(info["mux"]) == before + 1
+    wait_for(lambda: local(info["mux"]) == before, 30, "a connection to end")
+    with phalanx.Client({**info, "px_local": "phalanx-of-another-host"}, timeout=30) as client:
+        assert client[:].apply_sync(abs, -1) == [1] * 4
+        assert local(info["mux"]) == before
+    engine_file = where[0].replace("-client.json", "-engine.json")
+    with open(engine_file) as file:
+        ports = json.load(file)
+    assert local(ports["mux"]) == local(ports["hb_pong"]) == 4
+
+
 def test_curve(env, run, ipython_dir, monkeypatch):
     run("pxcluster", "start", "-n", 1, "--daemonize", "--", "--enable-curve")
     file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
