@@ -300,6 +300,12 @@ def test_through_ssh(rc, where, sshd, trusting_ssh, tmp_path):
         tunnel = far._tunnel._process
         assert far._raw.file != where[0]
     assert tunnel.poll() is not None
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "it's secret", "-f", key], check=True)
+    options = {"sshserver": f"127.0.0.1:{port}", "sshkey": key, "timeout": 60}
+    with phalanx.Client(where[0], password="it's secret", **options) as far:
+        far.wait_for_engines(4, timeout=60)
+    with pytest.raises(error.KernelError, match="ssh to .* failed: .*that `password` answers"):
+        phalanx.Client(where[0], password="wrong", **options)
     other = tmp_path / "other"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
     with pytest.raises(error.KernelError, match="ssh to .* failed: .*Permission denied"):

@@ -65,7 +65,7 @@ class Client(HubFace):
     otherwise the file is found by profile (or profile_dir) and cluster_id.
     timeout: seconds to wait for the controller, and for its file to appear.
     sshserver: "user@host:port" through which to reach the controller, by the system's ssh with its
-    configuration; sshkey: a private key's file for it.
+    configuration; sshkey: a private key's file for it; password: what ssh asks for, if it does.
     curve_serverkey: the controller's public key, where its file lacks it ($IPP_CURVE_SERVERKEY).
     cluster: the Cluster it is of, whose size wait_for_engines() takes. context, paramiko, debug,
     curve_publickey and curve_secretkey are taken because ipyparallel's Client takes them, and not
@@ -96,14 +96,10 @@ class Client(HubFace):
     ):
         for name in extra:
             raise TypeError("Client() has no option %r" % name)
-        if password:
-            raise ValueError(
-                "passwords for ssh are not taken here: use a key (sshkey) or an ssh agent"
-            )
         self.cluster = cluster
         self.profile = profile
         self.debug = debug
-        self._tunnel = None
+        self._tunnel, self._password = None, password
         file = connection_info or connection_file or url_file or url_or_file
         file = self._written(file) if isinstance(file, dict) else file and os.fspath(file)
         key = curve_serverkey or os.environ.get("IPP_CURVE_SERVERKEY")
@@ -143,7 +139,7 @@ class Client(HubFace):
         where = (profile, profile_dir, ipython_dir, cluster_id)
         while True:
             try:
-                if server or key or self._asks_for_ssh(file, where):
+                if server or key or self._password or self._asks_for_ssh(file, where):
                     self._raw = self._through_ssh(file, where, server, key, seconds_left(end))
                 else:
                     self._raw = _phalanx.Client(
@@ -185,7 +181,7 @@ class Client(HubFace):
     def _through_ssh(self, file, where, server, key, timeout):
         from .tunnel import Tunnel
 
-        self._tunnel = Tunnel(file, where, server, key, timeout)
+        self._tunnel = Tunnel(file, where, server, key, timeout, self._password)
         try:
             file = self._with_key(self._tunnel.file, ())
             return _phalanx.Client(file, None, None, None, None, timeout)

@@ -6,6 +6,7 @@ the local ones. The tunnel ends with its client, and with this process however t
 ssh's standard input is a pipe from here that `cat` at the other end reads.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -85,6 +86,24 @@ def _free_ports(count):
             s.close()
 
 
+@contextlib.contextmanager
+def _answering(password):
+    """The environment in which ssh gets its password: a program that it asks has it from there. None
+    without a password."""
+    if not password:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="phalanx-") as directory:
+        program = os.path.join(directory, "password")
+        with open(program, "w") as file:
+            file.write("#!/bin/sh\nprintf '%s\\n' \"$PX_SSH_PASSWORD\"\n")
+        os.chmod(program, 0o700)
+        yield {
+            "DISPLAY": ":0", **os.environ, "SSH_ASKPASS": program, "SSH_ASKPASS_REQUIRE": "force",
+            "PX_SSH_PASSWORD": password,
+        }
+
+
 class Tunnel:
     """A running ssh. file: the connection file to use instead.
 
@@ -92,7 +111,7 @@ class Tunnel:
     when it cannot connect; TimeoutError.
     """
 
-    def __init__(self, file, where, server=None, key=None, timeout=None):
+    def __init__(self, file, where, server=None, key=None, timeout=None, password=None):
         try:
             info = read_connection(file, where)
         except FileNotFoundError as e:
@@ -104,21 +123,24 @@ class Tunnel:
         ports = {p: info[p][0] if isinstance(info[p], list) else info[p] for p in PORTS if p in info}
         local = dict(zip(ports, _free_ports(len(ports))))
         self._log = tempfile.TemporaryFile()
-        try:
-            self._process = subprocess.Popen(
-                self._command(server, key, address, ports, local), stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=self._log, start_new_session=True,
-            )
-        except FileNotFoundError:
-            raise FileNotFoundError("ssh is not installed: %s is reached through it" % server)
-        self._await(server, CONNECT_SECONDS if timeout is None else timeout)
+        command = self._command(server, key, address, ports, local, password)
+        with _answering(password) as env:
+            try:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+                    start_new_session=True, env=env,
+                )
+            except FileNotFoundError:
+                raise FileNotFoundError("ssh is not installed: %s is reached through it" % server)
+            self._await(server, CONNECT_SECONDS if timeout is None else timeout)
         info.update(local, interface="tcp://127.0.0.1", location="", ssh="")
         self._file = write_connection(info)
         self.file = self._file.name
 
     @staticmethod
-    def _command(server, key, address, ports, local):
-        command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]
+    def _command(server, key, address, ports, local, password):
+        asks = "NumberOfPasswordPrompts=1" if password else "BatchMode=yes"
+        command = ["ssh", "-T", "-o", asks, "-o", "ExitOnForwardFailure=yes"]
         host, colon, port = server.rpartition(":")
         if colon and port.isdigit():
             server, command = host, command + ["-p", port]
@@ -146,7 +168,8 @@ class Tunnel:
         self._log.seek(0)
         why = self._log.read().decode(errors="replace").strip().splitlines()
         raise error.KernelError(
-            "ssh to %s failed: %s. Try `ssh %s` in a terminal; it must connect without a question"
+            "ssh to %s failed: %s. Try `ssh %s` in a terminal; it must connect without a question, "
+            "or with one that `password` answers"
             % (server, why[-1] if why else "it said nothing", server)
         )
 
