@@ -17,7 +17,7 @@ void px_graph_cut(struct task *task)
     while (task->waits_on != NULL) {
         struct edge *edge = task->waits_on;
         DL_DELETE2(task->waits_on, edge, left, right);
-        DL_DELETE(edge->on->dependents, edge);
+        DL_DELETE(edge->on->dependents[edge->follow], edge);
         free(edge);
     }
 }
@@ -54,7 +54,7 @@ static void add_edge(struct task *waiter, struct task *on, bool follow)
     struct edge *edge = px_alloc(sizeof(*edge));
     *edge = (struct edge){.waiter = waiter, .on = on, .follow = follow};
     DL_APPEND2(waiter->waits_on, edge, left, right);
-    DL_APPEND(on->dependents, edge);
+    DL_APPEND(on->dependents[follow], edge);
 }
 
 static bool any_met(const struct px_schedule *schedule, const struct px_depend *depend)

@@ -322,6 +322,28 @@ static void submit_constrained(struct px_schedule *schedule, const char *name, c
     px_schedule_submit(schedule, px_span_of(name), &spec, NULL);
 }
 
+/* It is to run after "a", and follows "a" or "b": the end of "a" allows it to run, and tells where.
+ */
+static void test_where_before_when(void **state)
+{
+    (void)state;
+    struct simple simple = {0};
+    struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 0, 1);
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
+    submit_named(schedule, "b", NULL, NULL);
+    finish(schedule, "e0", "b", PX_REPLY_OK);
+    submit_named(schedule, "load", NULL, NULL);
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e1"), 0));
+    submit_named(schedule, "a", NULL, NULL);
+    assert_string_equal(simple.to, "e1");
+    submit_named(schedule, "last", "[\"a\"]", "{\"dependencies\": [\"a\", \"b\"], \"all\": false}");
+    assert_int_equal(simple.sent, 3);
+    finish(schedule, "e1", "a", PX_REPLY_OK);
+    assert_string_equal(simple.last, "last");
+    assert_string_equal(simple.to, "e1"); /* which is idle */
+    px_schedule_destroy(schedule);
+}
+
 #define NAMED 1000
 
 /* A task that names the first `engines` of them. */
@@ -435,6 +457,7 @@ int main(void)
         cmocka_unit_test(test_many_engines),
         cmocka_unit_test(test_large_graph),
         cmocka_unit_test(test_memory_is_flat),
+        cmocka_unit_test(test_where_before_when),
         cmocka_unit_test(test_targets_are_shared),
         cmocka_unit_test(test_why),
     };
