@@ -116,21 +116,16 @@ static void free_task(struct px_schedule *schedule, struct task *task)
 
 /* ---- events ---------------------------------------------------------------- */
 
-static void tell_dependents(struct px_schedule *schedule, struct task *task, bool follow)
-{
-    for (struct edge *edge; (edge = task->dependents[follow]) != NULL;) {
-        DL_DELETE(task->dependents[follow], edge);
-        px_graph_tell(schedule, edge, task->fate, task->serial);
-    }
-}
-
 void px_schedule_run(struct px_schedule *schedule)
 {
     while (schedule->done != NULL) {
         struct task *task = schedule->done;
         DL_DELETE(schedule->done, task);
-        tell_dependents(schedule, task, true); /* where, before when */
-        tell_dependents(schedule, task, false);
+        while (task->dependents != NULL) {
+            struct edge *edge = task->dependents;
+            DL_DELETE(task->dependents, edge);
+            px_graph_tell(schedule, edge, task->fate, task->serial);
+        }
         free_task(schedule, task);
     }
     for (size_t i = 0; i < schedule->freed_count; i++) {

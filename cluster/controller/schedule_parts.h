@@ -47,7 +47,7 @@ struct task {
     bool after_met;
     size_t after_left, follow_left; /* dependencies that have not ended */
     struct edge *waits_on;          /* by left and right */
-    struct edge *dependents[2]; /* those that are to run after it; those that follow it */
+    struct edge *dependents;
     uint32_t *homes; /* serials of engines where followed tasks ended as wished */
     size_t home_count;
     uint32_t *shunned; /* serials of engines that refused it or failed at it */

@@ -17,7 +17,7 @@ void px_graph_cut(struct task *task)
     while (task->waits_on != NULL) {
         struct edge *edge = task->waits_on;
         DL_DELETE2(task->waits_on, edge, left, right);
-        DL_DELETE(edge->on->dependents[edge->follow], edge);
+        DL_DELETE(edge->on->dependents, edge);
         free(edge);
     }
 }
@@ -49,12 +49,18 @@ static bool note_follow(struct task *task, enum px_fate fate, uint32_t serial)
     return task->home_count > 0 || task->follow_left > 0;
 }
 
+/* Dependents hear in the order of their submission; one that is to run after a task and follows it
+ * hears first where, then when. */
 static void add_edge(struct task *waiter, struct task *on, bool follow)
 {
     struct edge *edge = px_alloc(sizeof(*edge));
     *edge = (struct edge){.waiter = waiter, .on = on, .follow = follow};
     DL_APPEND2(waiter->waits_on, edge, left, right);
-    DL_APPEND(on->dependents[follow], edge);
+    struct edge *last = on->dependents ? on->dependents->prev : NULL;
+    if (last != NULL && last->waiter == waiter)
+        DL_PREPEND_ELEM(on->dependents, last, edge);
+    else
+        DL_APPEND(on->dependents, edge);
 }
 
 static bool any_met(const struct px_schedule *schedule, const struct px_depend *depend)
