@@ -133,7 +133,7 @@ static int make_profile(const char *dir, struct px_error *err)
     static const struct {
         const char *name;
         mode_t mode;
-    } parts[] = {{"security", 0700}, {"pid", 0700}, {"log", 0777}, {"startup", 0777}};
+    } parts[] = {{"security", 0700}, {"pid", 0700}, {"log", 0700}, {"startup", 0777}};
     if (make_dir(dir, 0777, err) < 0)
         return -1;
     for (size_t i = 0; i < PX_COUNT(parts); i++) {

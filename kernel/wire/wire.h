@@ -343,7 +343,7 @@ struct px_profile_choice {
     const char *cluster_id;  /* NULL: $IPP_CLUSTER_ID, else "" */
 };
 /* The profile directory's path. PX_ENOENT when it does not exist and `create` is false; with
- * `create` makes it with security (0700), pid (0700), log and startup. */
+ * `create` makes it with security, pid and log (0700), and startup. */
 PX_MUST_USE int px_profile_dir(const struct px_profile_choice *choice, bool create,
                                char out[PX_PATH_SIZE], struct px_error *err);
 const char *px_profile_cluster_id(const struct px_profile_choice *choice);

@@ -47,7 +47,7 @@ static void a_profile_is_made_closed_to_others(void **state)
     struct px_error err;
     assert_int_equal(px_profile_dir(&choice, true, out, &err), 0);
     assert_int_equal(px_profile_dir(&choice, true, out, &err), 0); /* twice does no harm */
-    static const char *const closed[] = {"security", "pid"};
+    static const char *const closed[] = {"security", "pid", "log"};
     for (size_t i = 0; i < PX_COUNT(closed); i++) {
         struct stat info;
         snprintf(path, sizeof path, "%s/%s", out, closed[i]);
