@@ -206,7 +206,6 @@ static int dial_all(struct dialling *self, struct px_error *err)
         PX_CHANNEL_NOTIFICATION, PX_CHANNEL_IOPUB,   PX_CHANNEL_QUERY,    PX_CHANNEL_MUX,
         PX_CHANNEL_TASK,         PX_CHANNEL_CONTROL, PX_CHANNEL_BROADCAST};
     self->client->context = px_context_create(1);
-    px_blocks_use();
     for (size_t i = 0; i < PX_COUNT(order); i++) {
         if (dial(self, order[i], err) < 0)
             return -1;

@@ -268,7 +268,7 @@ struct phalanx_client {
     struct px_session *in; /* verifies */
     struct px_task *tasks; /* outstanding, by msg_id */
     struct px_task *waiting;
-    struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *cool_timer;
+    struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer;
     struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that send requests */
     struct px_task *kept;                         /* tasks with their requests, the oldest first */
     size_t kept_bytes;

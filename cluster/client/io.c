@@ -439,21 +439,6 @@ static const struct channel_row channels[PX_CHANNEL_COUNT] = {
     [PX_CHANNEL_IOPUB] = {.others = true, .handle = px_file_output},
 };
 
-static void on_cool(struct px_loop *loop, void *ctx);
-
-/* The memory of large messages goes back to the system when no more have come for a while. */
-static void watch_blocks(struct phalanx_client *client)
-{
-    const int64_t left_ms = px_blocks_cool(PX_BLOCKS_WARM_MS);
-    client->cool_timer = left_ms ? px_loop_timer(client->loop, left_ms, 0, on_cool, client) : NULL;
-}
-
-static void on_cool(struct px_loop *loop, void *ctx)
-{
-    (void)loop;
-    watch_blocks(ctx);
-}
-
 static void receive(struct phalanx_client *client, enum px_channel channel)
 {
     const struct channel_row *row = &channels[channel];
@@ -475,8 +460,6 @@ static void receive(struct phalanx_client *client, enum px_channel channel)
         }
     }
     px_io_flush(client);
-    if (!client->cool_timer && px_blocks_warm())
-        watch_blocks(client);
 }
 
 #define ON_CHANNEL(name, channel)                                                                  \
@@ -519,7 +502,6 @@ void px_io_close(struct phalanx_client *client, struct phalanx_result *unused)
     struct px_task *task, *next;
     HASH_ITER(hh, client->tasks, task, next)
         px_file_drop(client, task, true);
-    (void)px_blocks_cool(0);
     px_loop_stop(client->loop);
 }
 

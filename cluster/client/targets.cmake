@@ -17,8 +17,7 @@ target_include_directories(px_client PUBLIC ${CMAKE_SOURCE_DIR}/cluster)
 
 add_library(phalanx SHARED $<TARGET_OBJECTS:px_client>)
 target_link_libraries(phalanx PRIVATE
-  px_options px_wire px_loop -Wl,--version-script,${DIR}/phalanx.map
-  -Wl,-z,nodelete) # libzmq may call into it (wire/imports.c) as long as there is a process
+  px_options px_wire px_loop -Wl,--version-script,${DIR}/phalanx.map)
 target_include_directories(phalanx INTERFACE ${CMAKE_SOURCE_DIR}/cluster)
 set_target_properties(phalanx PROPERTIES
   VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}

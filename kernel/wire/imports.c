@@ -2,11 +2,11 @@
 /*
  * imports: has libzmq take the memory of large frames from blocks.c.
  *
- * libzmq asks malloc(3) for a frame's memory and offers no other place. A program could have a
- * malloc of its own; a library in somebody else's process must not. What it may do without anyone
- * else noticing is to change libzmq's own table of imported functions: the places that the dynamic
- * linker has filled with the addresses of malloc, realloc and free for that one library (System V
- * ABI, dynamic linking; the relocations of its PT_DYNAMIC segment say where they are).
+ * libzmq asks malloc(3) for a frame's memory and offers no other place. A malloc of the program's
+ * own would be Python's and every library's, too. So libzmq's table of imported functions is
+ * changed and nothing else: the places that the dynamic linker has filled with the addresses of
+ * malloc, realloc and free for that one library (System V ABI, dynamic linking; the relocations of
+ * its PT_DYNAMIC segment say where they are).
  *
  * Whatever is not a block goes to the function that stood there before, so all memory that libzmq
  * has got by then, and all that is small, stays the C library's. libzmq gives no such memory away

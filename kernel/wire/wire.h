@@ -185,7 +185,8 @@ void px_context_destroy(void *context); /* blocks until lingering messages are o
  * fills every page with zeros, one fault at a time, before the message is copied there: more than
  * half of the time that a frame of 100 MB takes. After px_blocks_use() libzmq's frames of
  * 256 kB and more lie, in this process, in blocks that are kept for the next frame (imports.c; with
- * imports_none.c in its place nothing changes).
+ * imports_none.c in its place nothing changes). For programs of ours: a library must not do that to
+ * somebody else's process, and in a client it was seen to gain nothing.
  *
  * Kept blocks are let go of when none was asked for in PX_BLOCKS_WARM_MS. Whoever has a loop looks
  * after that: while px_blocks_warm(), it calls px_blocks_cool(PX_BLOCKS_WARM_MS), which returns in
