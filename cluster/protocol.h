@@ -76,7 +76,9 @@
  * So what has not been answered is sent again, byte for byte, and whoever has had it passes over
  * it, since a signature is accepted once. PX_AGAIN is the last identity of a message sent so:
  *
- *   client to controller  its unanswered requests, where the connection_reply says "px_again": true
+ *   client to controller  its unanswered requests, where the connection_reply says "px_again": the
+ *                         number that it said before, which a cluster has from its start, and
+ *                         keeps with --restore
  *   engine to controller  its last replies, before it answers a probe: any request from a client of
  *                         the name PX_PROBE<n>. It offers the feature "again".
  *

@@ -176,7 +176,7 @@ static int ask_engines(struct dialling *self, struct px_error *err)
     const char *status = json_string_value(json_object_get(content, "status"));
     const bool ok = status && strcmp(status, "ok") == 0;
     if (ok)
-        client->sends_again = json_is_true(json_object_get(content, "px_again"));
+        client->era = json_integer_value(json_object_get(content, "px_again"));
     if (ok)
         px_engines_sync(&client->engines, content);
     else if (content)

@@ -272,8 +272,8 @@ struct phalanx_client {
     struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that send requests */
     struct px_task *kept;                         /* tasks with their requests, the oldest first */
     size_t kept_bytes;
-    bool sends_again; /* the controller knows what it has had */
-    bool doubtful;    /* a connection was lost: requests wait until the hub has answered */
+    int64_t era; /* which start of the cluster it is; 0: the controller does not know what it had */
+    bool doubtful; /* a connection was lost: requests wait until the hub has answered */
     char probe_id[PX_MAX_IDENTITY + 1];
     int probe_misses;
     bool gone;  /* the controller has said goodbye */

@@ -81,7 +81,7 @@ static void keep(struct phalanx_client *client, struct px_task *task, struct px_
 
 static bool is_sent_again(const struct phalanx_client *client, const struct px_task *task)
 {
-    return client->sends_again &&
+    return client->era != 0 &&
            (task->channel == PX_CHANNEL_MUX || task->channel == PX_CHANNEL_TASK);
 }
 
@@ -123,7 +123,7 @@ static void send_all_again(struct phalanx_client *client)
     {
         if (task->engine >= 0 && !is_alive(client, task->engine))
             continue;
-        if (client->sends_again || task->unsent)
+        if (client->era != 0 || task->unsent)
             send_again(client, task);
         count++;
     }
@@ -202,6 +202,16 @@ static void fail_outstanding(struct phalanx_client *client, const char *why)
     struct px_task *task, *next;
     HASH_ITER(hh, client->tasks, task, next)
         px_file_lost(client, task, why);
+}
+
+/* An engine may have it, but nobody brings the reply; and who gets it again may do it twice. */
+static void fail_sent(struct phalanx_client *client, const char *why)
+{
+    struct px_task *task, *next;
+    HASH_ITER(hh, client->tasks, task, next) {
+        if ((task->channel == PX_CHANNEL_MUX || task->channel == PX_CHANNEL_TASK) && !task->unsent)
+            px_file_lost(client, task, why);
+    }
 }
 
 static bool somebody_waits(struct phalanx_client *client)
@@ -343,8 +353,11 @@ static void on_connection_reply(struct phalanx_client *client, const struct px_m
     pthread_mutex_lock(&client->lock);
     engines_changed(client, px_engines_sync(&client->engines, content));
     pthread_mutex_unlock(&client->lock);
-    client->sends_again = json_is_true(json_object_get(content, "px_again"));
+    const int64_t before = client->era;
+    client->era = json_integer_value(json_object_get(content, "px_again"));
     json_decref(content);
+    if (before != 0 && client->era != 0 && client->era != before)
+        fail_sent(client, "the controller was started anew, and knows nothing of it");
     if (client->doubtful)
         send_all_again(client);
 }

@@ -749,6 +749,9 @@ def test_unfinished_tasks_come_back(cluster, tmp_path, ours):
     os.killpg(cluster.controller.pid, signal.SIGKILL)
     cluster.controller.wait()
     cluster.start("--reuse", *options)
+    if ours:
+        with pytest.raises(phalanx.error.RemoteError, match="started anew"):
+            late.get(DEADLINE)
     os.killpg(cluster.controller.pid, signal.SIGKILL)
     cluster.controller.wait()
     cluster.start("--restore", *options)
