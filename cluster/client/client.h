@@ -42,6 +42,7 @@
 /* While somebody waits and nothing arrives, the hub is asked whether it lives. */
 #define PX_PROBE_MS 3000
 #define PX_PROBE_MISSES 10
+#define PX_GOODBYE_MS 250 /* for last replies, once the controller has said that it ends */
 /* Requests that are kept to be sent again, with what each costs beside its bytes. Beyond, the
  * oldest are not. */
 #define PX_KEPT_BYTES ((size_t)64 << 20)
@@ -268,7 +269,7 @@ struct phalanx_client {
     struct px_session *in; /* verifies */
     struct px_task *tasks; /* outstanding, by msg_id */
     struct px_task *waiting;
-    struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer;
+    struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *goodbye_timer;
     struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that send requests */
     struct px_task *kept;                         /* tasks with their requests, the oldest first */
     size_t kept_bytes;

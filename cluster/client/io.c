@@ -386,6 +386,17 @@ static void on_shutdown_notification(struct phalanx_client *client, json_t *cont
     engines_changed(client, false);
 }
 
+/* The last replies, that to a shutdown_request among them, come on other sockets: they are given a
+ * moment. */
+static void on_goodbye(struct px_loop *loop, void *ctx)
+{
+    struct phalanx_client *client = ctx;
+    (void)loop;
+    client->goodbye_timer = NULL;
+    fail_outstanding(client, "the controller was shut down");
+    px_io_flush(client);
+}
+
 static const struct {
     const char *type;
     void (*handle)(struct phalanx_client *client, json_t *content); /* lock held */
@@ -406,8 +417,9 @@ static void on_notification(struct phalanx_client *client, struct px_msg *msg)
                 notifications[i].handle(client, content);
         }
         pthread_mutex_unlock(&client->lock);
-        if (client->gone)
-            fail_outstanding(client, "the controller was shut down");
+        if (client->gone && !client->goodbye_timer)
+            client->goodbye_timer =
+                px_loop_timer(client->loop, PX_GOODBYE_MS, 0, on_goodbye, client);
     }
     json_decref(content);
     px_msg_destroy(msg);
