@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How results show themselves: progress while they come, output as it arrives and afterwards."""
 
+import importlib.util
 import sys
 import threading
 import time
@@ -56,12 +57,7 @@ def progress_bar(total, desc, unit, widget=None):
     except ImportError:
         return _Line(total, desc, unit)
     if widget is None:
-        try:
-            import ipywidgets  # noqa: F401: whether it is there is what is asked
-        except ImportError:
-            widget = False
-        else:
-            widget = in_kernel()
+        widget = in_kernel() and importlib.util.find_spec("ipywidgets") is not None
     if widget:
         import tqdm.notebook
 
