@@ -248,7 +248,8 @@ class ViewExecutor(concurrent.futures.Executor):
         told once, of all. Then waits for what was submitted, if it is to."""
         self._shut = True
         with self._lock:
-            left = [result for result in self._submitted if not result.ready()]
+            submitted = list(self._submitted)  # in one step: callbacks take out what has ended
+        left = [result for result in submitted if not result.ready()]
         if cancel_futures and left:
             with contextlib.suppress(error.NoEnginesRegistered):  # whose futures fail
                 self.view.client.abort(left, block=False)
