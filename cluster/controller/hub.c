@@ -378,6 +378,7 @@ void px_hub_destroy(struct px_hub *hub)
 {
     if (hub == NULL)
         return;
+    px_scans_fini(hub);
     px_dask_destroy(hub->dask);
     px_members_fini(hub);
     px_history_destroy(hub->finished);
