@@ -4,8 +4,9 @@
  * distributed.Scheduler is one of its own (dask.py), which ends when its standard input does, that
  * is with this process, however that ends.
  *
- *     absent ── request ──▶ starting ── a line ──▶ listening ── stop ──▶ ending ── its end ──▶
- * absent
+ *     absent ── request ──▶ starting ── a line ──▶ listening
+ *        ▲                                             │ stop
+ *        └───────────── its end ──────────────────── ending
  *
  * Requests that come while it starts, or while the one before it ends, wait for the answer.
  */
@@ -15,7 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,7 +28,6 @@
 #define START_MS 60000 /* distributed takes seconds to import where disks are slow */
 #define END_MS 10000
 
-extern char **environ;
 extern const char px_embedded_dask[];
 
 struct px_dask {
@@ -131,17 +131,17 @@ static void on_end(struct px_dask *dask)
 static void on_line(struct px_dask *dask, struct px_span line)
 {
     json_t *answer = px_json_parse(line, NULL);
-    px_loop_cancel(dask->hub->loop, dask->patience);
-    dask->patience = NULL;
-    if (answer == NULL || dask->answer != NULL) {
+    if (answer == NULL)
+        return;
+    answer_all(dask, answer);
+    if (json_object_get(answer, "address") == NULL) {
         json_decref(answer);
+        be_patient(dask, END_MS); /* an error: its end follows */
         return;
     }
-    answer_all(dask, answer);
-    if (json_object_get(answer, "address") != NULL)
-        dask->answer = answer;
-    else
-        json_decref(answer); /* an error: its end follows */
+    dask->answer = answer;
+    px_loop_cancel(dask->hub->loop, dask->patience);
+    dask->patience = NULL;
 }
 
 static void on_output(struct px_loop *loop, void *ctx)
@@ -179,29 +179,13 @@ static char *find_python(void)
     return px_strdup(access(PX_PYTHON_DEFAULT, X_OK) == 0 ? PX_PYTHON_DEFAULT : "python3");
 }
 
-/* Of its own process group: an interrupt at the terminal is the controller's. */
+/* Of its own session: an interrupt at the terminal is the controller's. */
 static int spawn(pid_t *pid, int input, int output)
 {
     char *python = find_python();
     char *const argv[] = {python, "-c", (char *)px_embedded_dask, NULL};
-    posix_spawn_file_actions_t files;
-    posix_spawnattr_t attributes;
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawn_file_actions_init(&files);
-    posix_spawn_file_actions_adddup2(&files, input, STDIN_FILENO);
-    posix_spawn_file_actions_adddup2(&files, output, STDOUT_FILENO);
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
-                                              POSIX_SPAWN_SETPGROUP);
-    const int status = posix_spawnp(pid, python, &files, &attributes, argv, environ);
+    const int status = px_spawn(pid, argv, (const int[3]){input, output, -1});
     free(python);
-    posix_spawn_file_actions_destroy(&files);
-    posix_spawnattr_destroy(&attributes);
     return status;
 }
 
@@ -225,9 +209,8 @@ static char *read_options(struct px_dask *dask, const struct px_msg *msg)
 
 static bool write_options(struct px_dask *dask, const char *options)
 {
-    const size_t size = strlen(options);
-    return size < MOST_OPTIONS && write(dask->input, options, size) == (ssize_t)size &&
-           write(dask->input, "\n", 1) == 1;
+    return strlen(options) < MOST_OPTIONS && px_fd_write(dask->input, px_span_of(options)) == 0 &&
+           px_fd_write(dask->input, px_span_of("\n")) == 0;
 }
 
 static void start(struct px_dask *dask)

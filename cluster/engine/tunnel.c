@@ -20,7 +20,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +27,8 @@
 #include <unistd.h>
 
 #define CONNECT_MS 30000
+#define SAID_READY "ready"
+#define READY SAID_READY "\n"
 #define MOST_LOG 65536
 #define MOST_WORDS (32 + 2 * (PX_MAX_LEAVES + 8))
 
@@ -37,6 +38,8 @@ struct px_tunnel {
     char *words[MOST_WORDS + 1];
     size_t count;
     pid_t pid; /* 0: none */
+    int64_t started_ms;
+    bool lost; /* at least once */
     int stdin_fd;
 };
 
@@ -66,7 +69,7 @@ static void add_server(struct px_tunnel *tunnel)
     }
     add(tunnel, px_strdup("--"));
     add(tunnel, px_strdup(tunnel->server));
-    add(tunnel, px_strdup("echo ready; exec cat >/dev/null"));
+    add(tunnel, px_strdup("echo " SAID_READY "; exec cat >/dev/null"));
 }
 
 static void fill_words(struct px_tunnel *tunnel, const char *key,
@@ -92,27 +95,9 @@ static void fill_words(struct px_tunnel *tunnel, const char *key,
     add_server(tunnel);
 }
 
-/* Descriptors are the child's stdin, stdout and stderr. */
 static int spawn(struct px_tunnel *tunnel, const int fds[3], struct px_error *err)
 {
-    extern char **environ;
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attributes);
-    for (int i = 0; i < 3; i++)
-        posix_spawn_file_actions_adddup2(&actions, fds[i], i);
-    posix_spawnattr_setflags(&attributes,
-                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
-    const int why =
-        posix_spawnp(&tunnel->pid, "ssh", &actions, &attributes, tunnel->words, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
+    const int why = px_spawn(&tunnel->pid, tunnel->words, fds);
     if (why == 0)
         return 0;
     tunnel->pid = 0;
@@ -144,6 +129,7 @@ static int start(struct px_tunnel *tunnel, int *said, struct px_error *err)
         return -1;
     }
     tunnel->stdin_fd = in[1];
+    tunnel->started_ms = px_now_ms();
     if (said)
         *said = out[0];
     return 0;
@@ -172,9 +158,9 @@ static int fail_with_log(const struct px_tunnel *tunnel, struct px_error *err)
 static int await_ready(const struct px_tunnel *tunnel, int said, struct px_error *err)
 {
     const int64_t end = px_now_ms() + CONNECT_MS;
-    char word[8] = "";
+    char word[64] = ""; /* the end of what was said: login scripts may speak first */
     size_t size = 0;
-    for (int64_t left; size < sizeof word - 1 && (left = end - px_now_ms()) > 0;) {
+    for (int64_t left; (left = end - px_now_ms()) > 0;) {
         struct pollfd fd = {.fd = said, .events = POLLIN};
         if (poll(&fd, 1, (int)left) < 1)
             continue;
@@ -182,8 +168,12 @@ static int await_ready(const struct px_tunnel *tunnel, int said, struct px_error
         if (more == 0)
             return fail_with_log(tunnel, err);
         size += more > 0 ? (size_t)more : 0;
-        if (strncmp(word, "ready\n", 6) == 0)
+        word[size] = 0;
+        if (strstr(word, READY))
             return 0;
+        const size_t kept = size < sizeof READY - 2 ? size : sizeof READY - 2;
+        memmove(word, word + size - kept, kept);
+        size = kept;
     }
     return px_fail(err, PX_EIO, "ssh to %.100s has not connected in %d s", tunnel->server,
                    CONNECT_MS / 1000);
@@ -251,7 +241,10 @@ bool px_tunnel_ended(struct px_tunnel *tunnel, pid_t pid)
     tunnel->pid = 0;
     struct px_error why;
     fail_with_log(tunnel, &why);
-    px_log(PX_WARN, "tunnel.lost", "why=\"%s\"", why.text);
+    /* One that does not come up again is said to be lost once. */
+    const bool lived = px_now_ms() - tunnel->started_ms >= CONNECT_MS;
+    px_log(lived || !tunnel->lost ? PX_WARN : PX_DEBUG, "tunnel.lost", "why=\"%s\"", why.text);
+    tunnel->lost = true;
     return true;
 }
 

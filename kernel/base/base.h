@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define PX_VERSION "0.1.0"
 
@@ -216,6 +217,13 @@ PX_MUST_USE int px_options_parse(const struct px_usage *usage, int argc, char **
  */
 int px_options_main(const struct px_usage *usage, int argc, char **argv, void *out);
 void px_options_help(const struct px_usage *usage, struct px_buf *out);
+
+/*
+ * Starts `argv`, looked up in PATH, in a session of its own, with every signal at its default and
+ * none blocked. fds: its stdin, stdout and stderr; -1: this process's. 0 with *pid, which the
+ * caller reaps, or an errno. Any thread.
+ */
+PX_MUST_USE int px_spawn(pid_t *pid, char *const argv[], const int fds[3]);
 
 /* The name in `names` (NULL-terminated) nearest to `word`, or NULL when none is near. */
 const char *px_nearest(const char *word, const char *const *names);
