@@ -11,11 +11,7 @@
  * that nobody here knows is passed on: there was a client that wanted it.
  */
 #include "comeback.h"
-#include "protocol.h"
 #include "task.h"
-
-#include <stdlib.h>
-#include <string.h>
 
 void px_tasks_remember(struct px_tasks *tasks, struct px_span msg_id, bool succeeded,
                        struct px_span uuid)
@@ -124,6 +120,7 @@ void px_tasks_held(struct px_tasks *tasks, const struct px_msg *msg)
     json_array_foreach(json_object_get(content, "msg_ids"), i, id) {
         struct px_span msg_id = {json_string_value(id), json_string_length(id)};
         if (json_is_string(id) && msg_id.size <= PX_MAX_MSG_ID &&
+            !px_schedule_holds(tasks->schedule, msg_id) &&
             px_schedule_fate(tasks->schedule, msg_id) == PX_UNKNOWN)
             px_comeback_holds(tasks->comeback, uuid, msg_id);
     }
