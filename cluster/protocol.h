@@ -86,9 +86,8 @@
  * client has had it in all likelihood. One of ipyparallel does not get it, as it complains of what
  * it has had; to the books it may be news.
  *
- * On the task socket the last replies are followed by E | PX_HELD | <IDS|MSG> px_held, whose
- * content
- * {"msg_ids": [...]} lists the tasks that the engine has and will answer.
+ * On the task socket the last replies are followed by E | PX_HELD | <IDS|MSG> px_held with the
+ * content {"msg_ids": [...]}: the tasks that the engine has and will answer.
  */
 #define PX_AGAIN "px.again"
 #define PX_AGAIN_OLD "px.again.old"

@@ -13,8 +13,6 @@
  */
 #include "hub.h"
 
-#include <stdlib.h>
-
 #define DOUBT_MS 250
 
 /* ---- engines that are asked ------------------------------------------------ */
@@ -39,7 +37,7 @@ static void doubt(struct px_hub *hub, struct px_member *member)
         hub->doubt = px_loop_timer(hub->loop, DOUBT_MS, 0, on_doubt, hub);
 }
 
-bool px_hub_is_patient(struct px_hub *hub, struct px_member *member, const struct px_job *job)
+bool px_hub_give_time(struct px_hub *hub, struct px_member *member, const struct px_job *job)
 {
     bool returning = hub->settings->restore && px_now_ms() < hub->started_ms + PX_ROUTE_PATIENCE_MS;
     if (job->asked != NULL || !returning || !px_hub_sends_again(hub) ||

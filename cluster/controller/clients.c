@@ -45,8 +45,7 @@ struct held {
 struct px_clients {
     struct px_loop *loop;
     struct px_port *port;
-    int64_t return_ms; /* until then connections come back */
-    bool restored;     /* there was a controller before this one */
+    int64_t return_ms; /* until then connections come back; 0: no controller was before this one */
     uint32_t next;     /* the number that is looked at next */
     uint32_t *peers;   /* numbers of connections that have been found */
     size_t peer_count, peer_size;
@@ -76,7 +75,7 @@ void px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
 {
     struct px_header header;
     struct px_span number = px_msg_ident(msg, 0);
-    if (!clients->restored || find_seen(clients, number) != NULL ||
+    if (clients->return_ms == 0 || find_seen(clients, number) != NULL ||
         HASH_COUNT(clients->seen) >= MAX_SEEN ||
         px_header_scan(px_msg_header(msg), &header, NULL) != 0)
         return;
@@ -211,7 +210,7 @@ void px_clients_send(struct px_clients *clients, struct px_msg *msg)
     if (px_socket_send(clients->port->socket, &msg) == PX_SENT)
         return;
     /* One that was here since the restart has gone. */
-    bool gone = !clients->restored || find_seen(clients, px_msg_frame(msg, 0)) != NULL;
+    bool gone = clients->return_ms == 0 || find_seen(clients, px_msg_frame(msg, 0)) != NULL;
     if (!gone && clients->held_count < MAX_HELD) {
         hold(clients, msg);
         return;
@@ -227,7 +226,6 @@ struct px_clients *px_clients_create(const struct px_shared *shared, struct px_p
     clients->loop = shared->loop;
     clients->port = port;
     clients->return_ms = shared->return_ms;
-    clients->restored = shared->return_ms != 0;
     clients->next = first;
     return clients;
 }

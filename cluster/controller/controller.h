@@ -138,7 +138,6 @@ enum px_note_kind {
     PX_NOTE_MUX_AGAIN,        /* engine, client | a request that its client has sent again */
     PX_NOTE_MUX_LATE,         /* client, engine | a reply that its engine has sent again, and that
                                * was not passed on: PX_ORDER_ANSWER if it is wanted */
-    PX_NOTE_MUX_OLD,          /* the same, for the books alone */
     PX_NOTE_TASK_REQUEST,     /* client | message */
     PX_NOTE_TASK_AGAIN,       /* client | a request, of a task that has ended, sent again */
     PX_NOTE_TASK_DESTINATION, /* no message; `text` is the msg_id, a 0, the engine's uuid */

@@ -415,13 +415,11 @@ struct px_record *px_store_get(struct px_store *store, struct px_span msg_id)
     return record;
 }
 
-void px_store_each(struct px_store *store, bool unfinished,
-                   bool (*each)(struct px_record *record, void *ctx), void *ctx)
+void px_store_unfinished(struct px_store *store, bool (*each)(struct px_record *record, void *ctx),
+                         void *ctx)
 {
     sqlite3_stmt *statement =
-        prepare(store->reader,
-                unfinished ? "SELECT * FROM \"%w\" WHERE result_header IS NULL ORDER BY rowid"
-                           : "SELECT * FROM \"%w\" ORDER BY rowid",
+        prepare(store->reader, "SELECT * FROM \"%w\" WHERE result_header IS NULL ORDER BY rowid",
                 store->table);
     bool go_on = statement != NULL;
     while (go_on && sqlite3_step(statement) == SQLITE_ROW) {

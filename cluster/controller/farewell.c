@@ -16,7 +16,6 @@
 #include "protocol.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #define FAREWELL_TICK_MS 10
 #define LAST_REPLIES_MS 40 /* a dead engine's on their way; as long for ours to reach clients */

@@ -157,10 +157,10 @@ bool px_store_is_idle(const struct px_store *store); /* all that was posted is w
 bool px_store_has_room(const struct px_store *store);
 /* What is in the file; caller destroys. */
 struct px_record *px_store_get(struct px_store *store, struct px_span msg_id);
-/* Gives every record in the file, or every unfinished one, to `each`, in the order of their making,
- * until it returns false. They belong to `each`. */
-void px_store_each(struct px_store *store, bool unfinished,
-                   bool (*each)(struct px_record *record, void *ctx), void *ctx);
+/* Gives every unfinished record in the file to `each`, in the order of their making, until it
+ * returns false. They belong to `each`. */
+void px_store_unfinished(struct px_store *store, bool (*each)(struct px_record *record, void *ctx),
+                         void *ctx);
 /* The same for all records in rows behind *row, which moves on, until `ms` have gone by. Whether
  * there may be more. */
 PX_MUST_USE bool px_store_some(struct px_store *store, int64_t *row, int64_t ms,
@@ -394,13 +394,12 @@ void px_monitor_reply(struct px_hub *hub, const struct px_note *note);
 bool px_hub_sends_again(const struct px_hub *hub);
 /* Whether the client of a request that its engine does not have may yet send it again; the engine
  * is asked once more then. */
-bool px_hub_is_patient(struct px_hub *hub, struct px_member *member, const struct px_job *job);
+bool px_hub_give_time(struct px_hub *hub, struct px_member *member, const struct px_job *job);
 void px_again_direct_request(struct px_hub *hub, const struct px_note *note);
 void px_again_direct_reply(struct px_hub *hub, const struct px_note *note);
 void px_again_task_request(struct px_hub *hub, const struct px_note *note);
 
-/* ---- the hub itself
- * ------------------------------------------------------------------------------ */
+/* ---- the hub itself -------------------------------------------------------- */
 
 /* `store` may be NULL. Everything is borrowed. */
 struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,

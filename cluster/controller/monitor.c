@@ -244,7 +244,6 @@ static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_no
     [PX_NOTE_MUX_REPLY] = px_monitor_reply,
     [PX_NOTE_MUX_AGAIN] = px_again_direct_request,
     [PX_NOTE_MUX_LATE] = px_again_direct_reply,
-    [PX_NOTE_MUX_OLD] = px_monitor_reply,
     [PX_NOTE_TASK_REQUEST] = on_task_request,
     [PX_NOTE_TASK_AGAIN] = px_again_task_request,
     [PX_NOTE_TASK_DESTINATION] = on_task_destination,

@@ -45,7 +45,7 @@ static void on_reply(void *ctx, struct px_msg **msg)
     px_msg_swap(*msg, 0, 1);
     if (relay->out.again) {
         bool old = relay->out.again == PX_MARK_OLD && !px_is_ours(px_msg_parent(*msg));
-        px_link_note(relay->shared.link, old ? PX_NOTE_MUX_OLD : PX_NOTE_MUX_LATE, *msg);
+        px_link_note(relay->shared.link, old ? PX_NOTE_MUX_REPLY : PX_NOTE_MUX_LATE, *msg);
         return;
     }
     if (relay->noted)

@@ -146,7 +146,7 @@ void px_hub_probed(struct px_hub *hub, struct px_span uuid, unsigned probe)
     size_t lost = 0;
     for (; job != NULL; job = next) {
         next = job->next;
-        if (job->probe >= probe || px_hub_is_patient(hub, member, job))
+        if (job->probe >= probe || px_hub_give_time(hub, member, job))
             continue;
         lost++;
         lose_direct(hub, member, job);
@@ -237,7 +237,7 @@ int px_hub_restore(struct px_hub *hub, struct px_error *err)
     if (hub->store != NULL) {
         px_store_finished(hub->store, MAX_REMEMBERED, remember, &restored);
         order_remember(&restored);
-        px_store_each(hub->store, true, restore_task, &restored);
+        px_store_unfinished(hub->store, restore_task, &restored);
     }
     probe_engines(hub);
     px_buf_fini(&restored.ended);

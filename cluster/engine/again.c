@@ -8,10 +8,10 @@
  * again before it is answered. Of tasks that were not answered yet the scheduler is told the ids:
  * it may know nothing of them, and must not give them to another engine.
  *
- * Kept are replies of the last PX_KEPT_MS, as far as they fit, and while the connection is broken
+ * Kept are replies of the last KEPT_MS, as far as they fit, and while the connection is broken
  * they grow no older. They are copied, for the language may change an array once it has been sent.
  *
- * LIMIT: a reply of more than PX_KEPT_LARGEST is not kept. If it is lost, its client is told so.
+ * LIMIT: a reply of more than KEPT_LARGEST is not kept. If it is lost, its client is told so.
  */
 #include "parts.h"
 
@@ -22,13 +22,13 @@
 #include <uthash.h>
 #include <utlist.h>
 
-#define PX_KEPT_MS 2000 /* a controller writes to its database every second */
+#define KEPT_MS 2000 /* a controller writes to its database every second */
 /* The controller was alive when it was heard last, and has by then passed on what it was sent so
  * long before. */
-#define PX_PASS_MS 20
-#define PX_KEPT_MOST 2048
-#define PX_KEPT_LARGEST ((size_t)1 << 20)
-#define PX_KEPT_BYTES ((size_t)16 << 20)
+#define PASS_MS 20
+#define KEPT_MOST 2048
+#define KEPT_LARGEST ((size_t)1 << 20)
+#define KEPT_BYTES ((size_t)16 << 20)
 
 /* In one piece: thousands of them are half as large so. */
 struct px_kept {
@@ -56,7 +56,7 @@ static void drop_oldest(struct px_again *again)
 
 static void drop_old(struct px_again *again, int64_t now_ms)
 {
-    while (again->replies && now_ms - again->replies->sent_ms >= PX_KEPT_MS)
+    while (again->replies && now_ms - again->replies->sent_ms >= KEPT_MS)
         drop_oldest(again);
 }
 
@@ -68,7 +68,7 @@ static void on_old(struct px_loop *loop, void *ctx)
         return;
     drop_old(again, px_now_ms());
     if (again->replies)
-        again->timer = px_loop_timer(loop, PX_KEPT_MS, 0, on_old, again);
+        again->timer = px_loop_timer(loop, KEPT_MS, 0, on_old, again);
 }
 
 void px_again_heard(struct px_again *again)
@@ -87,7 +87,7 @@ void px_again_mend(struct px_again *again, struct px_loop *loop)
 {
     again->broken = false;
     if (again->replies && !again->timer) /* by then the probes have come */
-        again->timer = px_loop_timer(loop, PX_KEPT_MS, 0, on_old, again);
+        again->timer = px_loop_timer(loop, KEPT_MS, 0, on_old, again);
 }
 
 static char *frames_of(const struct px_kept *kept)
@@ -129,12 +129,12 @@ static void keep(struct px_again *again, struct px_loop *loop, const struct px_m
                  size_t bytes)
 {
     const int64_t now_ms = px_now_ms();
-    const bool full = again->count == PX_KEPT_MOST || again->bytes + bytes > PX_KEPT_BYTES;
+    const bool full = again->count == KEPT_MOST || again->bytes + bytes > KEPT_BYTES;
     if (again->broken && full) /* libzmq keeps this one until the connection is back */
         return;
     if (!again->broken)
         drop_old(again, now_ms);
-    while (again->count == PX_KEPT_MOST || again->bytes + bytes > PX_KEPT_BYTES)
+    while (again->count == KEPT_MOST || again->bytes + bytes > KEPT_BYTES)
         drop_oldest(again);
     struct px_kept *kept = copy_reply(msg, bytes);
     kept->sent_ms = now_ms;
@@ -142,7 +142,7 @@ static void keep(struct px_again *again, struct px_loop *loop, const struct px_m
     again->count++;
     again->bytes += bytes;
     if (!again->timer)
-        again->timer = px_loop_timer(loop, PX_KEPT_MS, 0, on_old, again);
+        again->timer = px_loop_timer(loop, KEPT_MS, 0, on_old, again);
 }
 
 static bool is_probe(const struct px_msg *msg)
@@ -170,7 +170,7 @@ void px_again_replied(struct px_again *again, struct px_loop *loop, const struct
     if (again->tasks)
         let_go(again, px_scan_member(px_msg_parent(msg), "msg_id"));
     /* What was handed back may come here once more, and is then another matter. */
-    if (bytes <= PX_KEPT_LARGEST &&
+    if (bytes <= KEPT_LARGEST &&
         !px_span_equal(px_scan_member(px_msg_metadata(msg), "status"), PX_RECALLED))
         keep(again, loop, msg, bytes);
 }
@@ -205,7 +205,7 @@ static void answer_probe(const struct px_again *again, struct px_socket *socket,
 {
     size_t count = 0;
     for (const struct px_kept *kept = again->replies; kept; kept = kept->next) {
-        const bool fresh = kept->sent_ms + PX_PASS_MS >= again->alive_ms;
+        const bool fresh = kept->sent_ms + PASS_MS >= again->alive_ms;
         if (kept->sizes[0] != relay.size || memcmp(frames_of(kept), relay.data, relay.size) != 0)
             continue;
         struct px_msg *msg = reply_of(kept);

@@ -284,10 +284,12 @@ static void test_unfinished_and_finished_in_the_file(void **state)
     close_store(fixture);
     open_store(fixture, 4);
     struct px_buf ids = {0};
-    px_store_each(fixture->store, false, take_id, &ids);
+    int64_t row = 0;
+    while (px_store_some(fixture->store, &row, INT64_MAX, take_id, &ids))
+        ;
     assert_string_equal(ids.data, "m_00 m_01 open ");
     px_buf_clear(&ids);
-    px_store_each(fixture->store, true, take_id, &ids);
+    px_store_unfinished(fixture->store, take_id, &ids);
     px_buf_text(&ids, "");
     assert_string_equal(ids.data, "open ");
     px_buf_fini(&ids);
