@@ -48,7 +48,7 @@ static int on_event(struct run *run, PyObject *event)
     if (type == PHALANX_REPLY && task < run->count) {
         run->replied[task] = true;
         const bool failed = PyStructSequence_GET_ITEM(event, EV_FAILED) == Py_True;
-        if (failed && run->errors_ms == INT64_MAX)
+        if (failed && run->options->stream && run->errors_ms == INT64_MAX)
             run->errors_ms = px_now_ms() + ERRORS_MS;
     }
     return px_show_event(run->show, event);
@@ -328,7 +328,7 @@ static int watch(struct run *run)
         over &= taken >= 0 && taken < BATCH;
         if (check_signals(run) < 0 || (!over && check_deadline(run) < 0))
             return -1;
-        if (!over && run->options->stream && check_errors(run) < 0)
+        if (!over && check_errors(run) < 0)
             return -1;
         if (!over && px_show_due(run->show, run->pending, list_pending(run)) < 0)
             return -1;

@@ -15,8 +15,6 @@
 #define TELL_MS 40 /* text is told at most this often */
 #define PROGRESS_MS 1000
 
-/* Fields of phalanx._phalanx.Event. */
-
 struct px_show {
     struct px_follow options;
     size_t count;
