@@ -27,7 +27,7 @@
 
 struct px_question {
     struct px_question *next;
-    const struct px_parent *parent; /* of the request that it belongs to */
+    struct px_parent *parent; /* of the request that it belongs to: a reference */
     uint64_t number;
     struct px_item *item;   /* input_request, until it is posted */
     char id[QUESTION_SIZE]; /* its msg_id; empty until it is sent */
@@ -100,7 +100,7 @@ static int begin(struct px_kernel *kernel, const struct px_parent *parent, const
     const bool allowed = request && request->allow_stdin && kernel->config.has_stdin;
     const bool asks = allowed && request->msg && !kernel->closed;
     if (asks) {
-        question->parent = request->parent;
+        question->parent = px_parent_ref(request->parent); /* so that no other is at its address */
         question->number = ++kernel->last_question;
         question->item = create_item(request, ask, question->number);
         struct px_question **last = &kernel->questions;
@@ -120,10 +120,10 @@ static void end(struct px_kernel *kernel, struct px_question *question)
     while (*at != question)
         at = &(*at)->next;
     *at = question->next;
-    for (struct px_question *next = *at; next; next = next->next)
-        ring(next);
+    px_input_wake(kernel, question->parent);
     pthread_cond_broadcast(&kernel->changed);
     pthread_mutex_unlock(&kernel->lock);
+    px_parent_unref(question->parent);
     px_item_destroy(question->item);
     px_buf_fini(&question->answer);
 }
@@ -148,14 +148,13 @@ static int wait_for_answer(struct px_kernel *kernel, const struct px_ask *ask,
                            struct px_question *question, struct px_error *err)
 {
     struct pollfd wake = {.fd = question->fd, .events = POLLIN};
-    int seen;
-    while ((seen = look(kernel, question)) == 0) {
+    int seen = look(kernel, question);
+    while (seen == 0) {
         eventfd_t rings;
         (void)poll(&wake, 1, LOOK_AGAIN_MS);
         (void)eventfd_read(question->fd, &rings);
-        if ((seen = look(kernel, question)) != 0)
-            break;
-        if (!ask->go_on(ask->ctx))
+        seen = look(kernel, question);
+        if (seen == 0 && !ask->go_on(ask->ctx))
             return px_fail(err, PX_EINTR, "interrupted while waiting for input");
     }
     return seen > 0 ? 0 : px_fail(err, PX_ECLOSED, "the kernel ends");
