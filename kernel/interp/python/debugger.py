@@ -62,7 +62,7 @@ class Adapter:
         self.numbers = itertools.count(1)
         self.changed = threading.Condition()
         self.replies = {}
-        self.closed = False
+        self.closed = self.initialized = False  # initialized: takes breakpoints
         reader = threading.Thread(target=self._read, name="phalanx-debugger", daemon=True)
         _leave_alone(reader)
         reader.start()
@@ -94,6 +94,10 @@ class Adapter:
 
     def _take(self, message):
         if message.get("type") == "event":
+            if message["event"] == "initialized":
+                with self.changed:
+                    self.initialized = True
+                    self.changed.notify_all()
             self.on_event(message)
         elif message.get("type") == "response":
             with self.changed:
@@ -113,6 +117,13 @@ class Adapter:
             if number not in self.replies:
                 raise Failed("debugpy's adapter has gone")
             return self.replies.pop(number)
+
+    def wait_for_initialized(self, attached):
+        """Whether it takes breakpoints; not if it has gone, or refused what was sent as `attached`."""
+        with self.changed:
+            self.changed.wait_for(
+                lambda: self.closed or self.initialized or attached in self.replies)
+            return self.initialized
 
     def ask(self, command, **arguments):
         return self.wait(self.send({"command": command, "arguments": arguments}))
@@ -161,7 +172,6 @@ class Debugger:
         self.bridge = bridge
         self.address = None  # where debugpy's adapter listens
         self.adapter = None  # None: not started
-        self.ready = threading.Event()  # debugpy takes breakpoints
         self.breakpoints = {}
         self.stopped = set()  # ids of threads
         self.variables = Variables()
@@ -175,7 +185,7 @@ class Debugger:
                 raise Failed("a debug request has a command")
             own = getattr(self, "on_" + command, None)
             reply = own(message) if own else self._forward(message)
-        except Failed as error:
+        except (Failed, OSError) as error:
             reply = {"success": False, "message": str(error)}
         return {"type": "response", "seq": 0, "success": True, **reply, "command": command,
                 "request_seq": message.get("seq", 0)}
@@ -242,9 +252,7 @@ class Debugger:
 
     def on_event(self, message):
         body = message.get("body") or {}
-        if message["event"] == "initialized":
-            self.ready.set()
-        elif message["event"] == "stopped":
+        if message["event"] == "stopped":
             self.stopped.add(body.get("threadId"))
         elif message["event"] == "continued":
             self.stopped.discard(body.get("threadId"))
@@ -258,7 +266,6 @@ class Debugger:
         if self.adapter is None:
             if self.address is None:
                 self._listen()
-            self.ready.clear()
             self.adapter = Adapter(self.address, self.on_event)
             self._keep_empty_lines(True)
         return self._forward(message)
@@ -271,8 +278,8 @@ class Debugger:
         arguments.setdefault("subProcess", False)
         arguments.setdefault("rules", []).append({"path": "**/<phalanx>/**", "include": False})
         attached = adapter.send({**message, "arguments": arguments})
-        self.ready.wait()
-        adapter.ask("configurationDone")
+        if adapter.wait_for_initialized(attached):
+            adapter.ask("configurationDone")
         return adapter.wait(attached)
 
     def on_configurationDone(self, message):
