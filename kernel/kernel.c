@@ -199,7 +199,9 @@ void px_request_finish(struct px_kernel *kernel, struct px_request *request)
 static void on_unknown_subshell(struct px_kernel *kernel, struct px_request *request)
 {
     const struct px_span id = request->header.subshell_id;
-    if (request->handler->reply)
+    if (!id.size)
+        px_request_refuse(kernel, request, "RuntimeError", "no thread for the debugger");
+    else if (request->handler->reply)
         px_request_refuse(kernel, request, "KeyError", "no subshell %.*s", (int)id.size, id.data);
 }
 

@@ -266,7 +266,10 @@ struct px_shell *px_shell_of_debugger(struct px_kernel *kernel)
     while (shell && !shell->hidden)
         shell = shell->next;
     pthread_mutex_unlock(&kernel->lock);
-    return shell ? shell : create(kernel, true, NULL);
+    struct px_error err;
+    if (!shell && !(shell = create(kernel, true, &err)))
+        px_log(PX_WARN, "debugger.refused", "why=\"%s\"", err.text);
+    return shell;
 }
 
 void px_on_create_subshell_request(struct px_kernel *kernel, struct px_request *request)

@@ -89,7 +89,7 @@ struct px_interp_host {
     struct px_span (*parent_header)(struct px_parent *parent);
 
     /* Optional. When the request that the calling thread serves began, by px_now_ns(); 0: it serves
-     * none. */
+     * none. Any thread, no lock of the language held. */
     int64_t (*began)(void *ctx);
 
     /* Optional. Interpreter thread, during apply: keeps buffer `index` of the request beyond its

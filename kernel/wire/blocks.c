@@ -47,7 +47,7 @@ struct kept {
 
 static struct {
     pthread_once_t once;
-    uint64_t secret;             /* written once */
+    _Atomic uint64_t secret;     /* written once; 0 before the first block is taken */
     pthread_mutex_t lock;        /* around what follows; large frames are few */
     struct kept kept[KEPT_MOST]; /* oldest first */
     size_t kept_count, kept_bytes;

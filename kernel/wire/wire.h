@@ -107,9 +107,9 @@ PX_MUST_USE int px_scan(struct px_span object, const char *const *keys, struct p
                         size_t count);
 /* A raw string value without escapes: its bytes between the quotes. False otherwise. */
 bool px_scan_string(struct px_span value, struct px_span *out);
+bool px_scan_true(struct px_span value);
 /* The same of one member of an object; an empty text when there is no such string. */
 struct px_span px_scan_member(struct px_span object, const char *key);
-bool px_scan_true(struct px_span value);
 
 /* The header fields that decide. Spans point into the frame. */
 struct px_header {
@@ -323,8 +323,9 @@ PX_MUST_USE int px_cluster_connection_write(const char *path, enum px_role role,
                                             const struct px_cluster_connection *connection,
                                             struct px_error *err);
 void px_cluster_connection_fini(struct px_cluster_connection *connection);
-/* The endpoint a peer connects to: the local one if anybody listens there, otherwise the network's,
- * with 0.0.0.0 and * resolved (ipyparallel.util.disambiguate_url). */
+/* The endpoint a peer connects to: the local one if anybody listens there (a connection is tried,
+ * and closed at once), otherwise the network's, with 0.0.0.0 and * resolved
+ * (ipyparallel.util.disambiguate_url). */
 PX_MUST_USE int px_cluster_endpoint(const struct px_cluster_connection *connection, int port,
                                     char out[PX_ENDPOINT_SIZE], struct px_error *err);
 /*

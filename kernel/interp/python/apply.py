@@ -53,7 +53,6 @@ class StepAside:
             return importlib.util.spec_from_file_location(name, self.modules[name].__file__)
         return None
 
-
     def namespace_of(self, name, code):
         """That of a module, for code that came from it."""
         module = importlib.import_module(name)

@@ -562,7 +562,7 @@ class Bridge:
         """This thread's, if there is one: ours, or what a function that was applied got from
         asyncio.get_event_loop(), which makes one where no cell has run yet."""
         loop = getattr(self._loops, "loop", None)
-        if loop is None and "asyncio" in sys.modules:
+        if loop is None and "asyncio" in sys.modules and sys.version_info < (3, 14):
             policy = sys.modules["asyncio"].get_event_loop_policy()
             loop = self._loops.loop = getattr(getattr(policy, "_local", None), "_loop", None)
         return None if loop is None or loop.is_closed() else loop

@@ -369,9 +369,7 @@ static void python_after_fork_child(void *arg)
 }
 
 /* A form of messages, and whose code this interpreter runs: bytecode is of a minor version. */
-#define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
-#define FEATURES "\"pickle5\", \"python" TEXT(PY_MAJOR_VERSION) "." TEXT(PY_MINOR_VERSION) "\""
+#define FEATURES "\"pickle5\", \"python" PX_TEXT(PY_MAJOR_VERSION) "." PX_TEXT(PY_MINOR_VERSION) "\""
 
 const struct px_interp_ops px_interp_python = {
     .name = "python",

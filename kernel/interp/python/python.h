@@ -22,6 +22,10 @@
 
 struct px_apply;
 
+/* A macro's value as a string. */
+#define PX_TEXT_(x) #x
+#define PX_TEXT(x) PX_TEXT_(x)
+
 /* Bytes lent to the host, come back: their owner waits here for the GIL. */
 struct px_loan {
     struct px_loan *next;

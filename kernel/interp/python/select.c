@@ -132,9 +132,7 @@ char *px_python_select(const char *wanted, struct px_error *err)
 
 /* ---- the debugger ---- */
 
-#define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
-#define OWN "lib/python" TEXT(PY_MAJOR_VERSION) "." TEXT(PY_MINOR_VERSION)
+#define OWN "lib/python" PX_TEXT(PY_MAJOR_VERSION) "." PX_TEXT(PY_MINOR_VERSION)
 
 static bool has_debugpy(const char *dir, size_t size, const char *below)
 {
