@@ -175,11 +175,10 @@ static int ask_engines(struct dialling *self, struct px_error *err)
     px_msg_destroy(msg);
     const char *status = json_string_value(json_object_get(content, "status"));
     const bool ok = status && strcmp(status, "ok") == 0;
-    if (ok)
+    if (ok) {
         client->era = json_integer_value(json_object_get(content, "px_again"));
-    if (ok)
         px_engines_sync(&client->engines, content);
-    else if (content)
+    } else if (content)
         px_fail(err, PX_EINVAL, "the controller refuses: %s",
                 json_is_string(json_object_get(content, "evalue"))
                     ? json_string_value(json_object_get(content, "evalue"))

@@ -101,16 +101,14 @@ static bool send_request(struct phalanx_client *client, struct px_task *task, st
 
 static void send_again(struct phalanx_client *client, struct px_task *task)
 {
-    struct px_msg *msg = px_msg_copy(task->request);
     const bool first = task->unsent;
+    struct px_msg *msg =
+        first ? px_msg_copy(task->request) : px_msg_marked(task->request, PX_AGAIN);
     task->unsent = false;
     if (first && task->lent)
         px_io_let_go(client, task);
-    struct px_msg *marked = first ? msg : px_msg_marked(msg, PX_AGAIN);
-    if (!first)
+    if (px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
         px_msg_destroy(msg);
-    if (px_socket_send(client->sockets[task->channel], &marked) != PX_SENT)
-        px_msg_destroy(marked);
 }
 
 /* In the order of submission. */
@@ -121,10 +119,10 @@ static void send_all_again(struct phalanx_client *client)
     client->doubtful = false;
     DL_FOREACH_SAFE2(client->kept, task, next, kept_next)
     {
-        if (task->engine >= 0 && !is_alive(client, task->engine))
+        if ((task->engine >= 0 && !is_alive(client, task->engine)) ||
+            (client->era == 0 && !task->unsent))
             continue;
-        if (client->era != 0 || task->unsent)
-            send_again(client, task);
+        send_again(client, task);
         count++;
     }
     px_log(PX_DEBUG, "requests.again", "count=%zu", count);

@@ -2,12 +2,7 @@
 # libphalanx: the client as a static library for tests, and as the installed shared one.
 set(DIR ${CMAKE_CURRENT_LIST_DIR})
 
-set(PX_CALL ${CMAKE_CURRENT_BINARY_DIR}/embedded_call.c)
-set(PX_EMBED ${CMAKE_SOURCE_DIR}/kernel/interp/python/embed.cmake)
-add_custom_command(OUTPUT ${PX_CALL}
-  COMMAND ${CMAKE_COMMAND} -DINPUT=${DIR}/call.py -DOUTPUT=${PX_CALL} -DNAME=px_embedded_call
-          -P ${PX_EMBED}
-  DEPENDS ${DIR}/call.py ${PX_EMBED} VERBATIM)
+px_embed(PX_CALL ${DIR}/call.py)
 
 px_library(px_client
   SOURCES ${DIR}/call.c ${PX_CALL} ${DIR}/client.c ${DIR}/io.c ${DIR}/file.c ${DIR}/submit.c ${DIR}/result.c
