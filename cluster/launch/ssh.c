@@ -224,7 +224,8 @@ static int send_connection(struct px_proxy *proxy, const json_t *connection, str
     char *text = json_dumps(connection, JSON_COMPACT), *line = px_format("%s\n", text);
     const size_t size = strlen(line); /* less than a pipe takes */
     /* An ssh that has ended already says why, and is reported as one that ends later is. */
-    const bool sent = write(proxy->stdin_fd, line, size) == (ssize_t)size || errno == EPIPE;
+    const ssize_t put = write(proxy->stdin_fd, line, size);
+    const bool sent = put == (ssize_t)size || (put < 0 && errno == EPIPE);
     free(line);
     free(text);
     return sent ? 0 : px_fail(err, PX_EIO, "%.100s: cannot send the connection", proxy->label);
