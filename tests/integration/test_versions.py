@@ -120,6 +120,9 @@ def test_engines_of_another_python(rc, monkeypatch):
         balanced.map_sync(lambda x: x, range(4_000))
     with refused:
         view.push({"f": lambda: 1}, block=True)
+    with refused:
+        view.apply_sync(phalanx.PrePickled(lambda: 1))
+    assert view.apply_sync(phalanx.PrePickled(abs), phalanx.PrePickled(-1)) == [1] * 4
     with pytest.raises(pickle.PicklingError, match="engine 2 runs.*--python"):
         rc[2].apply_sync(max, [3, 1], key=lambda x: x)
     assert len(set(view.apply_sync(os.getpid))) == 4

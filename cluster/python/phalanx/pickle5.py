@@ -328,8 +328,13 @@ class Foreign:
         )
 
     def _dumps(self, obj):
+        def overridden(obj):
+            if type(obj) is PrePickled:
+                self._dumps(obj.obj)  # refused if there is code in it
+            return _override(obj, self._refuse)
+
         class Pickler(_pickler()):
-            override = staticmethod(lambda obj: _override(obj, self._refuse))
+            override = staticmethod(overridden)
 
         return dumps(obj, pickler=Pickler)
 
