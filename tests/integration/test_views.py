@@ -627,14 +627,17 @@ def test_output_as_it_arrives(rc, gate):
     assert out.getvalue() == f"[stdout:{rc.ids[0]}] \nfirst\nsecond\n"
 
 
-def test_output_that_came_before(rc):
+def test_output_that_came_before(rc, where):
     code = "print('out')\n'value'\n%s"
     result = phalanx.AsyncResult.join(
         rc[0].execute(code % "7", silent=False, block=False),
         rc[1].execute(code % "1/0", silent=False, block=False))
     result.wait_for_output(60)
     shown = []
-    for streamed in (result, rc.get_result(result.msg_ids[1])):
+    other = phalanx.Client(where[0])
+    stored = other.get_result(result.msg_ids)
+    stored.get(60, return_exceptions=True)
+    for streamed in (result, rc.get_result(result.msg_ids[1]), stored):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             with streamed.stream_output():
@@ -643,6 +646,9 @@ def test_output_that_came_before(rc):
     assert "[stdout:0] \nout\n" in shown[0][0] and "[stdout:1] \nout\n" in shown[0][0]
     assert f"Out[{rc.ids[0]}:" in shown[0][0] and "[1:execute]" in shown[0][1]
     assert shown[1][0].startswith("[stdout:1] \nout\n") and "ZeroDivisionError" in shown[1][1]
+    assert "out\n" in shown[2][0] and f"Out[{rc.ids[0]}:" in shown[2][0]
+    assert "ZeroDivisionError" in shown[2][1]
+    other.close()
 
 
 def test_as_futures(balanced, gate):

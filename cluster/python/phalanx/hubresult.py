@@ -57,10 +57,11 @@ class JoinedResult(AsyncResult):
         return len(self._parts)
 
     def _wait_for_some(self, timeout):
-        soon = POLL_FIRST if timeout is None else min(POLL_FIRST, timeout)
+        end = end_of(timeout)
         for part in self._whole:  # in turn: whichever it is, its news are seen soon
             if not part.ready():
-                part._wait(_phalanx.EVENT, soon)
+                left = seconds_left(end)
+                part._wait(_phalanx.EVENT, POLL_FIRST if left is None else min(POLL_FIRST, left))
 
     def _on_complete(self, function):
         wholes = len(self._parts) == sum(part._count for part in self._whole)
@@ -117,11 +118,12 @@ class JoinedResult(AsyncResult):
         return sorted({w for part in self._whole for w in part._wholes()}, key=id)
 
     def _listen(self, function):
-        heard = []
+        heard, indices = [], {}
+        for index, (part, at) in enumerate(self._parts):
+            indices.setdefault(part, {})[at] = index
         for part in self._whole:
-            mine = {at: index for index, (p, at) in enumerate(self._parts) if p is part}
 
-            def listener(event, mine=mine):
+            def listener(event, mine=indices[part]):
                 if event.task in mine:
                     function(moved(event, mine[event.task]))
 
@@ -149,6 +151,8 @@ class StoredResult(AsyncResult):
         task.value, task.metadata = value, metadata
         task.unpacked = task.finished = task.reply = True
         task.outputs = metadata["outputs"]
+        task.stdout, task.stderr = metadata["stdout"] or None, metadata["stderr"] or None
+        task.execute_result, task.error = metadata["execute_result"], metadata["error"]
         self._order.append(index)
 
     def _pump(self):
