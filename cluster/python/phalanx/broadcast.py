@@ -54,19 +54,22 @@ class BroadcastView(DirectView):
     _route = _phalanx.BROADCAST
     _flags = DirectView._flags + ("is_coalescing",)
     is_coalescing = False
-    _last = None  # what was sent last, of the C library; None once it is waited for
+
+    def __init__(self, client=None, socket=None, targets=None, **flags):
+        super().__init__(client, socket, targets, **flags)
+        self._last = {}  # engines -> what was sent last to them, of the C library
 
     def _sent(self, result, lent=None, label=None):
-        self._last = result._raw
+        self._last[str(result._targets)] = result._raw
         return super()._sent(result, lent, label)
 
     def _directly(self, method, *args, **kwargs):
-        if self._last is not None:
-            self._last.wait(_phalanx.REPLIES)
+        for raw in list(self._last.values()):
+            raw.wait(_phalanx.REPLIES)
         try:
             return method(*args, **kwargs)
         finally:
-            self._last = None
+            self._last.clear()
 
     def _spread(self, *args, **kwargs):
         return self._directly(super()._spread, *args, **kwargs)
