@@ -312,8 +312,11 @@ class Client(HubFace):
 
     def _cluster_size(self):
         """How many engines my cluster was started with."""
+        n = getattr(self.cluster, "n", None)
+        if n:
+            return n
         sets = getattr(self.cluster, "engines", None) or {}
-        return getattr(self.cluster, "n", None) or sum(s.n or 0 for s in sets.values()) or 1
+        return sum(s.n or 0 for s in sets.values()) or 1
 
     def _await_engines(self, n, timeout, bar, seen=()):
         end, loss, seen = end_of(timeout), None, set(seen)

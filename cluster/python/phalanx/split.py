@@ -105,7 +105,10 @@ class SplitFace:
         """Arranges for one call of function(), from any thread, when that task has its reply."""
         with self._lock:
             follows = bool(self._awaited)
-            self._awaited = [*self._awaited, (index, function)]
+            if follows:
+                self._awaited.append((index, function))
+            else:
+                self._awaited = [(index, function)]
         if not follows:
             threading.Thread(target=self._follow, name="phalanx-replies", daemon=True).start()
 

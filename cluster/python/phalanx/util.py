@@ -5,21 +5,16 @@ from datetime import datetime, timezone
 
 from .canning import interactive
 from .display import progress_bar
+from .tasks import Metadata
 
 
-class Namespace(dict):
-    """A dictionary whose keys are attributes, too."""
-
-    def __getattr__(self, key):
-        try:
-            return self[key]
-        except KeyError:
-            raise AttributeError(key) from None
+class Namespace(Metadata):
+    """A dictionary whose keys are attributes, too; not those that a dictionary has anyway."""
 
     def __setattr__(self, key, value):
         if hasattr(dict, key):
             raise KeyError("Cannot override dict keys %r" % key)
-        self[key] = value
+        super().__setattr__(key, value)
 
 
 class ReverseDict(dict):
