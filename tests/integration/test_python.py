@@ -242,8 +242,8 @@ def test_windows_live_between_cells(display, start, toolkit):
 
 
 def test_windows_that_there_are_none_of(kernel):
-    for name, words in (("wx", "no such windows here"), ("qt4", "no such windows here")):
-        assert words in dict(kernel.run(f"%gui {name}")[1])["stream"]["text"]
+    for name in ("wx", "qt4"):
+        assert "no such windows here" in dict(kernel.run(f"%gui {name}")[1])["stream"]["text"]
     reply, _ = kernel.run("%gui\n'still here'")
     assert reply["status"] == "ok"
 
@@ -418,9 +418,13 @@ def test_a_console_on_a_terminal(env, tmp_path):
     console = start()
     try:
         # jupyter_client lets go of the ports that it has found before the kernel takes them.
-        while console.expect([r"In \[1\]", "Address already in use"]) == 1:
+        for _ in range(3):
+            if console.expect([r"In \[1\]", "Address already in use"]) == 0:
+                break
             console.close(force=True)
             console = start()
+        else:
+            pytest.fail("no console came up in three attempts")
         console.sendline("6 * 7")
         console.expect(r"42")
         console.expect(r"In \[2\]")
