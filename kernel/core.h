@@ -259,6 +259,7 @@ struct px_kernel {
     uint64_t last_question;
 
     atomic_int next_count;        /* execution count of the next cell */
+    _Atomic(int64_t) leave_ms;    /* the user has asked to exit: then it ends; 0 */
     struct px_consumption *usage; /* what the last usage_request measured; service thread */
 };
 

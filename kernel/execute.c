@@ -16,6 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* From `exit` to the end: a front end reads the reply, which tells it to end as well, only while it
+ * sees the kernel alive; then it sends a shutdown_request, which ends it at once. */
+#define LEAVE_MS 1000
+
 /* ---- replies ---- */
 
 static void put_engine_info(struct px_kernel *kernel, struct px_buf *out, const char *method)
@@ -197,7 +201,7 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
     else if (outcome.failed && !args.run.silent) /* before the language counted it */
         outcome.execution_count = atomic_load(&kernel->next_count);
     if (outcome.exit_requested)
-        px_queue_stop(&kernel->main.queue);
+        atomic_store(&kernel->leave_ms, px_now_ms() + LEAVE_MS);
     /* Before the reply: what a client sends after reading it is not to be aborted. */
     if (outcome.failed && !args.run.silent && args.stop_on_error)
         px_queue_abort_executes(&request->shell->queue);

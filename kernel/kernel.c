@@ -322,6 +322,19 @@ static int64_t rest(struct px_kernel *kernel, int64_t delay_ms, bool began)
     return sooner(delay_ms, px_queue_waits(&kernel->main.queue) ? LOOK_FIRST_MS : hush_ms);
 }
 
+/* The user has asked to exit: `delay_ms`, or until that is due. */
+static int64_t leave(struct px_kernel *kernel, int64_t delay_ms)
+{
+    const int64_t due_ms = atomic_load(&kernel->leave_ms);
+    const int64_t left_ms = due_ms - px_now_ms();
+    if (due_ms == 0)
+        return delay_ms;
+    if (left_ms > 0)
+        return sooner(delay_ms, left_ms);
+    px_queue_stop(&kernel->main.queue);
+    return delay_ms;
+}
+
 static void follow_mark(struct px_kernel *kernel, enum px_mark mark)
 {
     if (mark != PX_BUSY && mark != PX_IDLE)
@@ -346,7 +359,7 @@ int64_t px_kernel_service(struct px_kernel *kernel)
     for (int i = 0; i < SERVICE_BATCH; i++) {
         struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
         if (!item) {
-            delay_ms = rest(kernel, delay_ms, began);
+            delay_ms = leave(kernel, rest(kernel, delay_ms, began));
             px_outbox_promise(&kernel->outbox, delay_ms);
             return delay_ms;
         }

@@ -151,3 +151,14 @@ void fixture_expect_silence(struct fixture *fixture)
     fixture_expect(fixture, PX_SHELL, "is_complete_reply", "complete");
     fixture_expect(fixture, PX_IOPUB, "status", "idle");
 }
+
+void fixture_expect_end(struct fixture *fixture)
+{
+    const int64_t deadline = px_now_ms() + DEADLINE_MS;
+    while (pthread_tryjoin_np(fixture->interpreter, NULL) != 0) {
+        if (px_now_ms() > deadline)
+            fail_msg("the language serves on");
+        pump(fixture, px_now_ms() + 10);
+    }
+    fixture->running = false;
+}

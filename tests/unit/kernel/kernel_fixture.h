@@ -44,5 +44,7 @@ const struct px_msg *fixture_expect(struct fixture *fixture, enum px_channel cha
                                     const char *type, const char *part);
 /* Fails unless nothing more comes while the interpreter is idle. */
 void fixture_expect_silence(struct fixture *fixture);
+/* Waits until the language has stopped serving, and joins it. Fails at a deadline. */
+void fixture_expect_end(struct fixture *fixture);
 
 #endif

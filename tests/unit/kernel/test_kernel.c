@@ -463,8 +463,8 @@ static void exit_ends_the_run(void **state)
     fixture_expect(f, PX_IOPUB, "execute_input", "exit");
     fixture_expect(f, PX_SHELL, "execute_reply", "ok");
     expect_idle(f);
-    pthread_join(f->interpreter, NULL);
-    f->running = false;
+    fixture_expect_silence(f); /* It answers on while the front end reads the reply. */
+    fixture_expect_end(f);
 }
 
 static void counts_go_with_history(void **state)
