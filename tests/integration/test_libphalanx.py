@@ -52,7 +52,7 @@ def run_c(prefix, cluster, env, tmp_path):
 
     def run_c(source, *args):
         program = compile_c(prefix, source, tmp_path / source.stem)
-        return output(program, *args, env={**env, "LD_LIBRARY_PATH": str(prefix / "lib")})
+        return output(program, *args, env=env)
 
     return run_c
 
