@@ -164,7 +164,7 @@ static void on_shutdown(void *ctx, bool restart)
 
 static void end_without_parent(struct px_channels *channels)
 {
-    px_log(PX_WARN, "frontend.gone", NULL);
+    px_log(PX_INFO, "frontend.gone", NULL);
     px_service_end(channels->service, 0);
 }
 

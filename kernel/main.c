@@ -95,7 +95,8 @@ int main(int argc, char **argv)
     if (rest < argc)
         px_die(2, "'%.60s' is not an option; see --help", argv[rest]);
     if (!options.file)
-        px_die(2, "no connection file: say -f FILE; see --help");
+        px_die(2, "no connection file: Jupyter starts this program, once 'pxkernel install' has "
+                  "told it how; or say -f FILE");
     px_log_init("pxkernel", (enum px_level)options.log_level);
     char profile[PX_PATH_SIZE];
     find_profile(&options, profile);

@@ -280,8 +280,9 @@ int px_options_parse(const struct px_usage *usage, int argc, char **argv, void *
 
 void px_options_help(const struct px_usage *usage, struct px_buf *out)
 {
-    px_buf_printf(out, "Usage: %s %s\n\n%s\n\nOptions:\n", usage->program, usage->synopsis,
-                  usage->about);
+    px_buf_printf(out, "Usage: %s %s\n\n%s\n", usage->program, usage->synopsis, usage->about);
+    if (usage->options->type != PX_OPT_HEADING)
+        px_buf_printf(out, "\nOptions:\n");
     for (const struct px_option *row = usage->options; !row_is_end(row); row++) {
         if (!row->help)
             continue;
