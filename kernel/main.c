@@ -26,7 +26,7 @@ static const struct px_option option_rows[] = {
     {"file", 'f', PX_OPT_STRING, AT(file), 0, "FILE", "connection file (required)", 0, 0},
     {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "python (default) or echo", 0, 0},
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
-     "interpreter to be (default: the active environment's)", 0, 0},
+     "interpreter to be (default: its own or the active environment's)", 0, 0},
     {"profile", 0, PX_OPT_STRING, AT(profile), 0, "NAME", "IPython profile to load", 0, 0},
     {"profile-dir", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR", "its directory, instead", 0, 0},
     {"colors", 0, PX_OPT_STRING, AT(colors), 0, "SCHEME", "of tracebacks: nocolor, linux, ...", 0,

@@ -59,7 +59,7 @@ static const struct px_option option_rows[] = {
     {"n", 'n', PX_OPT_INT, AT(count), 0, "N", "how many (default: 1)", 1, 4096},
     {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "python (default) or echo", 0, 0},
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
-     "interpreter to be (default: the active environment's)", 0, 0},
+     "interpreter to be (default: its own or the active environment's)", 0, 0},
     {"code", 'c', PX_OPT_STRING, AT(code), 0, "CODE", "run this first", 0, 0},
     {"script", 's', PX_OPT_STRING, AT(script), 0, "FILE", "run this file before it", 0, 0},
     {"mpi", 0, PX_OPT_SET, AT(mpi), 1, NULL,

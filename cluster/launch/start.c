@@ -37,7 +37,7 @@ struct start_options {
     {"engine-arg", 0, PX_OPT_LIST, AT(engine_args), 0, "ARG", \
      "one more argument for it; may be given again", 0, 0}, \
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH", \
-     "the engines' interpreter (default: the active one)", 0, 0}, \
+     "the engines' interpreter (default: its own or the active environment's)", 0, 0}, \
     {.type = PX_OPT_HEADING, .help = "Where engines run"}, \
     {"engines", 0, PX_OPT_STRING, AT(engines), 0, "HOW", \
      "launcher for engines: " PX_LAUNCHER_NAMES, 0, 0}, \

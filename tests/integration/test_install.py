@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,14 @@ def test_sys_prefix_belongs_to_the_active_environment(run, env, environments, tm
                                       "{connection_file}"]
     del env["VIRTUAL_ENV"]  # a Jupyter from elsewhere starts it
     assert ask(where, "phalanx", env, tmp_path, "__import__('which_one').name") == "'one'"
+
+
+def test_a_program_in_an_environment_belongs_to_it(env, environments, tmp_path):
+    program = shutil.copy(PXKERNEL, environments["two"] / "bin")
+    subprocess.run([program, "install", "--prefix", tmp_path], env=env, check=True)
+    for active in ("", str(environments["one"])):
+        env["VIRTUAL_ENV"] = active
+        assert ask(tmp_path, "phalanx", env, tmp_path, "__import__('which_one').name") == "'two'"
 
 
 def test_another_minor_version_is_refused_by_install_and_by_start(run, tmp_path):

@@ -2,10 +2,11 @@
 /*
  * select: which Python a kernel or engine becomes.
  *
- * The one that is named; else that of the active environment ($VIRTUAL_ENV, $CONDA_PREFIX); else
- * the one this program was built with. The library that is linked in has one minor version, and
- * extension modules fit only that one, so a candidate must have it too: a named one that has not is
- * an error, an active one is passed over with a line in the log.
+ * The one that is named; else that of the environment in whose bin/ this program lies; else that of
+ * the active one ($VIRTUAL_ENV, $CONDA_PREFIX); else the one this program was built with. The
+ * library that is linked in has one minor version, and extension modules fit only that one, so a
+ * candidate must have it too: a named one that has not is an error, any other is passed over with a
+ * line in the log.
  */
 #include <errno.h>
 #include <limits.h>
@@ -101,27 +102,56 @@ static char *absolute(const char *wanted)
     return getcwd(here, sizeof here) ? px_format("%s/%s", here, wanted) : px_strdup(wanted);
 }
 
-static char *of_environment(const char *variable)
+static char *of_environment(const char *prefix, const char *whose)
 {
-    const char *prefix = getenv(variable);
+    struct px_error err;
     if (!prefix || prefix[0] != '/')
         return NULL;
-    struct px_error err;
     char *python = px_format("%s/bin/python", prefix);
     if (check(python, &err) == 0)
         return python;
-    px_log(PX_WARN, "environment-ignored", "variable=%s why=\"%s\"", variable, err.text);
+    px_log(PX_WARN, "environment-ignored", "whose=\"%s\" why=\"%s\"", whose, err.text);
     free(python);
     return NULL;
+}
+
+/* /usr of /usr/bin/python3; empties the path where it has no such. */
+static char *prefix_of(char *python)
+{
+    for (int i = 0; i < 2; i++) {
+        char *slash = strrchr(python, '/');
+        python[slash ? slash - python : 0] = 0;
+    }
+    return python;
+}
+
+static bool is_environment(const char *prefix)
+{
+    char *venv = px_format("%s/pyvenv.cfg", prefix);
+    char *conda = px_format("%s/conda-meta", prefix);
+    const bool found = access(venv, F_OK) == 0 || access(conda, F_OK) == 0;
+    free(venv);
+    free(conda);
+    return found;
+}
+
+static char *of_own_place(void)
+{
+    char path[PATH_MAX] = "";
+    if (readlink("/proc/self/exe", path, sizeof path - 1) <= 0 || !is_environment(prefix_of(path)))
+        return NULL;
+    return of_environment(path, "this program");
 }
 
 char *px_python_select(const char *wanted, struct px_error *err)
 {
     char *python = wanted ? absolute(wanted) : NULL;
     if (!python)
-        python = of_environment("VIRTUAL_ENV");
+        python = of_own_place();
     if (!python)
-        python = of_environment("CONDA_PREFIX");
+        python = of_environment(getenv("VIRTUAL_ENV"), "VIRTUAL_ENV");
+    if (!python)
+        python = of_environment(getenv("CONDA_PREFIX"), "CONDA_PREFIX");
     if (!python)
         python = px_strdup(PX_PYTHON_DEFAULT);
     if (check(python, err) == 0)
@@ -180,16 +210,6 @@ static bool is_isolated(const char *prefix)
         sees = strncmp(line, "include-system-site-packages = true", 35) == 0;
     fclose(file);
     return !sees;
-}
-
-/* /usr of /usr/bin/python3; empties the path where it has no such. */
-static char *prefix_of(char *python)
-{
-    for (int i = 0; i < 2; i++) {
-        char *slash = strrchr(python, '/');
-        python[slash ? slash - python : 0] = 0;
-    }
-    return python;
 }
 
 bool px_python_debugs(const char *wanted)
