@@ -10,6 +10,7 @@
 #include <uthash.h>
 
 #define RANGES_SHOWN 8 /* in a label; engines beyond them are counted */
+#define HEX "0123456789abcdefABCDEF"
 
 struct seen {
     UT_hash_handle hh;
@@ -69,17 +70,23 @@ void px_render_ranges(struct px_buf *out, const int *ids, size_t count)
     free(sorted);
 }
 
-/* Whether an address or a cell's number begins here, which differ between engines for one error;
- * the size of what stands before its digits. */
-static size_t before_digits(const char *at, size_t left)
+/* Addresses, the numbers of cells and the ids of tasks differ between engines for one error. */
+static const struct difference {
+    const char *prefix, *digits;
+} differences[] = {
+    {"0x", HEX},         {"In[", HEX},           {"In [", HEX},
+    {"ipykernel_", HEX}, {"ipython-input-", HEX}, {"Task '", HEX "-_"},
+};
+
+/* What begins here; NULL: none of them. */
+static const struct difference *find_difference(const char *at, size_t left)
 {
-    static const char *const prefixes[] = {"0x", "In[", "In [", "ipykernel_", "ipython-input-"};
-    for (size_t i = 0; i < PX_COUNT(prefixes); i++) {
-        const size_t size = strlen(prefixes[i]);
-        if (left > size && memcmp(at, prefixes[i], size) == 0)
-            return size;
+    for (size_t i = 0; i < PX_COUNT(differences); i++) {
+        const size_t size = strlen(differences[i].prefix);
+        if (left > size && memcmp(at, differences[i].prefix, size) == 0)
+            return &differences[i];
     }
-    return 0;
+    return NULL;
 }
 
 /* The size of a color's escape sequence that begins here. */
@@ -100,14 +107,12 @@ void px_fold_error_key(struct px_buf *out, struct px_span traceback)
         const char *at = traceback.data + i;
         const size_t left = traceback.size - i;
         const size_t color = color_size(at, left);
-        size_t skip = color ? 0 : before_digits(at, left);
-        if (color) {
-            i += color;
-            continue;
-        }
-        px_buf_append(out, at, skip ? skip : 1);
-        i += skip ? skip : 1;
-        while (skip && i < traceback.size && isxdigit((unsigned char)traceback.data[i]))
+        const struct difference *difference = color ? NULL : find_difference(at, left);
+        const size_t kept = color ? 0 : difference ? strlen(difference->prefix) : 1;
+        px_buf_append(out, at, kept);
+        i += color + kept;
+        while (difference && i < traceback.size && traceback.data[i] &&
+               strchr(difference->digits, traceback.data[i]))
             i++;
     }
 }

@@ -103,8 +103,8 @@ void px_fold(const struct px_span *keys, size_t count, size_t *first);
 /* Lists those whose first is `group`, and says how many there are; none, if it has another itself.
  */
 size_t px_fold_members(const size_t *first, size_t count, size_t group, size_t *members);
-/* Appends what tells one error from another in a traceback: without colors, addresses and the
- * numbers of cells, which differ between engines. */
+/* Appends what tells one error from another in a traceback: without colors, addresses, the
+ * numbers of cells and the ids of tasks, which differ between engines. */
 void px_fold_error_key(struct px_buf *out, struct px_span traceback);
 
 /* ---- teller ---------------------------------------------------------------------- */
@@ -149,6 +149,11 @@ void px_render_progress(struct px_buf *out, size_t done, size_t count, const int
                         size_t pending_count, double seconds);
 /* Which engines have not come back after an interrupt, and what to type, a line each. */
 void px_render_ladder(struct px_buf *out, const int *ids, size_t count);
+/* The same where no controller would bring them anything. */
+void px_render_left(struct px_buf *out, const int *ids, size_t count);
+/* The controller cannot be reached; `until`: the time of day when its cell gives up. */
+void px_render_away(struct px_buf *out, const char *until, bool interruptible);
+void px_render_back(struct px_buf *out, double seconds);
 
 /* ---- stacks --------------------------------------------------------------------- */
 

@@ -14,11 +14,13 @@
 
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 
 #define BATCH 64      /* events between two looks at signals and the clock */
 #define SLICE_MS 1000 /* a signal handled just before a wait does not end it: look again */
 #define GRACE_MS 5000 /* after a time-out has interrupted the engines */
 #define ERRORS_MS 1000 /* errors are shown when others still run so long after */
+#define AWAY_MS 2000   /* a controller that is out of reach so long is spoken of */
 
 /* Names of the capsule in `listener`. */
 static const char RUNNING[] = "phalanx.run", OVER[] = "phalanx.run that is over";
@@ -28,6 +30,7 @@ struct run {
     PyObject *raw;
     PyObject *listener, *capsule; /* what the AsyncResult calls, and its way to this struct */
     phalanx_result *result;
+    phalanx_client *client;
     size_t count;
     struct px_show *show;
     bool *replied; /* by task */
@@ -36,6 +39,8 @@ struct run {
     int handled;   /* how many of them have been acted upon */
     int64_t deadline_ms;
     int64_t errors_ms; /* when to show the errors that have come; INT64_MAX: there is none */
+    int64_t away_ms;   /* how long the controller is out of reach, which was said; 0: it is not */
+    bool answered;     /* an engine has replied since */
     bool timed_out;
 };
 
@@ -47,6 +52,7 @@ static int on_event(struct run *run, PyObject *event)
     const size_t task = PyLong_AsSize_t(PyStructSequence_GET_ITEM(event, EV_TASK));
     if (type == PHALANX_REPLY && task < run->count) {
         run->replied[task] = true;
+        run->answered |= PyStructSequence_GET_ITEM(event, EV_LOST) != Py_True;
         const bool failed = PyStructSequence_GET_ITEM(event, EV_FAILED) == Py_True;
         if (failed && run->options->stream && run->errors_ms == INT64_MAX)
             run->errors_ms = px_now_ms() + ERRORS_MS;
@@ -111,23 +117,15 @@ static void send_signal(struct run *run, size_t count)
     const bool number = *signal >= '0' && *signal <= '9';
     char content[64];
     snprintf(content, sizeof content, number ? "{\"sig\": %s}" : "{\"sig\": \"%s\"}", signal);
-    PyObject *client = PyObject_GetAttrString(run->options->result, "_client");
-    PyObject *raw = client ? PyObject_GetAttrString(client, "_raw") : NULL;
-    PyObject *capsule = raw ? PyObject_CallMethod(raw, "capsule", NULL) : NULL;
-    phalanx_client *c_client = capsule ? PyCapsule_GetPointer(capsule, "phalanx.client") : NULL;
-    for (size_t i = 0; c_client && i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         /* One by one: an engine that is gone must not keep the others from hearing. */
         const struct phalanx_request request = {.type = PHALANX_CONTROL,
                                                 .message = "signal_request",
                                                 .content = content,
                                                 .targets = &run->pending[i],
                                                 .target_count = 1};
-        phalanx_result_free(phalanx_submit(c_client, &request, NULL));
+        phalanx_result_free(phalanx_submit(run->client, &request, NULL));
     }
-    PyErr_Clear();
-    Py_XDECREF(capsule);
-    Py_XDECREF(raw);
-    Py_XDECREF(client);
 }
 
 static void say_what_was_sent(struct run *run, size_t count)
@@ -143,7 +141,7 @@ static void say_what_was_sent(struct run *run, size_t count)
 static void say_who_is_left(struct run *run, size_t count)
 {
     struct px_buf text = {0};
-    px_render_ladder(&text, run->pending, count);
+    (run->away_ms ? px_render_left : px_render_ladder)(&text, run->pending, count);
     px_show_note(run->show, &text);
     px_buf_fini(&text);
 }
@@ -152,7 +150,8 @@ static void say_who_is_left(struct run *run, size_t count)
 static int on_interrupt(struct run *run)
 {
     const size_t count = list_pending(run);
-    const bool wait_on = strcmp(run->options->signal, "0") != 0 && run->handled++ == 0 && count > 0;
+    const bool wait_on = strcmp(run->options->signal, "0") != 0 && run->handled++ == 0 &&
+                         count > 0 && run->away_ms == 0;
     if (wait_on) {
         send_signal(run, count);
         say_what_was_sent(run, count);
@@ -193,10 +192,10 @@ static int check_deadline(struct run *run)
         run->deadline_ms = INT64_MAX;
         return 0;
     }
-    if (run->timed_out) {
+    if (run->timed_out || run->away_ms) {
         say_who_is_left(run, count);
         PyErr_Format(PyExc_TimeoutError, "%zu of %zu engines did not end within %d s", count,
-                     run->count, (int)(run->options->timeout + GRACE_MS / 1000));
+                     run->count, (int)run->options->timeout + run->timed_out * GRACE_MS / 1000);
         return -1;
     }
     struct px_buf text = {0};
@@ -230,6 +229,29 @@ static int check_errors(struct run *run)
         px_buf_fini(&note);
     }
     Py_XDECREF(text);
+    return status;
+}
+
+/* Says that the controller is gone, and when it is back. */
+static int check_contact(struct run *run)
+{
+    int64_t since_ms, left_ms;
+    const bool told = run->away_ms != 0;
+    const bool away = phalanx_away(run->client, &since_ms, &left_ms) && since_ms >= AWAY_MS &&
+                      !(told && run->answered);
+    struct px_buf text = {0};
+    if (!away && told) {
+        px_render_back(&text, (double)run->away_ms / 1000);
+    } else if (away && !told) {
+        char until[16];
+        const time_t end = time(NULL) + (time_t)(left_ms / 1000);
+        strftime(until, sizeof until, "%H:%M:%S", localtime(&end));
+        px_render_away(&text, until, !run->options->background);
+    }
+    run->answered = false;
+    run->away_ms = away ? since_ms : 0;
+    const int status = away != told ? px_show_note(run->show, &text) : 0;
+    px_buf_fini(&text);
     return status;
 }
 
@@ -328,7 +350,7 @@ static int watch(struct run *run)
         over &= taken >= 0 && taken < BATCH;
         if (check_signals(run) < 0 || (!over && check_deadline(run) < 0))
             return -1;
-        if (!over && check_errors(run) < 0)
+        if (check_contact(run) < 0 || (!over && check_errors(run) < 0))
             return -1;
         if (!over && px_show_due(run->show, run->pending, list_pending(run)) < 0)
             return -1;
@@ -383,6 +405,7 @@ static int run_init(struct run *run)
     Py_XDECREF(capsule);
     if (!run->result)
         return -1;
+    run->client = phalanx_result_client(run->result);
     run->count = phalanx_task_count(run->result);
     run->replied = PyMem_Calloc(run->count + 1, sizeof *run->replied);
     run->pending = PyMem_Calloc(run->count + 1, sizeof *run->pending);

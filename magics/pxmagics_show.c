@@ -24,6 +24,11 @@ struct px_show {
     bool *ended; /* by task: nothing more comes of it */
     bool color, progress;
     bool written; /* something else than the progress line */
+    struct {
+        int *ids; /* engines that are lost for one reason, which is not said yet */
+        size_t count;
+        struct px_buf why;
+    } lost;
     int64_t started_ms, told_ms, progress_ms;
     size_t progress_width; /* of the line that is shown now */
 };
@@ -227,22 +232,52 @@ static int on_output(struct px_show *show, size_t task, PyObject *event)
     return content ? 0 : -1;
 }
 
-/* An engine is gone: that is said at once, the error comes with the others' results. */
+static int tell_note(struct px_show *show, struct px_buf *note)
+{
+    const int status = tell(show, true) == 0 ? px_show_note(show, note) : -1;
+    px_buf_fini(note);
+    return status;
+}
+
+static int tell_lost(struct px_show *show)
+{
+    struct px_buf note = {0};
+    if (show->lost.count == 0)
+        return 0;
+    px_buf_printf(&note, "%%px: lost engine%s ", show->lost.count == 1 ? "" : "s");
+    px_render_ranges(&note, show->lost.ids, show->lost.count);
+    px_buf_printf(&note, ": %s\n", show->lost.why.data);
+    show->lost.count = 0;
+    return tell_note(show, &note);
+}
+
+/* An obituary is said at once; a reason that is several engines' together. */
+static int add_loss(struct px_show *show, size_t task, const char *text)
+{
+    if (strncmp(text, "engine ", 7) == 0) {
+        struct px_buf note = {0};
+        px_buf_printf(&note, "%%px: lost %s\n", text);
+        return tell_note(show, &note);
+    }
+    const char *lost = strstr(text, "' is lost: ");
+    const char *why = lost ? strchr(lost, ':') + 2 : text;
+    if (show->lost.count && strcmp(why, show->lost.why.data) != 0 && tell_lost(show) < 0)
+        return -1;
+    px_buf_clear(&show->lost.why);
+    px_buf_text(&show->lost.why, why);
+    show->lost.ids[show->lost.count++] = show->engines[task];
+    return 0;
+}
+
+/* An engine is gone: that is said, the error comes with the others' results. */
 static int on_loss(struct px_show *show, size_t task, PyObject *event)
 {
     PyObject *content = event_content(event);
     PyObject *why = content ? PyDict_GetItemString(content, "evalue") : NULL;
     const char *text = why && PyUnicode_Check(why) ? PyUnicode_AsUTF8(why) : NULL;
-    struct px_buf note = {0};
-    if (text && strncmp(text, "engine ", 7) == 0)
-        px_buf_printf(&note, "%%px: lost %s\n", text);
-    else
-        px_buf_printf(&note, "%%px: lost engine %d: %s\n", show->engines[task],
-                      text ? text : "it is gone");
     PyErr_Clear();
+    const int status = add_loss(show, task, text ? text : "it is gone");
     Py_XDECREF(content);
-    const int status = tell(show, true) == 0 ? px_show_note(show, &note) : -1;
-    px_buf_fini(&note);
     return status;
 }
 
@@ -344,6 +379,8 @@ static int show_progress(struct px_show *show, const int *pending, size_t pendin
 int px_show_due(struct px_show *show, const int *pending, size_t pending_count)
 {
     const int64_t now_ms = px_now_ms();
+    if (tell_lost(show) < 0)
+        return -1;
     if (show->options.stream) {
         const bool waiting = px_teller_due(show->teller) != INT64_MAX;
         if (now_ms >= px_queue_due(show->queue, show->ended) && show_queue(show) < 0)
@@ -377,7 +414,7 @@ int px_show_rest(struct px_show *show)
 {
     const struct px_follow *options = &show->options;
     struct px_buf told[2] = {0};
-    if (wipe_progress(show) < 0)
+    if (tell_lost(show) < 0 || wipe_progress(show) < 0)
         return -1;
     if (!options->stream && options->group >= 0)
         return px_discard(PyObject_CallMethod(options->result, "display_outputs", "s",
@@ -420,6 +457,7 @@ struct px_show *px_show_create(const struct px_follow *options, phalanx_result *
     for (size_t i = 0; i < show->count; i++)
         show->engines[i] = phalanx_task_engine(result, i);
     show->ended = px_alloc(show->count + 1);
+    show->lost.ids = px_alloc((show->count + 1) * sizeof *show->lost.ids);
     show->teller = px_teller_create(show->engines, show->count, options->fold);
     show->color = screen_has(options->screen, "color");
     show->progress = options->progress_after >= 0 && screen_has(options->screen, "progress");
@@ -435,6 +473,8 @@ void px_show_destroy(struct px_show *show)
         return;
     px_teller_destroy(show->teller);
     px_queue_destroy(show->queue);
+    px_buf_fini(&show->lost.why);
+    free(show->lost.ids);
     free(show->ended);
     free(show->engines);
     free(show);

@@ -77,3 +77,26 @@ void px_render_ladder(struct px_buf *out, const int *ids, size_t count)
                   list.data);
     px_buf_fini(&list);
 }
+
+void px_render_left(struct px_buf *out, const int *ids, size_t count)
+{
+    px_buf_printf(out, "%%px: left engine%s ", count == 1 ? "" : "s");
+    px_render_ranges(out, ids, count);
+    px_buf_printf(out,
+                  ", which nothing reaches without the controller. To wait on for %s, type\n"
+                  "    %%pxresult\n",
+                  count == 1 ? "it" : "them");
+}
+
+void px_render_away(struct px_buf *out, const char *until, bool interruptible)
+{
+    px_buf_printf(out, "%%px: the controller cannot be reached; waiting for it until %s%s\n", until,
+                  interruptible ? "; an interrupt ends the cell" : "");
+}
+
+void px_render_back(struct px_buf *out, double seconds)
+{
+    px_buf_text(out, "%px: the controller is back, after ");
+    px_render_duration(out, seconds);
+    px_buf_text(out, "\n");
+}

@@ -450,6 +450,17 @@ const char *phalanx_file(const phalanx_client *client)
     return client->file;
 }
 
+bool phalanx_away(const phalanx_client *client, int64_t *since_ms, int64_t *left_ms)
+{
+    const int64_t away_ms = px_client_inherited(client) ? 0 : client->away_ms;
+    if (away_ms == 0 || client->closed)
+        return false;
+    const int64_t now_ms = px_now_ms();
+    *since_ms = now_ms - away_ms;
+    *left_ms = client->give_up_ms > now_ms ? client->give_up_ms - now_ms : 0;
+    return true;
+}
+
 const char *phalanx_version(void)
 {
     return PX_VERSION;

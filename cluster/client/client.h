@@ -42,6 +42,7 @@
 /* While somebody waits and nothing arrives, the hub is asked whether it lives. */
 #define PX_PROBE_MS 3000
 #define PX_PROBE_MISSES 10
+#define PX_PROBE_DOUBTS 3 /* misses until it counts as out of reach */
 #define PX_GOODBYE_MS 250 /* for last replies, once the controller has said that it ends */
 /* Requests that are kept to be sent again, with what each costs beside its bytes. Beyond, the
  * oldest are not. */
@@ -277,6 +278,10 @@ struct phalanx_client {
     bool doubtful; /* a connection was lost: requests wait until the hub has answered */
     char probe_id[PX_MAX_IDENTITY + 1];
     int probe_misses;
+    int64_t probed_ms;
+    /* I/O thread writes, any thread reads: since when the controller is out of reach, 0 when it is
+     * not; and when what waits for it will be given up. */
+    _Atomic int64_t away_ms, give_up_ms;
     bool gone;  /* the controller has said goodbye */
     bool heard; /* something verified has arrived since the last probe */
     struct phalanx_result *touched;

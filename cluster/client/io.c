@@ -117,6 +117,7 @@ static void send_all_again(struct phalanx_client *client)
     size_t count = 0;
     struct px_task *task, *next;
     client->doubtful = false;
+    client->away_ms = 0;
     DL_FOREACH_SAFE2(client->kept, task, next, kept_next)
     {
         if ((task->engine >= 0 && !is_alive(client, task->engine)) ||
@@ -231,9 +232,19 @@ static void ask_hub(struct phalanx_client *client)
         px_msg_destroy(msg);
 }
 
+/* The controller is out of reach since `since_ms`, or since before. */
+static void miss_controller(struct phalanx_client *client, int64_t since_ms)
+{
+    const int periods = PX_PROBE_MISSES + 1 - client->probe_misses;
+    client->give_up_ms = client->probed_ms + (int64_t)periods * PX_PROBE_MS;
+    if (client->away_ms == 0)
+        client->away_ms = since_ms;
+}
+
 static void on_probe(struct px_loop *loop, void *ctx)
 {
     struct phalanx_client *client = ctx;
+    client->probed_ms = px_now_ms();
     if (!somebody_waits(client)) {
         px_loop_cancel(loop, client->probe_timer);
         client->probe_timer = NULL;
@@ -249,6 +260,8 @@ static void on_probe(struct px_loop *loop, void *ctx)
     } else {
         ask_hub(client);
     }
+    if (client->doubtful || client->probe_misses >= PX_PROBE_DOUBTS)
+        miss_controller(client, client->probed_ms - (int64_t)client->probe_misses * PX_PROBE_MS);
     px_io_flush(client);
 }
 
@@ -258,7 +271,10 @@ void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused)
     if (client->probe_timer)
         return;
     client->probe_misses = 0;
+    client->probed_ms = px_now_ms();
     client->heard = true;
+    if (client->away_ms)
+        miss_controller(client, client->probed_ms);
     client->probe_timer = px_loop_timer(client->loop, PX_PROBE_MS, PX_PROBE_MS, on_probe, client);
 }
 
@@ -270,6 +286,8 @@ static void on_connection(struct phalanx_client *client, enum px_channel channel
         const bool lost = px_monitor_says_lost(event);
         px_msg_destroy(event);
         client->doubtful |= lost;
+        if (lost)
+            miss_controller(client, px_now_ms());
         /* What was asked before may be lost as well. */
         if (!lost && client->doubtful && (channel == PX_CHANNEL_QUERY || !client->probe_id[0]))
             ask_hub(client);
@@ -479,6 +497,8 @@ static void receive(struct phalanx_client *client, enum px_channel channel)
             px_msg_destroy(msg);
         } else {
             client->heard = true;
+            if (client->away_ms && !client->doubtful)
+                client->away_ms = 0;
             row->handle(client, msg);
         }
     }

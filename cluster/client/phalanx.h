@@ -81,6 +81,9 @@ PHALANX_API void phalanx_forget(phalanx_client *client);
 PHALANX_API const char *phalanx_session(const phalanx_client *client);
 /* The connection file in use. */
 PHALANX_API const char *phalanx_file(const phalanx_client *client);
+/* Whether the controller is out of reach: connections were lost, or it has not answered for some
+ * time. Then for how long, and in how many milliseconds what waits for it fails, if it is not back. */
+PHALANX_API bool phalanx_away(const phalanx_client *client, int64_t *since_ms, int64_t *left_ms);
 
 /* ---- engines ---------------------------------------------------------------- */
 
@@ -210,6 +213,7 @@ PHALANX_API void phalanx_message_free(phalanx_message *message);
  * lists). NULL: PHALANX_EREMOTE with "ValueError: …" when the call failed. */
 PHALANX_API char *phalanx_value(const struct phalanx_event *event, struct phalanx_error *err);
 
+PHALANX_API phalanx_client *phalanx_result_client(const phalanx_result *result);
 PHALANX_API size_t phalanx_task_count(const phalanx_result *result);
 PHALANX_API const char *phalanx_task_id(const phalanx_result *result, size_t task); /* msg_id */
 PHALANX_API int phalanx_task_engine(const phalanx_result *result,

@@ -302,6 +302,11 @@ void px_result_append(struct phalanx_result *result, struct px_task *task)
     result->tasks[result->count++] = task;
 }
 
+phalanx_client *phalanx_result_client(const phalanx_result *result)
+{
+    return result->client;
+}
+
 size_t phalanx_task_count(const phalanx_result *result)
 {
     if (px_client_inherited(result->client))

@@ -178,7 +178,7 @@ static PyObject *client_wait_engines(PyObject *object, PyObject *args)
         !px_timeout(seconds, &timeout_ms))
         return NULL;
     struct engine_wait wait = {handle, px_handle_borrow(handle), count > 0 ? (size_t)count : 0};
-    const int code = px_wait_python(wait_engines, &wait, timeout_ms);
+    const int code = px_wait_python(wait_engines, NULL, &wait, timeout_ms);
     px_handle_return(handle);
     if (code < 0)
         return NULL;
@@ -251,7 +251,7 @@ static PyObject *client_query(PyObject *object, PyObject *args)
     if (!result)
         return raise_phalanx(&err, module->closed_error);
     struct phalanx_event event;
-    const int code = px_wait_python(wait_answer, result, timeout_ms);
+    const int code = px_wait_python(wait_answer, NULL, result, timeout_ms);
     if (code == PHALANX_OK && phalanx_next(result, 0, &event) == PHALANX_OK && !event.lost)
         text = PyUnicode_DecodeUTF8(event.content, (Py_ssize_t)strlen(event.content), "replace");
     else if (code == PHALANX_ECLOSED)
@@ -331,13 +331,15 @@ static PyObject *client_notices(PyObject *object, PyObject *seconds)
     return px_notices_take(handle, timeout_ms);
 }
 
-/* For other C code in this process: valid until the GIL is given up or the client is closed. */
-static PyObject *client_capsule(PyObject *object, PyObject *unused)
+static PyObject *client_away(PyObject *object, void *unused)
 {
     (void)unused;
     struct px_module *module;
     struct px_handle *handle = handle_of(object, &module);
-    return handle ? PyCapsule_New(handle->client, "phalanx.client", NULL) : NULL;
+    int64_t since_ms, left_ms;
+    if (!handle)
+        return NULL;
+    return PyBool_FromLong(phalanx_away(handle->client, &since_ms, &left_ms));
 }
 
 static PyObject *client_closed(PyObject *object, void *unused)
@@ -380,11 +382,11 @@ static PyMethodDef client_methods[] = {
     {"notices", client_notices, METH_O,
      "notices(timeout): the keys given to Result.notify whose results have all replies; waits for "
      "the first one. None at the end of `timeout` seconds, or of the client."},
-    {"capsule", client_capsule, METH_NOARGS, "The phalanx_client, for C code, at once."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef client_properties[] = {
+    {"away", client_away, NULL, "Whether the controller is out of reach.", NULL},
     {"closed", client_closed, NULL, "Whether close() was called.", NULL},
     {"file", client_file, NULL, "The connection file in use.", NULL},
     {"session", client_session, NULL, "The session id of what this client sends.", NULL},

@@ -22,6 +22,7 @@
 #define PX_LEASE_SIZE 65536
 /* A signal that is handled just before a wait begins does not end it: look again this often. */
 #define PX_SLICE_MS 1000
+#define PX_AWAY_MS 2000 /* a controller that is out of reach so long is spoken of */
 
 struct px_lease;
 
@@ -40,6 +41,7 @@ struct px_handle {
     int users;                         /* GIL */
     unsigned forks;                    /* of the process whose thread serves it: see handle.c */
     phalanx_client *client;            /* NULL once closed */
+    bool warned;                       /* GIL: that the controller is out of reach */
     int borrowers;                     /* GIL: threads that wait on the client itself */
     phalanx_client *doomed;            /* GIL: closed while there were some; the last one ends it */
     _Atomic(struct px_lease *) leases; /* sent; waiting for the GIL */
@@ -90,10 +92,11 @@ bool px_timeout(PyObject *seconds, int64_t *out);
 
 /*
  * Calls `wait(ctx, timeout_ms)` without the GIL, again after signals whose Python handlers
- * did not raise. The code, or -1 with an exception.
+ * did not raise; `look` (may be NULL) once a second meanwhile, and may set an exception. The code,
+ * or -1 with an exception.
  */
-int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), void *ctx,
-                   int64_t timeout_ms);
+int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms),
+                   int (*look)(void *ctx), void *ctx, int64_t timeout_ms);
 
 /* A Result; takes `result`. */
 PyObject *px_result_wrap_new(struct px_module *module, struct px_handle *handle,

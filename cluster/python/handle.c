@@ -154,7 +154,7 @@ static PyObject *keys_of(struct px_notice *newest)
 PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms)
 {
     px_handle_borrow(handle);
-    const int code = px_wait_python(wait_notice, handle, timeout_ms);
+    const int code = px_wait_python(wait_notice, NULL, handle, timeout_ms);
     struct px_notice *newest = atomic_exchange(&handle->notices, NULL);
     px_handle_return(handle);
     if (newest)
@@ -291,8 +291,8 @@ int64_t px_clock_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), void *ctx,
-                   int64_t timeout_ms)
+int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms),
+                   int (*look)(void *ctx), void *ctx, int64_t timeout_ms)
 {
     const int64_t deadline = timeout_ms < 0 ? INT64_MAX : px_clock_ms() + timeout_ms;
     for (;;) {
@@ -302,6 +302,8 @@ int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), voi
         const enum phalanx_code code = wait(ctx, slice);
         PyEval_RestoreThread(state);
         if (PyErr_CheckSignals() < 0)
+            return -1;
+        if (look && slice > 0 && code == PHALANX_ETIME && look(ctx) < 0)
             return -1;
         if (code != PHALANX_EINTR && (code != PHALANX_ETIME || px_clock_ms() >= deadline))
             return code;

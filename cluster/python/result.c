@@ -252,6 +252,7 @@ static PyObject *result_next(PyObject *object, PyObject *unused)
 }
 
 struct waiting {
+    struct px_handle *handle;
     phalanx_result *result;
     enum phalanx_until until;
 };
@@ -260,6 +261,22 @@ static enum phalanx_code wait_result(void *ctx, int64_t timeout_ms)
 {
     const struct waiting *waiting = ctx;
     return phalanx_wait(waiting->result, waiting->until, timeout_ms);
+}
+
+/* Once, until the controller is back. */
+static int warn_when_away(void *ctx)
+{
+    const struct waiting *waiting = ctx;
+    int64_t since_ms, left_ms;
+    if (!phalanx_away(phalanx_result_client(waiting->result), &since_ms, &left_ms))
+        waiting->handle->warned = false;
+    else if (since_ms >= PX_AWAY_MS && !waiting->handle->warned) {
+        waiting->handle->warned = true;
+        return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                                "the controller cannot be reached; waiting %d s for it",
+                                (int)(left_ms / 1000));
+    }
+    return 0;
 }
 
 static PyObject *result_wait(PyObject *object, PyObject *args)
@@ -272,10 +289,10 @@ static PyObject *result_wait(PyObject *object, PyObject *args)
     if (!module || !PyArg_ParseTuple(args, "i|O:wait", &until, &seconds) ||
         !px_timeout(seconds, &timeout_ms) || !usable(self))
         return NULL;
-    struct waiting waiting = {self->result, (enum phalanx_until)until};
+    struct waiting waiting = {self->handle, self->result, (enum phalanx_until)until};
     /* The wait must not outlive the result, which another thread may let go of. */
     Py_INCREF(object);
-    const int code = px_wait_python(wait_result, &waiting, timeout_ms);
+    const int code = px_wait_python(wait_result, warn_when_away, &waiting, timeout_ms);
     Py_DECREF(object);
     if (code < 0)
         return NULL;

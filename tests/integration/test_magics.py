@@ -1071,6 +1071,72 @@ def test_a_cluster_without_engines(tmp_path):
         kill_leftovers(tmp_path / "ipython")
 
 
+def start_controller(env, *options):
+    controller = subprocess.Popen([BIN / "pxcontroller", "--ready-fd=1", "--log-level=ERROR", *options],
+                                  env=programs_env(env), stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE)
+    with controller.stdout as ready:
+        assert ready.readline() == b"ready\n"
+    return controller
+
+
+def kill(process):
+    process.kill()
+    process.wait()
+
+
+def test_a_controller_that_is_killed(tmp_path):
+    """A cell says what it waits for, and goes on where another controller takes over in time."""
+    env = environment(tmp_path / "ipython")
+    gate = tmp_path / "gate"
+    try:
+        controller = start_controller(env)
+        subprocess.Popen([BIN / "pxengine", "-n", "2"], env=programs_env(env),
+                         stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        notebook = Notebook(KERNELS["pxkernel"], programs_env(env), tmp_path)
+        assert notebook.texts("%px 1")[0].endswith(": 1")
+        state = tmp_path / "ipython" / "profile_default" / "log" / "engines.json"
+        wait_for(lambda: state.exists() and len(json.loads(state.read_text())["engines"]) == 2, 20,
+                 "the engines in the controller's books")
+        said, killed = "", False
+        cell = waiting_cell(gate, "--progress-after=-1") + "\n6 * 7"
+        for kind, content in notebook.outputs(notebook.send(cell)):
+            said += content["text"] if kind == "stream" else ""
+            said += plain(content["data"]["text/plain"]) if kind == "display_data" else ""
+            if not killed and by_engine(said) == {0: "before\n", 1: "before\n"}:
+                killed = True
+                kill(controller)
+            if "cannot be reached" in said and controller.returncode is not None:
+                controller = start_controller(env, "--restore")
+            if "is back" in said:
+                gate.touch()
+        said = shown_text(said)
+        assert re.search(r"%px: the controller cannot be reached; waiting for it until \d\d:\d\d:\d\d; "
+                         r"an interrupt ends the cell\n(.*\n)*%px: the controller is back, after \d+ s\n"
+                         r"(.*\n)*\[stdout:0-1\] \nafter\n.*: 42$", said), said
+        notebook.kc.get_shell_msg(timeout=10)
+
+        gate.unlink()
+        said, killed = "", False
+        cell = waiting_cell(gate, "--out=waited --progress-after=-1")
+        for kind, content in notebook.outputs(notebook.send(cell)):
+            said += content["text"] if kind == "stream" else ""
+            if not killed and by_engine(said) == {0: "before\n", 1: "before\n"}:
+                killed = True
+                kill(controller)
+            if "cannot be reached" in said and killed is True:
+                killed = "and interrupted"
+                notebook.km.interrupt_kernel()
+        assert "left engines 0-1, which nothing reaches without the controller" in said
+        assert (kind, content["ename"]) == ("error", "KeyboardInterrupt")
+        warned, error = notebook.run("waited.get(0.1)")
+        assert "RuntimeWarning: the controller cannot be reached; waiting" in warned[1]
+        assert error[1]["ename"] == "TimeoutError"
+        notebook.close()
+    finally:
+        kill_leftovers(tmp_path / "ipython")
+
+
 def test_says_why_none_starts(tmp_path):
     program = tmp_path / "pxcluster"
     program.write_text("#!/bin/sh\necho 'pxcluster: port taken'\nexit 1\n")

@@ -20,6 +20,7 @@ from .client import Client, newest
 from .cluster import find_pxcluster, run, run_with_parent, wait_until
 
 CONNECT_SECONDS = 5  # a controller that is there answers in milliseconds
+AWAY_SECONDS = 1  # one whose connections are lost may just be starting anew
 TRUST_SECONDS = 5  # one that has just answered is not asked again
 ENGINE_SECONDS = 30
 SOON_SECONDS = 2  # for engines of a cluster that has none: they may be about to register
@@ -63,7 +64,7 @@ class DefaultCluster:
 
     def existing(self):
         """The client of the cluster that runs, or None."""
-        for client in (newest(), self._client):
+        for client in dict.fromkeys((newest(), self._client)):
             if client is not None and not self._is_stale(client):
                 return client
         if self._client is not None:
@@ -98,8 +99,9 @@ class DefaultCluster:
             return True
         if time.monotonic() - self._answered.get(client, -TRUST_SECONDS) < TRUST_SECONDS:
             return False
+        seconds = AWAY_SECONDS if client._raw.away else CONNECT_SECONDS
         try:
-            client._raw.query("connection_request", "{}", CONNECT_SECONDS)
+            client._raw.query("connection_request", "{}", seconds)
         except (TimeoutError, _phalanx.ClosedError):
             return True
         self._answered[client] = time.monotonic()

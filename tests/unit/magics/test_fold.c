@@ -59,6 +59,8 @@ static const struct {
     {"Cell In[3], line 1", "Cell In[12], line 1", true},
     {"Cell In [3], line 1", "Cell In [3], line 2", false},
     {"<A object at 0x7f00aa>", "<A object at 0x55ee>", true},
+    {"Task '8898a-c4_23_3' is lost: x", "Task '8898a-c4_23_4' is lost: x", true},
+    {"Task '8898a' is lost: x", "Task '8898a' is lost: y", false},
     {"\033[0;31mKeyError\033[0m: 1", "KeyError: 1", true},
     {"/tmp/ipykernel_12/3.py", "/tmp/ipykernel_77/3.py", true},
     {"<ipython-input-9-ab>:1", "<ipython-input-10-ab>:1", true},

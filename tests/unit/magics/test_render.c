@@ -106,12 +106,29 @@ static void offers_what_to_type(void **state)
                       "    %pxcluster engines --restart 3,7\n");
 }
 
+static void says_that_the_controller_is_gone(void **state)
+{
+    (void)state;
+    struct px_buf out = {0};
+    px_render_away(&out, "13:42:10", true);
+    expect_text(&out, "%px: the controller cannot be reached; waiting for it until 13:42:10; an "
+                      "interrupt ends the cell\n");
+    px_render_away(&out, "13:42:10", false);
+    expect_text(&out, "%px: the controller cannot be reached; waiting for it until 13:42:10\n");
+    px_render_back(&out, 7.2);
+    expect_text(&out, "%px: the controller is back, after 7 s\n");
+    px_render_left(&out, (int[]){0, 1, 2}, 3);
+    expect_text(&out, "%px: left engines 0-2, which nothing reaches without the controller. To wait "
+                      "on for them, type\n    %pxresult\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(renders_results),  cmocka_unit_test(renders_labels),
         cmocka_unit_test(lists_engines),    cmocka_unit_test(renders_durations),
         cmocka_unit_test(renders_progress), cmocka_unit_test(offers_what_to_type),
+        cmocka_unit_test(says_that_the_controller_is_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
