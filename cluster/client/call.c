@@ -5,13 +5,14 @@
  * A call is an ordinary apply in ipyparallel's form (ipyparallel/serialize/serialize.py,
  * pack_apply_message), so any engine runs it:
  *
- *     function    pickle of the builtin eval
- *     info        pickle of {"nargs": 2, "narg_bufs": 2, "kw_keys": []}
- *     argument    pickle of a text: the expression in call.py
+ *     function    pickle of eval(the text in call.py, the functions that it needs)
+ *     info        pickle of {"nargs": 1, "narg_bufs": 1, "kw_keys": []}
  *     argument    pickle of a dictionary: function, args, kwargs, as texts
  *
- * The expression turns JSON into arguments and the value into JSON, so the only pickles here are
- * of texts. The value comes back as one, in whatever protocol the engine's pickle writes. Pure.
+ * The function turns JSON into arguments and the value into JSON, so the only pickles here are of
+ * texts. It is the same for every call, so an engine that remembers functions by their pickle
+ * compiles it once. The value comes back as one, in whatever protocol the engine's pickle writes.
+ * Pure.
  */
 #include "client/client.h"
 
@@ -37,25 +38,44 @@ static void put_text(struct px_buf *out, const char *text)
     px_buf_append(out, text, size);
 }
 
+/* What call.py has as its globals: nothing but the standard library, so every engine has it. */
+static const struct {
+    const char *name, *module;
+} needs[] = {
+    {"dumps", "json"},
+    {"loads", "json"},
+    {"reduce", "functools"},
+    {"import_module", "importlib"},
+};
+
+static void put_function(struct px_buf *out)
+{
+    px_buf_text(out, "cbuiltins\neval\n(");
+    put_text(out, px_embedded_call);
+    px_buf_text(out, "}(");
+    for (size_t i = 0; i < PX_COUNT(needs); i++) {
+        put_text(out, needs[i].name);
+        px_buf_printf(out, "c%s\n%s\n", needs[i].module, needs[i].name);
+    }
+    px_buf_text(out, "utR.");
+}
+
 void px_call_pack(struct px_call *call, const char *function, const char *args, const char *kwargs)
 {
-    static const char eval[] = "cbuiltins\neval\n.";
-    static const char info[] = "(dVnargs\nI2\nsVnarg_bufs\nI2\nsVkw_keys\n(ls.";
+    static const char info[] = "(dVnargs\nI1\nsVnarg_bufs\nI1\nsVkw_keys\n(ls.";
     const char *const members[][2] = {
         {"function", function}, {"args", args ? args : "[]"}, {"kwargs", kwargs ? kwargs : "{}"}};
     *call = (struct px_call){0};
-    put_text(&call->code, px_embedded_call);
-    px_buf_text(&call->code, ".");
+    put_function(&call->code);
     px_buf_text(&call->names, "}(");
     for (size_t i = 0; i < PX_COUNT(members); i++) {
         put_text(&call->names, members[i][0]);
         put_text(&call->names, members[i][1]);
     }
     px_buf_text(&call->names, "u.");
-    call->buffers[0] = (struct phalanx_buffer){.data = eval, .size = sizeof eval - 1};
+    call->buffers[0] = (struct phalanx_buffer){.data = call->code.data, .size = call->code.size};
     call->buffers[1] = (struct phalanx_buffer){.data = info, .size = sizeof info - 1};
-    call->buffers[2] = (struct phalanx_buffer){.data = call->code.data, .size = call->code.size};
-    call->buffers[3] = (struct phalanx_buffer){.data = call->names.data, .size = call->names.size};
+    call->buffers[2] = (struct phalanx_buffer){.data = call->names.data, .size = call->names.size};
 }
 
 void px_call_fini(struct px_call *call)

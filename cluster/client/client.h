@@ -133,7 +133,7 @@ bool px_json_unescape(struct px_span raw, struct px_buf *out);
 
 struct px_call {
     struct px_buf code, names;
-    struct phalanx_buffer buffers[4]; /* of an apply; they point into the two above */
+    struct phalanx_buffer buffers[3]; /* of an apply; they point into the two above */
 };
 /* `args` and `kwargs` are JSON or NULL. */
 void px_call_pack(struct px_call *call, const char *function, const char *args, const char *kwargs);
