@@ -38,7 +38,7 @@ struct px_socket {
     int type; /* libzmq's */
     unsigned long dropped;
     bool bounded; /* px_socket_set_bounded */
-    bool used; /* since its loop last asked: any call may have taken the edge of its descriptor */
+    bool used;    /* since its loop last asked: a call may have taken its descriptor's edge */
 };
 
 void *px_context_create(int io_threads)
@@ -425,6 +425,7 @@ struct px_msg *px_socket_recv(struct px_socket *socket)
             got = zmq_msg_recv(&frame, socket->handle, ZMQ_DONTWAIT);
         while (got < 0 && errno == EINTR);
         if (got < 0) {
+            socket->used = errno != EAGAIN; /* libzmq has looked for news before it said so */
             zmq_msg_close(&frame);
             px_msg_destroy(msg); /* non-NULL only if the context ended inside a message */
             return NULL;
