@@ -94,8 +94,9 @@ void px_engines_fini(struct px_engines *engines);
  * signal handler must end the wait. */
 struct px_waiter {
     sem_t sem;
-    int until; /* enum phalanx_until; unused for engines */
-    struct px_waiter *next, *prev;
+    int until;   /* enum phalanx_until; unused for engines */
+    bool called; /* lock: a post is on its way, or there */
+    struct px_waiter *next, *prev, *next_called;
 };
 
 /* The deadline of a time-out from now; INT64_MAX for ever, 0 for not at all. */
@@ -218,8 +219,10 @@ struct phalanx_result *px_result_create(struct phalanx_client *client);
 void px_result_unref(struct phalanx_result *result);
 /* Lock held. Appends a task; it belongs to the result. */
 void px_result_append(struct phalanx_result *result, struct px_task *task);
-/* Lock held: moves what was staged into view and wakes those who waited for it. */
-void px_result_file(struct phalanx_result *result);
+/* Lock held: moves what was staged into view, and puts those who waited for it before `called`. */
+struct px_waiter *px_result_file(struct phalanx_result *result, struct px_waiter *called);
+/* Lock not held: else whoever wakes would wait for it at once. */
+void px_waiters_wake(struct px_waiter *called);
 /* Once the I/O thread has ended: nothing will come for this result. */
 void px_result_close(struct phalanx_result *result);
 

@@ -30,11 +30,13 @@ void px_io_flush(struct phalanx_client *client)
     if (!client->touched)
         return;
     struct phalanx_result *result = client->touched;
+    struct px_waiter *called = NULL;
     client->touched = NULL;
     pthread_mutex_lock(&client->lock);
     for (struct phalanx_result *r = result; r; r = r->next_touched)
-        px_result_file(r);
+        called = px_result_file(r, called);
     pthread_mutex_unlock(&client->lock);
+    px_waiters_wake(called);
     while (result) {
         struct phalanx_result *next = result->next_touched;
         result->touched = false;

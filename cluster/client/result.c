@@ -42,6 +42,24 @@ enum phalanx_code px_waiter_sleep(struct px_waiter *waiter, int64_t deadline_ms)
     return errno == EINTR ? PHALANX_EINTR : PHALANX_ETIME;
 }
 
+void px_waiters_wake(struct px_waiter *called)
+{
+    while (called) {
+        struct px_waiter *next = called->next_called;
+        sem_post(&called->sem); /* it may be gone now */
+        called = next;
+    }
+}
+
+/* Lock held. Nobody lets go of a semaphore that is still to be posted. */
+static void leave(struct phalanx_result *result, struct px_waiter *waiter)
+{
+    DL_DELETE(result->waiters, waiter);
+    while (waiter->called && sem_wait(&waiter->sem) < 0)
+        continue;
+    sem_destroy(&waiter->sem);
+}
+
 static bool is_ready(const struct phalanx_result *result, int until)
 {
     switch (until) {
@@ -78,11 +96,11 @@ static enum phalanx_code wait_until(struct phalanx_result *result, int until, in
         pthread_mutex_unlock(&client->lock);
         code = px_waiter_sleep(&waiter, deadline_ms);
         pthread_mutex_lock(&client->lock);
+        waiter.called &= code != PHALANX_OK;
     }
     if (is_ready(result, until))
         code = PHALANX_OK;
-    DL_DELETE(result->waiters, &waiter);
-    sem_destroy(&waiter.sem);
+    leave(result, &waiter);
     return code;
 }
 
@@ -258,7 +276,7 @@ static void tell_done(struct phalanx_result *result)
     done(result->done_hint);
 }
 
-void px_result_file(struct phalanx_result *result)
+struct px_waiter *px_result_file(struct phalanx_result *result, struct px_waiter *called)
 {
     struct phalanx_message *message = result->staged.head, *next;
     for (; message; message = next) {
@@ -277,17 +295,22 @@ void px_result_file(struct phalanx_result *result)
     tell_done(result);
     struct px_waiter *waiter;
     DL_FOREACH(result->waiters, waiter) {
-        if (result->closed || is_ready(result, waiter->until))
-            sem_post(&waiter->sem);
+        if (waiter->called || !(result->closed || is_ready(result, waiter->until)))
+            continue;
+        waiter->called = true;
+        waiter->next_called = called;
+        called = waiter;
     }
+    return called;
 }
 
 void px_result_close(struct phalanx_result *result)
 {
     pthread_mutex_lock(&result->client->lock);
     result->staged.closed = true;
-    px_result_file(result);
+    struct px_waiter *called = px_result_file(result, NULL);
     pthread_mutex_unlock(&result->client->lock);
+    px_waiters_wake(called);
 }
 
 /* ---- tasks ----------------------------------------------------------------------------- */
