@@ -42,6 +42,23 @@ def wait_for(condition, timeout=60):
         pause.wait(0.002)
 
 
+def stock_client(file):
+    import ipyparallel
+    with contextlib.redirect_stdout(None):
+        deadline = time.monotonic() + 10
+        while True:  # ipcontroller writes its file in place: it may not be whole yet
+            try:
+                return ipyparallel.Client(file, timeout=60)
+            except ValueError:
+                if time.monotonic() > deadline:
+                    raise
+
+
+def our_client(file):
+    import phalanx
+    return phalanx.Client(file)
+
+
 class Cluster:
     """Ours or theirs in a directory of its own."""
 
@@ -78,19 +95,10 @@ class Cluster:
         return seconds
 
     def stock_client(self):
-        import ipyparallel
-        with contextlib.redirect_stdout(None):
-            deadline = time.monotonic() + 10
-            while True:  # ipcontroller writes its file in place: it may not be whole yet
-                try:
-                    return ipyparallel.Client(str(self.client_file), timeout=60)
-                except ValueError:
-                    if time.monotonic() > deadline:
-                        raise
+        return stock_client(str(self.client_file))
 
     def our_client(self):
-        import phalanx
-        return phalanx.Client(str(self.client_file))
+        return our_client(str(self.client_file))
 
     def pids(self):
         """(controller, engines) as the cluster file has them."""
