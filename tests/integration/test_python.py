@@ -81,6 +81,45 @@ DISPLAYS = [
 ]
 
 
+TRANSFORMED = r"""
+import itertools, pathlib, random, warnings
+from IPython.core.inputtransformer2 import EscapedCommand, TransformerManager
+
+ours, theirs = get_ipython().input_transformer_manager, TransformerManager()
+assert type(ours) is not TransformerManager
+warnings.simplefilter("ignore", UserWarning)
+def outcome(manager, cell):
+    try:
+        return manager.transform_cell(cell)
+    except Exception as error:
+        return type(error)
+pieces = ["a", " ", "=", "!", "%", "?", "\n", "\\\n", "(", ")", ",", ";", "/", "'", "#", "\r", "\f", "\x85", "\t",
+          ":", "...:", ">>> ", "In [1]: ", "if a:\n  ", "%%x\n", 3 * '"']
+cells = ["".join(c) for n in (1, 2, 3) for c in itertools.product(pieces, repeat=n)]
+draw = random.Random(7)
+cells += ["".join(draw.choices(pieces, k=draw.randrange(4, 12))) for _ in range(8000)]
+cells += [pathlib.Path(random.__file__).read_text(), pathlib.Path(pathlib.__file__).read_text()]
+differ = [cell for cell in cells if outcome(theirs, cell) not in (outcome(ours, cell), IndentationError)]
+
+class Own(EscapedCommand):
+    @classmethod
+    def find(cls, tokens):
+        return cls((1, 0)) if tokens and tokens[0] and tokens[0][0].string == "own" else None
+    def transform(self, lines):
+        return ["'instead'\n"]
+ours.token_transformers.append(Own)
+differ, outcome(ours, "own")
+"""
+
+
+def test_cells_are_transformed_as_ipython_does(kernel):
+    """Their tokens are looked at only where they may be IPython's."""
+    pytest.importorskip("IPython.core.inputtransformer2")
+    _, seen = kernel.run(TRANSFORMED)
+    kernel.run("ours.token_transformers.remove(Own)\ndel warnings.filters[0]")
+    assert text_of(seen) == r"""([], "'instead'\n")"""
+
+
 @pytest.mark.parametrize("thing, mime", DISPLAYS)
 def test_displays(kernel, thing, mime):
     reply, seen = kernel.run(f"from IPython.display import *\ndisplay({thing})\n{thing}")

@@ -8,6 +8,7 @@ bridge.py asks of a shell.
 import contextlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 import traceback
@@ -75,6 +76,7 @@ from IPython.core.displayhook import DisplayHook as BaseDisplayHook
 from IPython.core.display_trap import DisplayTrap
 from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
 from IPython.core.error import UsageError
+from IPython.core.inputtransformer2 import ESCAPE_SINGLES, TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magics.code import CodeMagics, InteractivelyDefined, MacroToEdit
@@ -191,6 +193,28 @@ class Compiler(CachingCompiler):
         if host.bridge.options["debugger"]:
             return host.bridge.embedded("debugger").cell_name(raw_code)
         return super().get_code_name(raw_code, transformed_code, number)
+
+
+class Transformers(TransformerManager):
+    """Looks for IPython's syntax among the tokens of a cell only where there may be some: Python's
+    tokenizer is written in Python, and takes longer than all else that a plain cell needs."""
+
+    # a = %magic, a = !command; %magic and the like at a line's begin; help? Other ends of lines than
+    # \n are left to the tokenizer.
+    _syntax = re.compile(r"=\s*[%%!]|^\s*[%s]|[?\r\v\f\x1c-\x1e\x85\u2028\u2029]"
+                         % re.escape("".join(sorted(ESCAPE_SINGLES))), re.M)
+    _searched = ["MagicAssign", "SystemAssign", "EscapedCommand", "HelpEnd"]
+
+    def __init__(self):
+        super().__init__()
+        names = [transformer.__name__ for transformer in self.token_transformers]
+        self._known = list(self.token_transformers) if names == self._searched else None
+
+    def do_one_token_transform(self, lines):
+        plain = not self._syntax.search("".join(lines))
+        if plain and self.token_transformers == self._known:
+            return False, lines
+        return super().do_one_token_transform(lines)
 
 
 class Payloads(PayloadManager):
@@ -327,6 +351,7 @@ class ZMQInteractiveShell(InteractiveShell):
     compiler_class = Type(Compiler)
     displayhook_class = Type(DisplayHook)
     display_pub_class = Type(DisplayPublisher)
+    input_transformer_manager = Instance(Transformers, ())
     kernel = Any()
     bridge = Any()
     exiter = Instance(ZMQExitAutocall)
