@@ -249,5 +249,6 @@ void px_host_init(struct px_kernel *kernel)
                                            .parent_unref = px_parent_unref,
                                            .parent_header = host_parent_header,
                                            .began = host_began,
-                                           .keep_buffer = host_keep_buffer};
+                                           .keep_buffer = host_keep_buffer,
+                                           .begun = kernel->config.begun};
 }

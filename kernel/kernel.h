@@ -121,6 +121,7 @@ struct px_kernel_config {
     void (*shutdown)(void *ctx, bool restart);
     /* Optional, on the interpreter thread: it starts on a request; with NULL, it has finished. */
     void (*running)(void *ctx, const struct px_request *request);
+    int64_t *begun; /* optional, borrowed: see struct px_interp_host */
     /* Optional: appends members, each with a leading comma, to the metadata of a task's reply.
      * Called on the thread of the request. */
     void (*task_metadata)(void *ctx, const struct px_request *request, struct px_buf *out);

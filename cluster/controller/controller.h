@@ -195,6 +195,7 @@ struct px_order {
     /* Owned as `msg` is; NULL: not known. */
     char *cause;   /* why the engine died, a phrase */
     char *running; /* the request that it died with */
+    int begun;     /* of the items of that; 0: it has none, or not known */
     char *text;    /* ids, each ended by a newline */
     char uuid[PX_MAX_UUID + 1];
 };
@@ -410,10 +411,9 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
                                  int hwm);
 void px_tasks_destroy(struct px_tasks *tasks);
 void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned features);
-/* `cause` is told to those whose tasks ran there; `running` is the request that ran last. NULL: not
- * known. */
-void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause,
-                          const char *running);
+/* By a PX_ORDER_ENGINE_DOWN: `cause` is told to those whose tasks ran there, `begun` to whoever
+ * waits for the one that ran last. */
+void px_tasks_engine_down(struct px_tasks *tasks, const struct px_order *order);
 /* Passes on what has arrived from engines. */
 void px_tasks_drain(struct px_tasks *tasks);
 /* A task from the hub: identities | message. Takes `msg`. */

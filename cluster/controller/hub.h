@@ -225,6 +225,7 @@ struct px_member {
     bool is_leaving, is_answered; /* dead, and clients have not been told; its direct requests have
                                    * been answered */
     char *running;                /* the request that it died with; NULL: none, or not known */
+    int begun;                    /* items of that; 0: it has none, or not known */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
     unsigned probes;        /* on mux: how many it was sent, from 1 */

@@ -116,7 +116,8 @@ static void order_engine(struct px_hub *hub, enum px_order_kind kind,
                              .id = member->id,
                              .features = member->features,
                              .cause = px_strdup(member->cause),
-                             .running = px_strdup(member->running)};
+                             .running = px_strdup(member->running),
+                             .begun = member->begun};
     memcpy(order.uuid, member->uuid, strlen(member->uuid));
     px_link_order(hub->link, &order);
 }
@@ -450,11 +451,10 @@ void px_on_registration_request(const struct px_request *request)
 
 #define MOST_CAUSE 500
 
-/* "px": {"cause": a phrase, "running": an id}, as a nanny says it (engine/nanny.c). NULL for none.
- */
-static char *read_cause(const json_t *content)
+/* A phrase; NULL for none. */
+static char *read_cause(const json_t *why)
 {
-    const char *text = json_string_value(json_object_get(json_object_get(content, "px"), "cause"));
+    const char *text = json_string_value(json_object_get(why, "cause"));
     size_t size = text == NULL ? 0 : strlen(text);
     if (size == 0)
         return NULL;
@@ -465,6 +465,20 @@ static char *read_cause(const json_t *content)
     return px_format("%.*s", (int)size, text);
 }
 
+/* {"cause", "running", "begun"}, as a nanny says it (engine/nanny.c). */
+static void lose_member(struct px_hub *hub, struct px_member *member, const json_t *why)
+{
+    char *cause = read_cause(why);
+    const json_t *running = json_object_get(why, "running");
+    const json_int_t begun = json_integer_value(json_object_get(why, "begun"));
+    if (json_string_length(running) <= PX_MAX_MSG_ID)
+        member->running = px_strdup(json_string_value(running));
+    if (begun > 0 && begun <= INT32_MAX)
+        member->begun = (int)begun;
+    px_hub_unregister(hub, member, cause);
+    free(cause);
+}
+
 void px_on_unregistration_request(const struct px_request *request)
 {
     struct px_hub *hub = request->hub;
@@ -473,12 +487,7 @@ void px_on_unregistration_request(const struct px_request *request)
         return;
     struct px_member *member = px_hub_member_id(hub, (int)json_integer_value(id));
     if (member != NULL && member->alive) {
-        char *cause = read_cause(request->content);
-        const json_t *running = json_object_get(json_object_get(request->content, "px"), "running");
-        if (json_string_length(running) <= PX_MAX_MSG_ID)
-            member->running = px_strdup(json_string_value(running));
-        px_hub_unregister(hub, member, cause);
-        free(cause);
+        lose_member(hub, member, json_object_get(request->content, "px"));
         return;
     }
     struct px_pending *pending, *next;

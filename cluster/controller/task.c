@@ -34,6 +34,7 @@ struct farewell {
     int id;
     char *cause;   /* a phrase; NULL: not known */
     char *running; /* the request it died with; NULL: not known */
+    int begun;     /* of the items of that; 0: it has none, or not known */
     size_t size;
     char uuid[];
 };
@@ -68,11 +69,26 @@ static void put_loss(const struct farewell *farewell, const struct px_worker *on
         px_buf_printf(out, "Engine b'%s' died while running task '%s'", on->uuid, msg_id);
 }
 
+/* "px_begun": how many items of a task that has items were begun: the last of them was running. */
+static void add_begun(struct px_tasks *tasks, struct px_msg *reply, int begun)
+{
+    struct px_span old = px_msg_content(reply);
+    struct px_buf content = {0};
+    px_buf_append(&content, old.data, old.size - 1);
+    px_buf_printf(&content, ", \"px_begun\": %d}", begun);
+    px_msg_replace(reply, px_msg_ident_count(reply) + 5, content.data, content.size);
+    px_session_resign(tasks->shared.session, reply);
+    px_buf_fini(&content);
+}
+
+/* begun: 0 for nothing. */
 static void send_error(struct px_tasks *tasks, const struct px_msg *request, struct px_span engine,
-                       const char *ename, const char *evalue)
+                       const char *ename, const char *evalue, int begun)
 {
     struct px_msg *msg = px_error_reply(tasks->shared.session, px_msg_ident(request, 0), engine,
                                         px_msg_header(request), ename, evalue);
+    if (begun > 0)
+        add_begun(tasks, msg, begun);
     px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
     px_clients_send(tasks->clients, msg);
 }
@@ -83,12 +99,15 @@ static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why 
     struct px_tasks *tasks = ctx;
     struct px_buf evalue = {0};
     struct px_span engine = {0};
+    const struct farewell *farewell = on != NULL ? tasks->leaving : NULL;
+    const bool last =
+        farewell != NULL && farewell->running != NULL && strcmp(farewell->running, msg_id) == 0;
     px_buf_text(&evalue, "");
     if (on != NULL) {
-        put_loss(tasks->leaving, on, msg_id, &evalue);
+        put_loss(farewell, on, msg_id, &evalue);
         engine = (struct px_span){on->uuid, on->uuid_size};
     }
-    send_error(tasks, payload, engine, enames[why], evalue.data);
+    send_error(tasks, payload, engine, enames[why], evalue.data, last ? farewell->begun : 0);
     px_log(PX_DEBUG, "task-failed", "msg_id=%s why=%s", msg_id, enames[why]);
     px_buf_fini(&evalue);
 }
@@ -196,7 +215,7 @@ static void refuse_spec(struct px_tasks *tasks, const struct px_msg *msg, const 
 {
     refuse(tasks, why);
     px_link_note(tasks->shared.link, PX_NOTE_TASK_REQUEST, msg);
-    send_error(tasks, msg, (struct px_span){0}, "ValueError", why);
+    send_error(tasks, msg, (struct px_span){0}, "ValueError", why, 0);
 }
 
 /* Reads what is asked of a task. -1: it was refused. */
@@ -371,9 +390,9 @@ void px_tasks_engine_up(struct px_tasks *tasks, struct px_span uuid, unsigned fe
     px_tasks_after(tasks);
 }
 
-void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, const char *cause,
-                          const char *running)
+void px_tasks_engine_down(struct px_tasks *tasks, const struct px_order *order)
 {
+    struct px_span uuid = px_span_of(order->uuid);
     px_schedule_tick(tasks->schedule, now_us());
     px_schedule_engine_down(tasks->schedule, uuid);
     px_route_forget(tasks->route, uuid);
@@ -381,9 +400,10 @@ void px_tasks_engine_down(struct px_tasks *tasks, int id, struct px_span uuid, c
     px_tasks_unexpect(tasks, uuid);
     struct farewell *farewell = px_alloc(sizeof(*farewell) + uuid.size + 1);
     farewell->tasks = tasks;
-    farewell->id = id;
-    farewell->cause = px_strdup(cause);
-    farewell->running = px_strdup(running);
+    farewell->id = order->id;
+    farewell->cause = px_strdup(order->cause);
+    farewell->running = px_strdup(order->running);
+    farewell->begun = order->begun;
     farewell->size = uuid.size;
     memcpy(farewell->uuid, uuid.data, uuid.size);
     DL_APPEND(tasks->farewells, farewell);

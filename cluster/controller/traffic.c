@@ -67,7 +67,7 @@ static void on_engine_down(struct px_traffic *traffic, struct px_order *order)
     px_relay_engine_down(traffic->control, uuid);
     px_broadcast_engine_down(traffic->broadcast, uuid);
     if (traffic->tasks != NULL)
-        px_tasks_engine_down(traffic->tasks, order->id, uuid, order->cause, order->running);
+        px_tasks_engine_down(traffic->tasks, order);
 }
 
 static void on_expect(struct px_traffic *traffic, struct px_order *order)

@@ -334,6 +334,7 @@ static int create_kernel(struct engine *engine, struct px_error *err)
                                             .send = send_message,
                                             .shutdown = px_engine_shutdown,
                                             .running = px_engine_running,
+                                            .begun = px_obituary_begun(engine->config->obituary),
                                             .task_metadata = px_engine_task_metadata};
     engine->kernel = px_kernel_create(&config, err);
     free(prefix);

@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -234,8 +235,8 @@ static void on_ended(struct forkserver *server, struct child *child, int status,
     server->living--;
     log_end(server, child, bad, cause.data, peak_kb, &busy);
     if (child->id >= 0 && bad)
-        say(server->nanny_fd, "-%d %s %s\n", child->id, busy.running ? busy.msg_id : "-",
-            cause.data);
+        say(server->nanny_fd, "-%d %s %" PRId64 " %s\n", child->id,
+            busy.running ? busy.msg_id : "-", busy.begun, cause.data);
     else if (child->id >= 0)
         say(server->nanny_fd, "=%d\n", child->id);
     say(server->config->ready_fd, "exited %d %s\n", (int)child->pid, cause.data);

@@ -3,8 +3,9 @@
  * nanny: turns "an engine has ended" into unregistration at once, without a missed heartbeat.
  *
  *     unregistration_request  {"id": 3, "px": {"cause": "killed by SIGSEGV ...",
- *                                              "running": "<msg_id>" or null}}
+ *                                              "running": "<msg_id>" or null, "begun": 18}}
  *
+ * "begun" is how many items of the task had begun, and there if it has items (a part of a map).
  * "px" is an addition to the protocol; a hub that does not know it passes it over.
  *
  * A process of its own, because the fork server must not have a ZeroMQ context, and because it
@@ -54,29 +55,37 @@ static int connect_hub(struct nanny *nanny, struct px_error *err)
     return px_socket_connect(nanny->hub, endpoint, err);
 }
 
-/* `running` NULL: no request. */
-static char *say_why(int id, const char *running, const char *cause)
+/* How an engine ended. */
+struct end {
+    const char *running; /* NULL: no request */
+    long begun;          /* 0: not said */
+    const char *cause;
+};
+
+static char *say_why(int id, const struct end *end)
 {
     struct px_buf content = {0};
     px_buf_printf(&content, "{\"id\": %d, \"px\": {\"cause\": ", id);
-    px_buf_json_string(&content, cause, strlen(cause));
+    px_buf_json_string(&content, end->cause, strlen(end->cause));
     px_buf_text(&content, ", \"running\": ");
-    if (running)
-        px_buf_json_string(&content, running, strlen(running));
+    if (end->running)
+        px_buf_json_string(&content, end->running, strlen(end->running));
     else
         px_buf_text(&content, "null");
+    if (end->running && end->begun > 0)
+        px_buf_printf(&content, ", \"begun\": %ld", end->begun);
     px_buf_text(&content, "}}");
     return content.data;
 }
 
-static void unregister(struct nanny *nanny, int id, const char *running, const char *cause)
+static void unregister(struct nanny *nanny, int id, const struct end *end)
 {
     struct px_error err;
     if (connect_hub(nanny, &err) < 0) {
         px_log(PX_ERROR, "unregistration.failed", "id=%d why=\"%s\"", id, err.text);
         return;
     }
-    char *content = say_why(id, running, cause);
+    char *content = say_why(id, end);
     const struct px_draft draft = {.type = PX_UNREGISTRATION_REQUEST,
                                    .content = px_span_of(content)};
     struct px_msg *msg = px_session_build(nanny->session, &draft);
@@ -85,14 +94,17 @@ static void unregister(struct nanny *nanny, int id, const char *running, const c
     free(content);
 }
 
-/* "-<id> <msg_id> <cause>" without what went before msg_id. */
+/* "-<id> <msg_id> <begun> <cause>" without what went before msg_id. */
 static void on_death(struct nanny *nanny, int id, char *words)
 {
     char *rest = NULL;
     const char *running = strtok_r(words, " \n", &rest);
+    const char *begun = strtok_r(NULL, " \n", &rest);
     const char *cause = strtok_r(NULL, "\n", &rest);
-    unregister(nanny, id, running && strcmp(running, "-") != 0 ? running : NULL,
-               cause ? cause : "unknown");
+    const struct end end = {.running = running && strcmp(running, "-") != 0 ? running : NULL,
+                            .begun = begun ? strtol(begun, NULL, 10) : 0,
+                            .cause = cause ? cause : "unknown"};
+    unregister(nanny, id, &end);
 }
 
 static void on_line(struct nanny *nanny, char *line)
@@ -120,8 +132,9 @@ static void watch(struct nanny *nanny, int fd)
     FILE *lines = fdopen(fd, "r");
     while (lines && fgets(line, sizeof line, lines))
         on_line(nanny, line);
+    const struct end end = {.cause = "the fork server that kept it has died"};
     for (size_t i = 0; i < nanny->count; i++)
-        unregister(nanny, nanny->ids[i], NULL, "the fork server that kept it has died");
+        unregister(nanny, nanny->ids[i], &end);
     px_socket_destroy(nanny->hub);
     px_context_destroy(nanny->context); /* waits until the messages are out */
 }

@@ -33,6 +33,7 @@ struct page {
     bool running;
     char msg_id[160], type[40];
     int64_t since_ms;
+    int64_t begun; /* not of the sequence: one word, which the language writes as it likes */
 };
 
 struct px_obituary {
@@ -100,8 +101,14 @@ void px_obituary_begin(struct px_obituary *obituary, struct px_span msg_id, stru
     copy(page->msg_id, sizeof page->msg_id, msg_id);
     copy(page->type, sizeof page->type, type);
     page->since_ms = px_now_ms();
+    page->begun = 0;
     page->running = true;
     end_write(page);
+}
+
+int64_t *px_obituary_begun(struct px_obituary *obituary)
+{
+    return &obituary->page->begun;
 }
 
 void px_obituary_end(struct px_obituary *obituary)
@@ -127,6 +134,7 @@ void px_obituary_look(const struct px_obituary *obituary, struct px_busy *out)
     for (int i = 0; i < MOST_LOOKS; i++) {
         const unsigned before = atomic_load_explicit(&page->sequence, memory_order_acquire);
         *out = (struct px_busy){.running = page->running,
+                                .begun = page->begun,
                                 .since_s = (double)(px_now_ms() - page->since_ms) / 1000};
         memcpy(out->msg_id, page->msg_id, sizeof out->msg_id);
         memcpy(out->type, page->type, sizeof out->type);

@@ -23,6 +23,8 @@ void px_obituary_destroy(struct px_obituary *obituary); /* NULL allowed; in eith
 
 /* The interpreter thread starts on a request; longer texts are cut. */
 void px_obituary_begin(struct px_obituary *obituary, struct px_span msg_id, struct px_span type);
+/* How many items of it it has begun, where it has items: the language writes it. Then 0 again. */
+int64_t *px_obituary_begun(struct px_obituary *obituary);
 /* It has finished. */
 void px_obituary_end(struct px_obituary *obituary);
 /* Any thread: the hub was told that the engine ends. */
@@ -36,6 +38,7 @@ struct px_busy {
     bool running;
     char msg_id[160], type[40];
     double since_s;
+    int64_t begun; /* items of it; 0: it has none, or not known */
 };
 /* What the engine is doing, or was doing at its end. Any thread. */
 void px_obituary_look(const struct px_obituary *obituary, struct px_busy *out);

@@ -96,6 +96,10 @@ struct px_interp_host {
      * end. `out` gets its bytes, which the language may also write to; it calls out->release once,
      * from any thread. False: it cannot, and the language copies. */
     bool (*keep_buffer)(void *ctx, size_t index, struct px_buffer *out);
+
+    /* Optional. How many items of the task that runs it has begun, for whoever has to say which one
+     * killed it: the interpreter thread writes it if the task has items. 0 when a task starts. */
+    int64_t *begun;
 };
 
 /* ---- what a language offers ---------------------------------------------- */

@@ -4,7 +4,6 @@ import contextlib
 import io
 import itertools
 import os
-import signal
 import threading
 
 import pytest
@@ -380,22 +379,25 @@ def test_imap_raises_where_the_item_is(rc):
 # ---- when an engine dies ---------------------------------------------------------------------
 
 
-def test_an_engine_that_dies_takes_its_batches_along(rc, where):
+def test_an_engine_that_dies_takes_one_item_along(rc, where):
     if where[1] != 4:
         pytest.skip("ipcontroller learns of a death by heartbeats")
 
-    def some(x):
-        import time
+    def deadly(x):
+        import os
+        import signal
 
-        time.sleep(0.002)  # work
+        if x == 3_000:
+            os.kill(os.getpid(), signal.SIGKILL)
         return x
 
+    def lost(values):
+        assert len(values) == 20_000
+        assert isinstance(values[3_000], error.EngineError)
+        return [i for i, v in enumerate(values) if v != i]
+
     view = rc.load_balanced_view()
-    pid = rc[rc.ids[-1]].apply_sync(os.getpid)
-    result = view.map_async(some, range(4_000), return_exceptions=True)
-    wait_for(lambda: result.progress > 500, what="some items")
-    os.kill(pid, signal.SIGKILL)
-    values = result.get(timeout=60)
-    lost = [v for v in values if isinstance(v, error.EngineError)]
-    assert 0 < len(lost) < 500
-    assert all(v == i for i, v in enumerate(values) if not isinstance(v, error.EngineError))
+    result = view.map_async(deadly, range(20_000), return_exceptions=True)
+    assert lost(result.get(timeout=60)) == [3_000]
+    assert result.wait_for_output(60)
+    assert lost(list(view.imap(deadly, range(20_000), return_exceptions=True))) == [3_000]

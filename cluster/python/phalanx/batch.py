@@ -10,9 +10,12 @@ is split); what is handed back is sent again, to whom it may concern.
 `Batches` looks like a result of the C library whose tasks are the *items*: one reply for each, with
 its own value or its own exception, and its own output. Results, their order, errors and iteration
 are therefore those of single items. What differs: what is written past sys.stdout (by C code, by other
-programs) is filed under the item that spoke last; if an engine dies, every item of its batch is lost
-with it (with `retries` all of them run again); if the results of a batch cannot be pickled, its
-items run again, one by one, to find out whose fault it is. With a chunksize nothing differs.
+programs) is filed under the item that spoke last; if an engine dies, the item that it was at is lost
+(with `retries` all of its batch run again), and those of its batch that it had done, a twentieth of a
+second's work, run again elsewhere, as their results died with it; if the results of a batch cannot be
+pickled, its items run again, one by one, to find out whose fault it is. With a chunksize nothing
+differs. An engine that died with its host, or that is not pxengine's, says nothing of items: then
+all of the batch are lost.
 """
 
 import json

@@ -67,14 +67,14 @@ class Sizes:
 def _run(f, patience, *columns):
     """On the engine. (seconds, values, errors): as many values as items were begun; None where an
     error (its index, and an error's content) is. With patience None there is one item, whose error
-    is the task's.
+    is the task's. The engine is told which item is next, for its obituary.
 
     An item that says something sends data first: {MARK: its index}. What follows is its output.
     """
     import sys
     from builtins import (
-        AttributeError, BaseException, Exception, TypeError, delattr, getattr, len, list, setattr,
-        str, type, vars, zip,
+        AttributeError, BaseException, Exception, TypeError, delattr, enumerate, getattr, len, list,
+        setattr, str, type, vars, zip,
     )
     from time import perf_counter  # the user's namespace may have other things under these names
 
@@ -85,6 +85,7 @@ def _run(f, patience, *columns):
     values, errors, speaker, hooks = [], [], [0], []
     modules = sys.modules.get
     shell = getattr(modules("IPython"), "get_ipython", lambda: None)()
+    begun = getattr(modules("_phalanx_host"), "begun", lambda: None)() or [0]
     publish = getattr(modules("ipyparallel.engine.datapub"), "publish_data", None)
 
     def marking(call):
@@ -111,7 +112,7 @@ def _run(f, patience, *columns):
         except (AttributeError, TypeError):  # there is none, or it is the user's own
             pass
     try:
-        for args in zip(*columns):
+        for begun[0], args in enumerate(zip(*columns), 1):
             try:
                 values.append(f(*args))
             except BaseException as e:
@@ -131,6 +132,7 @@ def _run(f, patience, *columns):
             if perf_counter() - start > patience:
                 break
     finally:  # an interrupt may come between two items
+        begun[0] = 0
         while hooks:
             owner, name, before = hooks.pop()
             setattr(owner, name, before) if before else delattr(owner, name)
@@ -329,6 +331,10 @@ class Feed:
         batch.engine = reply.engine
         if reply.failed:
             content = json.loads(reply.content)
+            begun = content.get("px_begun")
+            if isinstance(begun, int) and 0 < begun <= batch.count and batch.count > 1:
+                self._all_but_one(batch, begun - 1, reply)
+                return
             final = reply.lost or content.get("status") == "aborted"
             if batch.count == 1 or final or content.get("ename") in _final:
                 self.sink.failed(batch, reply)
@@ -350,6 +356,14 @@ class Feed:
             batch.begun = len(values)
         batch.columns = None
         self.sink.values(batch, reply, values, errors)
+
+    def _all_but_one(self, batch, at, reply):
+        """The engine died at that item, and with it the results of those before it."""
+        before, rest = batch.split(at)
+        item, after = rest.split(1)
+        self.back.extend(part for part in (before, after) if part.count)
+        batch.begun, batch.columns = 1, None
+        self.sink.failed(item, reply)
 
     def _one_by_one(self, batch):
         """The batch itself failed, not one of its items."""

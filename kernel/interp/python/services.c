@@ -8,6 +8,8 @@
  *     forked()                                    this is a child process, without a host
  *     background(busy, fd)                        what the event loop has to do between requests
  *     murmur2(bytes, seed)                        a hash, that of front ends for cells
+ *     begun()                                     a memoryview of one number, which a task that has
+ *                                                 items sets to how many it has begun; or None
  *     parent()                                    the header of the caller's request, as JSON text
  *     parent_variable                             what ties the caller to its request (parent.c)
  *     stdout, stderr                              streams.c
@@ -267,6 +269,19 @@ static PyObject *host_forked(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *host_begun(PyObject *module, PyObject *args)
+{
+    const struct px_interp_host *host = python_of(module)->host;
+    (void)args;
+    if (!host || !host->begun)
+        Py_RETURN_NONE;
+    PyObject *bytes =
+        PyMemoryView_FromMemory((char *)host->begun, sizeof *host->begun, PyBUF_WRITE);
+    PyObject *number = bytes ? PyObject_CallMethod(bytes, "cast", "s", "q") : NULL;
+    Py_XDECREF(bytes);
+    return number;
+}
+
 static PyObject *host_background(PyObject *module, PyObject *args)
 {
     struct px_python *self = python_of(module);
@@ -285,6 +300,8 @@ static PyMethodDef host_functions[] = {
      PyDoc_STR("background(busy, fd): the event loop is to run between requests: at once when it is"
                " busy, else when the descriptor can be read.")},
     {"forked", host_forked, METH_NOARGS, PyDoc_STR("From now on output goes to the descriptors.")},
+    {"begun", host_begun, METH_NOARGS,
+     PyDoc_STR("Where a task that has items writes how many it has begun, or None.")},
     {"murmur2", host_murmur2, METH_VARARGS, PyDoc_STR("murmur2(bytes, seed): a hash of 32 bits.")},
     {"parent", host_parent, METH_NOARGS, PyDoc_STR("The header of the caller's request, as JSON.")},
     {0},

@@ -82,11 +82,13 @@ static void expect_end(struct world *world)
 static void a_death_is_reported_at_once(void **state)
 {
     struct world *world = *state;
-    tell(world, "+3\n+4\n-3 a_1_2 killed by SIGSEGV, in f (x \"y\":3)\n");
+    tell(world, "+3\n+4\n-3 a_1_2 0 killed by SIGSEGV, in f (x \"y\":3)\n");
     expect(world, "{\"id\": 3, \"px\": {\"cause\": \"killed by SIGSEGV, in f (x \\\"y\\\":3)\", "
                   "\"running\": \"a_1_2\"}}");
-    tell(world, "-4 - exit status 3\n");
+    tell(world, "+5\n-4 - 0 exit status 3\n-5 a_1_3 18 exit status 4\n");
     expect(world, "{\"id\": 4, \"px\": {\"cause\": \"exit status 3\", \"running\": null}}");
+    expect(world, "{\"id\": 5, \"px\": {\"cause\": \"exit status 4\", \"running\": \"a_1_3\", "
+                  "\"begun\": 18}}");
     close(world->fd);
     world->fd = -1;
     expect_end(world);

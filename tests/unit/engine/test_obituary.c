@@ -32,12 +32,17 @@ static void the_dead_tell_what_they_did(void **state)
     if (pid == 0) {
         px_obituary_begin(obituary, PX_SPAN("a_1"), PX_SPAN("apply_request"));
         px_obituary_end(obituary);
+        *px_obituary_begun(obituary) = 4;
         px_obituary_begin(obituary, PX_SPAN("a_2"), PX_SPAN("execute_request"));
         raise(SIGKILL);
     }
     waitpid(pid, NULL, 0);
     px_obituary_look(obituary, &busy);
     assert_true(busy.running && busy.since_s >= 0 && busy.since_s < 100);
+    assert_int_equal(busy.begun, 0); /* of the one before */
+    *px_obituary_begun(obituary) = 5;
+    px_obituary_look(obituary, &busy);
+    assert_int_equal(busy.begun, 5);
     assert_string_equal(busy.msg_id, "a_2");
     assert_string_equal(busy.type, "execute_request");
     assert_false(px_obituary_has_left(obituary));
