@@ -4,6 +4,7 @@
  * names and the environment (IPP_CLUSTER_ID, IPP_PROFILE_DIR, IPP_CONNECTION_INFO, IPP_SESSION_KEY,
  * IPP_CURVE_SERVERKEY) mean the same.
  */
+#define _GNU_SOURCE
 #include "engine.h"
 
 #include "program.h"
@@ -56,7 +57,8 @@ static const struct px_option option_rows[] = {
     {"timeout", 0, PX_OPT_DOUBLE, AT(timeout), 0, "SECONDS",
      "for the hub to answer the registration (default: 5)", 0, 0},
     {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Engines", 0, 0},
-    {"n", 'n', PX_OPT_INT, AT(count), 0, "N", "how many (default: 1)", 1, 4096},
+    {"n", 'n', PX_OPT_INT, AT(count), 0, "N", "how many (default: one a processor, or 1 under a launcher)",
+     1, 4096},
     {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "python (default) or echo", 0, 0},
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
      "interpreter to be (default: its own or the active environment's)", 0, 0},
@@ -324,6 +326,15 @@ static void check(const struct options *options, int rest, int argc, char **argv
         px_die(1, "cannot change to %s: %s", options->work_dir, strerror(errno));
 }
 
+/* Whether somebody else counts: ipyparallel's launchers (7.1 names directory and id, 9.x says both in
+ * the environment), mpiexec and srun start a program for each engine, and so does who names it. */
+static bool is_one_of_many(const struct options *options)
+{
+    return options->mpi || options->ident || options->id >= 0 || mpi_rank() >= 0 ||
+           (options->profile_dir && options->cluster_id) || getenv("IPP_CLUSTER_ID") ||
+           getenv("IPP_CONNECTION_INFO") || strcmp(program_invocation_short_name, "ipengine") == 0;
+}
+
 /* Whoever wanted engines has changed their mind before there is any. */
 static bool input_has_ended(void)
 {
@@ -334,8 +345,7 @@ static bool input_has_ended(void)
 
 int main(int argc, char **argv)
 {
-    struct options options = {.count = 1,
-                              .id = -1,
+    struct options options = {.id = -1,
                               .restart = "never",
                               .wait = 10,
                               .timeout = 5,
@@ -347,6 +357,8 @@ int main(int argc, char **argv)
     const int rest = px_options_main(&usage, argc, argv, &options);
     px_log_init("pxengine", (enum px_level)options.log_level);
     check(&options, rest, argc, argv);
+    if (options.count == 0)
+        options.count = is_one_of_many(&options) ? 1 : px_cpu_count();
     const struct px_interp_ops *ops = px_language_find(options.language, &err);
     if (!ops)
         px_die(2, "%s", err.text);

@@ -187,7 +187,7 @@ static struct px_host *settle_hosts(const struct px_usage *usage, struct start_o
     if (hosts && (options->n = px_hosts_share(hosts, options->n, &err)) < 0)
         misused(usage, "%s", err.text);
     if (options->n < 0)
-        options->n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+        options->n = px_cpu_count();
     return hosts;
 }
 

@@ -9,6 +9,7 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 struct px_span px_span_of(const char *text)
 {
@@ -331,4 +333,36 @@ int px_spawn(pid_t *pid, char *const argv[], const int fds[3])
     posix_spawn_file_actions_destroy(&files);
     posix_spawnattr_destroy(&attributes);
     return why;
+}
+
+/* The first two numbers of these files, of one or of two lines; "max" or -1 is no limit. */
+static long quota_of(const char *quota_path, const char *period_path)
+{
+    long quota = -1, period = 0;
+    FILE *file = fopen(quota_path, "re");
+    int got = file ? fscanf(file, "%ld %ld", &quota, &period) : 0;
+    if (file)
+        fclose(file);
+    file = got == 1 ? fopen(period_path, "re") : NULL;
+    got += file ? fscanf(file, "%ld", &period) : 0;
+    if (file)
+        fclose(file);
+    return got == 2 && quota > 0 && period > 0 ? (quota + period - 1) / period : -1;
+}
+
+int px_cpu_count(void)
+{
+    static const char *const quotas[][2] = {
+        {"/sys/fs/cgroup/cpu.max", "/dev/null"},
+        {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"},
+    };
+    cpu_set_t mask;
+    long count = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask)
+                                                               : sysconf(_SC_NPROCESSORS_ONLN);
+    for (size_t i = 0; i < PX_COUNT(quotas); i++) {
+        const long allowed = quota_of(quotas[i][0], quotas[i][1]);
+        if (allowed > 0 && allowed < count)
+            count = allowed;
+    }
+    return count > 0 ? (int)count : 1;
 }

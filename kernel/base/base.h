@@ -225,6 +225,10 @@ void px_options_help(const struct px_usage *usage, struct px_buf *out);
  */
 PX_MUST_USE int px_spawn(pid_t *pid, char *const argv[], const int fds[3]);
 
+/* The processors that this process may keep busy, at least 1: of its affinity mask, and no more than
+ * a container's quota of their time (cpu.max of cgroup v2, cpu.cfs_quota_us of v1). Any thread. */
+int px_cpu_count(void);
+
 /* The name in `names` (NULL-terminated) nearest to `word`, or NULL when none is near. */
 const char *px_nearest(const char *word, const char *const *names);
 

@@ -151,7 +151,7 @@ def measure(command, work):
 
 
 def rows(runs):
-    ours = [str(BIN / "pxengine")]
+    ours = [str(BIN / "pxengine"), "-n1"]
     theirs = [PYTHON, "-m", "ipyparallel.engine", "--IPEngine.enable_nanny=False"]
     for name, work in WORK.items():
         our_times, their_times = measure(ours, work), measure(theirs, work)

@@ -95,11 +95,11 @@ class Hub:
 class Engines:
     """A pxengine and what it says on --ready-fd and stderr."""
 
-    def __init__(self, env, options, **kwargs):
+    def __init__(self, env, options, count=("-n1",), **kwargs):
         read, write = os.pipe()
         self.ready = os.fdopen(read)
-        self.process = subprocess.Popen([PXENGINE, f"--ready-fd={write}", *options], env=env,
-                                        pass_fds=[write], stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen([PXENGINE, *count, f"--ready-fd={write}", *options],
+                                        env=env, pass_fds=[write], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         **kwargs)
         os.close(write)

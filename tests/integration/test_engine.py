@@ -151,6 +151,28 @@ def test_bad_connection_files(hub, start, changes, word):
     assert status == 1 and word in err
 
 
+@pytest.mark.parametrize("options, variable, one", [
+    ([], None, False),
+    (["--profile=default"], None, False),
+    (["--cluster-id", "", "--profile-dir", "PROFILE"], None, True),  # as 7.1's launchers
+    ([], "IPP_CLUSTER_ID", True),  # as 9.x's
+    (["--id=3"], None, True),
+    ([], "PMI_RANK", True),
+    (["-n3"], "PMI_RANK", None),
+])
+def test_there_is_an_engine_a_processor_or_one_of_a_launcher(hub, start, env, options, variable,
+                                                             one):
+    hub.write()
+    if variable:
+        env[variable] = "0"
+    profile = hub.file.parents[1]
+    engines = start("--timeout=0.2", *[profile if word == "PROFILE" else word for word in options],
+                    f"--file={hub.file}", count=())
+    said = engines.ready.read()  # nobody answers them, and they end
+    allowed = len(os.sched_getaffinity(0))
+    assert said.count("started ") == (3 if one is None else 1 if one else allowed)
+
+
 def test_missing_profile_and_file(start):
     status, err = start("--wait=0").end()
     assert status == 1 and "profile_default" in err and len(err.splitlines()) == 1

@@ -96,7 +96,7 @@ def engines(tmp_path_factory):
     processes, pair = [], []
     try:
         for command in ([PYTHON, "-m", "ipyparallel.engine", "--IPEngine.enable_nanny=False"],
-                        [BIN / "pxengine"]):
+                        [BIN / "pxengine", "-n1"]):
             processes.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
                                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             pair.append(join(hub, len(pair)))

@@ -52,7 +52,7 @@ def mixed(request, px_bin, tmp_path_factory):
         start(kind, PYTHON, "-m", "ipyparallel.controller", *patience)
     wait_for(file.exists, DEADLINE, "the connection files")
     for version in envs:
-        start(version, px_bin / "pxengine")
+        start(version, px_bin / "pxengine", "-n1")
         start(version, PYTHON, "-m", "ipyparallel.engine")
     registered = "Completed registration with id"
     wait_for(lambda: (directory / "log").read_text().count(registered) == 4, DEADLINE, "4 engines")

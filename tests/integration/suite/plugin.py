@@ -58,13 +58,14 @@ def replace_programs(config):
     """In place: the suite copies these lists when its modules are imported."""
     from ipyparallel.cluster import launcher
 
-    for program, argv, owner, trait in (
-            (config.option.px_controller, launcher.ipcontroller_cmd_argv,
+    for program, more, argv, owner, trait in (
+            (config.option.px_controller, [], launcher.ipcontroller_cmd_argv,
              launcher.ControllerLauncher, "controller_cmd"),
-            (config.option.px_engine, launcher.ipengine_cmd_argv,
+            # Its own launcher starts one at a time, and does not look like one.
+            (config.option.px_engine, ["-n1"], launcher.ipengine_cmd_argv,
              launcher.EngineLauncher, "engine_cmd")):
         if program:
-            argv[:] = [program]
+            argv[:] = [program, *more]
             # The trait's default is a copy of the list, or the list itself.
             owner.class_traits()[trait].default_args[0][:] = argv
 
