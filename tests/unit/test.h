@@ -17,4 +17,12 @@
         assert_memory_equal(span_.data, text, span_.size);                                         \
     } while (0)
 
+/* cmocka's own is deprecated since 2.0, and its successor is not in 1.1. */
+#define assert_between(value, least, most)                                                         \
+    do {                                                                                           \
+        const long long value_ = (value);                                                          \
+        if (value_ < (least) || value_ > (most))                                                   \
+            fail_msg("%s is %lld, not from %s to %s", #value, value_, #least, #most);              \
+    } while (0)
+
 #endif

@@ -4,10 +4,8 @@
 #include "core.h"
 
 #include <poll.h>
-#include <setjmp.h>
-#include <stdarg.h>
 
-#include <cmocka.h>
+#include "../test.h"
 
 static bool is_rung(const struct px_outbox *outbox)
 {
@@ -127,7 +125,7 @@ static void test_streams_in_turn_share_items_in_the_end(void **state)
             items++;
     }
     assert_int_equal(items, 2);
-    assert_in_range(rounds, 100, 999);
+    assert_between(rounds, 100, 999);
     int64_t delay_ms;
     assert_null(px_outbox_take(&outbox, false, &delay_ms)); /* both wait for more */
     assert_true(delay_ms > 0);

@@ -187,7 +187,7 @@ static void silence_is_bounded_when_asked(void **state)
     px_socket_set_heartbeat(p->router, 1);
     px_socket_set_heartbeat(p->dealer, INT64_MAX);
     const int beat = option(p->router, ZMQ_HEARTBEAT_IVL);
-    assert_in_range(beat, 10000, 60000);
+    assert_between(beat, 10000, 60000);
     assert_true(option(p->router, ZMQ_HEARTBEAT_TIMEOUT) >= 2 * beat);
     assert_true(option(p->dealer, ZMQ_HEARTBEAT_TIMEOUT) > 3600 * 1000);
 }
