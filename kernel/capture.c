@@ -222,11 +222,17 @@ static void give_rest(struct capture_end *end, enum px_stream which, px_capture_
     end->rest_size = 0;
 }
 
+void px_capture_flush(struct px_capture *capture)
+{
+    if (capture->begun)
+        flush_stdout();
+}
+
 void px_capture_drain(struct px_capture *capture, bool all, px_capture_fn *take, void *ctx)
 {
     struct pollfd polls[PX_COUNT(capture->ends)];
-    if (all && capture->begun)
-        flush_stdout();
+    if (all)
+        px_capture_flush(capture);
     pthread_mutex_lock(&capture->lock);
     for (size_t i = 0; i < PX_COUNT(polls); i++)
         polls[i] = (struct pollfd){.fd = capture->ends[i].read_fd, .events = POLLIN};

@@ -179,6 +179,8 @@ static void host_publish(void *ctx, struct px_parent *parent, enum px_publicatio
     const struct publication *row = &publications[what];
     px_comms_follow(kernel->comms, what, content);
     parent = resolve(kernel, parent);
+    if (kernel->capture)
+        px_capture_flush(kernel->capture);
     px_kernel_drain(kernel, false);
     if (parent && (what == PX_ERROR_OUTPUT || what == PX_EXECUTE_RESULT))
         px_outbox_finish(&kernel->outbox, parent); /* they come last in a cell */

@@ -95,6 +95,8 @@ int px_capture_fd(const struct px_capture *capture, enum px_stream which);
 void px_capture_begin(struct px_capture *capture);
 /* Gives the descriptors back, where they still are the pipes. */
 void px_capture_end(struct px_capture *capture);
+/* On the thread that ran the user's code: what C code has printed and libc still holds goes to 1. */
+void px_capture_flush(struct px_capture *capture);
 /* Any thread: gives away what is there, in whole characters; with `all` the rest of one, too. Never
  * waits, but for another thread that does the same. */
 typedef void px_capture_fn(void *ctx, enum px_stream which, const char *text, size_t size);

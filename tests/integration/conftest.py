@@ -28,6 +28,9 @@ PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.execu
 STOCK_CONTROLLER = f"{PYTHON} -m ipyparallel.controller"
 STOCK_ENGINE = f"{PYTHON} -m ipyparallel.engine"
 
+# Programs buffer what they print as they do for people.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # The tests' own process imports the package that was built.
 if str(PYTHONPATH) not in sys.path:
     sys.path.insert(0, str(PYTHONPATH))

@@ -414,7 +414,7 @@ start = time.monotonic()
 try:
     result.get()
 except KeyboardInterrupt:
-    print("interrupted", time.monotonic() - start < 0.9)
+    print("interrupted", time.monotonic() - start < 0.9, flush=True)
 child = os.fork()
 if child == 0:
     try:
