@@ -136,6 +136,8 @@ def test_methods_take_ipyparallels_arguments(name):
         if method.startswith("set_") and issubclass(theirs, ipyparallel.AsyncResult):
             continue  # refused: engines alone set a result
         assert callable(mine), method
+        if mine is getattr(theirs, method):  # both inherit it: set's, BaseException's
+            continue
         try:
             wanted = parameters(getattr(theirs, method))
             have = {p.name: p for p in parameters(mine)}

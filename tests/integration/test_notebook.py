@@ -165,8 +165,9 @@ def test_a_person_at_a_notebook(notebook):
     notebook.type(Keys.SHIFT, Keys.ENTER)
 
     # a loop is interrupted with the tool bar's button
-    cell = notebook.run("x = 'before'; exec('while True: pass')")
-    wait_for(lambda: notebook.js("return Jupyter.notebook.kernel_busy"), PATIENCE, "a busy kernel")
+    cell = notebook.run("x = 'before'; print('a loop'); exec('while True: pass')")
+    assert notebook.output(cell).text == "a loop"
+    assert notebook.js("return Jupyter.notebook.kernel_busy")
     notebook.act("interrupt-kernel")
     assert "KeyboardInterrupt" in notebook.output(cell, ".output_error pre").text
 
