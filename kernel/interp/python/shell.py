@@ -475,6 +475,11 @@ class ZMQInteractiveShell(InteractiveShell):
         own.traceback = describe(evalue, list(stb))
         publish(host.ERROR, own.traceback)
 
+    def _format_exception_for_storage(self, exception, *more, **names):
+        """IPython 9 keeps each error for %notebook: not formatted a second time, which takes as
+        long as the first and fails where the error's text does."""
+        return self.px_own.traceback or super()._format_exception_for_storage(exception, *more, **names)
+
     def system_piped(self, cmd):
         """Runs a command, showing its output as it comes."""
         if cmd.rstrip().endswith("&"):
