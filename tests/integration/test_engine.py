@@ -1020,7 +1020,8 @@ def test_one_engine_a_rank(controller, env, px_bin):
     pytest.importorskip("mpi4py")
     file = controller()
     env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-               OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_btl_vader_single_copy_mechanism="none")
+               OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_btl_vader_single_copy_mechanism="none",
+               PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe")  # the same, since Open MPI 5
     process = subprocess.Popen(["mpiexec", "-n", "3", px_bin / "pxengine", "--mpi"], env=env,
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)

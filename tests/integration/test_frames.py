@@ -14,6 +14,7 @@ from jupyter_client.connect import write_connection_file
 from jupyter_client.session import Session
 from kernels import TIMEOUT
 
+KERNELS = pytest.importorskip("ipykernel").version_info[:2]
 pytestmark = [pytest.mark.stock, pytest.mark.usefixtures("no_leftovers")]
 
 COMMANDS = {"pxkernel": [str(BIN / "pxkernel"), "-f"],
@@ -117,6 +118,9 @@ def outline(seen):
     """What is compared of a request's messages: lines of text."""
     lines = []
     for channel, topic, msg in seen:
+        if str(msg["content"].get("text", "")).startswith("No such comm"):  # later ipykernels' log
+            continue
+        msg["content"].pop("host_cpu_percent", None)  # ipykernel leaves it out while it is 0
         topic = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{24,}|[0-9a-f]{32}", "*", topic)
         parts = {"header": sorted(msg["header"]), "parent": sorted(msg["parent_header"]),
                  "metadata": shape(msg["metadata"]), "content": shape(msg["content"]),
@@ -126,7 +130,8 @@ def outline(seen):
     return lines
 
 
-COMM = ("from ipykernel.comm import Comm\n"
+COMM = ("import warnings\nfrom ipykernel.comm import Comm\n"
+        "warnings.simplefilter('ignore')  # later ipykernels have another name for it\n"
         "comm = Comm('there', {'a': 1}, comm_id='ours', buffers=[b'12'])\n"
         "comm.on_msg(lambda msg: print(msg['content']['data'], len(msg['buffers'])))")
 # name: (channel, type, content, further arguments of ask())
@@ -191,19 +196,20 @@ STEPS = {
 DIFFERENCES = [
     ("protocol 5.5: kernel_info lists features", r', "supported_features": \["str"\]', ""),
     ("the same, before it was a feature: the debugger", r'"debugger": "bool", ', ""),
-    ("protocol 5.4: each reply has a status", r'^  content \{"status": "ok"\}$', "  content {}"),
     ("the same, of usage_reply", r'"pid": "int", "status": "ok"', '"pid": "int"'),
     ("the error of a cell has the metadata of an engine's",
      r'"engine_info": \{"engine_id": "int", "engine_uuid": "str"\}, (?="started")', ""),
     ("getpass asks what Python's own does", r'"prompt": "Password: "', '"prompt": ""'),
 ]
+if KERNELS < (6, 29):
+    DIFFERENCES.append(
+        ("protocol 5.4: each reply has a status", r'^  content \{"status": "ok"\}$', "  content {}"))
 # And what is not compared: output of both streams, which ipykernel sorts by stream and we leave in
 # order; debug_request, which test_debugger.py has; subshells and iopub_welcome, which it does not have.
 
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory):
-    pytest.importorskip("ipykernel")
     talks = [Talk(command, tmp_path_factory.mktemp(name)) for name, command in COMMANDS.items()]
     yield talks
     for talk in talks:

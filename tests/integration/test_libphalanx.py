@@ -41,7 +41,7 @@ def compile_c(prefix, source, program, language="c"):
     strict = ["-std=c11"] if language == "c" else ["-std=c++11"]
     env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     output("cc" if language == "c" else "c++", "-x", language, *strict, "-Wall", "-Wextra",
-           "-pedantic", "-Werror", *sanitize, source, "-x", "none", *flags, "-o", program, env=env)
+           "-pedantic", "-Werror", *sanitize, source, *flags, "-o", program, env=env)
     return program
 
 
