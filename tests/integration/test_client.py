@@ -306,6 +306,13 @@ def test_execute(rc, view):
     assert result[0]._plaintext().startswith("Out[%d:" % rc.ids[0])
 
 
+def test_values_of_code_are_there_when_its_replies_are(rc, view):
+    """They come as output, on another way than replies."""
+    for _ in range(30):
+        replies = view.execute("3 * 2", silent=False).get(10)
+        assert [r.data.get("text/plain") for r in replies] == ["6"] * len(rc)
+
+
 # ---- maps ------------------------------------------------------------------------------------
 
 

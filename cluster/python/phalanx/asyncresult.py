@@ -25,6 +25,7 @@ _CLOSED = json.dumps({
     "evalue": "the client was closed while results were missing; connect a new one, whose "
               "get_result(msg_ids) asks the controller for them",
 })
+VALUE_SECONDS = 1  # how long get() waits for executed code's values, which come as output
 CANCEL_SECONDS = 0.1  # how long cancel() waits to see whether the tasks were still queued
 
 
@@ -259,8 +260,12 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
                 if not self.ready() and not piece.successful():
                     return piece.get(return_exceptions=return_exceptions)
             timeout = 0
+        end = end_of(timeout)
         self._require_ready(timeout)
         values, exception = self._gather()
+        if self._method == "execute" and exception is None:
+            left = seconds_left(end)
+            self.wait_for_output(VALUE_SECONDS if left is None else min(left, VALUE_SECONDS))
         if return_exceptions is None:
             return_exceptions = self._return_exceptions
         if exception is not None and not return_exceptions:
