@@ -210,6 +210,17 @@ static PyObject *magic_pxconfig(PyObject *object, PyObject *text)
 
 /* ---- %pxstacks and the rest ----------------------------------------------------------------- */
 
+/* Those of the line, else the view's own. */
+static PyObject *stacks_targets(struct px_magics *self, PyObject *view, const struct px_line *line)
+{
+    if (self->view && line->targets.kind == PX_TARGETS_DEFAULT)
+        return PyObject_GetAttrString(view, "targets");
+    PyObject *client = PyObject_GetAttrString(view, "client");
+    PyObject *targets = client ? px_resolve(client, &line->targets, "%pxstacks") : NULL;
+    Py_XDECREF(client);
+    return targets;
+}
+
 static PyObject *magic_pxstacks(PyObject *object, PyObject *text)
 {
     struct px_magics *self = (struct px_magics *)object;
@@ -220,7 +231,7 @@ static PyObject *magic_pxstacks(PyObject *object, PyObject *text)
         PyObject *view =
             self->view ? Py_NewRef(self->view) : PyObject_CallMethod(self->face, "view", NULL);
         PyObject *client = view ? PyObject_GetAttrString(view, "client") : NULL;
-        PyObject *targets = client ? px_resolve(client, &line.targets, "%pxstacks") : NULL;
+        PyObject *targets = client ? stacks_targets(self, view, &line) : NULL;
         PyObject *seconds =
             targets ? isnan(line.timeout) ? Py_NewRef(Py_None) : PyFloat_FromDouble(line.timeout)
                     : NULL;

@@ -182,6 +182,16 @@ static int check_signals(struct run *run)
     return 0;
 }
 
+static void raise_timeout(const struct run *run, size_t count)
+{
+    struct px_buf text = {0};
+    px_buf_printf(&text, "%zu of %zu engine%s did not end within %d s", count, run->count,
+                  run->count == 1 ? "" : "s",
+                  (int)run->options->timeout + run->timed_out * GRACE_MS / 1000);
+    px_discard(PyObject_CallMethod(run->options->face, "time_out", "s", text.data));
+    px_buf_fini(&text);
+}
+
 /* Past the deadline: interrupts the engines; those that do not come back in time are left. */
 static int check_deadline(struct run *run)
 {
@@ -194,8 +204,7 @@ static int check_deadline(struct run *run)
     }
     if (run->timed_out || run->away_ms) {
         say_who_is_left(run, count);
-        PyErr_Format(PyExc_TimeoutError, "%zu of %zu engines did not end within %d s", count,
-                     run->count, (int)run->options->timeout + run->timed_out * GRACE_MS / 1000);
+        raise_timeout(run, count);
         return -1;
     }
     struct px_buf text = {0};

@@ -218,6 +218,12 @@ def test_streams(notebook):
     assert notebook.said("%%px -t 1\nprint('x', end='')")[0] == "[stdout:1] \nx\n"
 
 
+def test_warnings_are_the_same_on_engines_that_count_apart(notebook):
+    notebook.run("%px -t 0 pass")
+    err = notebook.said("%%px --no-stream\nimport warnings; warnings.warn('careful')")[1]
+    assert err.startswith("[stderr:0-1] \n<ipython-input-") and err.count("careful") == 2, err
+
+
 def test_what_differs_stands_apart(notebook):
     notebook.scatter("me")
     code = "%%px --no-stream\nprint('same')\nprint('I am', me)\nprint('again')"
@@ -445,7 +451,10 @@ def test_one_engine_fails_and_the_other_is_shown(notebook):
 
 def test_a_magic_within_a_magic(notebook):
     shown = notebook.run("%%px\n%px 1")
-    assert "%px" in str(shown) and "notebook" in str(shown), shown
+    (kind, error), = shown
+    assert plain("\n".join(error["traceback"])) == (
+        "[0-1:execute]:\nUsageError: %px: this code runs on an engine already; %px belongs in the "
+        "notebook")
     assert notebook.texts("%px 1")[0].endswith(": 1")
 
 
@@ -526,6 +535,7 @@ def test_activate_with_a_suffix(notebook):
     assert notebook.said("%px_one print('s')")[0] == "[stdout:1] \ns\n"
     assert notebook.said("%%px_one\nprint('s')")[0] == "[stdout:1] \ns\n"
     assert notebook.said("%pxresult_one")[0] == "[stdout:1] \ns\n"
+    assert notebook.said("%pxstacks_one")[0] == "engine 1: idle\n"
     notebook.run("%pxconfig_one --targets 0 --noblock")
     assert notebook.run("v.targets, v.block")[0][1]["text/plain"] == "(0, False)"
     notebook.run("rc.close()")
@@ -552,7 +562,9 @@ def test_push_and_pull(notebook):
                  "total = int(pushed.sum()) * factor\nfirst = pushed[0] + factor")
     assert notebook.run("total, int(first)")[0][1]["text/plain"] == "([6, 6], 2)"
     assert notebook.error("%%px --pull total\n1/0")["ename"] == "CompositeError"
-    assert "cannot be fetched" in notebook.usage("%%px --pull missing_there\npass")
+    assert notebook.usage("%%px --pull missing_there\npass") == (
+        "UsageError: --pull: 'missing_there' cannot be fetched: "
+        "NameError: name 'missing_there' is not defined (engines 0-1)")
     notebook.run("import threading\nlock = threading.Lock()")
     assert "'lock' cannot be sent: TypeError" in notebook.usage("%%px --push lock\npass")
 

@@ -10,7 +10,7 @@ import hashlib
 
 from IPython.core.error import UsageError
 
-from . import error
+from . import _magics, error
 from .canning import interactive
 
 # ---- on engines, in the user's namespace
@@ -105,6 +105,17 @@ def push(view, targets, names, scope):
         result.get()
 
 
+def _said(exception):
+    """What engines have raised, in a line: each error once."""
+    by_text = {}
+    for ename, evalue, _, info in getattr(exception, "elist", ()):
+        by_text.setdefault("%s: %s" % (ename, evalue), []).append((info or {}).get("engine_id"))
+    if not by_text or None in sum(by_text.values(), []):
+        return str(exception)
+    return "; ".join("%s (engine%s %s)" % (text, "" if len(ids) == 1 else "s", _magics.ranges(ids))
+                     for text, ids in by_text.items())
+
+
 def check(view, names):
     """Refuses engines to pull from that are not there."""
     for _, engine in names:
@@ -126,5 +137,5 @@ def pull(view, targets, names, scope):
         try:
             values[name] = result.get()
         except error.RemoteError as e:
-            raise UsageError("--pull: '%s' cannot be fetched: %s" % (name, e)) from None
+            raise UsageError("--pull: '%s' cannot be fetched: %s" % (name, _said(e))) from None
     scope.update(values)

@@ -49,6 +49,15 @@ class _Line:
         sys.stdout.write("\n")
 
 
+def _has_widgets():
+    """Whether there are widgets of which tqdm can make a bar."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        return False
+    import ipywidgets
+
+    return hasattr(getattr(ipywidgets, "FloatProgress", None), "style")
+
+
 def progress_bar(total, desc, unit, widget=None):
     """A tqdm bar, or its like where tqdm is not installed. widget: whether it is one of the
     notebook's widgets; None: if there are widgets here."""
@@ -57,7 +66,7 @@ def progress_bar(total, desc, unit, widget=None):
     except ImportError:
         return _Line(total, desc, unit)
     if widget is None:
-        widget = in_kernel() and importlib.util.find_spec("ipywidgets") is not None
+        widget = in_kernel() and _has_widgets()
     if widget:
         import tqdm.notebook
 

@@ -219,6 +219,12 @@ class Face:
             fold_error(e, self.shell.user_ns, fold, getattr(result, "_told", ()))
             raise
 
+    @staticmethod
+    def time_out(text):
+        exception = TimeoutError(text)
+        exception._render_traceback_ = lambda: ["TimeoutError: %s" % text]
+        raise exception
+
     def follow_later(self, result, fold):
         """Shows a result's output in the cell that runs now, as it comes, while others run."""
         base = sys.modules.get("ipykernel.kernelbase")  # ours knows which cell started a thread

@@ -187,11 +187,13 @@ class LockedDisplay(Locked, DisplayTrap):
 
 
 class Compiler(CachingCompiler):
-    """Where front ends may debug, cells have the names that these expect."""
+    """Cells' names as files: where front ends may debug, those that these expect."""
 
     def get_code_name(self, raw_code, transformed_code, number):
         if host.bridge.options["debugger"]:
             return host.bridge.embedded("debugger").cell_name(raw_code)
+        if host.bridge.engine:  # engines count apart: what they warn of is to read the same
+            number = 0
         return super().get_code_name(raw_code, transformed_code, number)
 
 
@@ -334,6 +336,13 @@ class KernelMagics(Magics):
         subprocess.Popen([*command, *line.split()], stdin=subprocess.DEVNULL, start_new_session=True)
 
 
+class NotHere(UsageError):
+    """One that the reply says, and that is not printed as well."""
+
+    def _render_traceback_(self):
+        return [f"UsageError: {self}"]
+
+
 @magics_class
 class EngineMagics(Magics):
     """What an engine has in the place of the parallel magics."""
@@ -341,7 +350,7 @@ class EngineMagics(Magics):
     @line_cell_magic
     def px(self, line, cell=None):
         """Belongs in the notebook: this code runs on an engine already."""
-        raise UsageError("%px: this code runs on an engine already; %px belongs in the notebook")
+        raise NotHere("%px: this code runs on an engine already; %px belongs in the notebook")
 
 
 class ZMQInteractiveShell(InteractiveShell):
