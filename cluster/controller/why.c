@@ -69,6 +69,7 @@ static void explain_unknown(struct px_hub *hub, const char *msg_id, json_t *answ
     }
 }
 
+/* Its number; and what the scheduler does not know of it. */
 static void number_engine(const struct px_hub *hub, json_t *answer)
 {
     const json_t *uuid = json_object_get(answer, "engine_uuid");
@@ -76,6 +77,10 @@ static void number_engine(const struct px_hub *hub, json_t *answer)
         uuid ? px_hub_member(hub, px_span_of(json_string_value(uuid))) : NULL;
     json_object_set_new(answer, "engine", member ? json_integer(member->id) : json_null());
     json_object_del(answer, "engine_uuid");
+    const char *state = json_string_value(json_object_get(answer, "state"));
+    if (member && member->queue && strcmp(state, "running") == 0)
+        json_object_set_new(
+            answer, "why", json_string("its engine runs it, or what was sent there directly"));
 }
 
 /* Ids that the scheduler was not asked for, because they are nobody's, or that it does not book. */

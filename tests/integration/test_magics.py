@@ -797,8 +797,12 @@ def test_why_a_cell_runs(notebook, tmp_path):
         text, _ = notebook.said(code)
         assert re.search("^2 tasks of engines 0-1: running", text)
         assert re.search("^engines 0-1: execute_request for up to \\d+ s$", text, re.MULTILINE)
+    notebook.run("import phalanx\nlb = phalanx.Client().load_balanced_view()")
+    for _ in range(5):  # asked before it has arrived
+        text, _ = notebook.said("behind = lb.apply_async(int)\n%pxwhy behind")
+        assert "its engine runs it, or what was sent there directly" in text or "busy" in text, text
     gate.touch()
-    notebook.run("waiting.get()")
+    notebook.run("waiting.get(), behind.get(30), lb.client.close()")
     assert notebook.said("%pxwhy waiting")[0] == "2 tasks done\n"
     assert "is not an AsyncResult" in notebook.usage("%pxwhy In")
 
@@ -990,6 +994,8 @@ def test_ipython_in_a_terminal(notebook):
         terminal.expect(r"In \[4\]: ")
         terminal.sendline("%px 6 * 7")
         terminal.expect(r"Out\[0-1(:\d+)?\]: 42")
+        terminal.sendline("%px 1 / 0")
+        terminal.expect(r"----> 1 1 */ *0\r\n\s*ZeroDivisionError: division by zero\r\n")  # no colors
     finally:
         terminal.close(force=True)
 

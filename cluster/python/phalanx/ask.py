@@ -11,6 +11,7 @@ from .asyncresult import AsyncResult
 
 STACKS_SECONDS = 3  # an engine that lives answers in milliseconds, whatever its Python does
 WHY_SECONDS = 5
+ARRIVAL_SECONDS = 0.5  # for tasks that were just sent to be known to the scheduler
 WORK_SECONDS = 1  # for engines to say what they are busy with
 
 # ---- stacks
@@ -88,7 +89,7 @@ def why(client, line, last, scope):
     for word in ids:
         if word.isidentifier() and word in scope:
             raise UsageError("%%pxwhy: '%s' is not an AsyncResult" % word)
-    done = 0
+    done, named = 0, set(ids)
     for result in results:
         result._pump()
         for index, task in enumerate(result._tasks):
@@ -97,7 +98,10 @@ def why(client, line, last, scope):
             else:
                 done += 1
     text = "%d task%s done\n" % (done, "" if done == 1 else "s") if done else ""
-    return text + (_why_of(client, ids, results) + _work_of(client, results) if ids else "")
+    if not ids:
+        return text
+    own = set(ids) - named
+    return text + _why_of(client, ids, own, results) + _work_of(client, results)
 
 
 def _engines_of(results):
@@ -118,14 +122,20 @@ def _work_of(client, results):
     return _magics.stacks([(a[0], "") + a[2:] for a in answers if isinstance(a, tuple)])
 
 
-def _why_of(client, ids, results):
+def _why_of(client, ids, own, results):
+    """own: those of them that were sent from here, and may not have arrived yet."""
+    request = json.dumps({"msg_ids": ids})
+    end = time.monotonic() + ARRIVAL_SECONDS
     try:
-        reply = client._raw.query(
-            "why_request", json.dumps({"msg_ids": ids}), WHY_SECONDS
-        )
-        content = json.loads(reply)
-        if content.get("status") == "ok" and "tasks" in content:
-            return _magics.why(reply)
+        while True:
+            reply = client._raw.query("why_request", request, WHY_SECONDS)
+            content = json.loads(reply)
+            if content.get("status") != "ok" or "tasks" not in content:
+                break
+            states = [task.get("state") for key, task in content["tasks"].items() if key in own]
+            if "unknown" not in states or time.monotonic() > end:
+                return _magics.why(reply)
+            time.sleep(0.01)
     except (TimeoutError, _phalanx.ClosedError, ValueError):
         pass
     return _what_is_known(client, ids, results)

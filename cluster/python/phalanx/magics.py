@@ -14,6 +14,7 @@ from IPython.utils.text import DollarFormatter
 from . import _magics, _non_interactive
 
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ERRORS_SHOWN = 8  # different ones of one cell
 _KEPT = 16  # results of --noblock
 
@@ -26,7 +27,10 @@ class Screen:
     def __init__(self, shell, cluster):
         self._shell = shell
         self._cluster = cluster
-        self.color = str(getattr(shell, "colors", "NoColor")).lower() != "nocolor"
+
+    @property
+    def color(self):
+        return str(getattr(self._shell, "colors", "NoColor")).lower() != "nocolor"
 
     @property
     def progress(self):
@@ -80,11 +84,11 @@ class CellScreen(Screen):
 # ---- errors
 
 
-def fold_error(exception, scope, fold=True, told=()):
+def fold_error(exception, scope, fold=True, told=(), color=True):
     """Gives a CompositeError a traceback in which an error that several engines raised is shown
     once (`fold`), and NameErrors a hint when the name is known in `scope`. told: engines whose
     errors have been shown; a line says whose, and no more."""
-    lines = _folded_lines(_entries_of(exception), scope, fold, told)
+    lines = _folded_lines(_entries_of(exception), scope, fold, told, color)
     if lines:
         exception._render_traceback_ = lambda: lines
 
@@ -102,7 +106,7 @@ def _engine_of(entry):
     return (entry[3] or {}).get("engine_id")
 
 
-def _folded_lines(entries, scope, fold, told=()):
+def _folded_lines(entries, scope, fold, told=(), color=True):
     known = [engine for engine in map(_engine_of, entries) if engine in told]
     groups = {}
     for index, entry in enumerate(e for e in entries if _engine_of(e) not in told):
@@ -117,7 +121,8 @@ def _folded_lines(entries, scope, fold, told=()):
         lines += _error_lines(group, scope) + [""]
     if known:
         lines.append("[%s:execute]: as shown above" % _magics.ranges(known))
-    return lines[:-1] if lines and lines[-1] == "" else lines
+    lines = lines[:-1] if lines and lines[-1] == "" else lines
+    return lines if color else [_COLOR.sub("", line) for line in lines]
 
 
 def _error_lines(group, scope):
@@ -207,7 +212,8 @@ class Face:
         new = [result._value(i) for i in failed if result._task_engine(i) not in told]
         told.update(result._task_engine(i) for i in failed)
         entries = [entry for e in new for entry in _entries_of(e)]
-        return "".join(line + "\n" for line in _folded_lines(entries, self.shell.user_ns, fold))
+        lines = _folded_lines(entries, self.shell.user_ns, fold, color=self._screen.color)
+        return "".join(line + "\n" for line in lines)
 
     def outcome(self, result, fold, screen):
         """Raises what a run that has ended raised on engines."""
@@ -216,7 +222,8 @@ class Face:
         try:
             result.get()
         except Exception as e:
-            fold_error(e, self.shell.user_ns, fold, getattr(result, "_told", ()))
+            told = getattr(result, "_told", ())
+            fold_error(e, self.shell.user_ns, fold, told, self._screen.color)
             raise
 
     @staticmethod
