@@ -128,6 +128,23 @@ def test_an_interrupt_ends_a_cell_that_stands_still(debug):
     assert debug.kernel.reply(running)["content"]["status"] == "ok"
 
 
+def test_a_cell_that_ends_leaves_another_thread_standing(debug):
+    reply = debug.kernel.reply(debug.kernel.send("control", "create_subshell_request", {}), "control")
+    subshell = reply["content"]["subshell_id"]
+    debug.break_at(CODE, 5)
+    msg = debug.kernel.kc.session.msg("execute_request", {"code": CODE, "silent": False})
+    msg["header"]["subshell_id"] = subshell
+    debug.kernel.kc.shell_channel.send(msg)
+    thread = debug.event("stopped")["threadId"]
+    _, seen = debug.kernel.run("'meanwhile'")
+    assert "debug_event" not in dict(seen)
+    assert debug.done("debugInfo")["stoppedThreads"] == [thread]
+    debug.done("continue", threadId=thread)
+    assert debug.kernel.reply(msg["header"]["msg_id"])["content"]["status"] == "ok"
+    debug.kernel.reply(debug.kernel.send("control", "delete_subshell_request",
+                                         {"subshell_id": subshell}), "control")
+
+
 def test_variables_are_seen_while_nothing_stands_still(debug):
     debug.kernel.run("class A: pass\na = A(); a.x = {'k': [1, 2]}\nimport json")
     top = {v["name"]: v for v in debug.done("inspectVariables")["variables"]}

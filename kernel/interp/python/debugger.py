@@ -237,12 +237,21 @@ class Debugger:
             sys.modules["debugpy"].trace_this_thread(True)
 
     def cell_ends(self):
-        """An interrupt has ended it, if it stands still: nobody else says so."""
-        if self.adapter is not None and self.stopped:
+        """An interrupt has ended it, if this thread stands still: nobody else says so."""
+        if self.adapter is None:
+            return
+        number = self._own_number()
+        if number in self.stopped:
             self._let_run()
-            for thread in list(self.stopped):
-                self.on_event({"type": "event", "event": "continued", "seq": 0,
-                               "body": {"threadId": thread, "allThreadsContinued": False}})
+            self.on_event({"type": "event", "event": "continued", "seq": 0,
+                           "body": {"threadId": number, "allThreadsContinued": False}})
+
+    @staticmethod
+    def _own_number():
+        """Under which debugpy speaks of this thread; None if it does not."""
+        schema = sys.modules.get("_pydevd_bundle._debug_adapter.pydevd_base_schema")
+        numbers = getattr(getattr(schema, "BaseSchema", None), "_obj_id_to_dap_id", {})
+        return numbers.get(getattr(threading.current_thread(), "__pydevd_id__", None))
 
     @staticmethod
     def _let_run():
