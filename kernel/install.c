@@ -165,7 +165,10 @@ static bool has_debugger(const struct options *options)
 {
     struct px_error err;
     const struct px_interp_ops *ops = px_language_find(options->language, &err);
-    return ops && ops->debugs && ops->debugs(options->python);
+    char *python = ops ? px_language_python(ops, options->python) : NULL;
+    const bool debugs = python && ops->debugs && ops->debugs(python);
+    free(python);
+    return debugs;
 }
 
 static char *kernel_json(const struct options *options, const char *program, struct px_error *err)
@@ -217,15 +220,12 @@ static int write_spec(const struct options *options, const char *dir, struct px_
 /* The interpreter that kernel.json is to name, to be freed; NULL for none. */
 static char *choose_python(const struct options *options, const struct px_interp_ops *ops)
 {
-    struct px_error err;
     const char *active = options->sys_prefix ? active_prefix() : NULL;
     char *own = active ? px_format("%s/bin/python", active) : NULL;
     const char *wanted = options->python ? options->python : own;
     if (wanted && !ops->select && options->python)
         px_die(2, "--python is not for %s", ops->name);
-    char *python = wanted && ops->select ? ops->select(wanted, &err) : NULL;
-    if (wanted && ops->select && !python)
-        px_die(1, "%s", err.text);
+    char *python = wanted ? px_language_python(ops, wanted) : NULL;
     free(own);
     return python;
 }

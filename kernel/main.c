@@ -102,13 +102,14 @@ int main(int argc, char **argv)
     find_profile(&options, profile);
     hold_interrupts(true);
     signal(SIGINT, SIG_DFL); /* a shell's background job ignores it, and the language would too */
-    const bool debugger = ops->debugs && ops->debugs(options.python);
+    char *python = px_language_python(ops, options.python);
+    const bool debugger = ops->debugs && ops->debugs(python);
     struct px_channels *channels =
         px_channels_open(options.file, ops, &options.output, debugger, &err);
     if (!channels)
         px_die(1, "%s", err.text);
     char *modules = px_own_modules();
-    const struct px_interp_config config = {.python = options.python,
+    const struct px_interp_config config = {.python = python,
                                             .profile_dir = profile[0] ? profile : NULL,
                                             .colors = options.colors,
                                             .module_dir = modules,
@@ -118,5 +119,6 @@ int main(int argc, char **argv)
     run_language(channels, ops, &config);
     px_channels_close(channels);
     free(modules);
+    free(python);
     return 0;
 }

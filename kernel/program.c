@@ -29,6 +29,15 @@ const struct px_interp_ops *px_language_find(const char *name, struct px_error *
     return NULL;
 }
 
+char *px_language_python(const struct px_interp_ops *ops, const char *python)
+{
+    struct px_error err;
+    char *selected = ops->select ? ops->select(python, &err) : NULL;
+    if (ops->select && !selected)
+        px_die(1, "%s", err.text);
+    return selected;
+}
+
 char *px_own_path(void)
 {
     char path[PATH_MAX];

@@ -14,6 +14,10 @@ extern const struct px_interp_ops *const px_languages[];
 /* The language of that name (NULL: the default), or NULL with an error that lists them. */
 const struct px_interp_ops *px_language_find(const char *name, struct px_error *err);
 
+/* The interpreter that a language is to be for this `python` (NULL: its own choice); the caller frees.
+ * NULL where there is nothing to choose. Does not return when the language cannot be that. */
+char *px_language_python(const struct px_interp_ops *ops, const char *python);
+
 /* Option rows for a struct px_output_config `member` of the options' struct `type`. */
 #define PX_OUTPUT_ROWS(type, member)                                                               \
     {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Output", 0, 0},                                         \

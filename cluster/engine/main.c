@@ -280,8 +280,9 @@ static void *start_language(const struct options *options, const char *profile,
 {
     struct px_error err;
     char *modules = px_own_modules();
+    char *python = px_language_python(ops, options->python);
     signal(SIGINT, SIG_DFL); /* a shell's background job ignores it, and the language would too */
-    const struct px_interp_config config = {.python = options->python,
+    const struct px_interp_config config = {.python = python,
                                             .profile_dir = profile[0] ? profile : NULL,
                                             .colors = options->colors,
                                             .module_dir = modules,
@@ -289,6 +290,7 @@ static void *start_language(const struct options *options, const char *profile,
                                             .argc = 1,
                                             .argv = argv};
     void *self = ops->create(&config, &err);
+    free(python);
     free(modules);
     if (!self || (ops->warm && ops->warm(self, &err) < 0))
         px_die(1, "%s", err.text);

@@ -105,7 +105,7 @@ struct px_interp_host {
 /* ---- what a language offers ---------------------------------------------- */
 
 struct px_interp_config {
-    const char *python;      /* interpreter to be, NULL: the active environment or the default */
+    const char *python;      /* interpreter to be, as select() gave it */
     const char *profile_dir; /* IPython profile; NULL: IPython's own choice */
     const char *colors;      /* "nocolor", "linux", ...; NULL: the language's default */
     const char *module_dir;  /* directory that holds the package `phalanx`; put last on the path */
@@ -154,11 +154,12 @@ struct px_interp_ops {
     const char *features;  /* what an engine may announce beyond the common protocol: JSON strings,
                               comma separated ("\"pickle5\""); NULL for nothing */
 
-    /* Optional: the interpreter that create() would be for this `python`, as an absolute path that the
-     * caller frees; NULL when it cannot be that. */
+    /* Optional: the interpreter that create() can be for this `python` (NULL: the active environment's
+     * or the default), as an absolute path that the caller frees; NULL when it cannot be that. */
     char *(*select)(const char *python, struct px_error *err);
 
-    /* Optional: whether what create() would make for this `python` answers PX_DEBUG_REQUEST. Any thread. */
+    /* Optional: whether what create() would make of this interpreter, which select() gave, answers
+     * PX_DEBUG_REQUEST. Any thread. */
     bool (*debugs)(const char *python);
 
     /* An instance, or NULL. `host` is borrowed and may be NULL until px_interp attaches one. */

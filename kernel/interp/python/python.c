@@ -123,8 +123,7 @@ static int set_arguments(PyConfig *config, const struct px_interp_config *wanted
     return PyStatus_Exception(*status) ? -1 : 0;
 }
 
-static int initialize(const struct px_interp_config *wanted, const char *python,
-                      struct px_error *err)
+static int initialize(const struct px_interp_config *wanted, struct px_error *err)
 {
     int result = -1;
     PyConfig config;
@@ -132,7 +131,7 @@ static int initialize(const struct px_interp_config *wanted, const char *python,
     config.parse_argv = 0;
     config.install_signal_handlers = 1;
     config.pathconfig_warnings = 0;
-    PyStatus status = PyConfig_SetBytesString(&config, &config.program_name, python);
+    PyStatus status = PyConfig_SetBytesString(&config, &config.program_name, wanted->python);
     if (PyStatus_Exception(status))
         goto done;
     if (set_arguments(&config, wanted, &status) != 0)
@@ -143,7 +142,7 @@ static int initialize(const struct px_interp_config *wanted, const char *python,
     result = 0;
 done:
     PyConfig_Clear(&config);
-    return result == 0 ? 0 : refused(err, status, python);
+    return result == 0 ? 0 : refused(err, status, wanted->python);
 }
 
 /* GIL. Runs an embedded file as module `name`, with a file name that tracebacks can show. */
@@ -202,12 +201,7 @@ static void python_destroy(void *arg);
 
 static void *python_create(const struct px_interp_config *config, struct px_error *err)
 {
-    char *python = px_python_select(config->python, err);
-    if (!python)
-        return NULL;
-    int status = initialize(config, python, err);
-    free(python);
-    if (status != 0)
+    if (initialize(config, err) != 0)
         return NULL;
     struct px_python *self = px_alloc(sizeof *self);
     atomic_init(&self->references, 1);

@@ -67,8 +67,8 @@ void px_python_leave(struct px_python *self);
 
 /* The interpreter to be: an owned absolute path, or NULL with a sentence. Any thread, no Python. */
 char *px_python_select(const char *wanted, struct px_error *err);
-/* Whether that interpreter is likely to find debugpy. Any thread, no Python. */
-bool px_python_debugs(const char *wanted);
+/* Whether that interpreter, an absolute path, is likely to find debugpy. Any thread, no Python. */
+bool px_python_debugs(const char *python);
 
 /* GIL. The module `_phalanx_host`, with the streams in it; a new reference or NULL with an
  * exception. */

@@ -212,16 +212,13 @@ static bool is_isolated(const char *prefix)
     return !sees;
 }
 
-bool px_python_debugs(const char *wanted)
+bool px_python_debugs(const char *python)
 {
-    struct px_error err;
     char real[PATH_MAX] = "";
-    char *prefix = px_python_select(wanted, &err);
-    if (!prefix)
-        return false;
     const char *home = getenv("HOME");
     char *users = px_format("%s/.local", home ? home : "");
-    const bool resolved = realpath(prefix, real) != NULL;
+    const bool resolved = realpath(python, real) != NULL;
+    char *prefix = px_strdup(python);
     prefix_of(prefix);
     bool found = is_on_pythonpath() || is_under(prefix);
     if (!found && !is_isolated(prefix))
