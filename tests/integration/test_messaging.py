@@ -303,11 +303,13 @@ def test_a_subshell_made_before_python_is_up_serves(start, tmp_path):
 # ---- interrupts ---------------------------------------------------------------------------
 
 STUBBORN = """
-from time import sleep as rest
+import asyncio, signal, time
+signal.signal(signal.SIGINT, print)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print('go', flush=True)
 while True:
     try:
-        rest(60)
+        {wait}(60)
     except BaseException:
         print('no', flush=True)
 """
@@ -326,18 +328,78 @@ def interrupt_until_answered(kernel, msg_id, interrupt, patience=0.2):
     wait_for(answered, TIMEOUT)
 
 
-def end_stubborn_cell(kernel):
-    running = kernel.kc.execute(STUBBORN)
-    assert kernel.wait_for_output(running, "stream")["text"] == "go\n"
-    kernel.km.interrupt_kernel()
-    assert kernel.wait_for_output(running, "stream")["text"] == "no\n"
-    kernel.km.interrupt_kernel()
+def by_message(kernel):
+    kernel.send("control", "interrupt_request", {})  # the manager's may have the id of a cell
+
+
+def by_signal(kernel):
+    os.kill(kernel.pid, signal.SIGINT)
+
+
+def end_stubborn_cell(kernel, interrupt=by_message, wait="time.sleep"):
+    """It must take two; under load the second may come too late to count as one."""
+    running = kernel.kc.execute(STUBBORN.format(wait=wait))
+    kernel.wait_for_text(running, "go\n")
+    interrupt(kernel)
+    kernel.wait_for_text(running, "no\n")
+    interrupt_until_answered(kernel, running, lambda: interrupt(kernel))
     assert kernel.reply(running)["content"]["ename"] == "KeyboardInterrupt"
+    shown = kernel.until_idle(running)
+    assert [c["ename"] for kind, c in shown if kind == "error"] == ["KeyboardInterrupt"]
 
 
-def test_a_second_interrupt_ends_a_cell_that_catches_the_first(kernel):
-    end_stubborn_cell(kernel)
+@pytest.mark.parametrize("interrupt", [by_message, by_signal])
+@pytest.mark.parametrize("wait", ["time.sleep", "await asyncio.sleep"])
+def test_a_second_interrupt_ends_a_cell_that_catches_the_first(kernel, interrupt, wait):
+    end_stubborn_cell(kernel, interrupt, wait)
     assert kernel.run("x = 1\nfor i in range(10): x += 1\nx")[0]["status"] == "ok"
+
+
+HANDLES = """
+import signal, time
+hits = []
+signal.signal(signal.SIGINT, lambda *arguments: print('hit', len(hits.append(1) or hits), flush=True))
+"""
+
+
+@pytest.mark.parametrize("cells", [[HANDLES, ""], [HANDLES]])
+def test_code_that_handles_sigint_gets_every_one(kernel, cells):
+    """In the cell that sets the handler, and in the next."""
+    *before, last = cells
+    for cell in before:
+        kernel.run(cell)
+    running = kernel.kc.execute(last + "print('go', flush=True)\nwhile len(hits) < 3: time.sleep(0.01)\n"
+                                       "signal.signal(signal.SIGINT, signal.default_int_handler)")
+    for text in ("go\n", "hit 1\n", "hit 2\n"):
+        kernel.wait_for_text(running, text)
+        by_signal(kernel)
+    assert kernel.reply(running)["content"]["status"] == "ok"
+
+
+FORKS = """
+import os, select
+def child():
+    for i in range(3):
+        try:
+            print('child', i, flush=True)
+            while True: select.select([], [], [], 0.01)
+        except KeyboardInterrupt:
+            for j in range(100): caught = j
+    os._exit(7)
+child_id = os.fork() or child()
+"""
+
+
+def test_a_child_catches_as_many_interrupts_as_it_likes(kernel):
+    running = kernel.kc.execute(FORKS + "print('is', child_id, flush=True)\n"
+                                        "os.waitstatus_to_exitcode(os.waitpid(child_id, 0)[1])")
+    said = ""
+    for i in range(3):
+        while f"child {i}\n" not in said or "is " not in said:
+            said += kernel.wait_for_output(running, "stream")["text"]
+        os.kill(int(said.split("is ")[1].split()[0]), signal.SIGINT)
+    shown = dict(kernel.until_idle(running))
+    assert shown["execute_result"]["data"]["text/plain"] == "7"
 
 
 def test_interrupts_that_come_late_to_a_subshell_leave_the_main_one_as_it_was(kernel, subshell):

@@ -8,6 +8,7 @@ installed a plain one takes its place. Cells run while an asyncio loop counts as
 
 import atexit
 import builtins
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,18 @@ import traceback
 import types
 
 import _phalanx_host as host
+
+MOST_DELIVERIES = 1000  # of an interrupt to what a cell awaits
+
+
+def _take_interrupts():
+    """Python's handler of SIGINT, under every name that programs compare with the one in force."""
+    import _signal
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.default_int_handler = _signal.default_int_handler = host.default_int_handler
+    if usual:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _simple(value):
@@ -209,6 +222,7 @@ class Bridge:
         """Makes this process a kernel for whatever looks at `sys` and `builtins`."""
         import io
 
+        _take_interrupts()
         io.TextIOBase.register(host.Stream)
         sys.stdout, sys.stderr = host.stdout, host.stderr
         sys.stdin = open(os.devnull, encoding="utf-8")
@@ -572,18 +586,19 @@ class Bridge:
 
     def run_coroutine(self, coroutine):
         """Runs a cell that awaits. An interrupt is delivered inside the cell, where its `finally`
-        blocks and context managers see it."""
+        blocks and context managers see it; one that lasts may keep a loop that is not asyncio's
+        from getting there."""
         import asyncio
 
         loop = self.loop
         _count_as_running(loop, False)
         task = loop.create_task(coroutine)
         try:
-            while True:
+            for deliveries in itertools.count(1):
                 try:
                     return loop.run_until_complete(task)
                 except KeyboardInterrupt:
-                    if task.done():
+                    if task.done() or deliveries == MOST_DELIVERIES:
                         raise
                     self._shell.px_own.interrupted = True
                     task.cancel()

@@ -43,8 +43,10 @@ struct px_python {
     bool background;           /* the event loop has something to do between cells */
     int loop_fd;               /* readable when the event loop has something to do, or -1 */
     atomic_bool applied;       /* a function was called, which may have given the loop something */
-    atomic_bool relentless;    /* what runs on the interpreter thread caught an interrupt */
-    _Atomic(int64_t) interrupted_ns; /* when it was interrupted last */
+    _Atomic(int64_t) interrupted_ns; /* when what runs on the interpreter thread last was; 0: not */
+    atomic_bool relentless;    /* that was soon after another interrupt, which it caught */
+    bool traced;               /* each line that it starts is interrupted; GIL */
+    int spared;                /* > 0: but not now; GIL */
     pthread_mutex_t hits_lock;
     pthread_cond_t hits_done;
     int hits;                  /* threads that are to interrupt a subshell's; under hits_lock */
@@ -117,6 +119,13 @@ void px_thread_wait_for_hits(struct px_python *self);
 /* GIL. True when CPython is about to raise what interrupts this subshell's thread. */
 bool px_thread_is_hit(void);
 void px_python_interrupt(void *self);
+/* GIL. What is to stand for signal.default_int_handler until px_thread_forget(), so that a second
+ * SIGINT is stronger than the first: a new reference, or NULL with an exception. */
+PyObject *px_thread_handler(struct px_python *self);
+void px_thread_forget(void);
+/* GIL. Until it is called with false as often as with true, or the request has ended, what runs on
+ * the interpreter thread is interrupted but once by each interrupt. Does nothing on others. */
+void px_thread_spare(struct px_python *self, bool spare);
 void px_apply_run(void *self, struct px_span msg_id, struct px_span metadata,
                   const struct px_span *buffers, size_t buffer_count, struct px_outcome *out);
 /* GIL. Forgets what apply remembers. */

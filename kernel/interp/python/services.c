@@ -7,6 +7,8 @@
  *     log(text)                                   a line in the log, for whoever runs the program
  *     forked()                                    this is a child process, without a host
  *     background(busy, fd)                        what the event loop has to do between requests
+ *     spare(bool)                                 whether to leave alone what an interrupt lasts for
+ *     default_int_handler                         Python's handler of SIGINT (thread.c)
  *     murmur2(bytes, seed)                        a hash, that of front ends for cells
  *     begun()                                     a memoryview of one number, which a task that has
  *                                                 items sets to how many it has begun; or None
@@ -282,6 +284,12 @@ static PyObject *host_begun(PyObject *module, PyObject *args)
     return number;
 }
 
+static PyObject *host_spare(PyObject *module, PyObject *spare)
+{
+    px_thread_spare(python_of(module), spare == Py_True);
+    Py_RETURN_NONE;
+}
+
 static PyObject *host_background(PyObject *module, PyObject *args)
 {
     struct px_python *self = python_of(module);
@@ -302,6 +310,8 @@ static PyMethodDef host_functions[] = {
     {"forked", host_forked, METH_NOARGS, PyDoc_STR("From now on output goes to the descriptors.")},
     {"begun", host_begun, METH_NOARGS,
      PyDoc_STR("Where a task that has items writes how many it has begun, or None.")},
+    {"spare", host_spare, METH_O,
+     PyDoc_STR("spare(bool): whether an interrupt that lasts is to leave alone what runs now.")},
     {"murmur2", host_murmur2, METH_VARARGS, PyDoc_STR("murmur2(bytes, seed): a hash of 32 bits.")},
     {"parent", host_parent, METH_NOARGS, PyDoc_STR("The header of the caller's request, as JSON.")},
     {0},
@@ -347,6 +357,10 @@ PyObject *px_services_create(struct px_python *self)
         PyObject *stream = px_stream_create(self, module, (enum px_stream)i);
         status = stream ? PyModule_AddObject(module, names[i], stream) : -1;
     }
+    PyObject *handler = status == 0 ? px_thread_handler(self) : NULL;
+    if (!handler || PyModule_AddObjectRef(module, "default_int_handler", handler) != 0)
+        status = -1;
+    Py_XDECREF(handler);
     if (status != 0)
         Py_CLEAR(module);
     return module;

@@ -247,6 +247,16 @@ class Own(threading.local):
     leave = False
 
 
+class Spared:
+    """What IPython does about a cell's end goes on, also when each line of the cell is interrupted."""
+
+    def __enter__(self):
+        host.spare(True)
+
+    def __exit__(self, *error):
+        host.spare(False)
+
+
 def _given_connection_file():
     """The file that the kernel was started with, or None."""
     arguments = sys.orig_argv
@@ -392,6 +402,16 @@ class ZMQInteractiveShell(InteractiveShell):
         super().init_hooks()
         self.set_hook("show_in_pager", page.as_hook(payloadpage.page), 99)
 
+    def init_events(self):
+        super().init_events()
+        trigger = self.events.trigger
+
+        def spared_trigger(*args, **options):
+            with Spared():
+                trigger(*args, **options)
+
+        self.events.trigger = spared_trigger
+
     def init_builtins(self):
         super().init_builtins()
         self.builtin_trap = LockedBuiltins(shell=self)
@@ -476,6 +496,10 @@ class ZMQInteractiveShell(InteractiveShell):
     def publish_data(self, data):
         publish_data(data)
 
+    def showtraceback(self, *args, **options):
+        with Spared():
+            super().showtraceback(*args, **options)
+
     def _showtraceback(self, etype, evalue, stb):
         own = self.px_own
         if own.interrupted and etype.__name__ == "CancelledError":
@@ -536,7 +560,10 @@ class ZMQInteractiveShell(InteractiveShell):
         own.traceback = None
         own.interrupted = False
         try:
-            result = self.run_cell(code, store_history=store_history, silent=silent)
+            try:
+                result = self.run_cell(code, store_history=store_history, silent=silent)
+            finally:
+                host.spare(True)  # to the end of the request
         except BaseException as error:  # an interrupt outside the user's code, or a fault of IPython's
             if own.traceback is not None:
                 return own.traceback
@@ -546,7 +573,16 @@ class ZMQInteractiveShell(InteractiveShell):
         failure = result.error_before_exec or result.error_in_exec
         if failure is None:
             return None
+        if own.traceback is None and isinstance(failure, KeyboardInterrupt):
+            self._show_plainly(failure)
         return own.traceback or describe(failure, [])
+
+    def _show_plainly(self, failure):
+        """IPython shows no traceback in whose making the next interrupt comes; unless others show
+        what it would have shown."""
+        if not {"showtraceback", "_showtraceback"} & vars(self).keys():
+            self._showtraceback(type(failure), failure,
+                                traceback.format_exception_only(type(failure), failure))
 
     def px_take_payload(self):
         payload = self.payload_manager.read_payload()

@@ -9,13 +9,18 @@
  *
  * A second interrupt of the same request within a second means that it caught the first: from then
  * on every line that it starts raises KeyboardInterrupt, until it has ended. Lines of the machinery
- * under the cell are spared, so that event loops stay whole. Code that handles SIGINT itself is
- * left to do so.
+ * under the cell are spared, so that event loops stay whole, and so is what IPython does about the
+ * end of a cell. Code that handles SIGINT itself is left to do so.
  *
  * A request may wait long for the GIL, before its first instruction. So an interrupt has a time, and
  * is acted on by the request that had begun by then; one that is older was meant for what went
- * before, and is dropped. A SIGINT, whoever sends it, gets its time from a handler that stands before
- * CPython's. The user's code may put others there: each request puts ours before them again.
+ * before, and is dropped.
+ *
+ * Two handlers see to that. One stands before CPython's in C: it gives a SIGINT its time and counts
+ * those that other processes send (ours were counted when they were sent). The user's code may put
+ * others there: each request and each KeyboardInterrupt puts ours before CPython's again. The
+ * other is signal.default_int_handler, in whose place stands ours under the same name: what makes
+ * KeyboardInterrupt also makes it lasting, in one step, so that no line of the cell comes between.
  *
  * Signals reach one thread only. In a subshell's thread KeyboardInterrupt is made to be raised at
  * the next instruction of Python; setting that up needs the GIL, which the caller must not wait
@@ -34,13 +39,34 @@
 
 #define AGAIN_NS 1000000000
 
-/* ---- when a SIGINT came ---- */
+/* ---- SIGINT ---- */
 
-static _Atomic(int64_t) signalled_ns;
-static struct sigaction cpythons; /* CPython's handler, which ours calls */
+/* A signal handler has no context argument. */
+static _Atomic(struct px_python *) interpreter;
+static _Atomic(int64_t) signalled_ns; /* when the last SIGINT came */
+static struct sigaction cpythons;     /* CPython's handler, which ours calls */
 
-static void on_sigint(int signo)
+/* Any thread, and in a signal handler. */
+static void count_interrupt(struct px_python *self)
 {
+    const int64_t now_ns = px_now_ns();
+    const int64_t last_ns = atomic_exchange(&self->interrupted_ns, now_ns);
+    atomic_store(&self->relentless, last_ns && now_ns - last_ns < AGAIN_NS);
+}
+
+/* Linux may choose another thread of the process for it, which then ends no system call of ours. */
+static void on_sigint(int signo, siginfo_t *info, void *context)
+{
+    struct px_python *self = atomic_load(&interpreter);
+    (void)context;
+    if (self && !self->forked) {
+        if (info->si_pid != getpid())
+            count_interrupt(self);
+        if (!pthread_equal(pthread_self(), self->main_thread)) {
+            pthread_kill(self->main_thread, signo);
+            return;
+        }
+    }
     atomic_store(&signalled_ns, px_now_ns());
     cpythons.sa_handler(signo);
 }
@@ -49,14 +75,15 @@ static void on_sigint(int signo)
 static void stamp_sigint(void)
 {
     struct sigaction now;
-    if (sigaction(SIGINT, NULL, &now) < 0 || now.sa_handler == SIG_DFL ||
-        now.sa_handler == SIG_IGN || now.sa_handler == on_sigint)
+    if (sigaction(SIGINT, NULL, &now) < 0 || (now.sa_flags & SA_SIGINFO) ||
+        now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN)
         return;
-    if (!cpythons.sa_handler && !(now.sa_flags & SA_SIGINFO))
+    if (!cpythons.sa_handler)
         cpythons = now; /* the first time nobody else has been there */
     if (now.sa_handler != cpythons.sa_handler)
         return;
-    now.sa_handler = on_sigint;
+    now.sa_flags |= SA_SIGINFO;
+    now.sa_sigaction = on_sigint;
     sigaction(SIGINT, &now, NULL);
 }
 
@@ -128,8 +155,11 @@ static void leave_thread(struct px_python *self)
 static void calm(struct px_python *self)
 {
     atomic_store(&self->interrupted_ns, 0);
-    if (atomic_exchange(&self->relentless, false))
+    atomic_store(&self->relentless, false);
+    if (self->traced)
         PyEval_SetTrace(NULL, NULL);
+    self->traced = false;
+    self->spared = 0;
 }
 
 /* Since when interrupts are meant for what runs now. */
@@ -262,9 +292,10 @@ void px_thread_interrupt(void *arg, pthread_t thread)
 /* Files whose lines are spared. */
 static bool is_machinery(const char *file)
 {
-    static const char *const parts[] = {"<phalanx>/",    "/IPython/", "/asyncio/",
-                                        "/traitlets/",   "<frozen ",  "/threading.py",
-                                        "/contextlib.py"};
+    static const char *const parts[] = {
+        "<phalanx>/",    "/IPython/",      "/asyncio/",    "/traitlets/",     "<frozen ",
+        "/threading.py", "/contextlib.py", "/selectors.py", "/_weakrefset.py", "/weakref.py",
+    };
     for (size_t i = 0; i < PX_COUNT(parts); i++)
         if (strstr(file, parts[i]))
             return true;
@@ -274,7 +305,7 @@ static bool is_machinery(const char *file)
 static int raise_again(PyObject *unused, PyFrameObject *frame, int what, PyObject *value)
 {
     (void)unused, (void)value;
-    if (what != PyTrace_LINE)
+    if (what != PyTrace_LINE || atomic_load(&interpreter)->spared > 0)
         return 0;
     PyCodeObject *code = PyFrame_GetCode(frame);
     const char *file = PyUnicode_AsUTF8(code->co_filename);
@@ -305,20 +336,64 @@ static bool is_handled(void)
 static int be_relentless(void *arg)
 {
     struct px_python *self = arg;
-    if (atomic_load(&self->relentless) && !is_handled())
-        PyEval_SetTrace(raise_again, NULL);
+    if (!atomic_load(&self->relentless) || is_handled())
+        return 0;
+    self->traced = true;
+    PyEval_SetTrace(raise_again, NULL);
     return 0;
+}
+
+/* GIL, interpreter thread: Python's handler of SIGINT. The first that comes after other code has put
+ * CPython's handler in the place of ours has not been counted. */
+static PyObject *default_int_handler(PyObject *module, PyObject *args)
+{
+    struct px_python *self = atomic_load(&interpreter);
+    int signo;
+    PyObject *frame;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iO:default_int_handler", &signo, &frame))
+        return NULL;
+    if (self && !self->forked) {
+        int64_t never = 0;
+        stamp_sigint();
+        atomic_compare_exchange_strong(&self->interrupted_ns, &never, px_now_ns());
+        be_relentless(self);
+    }
+    PyErr_SetNone(PyExc_KeyboardInterrupt);
+    return NULL;
+}
+
+PyObject *px_thread_handler(struct px_python *self)
+{
+    static PyMethodDef method = {"default_int_handler", default_int_handler, METH_VARARGS,
+                                 PyDoc_STR("The default handler for SIGINT installed by Python.\n\n"
+                                           "It raises KeyboardInterrupt.")};
+    PyObject *name = PyUnicode_FromString("_signal");
+    PyObject *module = name ? PyImport_Import(name) : NULL;
+    PyObject *handler = module ? PyCFunction_NewEx(&method, module, name) : NULL;
+    atomic_store(&interpreter, self);
+    Py_XDECREF(module);
+    Py_XDECREF(name);
+    return handler;
+}
+
+void px_thread_spare(struct px_python *self, bool spare)
+{
+    if (is_main(self))
+        self->spared += spare ? 1 : -1;
+}
+
+void px_thread_forget(void)
+{
+    atomic_store(&interpreter, NULL);
 }
 
 void px_python_interrupt(void *arg)
 {
     struct px_python *self = arg;
-    const int64_t now_ns = px_now_ns();
-    const int64_t last_ns = atomic_exchange(&self->interrupted_ns, now_ns);
-    if (last_ns && now_ns - last_ns < AGAIN_NS) {
-        atomic_store(&self->relentless, true);
-        (void)Py_AddPendingCall(be_relentless, self); /* full: one of these is in it already */
-    }
+    count_interrupt(self);
+    if (atomic_load(&self->relentless))
+        (void)Py_AddPendingCall(be_relentless, self); /* where a handler in C keeps the signal */
     if (getpgrp() == getpid())
         kill(0, SIGINT);
     else
