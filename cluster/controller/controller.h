@@ -91,18 +91,12 @@ struct px_settings {
 PX_MUST_USE int px_settings_read(int argc, char **argv, struct px_settings *out,
                                  char profile_dir[PX_PATH_SIZE], struct px_error *err);
 void px_settings_fini(struct px_settings *settings);
-/* The rest is config.c. Reads the profile's configuration files, if there are any. */
-void px_settings_config(struct px_settings *settings, const char *profile_dir);
-/* One configuration file more, and the file of a key, where they are named. */
+/* The rest is config.c. One configuration file more, and the file of a key, where they are named. */
 PX_MUST_USE int px_settings_files(struct px_settings *settings, struct px_error *err);
-/* Sets one trait, as in "HeartMonitor.period", from the text of a Python or JSON literal.
- * PX_ENOENT for a name that is not known, PX_EINVAL for a value that is not right. */
-PX_MUST_USE int px_settings_trait(struct px_settings *settings, const char *name,
-                                  struct px_span literal, struct px_error *err);
-/* One configuration file's text (.py: lines `c.Class.trait = literal`; .json: an object). What
- * is not known or not a literal is passed over. Pure. Returns how many settings it made. */
-int px_settings_config_py(struct px_settings *settings, struct px_span text);
-int px_settings_config_json(struct px_settings *settings, struct px_span text);
+/* A px_config_set, for a struct px_settings: sets one trait, as in "HeartMonitor.period". PX_ENOENT
+ * for a name that is not known, PX_EINVAL for a value that is not right. */
+PX_MUST_USE int px_settings_trait(void *settings, const char *name, struct px_span literal,
+                                  struct px_error *err);
 /* "10101-10105,10108" and "[1, 2]". */
 PX_MUST_USE int px_ports_parse(const char *text, struct px_port_pool *out, struct px_error *err);
 

@@ -232,7 +232,7 @@ static int read_files(const struct px_settings *first, const char *profile_dir,
                       struct px_settings *out, struct px_error *err)
 {
     *out = defaults;
-    px_settings_config(out, profile_dir);
+    px_config_profile(profile_dir, "ipcontroller", px_settings_trait, out);
     if (first->config_file != NULL)
         out->config_file = first->config_file;
     if (first->key_file != NULL)

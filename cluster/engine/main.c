@@ -24,7 +24,7 @@
 struct options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
     const char *restart, *file, *url, *location, *work_dir, *ident, *code, *script, *language;
-    const char *python, *colors, *ssh, *sshkey, *log_url;
+    const char *python, *colors, *ssh, *sshkey, *log_url, *config_file, *key_file;
     int count, id, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
     int stop_on_eof;
     char *info; /* $IPP_CONNECTION_INFO, or NULL; owned */
@@ -52,13 +52,17 @@ static const struct px_option option_rows[] = {
     {"ssh", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER",
      "reach it through ssh to user@host:port (default: what the file says)", 0, 0},
     {"sshkey", 0, PX_OPT_STRING, AT(sshkey), 0, "FILE", "private key for it", 0, 0},
+    {"keyfile", 0, PX_OPT_STRING, AT(key_file), 0, "FILE",
+     "the key to sign with (default: the connection file's)", 0, 0},
+    {"config", 0, PX_OPT_STRING, AT(config_file), 0, "FILE",
+     "configuration, besides the profile's ipengine_config.py: .py or .json", 0, 0},
     {"wait", 0, PX_OPT_DOUBLE, AT(wait), 0, "SECONDS",
      "for the connection file to appear (default: 10)", 0, 0},
     {"timeout", 0, PX_OPT_DOUBLE, AT(timeout), 0, "SECONDS",
      "for the hub to answer the registration (default: 5)", 0, 0},
     {NULL, 0, PX_OPT_HEADING, 0, 0, NULL, "Engines", 0, 0},
-    {"n", 'n', PX_OPT_INT, AT(count), 0, "N", "how many (default: one a processor, or 1 under a launcher)",
-     1, 4096},
+    {"n", 'n', PX_OPT_INT, AT(count), 0, "N",
+     "how many (default: one a processor, or 1 under a launcher)", 1, 4096},
     {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "python (default) or echo", 0, 0},
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
      "interpreter to be (default: its own or the active environment's)", 0, 0},
@@ -99,7 +103,10 @@ static const struct px_option option_rows[] = {
     {"IPEngine.use_mpi", 0, PX_OPT_SET, AT(mpi), 1, NULL, NULL, 0, 0},
     {"IPEngine.enable_nanny", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
     {"ProfileDir.location", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR", NULL, 0, 0},
+    {"Session.keyfile", 0, PX_OPT_STRING, AT(key_file), 0, "FILE", NULL, 0, 0},
     {"clean-logs", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
+    {"secure", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0}, /* the connection file says it */
+    {"no-secure", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
     {"IPEngine.sshserver", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER", NULL, 0, 0},
     {"IPEngine.sshkey", 0, PX_OPT_STRING, AT(sshkey), 0, "FILE", NULL, 0, 0},
     {"log-url", 0, PX_OPT_STRING, AT(log_url), 0, "URL", NULL, 0, 0},
@@ -116,15 +123,57 @@ static const struct px_usage usage = {
     .classes = " IPEngine BaseParallelApplication BaseIPythonApplication ",
 };
 
+static struct px_profile_choice choice_of(const struct options *options)
+{
+    return (struct px_profile_choice){.ipython_dir = options->ipython_dir,
+                                      .profile = options->profile,
+                                      .profile_dir = options->profile_dir,
+                                      .cluster_id = options->cluster_id};
+}
+
+/* ---- configuration files ---- */
+
+/* A px_config_set: as if it had come as an option. The words stay, as argv does. */
+static int take_trait(void *ctx, const char *name, struct px_span literal, struct px_error *err)
+{
+    char *value = px_config_unquote(literal);
+    const bool none = strcmp(value, "None") == 0 || strcmp(value, "null") == 0;
+    char *word = px_format("--%s=%s", name, value);
+    char *argv[] = {(char *)usage.program, word, NULL};
+    const int rc = none ? 0 : px_options_parse(&usage, 2, argv, ctx, false, err);
+    free(value);
+    if (rc < 0)
+        free(word);
+    return rc < 0 ? -1 : 0;
+}
+
+/* The command line says which files there are, and has the last word over them. */
+static int read_options(int argc, char **argv, struct options *out)
+{
+    struct px_error err;
+    const struct options defaults = *out;
+    (void)px_options_main(&usage, argc, argv, out);
+    px_log_init(usage.program, (enum px_level)out->log_level);
+    const char *file = out->config_file;
+    char profile[PX_PATH_SIZE];
+    const struct px_profile_choice choice = choice_of(out);
+    const bool found = px_profile_dir(&choice, false, profile, &err) == 0;
+    *out = defaults;
+    if (found)
+        px_config_profile(profile, "ipengine", take_trait, out);
+    if (file && px_config_file(file, take_trait, out, &err) < 0)
+        px_die(2, "--config: %s", err.text);
+    const int rest = px_options_main(&usage, argc, argv, out);
+    px_log_init(usage.program, (enum px_level)out->log_level);
+    return rest;
+}
+
 /* ---- the connection ---- */
 
 /* The profile's directory, or "" when there is none and none is needed to find the cluster. */
 static void find_profile(const struct options *options, char out[PX_PATH_SIZE])
 {
-    const struct px_profile_choice choice = {.ipython_dir = options->ipython_dir,
-                                             .profile = options->profile,
-                                             .profile_dir = options->profile_dir,
-                                             .cluster_id = options->cluster_id};
+    const struct px_profile_choice choice = choice_of(options);
     struct px_error err;
     if (px_profile_dir(&choice, false, out, &err) == 0)
         return;
@@ -198,6 +247,11 @@ static void read_connection(const struct options *options, const char *path,
                                          PX_ROLE_ENGINE, out, &err) < 0)
         px_die(1, "%s", err.text);
     apply_address(options, out);
+    if (options->key_file) {
+        free(out->key);
+        if (!(out->key = px_key_file_read(options->key_file, &err)))
+            px_die(1, "--keyfile: %s", err.text);
+    }
     fill_from_environment(&out->key, "IPP_SESSION_KEY");
     fill_from_environment(&out->curve_serverkey, "IPP_CURVE_SERVERKEY");
 }
@@ -328,8 +382,9 @@ static void check(const struct options *options, int rest, int argc, char **argv
         px_die(1, "cannot change to %s: %s", options->work_dir, strerror(errno));
 }
 
-/* Whether somebody else counts: ipyparallel's launchers (7.1 names directory and id, 9.x says both in
- * the environment), mpiexec and srun start a program for each engine, and so does who names it. */
+/* Whether somebody else counts: ipyparallel's launchers (7.1 names directory and id, 9.x says both
+ * in the environment), mpiexec and srun start a program for each engine, and so does who names it.
+ */
 static bool is_one_of_many(const struct options *options)
 {
     return options->mpi || options->ident || options->id >= 0 || mpi_rank() >= 0 ||
@@ -356,8 +411,7 @@ int main(int argc, char **argv)
                               .output = PX_OUTPUT_DEFAULTS,
                               .ready_fd = -1};
     struct px_error err;
-    const int rest = px_options_main(&usage, argc, argv, &options);
-    px_log_init("pxengine", (enum px_level)options.log_level);
+    const int rest = read_options(argc, argv, &options);
     check(&options, rest, argc, argv);
     if (options.count == 0)
         options.count = is_one_of_many(&options) ? 1 : px_cpu_count();

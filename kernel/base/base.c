@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include "base/base.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -23,6 +24,17 @@
 struct px_span px_span_of(const char *text)
 {
     return (struct px_span){text ? text : "", text ? strlen(text) : 0};
+}
+
+struct px_span px_span_trim(struct px_span text)
+{
+    while (text.size > 0 && isspace((unsigned char)text.data[0])) {
+        text.data++;
+        text.size--;
+    }
+    while (text.size > 0 && isspace((unsigned char)text.data[text.size - 1]))
+        text.size--;
+    return text;
 }
 
 bool px_span_equal(struct px_span a, const char *text)

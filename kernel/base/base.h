@@ -35,6 +35,7 @@ struct px_span {
 
 #define PX_SPAN(literal) ((struct px_span){(literal), sizeof(literal) - 1})
 struct px_span px_span_of(const char *text); /* NULL gives an empty span */
+struct px_span px_span_trim(struct px_span text); /* without white space at its ends */
 bool px_span_equal(struct px_span a, const char *text);
 
 /*
@@ -205,7 +206,7 @@ struct px_usage {
 /*
  * Parses argv[1..argc) into `out`. Returns the index of the first argument that
  * is not an option (argv may be permuted; "--" ends options), or -1 with an
- * error that names the nearest known option when one is unknown. Prints nothing.
+ * error: PX_ENOENT for an unknown one, with the nearest that is known. Prints nothing.
  * With `stop_early`, stops at the first argument that is not an option.
  */
 PX_MUST_USE int px_options_parse(const struct px_usage *usage, int argc, char **argv, void *out,

@@ -102,8 +102,8 @@ static int refuse_unknown(const struct px_usage *usage, const char *word, struct
     const char *plain = find_trait(usage, word, trait) ? trait : bare + strspn(bare, "-");
     const char *near = px_nearest(plain, names);
     if (near)
-        return px_fail(err, PX_EINVAL, "unknown option '%s': did you mean '--%s'?", bare, near);
-    return px_fail(err, PX_EINVAL, "unknown option '%s': see --help", bare);
+        return px_fail(err, PX_ENOENT, "unknown option '%s': did you mean '--%s'?", bare, near);
+    return px_fail(err, PX_ENOENT, "unknown option '%s': see --help", bare);
 }
 
 static int store_int(const struct px_option *row, const char *text, int *out, struct px_error *err)

@@ -336,6 +336,26 @@ PX_MUST_USE int px_cluster_endpoint(const struct px_cluster_connection *connecti
 bool px_cluster_local(const struct px_cluster_connection *connection, int port,
                       char out[PX_ENDPOINT_SIZE]);
 
+/* ---- configuration files (config.c) ---------------------------------------- */
+
+/* Told of one setting: `name` is "Class.trait", `literal` a Python or JSON literal, both for the
+ * time of the call. 0, or -1 with PX_ENOENT for a trait that the program does not have. */
+typedef int (*px_config_set)(void *ctx, const char *name, struct px_span literal,
+                             struct px_error *err);
+/* A file's text: of .py the lines `c.Class.trait = literal`, or the object of .json. What is neither
+ * is passed over; a value that `set` refuses is logged. Returns how many it took. Pure otherwise. */
+int px_config_py(struct px_span text, px_config_set set, void *ctx);
+int px_config_json(struct px_span text, px_config_set set, void *ctx);
+/* The file, of either kind by its name. Fails only where it cannot be read. */
+PX_MUST_USE int px_config_file(const char *path, px_config_set set, void *ctx,
+                               struct px_error *err);
+/* <profile>/<program>_config.py, then .json, of which there may be none. */
+void px_config_profile(const char *profile_dir, const char *program, px_config_set set, void *ctx);
+/* 'x', "x", b'x' without quotes and escapes; anything else as it is. The caller frees. */
+char *px_config_unquote(struct px_span literal);
+/* The key in a file, without the white space around it; the caller frees. NULL on failure. */
+char *px_key_file_read(const char *path, struct px_error *err);
+
 /* ---- profile directories --------------------------------------------------- */
 
 struct px_profile_choice {

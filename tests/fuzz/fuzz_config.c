@@ -13,8 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct px_settings settings = {0};
     struct px_port_pool pool;
     px_log_init("fuzz", PX_ERROR);
-    px_settings_config_py(&settings, text);
-    px_settings_config_json(&settings, text);
+    px_config_py(text, px_settings_trait, &settings);
+    px_config_json(text, px_settings_trait, &settings);
     px_settings_fini(&settings);
     char *copy = px_strndup(text.data, text.size);
     if (px_ports_parse(copy, &pool, NULL) == 0)

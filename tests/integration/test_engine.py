@@ -202,6 +202,24 @@ def test_ipengine_s_names_for_the_same(hub, start, env, tmp_path):
     assert hub.receive("iopub")[1]["content"]["text"] == "one\ntwo\n"
 
 
+def test_configuration_files_say_what_options_would(hub, start, ipython_dir, tmp_path):
+    hub.write(key="of another")
+    (tmp_path / "key").write_text("secret\n")
+    (tmp_path / "more.json").write_text('{"IPEngine": {"startup_command": "print more"}}')
+    (ipython_dir / "profile_default" / "ipengine_config.py").write_text(
+        f"c.IPEngine.id = 7  # not the eighth\nc.Session.keyfile = {str(tmp_path / 'key')!r}\n"
+        "c.IPEngine.startup_command = 'print profile'\nc.InteractiveShell.no_such = 3\n")
+    for options, wanted, said in ([], 7, "profile\n"), (["--id=8"], 8, "profile\n"), (
+            ["--config", tmp_path / "more.json"], 7, "more\n"):
+        start(*options)
+        _, msg = hub.receive("registration")
+        assert msg["content"]["id"] == wanted
+        hub.send("registration", [msg["content"]["uuid"].encode()], "registration_reply",
+                 {"status": "ok", "id": wanted, "hb_period": 3000})
+        hub.receive("iopub")
+        assert hub.receive("iopub")[1]["content"]["text"] == said
+
+
 def test_startup_files_run_at_the_start(hub, start, env, ipython_dir, tmp_path):
     """$PYTHONSTARTUP, then the profile's: before anything is asked of the engine."""
     hub.write()
@@ -218,11 +236,12 @@ def test_startup_files_run_at_the_start(hub, start, env, ipython_dir, tmp_path):
     assert msg["content"]["text"].strip() == "['environment', 'profile']"
 
 
-def test_configured_code_runs_in_the_engine(hub, start, ipython_dir):
+@pytest.mark.parametrize("file", ["ipython_config.py", "ipengine_config.py"])
+def test_configured_code_runs_in_the_engine(hub, start, ipython_dir, file):
     """Not once in the fork server, which starts the shell for all engines where nothing is
     configured."""
     hub.write()
-    (ipython_dir / "profile_default" / "ipython_config.py").write_text(
+    (ipython_dir / "profile_default" / file).write_text(
         "c.InteractiveShellApp.exec_lines = ['import os; print(os.getpid())']\n")
     engines = start(language="python")
     uuid = hub.join()

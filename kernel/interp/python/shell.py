@@ -689,13 +689,14 @@ def _configuration(options):
 
 def create(bridge):
     config = _configuration(bridge.options)
-    app = IPKernelApp(config=config)
+    files = ["ipengine_config.py"] if bridge.options["engine"] else ["ipython_kernel_config.py"]
+    app = IPKernelApp(config=config, config_files=files)
     try:
         app.initialize([])
     except Exception as error:
         host.log(f"the IPython profile is ignored: {error}")
         config.HistoryManager.enabled = False
-        app = IPKernelApp(config=config)
+        app = IPKernelApp(config=config, config_files=files)
     shell = ZMQInteractiveShell.instance(
         parent=app,
         profile_dir=app.profile_dir,

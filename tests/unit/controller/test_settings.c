@@ -27,7 +27,7 @@ static void test_python_lines(void **state)
                                "import os; c.TaskScheduler.hwm = os.cpu_count()";
     struct px_settings settings = {.hwm = 1, .ssh = "x"};
     px_log_init("test", PX_ERROR);
-    assert_int_equal(px_settings_config_py(&settings, px_span_of(text)), 8);
+    assert_int_equal(px_config_py(px_span_of(text), px_settings_trait, &settings), 8);
     assert_int_equal(settings.ping_ms, 200);
     assert_string_equal(settings.scheme, "twobin");
     assert_string_equal(settings.location, "a # b");
@@ -48,11 +48,11 @@ static void test_json(void **state)
         "{\"HeartMonitor\": {\"period\": 300, \"debug\": false}, \"TaskScheduler\": {\"hwm\": 3},"
         " \"IPController\": {\"reuse_files\": true, \"location\": \"here\"}, \"version\": 1}";
     struct px_settings settings = {0};
-    assert_int_equal(px_settings_config_json(&settings, px_span_of(text)), 4);
+    assert_int_equal(px_config_json(px_span_of(text), px_settings_trait, &settings), 4);
     assert_int_equal(settings.ping_ms, 300);
     assert_int_equal(settings.hwm, 3);
     assert_string_equal(settings.location, "here");
-    assert_int_equal(px_settings_config_json(&settings, PX_SPAN("[1")), 0);
+    assert_int_equal(px_config_json(PX_SPAN("[1"), px_settings_trait, &settings), 0);
     px_settings_fini(&settings);
 }
 
