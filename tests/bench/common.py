@@ -15,6 +15,8 @@ from pathlib import Path
 
 warnings.simplefilter("ignore")
 
+TURN = 10  # calls of one before the other has its turn
+
 BIN = Path(os.environ["PX_BIN"])
 PYTHON = sys.executable
 sys.path.insert(0, os.environ["PX_PYTHONPATH"])
@@ -140,13 +142,15 @@ def cpu_seconds(pids):
 
 
 def time_turns(ours, theirs, count, warmup=20):
-    """The medians of `count` calls of each, in seconds. They take turns, so that what else the
-    machine does falls on both."""
+    """The medians of `count` calls of each, in seconds. They take turns of ten, so that what else the
+    machine does falls on both. The first two of a turn do not count: the other's processes may still
+    be at work behind their last reply."""
     times = ([], [])
-    for turn in range(warmup + count):
+    for done in range(-warmup, count, TURN):
         for action, taken in zip((ours, theirs), times):
-            begun = time.perf_counter()
-            action()
-            if turn >= warmup:
-                taken.append(time.perf_counter() - begun)
+            for call in range(-2, TURN):
+                begun = time.perf_counter()
+                action()
+                if done >= 0 and call >= 0:
+                    taken.append(time.perf_counter() - begun)
     return median(times[0]), median(times[1])
