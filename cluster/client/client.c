@@ -422,6 +422,8 @@ void phalanx_close(phalanx_client *client)
         stop_thread(client);
     px_loop_destroy(client->loop);
     for (int i = 0; i < PX_CHANNEL_COUNT; i++) {
+        if (!client->running && client->sockets[i])
+            px_socket_set_linger(client->sockets[i], 0); /* what was asked in vain */
         px_socket_destroy(client->monitors[i]);
         px_socket_destroy(client->sockets[i]);
     }
