@@ -337,7 +337,8 @@ static enum phalanx_code post(struct submission *self, struct phalanx_result *re
     if (open)
         return PHALANX_OK;
     discard(self);
-    return px_refuse(err, PHALANX_ECLOSED, "The client is closed, or its controller was shut down");
+    return px_refuse(err, PHALANX_ECLOSED,
+                     "The client is closed, or its controller was shut down; connect another one");
 }
 
 /* ---- the public side ---------------------------------------------------------------------- */
