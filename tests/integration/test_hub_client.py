@@ -401,6 +401,7 @@ def test_no_engines(env, run, ipython_dir):
             for call in (lambda: client[:], lambda: client.direct_view("all").apply(abs, 1),
                          lambda: client.load_balanced_view().apply_sync(abs, 1),
                          lambda: client.load_balanced_view().map_sync(abs, [1]),
+                         lambda: client.load_balanced_view().imap(abs, [1]),
                          lambda: client.broadcast_view().execute("1")):
                 with pytest.raises(phalanx.NoEnginesRegistered, match="wait_for_engines"):
                     call()

@@ -167,6 +167,7 @@ class LoadBalancedView(View):
         if not sequences:
             raise AssertionError("must have some sequences to map onto!")
         calls.check(f)
+        self._must_wait(True)
         most = None if max_outstanding in ("auto", 0) else max_outstanding
         return LazyMapIterator(
             *batch.imap(self, f, sequences, ordered, most, return_exceptions)
