@@ -7,6 +7,8 @@ import gc
 import io
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -788,6 +790,14 @@ def test_an_executor_aborts_all_its_futures_at_once(rc, gate, monkeypatch):
     gate.open()
     assert not concurrent.futures.wait(others, 60).not_done
     assert all(future.cancelled() for future in others)
+
+
+def test_joblib_may_be_imported_first_or_last():
+    pytest.importorskip("joblib")
+    for first, last in (("joblib", "phalanx"), ("phalanx", "joblib")):
+        code = (f"import {first}, importlib.util as u; u.find_spec('joblib'); import {last}, joblib\n"
+                "assert 'phalanx' in joblib.parallel.BACKENDS")
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_joblib(rc):

@@ -11,6 +11,7 @@ In IPython, `%load_ext phalanx` adds %px and %%px.
 """
 
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -114,8 +115,8 @@ def load_ipython_extension(ip):
 
 def register_joblib_backend(name="phalanx", make_default=False):
     """Makes `name` a backend of joblib that uses the newest open Client, or the default cluster.
-    Done under the names "phalanx" and (where nobody has that) "ipyparallel" when a Client is made
-    after joblib was imported."""
+    Done under the names "phalanx" and (where nobody has that) "ipyparallel" when both this package
+    and joblib have been imported."""
     from . import _joblib
 
     _joblib.register(name, make_default)
@@ -123,8 +124,33 @@ def register_joblib_backend(name="phalanx", make_default=False):
         _joblib.register_alias("ipyparallel")
 
 
+class _WhenJoblibComes:
+    """Registers the backend as soon as joblib is imported: its users need not know when that was."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "joblib" or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)  # the others know where it is
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            run = spec.loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                sys.meta_path.remove(self)
+                register_joblib_backend()
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
 if "joblib" in sys.modules:
     register_joblib_backend()
+else:
+    sys.meta_path.insert(0, _WhenJoblibComes())
 
 
 def _non_interactive():

@@ -115,10 +115,6 @@ class Client(HubFace):
         self._watcher = Watcher(self._raw)
         self._number = next(_numbers)
         _open_clients[self._number] = self
-        if "joblib" in sys.modules:
-            from . import register_joblib_backend
-
-            register_joblib_backend()
         shell = current_shell()
         if shell is not None and "px" not in shell.magics_manager.magics["line"]:
             from . import magics
