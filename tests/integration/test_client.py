@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The package `phalanx` as its users know it, on our cluster and on ipyparallel's."""
+import __future__
 import functools
 import os
 import pickle
 import subprocess
+import sys
 import threading
 import time
 
@@ -66,8 +68,16 @@ def keyword_only(n, *, scale=1):
     return n * scale
 
 
+# What Python 3.14 does of itself: annotations are looked at late, and name what may not be there.
+LATE = __future__.annotations.compiler_flag if sys.version_info < (3, 14) else 0
+late = {"__name__": "__main__"}
+exec(compile("def f(x: Missing): return x\nclass C:\n    def m(self, x: Missing): return x", "late",
+             "exec", LATE), late)
+
 BIG = numpy.arange(100_000.0)
 BOTH = [
+    (late["f"], (5,), {}, "5"),
+    (lambda cls: cls().m(6), (late["C"],), {}, "6"),
     (lambda x: x + 1, (5,), {}, "6"),
     (lambda: a, (), {}, "41"),  # noqa: F821: of the reader's namespace
     (outer(2), (1,), {}, "6"),
@@ -80,6 +90,7 @@ BOTH = [
     (numpy.linalg.norm, ([3.0, 4.0],), {}, repr(numpy.float64(5))),
 ]
 PICKLE5_ONLY = [
+    (lambda f: f.__annotations__, (late["f"],), {}, "{'x': 'Missing'}"),
     (lambda x: x.twice(), (Derived(4),), {}, "9"),
     (lambda d: sum(v.sum() for v in d["l"]), ({"l": [BIG, BIG]},), {}, repr(2 * BIG.sum())),
     (lambda f: f(3), (outer(1),), {}, "7"),
@@ -119,7 +130,8 @@ def test_arrays_leave_the_stream():
 def test_canned_bytes_are_ipyparallels():
     stream, *buffers = phalanx.canning.serialize_object(b"x" * 2000)
     assert stream == (
-        bytes.fromhex("80049546000000000000008c1d") + b"ipyparallel.serialize.canning"
+        bytes([0x80, pickle.DEFAULT_PROTOCOL]) + bytes.fromhex("9546000000000000008c1d")
+        + b"ipyparallel.serialize.canning"
         + bytes.fromhex("948c0b") + b"CannedBytes"
         + bytes.fromhex("9493942981947d948c07") + b"buffers"
         + bytes.fromhex("945d944e6173622e")

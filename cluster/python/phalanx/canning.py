@@ -188,7 +188,8 @@ class CannedFunction(CannedObject):
         self.code = f.__code__
         self.defaults = [can(d) for d in f.__defaults__] if f.__defaults__ else None
         self.kwdefaults = can_dict(f.__kwdefaults__) if f.__kwdefaults__ else None
-        self.annotations = can_dict(f.__annotations__) if f.__annotations__ else None
+        annotations = annotations_of(f)
+        self.annotations = can_dict(annotations) if annotations else None
         self.closure = tuple(can(cell) for cell in f.__closure__) if f.__closure__ else None
         self.module = f.__module__ or "__main__"
         self.__name__ = f.__name__
@@ -279,6 +280,17 @@ _wire(_canning)(_WireReference)
 @_wire(_codeutil)
 def code_ctor(*args):
     return types.CodeType(*args)
+
+
+def annotations_of(f):
+    """A function's. Python 3.14 computes them when they are asked for; where they name what is not
+    there, as they are written."""
+    try:
+        return f.__annotations__
+    except Exception:
+        import annotationlib
+
+        return annotationlib.get_annotations(f, format=annotationlib.Format.STRING)
 
 
 def found_by_name(f):

@@ -65,7 +65,7 @@ def _reduce_function(f):
     args = (f.__code__, _Namespace(home), f.__name__, f.__defaults__, f.__closure__)
     slots = {
         "__kwdefaults__": f.__kwdefaults__,
-        "__annotations__": f.__annotations__,
+        "__annotations__": canning.annotations_of(f),
         "__qualname__": f.__qualname__,
         "__module__": f.__module__,
     }
@@ -236,7 +236,7 @@ def _makings(f):
         return None
     if found_by_name(f):
         return _BY_NAME
-    if f.__closure__ or f.__dict__ or f.__kwdefaults__ or f.__annotations__:
+    if f.__closure__ or f.__dict__ or f.__kwdefaults__ or canning.annotations_of(f):
         return None
     defaults = f.__defaults__
     if defaults and not all(type(value) in _ATOMS for value in defaults):
@@ -251,7 +251,7 @@ def _unchanged(f, makings):
     return (
         f.__code__ is code and f.__defaults__ is defaults and f.__name__ is name
         and f.__qualname__ is qualname and f.__module__ is module
-        and not (f.__dict__ or f.__kwdefaults__ or f.__annotations__)
+        and not (f.__dict__ or f.__kwdefaults__ or canning.annotations_of(f))
     )
 
 

@@ -29,7 +29,7 @@ class RemoteFunction:
             self.__doc__ = "%s wrapping:\n%s" % (type(self).__name__, f.__doc__)
         try:
             self.__signature__ = inspect.signature(f)
-        except (TypeError, ValueError):  # a builtin without one
+        except Exception:  # a builtin has none; annotations may name what is not there
             pass
 
     def _waits(self):
