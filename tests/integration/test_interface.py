@@ -58,7 +58,7 @@ def absent(name):
 
 def public(kind):
     """The names of a class, of its objects' too where they are declared."""
-    declared = [name for k in kind.__mro__ for name in vars(k).get("__annotations__", ())]
+    declared = [name for k in kind.__mro__ for name in inspect.get_annotations(k)]
     inherited = set(dir(traitlets.LoggingConfigurable))
     return {n for n in {*dir(kind), *declared} if not n.startswith("_")} - inherited
 

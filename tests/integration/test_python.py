@@ -91,6 +91,8 @@ warnings.simplefilter("ignore", UserWarning)
 def outcome(manager, cell):
     try:
         return manager.transform_cell(cell)
+    except IndentationError:  # or TabError, which is one
+        return IndentationError
     except Exception as error:
         return type(error)
 pieces = ["a", " ", "=", "!", "%", "?", "\n", "\\\n", "(", ")", ",", ";", "/", "'", "#", "\r", "\f", "\x85", "\t",
