@@ -241,6 +241,13 @@ static int check_errors(struct run *run)
     return status;
 }
 
+/* Raises an error where nobody will come back. */
+static int check_cluster(struct run *run)
+{
+    return px_discard(PyObject_CallMethod(run->options->face, "check_cluster", "O",
+                                          run->options->result));
+}
+
 /* Says that the controller is gone, and when it is back. */
 static int check_contact(struct run *run)
 {
@@ -248,6 +255,8 @@ static int check_contact(struct run *run)
     const bool told = run->away_ms != 0;
     const bool away = phalanx_away(run->client, &since_ms, &left_ms) && since_ms >= AWAY_MS &&
                       !(told && run->answered);
+    if (away && check_cluster(run) < 0)
+        return -1;
     struct px_buf text = {0};
     if (!away && told) {
         px_render_back(&text, (double)run->away_ms / 1000);

@@ -331,17 +331,6 @@ static PyObject *client_notices(PyObject *object, PyObject *seconds)
     return px_notices_take(handle, timeout_ms);
 }
 
-static PyObject *client_away(PyObject *object, void *unused)
-{
-    (void)unused;
-    struct px_module *module;
-    struct px_handle *handle = handle_of(object, &module);
-    int64_t since_ms, left_ms;
-    if (!handle)
-        return NULL;
-    return PyBool_FromLong(phalanx_away(handle->client, &since_ms, &left_ms));
-}
-
 static PyObject *client_closed(PyObject *object, void *unused)
 {
     (void)unused;
@@ -386,7 +375,6 @@ static PyMethodDef client_methods[] = {
 };
 
 static PyGetSetDef client_properties[] = {
-    {"away", client_away, NULL, "Whether the controller is out of reach.", NULL},
     {"closed", client_closed, NULL, "Whether close() was called.", NULL},
     {"file", client_file, NULL, "The connection file in use.", NULL},
     {"session", client_session, NULL, "The session id of what this client sends.", NULL},

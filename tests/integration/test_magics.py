@@ -1025,6 +1025,23 @@ def loses_its_cluster(notebook, env):
     assert shown[0][1].startswith("No cluster is running: starting one of")
 
 
+def loses_its_controller(notebook):
+    """Of a cluster that %px started, and that ends without it."""
+    file, = (notebook.folder / "ipython" / "profile_default" / "security").glob("cluster-px-*.json")
+    said, error, killed = "", None, False
+    for kind, content in notebook.outputs(notebook.send(
+            "%%px --progress-after -1\nimport time\nprint('on', flush=True)\ntime.sleep(100)")):
+        said += content["text"] if kind == "stream" else ""
+        error = content if kind == "error" else error
+        if "on\n" in said and not killed:
+            killed = True
+            os.kill(json.loads(file.read_text())["controller"]["state"]["pid"], signal.SIGKILL)
+    notebook.kc.get_shell_msg(timeout=10)
+    assert error["traceback"] == ["KernelError: the controller died, and its cluster has ended; the "
+                                  "next %px starts another"]
+    assert notebook.run("%px 6 * 7")[0][1].startswith("No cluster is running: starting one of")
+
+
 @pytest.mark.parametrize("kernel", list(KERNELS))
 def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
     env = environment(tmp_path / "ipython")
@@ -1042,6 +1059,7 @@ def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
         assert text.startswith("Out[0-%d:" % (engines - 1) if engines > 1 else "Out[0:")
         if kernel == "pxkernel":  # the same code in both
             loses_its_cluster(notebook, env)
+            loses_its_controller(notebook)
         notebook.close()
         wait_for(lambda: not conftest.processes_with(f"IPYTHONDIR={tmp_path / 'ipython'}"), 20,
                  "the cluster's end")

@@ -20,7 +20,6 @@ from .client import Client, newest
 from .cluster import find_pxcluster, run, run_with_parent, wait_until
 
 CONNECT_SECONDS = 5  # a controller that is there answers in milliseconds
-AWAY_SECONDS = 1  # one whose connections are lost may just be starting anew
 TRUST_SECONDS = 5  # one that has just answered is not asked again
 ENGINE_SECONDS = 30
 SOON_SECONDS = 2  # for engines of a cluster that has none: they may be about to register
@@ -41,6 +40,7 @@ class DefaultCluster:
         self._own = None  # (cluster id, engines asked for) of the cluster that was started here
         self._news = False
         self._stamps = weakref.WeakKeyDictionary()  # client: its connection file as it was at first
+        self._launched = weakref.WeakKeyDictionary()  # client: the file of its pxcluster, or None
         self._answered = weakref.WeakKeyDictionary()  # client: when it last did (monotonic)
 
     # ---- finding it
@@ -78,8 +78,21 @@ class DefaultCluster:
     def _started(self, client):
         self._client = client
         self._stamps[client] = self._stamp_of(client)
+        self._launched[client] = self._cluster_file(client)
         self._answered[client] = time.monotonic()
         return client
+
+    @staticmethod
+    def _cluster_file(client):
+        """Which pxcluster, or ipcluster, keeps as long as the cluster runs that it has started."""
+        directory, cluster_id = _where(client._raw.file)
+        file = os.path.join(directory, "security", "cluster-%s.json" % cluster_id)
+        return file if os.path.exists(file) else None
+
+    def has_ended(self, client):
+        """Whether what started the client's cluster has ended it."""
+        file = self._launched.get(client)
+        return file is not None and not os.path.exists(file)
 
     @staticmethod
     def _stamp_of(client):
@@ -92,16 +105,15 @@ class DefaultCluster:
     def _is_stale(self, client):
         """A controller removes its file when it ends, and writes it anew when it starts; one that
         was killed does neither, but no longer answers."""
-        if client._raw.closed:
+        if client._raw.closed or self.has_ended(client):
             return True
         stamp = self._stamp_of(client)
         if stamp is None or self._stamps.setdefault(client, stamp) != stamp:
             return True
         if time.monotonic() - self._answered.get(client, -TRUST_SECONDS) < TRUST_SECONDS:
             return False
-        seconds = AWAY_SECONDS if client._raw.away else CONNECT_SECONDS
         try:
-            client._raw.query("connection_request", "{}", seconds)
+            client._raw.query("connection_request", "{}", CONNECT_SECONDS)
         except (TimeoutError, _phalanx.ClosedError):
             return True
         self._answered[client] = time.monotonic()

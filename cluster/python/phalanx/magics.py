@@ -11,7 +11,7 @@ from importlib import import_module
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.utils.text import DollarFormatter
 
-from . import _magics, _non_interactive
+from . import _magics, _non_interactive, error
 
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -161,6 +161,10 @@ class _DefaultCluster:
         """Whether a cluster was started, and said so, since this was asked last."""
         return self._cluster is not None and self._cluster.take_news()
 
+    def has_ended(self, client):
+        """Whether it is known that the cluster of this client is no more."""
+        return self._cluster is not None and self._cluster.has_ended(client)
+
 
 _default = _DefaultCluster()
 
@@ -225,6 +229,13 @@ class Face:
             told = getattr(result, "_told", ())
             fold_error(e, self.shell.user_ns, fold, told, self._screen.color)
             raise
+
+    def check_cluster(self, result):
+        """For a result whose controller cannot be reached."""
+        if _default.has_ended(result._client):
+            raise error.KernelError(
+                "the controller died, and its cluster has ended; the next %px starts another"
+            )
 
     @staticmethod
     def time_out(text):

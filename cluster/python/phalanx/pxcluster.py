@@ -95,7 +95,10 @@ def _engine_lines(client):
     except (TimeoutError, ValueError, KeyError, _phalanx.ClosedError):
         engines = None
     if not isinstance(engines, list):
-        known = client.queue_status() if client.ids else {}
+        try:
+            known = client.queue_status() if client.ids else {}
+        except TimeoutError:
+            raise error.KernelError("the controller does not answer") from None
         engines = [dict(known[i], id=i) for i in client.ids if i in known]
     rows = [("engine", "host", "pid", "queued", "tasks", "done")]
     for engine in engines:
