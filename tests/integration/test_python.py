@@ -69,6 +69,27 @@ def test_cells(kernel):
         assert part in text_of(seen), (code, seen)
 
 
+CHILDREN = """
+import os
+children = []
+for child in range(4):
+    children.append(os.fork())
+    if not children[-1]:
+        for line in range(200):
+            print('child', child, 'line', line)
+        print('end', end='')
+        os._exit(0)
+[os.waitpid(child, 0) for child in children]
+"""
+
+
+def test_lines_of_children_stay_whole(kernel):
+    reply, seen = kernel.run(CHILDREN)
+    assert reply["status"] == "ok", reply
+    lines = "".join(c["text"] for kind, c in seen if kind == "stream").replace("end", "").splitlines()
+    assert sorted(lines) == sorted(f"child {c} line {l}" for c in range(4) for l in range(200))
+
+
 DISPLAYS = [
     ("HTML('<b>x</b>')", "text/html"), ("Markdown('**x**')", "text/markdown"),
     ("Latex('$x$')", "text/latex"), ("Math('x')", "text/latex"), ("SVG('<svg></svg>')",

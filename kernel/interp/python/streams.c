@@ -4,14 +4,17 @@
  *
  * Text goes straight to the host, which coalesces it; nothing is kept here, so flush has nothing to
  * do and output is in order with displays by construction. Before a host is attached, and after it
- * has gone, text goes to the real descriptor. They look like text files in the ways libraries test:
- * isatty, fileno, encoding, buffer, writable. Closing one is refused quietly, as the next cell
- * needs it.
+ * has gone, text goes to the real descriptor. In a child that the user's code forked, too, but there
+ * the pieces of one print() are kept together, as other children may print. They look like text
+ * files in the ways libraries test: isatty, fileno, encoding, buffer, writable. Closing one is
+ * refused quietly, as the next cell needs it.
  */
 #include <errno.h>
 #include <unistd.h>
 
 #include "python.h"
+
+#define MOST_HELD 4096 /* bytes: a pipe takes so many in one piece */
 #include <structmember.h>
 
 struct stream {
@@ -22,6 +25,8 @@ struct stream {
     int which;   /* enum px_stream */
     int fd;      /* the real one */
     bool binary; /* this is the `buffer` of the other kind */
+    bool due;           /* Python has been asked to call write_held */
+    struct px_buf held; /* in a forked child: text that is not written yet */
 };
 
 static void write_descriptor(int fd, const char *text, size_t size)
@@ -35,6 +40,44 @@ static void write_descriptor(int fd, const char *text, size_t size)
         text += done;
         size -= (size_t)done;
     }
+}
+
+/* GIL. */
+static void write_held(struct stream *self)
+{
+    if (self->held.size == 0)
+        return;
+    struct px_buf text = self->held;
+    self->held = (struct px_buf){0};
+    Py_BEGIN_ALLOW_THREADS write_descriptor(self->fd, text.data, text.size);
+    Py_END_ALLOW_THREADS px_buf_fini(&text);
+}
+
+static int on_print_over(void *arg)
+{
+    struct stream *self = arg;
+    self->due = false;
+    write_held(self);
+    Py_DECREF(self);
+    return 0;
+}
+
+/* GIL. Python makes pending calls on its main thread, between instructions: when print() returns. */
+static bool will_be_written(struct stream *self)
+{
+    if (!self->due && pthread_equal(pthread_self(), self->python->main_thread) &&
+        Py_AddPendingCall(on_print_over, self) == 0) {
+        self->due = true;
+        Py_INCREF(self);
+    }
+    return self->due;
+}
+
+static void write_in_child(struct stream *self, const char *text, size_t size)
+{
+    px_buf_append(&self->held, text, size);
+    if (text[size - 1] == '\n' || self->held.size >= MOST_HELD || !will_be_written(self))
+        write_held(self);
 }
 
 /* The GIL is kept as long as the host takes text: who gives it up for each line of a loop that
@@ -61,6 +104,10 @@ static void send_text(struct stream *self, const char *text, size_t size)
         PyObject *token = px_parent_current(self->python, &parent);
         send_to_host(host, parent, (enum px_stream)self->which, text, size);
         Py_XDECREF(token);
+        return;
+    }
+    if (self->python->forked && size > 0 && !self->binary) {
+        write_in_child(self, text, size);
         return;
     }
     Py_BEGIN_ALLOW_THREADS write_descriptor(self->fd, text, size);
@@ -128,6 +175,13 @@ static PyObject *answer_none(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *stream_flush(PyObject *self, PyObject *args)
+{
+    (void)args;
+    write_held((struct stream *)self);
+    Py_RETURN_NONE;
+}
+
 static PyObject *answer_true(PyObject *self, PyObject *args)
 {
     (void)self;
@@ -176,7 +230,7 @@ static PyObject *answer_reconfigure(PyObject *self, PyObject *args, PyObject *na
 static PyMethodDef stream_methods[] = {
     {"write", stream_write, METH_O, PyDoc_STR("Sends text to whoever runs this request.")},
     {"writelines", stream_writelines, METH_O, NULL},
-    {"flush", answer_none, METH_NOARGS, PyDoc_STR("Nothing to do: text is never kept.")},
+    {"flush", stream_flush, METH_NOARGS, PyDoc_STR("Text is kept in forked children only.")},
     {"close", answer_none, METH_NOARGS, PyDoc_STR("Does nothing: the next cell needs it.")},
     {"isatty", answer_false, METH_NOARGS, NULL},
     {"readable", answer_false, METH_NOARGS, NULL},
@@ -226,6 +280,8 @@ static PyObject *get_buffer(PyObject *arg, void *unused)
     other->which = self->which;
     other->fd = self->fd;
     other->binary = true;
+    other->due = false;
+    other->held = (struct px_buf){0};
     PyObject_GC_Track(other);
     return (PyObject *)other;
 }
@@ -269,6 +325,7 @@ static void stream_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     PyObject_ClearWeakRefs(self);
     stream_clear(self);
+    px_buf_fini(&((struct stream *)self)->held);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -310,6 +367,8 @@ PyObject *px_stream_create(struct px_python *python, PyObject *module, enum px_s
     self->which = (int)which;
     self->fd = which == PX_STDOUT ? STDOUT_FILENO : STDERR_FILENO;
     self->binary = false;
+    self->due = false;
+    self->held = (struct px_buf){0};
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
