@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import time
 from queue import Empty
@@ -381,7 +382,7 @@ import os, select
 def child():
     for i in range(3):
         try:
-            print('child', i, flush=True)
+            print(f'child {i}.', flush=True)
             while True: select.select([], [], [], 0.01)
         except KeyboardInterrupt:
             for j in range(100): caught = j
@@ -391,13 +392,13 @@ child_id = os.fork() or child()
 
 
 def test_a_child_catches_as_many_interrupts_as_it_likes(kernel):
-    running = kernel.kc.execute(FORKS + "print('is', child_id, flush=True)\n"
+    running = kernel.kc.execute(FORKS + "print(f'is {child_id}.', flush=True)\n"
                                         "os.waitstatus_to_exitcode(os.waitpid(child_id, 0)[1])")
     said = ""
     for i in range(3):
-        while f"child {i}\n" not in said or "is " not in said:
+        while f"child {i}." not in said or not re.search(r"is \d+\.", said):
             said += kernel.wait_for_output(running, "stream")["text"]
-        os.kill(int(said.split("is ")[1].split()[0]), signal.SIGINT)
+        os.kill(int(re.search(r"is (\d+)\.", said)[1]), signal.SIGINT)
     shown = dict(kernel.until_idle(running))
     assert shown["execute_result"]["data"]["text/plain"] == "7"
 
@@ -580,13 +581,20 @@ def test_debuggers_talk_over_stdin(kernel, code):
     else:
         code = f"def g():\n    here = 42\n    {code}\n    return here\ng()"
     msg_id = kernel.kc.execute(code, allow_stdin=True)
-    prompt = answer(kernel, "p a" if "debug" in code and "%" in code else "p here" if "set_trace"
-                    not in code else "p here")["prompt"]
-    assert "db>" in prompt or "(Pdb)" in prompt
+    assert answer(kernel, "p a" if code == "%debug" else "p here")["prompt"] == "ipdb> "
     answer(kernel, "q")
     text = "".join(c["text"] for k, c in kernel.until_idle(msg_id) if k == "stream")
     assert ("0" if code == "%debug" else "42") in text
     assert kernel.run("1")[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("interrupt", [by_message, by_signal])
+def test_an_interrupt_ends_a_debugger(kernel, interrupt):
+    msg_id = kernel.kc.execute("def g():\n    breakpoint()\n    return 'went on'\ng()", allow_stdin=True)
+    assert kernel.kc.get_stdin_msg(timeout=TIMEOUT)["content"]["prompt"] == "ipdb> "
+    interrupt(kernel)
+    shown = dict(kernel.until_idle(msg_id))
+    assert shown["execute_result"]["data"]["text/plain"] == "'went on'"
 
 
 # ---- displays ---------------------------------------------------------------------------

@@ -687,7 +687,18 @@ def _configuration(options):
     return config
 
 
+def _take_pdb():
+    """breakpoint() and all that names pdb get IPython's, which an interrupt ends."""
+    import pdb
+
+    from IPython.core import debugger
+
+    debugger.Pdb = pdb.Pdb = debugger.InterruptiblePdb
+    pdb.set_trace = debugger.set_trace
+
+
 def create(bridge):
+    _take_pdb()
     config = _configuration(bridge.options)
     files = ["ipengine_config.py"] if bridge.options["engine"] else ["ipython_kernel_config.py"]
     app = IPKernelApp(config=config, config_files=files)
