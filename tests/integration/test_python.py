@@ -437,6 +437,28 @@ def test_a_history_file_that_cannot_be_made_is_done_without(start, ipython_dir):
     assert "x = 1" in text_of(kernel.run("%history")[1])
 
 
+def test_a_locked_history_keeps_no_cell_waiting(start, ipython_dir):
+    """Whoever has the file: a slow disk is the same. A front end's question gets this session's."""
+    file = ipython_dir / "profile_default" / "history.sqlite"
+    file.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        kernel = start()
+        for i in range(3):
+            assert kernel.run(f"locked = {i}")[0]["status"] == "ok"
+        asked = kernel.kc.history(hist_access_type="search", pattern="lock*2", n=5)
+        assert [h[2] for h in kernel.reply(asked)["content"]["history"]] == ["locked = 2"]
+        holder.execute("ROLLBACK")
+    kernel.km.shutdown_kernel()
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        wait_for(lambda: db.execute("SELECT count(*) FROM history").fetchone() == (3,), TIMEOUT)
+
+
+def test_a_profile_that_cannot_be_made_is_done_without(start, env):
+    env["IPYTHONDIR"] = "/proc/nowhere"
+    assert text_of(start().run("6 * 7")[1]) == "42"
+
+
 # Debian's widgets are older than its nbclient, which breaks on theirs with any kernel: so by hand.
 MODERN_WIDGET = """
 from ipykernel.comm import Comm

@@ -470,8 +470,13 @@ class Bridge:
         return self._answer(describe(error, self.shell.px_traceback(error)))
 
     def describe_cell(self, error):
-        """One that ended a cell where the shell did not see it: published as any other."""
-        content = describe(error, self.shell.px_traceback(error))
+        """One that ended a cell where the shell did not see it, or could not be made: published as
+        any other."""
+        if self._shell is not None:
+            lines = self._shell.px_traceback(error)
+        else:
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+        content = describe(error, lines)
         publish(host.ERROR, content)
         return self._answer(content)
 

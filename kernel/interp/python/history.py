@@ -3,23 +3,29 @@
 
 IPython writes each input to a file that all of a user's kernels share, and waits: for the disk, for
 a kernel that holds the file's lock, and, when that lasts, takes the file for corrupt and moves it
-away. Here the thread that IPython has for writing gathers the inputs of a second and keeps no cell
-waiting for the disk; what it cannot write now it writes later, at the latest when the kernel ends.
-A file that cannot be written to when the shell is made is left alone, and the history kept in
-memory. What waits for a full disk is bounded.
+away. Here the thread that IPython has for writing opens the file, gathers the inputs of a second and
+keeps no cell waiting for the disk: what it cannot write now it writes later, at the latest when the
+kernel ends. Until the file is open there is one in memory, in which it stays when the file cannot be
+written to. Front ends' questions have a thread, too, and are answered from what this session knows
+when that takes long. What waits for a full disk is bounded.
 """
 
 import contextlib
+import fnmatch
 import sqlite3
 import threading
+import time
 
 import _phalanx_host as host
-from IPython.core.history import HistoryManager
+from IPython.core.history import HistoryAccessor, HistoryManager
 from traitlets import default
 
 GATHER_S = 1.0
 MOST_WAITING = 10_000  # inputs that are kept for a disk that takes none
-BUSY_MS = 500  # that a locked file may cost a first cell, and the end of the kernel twice
+BUSY_MS = 500  # that a locked file may cost the end of the kernel, twice
+OPEN_S = 30.0  # and the thread that opens it, and what asks for its rows
+ASK_S = 2.0  # for which what comes next waits for the answer to a front end
+MEMORY = ":memory:"
 
 
 @contextlib.contextmanager
@@ -41,7 +47,15 @@ class History(HistoryManager):
         self._px_writing = threading.Lock()
         self._px_lines = (None, frozenset())  # of the session: numbers that are in the file
         self._px_warned = False
+        self._px_opened = threading.Event()  # or known to be in memory
         super().__init__(**traits)
+        if not self.enabled or self._px_in_memory():
+            self._px_opened.set()
+        elif self.save_flag is not None:
+            self.save_flag.set()
+
+    def _px_in_memory(self):
+        return str(self.hist_file) == MEMORY
 
     def _px_warn(self, what, error):
         if not self._px_warned:
@@ -50,7 +64,7 @@ class History(HistoryManager):
 
     def _px_use_memory(self, error):
         self._px_warn("the history is kept in memory only", error)
-        self.hist_file = ":memory:"
+        self.hist_file = MEMORY
 
     # ---- IPython asks, on a shell's thread unless it passes a connection -------------------------
 
@@ -60,48 +74,82 @@ class History(HistoryManager):
         return {"check_same_thread": False}
 
     def init_db(self):
-        if self.enabled and str(self.hist_file) != ":memory:":
-            try:
-                self._px_probe()
-            except sqlite3.OperationalError as error:
-                self._px_use_memory(error)
-            except sqlite3.DatabaseError:
-                pass  # corrupt: IPython moves it away
-        return super().init_db()
+        """Of a file nothing yet."""
+        file, self.hist_file = self.hist_file, MEMORY
+        try:
+            super().init_db()
+        finally:
+            self.hist_file = file
 
-    def _px_probe(self):
+    def _px_open(self):
+        try:
+            self._px_probe(time.monotonic() + OPEN_S)
+            file = HistoryAccessor(parent=self, hist_file=self.hist_file,
+                                   connection_options=self.connection_options)
+            with _briefly(file.db):
+                self.new_session(file.db)
+            self.db = file.db
+        except Exception as error:
+            self._px_use_memory(error)
+        self._px_opened.set()
+
+    def _px_probe(self, deadline):
+        """Returns when the file can be written to, or is corrupt: IPython then moves it away."""
         probe = sqlite3.connect(str(self.hist_file), timeout=BUSY_MS / 1000, isolation_level=None)
         with contextlib.closing(probe):
-            probe.execute("BEGIN IMMEDIATE")
-            probe.execute("ROLLBACK")
+            while True:
+                try:
+                    probe.execute("BEGIN IMMEDIATE")
+                    probe.execute("ROLLBACK")
+                    return
+                except sqlite3.OperationalError as error:
+                    late = self._px_closing.is_set() or time.monotonic() > deadline
+                    if late or "locked" not in str(error):
+                        raise
+                except sqlite3.DatabaseError:
+                    return
 
     def new_session(self, conn=None):
-        if not self.enabled:
-            return
-        try:
+        if self.enabled:
             with _briefly(conn or self.db):
                 super().new_session(conn)
-        except sqlite3.OperationalError as error:
-            if conn is not None:
-                raise
-            self._px_use_memory(error)
-            super().init_db()
-            super().new_session()
+
+    def _px_wait(self):
+        """For the file, where its rows are asked for."""
+        if not self._px_closing.is_set():
+            self._px_opened.wait(OPEN_S)
+
+    def _run_sql(self, *args, **options):
+        self._px_wait()
+        return super()._run_sql(*args, **options)
+
+    def get_session_info(self, *args, **options):
+        self._px_wait()
+        return super().get_session_info(*args, **options)
+
+    def get_range(self, session=0, *args, **options):
+        if session < 0:
+            self._px_wait()
+        return super().get_range(session, *args, **options)
 
     def writeout_cache(self, conn=None):
         """Cells go on adding to the caches meanwhile: their locks are not held for the disk."""
         if not self.enabled:
             return
-        if conn is not None:
+        if conn is None:
+            self._px_wait()
+        elif self._px_opened.is_set():
             self._px_closing.wait(GATHER_S)
         with self._px_writing:
+            if not self._px_opened.is_set():
+                self._px_open()
             with self.db_input_cache_lock:
                 inputs, self.db_input_cache = self.db_input_cache, []
             with self.db_output_cache_lock:
                 outputs, self.db_output_cache = self.db_output_cache, []
             try:
-                with _briefly(conn or self.db):
-                    self._px_store(conn or self.db, inputs, outputs)
+                with _briefly(self.db):
+                    self._px_store(self.db, inputs, outputs)
             except sqlite3.Error as error:
                 self._px_warn("the history is written later", error)
                 with self.db_input_cache_lock:
@@ -134,6 +182,47 @@ class History(HistoryManager):
 
     # ---- the shell asks --------------------------------------------------------------------------
 
+    def px_ask(self, request):
+        """The entries that a front end asks for; of this session, where the file is slow."""
+        found, failed = [], []
+
+        def find():
+            try:
+                found.append([tuple(entry) for entry in self._px_find(request)])
+            except Exception as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=find, name="phalanx-history", daemon=True)
+        thread.start()
+        thread.join(ASK_S)
+        if failed:
+            raise failed[0]
+        return found[0] if found else self._px_find_here(request)
+
+    def _px_find(self, request):
+        how = {"raw": request.get("raw", True), "output": request.get("output", False)}
+        kind = request.get("hist_access_type", "tail")
+        if kind == "tail":
+            return self.get_tail(request.get("n") or 10, include_latest=True, **how)
+        if kind == "range":
+            return self.get_range(request.get("session", 0), request.get("start", 0),
+                                  request.get("stop"), **how)
+        if kind == "search":
+            return self.search(request.get("pattern") or "*", n=request.get("n"),
+                               unique=request.get("unique", False), **how)
+        return []
+
+    def _px_find_here(self, request):
+        self._px_warn("the file is slow", "front ends are shown this session's inputs")
+        if request.get("hist_access_type") == "range":
+            return []
+        pattern = request.get("pattern") or "*"
+        raw, output = request.get("raw", True), request.get("output", False)
+        lines = [line for _, line, text in self.get_range(0, raw=raw)
+                 if fnmatch.fnmatchcase(text, pattern)]
+        return [tuple(entry) for line in lines[-(request.get("n") or 10):]
+                for entry in self.get_range(0, line, line + 1, raw=raw, output=output)]
+
     def px_close(self):
         """Writes what is not yet written. A forked child has no thread, and nothing to do."""
         thread = self.save_thread
@@ -149,5 +238,5 @@ class History(HistoryManager):
 
     def px_drop(self):
         """Last: closes a database in memory. That of a file is a forked child's parent's, too."""
-        if str(self.hist_file) == ":memory:":
+        if self._px_in_memory():
             self.db.close()

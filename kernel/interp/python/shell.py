@@ -640,21 +640,7 @@ class ZMQInteractiveShell(InteractiveShell):
         return {**reply, "indent": " " * indent} if status == "incomplete" else reply
 
     def px_history(self, request):
-        history = self.history_manager
-        raw, output = request.get("raw", True), request.get("output", False)
-        kind = request.get("hist_access_type", "tail")
-        if kind == "tail":
-            found = history.get_tail(request.get("n") or 10, raw=raw, output=output,
-                                     include_latest=True)
-        elif kind == "range":
-            found = history.get_range(request.get("session", 0), request.get("start", 0),
-                                      request.get("stop"), raw=raw, output=output)
-        elif kind == "search":
-            found = history.search(request.get("pattern") or "*", raw=raw, output=output,
-                                   n=request.get("n"), unique=request.get("unique", False))
-        else:
-            found = []
-        return [tuple(entry) for entry in found]
+        return self.history_manager.px_ask(request)
 
 
 class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
@@ -697,6 +683,22 @@ def _take_pdb():
     pdb.set_trace = debugger.set_trace
 
 
+def _without_profile(config, files):
+    """Where there is none to be had, IPython gets a place that does not stay."""
+    import atexit
+    import shutil
+    import tempfile
+
+    place = tempfile.mkdtemp(prefix="phalanx-ipython-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    os.environ["IPYTHONDIR"] = place
+    config.ProfileDir = Config()
+    config.HistoryManager.enabled = False
+    app = IPKernelApp(config=config, config_files=files)
+    app.initialize([])
+    return app
+
+
 def create(bridge):
     _take_pdb()
     config = _configuration(bridge.options)
@@ -706,8 +708,7 @@ def create(bridge):
         app.initialize([])
     except Exception as error:
         host.log(f"the IPython profile is ignored: {error}")
-        config.HistoryManager.enabled = False
-        app = IPKernelApp(config=config, config_files=files)
+        app = _without_profile(config, files)
     shell = ZMQInteractiveShell.instance(
         parent=app,
         profile_dir=app.profile_dir,
