@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Every method of views and results, on four engines, under pxcontroller and ipcontroller."""
 import asyncio
+import collections
 import concurrent.futures
 import contextlib
 import gc
@@ -300,6 +301,15 @@ def test_map(view, balanced):
             mapping(abs, [1], block=True)
     with pytest.raises(AssertionError):
         view.map(abs)
+
+
+def test_maps_take_what_cannot_be_sliced(view, balanced):
+    for values in ({"a": 1, "b": 2}, {3, 4}, collections.deque("xy"), iter(range(5))):
+        listed = list(values)
+        values = iter(listed) if iter(values) is values else values
+        assert list(balanced.map_sync(str, values)) == [str(v) for v in listed]
+        values = iter(listed) if iter(values) is values else values
+        assert list(view.map_sync(str, values)) == [str(v) for v in listed]
 
 
 def test_map_keeps_exceptions(balanced):

@@ -2,9 +2,21 @@
 """How a sequence is cut into parts for engines, and how parts are joined again."""
 
 import sys
+from collections.abc import Mapping
 from itertools import chain, islice
 
 from .canning import is_array
+
+
+def has_parts(values):
+    """Whether slices of it are parts of what iterating over it gives."""
+    if isinstance(values, Mapping) or not hasattr(values, "__len__"):
+        return False
+    try:
+        values[:0]
+    except Exception:  # whatever it raises: a deque, a set, a key missing
+        return False
+    return True
 
 
 class BlockMap:

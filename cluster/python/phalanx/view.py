@@ -193,9 +193,7 @@ class View:
         """(sequences that can be sliced, of one length, the length)."""
         if not sequences:
             raise AssertionError("must have some sequences to map onto!")
-        listed = [
-            s if hasattr(s, "__len__") and hasattr(s, "__getitem__") else list(s) for s in sequences
-        ]
+        listed = [s if maps.has_parts(s) else list(s) for s in sequences]
         size = min(len(s) for s in listed)
         return [s if len(s) == size else s[:size] for s in listed], size
 
