@@ -240,6 +240,12 @@ static bool host_keep_buffer(void *ctx, size_t index, struct px_buffer *out)
     return true;
 }
 
+static int host_bind(void *ctx, const char *path, struct px_error *err)
+{
+    const struct px_kernel_config *config = &((struct px_kernel *)ctx)->config;
+    return config->bind(config->ctx, path, err);
+}
+
 void px_host_init(struct px_kernel *kernel)
 {
     kernel->host = (struct px_interp_host){.ctx = kernel,
@@ -252,5 +258,6 @@ void px_host_init(struct px_kernel *kernel)
                                            .parent_header = host_parent_header,
                                            .began = host_began,
                                            .keep_buffer = host_keep_buffer,
+                                           .bind = kernel->config.bind ? host_bind : NULL,
                                            .begun = kernel->config.begun};
 }

@@ -111,6 +111,7 @@ struct px_kernel_config {
     int engine_id;            /* in engine_info of errors; -1 for none */
     bool stamp_engine;        /* metadata of every message names the engine */
     bool has_stdin;
+    const char *stdin_of; /* optional, borrowed: the first identity of those who can be asked */
     bool debugger; /* debug requests go to the language, which has threads; else they are refused */
     struct px_output_config output;
 
@@ -121,6 +122,8 @@ struct px_kernel_config {
     void (*shutdown)(void *ctx, bool restart);
     /* Optional, on the interpreter thread: it starts on a request; with NULL, it has finished. */
     void (*running)(void *ctx, const struct px_request *request);
+    /* Optional, on the interpreter thread: see struct px_interp_host. */
+    int (*bind)(void *ctx, const char *path, struct px_error *err);
     int64_t *begun; /* optional, borrowed: see struct px_interp_host */
     /* Optional: appends members, each with a leading comma, to the metadata of a task's reply.
      * Called on the thread of the request. */

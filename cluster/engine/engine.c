@@ -119,6 +119,8 @@ static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg
     static const enum engine_socket sockets[PX_CHANNEL_COUNT] = {
         [PX_SHELL] = SHELL, [PX_CONTROL] = CONTROL, [PX_STDIN] = SHELL, [PX_IOPUB] = IOPUB};
     struct engine *engine = ctx;
+    if (engine->front && px_front_send(engine->front, channel, msg))
+        return;
     if (channel == PX_SHELL)
         px_again_replied(&engine->again, px_service_loop(engine->service), *msg);
     const enum px_sent sent = px_socket_send(engine->sockets[sockets[channel]], msg);
@@ -329,12 +331,15 @@ static int create_kernel(struct engine *engine, struct px_error *err)
                                             .handlers = px_engine_handlers,
                                             .engine_id = engine->id,
                                             .stamp_engine = true,
+                                            .has_stdin = true,
+                                            .stdin_of = PX_FRONT,
                                             .output = engine->config->output,
                                             .ctx = engine,
                                             .send = send_message,
                                             .shutdown = px_engine_shutdown,
                                             .running = px_engine_running,
                                             .begun = px_obituary_begun(engine->config->obituary),
+                                            .bind = px_front_bind,
                                             .task_metadata = px_engine_task_metadata};
     engine->kernel = px_kernel_create(&config, err);
     free(prefix);
@@ -355,6 +360,7 @@ int px_engine_serve(struct engine *engine, struct px_error *err)
                   on_heart_check, engine);
     px_service_adopt(engine->service, engine->kernel);
     px_trace_serve(engine->trace, loop, engine->kernel);
+    px_front_serve(engine, loop);
     px_kernel_announce(engine->kernel);
     px_registrar_report(engine);
     engine->pinged_ms = boot_ms();
@@ -380,6 +386,7 @@ static void close_sockets(void *ctx)
         px_socket_destroy(engine->sockets[i]);
         engine->sockets[i] = NULL;
     }
+    px_front_close(engine);
     px_msg_destroy(engine->held);
     px_again_fini(&engine->again);
     px_context_destroy(engine->context);
@@ -429,11 +436,12 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
     engine.session = px_session_create(config->connection->key,
                                        config->connection->signature_scheme, engine.uuid, &err);
     engine.bell = px_doorbell_create(&err);
+    engine.front_bell = px_doorbell_create(&err);
     engine.service = px_service_create(&calls, &err);
     engine.context = px_context_create(IO_THREADS);
     px_blocks_use();
     engine.trace = px_trace_create(config->ops, self, config->obituary, &err);
-    if (!engine.session || !engine.trace || !engine.bell || !engine.service ||
+    if (!engine.session || !engine.trace || !engine.bell || !engine.front_bell || !engine.service ||
         px_service_start(engine.service, &err) < 0)
         px_die(1, "%s", err.text);
     serve(&engine, self);
@@ -445,6 +453,7 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
     px_trace_destroy(engine.trace);
     px_kernel_destroy(engine.kernel);
     px_doorbell_destroy(engine.bell, drop_item);
+    px_doorbell_destroy(engine.front_bell, drop_item);
     px_session_destroy(engine.session);
     return engine.status;
 }

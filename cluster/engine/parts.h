@@ -7,6 +7,7 @@
  *     requests.c    the requests that only engines know
  *     again.c       the last replies, in case that they are lost
  *     trace.c       stacks, and deadly signals
+ *     front.c       sockets for front ends, if the user's code asks for them
  */
 #ifndef PX_ENGINE_PARTS_H
 #define PX_ENGINE_PARTS_H
@@ -24,6 +25,7 @@ struct monitor {
     struct engine *engine;
 };
 
+struct px_front;
 struct px_kept;
 struct px_held_task;
 
@@ -47,7 +49,9 @@ struct engine {
     struct px_doorbell *bell; /* to the main thread: the kernel once registered, or nothing */
     struct px_kernel *kernel; /* NULL until registered */
     struct px_trace *trace;
+    struct px_doorbell *front_bell; /* to the service thread: a px_front */
     /* service thread */
+    struct px_front *front; /* NULL until the user's code has asked for it */
     struct px_socket *sockets[SOCKET_COUNT];
     struct monitor monitors[SOCKET_COUNT]; /* most have none */
     struct px_timer *deadline;             /* of the first registration; NULL afterwards */
@@ -104,6 +108,19 @@ void px_again_heard(struct px_again *again);
 void px_again_break(struct px_again *again);
 void px_again_mend(struct px_again *again, struct px_loop *loop);
 void px_again_fini(struct px_again *again); /* its loop ends, too */
+
+/* ---- front.c ---- */
+
+/* The first identity of front ends' requests: they can be asked for input. */
+#define PX_FRONT "px.front"
+/* Interpreter thread, once: binds sockets and writes their connection file, of mode 0600. `engine`
+ * is the engine. */
+int px_front_bind(void *engine, const char *path, struct px_error *err);
+/* The rest on the service thread. The loop that serves the sockets once they are bound. */
+void px_front_serve(struct engine *engine, struct px_loop *loop);
+/* True if the message was a front end's, and is gone; what is published goes to both. */
+bool px_front_send(struct px_front *front, enum px_channel channel, struct px_msg **msg);
+void px_front_close(struct engine *engine);
 
 /* ---- requests.c ---- */
 

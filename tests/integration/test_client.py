@@ -16,6 +16,7 @@ from four import cluster, script_environment, security_of, start_ours
 
 phalanx = pytest.importorskip("phalanx")
 numpy = pytest.importorskip("numpy")
+jupyter_client = pytest.importorskip("jupyter_client")
 error = phalanx.error
 
 # The functions below travel as a notebook's do: as code of __main__.
@@ -456,6 +457,47 @@ def test_interrupt_fork_and_exit(where):
     assert lines[0] == "interrupted True"
     assert lines[1].startswith("child: this client belongs to the process that forked")
     assert lines[2] == "None"
+
+
+# ---- engines as kernels ----------------------------------------------------------------------
+
+
+def test_front_ends_connect_to_an_engine(rc, where):
+    if where[1] != 4:
+        pytest.skip("ipengine has its own bind_kernel")
+    view = rc[0]
+    file = view.apply_sync(phalanx.bind_kernel)
+    assert view.apply_sync(phalanx.bind_kernel) == file
+    assert os.stat(file).st_mode & 0o777 == 0o600
+    view["x"] = 41
+    front = jupyter_client.BlockingKernelClient(connection_file=file)
+    front.load_connection_file()
+    front.start_channels()
+    try:
+        front.wait_for_ready(timeout=30)
+        seen = []
+        reply = front.execute_interactive(
+            "y = input('who? ')\nprint(x)\nx + 1", output_hook=seen.append, allow_stdin=True,
+            stdin_hook=lambda question: front.input("me"), timeout=30)
+        assert reply["content"]["status"] == "ok"
+        contents = {msg["msg_type"]: msg["content"] for msg in seen}
+        assert contents["stream"]["text"] == "41\n"
+        assert contents["execute_result"]["data"]["text/plain"] == "42"
+        assert view["y"] == "me"
+        with pytest.raises(error.RemoteError, match="StdinNotImplementedError"):
+            view.apply_sync(input)  # as in any task
+        result = view.execute("print(y)")
+        assert result.wait_for_output(30) and result.stdout == "me\n"
+
+        key, front.session.key = front.session.key, b"another"
+        front.kernel_info()
+        front.session.key = key
+        asked = front.kernel_info()
+        assert front.get_shell_msg(timeout=30)["parent_header"]["msg_id"] == asked
+    finally:
+        front.stop_channels()
+    with pytest.raises(RuntimeError, match="is for engines"):
+        phalanx.bind_kernel()
 
 
 # ---- engines that die (last: the cluster is smaller afterwards) ------------------------------

@@ -24,7 +24,6 @@ ABSENT = {
             "imported by their module, not made for users",
         "cluster error serialize": "modules, which are imported under ipyparallel's name",
         "load_jupyter_server_extension": "a tab of the classic notebook, not of the client",
-        "bind_kernel": "engines are not kernels of their own; %px and pxkernel are",
     },
     "Client": {
         "create_message_futures send_apply_request send_execute_request":

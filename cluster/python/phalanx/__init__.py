@@ -40,6 +40,7 @@ _homes = {
     "RemoteError": "error",
     "RemoteFunction": "remotefunction",
     "ViewExecutor": "futures",
+    "bind_kernel": "engines",
     "can": "canning",
     "can_map": "canning",
     "collect_exceptions": "error",

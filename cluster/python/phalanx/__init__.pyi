@@ -34,6 +34,7 @@ from .dependency import (
     dependent as dependent,
     require as require,
 )
+from .engines import bind_kernel as bind_kernel
 from .error import (
     AlreadyDisplayedError as AlreadyDisplayedError,
     CompositeError as CompositeError,

@@ -213,6 +213,7 @@ class Bridge:
         self._debugger = None
         self._started = False
         self._modules = {}
+        self._bound_file = None
         host.bridge = self
         self._install()
 
@@ -238,8 +239,34 @@ class Bridge:
 
         getpass.getpass = self.getpass
         self.when_imported = self.embedded("environment").create(host.parent_variable)
+        self.when_imported.change("ipyparallel", self._know_bind_kernel)
         os.register_at_fork(after_in_child=self._in_child)
         self.main = sys.modules["__main__"]
+
+    def _know_bind_kernel(self, module):
+        """The real package's works in its own engines alone."""
+        module.bind_kernel = self.bind_kernel
+
+    def connection_file(self):
+        """That of this kernel, or None for an engine that was not bound."""
+        arguments = sys.orig_argv
+        if self._bound_file is None and not self.engine and "-f" in arguments[:-1]:
+            return os.path.abspath(arguments[arguments.index("-f") + 1])
+        return self._bound_file
+
+    def bind_kernel(self, **options):
+        """Makes an engine a kernel that front ends connect to: the path of its connection file. A
+        kernel is one already. ipyparallel's options are taken, and not looked at."""
+        if not self.engine or self._bound_file is not None:
+            return self.connection_file()
+        from jupyter_core.paths import jupyter_runtime_dir
+
+        directory = jupyter_runtime_dir()
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        file = os.path.join(directory, f"kernel-{os.getpid()}.json")
+        host.bind(file)
+        self._bound_file = file
+        return file
 
     def _in_child(self):
         """A process forked here has no host, and signals meant for it are its own: the handlers of

@@ -10,6 +10,7 @@
  *     spare(bool)                                 whether to leave alone what an interrupt lasts for
  *     default_int_handler                         Python's handler of SIGINT (thread.c)
  *     murmur2(bytes, seed)                        a hash, that of front ends for cells
+ *     bind(path)                                  opens the kernel to front ends; writes their file
  *     begun()                                     a memoryview of one number, which a task that has
  *                                                 items sets to how many it has begun; or None
  *     parent()                                    the header of the caller's request, as JSON text
@@ -271,6 +272,21 @@ static PyObject *host_forked(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *host_bind(PyObject *module, PyObject *path)
+{
+    const struct px_interp_host *host = python_of(module)->host;
+    struct px_error err = {0};
+    PyObject *bytes = NULL;
+    if (!PyUnicode_FSConverter(path, &bytes))
+        return NULL;
+    if (!host || !host->bind)
+        PyErr_SetString(PyExc_RuntimeError, "this is not an engine");
+    else if (host->bind(host->ctx, PyBytes_AS_STRING(bytes), &err) < 0)
+        PyErr_SetString(PyExc_RuntimeError, err.text);
+    Py_DECREF(bytes);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
 static PyObject *host_begun(PyObject *module, PyObject *args)
 {
     const struct px_interp_host *host = python_of(module)->host;
@@ -308,6 +324,7 @@ static PyMethodDef host_functions[] = {
      PyDoc_STR("background(busy, fd): the event loop is to run between requests: at once when it is"
                " busy, else when the descriptor can be read.")},
     {"forked", host_forked, METH_NOARGS, PyDoc_STR("From now on output goes to the descriptors.")},
+    {"bind", host_bind, METH_O, PyDoc_STR("bind(path): opens the kernel to front ends.")},
     {"begun", host_begun, METH_NOARGS,
      PyDoc_STR("Where a task that has items writes how many it has begun, or None.")},
     {"spare", host_spare, METH_O,

@@ -257,17 +257,12 @@ class Spared:
         host.spare(False)
 
 
-def _given_connection_file():
-    """The file that the kernel was started with, or None."""
-    arguments = sys.orig_argv
-    return arguments[arguments.index("-f") + 1] if "-f" in arguments[:-1] else None
-
-
 def _connection_file():
-    file = _given_connection_file()
+    file = host.bridge.connection_file()
     if file is None:
-        raise UsageError("there is no connection file: this is not a kernel of its own")
-    return os.path.abspath(file)
+        raise UsageError("there is no connection file: this is not a kernel of its own; "
+                         "phalanx.bind_kernel() makes an engine one")
+    return file
 
 
 @magics_class
@@ -663,7 +658,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
 
 def _configuration(options):
     config = Config()
-    config.IPKernelApp.connection_file = _given_connection_file() or ""  # a kernel has the section
+    config.IPKernelApp.connection_file = host.bridge.connection_file() or ""  # a kernel has the section
     if options["profile_dir"]:
         config.ProfileDir.location = options["profile_dir"]
     if options["colors"]:

@@ -9,6 +9,12 @@ from .serialize import Reference
 from .util import interactive
 
 
+def bind_kernel(**options):
+    from phalanx.engines import bind_kernel
+
+    return bind_kernel(**options)
+
+
 def __getattr__(name):
     raise AttributeError(
         f"{name}: the package ipyparallel is not installed where this code runs; "
