@@ -1055,6 +1055,13 @@ def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
         assert shown[0][1].startswith("No cluster is running: starting one of")
         engines = len(os.sched_getaffinity(0))
         assert [kind for kind, _ in shown[1:] if kind != "stdout"] == ["display_data"]
+        gate, kinds = tmp_path / "gate", []
+        code = re.sub(r"print\(.*\)\n?", "", waiting_cell(gate, "--progress-after 0.1"))
+        for kind, content in notebook.outputs(notebook.send(code)):
+            kinds.append(kind)
+            gate.touch()
+        assert kinds[-1] == "clear_output", kinds  # of this cell, which started nothing
+        notebook.kc.get_shell_msg(timeout=10)
         text, = notebook.texts("%px 1")
         assert text.startswith("Out[0-%d:" % (engines - 1) if engines > 1 else "Out[0:")
         if kernel == "pxkernel":  # the same code in both

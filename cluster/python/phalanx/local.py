@@ -53,6 +53,7 @@ class DefaultCluster:
 
     def client(self):
         """The cluster's client. Starts a cluster when there is none."""
+        self._news = False  # if there were any, they were another cell's
         client = self.existing()
         if client is None:  # one without engines is false
             client = self._started(self._start(None))
