@@ -9,7 +9,7 @@
  *
  * In a %px options stand before code, which may begin with a dash as well. A word is an option
  * where it has an option's whole name, or where no expression can be meant: "-x" and "--x + 1" are
- * code, "-x 1" and "--bogus 1" are options, and wrong ones.
+ * code, "-t 1 x" and "--target 1 x" have options, "-x 1" and "--bogus 1" wrong ones.
  */
 #include "magics.h"
 
@@ -131,7 +131,7 @@ static const struct row rows[] = {
     {0, "push", PUSH, AT(push), 0, PX, "A,B", "send these names first, where they are not yet so"},
     {0, "pull", PULL, AT(pull), 0, PX, "C,D@0", "fetch these at the end: a list, or engine 0's"},
     {0, "timeout", NUMBER, AT(timeout), 0, PX | CONFIG | STACKS, "S",
-     "seconds; then interrupt, and leave who stays away"},
+     "seconds; then interrupt, leave who stays away (0: none)"},
     {0, "progress-after", NUMBER, AT(progress_after), 0, PX | CONFIG, "S",
      "seconds to the progress line (default: 1; -1: none)"},
     {0, "signal-on-interrupt", SIGNAL, AT(signal), 0, PX | CONFIG, "SIG",
@@ -286,8 +286,8 @@ static int set_number(const struct row *row, const char *value, double *out, str
     *out = strtod(value, &end);
     if (!*value || *end || !isfinite(*out))
         return px_fail(err, PX_EINVAL, "--%s takes a number, not '%.60s'", row->name, value);
-    if (*out <= 0 && row->offset == AT(timeout))
-        return px_fail(err, PX_EINVAL, "--timeout takes seconds, more than none, not '%.60s'",
+    if (*out < 0 && row->offset == AT(timeout))
+        return px_fail(err, PX_EINVAL, "--timeout takes seconds, 0 for no limit, not '%.60s'",
                        value);
     return 0;
 }
@@ -353,8 +353,7 @@ static int apply_long(struct parser *parser, const char *word)
 {
     const char *equals = strchr(word, '=');
     const size_t size = equals ? (size_t)(equals - word) : strlen(word);
-    const struct row *row = find_name((struct px_span){word + 2, size - 2},
-                                      parser->magic == PX_MAGIC_PX, parser->magic);
+    const struct row *row = find_name((struct px_span){word + 2, size - 2}, false, parser->magic);
     if (!row)
         return unknown_option(word, parser->magic, parser->err);
     return apply_row(parser, row, equals ? equals + 1 : NULL);
@@ -403,6 +402,22 @@ static bool begins_operand(const struct reader *reader)
     return size > 0;
 }
 
+/* "-1 x", "[0,2] x", ":2 x": how values begin that an expression might go on with, if it were not
+ * for the operand behind them. */
+static bool begins_value(const struct reader *reader)
+{
+    struct reader rest = *reader;
+    struct px_buf word = {0};
+    bool yes = next_word(&rest, &word, NULL) == 0 && word.size;
+    if (yes) {
+        const char *at = word.data;
+        const size_t digits = *at == '-' ? strspn(at + 1, "0123456789") : 0;
+        yes = (*at == '[' || *at == ':' || (digits && !at[1 + digits])) && begins_operand(&rest);
+    }
+    px_buf_fini(&word);
+    return yes;
+}
+
 /* `reader` stands behind the word. */
 static bool is_option_of_line(const struct reader *reader, const char *word)
 {
@@ -422,6 +437,9 @@ static bool is_option_of_line(const struct reader *reader, const char *word)
     }
     if (name[size] == '=')
         return name[size + 1] != '=';
+    const struct row *row = dashes == 1 && size == 1 ? find_letter(*name, PX_MAGIC_PX) : NULL;
+    if (row && row->type != SET && begins_value(reader))
+        return true;
     return strcmp(name, "await") != 0 && begins_operand(reader);
 }
 

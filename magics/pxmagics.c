@@ -233,7 +233,7 @@ static PyObject *magic_pxstacks(PyObject *object, PyObject *text)
         PyObject *client = view ? PyObject_GetAttrString(view, "client") : NULL;
         PyObject *targets = client ? stacks_targets(self, view, &line) : NULL;
         PyObject *seconds =
-            targets ? isnan(line.timeout) ? Py_NewRef(Py_None) : PyFloat_FromDouble(line.timeout)
+            targets ? line.timeout > 0 ? PyFloat_FromDouble(line.timeout) : Py_NewRef(Py_None)
                     : NULL;
         if (seconds)
             value = PyObject_CallMethod(self->face, "stacks", "OOO", client, targets, seconds);

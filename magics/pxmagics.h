@@ -74,7 +74,7 @@ struct px_follow {
     bool background; /* not on the main thread: no signals, and errors are shown, not raised */
     bool alone;      /* nothing else has been shown in this cell */
     int group;       /* enum px_group: show everything at the end in this order; -1: not */
-    double progress_after, timeout; /* seconds; negative or NAN: none */
+    double progress_after, timeout; /* seconds; negative, 0 or NAN: none */
     const char *signal;             /* sent to engines on an interrupt; "0": none */
 };
 

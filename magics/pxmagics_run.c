@@ -254,7 +254,7 @@ PyObject *px_run(struct px_magics *self, const struct px_line *line, PyObject *c
     PyObject *value = NULL, *targets = NULL;
     if (block == 0 && line->pull.count)
         px_raise_usage(magic, "--pull needs the cell's end, for which --noblock does not wait");
-    else if (block == 0 && !isnan(line->timeout))
+    else if (block == 0 && line->timeout > 0)
         px_raise_usage(magic, "--timeout is for a cell that is waited for, and --noblock does not");
     else if (block >= 0)
         targets = choose_targets(self, view, line, magic);
