@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -188,6 +189,22 @@ static void close_sockets(void *ctx)
     channels->context = NULL;
 }
 
+/* What cells have left running in the background ends with the kernel, which Jupyter starts as the
+ * leader of a session. What has a session of its own stays. */
+static void end_children(void)
+{
+    if (getsid(0) != getpid())
+        return;
+    signal(SIGTERM, SIG_IGN);
+    kill(0, SIGTERM);
+}
+
+static void on_end(void *ctx)
+{
+    close_sockets(ctx);
+    end_children();
+}
+
 /* ---- setting up: on the main thread, before the service thread exists ---- */
 
 struct bind_row {
@@ -288,7 +305,7 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
                   const struct px_output_config *output, bool debugger, struct px_error *err)
 {
     struct px_kernel_connection *connection = &channels->connection;
-    const struct px_service_calls calls = {.ctx = channels, .close = close_sockets};
+    const struct px_service_calls calls = {.ctx = channels, .close = on_end};
     if (px_kernel_connection_read(path, connection, err) < 0)
         return -1;
     channels->session = px_session_create(connection->key, connection->signature_scheme, NULL, err);

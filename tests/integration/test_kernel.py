@@ -128,6 +128,26 @@ def test_sigint_interrupts_a_cell(both):
     assert kernel.run(words["result"])[0]["status"] == "ok"
 
 
+def test_what_cells_left_running_ends_with_the_kernel(python, tmp_path):
+    """What has a session of its own stays."""
+    for ends, more in ((True, ""), (False, ", start_new_session=True")):
+        pipe = tmp_path / f"pipe{more}"
+        os.mkfifo(pipe)
+        with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as end:
+            reply, _ = python.run("import subprocess\n"
+                                  f"with open({str(pipe)!r}, 'w') as file:\n"
+                                  f"    child = subprocess.Popen(['sleep', '60'], stdout=file{more})",
+                                  user_expressions={"pid": "child.pid"})
+            child = int(reply["user_expressions"]["pid"]["data"]["text/plain"])
+            python.km.restart_kernel()
+            python.kc.wait_for_ready(timeout=TIMEOUT)
+            if ends:
+                wait_for(lambda: end.read() == b"", TIMEOUT)  # and not None: nobody holds it
+            else:
+                assert end.read() is None
+                os.kill(child, signal.SIGKILL)
+
+
 def test_stray_interrupts_do_no_harm(both):
     kernel, words = both
     kernel.run(words["result"])
