@@ -70,7 +70,8 @@ def test_cells(kernel):
 
 
 CHILDREN = """
-import os
+import os, warnings
+warnings.simplefilter('ignore')  # Python's, of forks while there are threads
 children = []
 for child in range(4):
     children.append(os.fork())

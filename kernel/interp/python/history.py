@@ -12,6 +12,7 @@ when that takes long. What waits for a full disk is bounded.
 
 import contextlib
 import fnmatch
+import os
 import sqlite3
 import threading
 import time
@@ -39,6 +40,12 @@ def _briefly(db):
         db.execute(f"PRAGMA busy_timeout = {before}")
 
 
+def _is_stopping():
+    """Whether somebody waits for this thread, that of IPython, to end: it stops for a fork, too."""
+    thread = threading.current_thread()
+    return getattr(thread, "_stop_now", False) or getattr(thread, "stop_now", False)
+
+
 class History(HistoryManager):
     _i = _ii = _iii = _i00 = ""  # plain attributes: nothing observes them, and each cell sets all
 
@@ -48,6 +55,8 @@ class History(HistoryManager):
         self._px_lines = (None, frozenset())  # of the session: numbers that are in the file
         self._px_warned = False
         self._px_opened = threading.Event()  # or known to be in memory
+        self._px_file = None
+        self._px_owner = os.getpid()
         super().__init__(**traits)
         if not self.enabled or self._px_in_memory():
             self._px_opened.set()
@@ -88,8 +97,10 @@ class History(HistoryManager):
                                    connection_options=self.connection_options)
             with _briefly(file.db):
                 self.new_session(file.db)
-            self.db = file.db
+            self._px_file, self.db = file, file.db  # an accessor that goes closes its file
         except Exception as error:
+            if _is_stopping():
+                return  # the next thread goes on, or px_close
             self._px_use_memory(error)
         self._px_opened.set()
 
@@ -104,7 +115,7 @@ class History(HistoryManager):
                     return
                 except sqlite3.OperationalError as error:
                     late = self._px_closing.is_set() or time.monotonic() > deadline
-                    if late or "locked" not in str(error):
+                    if late or _is_stopping() or "locked" not in str(error):
                         raise
                 except sqlite3.DatabaseError:
                     return
@@ -139,10 +150,12 @@ class History(HistoryManager):
         if conn is None:
             self._px_wait()
         elif self._px_opened.is_set():
-            self._px_closing.wait(GATHER_S)
+            self._px_gather()
         with self._px_writing:
             if not self._px_opened.is_set():
                 self._px_open()
+            if not self._px_opened.is_set():
+                return
             with self.db_input_cache_lock:
                 inputs, self.db_input_cache = self.db_input_cache, []
             with self.db_output_cache_lock:
@@ -156,6 +169,18 @@ class History(HistoryManager):
                     self.db_input_cache = (inputs + self.db_input_cache)[-MOST_WAITING:]
                 with self.db_output_cache_lock:
                     self.db_output_cache = (outputs + self.db_output_cache)[-MOST_WAITING:]
+
+    def _px_gather(self):
+        """Waits for more inputs, on IPython's thread, which is woken for each and when it is to stop."""
+        wake = getattr(threading.current_thread(), "save_flag", self.save_flag)
+        deadline = time.monotonic() + GATHER_S
+        while not _is_stopping():
+            left = deadline - time.monotonic()
+            if left <= 0 or self._px_closing.is_set():
+                return
+            if wake.wait(left):
+                wake.clear()
+        wake.set()
 
     def _px_store(self, db, inputs, outputs):
         if not inputs and not outputs:
@@ -224,12 +249,14 @@ class History(HistoryManager):
                 for entry in self.get_range(0, line, line + 1, raw=raw, output=output)]
 
     def px_close(self):
-        """Writes what is not yet written. A forked child has no thread, and nothing to do."""
+        """Writes what is not yet written. A forked child has nothing to do."""
         thread = self.save_thread
-        if thread is None or not thread.is_alive():
+        nothing = not self.enabled or (thread is None and self._px_in_memory())
+        if nothing or os.getpid() != self._px_owner:
             return
         self._px_closing.set()
-        thread.stop()
+        if thread is not None:  # not stopped for a fork
+            thread.stop()
         try:
             with _briefly(self.db):
                 self.end_session()
