@@ -570,7 +570,16 @@ class ZMQInteractiveShell(InteractiveShell):
             return None
         if own.traceback is None and isinstance(failure, KeyboardInterrupt):
             self._show_plainly(failure)
+        if type(failure).__name__ == "BdbQuit":
+            self._forget_debugger()
         return own.traceback or describe(failure, [])
+
+    def _forget_debugger(self):
+        """Python 3.14 takes the last debugger for the next breakpoint, and one that was told to quit
+        stops no more."""
+        debugger = getattr(sys.modules.get("pdb"), "Pdb", None)
+        if hasattr(debugger, "_last_pdb_instance"):
+            debugger._last_pdb_instance = None
 
     def _show_plainly(self, failure):
         """IPython shows no traceback in whose making the next interrupt comes; unless others show
