@@ -41,6 +41,7 @@ if ipp.version_info >= (8,):  # see test_newer.py
         (r"2\.error\.content\.engine_info",
          "7.1's second error names the engine, 9 has but one, without; ours is 7.1's second"),
         (r"(stream|clear_output)\.metadata\.engine$", "with later ipykernels it forgets it here, too"),
+        (r"^(await|control): \[", "ipykernel 7 answers these behind what was asked later"),
         (r"^(unknown|message-nobody): \[", "later ipykernels' logs about comms show as streams"),
     ]
 
