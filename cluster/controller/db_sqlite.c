@@ -303,21 +303,23 @@ static long long count_surplus(struct px_store *store)
     return large ? (long long)(count * store->cull_fraction) + 1 : 0;
 }
 
-/* Deletes the oldest finished rows, some at a time. */
-static void hold_limits(struct px_store *store)
+/* Deletes the oldest finished rows, some at a time. True if it may have more to do. */
+static bool hold_limits(struct px_store *store)
 {
     if (store->surplus == 0 && (store->surplus = count_surplus(store)) > 0)
         px_log(PX_INFO, "database-culled", "rows=%lld", store->surplus);
     if (store->surplus == 0)
-        return;
+        return false;
     long long rows = store->surplus < MAX_CULL ? store->surplus : MAX_CULL;
     char *sql = sqlite3_mprintf("DELETE FROM \"%w\" WHERE rowid IN (SELECT rowid FROM \"%w\" WHERE "
                                 "result_header IS NOT NULL ORDER BY rowid LIMIT %lld)",
                                 store->table, store->table, rows);
-    bool done = sqlite3_exec(store->writer, sql, NULL, NULL, NULL) == SQLITE_OK &&
-                sqlite3_changes(store->writer) == rows;
-    store->surplus = done ? store->surplus - rows : 0;
+    int gone = sqlite3_exec(store->writer, sql, NULL, NULL, NULL) == SQLITE_OK
+                   ? sqlite3_changes(store->writer)
+                   : 0;
+    store->surplus = gone == rows ? store->surplus - rows : 0;
     sqlite3_free(sql);
+    return gone > 0;
 }
 
 void px_store_run(struct px_store *store)
@@ -325,12 +327,12 @@ void px_store_run(struct px_store *store)
     sqlite3_stmt *put = prepare_put(store);
     sqlite3_stmt *drop =
         prepare(store->writer, "DELETE FROM \"%w\" WHERE msg_id = ?", store->table);
-    bool go_on = true;
+    bool go_on = true, again = false;
     while (go_on) {
-        struct work *work = px_doorbell_wait(store->bell, store->surplus > 0 ? 0 : -1, NULL);
+        struct work *work = px_doorbell_wait(store->bell, again ? 0 : -1, NULL);
         if (work != NULL)
             go_on = write_batch(store, put, drop, work);
-        hold_limits(store);
+        again = hold_limits(store);
     }
     sqlite3_finalize(put);
     sqlite3_finalize(drop);

@@ -601,12 +601,11 @@ def test_locked_database_holds_nobody(cluster):
 
 
 def test_database_on_disk_is_bounded(cluster):
-    cluster.start("--sqlitedb", "--SQLiteDB.commit_ms=10", "--SQLiteDB.size_limit=4e6")
+    cluster.start("--sqlitedb", "--SQLiteDB.commit_ms=500", "--SQLiteDB.size_limit=4e6")
     cluster.add_engines(1)
     rc = cluster.client(1)
     view = rc.load_balanced_view()
-    for _ in range(10):
-        view.map_sync(len, [bytes(100000)] * 10, chunksize=1)
+    view.map_sync(len, [bytes(100000)] * 100, chunksize=1)  # a few large transactions
     wait_until(lambda: "database-culled" in cluster.log())
     used = "SELECT (p.page_count - f.freelist_count) * s.page_size FROM pragma_page_count AS p, " \
            "pragma_freelist_count AS f, pragma_page_size AS s"
