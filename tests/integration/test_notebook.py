@@ -20,7 +20,9 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+CLASSIC = int(pytest.importorskip("notebook").__version__.split(".")[0]) < 7
 pytestmark = [pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium"),
+              pytest.mark.skipif(not CLASSIC, reason="notebook 7 is not the classic one"),
               pytest.mark.skipif("PX_ASAN_OPTIONS" in os.environ, reason="chromedriver takes no preload"),
               pytest.mark.usefixtures("no_leftovers")]
 PATIENCE = 60
