@@ -195,9 +195,9 @@ static void ask_for_life(struct run *run)
 static void idle(void *self, int fd)
 {
     (void)self, (void)fd;
-    if (feed_one(now) || now->shut_down)
+    if (feed_one(now))
         return;
-    if (!now->asked)
+    if (!now->asked && !now->shut_down)
         ask_for_life(now);
     else
         px_kernel_stop(now->kernel);
