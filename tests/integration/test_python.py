@@ -144,6 +144,50 @@ def test_cells_are_transformed_as_ipython_does(kernel):
     assert text_of(seen) == r"""([], "'instead'\n")"""
 
 
+FORMATTED = r"""
+from IPython.core.formatters import BaseFormatter, DisplayFormatter
+
+ours = get_ipython().display_formatter
+html, bundle = ours.formatters["text/html"], ours.mimebundle_formatter
+class Own(int):
+    def _repr_html_(self): return "own"
+class Always(BaseFormatter):
+    def __call__(self, obj): return "always"
+class Odd(dict):
+    def __repr__(self): raise ValueError("odd")
+values = [1, True, 2.5, 1j, "a", b"b", None, [1, [2]], (1,), {1: 2}, {3}, frozenset(), range(3), 10**50,
+          Own(1), [Own(1)], object, len, ..., Odd(), "x" * 2000, list(range(2000))]
+def differ():
+    return [v for v in values if ours.format(v) != DisplayFormatter.format(ours, v)]
+found = [differ()]
+for change, back in (
+        (lambda: html.for_type(int, lambda i: "number"), lambda: html.pop(int)),
+        (lambda: html.for_type("builtins.float", lambda i: "later"), lambda: html.pop(float)),
+        (lambda: html.for_type(object, lambda i: "any"), lambda: html.pop(object)),
+        (lambda: bundle.for_type(str, lambda i, **k: {"text/x": i}), lambda: bundle.pop(str)),
+        (lambda: html.singleton_printers.update({id(None): lambda n: "none"}),
+         lambda: html.singleton_printers.clear()),
+        (lambda: ours.formatters.update({"text/y": Always(parent=ours)}),
+         lambda: ours.formatters.pop("text/y")),
+        (lambda: setattr(ours.formatters["text/plain"], "float_precision", "%.3f"),
+         lambda: setattr(ours.formatters["text/plain"], "float_precision", "")),
+        (lambda: setattr(ours.formatters["text/plain"], "pprint", False),
+         lambda: setattr(ours.formatters["text/plain"], "pprint", True))):
+    before = [DisplayFormatter.format(ours, v) for v in values]
+    change()
+    if before != [DisplayFormatter.format(ours, v) for v in values]:
+        found.append(differ())
+    back()
+found
+"""
+
+
+def test_values_have_the_forms_that_ipython_gives_them(kernel):
+    """Formatters are asked where they may have one. Each change makes a difference, and the same."""
+    _, seen = kernel.run(FORMATTED)
+    assert dict(seen)["execute_result"]["data"]["text/plain"] == str([[]] * 9), text_of(seen)
+
+
 @pytest.mark.parametrize("thing, mime", DISPLAYS)
 def test_displays(kernel, thing, mime):
     reply, seen = kernel.run(f"from IPython.display import *\ndisplay({thing})\n{thing}")
