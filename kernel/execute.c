@@ -200,8 +200,10 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
         atomic_store(&kernel->next_count, outcome.execution_count + 1);
     else if (outcome.failed && !args.run.silent) /* before the language counted it */
         outcome.execution_count = atomic_load(&kernel->next_count);
-    if (outcome.exit_requested)
+    if (outcome.exit_requested) {
         atomic_store(&kernel->leave_ms, px_now_ms() + LEAVE_MS);
+        px_queue_abort_executes(&kernel->main.queue); /* "run all" sent what comes after, too */
+    }
     /* Before the reply: what a client sends after reading it is not to be aborted. */
     if (outcome.failed && !args.run.silent && args.stop_on_error)
         px_queue_abort_executes(&request->shell->queue);

@@ -331,7 +331,9 @@ def test_kernel_ends_with_its_front_end(env, tmp_path):
 
 def test_exit_ends_the_kernel(echo):
     process = echo.km.provisioner.process
-    assert echo.reply(echo.kc.execute("exit"))["content"]["status"] == "ok"
+    last, later = (echo.kc.execute(code) for code in ("exit", "say late"))  # as "run all" does
+    assert echo.reply(last)["content"]["status"] == "ok"
+    assert echo.reply(later)["content"]["status"] == "aborted"
     assert process.wait(TIMEOUT) == 0
 
 
