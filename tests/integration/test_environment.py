@@ -129,6 +129,20 @@ def test_without_ipython_code_runs_and_magics_say_what_is_missing(make, bare, ki
         assert len([1 for what, _ in seen if what == "error"]) == 1
 
 
+def test_an_exit_function_that_catches_interrupts_is_ended(make, bare):
+    side = make("kernel", f"--python={bare}")
+    process = side.kernel.km.provisioner.process
+    check(side,
+          "import atexit, subprocess\n"
+          "@atexit.register\n"
+          "def linger():\n"
+          "    for _ in range(9):\n"
+          "        try: subprocess.run('kill -INT $PPID', shell=True)\n"
+          "        except KeyboardInterrupt: pass\n")
+    side.kernel.send("control", "shutdown_request", {"restart": False})
+    assert process.wait(20) == 0
+
+
 @pytest.mark.stock
 def test_apply_without_ipython(make, bare):
     """As ipyparallel's client sends it."""

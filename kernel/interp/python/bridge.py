@@ -387,6 +387,7 @@ class Bridge:
         if self._shell is not None:
             self._shell.px_stop()
         atexit._run_exitfuncs()
+        host.spare(True)  # only what the user left is interrupted until it ends
         if history is not None:
             history.px_drop()
         current = threading.current_thread()

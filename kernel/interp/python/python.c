@@ -277,7 +277,7 @@ static void python_destroy(void *arg)
     Py_CLEAR(self->parent_type);
     px_loan_collect(self);
     px_thread_wait_for_hits(self);
-    px_thread_forget();
+    px_thread_forget(self);
     Py_FinalizeEx();
     px_python_unref(self);
 }

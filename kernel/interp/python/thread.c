@@ -383,9 +383,10 @@ void px_thread_spare(struct px_python *self, bool spare)
         self->spared += spare ? 1 : -1;
 }
 
-void px_thread_forget(void)
+void px_thread_forget(struct px_python *self)
 {
     atomic_store(&interpreter, NULL);
+    calm(self); /* what is interrupted at the end has no other */
 }
 
 void px_python_interrupt(void *arg)
