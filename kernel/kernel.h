@@ -122,7 +122,7 @@ struct px_kernel_config {
     void (*shutdown)(void *ctx, bool restart);
     /* Optional, on the interpreter thread: it starts on a request; with NULL, it has finished. */
     void (*running)(void *ctx, const struct px_request *request);
-    /* Optional, on the interpreter thread: see struct px_interp_host. */
+    /* Optional: see struct px_interp_host. */
     int (*bind)(void *ctx, const char *path, struct px_error *err);
     int64_t *begun; /* optional, borrowed: see struct px_interp_host */
     /* Optional: appends members, each with a leading comma, to the metadata of a task's reply.

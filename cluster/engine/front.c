@@ -11,8 +11,8 @@
  * not to the cluster. Messages are signed with the cluster's key, so the connection file is as
  * secret as the cluster's.
  *
- * The interpreter thread binds and writes the file; the doorbell brings the sockets to the service
- * thread, which alone uses them from then on.
+ * The thread that asks for it binds and writes the file; the doorbell brings the sockets to the
+ * service thread, which alone uses them from then on.
  */
 #include "parts.h"
 
@@ -39,7 +39,7 @@ static void destroy(struct px_front *front)
     free(front);
 }
 
-/* ---- interpreter thread ---- */
+/* ---- the thread that asks ---- */
 
 static int bind_one(const struct engine *engine, enum px_socket_type type, int *port,
                     struct px_socket **socket, struct px_error *err)

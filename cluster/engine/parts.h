@@ -113,7 +113,7 @@ void px_again_fini(struct px_again *again); /* its loop ends, too */
 
 /* The first identity of front ends' requests: they can be asked for input. */
 #define PX_FRONT "px.front"
-/* Interpreter thread, once: binds sockets and writes their connection file, of mode 0600. `engine`
+/* Any thread, once: binds sockets and writes their connection file, of mode 0600. `engine`
  * is the engine. */
 int px_front_bind(void *engine, const char *path, struct px_error *err);
 /* The rest on the service thread. The loop that serves the sockets once they are bound. */

@@ -97,8 +97,8 @@ struct px_interp_host {
      * from any thread. False: it cannot, and the language copies. */
     bool (*keep_buffer)(void *ctx, size_t index, struct px_buffer *out);
 
-    /* Optional. Interpreter thread: opens the kernel to front ends, by a connection file that is
-     * written to `path`. Once. */
+    /* Optional. Any thread, once: opens the kernel to front ends, by a connection file that is
+     * written to `path`. */
     int (*bind)(void *ctx, const char *path, struct px_error *err);
 
     /* Optional. How many items of the task that runs it has begun, for whoever has to say which one

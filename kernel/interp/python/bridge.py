@@ -257,16 +257,16 @@ class Bridge:
     def bind_kernel(self, **options):
         """Makes an engine a kernel that front ends connect to: the path of its connection file. A
         kernel is one already. ipyparallel's options are taken, and not looked at."""
-        if not self.engine or self._bound_file is not None:
-            return self.connection_file()
-        from jupyter_core.paths import jupyter_runtime_dir
+        with self._making:  # threads of the user's may want it at once
+            if self.engine and self._bound_file is None:
+                from jupyter_core.paths import jupyter_runtime_dir
 
-        directory = jupyter_runtime_dir()
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        file = os.path.join(directory, f"kernel-{os.getpid()}.json")
-        host.bind(file)
-        self._bound_file = file
-        return file
+                directory = jupyter_runtime_dir()
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+                file = os.path.join(directory, f"kernel-{os.getpid()}.json")
+                host.bind(file)
+                self._bound_file = file
+        return self.connection_file()
 
     def _in_child(self):
         """A process forked here has no host, and signals meant for it are its own: the handlers of
