@@ -89,6 +89,13 @@ static void on_cool(struct px_loop *loop, void *ctx)
     watch_blocks(ctx);
 }
 
+void px_engine_fed(struct engine *engine)
+{
+    px_service_push(engine->service);
+    if (!engine->cool_timer && px_blocks_warm())
+        watch_blocks(engine);
+}
+
 static void feed(struct engine *engine, enum engine_socket from, enum px_channel channel)
 {
     struct px_msg *msg;
@@ -97,9 +104,7 @@ static void feed(struct engine *engine, enum engine_socket from, enum px_channel
             px_again_received(&engine->again, engine->sockets[SHELL], engine->session, msg);
         px_kernel_receive(engine->kernel, channel, &msg);
     }
-    px_service_push(engine->service);
-    if (!engine->cool_timer && px_blocks_warm())
-        watch_blocks(engine);
+    px_engine_fed(engine);
 }
 
 static void on_shell(struct px_loop *loop, void *ctx)

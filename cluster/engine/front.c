@@ -108,7 +108,7 @@ static void receive(struct px_front *front, enum px_channel channel)
         px_log_limited(&front->refused, PX_WARN, "message.refused", "from=\"a front end\"");
         px_msg_destroy(msg);
     }
-    px_service_push(front->engine->service);
+    px_engine_fed(front->engine);
 }
 
 #define ON_CHANNEL(name, channel)                                                                  \

@@ -72,6 +72,8 @@ struct engine {
 
 /* The next message that is whole and signed, or NULL when there is none. */
 struct px_msg *px_engine_receive(struct engine *engine, enum engine_socket from);
+/* The kernel has received some: sends what it answers, and has the memory of large ones let go. */
+void px_engine_fed(struct engine *engine);
 /* NULL with an error; else also in engine->sockets. */
 struct px_socket *px_engine_open(struct engine *engine, enum engine_socket which,
                                  enum px_socket_type type, struct px_error *err);
