@@ -400,7 +400,7 @@ def test_require_and_depend(rc, balanced):
         pass
 
     with balanced.temp_flags(timeout=0.3):  # no engine will do; a new one might
-        with pytest.raises(phalanx.TaskTimeout):
+        with pytest.raises(phalanx.TaskTimeout, match="within its timeout"):
             balanced.apply_sync(never)
 
 
@@ -416,7 +416,7 @@ def test_after_and_follow(rc, balanced, gate):
     assert second.started >= first.completed
     assert third.engine_id == first.engine_id
     with balanced.temp_flags(after="no such task"):
-        with pytest.raises(phalanx.InvalidDependency):
+        with pytest.raises(phalanx.InvalidDependency, match="does not know"):
             balanced.apply_sync(lambda: 1)
     on_one = rc.load_balanced_view(rc.ids[1])
     assert {on_one.apply_async(lambda: 1).get_dict(60).popitem()[0] for _ in range(3)} == {rc.ids[1]}

@@ -262,6 +262,15 @@ def _group_label(group):
     return "[%s:%s]:%s" % (_ranges(engines), infos[0].get("method") or "apply", count)
 
 
+# What schedulers say by a name alone.
+_WORDS = {
+    "ImpossibleDependency":
+        "the tasks that it depends on ended otherwise, or no engine may run it",
+    "InvalidDependency": "it depends on itself, or on a task that the scheduler does not know",
+    "TaskTimeout": "it could not be run within its timeout",
+}
+
+
 def from_reply(content, engine_id=None, method="apply"):
     """The exception that a reply's content describes."""
     if content.get("status") == "aborted":
@@ -276,7 +285,8 @@ def from_reply(content, engine_id=None, method="apply"):
     if not info and engine_id is not None and engine_id >= 0:
         info = {"engine_id": engine_id, "method": method}
     traceback = "\n".join(content.get("traceback") or [])
-    return cls(ename, content.get("evalue") or "", traceback, info)
+    evalue = content.get("evalue") or (_WORDS.get(ename) if cls is not RemoteError else None)
+    return cls(ename, evalue or "", traceback, info)
 
 
 def wrap_exception(engine_info=None):
