@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from queue import Empty
 
 import pytest
@@ -423,11 +424,18 @@ threading.Thread(target=hold).start()
 """
 
 
+def is_asleep(pid):
+    """Whether no thread of the process has anything to do, as none that wants the lock has then."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "S" for task in tasks)
+
+
 @pytest.mark.parametrize("where", ["main", "subshell", "signal"])
 def test_an_interrupt_reaches_a_cell_that_waits_for_the_lock(kernel, subshell, where):
     """A library keeps the lock in another thread as the cell starts."""
     pipes = json.loads(dict(kernel.run(HOLDER)[1])["execute_result"]["data"]["text/plain"])
     start, held, let_go = (f"/proc/{kernel.pid}/fd/{fd}" for fd in pipes)
+    wait_for(lambda: is_asleep(kernel.pid), what="the end of what the last cell left to do")
     with open(let_go, "wb", 0) as release, open(held, "rb", 0) as holds:
         with open(start, "wb", 0) as begin:
             begin.write(b"x")
