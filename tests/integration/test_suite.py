@@ -66,8 +66,8 @@ class Suite:
         outcomes.unlink(missing_ok=True)
         done = subprocess.run(
             [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "suite.plugin",
-             "--color=no", "--timeout=120", f"--px-outcomes={outcomes}", *self.options,
-             "--pyargs", *arguments],
+             "--color=no", "--timeout=120", "-o", "asyncio_mode=auto", f"--px-outcomes={outcomes}",
+             *self.options, "--pyargs", *arguments],
             cwd=self.tmp_path, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", timeout=TIMEOUT_S)
         if not outcomes.exists():
