@@ -16,6 +16,7 @@ import warnings
 
 import pytest
 
+from conftest import PYTHONPATH
 from four import balanced, phalanx, rc, view, where  # noqa: F401: fixtures
 
 numpy = pytest.importorskip("numpy")
@@ -807,7 +808,9 @@ def test_joblib_may_be_imported_first_or_last():
     for first, last in (("joblib", "phalanx"), ("phalanx", "joblib")):
         code = (f"import {first}, importlib.util as u; u.find_spec('joblib'); import {last}, joblib\n"
                 "assert 'phalanx' in joblib.parallel.BACKENDS")
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+        paths = filter(None, [str(PYTHONPATH), os.environ.get("PYTHONPATH")])
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60,
+                       env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)))
 
 
 def test_joblib(rc):
