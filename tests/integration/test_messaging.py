@@ -357,6 +357,19 @@ def test_a_second_interrupt_ends_a_cell_that_catches_the_first(kernel, interrupt
     assert kernel.run("x = 1\nfor i in range(10): x += 1\nx")[0]["status"] == "ok"
 
 
+def test_interrupts_of_the_first_cell_leave_a_kernel(start):
+    """Which imports IPython meanwhile."""
+    kernel = start()
+    running = kernel.kc.execute("import time\nfor i in range(20): time.sleep(0.1)")
+    interrupt_until_answered(kernel, running, lambda: by_signal(kernel), 0.005)
+    kernel.reply(running)
+    assert kernel.run("1")[0]["status"] == "ok"
+    process = kernel.km.provisioner.process
+    kernel.send("control", "shutdown_request", {"restart": False})
+    wait_for(lambda: by_signal(kernel) or process.poll() is not None, TIMEOUT)
+    assert process.returncode == 0
+
+
 HANDLES = """
 import signal, time
 hits = []

@@ -32,6 +32,25 @@ def _take_interrupts():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Whole:
+    """What must not be cut in two, as an import: an interrupt waits for its end."""
+
+    def __enter__(self):
+        self.interrupted = False
+        self.handler = None
+        if threading.current_thread() is threading.main_thread():
+            self.handler = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *unused):
+        self.interrupted = True
+
+    def __exit__(self, kind, *unused):
+        if self.handler is not None:
+            signal.signal(signal.SIGINT, self.handler)
+        if self.interrupted and kind is None:
+            raise KeyboardInterrupt
+
+
 def _simple(value):
     """JSON for what the json module does not know."""
     if hasattr(value, "isoformat"):
@@ -399,7 +418,8 @@ class Bridge:
         if self._shell is not None:
             return
         try:
-            module = self.embedded("shell")
+            with Whole():
+                module = self.embedded("shell")
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("IPython", "traitlets"):
                 raise

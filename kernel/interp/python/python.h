@@ -122,6 +122,7 @@ void px_python_interrupt(void *self);
 /* GIL. What is to stand for signal.default_int_handler until px_thread_forget(), so that a second
  * SIGINT is stronger than the first: a new reference, or NULL with an exception. */
 PyObject *px_thread_handler(struct px_python *self);
+/* Before Python ends: a SIGINT, which it then leaves to the system, does not end the process. */
 void px_thread_forget(struct px_python *self);
 /* GIL. Until it is called with false as often as with true, or the request has ended, what runs on
  * the interpreter thread is interrupted but once by each interrupt. Does nothing on others. */

@@ -15,7 +15,7 @@ import traceback
 import types
 
 import _phalanx_host as host
-from _phalanx_bridge import describe, publish, publish_data
+from _phalanx_bridge import Whole, describe, publish, publish_data
 
 
 class Embed(types.ModuleType):
@@ -574,7 +574,8 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def _load_parallel_magics(self):
         try:
-            import phalanx
+            with Whole():
+                import phalanx
 
             phalanx.load_ipython_extension(self)
         except Exception as error:
@@ -603,8 +604,9 @@ class ZMQInteractiveShell(InteractiveShell):
         failure = result.error_before_exec or result.error_in_exec
         if failure is None:
             return None
-        if own.traceback is None and isinstance(failure, KeyboardInterrupt):
-            self._show_plainly(failure)
+        cancelled = own.interrupted and type(failure).__name__ == "CancelledError"
+        if own.traceback is None and (cancelled or isinstance(failure, KeyboardInterrupt)):
+            self._show_plainly(KeyboardInterrupt())
         if type(failure).__name__ == "BdbQuit":
             self._forget_debugger()
         return own.traceback or describe(failure, [])
@@ -748,14 +750,15 @@ def create(bridge):
     except Exception as error:
         host.log(f"the IPython profile is ignored: {error}")
         app = _without_profile(config, files)
-    shell = ZMQInteractiveShell.instance(
-        parent=app,
-        profile_dir=app.profile_dir,
-        user_module=bridge.main,
-        user_ns=bridge.main.__dict__,
-        kernel=bridge.kernel,
-        bridge=bridge,
-    )
+    with Whole():
+        shell = ZMQInteractiveShell.instance(
+            parent=app,
+            profile_dir=app.profile_dir,
+            user_module=bridge.main,
+            user_ns=bridge.main.__dict__,
+            kernel=bridge.kernel,
+            bridge=bridge,
+        )
     shell.loop_runner = bridge.run_coroutine
     stand_in = bridge.embedded("environment").stand_in
     stand_in(bridge.when_imported, "zmqshell", ZMQInteractiveShell=ZMQInteractiveShell)

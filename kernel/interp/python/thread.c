@@ -385,6 +385,10 @@ void px_thread_spare(struct px_python *self, bool spare)
 
 void px_thread_forget(struct px_python *self)
 {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
     atomic_store(&interpreter, NULL);
     calm(self); /* what is interrupted at the end has no other */
 }
