@@ -169,3 +169,16 @@ def test_an_active_environment_is_honoured(make, bare, env, kind):
     check(make(kind), "import os, sys\n"
                       "assert sys.prefix == os.environ['VIRTUAL_ENV'] != sys.base_prefix, sys.prefix\n"
                       "assert sys.executable == os.path.join(sys.prefix, 'bin', 'python')\n")
+
+
+@pytest.mark.parametrize("kind", ["kernel", "engine"])
+@pytest.mark.parametrize("file, found", [("canning.py", "hasattr(phalanx, 'Client')"),
+                                         ("more.py", "not hasattr(phalanx, 'Client')")])
+def test_another_installation_of_phalanx_is_not_ours(make, env, tmp_path, kind, file, found):
+    """But what somebody else has called so is theirs."""
+    package = tmp_path / "other" / "phalanx"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / file).touch()
+    env["PYTHONPATH"] = f"{package.parent}:{env['PYTHONPATH']}"
+    check(make(kind), f"import phalanx; assert {found}, phalanx")

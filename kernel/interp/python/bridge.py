@@ -257,7 +257,10 @@ class Bridge:
         import getpass
 
         getpass.getpass = self.getpass
-        self.when_imported = self.embedded("environment").create(host.parent_variable)
+        environment = self.embedded("environment")
+        if self.options["module_dir"]:
+            environment.OwnPackage(self.options["module_dir"])
+        self.when_imported = environment.create(host.parent_variable)
         self.when_imported.change("ipyparallel", self._know_bind_kernel)
         os.register_at_fork(after_in_child=self._in_child)
         self.main = sys.modules["__main__"]

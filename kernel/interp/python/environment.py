@@ -6,7 +6,9 @@ Modules that are not loaded yet are changed when the user's code imports them.
 """
 
 import functools
+import importlib.machinery
 import importlib.util
+import os
 import pickle
 import sys
 import threading
@@ -39,6 +41,25 @@ class WhenImported:
                 change(module)
 
         spec.loader.exec_module = load_and_change
+        return spec
+
+
+class OwnPackage:
+    """Of several installations of the package phalanx the program uses the one that is its own. What
+    else may have the name comes first where sys.path has it first."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "phalanx":
+            return None
+        find = importlib.machinery.PathFinder.find_spec
+        spec = find(name)
+        places = spec and spec.submodule_search_locations or ()
+        if any(os.path.exists(os.path.join(place, "canning.py")) for place in places):
+            spec = find(name, [self.directory])
         return spec
 
 
