@@ -396,8 +396,14 @@ def test_an_engine_that_dies_takes_one_item_along(rc, where):
         assert isinstance(values[3_000], error.EngineError)
         return [i for i, v in enumerate(values) if v != i]
 
-    view = rc.load_balanced_view()
-    result = view.map_async(deadly, range(20_000), return_exceptions=True)
+    result = rc.load_balanced_view(rc.ids).map_async(deadly, range(20_000), return_exceptions=True)
     assert lost(result.get(timeout=60)) == [3_000]
     assert result.wait_for_output(60)
+    view = rc.load_balanced_view()
     assert lost(list(view.imap(deadly, range(20_000), return_exceptions=True))) == [3_000]
+    # Where none is left that may do the rest, each item says so.
+    result = rc.load_balanced_view(rc.ids[0]).map_async(deadly, range(20_000), return_exceptions=True)
+    values = result.get(timeout=60)
+    names = {values[i].ename for i in lost(values)}
+    assert names <= {"EngineError", "ImpossibleDependency", "IndexError"}
+    assert not any("closed" in str(value) for value in values)

@@ -79,19 +79,27 @@ class Batches:
 
     def _run(self):
         try:
-            while self._feed.feed():
+            while self._more():
                 self._feed.collect()
                 if self._stopped:
                     self._give_up(error_reply('{"status": "aborted"}'))
         except _phalanx.ClosedError:
             pass
-        except Exception as e:  # no engine may run the rest
-            self._give_up(local_error(e))
         with self._news:
             self._closed = True  # unless all have come
             self._feed = None
             self._news.notify_all()
         self._tell()
+
+    def _more(self):
+        """Sends what there is room for. False when all replies and all output have come."""
+        try:
+            return self._feed.feed()
+        except _phalanx.ClosedError:
+            raise
+        except Exception as e:  # no engine may run the rest
+            self._give_up(local_error(e))
+            return self._feed.feed()
 
     def _give_up(self, reply):
         for batch in self._feed.drop():

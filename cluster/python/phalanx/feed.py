@@ -281,16 +281,31 @@ class Feed:
                 self.sink.idle(batch)
             return
         self.sizes.weighed(batch.count, _size(buffers))
-        self.raw = self.client._submit(
-            _phalanx.APPLY, _phalanx.BALANCED, self.targets, metadata=self.metadata,
-            buffers=buffers, into=self.raw,
-        )
+        try:
+            self.raw = self._submit(buffers)
+        except Exception:
+            self.back.appendleft(batch)
+            raise
         index = len(self.raw) - 1
         batch.task = self.raw.task_id(index)
         self.flying[index] = self.open[index] = batch
         self.client._enter(self.view, [batch.task])
         self.sent += 1
         self.sink.sent(batch)
+
+    def _submit(self, buffers):
+        """To those of the view's engines that are there yet."""
+        while True:
+            try:
+                return self.client._submit(
+                    _phalanx.APPLY, _phalanx.BALANCED, self.targets, metadata=self.metadata,
+                    buffers=buffers, into=self.raw,
+                )
+            except IndexError:  # one has died
+                left = [engine for engine in self.targets or () if engine in self.client.ids]
+                if not left or left == self.targets:
+                    raise
+                self.targets = left
 
     def drop(self):
         """Forgets what was not sent: the batches."""
