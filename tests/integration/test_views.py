@@ -803,14 +803,23 @@ def test_an_executor_aborts_all_its_futures_at_once(rc, gate, monkeypatch):
     assert all(future.cancelled() for future in others)
 
 
+def run_alone(code):
+    paths = filter(None, [str(PYTHONPATH), os.environ.get("PYTHONPATH")])
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60,
+                   env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)))
+
+
 def test_joblib_may_be_imported_first_or_last():
     pytest.importorskip("joblib")
     for first, last in (("joblib", "phalanx"), ("phalanx", "joblib")):
         code = (f"import {first}, importlib.util as u; u.find_spec('joblib'); import {last}, joblib\n"
                 "assert 'phalanx' in joblib.parallel.BACKENDS")
-        paths = filter(None, [str(PYTHONPATH), os.environ.get("PYTHONPATH")])
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=60,
-                       env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)))
+        run_alone(code)
+
+
+def test_another_joblib_can_be_imported(tmp_path):
+    (tmp_path / "joblib.py").write_text("mine = True")
+    run_alone(f"import sys, phalanx; sys.path.insert(0, {str(tmp_path)!r}); import joblib; joblib.mine")
 
 
 def test_joblib(rc):

@@ -10,6 +10,7 @@
 In IPython, `%load_ext phalanx` adds %px and %%px.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -141,8 +142,10 @@ class _WhenJoblibComes:
 
             def exec_module(module):
                 run(module)
-                sys.meta_path.remove(self)
-                register_joblib_backend()
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    with contextlib.suppress(Exception):  # another module of that name
+                        register_joblib_backend()
 
             spec.loader.exec_module = exec_module
         return spec
