@@ -132,6 +132,7 @@ class Own(EscapedCommand):
     def transform(self, lines):
         return ["'instead'\n"]
 ours.token_transformers.append(Own)
+for get_ipython().input_transformer_manager in (theirs, ours): pass
 differ, outcome(ours, "own")
 """
 

@@ -396,7 +396,6 @@ class ZMQInteractiveShell(InteractiveShell):
     compiler_class = Type(Compiler)
     displayhook_class = Type(DisplayHook)
     display_pub_class = Type(DisplayPublisher)
-    input_transformer_manager = Instance(Transformers, ())
     kernel = Any()
     bridge = Any()
     exiter = Instance(ZMQExitAutocall)
@@ -411,6 +410,10 @@ class ZMQInteractiveShell(InteractiveShell):
     @default("px_own")
     def _default_own(self):
         return Own()
+
+    @default("input_transformer_manager")
+    def _default_transformers(self):
+        return Transformers()
 
     @default("exiter")
     def _default_exiter(self):
