@@ -618,6 +618,16 @@ def test_an_interrupt_ends_a_debugger(kernel, interrupt):
     assert shown["execute_result"]["data"]["text/plain"] == "'went on'"
 
 
+def test_a_debugger_that_went_on_does_not_come_back_in_the_next_cell(kernel):
+    msg_id = kernel.kc.execute("breakpoint()", allow_stdin=True)
+    answer(kernel, "c")
+    kernel.until_idle(msg_id)
+    running = kernel.kc.execute("print('go')\nwhile True: pass", allow_stdin=True)
+    kernel.wait_for_text(running, "go\n")
+    by_signal(kernel)
+    assert kernel.reply(running)["content"]["ename"] == "KeyboardInterrupt"
+
+
 # ---- displays ---------------------------------------------------------------------------
 
 def test_displays_are_updated_and_cleared(kernel):

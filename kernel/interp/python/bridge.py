@@ -6,8 +6,10 @@ installed a plain one takes its place. Cells run while an asyncio loop counts as
 `asyncio.create_task` works in them as in other kernels; C lets that loop run between cells.
 """
 
+import _signal
 import atexit
 import builtins
+import contextlib
 import itertools
 import json
 import os
@@ -24,8 +26,6 @@ MOST_DELIVERIES = 1000  # of an interrupt to what a cell awaits
 
 def _take_interrupts():
     """Python's handler of SIGINT, under every name that programs compare with the one in force."""
-    import _signal
-
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.default_int_handler = _signal.default_int_handler = host.default_int_handler
     if usual:
@@ -49,6 +49,14 @@ class Whole:
             signal.signal(signal.SIGINT, self.handler)
         if self.interrupted and kind is None:
             raise KeyboardInterrupt
+
+
+def _end_debugger():
+    """One that was told to go on takes interrupts for calls of it: in its cell only."""
+    handler, bdb = _signal.getsignal(signal.SIGINT), sys.modules.get("bdb")
+    if bdb is not None and isinstance(getattr(handler, "__self__", None), bdb.Bdb):
+        with contextlib.suppress(ValueError):  # a subshell's thread may not
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _simple(value):
@@ -455,6 +463,7 @@ class Bridge:
             debugger.cell_begins()
         with self.running_loop():
             error = shell.px_execute(code, bool(silent), bool(store_history))
+            _end_debugger()
             if debugger is not None:
                 debugger.cell_ends()
             values = {}
