@@ -169,7 +169,7 @@ int px_log_parse_level(const char *text);
  * Not thread-safe (getopt keeps global state).
  */
 enum px_option_type {
-    PX_OPT_SET,     /* int: becomes `value`; --name, --name=True, or without effect --name=False */
+    PX_OPT_SET,     /* int: becomes `value`; --name, --name=True; --name=False takes a 1 back */
     PX_OPT_INT,     /* int */
     PX_OPT_DOUBLE,  /* double */
     PX_OPT_STRING,  /* const char *: points into argv */

@@ -138,13 +138,17 @@ static bool is_one_of(const char *text, const char *const *words)
     return *words != NULL;
 }
 
-/* Alone, or with the value that programs configured by traitlets take: --debug, --debug=True. */
+/* Alone, or with the value that programs configured by traitlets take: --debug, --debug=True. What
+ * a configuration file has set, the command line takes back. */
 static int store_set(const struct px_option *row, const char *text, int *out, struct px_error *err)
 {
     static const char *const yes[] = {"true", "1", "yes", NULL}, *const no[] = {"false", "0", "no",
                                                                                 NULL};
-    if (text && is_one_of(text, no))
+    if (text && is_one_of(text, no)) {
+        if (row->value == 1 && *out == 1)
+            *out = 0;
         return 0;
+    }
     if (text && !is_one_of(text, yes))
         return px_fail(err, PX_EINVAL, "--%s is True or False, not '%.60s'", row->name, text);
     *out = row->value;

@@ -19,6 +19,7 @@ static const struct px_option rows[] = {
     {.type = PX_OPT_HEADING, .help = "Where"},
     {"profile", 0, PX_OPT_STRING, AT(profile), .arg = "NAME", .help = "profile"},
     {"daemonize", 0, PX_OPT_SET, AT(daemonize), .value = 7, .help = "to the background"},
+    {"again", 0, PX_OPT_SET, AT(n), .value = 1, .help = "once more"},
     {"delay", 0, PX_OPT_DOUBLE, AT(delay), .arg = "S", .help = "seconds"},
     {"log-level", 0, PX_OPT_LEVEL, AT(level), .arg = "L", .help = "level"},
     {"target", 't', PX_OPT_LIST, AT(targets), .arg = "T", .help = "engine"},
@@ -81,6 +82,12 @@ static void a_flag_may_say_true_or_false(void **state)
         assert_int_equal(PARSE(&v, &err, cases[i].word), 2);
         assert_int_equal(v.daemonize, cases[i].becomes);
     }
+    struct values v = {0};
+    struct px_error err;
+    assert_int_equal(PARSE(&v, &err, "--again"), 2);
+    assert_int_equal(v.n, 1);
+    assert_int_equal(PARSE(&v, &err, "--again=False"), 2); /* A file said so; I do not. */
+    assert_int_equal(v.n, 0);
 }
 
 static void refusals_name_what_and_why(void **state)
