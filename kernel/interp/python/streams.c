@@ -14,17 +14,18 @@
 
 #include "python.h"
 
-#define MOST_HELD 4096 /* bytes: a pipe takes so many in one piece */
 #include <structmember.h>
+
+#define MOST_HELD 4096 /* bytes: a pipe takes so many in one piece */
 
 struct stream {
     PyObject ob_base;
     struct px_python *python;
     PyObject *dict; /* libraries hang things on sys.stdout */
     PyObject *weak;
-    int which;   /* enum px_stream */
-    int fd;      /* the real one */
-    bool binary; /* this is the `buffer` of the other kind */
+    int which;          /* enum px_stream */
+    int fd;             /* the real one */
+    bool binary;        /* this is the `buffer` of the other kind */
     bool due;           /* Python has been asked to call write_held */
     struct px_buf held; /* in a forked child: text that is not written yet */
 };

@@ -93,9 +93,9 @@ static void stamp_sigint(void)
 struct px_thread {
     struct px_thread *next;
     pthread_t id;
-    bool inside;        /* an op */
-    int64_t began_ns;   /* what it does there */
-    int64_t missed_ns;  /* an interrupt that found it outside; 0: none */
+    bool inside;       /* an op */
+    int64_t began_ns;  /* what it does there */
+    int64_t missed_ns; /* an interrupt that found it outside; 0: none */
 };
 
 static bool is_main(const struct px_python *self)
