@@ -175,7 +175,7 @@ def test_a_person_at_a_notebook(notebook):
 
     # a slider moved with the keyboard calls the function again
     cell = notebook.run("from ipywidgets import interact; interact(lambda n: n * n, n=(0, 10));")
-    handle = notebook.find(".widget-area .ui-slider-handle, .output .ui-slider-handle", cell)
+    handle = notebook.find(".ui-slider-handle, .noUi-handle", cell)  # of ipywidgets 7, 8
     wait_for(lambda: "25" in cell.text, PATIENCE, "the square of 5")
     handle.click()
     handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
@@ -188,6 +188,7 @@ def test_a_person_at_a_notebook(notebook):
     wait_for(lambda: not notebook.driver.find_elements(By.CSS_SELECTOR, ".modal-backdrop"),
              PATIENCE, "the dialog's end")
     notebook.wait_idle()
+    notebook.js("Jupyter.notebook.select(Jupyter.notebook.ncells() - 1)")  # not the slider's
     cell = notebook.run("x")
     assert "NameError" in notebook.output(cell, ".output_error pre").text
     cell = notebook.run("print('alive')")
