@@ -69,7 +69,8 @@ static void put_loss(const struct farewell *farewell, const struct px_worker *on
         px_buf_printf(out, "Engine b'%s' died while running task '%s'", on->uuid, msg_id);
 }
 
-/* "px_begun": how many items of a task that has items were begun: the last of them was running. */
+/* "px_begun": how many items of a task that has items were begun: the last of them was running; 0 for
+ * another task than the one that ran. */
 static void add_begun(struct px_tasks *tasks, struct px_msg *reply, int begun)
 {
     struct px_span old = px_msg_content(reply);
@@ -81,16 +82,26 @@ static void add_begun(struct px_tasks *tasks, struct px_msg *reply, int begun)
     px_buf_fini(&content);
 }
 
-/* begun: 0 for nothing. */
+/* begun: < 0 for nothing. */
 static void send_error(struct px_tasks *tasks, const struct px_msg *request, struct px_span engine,
                        const char *ename, const char *evalue, int begun)
 {
     struct px_msg *msg = px_error_reply(tasks->shared.session, px_msg_ident(request, 0), engine,
                                         px_msg_header(request), ename, evalue);
-    if (begun > 0)
+    if (begun >= 0)
         add_begun(tasks, msg, begun);
     px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
     px_clients_send(tasks->clients, msg);
+}
+
+/* What is known of the task's items, for send_error. */
+static int count_begun(const struct farewell *farewell, const char *msg_id)
+{
+    if (farewell == NULL || farewell->running == NULL)
+        return -1;
+    if (strcmp(farewell->running, msg_id) != 0)
+        return 0;
+    return farewell->begun > 0 ? farewell->begun : -1;
 }
 
 static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why why,
@@ -100,14 +111,12 @@ static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why 
     struct px_buf evalue = {0};
     struct px_span engine = {0};
     const struct farewell *farewell = on != NULL ? tasks->leaving : NULL;
-    const bool last =
-        farewell != NULL && farewell->running != NULL && strcmp(farewell->running, msg_id) == 0;
     px_buf_text(&evalue, "");
     if (on != NULL) {
         put_loss(farewell, on, msg_id, &evalue);
         engine = (struct px_span){on->uuid, on->uuid_size};
     }
-    send_error(tasks, payload, engine, enames[why], evalue.data, last ? farewell->begun : 0);
+    send_error(tasks, payload, engine, enames[why], evalue.data, count_begun(farewell, msg_id));
     px_log(PX_DEBUG, "task-failed", "msg_id=%s why=%s", msg_id, enames[why]);
     px_buf_fini(&evalue);
 }
@@ -215,7 +224,7 @@ static void refuse_spec(struct px_tasks *tasks, const struct px_msg *msg, const 
 {
     refuse(tasks, why);
     px_link_note(tasks->shared.link, PX_NOTE_TASK_REQUEST, msg);
-    send_error(tasks, msg, (struct px_span){0}, "ValueError", why, 0);
+    send_error(tasks, msg, (struct px_span){0}, "ValueError", why, -1);
 }
 
 /* Reads what is asked of a task. -1: it was refused. */

@@ -1173,6 +1173,22 @@ def test_features_are_passed_on(peer):
         "0": ["pickle5", "other"]}
 
 
+def test_a_death_tells_which_task_was_running_and_how_far(peer):
+    """Of the others all was done, and the results not out, or nothing had begun."""
+    task = peer.connect(zmq.DEALER, peer.client["task"])
+    for engine, (name, wanted) in enumerate([("engine-a", 7), ("engine-b", 0), ("engine-c", None)]):
+        peer.register(name)
+        peer.beat(name)
+        shell = peer.connect(zmq.ROUTER, peer.engine["task"], name)
+        peer.session.send(task, "apply_request", content={})
+        msg = peer.receive(shell)
+        why = {"cause": "killed", "begun": 7, "running": msg["header"]["msg_id"] if wanted else
+               "another" if wanted == 0 else None}
+        peer.session.send(peer.query, "unregistration_request", content={"id": engine, "px": why})
+        content = peer.receive(task)["content"]
+        assert content["ename"] == "EngineError" and content.get("px_begun") == wanted
+
+
 def test_replays_are_refused(peer):
     frames = peer.session.serialize(peer.session.msg("connection_request", content={}))
     peer.query.send_multipart(frames)

@@ -347,6 +347,9 @@ class Feed:
         if reply.failed:
             content = json.loads(reply.content)
             begun = content.get("px_begun")
+            if begun == 0:
+                self._again(batch)
+                return
             if isinstance(begun, int) and 0 < begun <= batch.count and batch.count > 1:
                 self._all_but_one(batch, begun - 1, reply)
                 return
@@ -371,6 +374,11 @@ class Feed:
             batch.begun = len(values)
         batch.columns = None
         self.sink.values(batch, reply, values, errors)
+
+    def _again(self, batch):
+        """The engine died at another task: of this one nothing had begun, or all was done."""
+        self.back.append(batch.split(0)[1])
+        batch.begun, batch.columns = 0, None
 
     def _all_but_one(self, batch, at, reply):
         """The engine died at that item, and with it the results of those before it."""
