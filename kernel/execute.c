@@ -182,6 +182,15 @@ static void reply_execute(struct px_kernel *kernel, struct px_request *request,
     px_buf_fini(&content);
 }
 
+static void leave(struct px_kernel *kernel, const struct px_request *request)
+{
+    px_queue_abort_executes(&kernel->main.queue); /* "run all" sent what comes after, too */
+    if (px_has_front_end(kernel, request))
+        atomic_store(&kernel->leave_ms, px_now_ms() + LEAVE_MS);
+    else
+        px_queue_stop(&kernel->main.queue);
+}
+
 void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
 {
     struct execute_args args = {0};
@@ -200,10 +209,8 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
         atomic_store(&kernel->next_count, outcome.execution_count + 1);
     else if (outcome.failed && !args.run.silent) /* before the language counted it */
         outcome.execution_count = atomic_load(&kernel->next_count);
-    if (outcome.exit_requested) {
-        atomic_store(&kernel->leave_ms, px_now_ms() + LEAVE_MS);
-        px_queue_abort_executes(&kernel->main.queue); /* "run all" sent what comes after, too */
-    }
+    if (outcome.exit_requested)
+        leave(kernel, request);
     /* Before the reply: what a client sends after reading it is not to be aborted. */
     if (outcome.failed && !args.run.silent && args.stop_on_error)
         px_queue_abort_executes(&request->shell->queue);

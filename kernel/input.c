@@ -92,10 +92,10 @@ static int refuse(const struct px_request *request, struct px_error *err)
                    : px_fail(err, PX_ECLOSED, "the cell has ended: nobody would see the question");
 }
 
-static bool may_ask(const struct px_kernel *kernel, const struct px_request *request)
+bool px_has_front_end(const struct px_kernel *kernel, const struct px_request *request)
 {
     const char *only = kernel->config.stdin_of;
-    return request && request->allow_stdin && kernel->config.has_stdin &&
+    return kernel->config.has_stdin &&
            (!only || !request->msg || px_span_equal(px_msg_ident(request->msg, 0), only));
 }
 
@@ -104,7 +104,7 @@ static int begin(struct px_kernel *kernel, const struct px_parent *parent, const
 {
     pthread_mutex_lock(&kernel->lock);
     const struct px_request *request = asker(kernel, parent);
-    const bool allowed = may_ask(kernel, request);
+    const bool allowed = request && request->allow_stdin && px_has_front_end(kernel, request);
     const bool asks = allowed && request->msg && !kernel->closed;
     if (asks) {
         question->parent = px_parent_ref(request->parent); /* so that no other is at its address */

@@ -86,6 +86,20 @@ def test_registered_engine_says_so(hub, start):
     assert status == 0 and "Completed registration with id 3" in err
 
 
+def test_exit_ends_an_engine_at_once(hub, start):
+    """Nobody sits before it; what is sent meanwhile would be lost with it."""
+    hub.write()
+    engines = start()
+    uuid = hub.join()
+    _, pid = engines.registered()
+    hub.send("mux", [uuid, b"c"], "execute_request", {"code": "exit", "silent": True})
+    assert hub.receive("mux")[1]["content"]["status"] == "ok"
+    hub.send("mux", [uuid, b"c"], "execute_request", {"code": "print late", "silent": True})
+    assert engines.exited() == (pid, "exit status 0")
+    while hub.sockets["mux"].poll(0):
+        assert hub.receive("mux")[1]["content"]["status"] != "ok"
+
+
 def test_connection_file_may_come_later(hub, start):
     engines = start()
     with pytest.raises(subprocess.TimeoutExpired):
