@@ -285,7 +285,11 @@ class Debugger:
         arguments = dict(message.get("arguments") or {})
         arguments["connect"] = dict(zip(("host", "port"), self.address))
         arguments.setdefault("subProcess", False)
-        arguments.setdefault("rules", []).append({"path": "**/<phalanx>/**", "include": False})
+        rules = arguments.setdefault("rules", [])
+        rules.append({"path": "**/<phalanx>/**", "include": False})
+        modules = host.bridge.options["module_dir"]
+        if modules:  # whose import hook runs within what the user's code imports
+            rules.append({"path": os.path.join(modules, "phalanx", "**"), "include": False})
         attached = adapter.send({**message, "arguments": arguments})
         if adapter.wait_for_initialized(attached):
             adapter.ask("configurationDone")
