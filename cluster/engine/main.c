@@ -136,14 +136,15 @@ static struct px_profile_choice choice_of(const struct options *options)
 /* A px_config_set: as if it had come as an option. The words stay, as argv does. */
 static int take_trait(void *ctx, const char *name, struct px_span literal, struct px_error *err)
 {
+    static struct px_list words;
     char *value = px_config_unquote(literal);
     const bool none = strcmp(value, "None") == 0 || strcmp(value, "null") == 0;
     char *word = px_format("--%s=%s", name, value);
     char *argv[] = {(char *)usage.program, word, NULL};
     const int rc = none ? 0 : px_options_parse(&usage, 2, argv, ctx, false, err);
+    words.items = px_realloc(words.items, (words.count + 1) * sizeof *words.items);
+    words.items[words.count++] = word;
     free(value);
-    if (rc < 0)
-        free(word);
     return rc < 0 ? -1 : 0;
 }
 
