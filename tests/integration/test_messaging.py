@@ -269,6 +269,17 @@ def test_an_interrupt_reaches_a_subshell(kernel, subshell):
     assert kernel.reply(fine)["content"]["status"] == "ok"
 
 
+def test_an_interrupt_does_not_reach_the_thread_that_a_subshell_starts(kernel, subshell):
+    """Who waits for that thread to begin would wait for ever."""
+    code = ("import threading\nprint('go', flush=True)\n"
+            "while True:\n    thread = threading.Thread(target=int); thread.start(); thread.join()")
+    for _ in range(20):
+        stuck = execute_in(kernel, subshell, code)
+        kernel.wait_for_output(stuck, "stream")
+        kernel.km.interrupt_kernel()
+        assert kernel.reply(stuck)["content"]["ename"] == "KeyboardInterrupt"
+
+
 def test_deleting_a_subshell_aborts_what_waits_there(kernel, subshell):
     running = execute_in(kernel, subshell, "import threading\ngo = threading.Event()\n"
                                            "print('go', flush=True)\ngo.wait(30)")
