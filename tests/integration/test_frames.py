@@ -33,6 +33,7 @@ class Talk:
     """A kernel, and all that it says."""
 
     def __init__(self, command, directory):
+        self.directory = directory
         path, self.info = write_connection_file(str(directory / "kernel.json"), key=b"a key")
         env = {**os.environ, "IPYTHONDIR": str(directory), "HOME": str(directory),
                "PYTHONPATH": str(PYTHONPATH)}
@@ -232,10 +233,15 @@ def agree(lines, used):
 
 def aborted(talk):
     """The messages of a cell that was sent after one that then failed."""
+    gate = talk.directory / "gate"  # where it runs
+    os.mkfifo(gate)
     talk.send("shell", "execute_request",
-              {**CELL, "code": "import time; time.sleep(0.5); 1/0", "stop_on_error": True})
+              {**CELL, "code": "open('gate').close(); 1/0", "stop_on_error": True})
     after = talk.send("shell", "execute_request", {**CELL, "code": "2"})
-    talk.receive("shell")
+    talk.send("control", "kernel_info_request", {})  # what was sent before it has come, too
+    talk.receive("control")
+    with open(gate, "w"):  # it waits there
+        talk.receive("shell")
     seen = [("shell", *talk.receive("shell"))]
     while seen[-1][2]["content"].get("execution_state") != "idle":
         topic, msg = talk.receive("iopub")
