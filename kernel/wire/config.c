@@ -94,7 +94,7 @@ static int take_line(struct px_span line, px_config_set set, void *ctx)
     const struct px_span name = px_span_trim((struct px_span){line.data + 2, at - 2});
     const struct px_span value = px_span_trim((struct px_span){equal + 1, line.size - at - 1});
     char text[128];
-    if (name.size >= sizeof text || !is_literal(value))
+    if (name.size >= sizeof text || !memchr(name.data, '.', name.size) || !is_literal(value))
         return 0;
     memcpy(text, name.data, name.size);
     text[name.size] = 0;

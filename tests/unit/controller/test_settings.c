@@ -41,6 +41,22 @@ static void test_python_lines(void **state)
     px_settings_fini(&settings);
 }
 
+static int take_any(void *count, const char *name, struct px_span literal, struct px_error *err)
+{
+    (void)literal, (void)err;
+    assert_string_equal(name, "A.b");
+    ++*(int *)count;
+    return 0;
+}
+
+static void test_names_have_a_class(void **state)
+{
+    int count = 0;
+    (void)state;
+    assert_int_equal(px_config_py(PX_SPAN("c.n = 3\nc.A.b = 1\nc.--help = 1"), take_any, &count), 1);
+    assert_int_equal(count, 1);
+}
+
 static void test_json(void **state)
 {
     (void)state;
@@ -105,6 +121,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_python_lines),
+        cmocka_unit_test(test_names_have_a_class),
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_traits_refused),
         cmocka_unit_test(test_ports),
