@@ -20,7 +20,6 @@
 #define SLICE_MS 1000 /* a signal handled just before a wait does not end it: look again */
 #define GRACE_MS 5000 /* after a time-out has interrupted the engines */
 #define ERRORS_MS 1000 /* errors are shown when others still run so long after */
-#define AWAY_MS 2000   /* a controller that is out of reach so long is spoken of */
 
 /* Names of the capsule in `listener`. */
 static const char RUNNING[] = "phalanx.run", OVER[] = "phalanx.run that is over";
@@ -253,8 +252,8 @@ static int check_contact(struct run *run)
 {
     int64_t since_ms, left_ms;
     const bool told = run->away_ms != 0;
-    const bool away = phalanx_away(run->client, &since_ms, &left_ms) && since_ms >= AWAY_MS &&
-                      !(told && run->answered);
+    const bool away = phalanx_away(run->client, &since_ms, &left_ms) &&
+                      since_ms >= PHALANX_AWAY_MS && !(told && run->answered);
     if (away && check_cluster(run) < 0)
         return -1;
     struct px_buf text = {0};

@@ -83,6 +83,7 @@ PHALANX_API const char *phalanx_session(const phalanx_client *client);
 PHALANX_API const char *phalanx_file(const phalanx_client *client);
 /* Whether the controller is out of reach: connections were lost, or it has not answered for some
  * time. Then for how long, and in how many milliseconds what waits for it fails, if it is not back. */
+#define PHALANX_AWAY_MS 2000 /* from then on our own programs speak of it */
 PHALANX_API bool phalanx_away(const phalanx_client *client, int64_t *since_ms, int64_t *left_ms);
 
 /* ---- engines ---------------------------------------------------------------- */

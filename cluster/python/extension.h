@@ -22,7 +22,6 @@
 #define PX_LEASE_SIZE 65536
 /* A signal that is handled just before a wait begins does not end it: look again this often. */
 #define PX_SLICE_MS 1000
-#define PX_AWAY_MS 2000 /* a controller that is out of reach so long is spoken of */
 
 struct px_lease;
 

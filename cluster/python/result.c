@@ -270,7 +270,7 @@ static int warn_when_away(void *ctx)
     int64_t since_ms, left_ms;
     if (!phalanx_away(phalanx_result_client(waiting->result), &since_ms, &left_ms))
         waiting->handle->warned = false;
-    else if (since_ms >= PX_AWAY_MS && !waiting->handle->warned) {
+    else if (since_ms >= PHALANX_AWAY_MS && !waiting->handle->warned) {
         waiting->handle->warned = true;
         return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
                                 "the controller cannot be reached; waiting %d s for it",
