@@ -323,7 +323,7 @@ static int64_t rest(struct px_kernel *kernel, int64_t delay_ms, bool began)
 }
 
 /* The user has asked to exit: `delay_ms`, or until that is due. */
-static int64_t leave(struct px_kernel *kernel, int64_t delay_ms)
+static int64_t leave_when_due(struct px_kernel *kernel, int64_t delay_ms)
 {
     const int64_t due_ms = atomic_load(&kernel->leave_ms);
     const int64_t left_ms = due_ms - px_now_ms();
@@ -359,7 +359,7 @@ int64_t px_kernel_service(struct px_kernel *kernel)
     for (int i = 0; i < SERVICE_BATCH; i++) {
         struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
         if (!item) {
-            delay_ms = leave(kernel, rest(kernel, delay_ms, began));
+            delay_ms = leave_when_due(kernel, rest(kernel, delay_ms, began));
             px_outbox_promise(&kernel->outbox, delay_ms);
             return delay_ms;
         }

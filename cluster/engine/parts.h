@@ -115,9 +115,9 @@ void px_again_fini(struct px_again *again); /* its loop ends, too */
 
 /* The first identity of front ends' requests: they can be asked for input. */
 #define PX_FRONT "px.front"
-/* Any thread, once: binds sockets and writes their connection file, of mode 0600. `engine`
- * is the engine. */
-int px_front_bind(void *engine, const char *path, struct px_error *err);
+/* Any thread, once: binds sockets on 127.0.0.1 and writes their connection file, of mode 0600. Fails
+ * where the cluster's messages are not signed. `engine` is a struct engine. */
+PX_MUST_USE int px_front_bind(void *engine, const char *path, struct px_error *err);
 /* The rest on the service thread. The loop that serves the sockets once they are bound. */
 void px_front_serve(struct engine *engine, struct px_loop *loop);
 /* True if the message was a front end's, and is gone; what is published goes to both. */
