@@ -184,7 +184,6 @@ static void reply_execute(struct px_kernel *kernel, struct px_request *request,
 
 static void leave(struct px_kernel *kernel, const struct px_request *request)
 {
-    px_queue_abort_executes(&kernel->main.queue); /* "run all" sent what comes after, too */
     if (px_has_front_end(kernel, request))
         atomic_store(&kernel->leave_ms, px_now_ms() + LEAVE_MS);
     else
@@ -193,6 +192,10 @@ static void leave(struct px_kernel *kernel, const struct px_request *request)
 
 void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
 {
+    if (atomic_load(&kernel->leave_ms)) { /* "run all" sends what comes behind exit, too */
+        px_reply_aborted(kernel, request);
+        return;
+    }
     struct execute_args args = {0};
     struct px_error err;
     if (parse_execute(request, &args, &err) < 0) {

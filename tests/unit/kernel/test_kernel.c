@@ -464,6 +464,10 @@ static void exit_ends_the_run(void **state)
     fixture_expect(f, PX_SHELL, "execute_reply", "ok");
     expect_idle(f);
     fixture_expect_silence(f); /* It answers on while the front end reads the reply. */
+    fixture_execute(f, "print late");
+    expect_busy(f);
+    fixture_expect(f, PX_SHELL, "execute_reply", "aborted");
+    expect_idle(f);
     fixture_expect_end(f);
 }
 
