@@ -740,7 +740,9 @@ def test_unfinished_tasks_come_back(cluster, tmp_path, ours):
     assert other.get(DEADLINE) == 9
     with open(gate) as file:
         assert sorted(file.read().split()) == ["direct", *[f"task-{i}" for i in range(6)]]
-    assert "adopted=2 submitted=6 direct=1 failed=0" in cluster.log()
+    restored = [line.partition(" restored ")[2] for line in cluster.log().splitlines()
+                if " restored " in line]
+    assert restored == ["engines=2 finished=1 adopted=2 submitted=6 direct=1 failed=0"]
     # Started anew, it leaves alone what another controller has not finished.
     late = view.apply_async(append_when_there, gate + "-never", "late")
     wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks WHERE completed IS NULL") == [(1,)])

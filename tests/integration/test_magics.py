@@ -77,6 +77,8 @@ class Notebook:
                 places[where] = len(shown)
             if kind == "clear_output":
                 shown.clear()
+            elif kind == "stream" and shown and shown[-1][0] == content["name"]:
+                shown[-1] = (content["name"], shown[-1][1] + content["text"])
             elif kind == "stream":
                 shown.append((content["name"], content["text"]))
             elif kind == "error":
