@@ -84,6 +84,7 @@ static void run_language(struct px_channels *channels, const struct px_interp_op
 
 int main(int argc, char **argv)
 {
+    px_program_begin();
     if (argc > 1 && strcmp(argv[1], "install") == 0)
         return px_install_main(argc - 1, argv + 1);
     struct options options = {.log_level = PX_WARN, .output = PX_OUTPUT_DEFAULTS};

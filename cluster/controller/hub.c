@@ -291,7 +291,7 @@ static void on_summary_signal(struct px_loop *loop, int signo, void *ctx)
     px_link_order(hub->link, &(struct px_order){.kind = PX_ORDER_REPORT});
 }
 
-static const int ends[] = {SIGINT, SIGTERM, SIGABRT};
+static const int ends[] = {SIGINT, SIGTERM, SIGABRT, SIGHUP};
 
 /* The loop has them blocked, so that they wait until it looks. */
 bool px_hub_is_ending(const struct px_hub *hub)

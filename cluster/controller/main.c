@@ -44,6 +44,8 @@ static void block_signals(void)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGUSR1);
+    if (!px_hangup_ignored())
+        sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
 }
 
@@ -182,6 +184,7 @@ int main(int argc, char **argv)
     struct px_settings settings;
     char profile_dir[PX_PATH_SIZE];
     struct px_error err;
+    px_program_begin();
     px_log_init("IPController", PX_INFO);
     tune_memory();
     if (px_settings_read(argc, argv, &settings, profile_dir, &err) != 0)

@@ -412,6 +412,7 @@ int main(int argc, char **argv)
                               .output = PX_OUTPUT_DEFAULTS,
                               .ready_fd = -1};
     struct px_error err;
+    px_program_begin();
     const int rest = read_options(argc, argv, &options);
     check(&options, rest, argc, argv);
     if (options.count == 0)

@@ -46,6 +46,7 @@ static int unknown(const char *word)
 
 int main(int argc, char **argv)
 {
+    px_program_begin();
     if (argc < 2) {
         help(stderr);
         return 2;

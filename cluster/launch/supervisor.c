@@ -418,7 +418,6 @@ static int watch_signals(struct supervisor *sv, struct px_error *err)
         {SIGUSR1, on_relay_signal}, {SIGUSR2, on_relay_signal},
     };
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGCHLD, SIG_DFL); /* ignored by whoever started us, children would leave no status */
     for (size_t i = 0; i < PX_COUNT(rows); i++)
         if (px_loop_signal(sv->loop, rows[i].signo, rows[i].fn, sv, err) < 0)
             return -1;

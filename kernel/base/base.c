@@ -10,6 +10,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
@@ -299,6 +300,25 @@ size_t px_date_now(char out[PX_DATE_SIZE])
     *at++ = 'Z';
     *at = 0;
     return (size_t)(at - out);
+}
+
+/* ---- what a program finds ---- */
+
+void px_program_begin(void)
+{
+    sigset_t none;
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", O_RDWR); /* takes the lowest that is free: this one */
+    signal(SIGCHLD, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+bool px_hangup_ignored(void)
+{
+    struct sigaction action;
+    return sigaction(SIGHUP, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
 void px_allow_files(unsigned long most)

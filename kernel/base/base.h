@@ -108,6 +108,18 @@ int64_t px_now_ns(void); /* monotonic */
 /* Wall clock, UTC: 2026-01-02T03:04:05.678901Z. Returns its length. */
 size_t px_date_now(char out[PX_DATE_SIZE]);
 
+/* ---- what a program finds ---------------------------------------------- */
+
+/*
+ * First in main(): takes back what whoever started this may have left in an odd state. Descriptors 0
+ * to 2 that are closed become /dev/null, or the next ones opened would be written to as if they were
+ * the user's; SIGCHLD that is ignored is not, or children would leave no status; no signal stays
+ * blocked, or none of them could end this program, nor what it starts.
+ */
+void px_program_begin(void);
+/* Whether whoever started this wants it to outlive its terminal: nohup(1). */
+bool px_hangup_ignored(void);
+
 /* ---- limits ---------------------------------------------------------- */
 
 /* Lets this process, and those it starts, have up to that many files open: as many as the system

@@ -273,6 +273,8 @@ int px_loop_signal(struct px_loop *loop, int signo, px_signal_fn *fn, void *ctx,
                    struct px_error *err)
 {
     sigset_t wanted = loop->signals;
+    if (signo == SIGHUP && px_hangup_ignored())
+        return 0;
     sigaddset(&wanted, signo);
     const int fd = signalfd(loop->signal_fd, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
     if (fd < 0)

@@ -51,7 +51,8 @@ void px_loop_cancel(struct px_loop *loop, struct px_timer *timer);
 
 /*
  * Calls `fn` on this thread when the process gets `signo`. Blocks the signal in
- * the calling thread (call before other threads start, so that they inherit it).
+ * the calling thread (call before other threads start, so that they inherit it). A SIGHUP that is
+ * ignored (px_hangup_ignored) stays so: a signalfd would get it all the same.
  */
 typedef void px_signal_fn(struct px_loop *loop, int signo, void *ctx);
 PX_MUST_USE int px_loop_signal(struct px_loop *loop, int signo, px_signal_fn *fn, void *ctx,

@@ -492,6 +492,26 @@ def test_engines_raise_a_low_limit_of_open_files(hub, start):
     hub.join_all(2)
 
 
+def ill_at_ease():
+    """What a careless parent leaves: children's ends ignored, signals blocked, no descriptors."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    os.close(0)
+    os.close(1)
+
+
+def test_what_a_careless_parent_left_is_put_right(hub, start):
+    hub.write()
+    engines = start("-n", 1, preexec_fn=ill_at_ease)
+    hub.join()
+    _, pid = engines.registered()
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert "SigBlk:\t0000000000000000" in status and "SigIgn:\t0000000000010000" not in status
+    os.kill(pid, signal.SIGTERM)
+    assert engines.exited() == (pid, "exit status 0")
+    assert engines.process.wait(timeout=TIMEOUT) == 0
+
+
 def test_a_dead_engine_is_replaced_when_asked(hub, start):
     hub.write()
     engines = start("-n", 2, "--restart=on-failure")

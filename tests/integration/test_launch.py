@@ -127,6 +127,28 @@ def test_a_signal_stops_everything(foreground, ipython_dir, signo):
 
 
 @ours
+def test_daemonize_without_descriptors(run, env, px_bin, ipython_dir):
+    """As from a daemon: what is opened next is not standard output."""
+    def close():
+        for fd in range(3):
+            os.close(fd)
+    process = subprocess.Popen([px_bin / "pxcluster", "start", "-n", "1", "--daemonize"], env=env,
+                               preexec_fn=close)
+    assert process.wait(timeout=20) == 0
+    assert Cluster(ipython_dir, "default", "").engine_pids
+    run("pxcluster", "stop")
+
+
+@ours
+def test_a_hangup_that_is_ignored_ends_nothing(foreground):
+    """nohup pxcluster start"""
+    process = foreground(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    process.terminate()
+    assert process.stderr.read() == "pxcluster: SIGTERM: stopping\n"
+
+
+@ours
 def test_ready_fd_and_end_of_stdin(env, px_bin, ipython_dir):
     read, write = os.pipe()
     process = subprocess.Popen(

@@ -262,6 +262,29 @@ static void no_edge_of_a_socket_is_lost(void **state)
     pass_all(true);
 }
 
+static void count_signal(struct px_loop *loop, int signo, void *ctx)
+{
+    ++*(int *)ctx;
+    if (signo == SIGUSR2)
+        px_loop_stop(loop);
+}
+
+static void a_hangup_that_is_ignored_stays_so(void **state)
+{
+    (void)state;
+    int calls = 0;
+    struct px_loop *loop = px_loop_create(NULL);
+    void (*before)(int) = signal(SIGHUP, SIG_IGN);
+    assert_int_equal(px_loop_signal(loop, SIGHUP, count_signal, &calls, NULL), 0);
+    assert_int_equal(px_loop_signal(loop, SIGUSR2, count_signal, &calls, NULL), 0);
+    raise(SIGHUP);
+    raise(SIGUSR2); /* of two that wait, the lower comes first */
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    assert_int_equal(calls, 1);
+    px_loop_destroy(loop);
+    signal(SIGHUP, before);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -271,6 +294,7 @@ int main(void)
         cmocka_unit_test(a_removed_watch_is_not_called),
         cmocka_unit_test(a_hangup_wakes),
         cmocka_unit_test(signals_arrive_on_the_loop),
+        cmocka_unit_test(a_hangup_that_is_ignored_stays_so),
         cmocka_unit_test(no_edge_of_a_socket_is_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
