@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Maps whose items share tasks: how many go together, and that nobody can tell from the results."""
 import contextlib
+import gc
 import io
 import itertools
 import os
@@ -114,6 +115,18 @@ def test_many_items_in_few_tasks(rc, where):
     tasks = set(result.msg_ids)
     assert 1 < len(tasks) < 2_000
     assert {md["engine_id"] for md in result.metadata} <= set(rc.ids)
+
+
+def test_values_alone_are_kept_of_items(rc):
+    """No object an item, which Python's collector would look at, until one is asked for."""
+    view = rc.load_balanced_view()
+    gc.collect()
+    before = len(gc.get_objects())
+    result = view.map_async(square, range(20_000))
+    assert result.get() == list(result) == [x * x for x in range(20_000)]
+    gc.collect()
+    assert len(gc.get_objects()) - before < 5_000
+    assert result.status == 20_000 * ["ok"]
 
 
 def test_a_chunksize_is_kept_to(rc):

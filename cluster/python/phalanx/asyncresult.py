@@ -79,13 +79,16 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self._return_exceptions = return_exceptions
         self._submitted = datetime.now(timezone.utc)
         self._lock = threading.RLock()
-        self._tasks = [Task() for _ in range(len(raw))]
+        self._tasks = self._make_tasks(raw)
         self._order = []  # indices of tasks in the order of their replies
         self._outcome = None  # (values, exception) once gathered
         self._closed = False  # results are missing for ever
         self._listeners = []  # called with each event that was filed
         self._label = None  # what the tasks are filed under
         self._lent = None  # weak references to buffers that are being sent (track=True)
+
+    def _make_tasks(self, raw):
+        return [Task() for _ in range(len(raw))]
 
     def __del__(self):
         raw = self.__dict__.get("_raw")
@@ -101,10 +104,13 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
                 event = self._raw.next()
                 if event is None:
                     return taken
-                self._file(event)
-                for listener in self._listeners:
-                    listener(event)
+                self._take(event)
         return most
+
+    def _take(self, event):
+        self._file(event)
+        for listener in self._listeners:
+            listener(event)
 
     def _file(self, event):
         task = self._tasks[event.task]
@@ -214,10 +220,13 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             raise TooEarly("Cannot check successful() if not done.")
         return self._gather()[1] is None
 
+    def _values(self):
+        return [self._value(i) for i in range(len(self._tasks))]
+
     def _gather(self):
         with self._lock:
             if self._outcome is None:
-                values = [self._value(i) for i in range(len(self._tasks))]
+                values = self._values()
                 self._outcome = values, self._exception_among(values)
             return self._outcome
 
@@ -464,9 +473,12 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         if not self._wait(_phalanx.EVENT, left) and left is not None:
             self._require_ready()
 
+    def _has_reply(self, index):
+        return self._tasks[index].reply is not None
+
     def _wait_for_task(self, index, end=None):
         self._pump()
-        while self._tasks[index].reply is None:
+        while not self._has_reply(index):
             self._wait_for_event(end)
 
     def _value_when_here(self, index, end=None):

@@ -3,7 +3,7 @@
 
 import json
 
-from . import _phalanx, batch, calls, error, maps
+from . import _phalanx, batch, calls, error, items, maps
 from .asyncresult import AsyncMapResult, AsyncResult
 from .dependency import Dependency
 from .futures import LazyMapIterator
@@ -119,9 +119,8 @@ class LoadBalancedView(View):
                 f, listed, maps.BlockMap(), True, block, chunksize, label, **options
             )
         self._must_wait(block)
-        result = AsyncMapResult(
-            self.client, batch.Batches(self, f, listed, size, label), batch.value_of,
-            maps.BlockMap().join, fname=name_of(f), **options,
+        result = items.AsyncMapResult(
+            self.client, batch.Batches(self, f, listed, size, label), fname=name_of(f), **options
         )
         return self._finish(self._sent(result, label=label), block)
 

@@ -7,8 +7,8 @@ make some work (feed.TARGET), fewer towards the end, so that engines finish toge
 engine gives up a batch after feed.PATIENCE and hands back what it has not begun (a straggler
 is split); what is handed back is sent again, to whom it may concern.
 
-`Batches` looks like a result of the C library whose tasks are the *items*: one reply for each, with
-its own value or its own exception, and its own output. Results, their order, errors and iteration
+`Batches` looks like a result of the C library whose tasks are the *items*: each has its own value or
+its own exception, and its own output; values arrive as items.Part. Results, their order, errors and iteration
 are therefore those of single items. What differs: what is written past sys.stdout (by C code, by other
 programs) is filed under the item that spoke last; if an engine dies, the item that it was at is lost
 (with `retries` all of its batch run again), and those of its batch that it had done, a twentieth of a
@@ -23,12 +23,12 @@ import os
 import threading
 from array import array
 from collections import deque
-from itertools import repeat
 
 from . import _phalanx, error
 from .feed import (
     Feed, Slices, Stream, error_content, error_reply, local_error, moved, output_event,
 )
+from .items import Part
 
 FEW = 128  # items that go alone without further thought
 AHEAD = 1024  # values of an imap that nobody has asked for: then no more are sent
@@ -38,23 +38,6 @@ AHEAD_BYTES = 64 << 20  # or so much
 def suits(f):
     """Whether calls of `f` may share a task. Those that a dependency may move may not."""
     return type(f).__name__ != "dependent" and not hasattr(f, "dependencies")
-
-
-class _Item:
-    """The reply of one item: its batch's reply but for the value. Made when it is asked for."""
-
-    __slots__ = ("task", "reply", "value")
-    type, failed, lost = _phalanx.REPLY, False, False
-
-    def __init__(self, task, reply, value):
-        self.task, self.reply, self.value = task, reply, value
-
-    @property
-    def buffers(self):
-        return [self.value]
-
-    def __getattr__(self, name):
-        return getattr(self.reply, name)
 
 
 class Batches:
@@ -133,17 +116,15 @@ class Batches:
             function()
 
     def values(self, batch, reply, values, errors):
-        items = range(batch.first, batch.first + len(values))
-        events = list(map(_Item, items, repeat(reply), values))
+        failed, part = {}, (batch.first, reply, values)
         if errors:
             uuid = json.loads(reply.metadata).get("engine")
             info = {"engine_id": reply.engine, "engine_uuid": uuid, "method": "apply"}
             for index, *e in errors:
-                content = error_content(*e, info)
-                failed = moved(error_reply(content, reply), batch.first + index)
-                events[index] = failed
-                events.append(output_event("error", failed))
-        self._add(events, replied=len(values))
+                at = batch.first + index
+                failed[at] = moved(error_reply(error_content(*e, info), reply), at)
+        outputs = [output_event("error", e) for e in failed.values()]
+        self._add([Part(*part, failed), *outputs], replied=len(values))
 
     def failed(self, batch, reply):
         items = range(batch.first, batch.first + batch.count)
@@ -222,11 +203,6 @@ class Batches:
         """The msg_ids of what is on its way."""
         feed = self._feed
         return [batch.task for batch in list(feed.flying.values())] if feed else []
-
-
-def value_of(buffers):
-    """For AsyncMapResult, in the place of a form's unpack_result."""
-    return buffers
 
 
 # ---- imap
