@@ -91,9 +91,9 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         return [Task() for _ in range(len(raw))]
 
     def __del__(self):
-        raw = self.__dict__.get("_raw")
+        raw = getattr(self, "_raw", None)
         if raw is not None:
-            self._client._let_go(raw)
+            self._client._let_go(id(self), raw)
 
     # ---- filing what arrives
 

@@ -109,8 +109,7 @@ class Client(HubFace):
         )
         self.history = []
         self.results, self.metadata = {}, defaultdict(new_metadata)
-        self._books = threading.Lock()
-        self._live = weakref.WeakSet()  # books: results of tasks whose outcome counts
+        self._live = {}  # id: weak reference to a result, of tasks whose outcome counts
         self._orphans, self._orphan_limit = [], ORPHANS
         self._watcher = Watcher(self._raw)
         self._number = next(_numbers)
@@ -408,8 +407,7 @@ class Client(HubFace):
 
     def _remember(self, result, view):
         """A call's result: its tasks enter the histories, and count as outstanding."""
-        with self._books:
-            self._live.add(result)
+        self._live[id(result)] = weakref.ref(result)
         raw, count = result._raw, result._count
         if not hasattr(raw, "flying"):  # those enter batch by batch
             ids = [raw.task_id(i) for i in range(max(0, count - HISTORY_KEPT), count)]
@@ -417,16 +415,18 @@ class Client(HubFace):
 
     def _results_alive(self):
         """The results that somebody holds."""
-        with self._books:
-            return list(self._live)
+        held = [reference() for reference in list(self._live.values())]
+        return [result for result in held if result is not None]
 
     def _enter(self, view, ids):
         """Tasks that were sent enter the histories."""
         remember(self.history, ids)
         remember(view.history, ids)
 
-    def _let_go(self, raw):
-        """A result is dropped. Its tasks run, and wait() waits for them; nothing of it is kept."""
+    def _let_go(self, key, raw):
+        """A result (of that id) is dropped. Its tasks run, and wait() waits for them; nothing of it is
+        kept."""
+        self._live.pop(key, None)
         try:
             if raw.replied == len(raw) or self._raw.closed:
                 return

@@ -15,6 +15,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, R
 from . import _phalanx, error
 
 JOIN_SECONDS = 2  # a callback that does not return must not keep the client from closing
+_faces = threading.Lock()  # held while a result becomes a Future that others look at
 
 
 class Watcher:
@@ -74,10 +75,12 @@ class FutureFace(concurrent.futures.Future):
     """What makes a result a Future. Its state is the C library's; the base class's fields, through
     which concurrent.futures' functions wait, come into being when one of them looks."""
 
-    def __init__(self):  # the base class would make locks that are hardly ever needed
-        self._waiters = []
-        self._done_callbacks = []
-        self._announced = False
+    _announced = False
+    _face_lock = None
+    _waiters = _done_callbacks = ()
+
+    def __init__(self):  # the base class would make what is hardly ever needed
+        pass
 
     def _on_complete(self, function):
         """Arranges for one call of function(), from any thread, when ready() has become true."""
@@ -85,13 +88,17 @@ class FutureFace(concurrent.futures.Future):
 
     @property
     def _condition(self):
-        condition = self.__dict__.get("_face_lock")
-        if condition is None:
-            mine = threading.Condition()
-            condition = self.__dict__.setdefault("_face_lock", mine)
-            if condition is mine:
-                self._on_complete(self._announce)
-        return condition
+        if self._face_lock is None:
+            self._show_face()
+        return self._face_lock
+
+    def _show_face(self):
+        with _faces:
+            if self._face_lock is not None:
+                return
+            self._waiters, self._done_callbacks = [], []
+            self._face_lock = threading.Condition()
+        self._on_complete(self._announce)
 
     @property
     def _state(self):

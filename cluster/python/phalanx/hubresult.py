@@ -150,7 +150,7 @@ class StoredResult(AsyncResult):
         task = self._tasks[index]
         task.value, task.metadata = value, metadata
         task.unpacked = task.finished = task.reply = True
-        task.outputs = metadata["outputs"]
+        task.outputs[:] = metadata["outputs"]
         task.stdout, task.stderr = metadata["stdout"] or None, metadata["stderr"] or None
         task.execute_result, task.error = metadata["execute_result"], metadata["error"]
         self._order.append(index)

@@ -176,16 +176,29 @@ class Task:
     """One task's record: what has arrived for it."""
 
     __slots__ = (
-        "reply", "finished", "stdout", "stderr", "outputs", "execute_input", "execute_result",
-        "error", "data", "value", "unpacked", "metadata",
+        "reply", "finished", "stdout", "stderr", "execute_input", "execute_result", "error", "value",
+        "unpacked", "metadata", "_outputs", "_data",
     )
 
     def __init__(self):
         self.reply = self.execute_input = self.execute_result = self.error = None
         self.value = self.metadata = None
         self.finished = self.unpacked = False
-        self.stdout = self.stderr = None
-        self.outputs, self.data = [], {}
+        self.stdout = self.stderr = self._outputs = self._data = None
+
+    @property
+    def outputs(self):
+        """The contents of its displays, a list."""
+        if self._outputs is None:
+            self._outputs = []
+        return self._outputs
+
+    @property
+    def data(self):
+        """What it has published as data, by name."""
+        if self._data is None:
+            self._data = {}
+        return self._data
 
     def write(self, stream, text):
         if getattr(self, stream) is None:
