@@ -27,7 +27,7 @@
 #define FIRST_PORT_TRIES 100
 #define BEAT_MS 30000           /* rare enough for a thousand engines, and for batteries */
 #define LEAST_SILENCE_MS 60000  /* for two beats */
-#define MOST_SILENCE_MS 6553000 /* ZMTP's limit: 16 bits of tenths of a second */
+#define MOST_SILENCE_MS 6553000 /* longer than anybody waits, and an int */
 #define KEEPALIVE_IDLE_S 60     /* what TCP itself does; a suspended process still answers that */
 #define KEEPALIVE_INTERVAL_S 20
 #define KEEPALIVE_PROBES 4
@@ -135,6 +135,9 @@ void px_socket_set_linger(struct px_socket *socket, int ms)
     set_int(socket, ZMQ_LINGER, ms);
 }
 
+/* The other side is told nothing of the time-out (ZMQ_HEARTBEAT_TTL): libzmq keeps that in 16 bits of
+ * milliseconds, so that it takes 66 s for 464 ms, and cuts each connection that is idle for so long
+ * after a beat. */
 void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms)
 {
     const int64_t bounded = timeout_ms < LEAST_SILENCE_MS  ? LEAST_SILENCE_MS
@@ -142,7 +145,6 @@ void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms)
                                                            : timeout_ms;
     set_int(socket, ZMQ_HEARTBEAT_IVL, BEAT_MS);
     set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, (int)bounded);
-    set_int(socket, ZMQ_HEARTBEAT_TTL, (int)bounded);
     set_int(socket, ZMQ_TCP_KEEPALIVE, 1);
     set_int(socket, ZMQ_TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S);
     set_int(socket, ZMQ_TCP_KEEPALIVE_INTVL, KEEPALIVE_INTERVAL_S);

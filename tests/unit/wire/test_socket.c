@@ -190,6 +190,9 @@ static void silence_is_bounded_when_asked(void **state)
     assert_between(beat, 10000, 60000);
     assert_true(option(p->router, ZMQ_HEARTBEAT_TIMEOUT) >= 2 * beat);
     assert_true(option(p->dealer, ZMQ_HEARTBEAT_TIMEOUT) > 3600 * 1000);
+    /* What libzmq makes of it is 16 bits wide. */
+    assert_int_equal(option(p->router, ZMQ_HEARTBEAT_TTL), 0);
+    assert_int_equal(option(p->dealer, ZMQ_HEARTBEAT_TTL), 0);
 }
 
 int main(void)
