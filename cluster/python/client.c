@@ -63,30 +63,53 @@ static phalanx_client *connect_python(struct phalanx_options *options, int64_t t
     }
 }
 
-static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
+/* For PyArg_Parse: a path as bytes, as the system has it, or NULL for None. */
+static int path_or_none(PyObject *given, void *out)
+{
+    if (given != Py_None)
+        return PyUnicode_FSConverter(given, out);
+    *(PyObject **)out = NULL;
+    return 1;
+}
+
+enum { FILE_PATH, PROFILE, PROFILE_DIR, IPYTHON_DIR, PATH_COUNT };
+
+/* What phalanx_connect is told, of objects that `paths` holds. */
+static int read_options(PyObject *args, PyObject *kwargs, PyObject *paths[PATH_COUNT],
+                        struct phalanx_options *options, int64_t *timeout_ms)
 {
     static char *names[] = {"file",       "profile", "profile_dir", "ipython_dir",
                             "cluster_id", "timeout", NULL};
+    const char **const given[PATH_COUNT] = {&options->file, &options->profile,
+                                            &options->profile_dir, &options->ipython_dir};
+    PyObject *timeout = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O&O&O&O&zO:Client", names, path_or_none,
+                                     &paths[FILE_PATH], path_or_none, &paths[PROFILE], path_or_none,
+                                     &paths[PROFILE_DIR], path_or_none, &paths[IPYTHON_DIR],
+                                     &options->cluster_id, &timeout))
+        return -1;
+    for (int i = 0; i < PATH_COUNT; i++)
+        *given[i] = paths[i] ? PyBytes_AS_STRING(paths[i]) : NULL;
+    return px_timeout(timeout, timeout_ms) ? 0 : -1;
+}
+
+static int client_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
     struct client *self = (struct client *)object;
     struct px_module *module = px_module_of(Py_TYPE(object));
     struct phalanx_options options = {0};
-    PyObject *timeout = Py_None;
+    PyObject *paths[PATH_COUNT] = {NULL};
     int64_t timeout_ms;
-    if (!module ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "|zzzzzO:Client", names, &options.file,
-                                     &options.profile, &options.profile_dir, &options.ipython_dir,
-                                     &options.cluster_id, &timeout) ||
-        !px_timeout(timeout, &timeout_ms))
-        return -1;
-    if (self->handle) {
+    phalanx_client *client = NULL;
+    if (self->handle)
         PyErr_SetString(PyExc_RuntimeError, "already connected");
-        return -1;
-    }
-    phalanx_client *client = connect_python(&options, timeout_ms, module->closed_error);
-    if (!client)
-        return -1;
-    self->handle = px_handle_create(client);
-    return self->handle ? 0 : -1;
+    else if (module && read_options(args, kwargs, paths, &options, &timeout_ms) == 0)
+        client = connect_python(&options, timeout_ms, module->closed_error);
+    for (int i = 0; i < PATH_COUNT; i++)
+        Py_XDECREF(paths[i]);
+    if (client)
+        self->handle = px_handle_create(client);
+    return self->handle && client ? 0 : -1;
 }
 
 static void client_dealloc(PyObject *object)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import phalanx
 import pytest
 from conftest import (BIN, PYTHON, STOCK_CONTROLLER, STOCK_ENGINE, Cluster, alive, processes_with,
                       wait_for)
@@ -146,6 +147,20 @@ def test_a_hangup_that_is_ignored_ends_nothing(foreground):
     process.send_signal(signal.SIGHUP)
     process.terminate()
     assert process.stderr.read() == "pxcluster: SIGTERM: stopping\n"
+
+
+@ours
+def test_a_directory_whose_name_is_not_utf8(px_bin, env, tmp_path):
+    def pxcluster(*args):
+        subprocess.run([px_bin / "pxcluster", *args], env=env, check=True, timeout=60)
+
+    env["IPYTHONDIR"] = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    pxcluster("start", "-n", "1", "--daemonize")
+    try:
+        with phalanx.Client(profile_dir=env["IPYTHONDIR"] + "/profile_default") as client:
+            assert client[0].apply_sync(os.getenv, "IPYTHONDIR") == env["IPYTHONDIR"]
+    finally:
+        pxcluster("stop")
 
 
 @ours

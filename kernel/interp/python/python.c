@@ -177,6 +177,12 @@ static int add_sources(PyObject *module)
     return 0;
 }
 
+/* GIL. As Python names files, UTF-8 or not. NULL with an exception. */
+static PyObject *path_of(const char *path)
+{
+    return path ? PyUnicode_DecodeFSDefault(path) : Py_NewRef(Py_None);
+}
+
 /* GIL. Builds Python's side of this host. */
 static int start_bridge(struct px_python *self, const struct px_interp_config *config)
 {
@@ -189,9 +195,9 @@ static int start_bridge(struct px_python *self, const struct px_interp_config *c
     if (!module)
         return -1;
     self->bridge =
-        PyObject_CallMethod(module, "Bridge", "{szszszsOsO}", "profile_dir", config->profile_dir,
-                            "colors", config->colors, "module_dir", config->module_dir, "engine",
-                            config->engine ? Py_True : Py_False, "debugger",
+        PyObject_CallMethod(module, "Bridge", "{sNszsNsOsO}", "profile_dir",
+                            path_of(config->profile_dir), "colors", config->colors, "module_dir",
+                            path_of(config->module_dir), "engine", config->engine ? Py_True : Py_False, "debugger",
                             config->debugger ? Py_True : Py_False);
     Py_DECREF(module);
     return self->bridge ? 0 : -1;
