@@ -4,6 +4,7 @@ import itertools
 import json
 from pathlib import Path
 
+import kernels
 import pytest
 from kernels import TIMEOUT, echo, kernel, python, shared, start  # noqa: F401: fixtures
 
@@ -180,3 +181,14 @@ def test_who_has_none_refuses(echo):
     assert ask({"seq": "x", "command": 3})["success"] is False
     info = echo.reply(echo.kc.kernel_info())["content"]
     assert "debugger" not in json.dumps(info)
+
+
+def test_cells_run_where_no_file_can_be_written(start, tmp_path, monkeypatch):
+    """As on a full disk: a cell is named after a file that only a debugger would write."""
+    program = tmp_path / "pxkernel"
+    program.write_text(f'#!/bin/sh\nulimit -f 0\nexec {kernels.PXKERNEL} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(kernels, "PXKERNEL", program)
+    kernel = start()
+    kernel.run("pass")  # IPython wants to write a README
+    assert kernel.run("1 + 1")[0]["status"] == "ok"

@@ -32,8 +32,16 @@ HIDDEN = {"exit", "quit", "In", "Out", "get_ipython", "open", "debugpy", "_oh", 
           "special variables", "function variables"}
 
 
+def _temporary():
+    """Where files could be. There may be no room for them: cells run all the same."""
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "/tmp"
+
+
 # Of the names of cells' files. Nobody else can have made the directory, which few kernels need.
-PREFIX = os.path.join(tempfile.gettempdir(), f"phalanx_{os.urandom(6).hex()}", "")
+PREFIX = os.path.join(_temporary(), f"phalanx_{os.urandom(6).hex()}", "")
 
 
 def cell_name(code):
