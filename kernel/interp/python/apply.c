@@ -337,13 +337,16 @@ static PyObject *loads_function(PyObject *capsule, PyObject *args, PyObject *nam
     struct px_apply *apply = python->apply;
     PyObject *key = PyTuple_GET_SIZE(args) == 1 && !named ? PyTuple_GET_ITEM(args, 0) : NULL;
     bool usual = key && PyBytes_Check(key);
-    PyObject *template = usual ? PyDict_GetItemWithError(apply->functions, key) : NULL;
+    PyObject *template =
+        usual ? Py_XNewRef(PyDict_GetItemWithError(apply->functions, key)) : NULL;
+    PyObject *value = NULL;
     if (template && template != Py_None && template != Py_True)
-        return build_function(template);
-    if (PyErr_Occurred())
-        return NULL;
-    PyObject *value = PyObject_Call(apply->loads, args, named);
-    if (!value || !usual || template)
+        value = build_function(template); /* others may be remembered meanwhile, and this forgotten */
+    else if (!PyErr_Occurred())
+        value = PyObject_Call(apply->loads, args, named);
+    const bool known = template != NULL;
+    Py_XDECREF(template);
+    if (!value || !usual || known)
         return value;
     template = PyObject_CallMethod(apply->slow, "template_of", "(O)", value);
     if (!template || remember(apply->functions, key, template) != 0)
