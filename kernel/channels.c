@@ -7,7 +7,9 @@
  *     hb                      ROUTER   each message goes back as it came
  *
  * A front end that dies without a word leaves kernels behind; jupyter_client puts its
- * process id into JPY_PARENT_PID, and the kernel ends when that process does.
+ * process id into JPY_PARENT_PID, and the kernel ends when that process does. Only if it is one
+ * that this one comes from: launchers (srun, containers) take the variable to where the number
+ * means nothing, or another process.
  *
  * Reference: "Messaging in Jupyter" 5.5; jupyter_client, "Making kernels for Jupyter".
  */
@@ -23,6 +25,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define LOOK_EVERY_MS 1000 /* after the front end, where the system tells nobody of its end */
+#define MOST_ANCESTORS 100
+
 struct px_channels {
     struct px_kernel_connection connection;
     void *context;
@@ -32,7 +37,8 @@ struct px_channels {
     /* service thread */
     struct px_socket *sockets[PX_CHANNEL_COUNT];
     struct px_socket *heart;
-    int parent_fd; /* pidfd of the front end, or -1 */
+    pid_t parent;  /* the front end */
+    int parent_fd; /* its pidfd, or -1 */
     struct px_watch *parent_watch;
     struct px_log_limiter refused, unsent;
 };
@@ -285,20 +291,65 @@ static int create_kernel(struct px_channels *channels, const struct px_interp_op
     return channels->kernel ? 0 : -1;
 }
 
+/* 0 when nobody can say. */
+static pid_t parent_of(pid_t pid)
+{
+    char path[64], text[1024];
+    int parent = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "re");
+    const size_t size = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    if (file)
+        fclose(file);
+    text[size] = 0;
+    const char *after_name = strrchr(text, ')');
+    return after_name && sscanf(after_name, ") %*c %d", &parent) == 1 ? parent : 0;
+}
+
+static bool is_ancestor(pid_t pid)
+{
+    pid_t at = getppid();
+    for (int i = 0; i < MOST_ANCESTORS && at > 1 && at != pid; i++)
+        at = parent_of(at);
+    return at == pid;
+}
+
+static void on_look(struct px_loop *loop, void *ctx)
+{
+    struct px_channels *channels = ctx;
+    (void)loop;
+    if (!is_ancestor(channels->parent))
+        end_without_parent(channels);
+}
+
+/* It may not have lived to see this. */
+static bool is_orphan(pid_t parent)
+{
+    return getppid() == 1 && kill(parent, 0) < 0 && errno == ESRCH;
+}
+
 static void watch_parent(struct px_channels *channels)
 {
     const char *text = getenv("JPY_PARENT_PID");
     const long pid = text ? strtol(text, NULL, 10) : 0;
+    struct px_loop *loop = px_service_loop(channels->service);
+    channels->parent = (pid_t)pid;
     if (pid <= 1)
         return;
-    channels->parent_fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
-    if (channels->parent_fd >= 0)
-        channels->parent_watch = px_loop_fd(px_service_loop(channels->service), channels->parent_fd,
-                                            on_parent_gone, channels);
-    else if (errno == ESRCH) /* it did not live to see this */
+    if (is_orphan(channels->parent)) {
         end_without_parent(channels);
+        return;
+    }
+    if (!is_ancestor(channels->parent)) {
+        px_log(PX_DEBUG, "frontend.unwatched", "pid=%ld why=\"it is none that this comes from\"",
+               pid);
+        return;
+    }
+    channels->parent_fd = (int)syscall(SYS_pidfd_open, channels->parent, 0);
+    if (channels->parent_fd >= 0)
+        channels->parent_watch = px_loop_fd(loop, channels->parent_fd, on_parent_gone, channels);
     else
-        px_log(PX_DEBUG, "frontend.unwatched", "pid=%ld why=\"%s\"", pid, strerror(errno));
+        px_loop_timer(loop, 0, LOOK_EVERY_MS, on_look, channels);
 }
 
 static int set_up(struct px_channels *channels, const char *path, const struct px_interp_ops *ops,

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """pxkernel through Jupyter's own client, with the echo language and with Python."""
 import contextlib
+import ctypes
+import errno
 import json
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import threading
 import time
@@ -313,20 +316,48 @@ def test_sigterm_ends_cleanly(both):
     assert process.wait(TIMEOUT) == 0
 
 
-def test_kernel_ends_with_its_front_end(env, tmp_path):
-    """JPY_PARENT_PID: a front end that is killed takes its kernel along."""
-    parent = subprocess.Popen(["sleep", "60"], env=env)
+def without_pidfd():
+    """As on Linux before 5.3, or where a filter of system calls knows only older ones."""
+    class Filter(ctypes.Structure):
+        _fields_ = [("size", ctypes.c_ushort), ("code", ctypes.c_char_p)]
+
+    code = (struct.pack("=HBBI", 0x20, 0, 0, 0)  # the call's number
+            + struct.pack("=HBBI", 0x15, 0, 1, 434)  # pidfd_open:
+            + struct.pack("=HBBI", 0x06, 0, 0, 0x50000 | errno.ENOSYS)
+            + struct.pack("=HBBI", 0x06, 0, 0, 0x7fff0000))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+    assert libc.prctl(22, 2, ctypes.byref(Filter(4, code)), 0, 0) == 0
+
+
+@pytest.mark.parametrize("prepare", [None, without_pidfd])
+def test_kernel_ends_with_its_front_end(env, tmp_path, prepare):
+    """JPY_PARENT_PID: a front end that is killed takes its kernel along, through a wrapper, too."""
     path = tmp_path / "kernel.json"
     path.write_text(json.dumps(connection()))
-    kernel = subprocess.Popen([PXKERNEL, "--language", "echo", "-f", path],
-                              env={**env, "JPY_PARENT_PID": str(parent.pid)})
+    front_end = f"export JPY_PARENT_PID=$$; sh -c '{PXKERNEL} --language echo -f {path}; :' & wait"
+    parent = subprocess.Popen(["sh", "-c", front_end], env=env, preexec_fn=prepare)
     wait_for(lambda: json.loads(path.read_text())["hb_port"], what="ports in the file")
     parent.kill()
     parent.wait()
+    wait_for(lambda: not processes_with(f"HOME={tmp_path}"), TIMEOUT, "the kernel's end")
+
+
+def test_a_front_end_elsewhere_is_not_looked_for(env, tmp_path):
+    """srun takes JPY_PARENT_PID to another host, where no such process is, or another one."""
+    path = tmp_path / "kernel.json"
+    path.write_text(json.dumps(connection()))
+    other = subprocess.Popen(["sleep", "60"])
+    kernel = subprocess.Popen([PXKERNEL, "--language", "echo", "--log-level=debug", "-f", path],
+                              env={**env, "JPY_PARENT_PID": str(other.pid)},
+                              stderr=subprocess.PIPE, text=True)
+    other.kill()
+    other.wait()
+    lines = iter(kernel.stderr.readline, "")
+    assert any("frontend.unwatched" in line for line in lines)
+    kernel.terminate()
     assert kernel.wait(TIMEOUT) == 0
-    orphan = subprocess.Popen([PXKERNEL, "--language", "echo", "-f", path],
-                              env={**env, "JPY_PARENT_PID": str(parent.pid)})
-    assert orphan.wait(TIMEOUT) == 0, "a front end that was gone at the start"
+    assert "frontend.gone" not in kernel.stderr.read()
 
 
 def test_exit_ends_the_kernel(echo):
