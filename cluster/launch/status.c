@@ -190,7 +190,7 @@ int px_command_status(int argc, char **argv)
         return say_no(2, "unexpected argument", argv[first]);
     px_log_init("pxcluster", (enum px_level)options.common.log_level);
     if (px_place_find(&options.common, false, &place, &err) != 0)
-        return say_no(PX_NOT_RUNNING, "no such profile", err.text);
+        return say_no(PX_NOT_RUNNING, "no cluster", err.text);
     if (access(place.client_file, R_OK) != 0)
         return say_no(PX_NOT_RUNNING, "no controller runs", place.client_file);
     const int rc = ask(place.client_file, (int64_t)(options.timeout_s * 1e3), &status);

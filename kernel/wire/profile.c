@@ -55,6 +55,16 @@ int px_fd_write(int fd, struct px_span data)
     return 0;
 }
 
+/* That there is no room some file systems of other hosts say when the file is closed. */
+static int fill_and_close(int fd, int mode, struct px_span data)
+{
+    const int filled = fchmod(fd, (mode_t)mode) < 0 ? -1 : px_fd_write(fd, data);
+    const int why = errno;
+    const int closed = close(fd);
+    errno = filled < 0 ? why : errno;
+    return filled < 0 ? filled : closed;
+}
+
 int px_file_write(const char *path, int mode, struct px_span data, struct px_error *err)
 {
     char *temporary = px_format("%s.XXXXXX", path);
@@ -62,13 +72,10 @@ int px_file_write(const char *path, int mode, struct px_span data, struct px_err
     int result = 0;
     if (fd < 0)
         result = px_fail(err, PX_EIO, "cannot write %s: %s", path, strerror(errno));
-    else if (fchmod(fd, (mode_t)mode) < 0 || px_fd_write(fd, data) < 0 ||
-             rename(temporary, path) < 0) {
+    else if (fill_and_close(fd, mode, data) < 0 || rename(temporary, path) < 0) {
         result = px_fail(err, PX_EIO, "cannot write %s: %s", path, strerror(errno));
         unlink(temporary);
     }
-    if (fd >= 0)
-        close(fd);
     free(temporary);
     return result;
 }
@@ -110,14 +117,16 @@ static void choose(const struct px_profile_choice *choice, char out[PX_PATH_SIZE
         snprintf(out, PX_PATH_SIZE, "%s/.ipython/profile_%s", home(), name);
 }
 
-/* mkdir -p; the last part gets `mode`. */
+/* mkdir -p; the last part gets `mode`, the others none that lets others write, whatever umask says:
+ * who can change a directory above the key's can put another key there. */
 static int make_dir(const char *path, mode_t mode, struct px_error *err)
 {
     char part[PX_PATH_SIZE];
     snprintf(part, sizeof part, "%s", path);
     for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = 0;
-        mkdir(part, 0777); /* what matters is whether the last one is there */
+        if (mkdir(part, 0755) < 0 && errno != EEXIST && access(part, F_OK) < 0)
+            return px_fail(err, PX_EIO, "cannot make %s: %s", part, strerror(errno));
         *slash = '/';
     }
     if (mkdir(part, mode) < 0 && errno != EEXIST)
@@ -133,8 +142,8 @@ static int make_profile(const char *dir, struct px_error *err)
     static const struct {
         const char *name;
         mode_t mode;
-    } parts[] = {{"security", 0700}, {"pid", 0700}, {"log", 0700}, {"startup", 0777}};
-    if (make_dir(dir, 0777, err) < 0)
+    } parts[] = {{"security", 0700}, {"pid", 0700}, {"log", 0700}, {"startup", 0755}};
+    if (make_dir(dir, 0755, err) < 0)
         return -1;
     for (size_t i = 0; i < PX_COUNT(parts); i++) {
         char path[PX_PATH_SIZE + 16];

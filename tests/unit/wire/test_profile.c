@@ -43,9 +43,12 @@ static void a_profile_is_made_closed_to_others(void **state)
     (void)state;
     char root[] = "/tmp/px-test-XXXXXX", out[PX_PATH_SIZE], path[PX_PATH_SIZE + 32];
     assert_non_null(mkdtemp(root));
-    const struct px_profile_choice choice = {.ipython_dir = root, .profile = "new"};
+    char *ipython_dir = px_format("%s/a/b", root);
+    const struct px_profile_choice choice = {.ipython_dir = ipython_dir, .profile = "new"};
     struct px_error err;
+    const mode_t before = umask(0);
     assert_int_equal(px_profile_dir(&choice, true, out, &err), 0);
+    umask(before);
     assert_int_equal(px_profile_dir(&choice, true, out, &err), 0); /* twice does no harm */
     static const char *const closed[] = {"security", "pid", "log"};
     for (size_t i = 0; i < PX_COUNT(closed); i++) {
@@ -54,6 +57,14 @@ static void a_profile_is_made_closed_to_others(void **state)
         assert_int_equal(stat(path, &info), 0);
         assert_int_equal(info.st_mode & 0777, 0700);
     }
+    static const char *const others_read[] = {"", "/..", "/../..", "/startup"};
+    for (size_t i = 0; i < PX_COUNT(others_read); i++) {
+        struct stat info;
+        snprintf(path, sizeof path, "%s%s", out, others_read[i]);
+        assert_int_equal(stat(path, &info), 0);
+        assert_int_equal(info.st_mode & 0777, 0755);
+    }
+    free(ipython_dir);
     snprintf(path, sizeof path, "rm -r %s", root);
     assert_int_equal(system(path), 0);
     assert_int_equal(
