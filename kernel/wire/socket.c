@@ -135,9 +135,9 @@ void px_socket_set_linger(struct px_socket *socket, int ms)
     set_int(socket, ZMQ_LINGER, ms);
 }
 
-/* The other side is told nothing of the time-out (ZMQ_HEARTBEAT_TTL): libzmq keeps that in 16 bits of
- * milliseconds, so that it takes 66 s for 464 ms, and cuts each connection that is idle for so long
- * after a beat. */
+/* The other side is told nothing of the time-out (ZMQ_HEARTBEAT_TTL): libzmq keeps that in 16 bits
+ * of milliseconds, so that it takes 66 s for 464 ms, and cuts each connection that is idle for so
+ * long after a beat. */
 void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms)
 {
     const int64_t bounded = timeout_ms < LEAST_SILENCE_MS  ? LEAST_SILENCE_MS

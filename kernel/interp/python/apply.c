@@ -337,11 +337,11 @@ static PyObject *loads_function(PyObject *capsule, PyObject *args, PyObject *nam
     struct px_apply *apply = python->apply;
     PyObject *key = PyTuple_GET_SIZE(args) == 1 && !named ? PyTuple_GET_ITEM(args, 0) : NULL;
     bool usual = key && PyBytes_Check(key);
-    PyObject *template =
-        usual ? Py_XNewRef(PyDict_GetItemWithError(apply->functions, key)) : NULL;
+    PyObject *template = usual ? Py_XNewRef(PyDict_GetItemWithError(apply->functions, key)) : NULL;
     PyObject *value = NULL;
     if (template && template != Py_None && template != Py_True)
-        value = build_function(template); /* others may be remembered meanwhile, and this forgotten */
+        value =
+            build_function(template); /* others may be remembered meanwhile, and this forgotten */
     else if (!PyErr_Occurred())
         value = PyObject_Call(apply->loads, args, named);
     const bool known = template != NULL;

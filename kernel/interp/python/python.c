@@ -197,7 +197,8 @@ static int start_bridge(struct px_python *self, const struct px_interp_config *c
     self->bridge =
         PyObject_CallMethod(module, "Bridge", "{sNszsNsOsO}", "profile_dir",
                             path_of(config->profile_dir), "colors", config->colors, "module_dir",
-                            path_of(config->module_dir), "engine", config->engine ? Py_True : Py_False, "debugger",
+                            path_of(config->module_dir), "engine",
+                            config->engine ? Py_True : Py_False, "debugger",
                             config->debugger ? Py_True : Py_False);
     Py_DECREF(module);
     return self->bridge ? 0 : -1;
