@@ -36,13 +36,15 @@ static void look_at_engines(struct supervisor *sv);
 
 /* ---- the cluster file ---- */
 
-/* With the lock held. */
+/* With the lock held. A set of which no engine is left is not named any more. */
 static int put_file(struct supervisor *sv, struct px_error *err)
 {
     const struct px_plan *plan = sv->plan;
+    if (sv->alone)
+        px_clusterfile_withdraw(sv->place, 0, sv->set_id);
     const struct px_contribution contribution = {.launcher = plan->launcher,
                                                  .controller = sv->controller,
-                                                 .engines = sv->engines,
+                                                 .engines = sv->alone ? NULL : sv->engines,
                                                  .set_id = sv->set_id,
                                                  .n = plan->n,
                                                  .ip = plan->ip,

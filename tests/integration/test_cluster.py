@@ -80,6 +80,19 @@ def test_sets_of_engines():
     assert cluster.controller is None
 
 
+def test_the_set_that_came_with_the_controller():
+    with phalanx.Cluster(n=2) as rc:
+        cluster, before = rc.cluster, pids(rc)
+        first, = cluster.engines
+        cluster.restart_engines_sync()
+        assert list(cluster.engines) == [first]
+        rc.wait_for_engines(2, timeout=60)
+        assert not set(before) & set(pids(rc))
+        cluster.stop_engines_sync(first)
+        assert cluster.engines == {} and cluster.controller.state == "running"
+        assert "engine_sets" not in repr(cluster)
+
+
 def test_single_engines(monkeypatch):
     with phalanx.Cluster(n=2) as rc:
         first, second = pids(rc)

@@ -253,6 +253,12 @@ def test_ssh_from_python(sshd, env):
     with phalanx.Cluster(engines="ssh", hosts=["node1:1", "node2:1"], at_least=1,
                          launch_args=["-F", sshd.config]) as rc:
         assert rc[:].apply_sync(abs, -1) == [1, 1]
+        # Their pids are other hosts': the controller tells them.
+        assert [engines.pids for engines in rc.cluster.engines.values()] == [[]]
+        running = rc[:].apply_async(time.sleep, 60)
+        wait_for(lambda: rc.cluster.signal_engines_sync(signal.SIGINT) or running.wait(0.1),
+                 what="interrupts")
+        assert {e[0] for e in running.exception().elist} == {"KeyboardInterrupt"}
 
 
 @pytest.mark.stock
@@ -365,6 +371,24 @@ def test_mpi(mpi, cluster, run, env):
     assert listed(run) == [["True", "2", "MPI"]]
     assert "2 engines" in run("pxcluster", "stop").stderr
     assert not any(map(alive, pids))
+
+
+@pytest.mark.stock
+def test_mpi_from_python(mpi, monkeypatch):
+    for name in filter(lambda name: name.startswith("OMPI"), mpi):
+        monkeypatch.setenv(name, mpi[name])
+    phalanx = pytest.importorskip("phalanx")
+    with phalanx.Cluster(n=2, engine_launcher_class="MPIEngineSetLauncher") as rc:
+        cluster = rc.cluster
+        first, = cluster.engines
+        running = rc[:].apply_async(time.sleep, 60)
+        wait_for(lambda: cluster.signal_engines_sync(signal.SIGINT) or running.wait(0.1),
+                 what="interrupts")
+        assert {e[0] for e in running.exception().elist} == {"KeyboardInterrupt"}
+        cluster.restart_engines_sync()
+        rc.wait_for_engines(2, timeout=60)
+        assert sorted(rc[:]["mpi_rank"]) == [0, 1] and list(cluster.engines) == [first]
+        assert len(cluster.engines[first].pids) == 2
 
 
 @pytest.mark.stock

@@ -102,16 +102,44 @@ def _awaitable(method):
     return call
 
 
+def _ranks(mpiexec):
+    """The pids of the engines of this machine that run under an mpiexec, or under what it runs."""
+    found = []
+    for path in glob.glob("/proc/%d/task/*/children" % mpiexec):
+        try:
+            with open(path) as file:
+                children = [int(pid) for pid in file.read().split()]
+            for pid in children:
+                with open("/proc/%d/comm" % pid) as file:
+                    name = file.read()
+                found += [pid] if name.startswith(("pxengine", "python", "ipengine")) else _ranks(pid)
+        except OSError:  # it has ended meanwhile
+            pass
+    return found
+
+
 class EngineSet:
     """Engines that were started together: engine_set_id, n, state, pids, output_file."""
 
     def __init__(self, engine_set_id, described):
         engines = described.get("engines") or {}
+        far = any(e.get("hostname") for e in engines.values())  # whose pids are other hosts'
         self.engine_set_id = engine_set_id
         self.n = described.get("n")
         self.state = described.get("state")
-        self.pids = [e["pid"] for e in engines.values() if e.get("pid", -1) > 0]
-        self.output_file = next((e.get("output_file") for e in engines.values()), None)
+        self._mpiexec = described.get("pid") if not engines else None
+        self._pids = [e["pid"] for e in engines.values() if e.get("pid", -1) > 0 and not far]
+        self.output_file = described.get("output_file") or next(
+            (e.get("output_file") for e in engines.values()), None
+        )
+
+    @property
+    def pids(self):
+        """Its processes, if all of them are of this machine; else none."""
+        if isinstance(self._mpiexec, int) and self._mpiexec > 1:
+            ranks = _ranks(self._mpiexec)
+            return ranks if len(ranks) == self.n else []
+        return self._pids
 
     def __repr__(self):
         return "<EngineSet(%r, n=%s, %s)>" % (self.engine_set_id, self.n, self.state)
@@ -372,18 +400,28 @@ class Cluster:
         return [sets[engine_set_id]]
 
     def signal_engines_sync(self, signum, engine_set_id=None):
-        """Sends a signal to the processes of a set of engines, or of all."""
+        """Sends a signal to a set of engines, or to all."""
         for engines in self._sets(engine_set_id):
-            if not engines.pids:
-                raise RuntimeError(
-                    "the engines of set %s are not processes of this machine: client.send_signal() "
-                    "reaches them" % engines.engine_set_id
-                )
-            for pid in engines.pids:
+            pids = engines.pids
+            if not pids:
+                self._signal_far(signum, engines)
+            for pid in pids:
                 try:
                     os.kill(pid, signum)
                 except ProcessLookupError:
                     pass
+
+    def _signal_far(self, signum, engines):
+        """Signals a set whose processes are not this machine's through the controller, which knows
+        engines and not sets: it has to be the only one."""
+        if len(self.engines) > 1:
+            raise RuntimeError(
+                "the engines of set %s are not processes of this machine: client.send_signal() "
+                "reaches them" % engines.engine_set_id
+            )
+        with self.connect_client_sync() as client:
+            if client.ids:
+                client.send_signal(signum, block=True)
 
     def stop_engines_sync(self, engine_set_id=None):
         """Stops a set of engines, or all."""
