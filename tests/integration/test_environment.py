@@ -182,3 +182,18 @@ def test_another_installation_of_phalanx_is_not_ours(make, env, tmp_path, kind, 
     (package / file).touch()
     env["PYTHONPATH"] = f"{package.parent}:{env['PYTHONPATH']}"
     check(make(kind), f"import phalanx; assert {found}, phalanx")
+
+
+def test_open_pools_of_processes_end_with_the_kernel(make, tmp_path):
+    side = make("kernel")
+    process = side.kernel.km.provisioner.process
+    last = tmp_path / "last"
+    check(side,
+          "import atexit, pathlib, sys\n"
+          "assert 'multiprocessing.util' not in sys.modules\n"
+          f"atexit.register(pathlib.Path({str(last)!r}).touch)  # the last to run\n"
+          "from concurrent.futures import ProcessPoolExecutor\n"
+          "pool = ProcessPoolExecutor(2)\n"
+          "assert pool.submit(abs, -2).result() == 2")
+    side.kernel.send("control", "shutdown_request", {"restart": False})
+    assert process.wait(20) == 0 and last.exists()

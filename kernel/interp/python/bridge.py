@@ -22,6 +22,7 @@ import types
 import _phalanx_host as host
 
 MOST_DELIVERIES = 1000  # of an interrupt to what a cell awaits
+POOLS_SECONDS = 0.4  # within which open pools of processes end with the kernel
 
 
 def _take_interrupts():
@@ -57,6 +58,16 @@ def _end_debugger():
     if bdb is not None and isinstance(getattr(handler, "__self__", None), bdb.Bdb):
         with contextlib.suppress(ValueError):  # a subshell's thread may not
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_process_pools():
+    """The workers of pools that are still open end before multiprocessing, in its exit function,
+    closes what would tell them to, and awaits them. Those that are busy keep nobody."""
+    pools = sys.modules.get("concurrent.futures.process")
+    if getattr(pools, "_threads_wakeups", None):
+        ending = threading.Thread(target=pools._python_exit, daemon=True)
+        ending.start()
+        ending.join(POOLS_SECONDS)
 
 
 def _simple(value):
@@ -416,6 +427,7 @@ class Bridge:
             self._debugger.close()
         if self._shell is not None:
             self._shell.px_stop()
+        _end_process_pools()
         atexit._run_exitfuncs()
         host.spare(True)  # only what the user left is interrupted until it ends
         if history is not None:
