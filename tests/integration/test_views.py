@@ -176,7 +176,9 @@ def test_picklers(view):
     __main__._where = "client"
     try:
         assert view.apply(f) == ["engine"] * 4
-        view.use_cloudpickle()
+        with view.temp_flags(block=False):
+            used = view.use_cloudpickle()
+        assert used.get() and repr(used) == "<AsyncResult(use_cloudpickle): finished>"
         assert view.apply(f) == ["client"] * 4
         view["x"] = 5
         assert view["x"] == [5] * 4
@@ -750,8 +752,9 @@ def test_cancel_and_abort(rc, gate, monkeypatch):
     assert busy.cancel() is False
     with pytest.raises(AssertionError):
         busy.abort()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError) as caught:
         busy.abort()
+    assert caught.typename == "TooLate"
 
 
 def test_the_same_traceback_is_shown_once(view):

@@ -30,7 +30,11 @@ CANCEL_SECONDS = 0.1  # how long cancel() waits to see whether the tasks were st
 
 
 class TooEarly(RuntimeError, AssertionError):
-    """Asked before the results are here, or after."""
+    """Asked before the results are here."""
+
+
+class TooLate(RuntimeError, AssertionError):
+    """Asked when the results are here."""
 
 
 class AsyncResult(SplitFace, TimesFace, FutureFace):
@@ -317,7 +321,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         """Takes those of my tasks that have not started from the engines' queues. get() then raises
         TaskAborted. RuntimeError when all have ended."""
         if self.ready():
-            raise TooEarly("Can't abort, I am already done!")
+            raise TooLate("Can't abort, I am already done!")
         return self._client.abort(self, targets=self._targets, block=True)
 
     def cancel(self):

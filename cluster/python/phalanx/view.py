@@ -491,7 +491,10 @@ class DirectView(View):
 
     def _use_pickler(self, name):
         canning.use(name)
-        return self.apply(_use, name)
+        result = self.apply(_use, name)
+        if isinstance(result, AsyncResult):
+            result._fname = "use_" + name
+        return result
 
     def use_cloudpickle(self):
         """From now on this process pickles with cloudpickle: functions carry the globals that they
