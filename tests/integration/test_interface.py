@@ -3,6 +3,7 @@
 editors see of them. Nothing here needs a cluster."""
 import datetime
 import inspect
+import socket
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,29 @@ def test_utilities_do_what_theirs_do():
         ["a"], all=False).as_dict()
     shown = phalanx.AlreadyDisplayedError(phalanx.CompositeError("two", [("E", "", "", {})] * 2))
     assert (str(shown), shown.render_traceback()) == ("2 errors", ["2 errors"])
+
+
+def outcome(function, *args):
+    try:
+        return function(*args)
+    except (AssertionError, TypeError) as e:
+        return type(e)
+
+
+def test_addresses_are_read_as_theirs_are():
+    theirs, ours = ipyparallel.util, phalanx.util
+    here = socket.gethostname()
+    for url in ("tcp://*:10101", "tcp://0.0.0.0:7", "tcp://10.1.2.3:7", "ipc://@x", "inproc://a",
+                "tcp://*", "http://a:1", "x", "TCP://*:7"):
+        for check in ("is_url", "validate_url", "split_url"):
+            assert outcome(getattr(ours, check), url) == outcome(getattr(theirs, check), url), url
+        for location in (None, "", here, "127.0.0.1", "192.0.2.7"):
+            assert ours.disambiguate_url(url, location) == theirs.disambiguate_url(url, location)
+    assert outcome(ours.validate_url, 5) is TypeError
+    assert outcome(ours.validate_url_container, {"a": ["tcp://*:1"], "b": "x"}) is AssertionError
+    assert ours.validate_url_container(["tcp://*:1", ("ipc://x",)]) is None
+    ports = ours.select_random_ports(3) + ours.select_random_ports(3)
+    assert len(set(ports)) == 6 and min(ports) > 1023
 
 
 # ---- what editors see ------------------------------------------------------------------------

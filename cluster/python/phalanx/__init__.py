@@ -81,7 +81,7 @@ _modules = (
     "_phalanx", "ask", "asyncresult", "balanced", "batch", "broadcast", "calls", "canning", "carry",
     "client", "cluster", "dask", "deadlines", "dependency", "display", "error", "feed", "futures", "hub",
     "hubresult", "local", "magics", "maps", "names", "pickle5", "pxcluster", "remotefunction",
-    "serialize", "split", "tasks", "times", "tunnel", "util", "view",
+    "serialize", "split", "tasks", "times", "tunnel", "urls", "util", "view",
 )
 
 __all__ = [*_homes, "error", "register_joblib_backend", "util"]

@@ -6,6 +6,10 @@ from datetime import datetime, timezone
 from .canning import interactive
 from .display import progress_bar
 from .tasks import Metadata
+from .urls import (
+    disambiguate_ip_address, disambiguate_url, is_url, select_random_ports, split_url,
+    validate_url, validate_url_container,
+)
 
 
 class Namespace(Metadata):
@@ -88,6 +92,7 @@ def progress(total=None, desc="", unit="it", widget=None):
 
 
 __all__ = [
-    "Namespace", "ReverseDict", "compare_datetimes", "ensure_timezone", "int_keys", "interactive",
-    "progress", "utcnow",
+    "Namespace", "ReverseDict", "compare_datetimes", "disambiguate_ip_address",
+    "disambiguate_url", "ensure_timezone", "int_keys", "interactive", "is_url", "progress",
+    "select_random_ports", "split_url", "utcnow", "validate_url", "validate_url_container",
 ]

@@ -13,6 +13,7 @@ found, last of all, as `ipyparallel` itself.
 import builtins
 import contextlib
 import dis
+import functools
 import importlib
 import importlib.util
 import os
@@ -52,6 +53,17 @@ class StepAside:
         if name == self.kept and name in self.modules:
             return importlib.util.spec_from_file_location(name, self.modules[name].__file__)
         return None
+
+    def missing(self, module, name):
+        """What the real package has and a stand-in lacks, for a program that asks for it."""
+        if name.startswith("_"):  # as those ask who look through all modules
+            raise AttributeError(name)
+        if sys.modules.get(module) is self.modules.get(module):
+            importlib.import_module("ipyparallel")
+        real = importlib.import_module(module)
+        if real is self.modules.get(module):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return getattr(real, name)
 
     def namespace_of(self, name, code):
         """That of a module, for code that came from it."""
@@ -93,6 +105,7 @@ def _stand_in(root, when_imported, canning):
         name = "ipyparallel." + name
         if name not in sys.modules:
             modules[name] = _load(name, root)
+            modules[name].__getattr__ = functools.partial(aside.missing, name)
     # Code that imports this by its long name, with its stand-in there, finds it in the package.
     when_imported.change("ipyparallel", lambda real: importlib.import_module("ipyparallel.datapub"))
 

@@ -6,6 +6,8 @@ import socket
 import sys
 from types import FunctionType
 
+from _phalanx_wire.urls import *
+
 
 def interactive(f):
     """Makes f use the user's namespace as its globals."""
