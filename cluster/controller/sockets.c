@@ -342,6 +342,7 @@ int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settin
     if (sockets->context == NULL)
         return px_fail(err, PX_EIO, "no ZeroMQ context");
     px_blocks_use();
+    px_sockets_guard();
     int found = read_files(sockets, settings, err);
     if (found < 0 || choose_curve_keys(sockets, settings, err) != 0)
         return -1;

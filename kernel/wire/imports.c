@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * imports: has libzmq take the memory of large frames from blocks.c.
+ * imports: has libzmq take the memory of large frames from blocks.c, and live without a free
+ * descriptor.
  *
  * libzmq asks malloc(3) for a frame's memory and offers no other place. A malloc of the program's
  * own would be Python's and every library's, too. So libzmq's table of imported functions is
  * changed and nothing else: the places that the dynamic linker has filled with the addresses of
- * malloc, realloc and free for that one library (System V ABI, dynamic linking; the relocations of
- * its PT_DYNAMIC segment say where they are).
+ * malloc, realloc, free and accept4 for that one library (System V ABI, dynamic linking; the
+ * relocations of its PT_DYNAMIC segment say where they are).
  *
  * Whatever is not a block goes to the function that stood there before, so all memory that libzmq
  * has got by then, and all that is small, stays the C library's. libzmq gives no such memory away
@@ -17,20 +18,23 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <zmq.h>
 
 /* What stood in the table. */
 static struct {
+    int (*accept4)(int fd, struct sockaddr *address, socklen_t *size, int flags);
     void *(*malloc)(size_t size);
     void *(*realloc)(void *memory, size_t size);
     void (*free)(void *memory);
-} before = {malloc, realloc, free};
+} before = {accept4, malloc, realloc, free};
 
 /* ---- what libzmq gets instead ---- */
 
@@ -59,6 +63,39 @@ static void *frame_realloc(void *memory, size_t size)
     memcpy(moved, memory, size < room ? size : room);
     px_block_give(memory);
     return moved;
+}
+
+static struct {
+    pthread_mutex_t lock; /* around what follows: libzmq may have several threads */
+    int spare;            /* a descriptor to let go of; -1: none */
+    struct px_log_limiter limiter;
+} guard = {.lock = PTHREAD_MUTEX_INITIALIZER, .spare = -1};
+
+/* Whoever waits to be accepted is, in the place of the spare, and is let go. Else he would be seen
+ * to wait, again and again. */
+static void turn_away(int listener)
+{
+    pthread_mutex_lock(&guard.lock);
+    px_log_limited(&guard.limiter, PX_ERROR, "files.none",
+                   "effect=\"connections are turned away\" why=\"%s\"", strerror(errno));
+    if (guard.spare >= 0)
+        close(guard.spare);
+    const int peer = before.accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    if (peer >= 0)
+        close(peer);
+    guard.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    pthread_mutex_unlock(&guard.lock);
+}
+
+/* What libzmq does not expect of a Unix socket ends the process. */
+static int guarded_accept4(int listener, struct sockaddr *address, socklen_t *size, int flags)
+{
+    const int peer = before.accept4(listener, address, size, flags);
+    if (peer >= 0 || (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM))
+        return peer;
+    turn_away(listener);
+    errno = EAGAIN;
+    return -1;
 }
 
 /* ---- the table ---- */
@@ -171,13 +208,20 @@ static void replace(const struct library *library)
         set(library, takes, (uintptr_t)frame_malloc);
 }
 
-static void install(void)
+/* Its table; false when it has none that is known here. */
+static bool find_libzmq(struct library *library)
 {
-    struct library library = {.address = (uintptr_t)zmq_msg_init_size};
-    struct library own = {.address = (uintptr_t)install};
-    if (!dl_iterate_phdr(find_library, &library) || !dl_iterate_phdr(find_library, &own) ||
-        library.base == own.base || !library.dynamic ||
-        dynamic_value(&library, DT_PLTREL) != DT_RELA)
+    struct library own = {.address = (uintptr_t)find_libzmq};
+    *library = (struct library){.address = (uintptr_t)zmq_msg_init_size};
+    return dl_iterate_phdr(find_library, library) && dl_iterate_phdr(find_library, &own) &&
+           library->base != own.base && library->dynamic &&
+           dynamic_value(library, DT_PLTREL) == DT_RELA;
+}
+
+static void install_blocks(void)
+{
+    struct library library;
+    if (!find_libzmq(&library))
         return;
     use_imports();
     replace(&library);
@@ -186,5 +230,22 @@ static void install(void)
 void px_blocks_use(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, install);
+    pthread_once(&once, install_blocks);
+}
+
+static void install_guard(void)
+{
+    struct library library;
+    const uintptr_t accepts = find_libzmq(&library) ? find_import(&library, "accept4") : 0;
+    if (!accepts)
+        return;
+    *(void **)&before.accept4 = standing(&library, accepts, accept4);
+    guard.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    set(&library, accepts, (uintptr_t)guarded_accept4);
+}
+
+void px_sockets_guard(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, install_guard);
 }

@@ -6,3 +6,7 @@
 void px_blocks_use(void)
 {
 }
+
+void px_sockets_guard(void)
+{
+}

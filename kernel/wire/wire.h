@@ -198,6 +198,13 @@ bool px_blocks_warm(void);
 int64_t px_blocks_cool(int64_t idle_ms);
 
 /*
+ * Without a free descriptor libzmq 4.3 ends the process when somebody connects to a Unix socket.
+ * After px_sockets_guard() those who come then are turned away, with a line in the log, and come
+ * again. For programs of ours that listen there; where imports_none.c is, nothing changes.
+ */
+void px_sockets_guard(void);
+
+/*
  * No high-water mark, LINGER 1000 ms, ZMQ_MAXMSGSIZE PX_MAX_FRAME. ROUTERs report peers
  * that are not there (ZMQ_ROUTER_MANDATORY): see px_socket_send.
  */

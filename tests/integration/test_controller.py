@@ -10,7 +10,9 @@ import json
 import os
 import pickle
 import random
+import resource
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -53,13 +55,13 @@ class Cluster:
         return subprocess.Popen(argv, env=self.env, start_new_session=True,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **kwargs)
 
-    def start(self, *options, stderr=None):
+    def start(self, *options, stderr=None, **kwargs):
         read_fd, write_fd = os.pipe()
         with open(self.log_path, "ab") as log:
             self.controller = self.spawn(
                 [CONTROLLER, "--profile-dir", self.profile_dir, "--ping=250",
                  f"--ready-fd={write_fd}", *options],
-                stderr=stderr or log, pass_fds=[write_fd])
+                stderr=stderr or log, pass_fds=[write_fd], **kwargs)
         os.close(write_fd)
         with os.fdopen(read_fd) as ready:
             assert ready.readline() == "ready\n", self.log()
@@ -166,6 +168,24 @@ def test_a_log_that_nobody_reads_any_more(cluster):
     cluster.controller.terminate()
     assert cluster.controller.wait(10) == 0
     assert os.listdir(cluster.security()) == []
+
+
+@pytest.mark.stock  # a sanitizer watches malloc, where libzmq must be left as it is
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_whoever_comes_when_no_descriptor_is_free_is_turned_away(cluster, family):
+    most = (110, 110)
+    cluster.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, most))
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        found = json.load(file)
+    address = ("127.0.0.1", found["mux"])
+    if family == socket.AF_UNIX:
+        address = f"\0{found['px_local']}-{found['mux']}"
+    with contextlib.ExitStack() as crowd:
+        for _ in range(most[0]):
+            crowd.enter_context(socket.socket(family, socket.SOCK_STREAM)).connect(address)
+        wait_until(lambda: "files.none" in cluster.log())
+        assert cluster.controller.poll() is None
+    assert cluster.client().ids == []
 
 
 def test_reuse_keeps_key_and_ports(cluster):
