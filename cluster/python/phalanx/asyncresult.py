@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from . import _phalanx, canning, display, error
 from .deadlines import end_of, seconds_left
 from .futures import FutureFace
-from .split import SplitFace, has_failed
+from .split import SplitFace
 from .tasks import METADATA_KEYS, ExecuteReply, Metadata, Task, date_of, output_handlers
 from .times import TimesFace
 
@@ -182,6 +182,11 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
     @property
     def _replied(self):
         return self._raw.replied
+
+    @property
+    def _filed(self):
+        """How many tasks' replies have been read."""
+        return len(self._order)
 
     def _value(self, index):
         """The value of a task that has its reply, or the exception in its place."""
@@ -467,9 +472,9 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
 
     def __repr__(self):
         self._pump()
-        tasks, state = self._tasks, "pending"
-        if all(task.reply is not None for task in tasks):
-            state = "failed" if any(map(has_failed, tasks)) else "finished"
+        state = "pending"
+        if self._filed >= self._count:
+            state = "failed" if self._has_failure() else "finished"
         return "<%s(%s): %s>" % (type(self).__name__, self._fname, state)
 
     def _wait_for_event(self, end):

@@ -92,6 +92,10 @@ class JoinedResult(AsyncResult):
     @property
     def _replied(self):
         self._pump()
+        return self._filed
+
+    @property
+    def _filed(self):
         return sum(task.reply is not None for task in self._tasks)
 
     def _value(self, index):

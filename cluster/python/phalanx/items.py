@@ -8,6 +8,7 @@ as AsyncResult knows it, when it has failed or printed, or when its metadata are
 from array import array
 
 from . import _phalanx, asyncresult, error
+from .split import has_failed
 from .tasks import Task
 
 
@@ -97,6 +98,9 @@ class AsyncMapResult(asyncresult.AsyncMapResult):
             self._order.extend(range(event.first, event.first + len(event.values)))
         else:
             super()._take(event)
+
+    def _has_failure(self):
+        return any(map(has_failed, self._tasks.own.values()))
 
     def _has_reply(self, index):
         return self._tasks.has_reply(index)

@@ -18,12 +18,12 @@ def seen_as_one(parts, single=False, **options):
 
 
 def has_failed(task):
-    """Whether a task that has its reply came to an exception."""
+    """Whether a task has its reply and came to an exception."""
     return getattr(task.reply, "failed", isinstance(task.value, error.KernelError))
 
 
 class SplitFace:
-    """Needs of its class: _tasks, _pump, _wait, _lock, _fname, _return_exceptions."""
+    """Needs of its class: _tasks, _filed, _pump, _wait, _lock, _fname, _return_exceptions."""
 
     _pieces = None  # what split() gave
     _chunked = False  # each task's value is a list, a part of the whole
@@ -68,12 +68,16 @@ class SplitFace:
     def _has_some(self, return_when):
         """Whether it is time to return, as far as the replies that are here say."""
         self._pump()
-        ended = [task for task in self._tasks if task.reply is not None]
-        if len(ended) == self._count:
+        filed = self._filed
+        if filed >= self._count:
             return True
         if return_when == FIRST_EXCEPTION:
-            return any(map(has_failed, ended))
-        return return_when == FIRST_COMPLETED and bool(ended)
+            return self._has_failure()
+        return return_when == FIRST_COMPLETED and filed > 0
+
+    def _has_failure(self):
+        """Whether one of the tasks that have their reply came to an exception."""
+        return any(map(has_failed, self._tasks))
 
     def _wait_for_some(self, timeout):
         """Waits until there may be news."""
