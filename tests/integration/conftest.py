@@ -28,6 +28,11 @@ PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.execu
 STOCK_CONTROLLER = f"{PYTHON} -m ipyparallel.controller"
 STOCK_ENGINE = f"{PYTHON} -m ipyparallel.engine"
 
+# Under nohup, or behind `&` in a script, the tests' programs would inherit signals that are ignored.
+for _signal, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _usual)
+
 # Programs buffer what they print as they do for people.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
