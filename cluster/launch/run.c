@@ -47,6 +47,18 @@ static bool listen_to(int out_fd, int err_fd, int64_t deadline, struct px_buf *o
     return true;
 }
 
+/* False when time was up first: it may have closed what is read, and go on. */
+static bool await_end(pid_t pid, int64_t deadline, int *status)
+{
+    pid_t ended;
+    while ((ended = waitpid(pid, status, WNOHANG)) == 0 || (ended < 0 && errno == EINTR)) {
+        if (px_now_ms() >= deadline)
+            return false;
+        (void)poll(NULL, 0, 1);
+    }
+    return true;
+}
+
 static void close_two(const int ends[2])
 {
     close(ends[0]);
@@ -70,11 +82,13 @@ int px_process_run(char *const *argv, int64_t timeout_ms, struct px_buf *out,
     close(said[1]);
     close(complained[1]);
     if (started == 0) {
-        const bool whole =
-            listen_to(said[0], complained[0], px_now_ms() + timeout_ms, out, complaints);
-        if (!whole)
+        const int64_t deadline = px_now_ms() + timeout_ms;
+        const bool whole = listen_to(said[0], complained[0], deadline, out, complaints) &&
+                           await_end(process.pid, deadline, &status);
+        if (!whole) {
             kill(-process.pid, SIGKILL);
-        waitpid(process.pid, &status, 0);
+            waitpid(process.pid, &status, 0);
+        }
         if (!whole)
             status = px_fail(err, PX_ETIME, "%.100s: no answer within %lld s", argv[0],
                              (long long)timeout_ms / 1000);
