@@ -81,11 +81,17 @@ static void quote(struct px_buf *out, const char *word)
 }
 
 /* Of a set's state: its words for ssh. What the user gave comes first, for ssh takes the first
- * value that it sees. */
+ * value that it sees. A connection that the user shares is used, but none is left behind to be
+ * shared (ControlPersist): until OpenSSH 8.5 that kept our pipe for complaints, so that no command
+ * seemed to end. */
 static void add_ssh(struct px_argv *argv, const json_t *state)
 {
-    static const char *const usual[] = {"-T", "-oBatchMode=yes", "-oConnectTimeout=10",
-                                        "-oServerAliveInterval=15", NULL};
+    static const char *const usual[] = {"-T",
+                                        "-oBatchMode=yes",
+                                        "-oControlMaster=no",
+                                        "-oConnectTimeout=10",
+                                        "-oServerAliveInterval=15",
+                                        NULL};
     static const char *const keys[] = {"ssh_cmd", "ssh_args"};
     size_t index;
     json_t *word;
