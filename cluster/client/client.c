@@ -540,6 +540,7 @@ enum phalanx_code phalanx_wait_engines(phalanx_client *client, size_t count, int
     const int64_t deadline = px_deadline(timeout_ms);
     struct px_waiter waiter = {0};
     sem_init(&waiter.sem, 0, 0);
+    px_client_ref(client); /* it may be closed meanwhile */
     pthread_mutex_lock(&client->lock);
     DL_APPEND(client->engine_waiters, &waiter);
     px_client_post_result(client, NULL, px_io_watch);
@@ -556,5 +557,6 @@ enum phalanx_code phalanx_wait_engines(phalanx_client *client, size_t count, int
     DL_DELETE(client->engine_waiters, &waiter);
     pthread_mutex_unlock(&client->lock);
     sem_destroy(&waiter.sem);
+    px_client_unref(client);
     return code;
 }
