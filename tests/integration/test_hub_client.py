@@ -493,6 +493,8 @@ from IPython.parallel.error import RemoteError
 import ipyparallel as ipp
 from ipyparallel.client.view import DirectView, LoadBalancedView
 from ipyparallel.controller.dependency import require
+from ipyparallel.datapub import publish_data
+from ipyparallel.joblib import IPythonParallelBackend
 from ipyparallel.util import disambiguate_url
 print(Client is phalanx.Client, RemoteError is phalanx.RemoteError, ipp.Client is phalanx.Client,
       LoadBalancedView is phalanx.LoadBalancedView)

@@ -839,6 +839,24 @@ def test_joblib(rc):
         with pytest.raises(phalanx.RemoteError):
             joblib.Parallel()(joblib.delayed(int)(c) for c in "1x")
     assert set(pids) == {rc[0].apply_sync(os.getpid)}
+    from phalanx.joblib import IPythonParallelBackend  # as programs know it
+
+    joblib.register_parallel_backend(
+        "theirs", lambda **kwargs: IPythonParallelBackend(view=rc.load_balanced_view(), **kwargs))
+    with joblib.parallel_backend("theirs"):
+        assert joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]
+
+
+def test_tasks_publish_data(rc):
+    def task():
+        from phalanx.datapub import publish_data
+        publish_data({"a": 1})
+        publish_data({"a": 2, "b": 3})
+
+    result = rc[:].apply_async(task)
+    assert result.wait_for_output(60) and result.data == [{"a": 2, "b": 3}] * 4
+    with pytest.raises(RuntimeError, match="call it in what runs on an engine"):
+        phalanx.datapub.publish_data({})
 
 
 def test_dask(rc):

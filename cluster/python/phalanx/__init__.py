@@ -79,7 +79,7 @@ _homes = {
 }
 _modules = (
     "_phalanx", "ask", "asyncresult", "balanced", "batch", "broadcast", "calls", "canning", "carry",
-    "client", "cluster", "dask", "deadlines", "dependency", "display", "error", "feed", "futures", "hub",
+    "client", "cluster", "dask", "datapub", "deadlines", "dependency", "display", "error", "feed", "futures", "hub",
     "hubresult", "local", "magics", "maps", "names", "pickle5", "pxcluster", "remotefunction",
     "serialize", "split", "tasks", "times", "tunnel", "urls", "util", "view",
 )
@@ -119,11 +119,11 @@ def register_joblib_backend(name="phalanx", make_default=False):
     """Makes `name` a backend of joblib that uses the newest open Client, or the default cluster.
     Done under the names "phalanx" and (where nobody has that) "ipyparallel" when both this package
     and joblib have been imported."""
-    from . import _joblib
+    from .joblib import register, register_alias
 
-    _joblib.register(name, make_default)
+    register(name, make_default)
     if name == "phalanx":
-        _joblib.register_alias("ipyparallel")
+        register_alias("ipyparallel")
 
 
 class _WhenJoblibComes:

@@ -174,6 +174,6 @@ class LoadBalancedView(View):
 
     def register_joblib_backend(self, name="phalanx", make_default=False):
         """Makes this view a backend of joblib: joblib.Parallel(backend=name)."""
-        from ._joblib import register
+        from .joblib import register
 
         register(name, make_default, self)

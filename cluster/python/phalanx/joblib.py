@@ -51,6 +51,9 @@ class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
                 pass
 
 
+IPythonParallelBackend = PhalanxBackend  # as programs import it from ipyparallel.joblib
+
+
 def register_alias(name):
     """register(), unless somebody else has the name."""
     if name not in BACKENDS:
