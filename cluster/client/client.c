@@ -12,12 +12,15 @@
 #include "protocol.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <utlist.h>
+
+#define NEEDED_FILES 24 /* sockets of seven kinds, and what libzmq wakes its threads with */
 
 static const struct {
     enum px_code code;
@@ -199,11 +202,31 @@ static int make_sessions(struct dialling *self, struct px_error *err)
     return client->in ? 0 : -1;
 }
 
+/* Without a free descriptor libzmq may end the process, which is not ours. */
+static int check_descriptors(struct px_error *err)
+{
+    int fds[NEEDED_FILES], count = 0;
+    while (count < NEEDED_FILES &&
+           (fds[count] = count ? fcntl(fds[0], F_DUPFD_CLOEXEC, 0)
+                               : open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+        count++;
+    const int result =
+        count == NEEDED_FILES
+            ? 0
+            : px_fail(err, PX_EIO, "a connection needs %d descriptors, and %d can be had: %s",
+                      NEEDED_FILES, count, strerror(errno));
+    while (count > 0)
+        close(fds[--count]);
+    return result;
+}
+
 static int dial_all(struct dialling *self, struct px_error *err)
 {
     static const enum px_channel order[] = {
         PX_CHANNEL_NOTIFICATION, PX_CHANNEL_IOPUB,   PX_CHANNEL_QUERY,    PX_CHANNEL_MUX,
         PX_CHANNEL_TASK,         PX_CHANNEL_CONTROL, PX_CHANNEL_BROADCAST};
+    if (check_descriptors(err) < 0)
+        return -1;
     self->client->context = px_context_create(1);
     for (size_t i = 0; i < PX_COUNT(order); i++) {
         if (dial(self, order[i], err) < 0)

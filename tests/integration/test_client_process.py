@@ -33,6 +33,22 @@ view = rc.load_balanced_view()
     return done.stdout
 
 
+def test_a_process_without_free_descriptors_is_told(where):  # noqa: F811
+    file, _, _ = where
+    assert script(where, f"""
+import resource
+limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+used = max(map(int, os.listdir("/proc/self/fd"))) + 1
+for free in (2, 3, 4, 12):  # libzmq ends the process at some
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + free, most))
+    try:
+        phalanx.Client({file!r}, timeout=5)
+    except OSError as e:
+        print("a connection needs 24 descriptors" in str(e))
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+""") == "True\n" * 4
+
+
 FORK = """
 result = view.apply_async(pow, 2, 10)
 long = view.map_async(abs, range(1000))
