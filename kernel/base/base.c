@@ -388,9 +388,9 @@ int px_cpu_count(void)
         {"/sys/fs/cgroup/cpu.max", "/dev/null"},
         {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"},
     };
-    cpu_set_t mask;
-    long count = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask)
-                                                               : sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_set_t masks[8]; /* of 1024 each: Linux has up to 8192, and refuses a mask that is too small */
+    long count = sched_getaffinity(0, sizeof masks, masks) == 0 ? CPU_COUNT_S(sizeof masks, masks)
+                                                                : sysconf(_SC_NPROCESSORS_ONLN);
     for (size_t i = 0; i < PX_COUNT(quotas); i++) {
         const long allowed = quota_of(quotas[i][0], quotas[i][1]);
         if (allowed > 0 && allowed < count)
