@@ -443,10 +443,12 @@ void phalanx_close(phalanx_client *client)
         return; /* see phalanx_forget */
     if (client->running)
         stop_thread(client);
+    /* What was asked of a controller that cannot be reached would be waited with. */
+    const bool vain = !client->running || client->away_ms;
     px_loop_destroy(client->loop);
     for (int i = 0; i < PX_CHANNEL_COUNT; i++) {
-        if (!client->running && client->sockets[i])
-            px_socket_set_linger(client->sockets[i], 0); /* what was asked in vain */
+        if (vain && client->sockets[i])
+            px_socket_set_linger(client->sockets[i], 0);
         px_socket_destroy(client->monitors[i]);
         px_socket_destroy(client->sockets[i]);
     }

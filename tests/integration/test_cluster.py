@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 
 import pytest
 
@@ -91,6 +92,15 @@ def test_the_set_that_came_with_the_controller():
         cluster.stop_engines_sync(first)
         assert cluster.engines == {} and cluster.controller.state == "running"
         assert "engine_sets" not in repr(cluster)
+
+
+def test_clients_of_a_cluster_that_has_ended_close_at_once():
+    with phalanx.Cluster(n=1) as rc:
+        clients = [rc.cluster.connect_client_sync() for _ in range(30)]
+        assert [len(client) for client in clients] == [1] * 30
+    closing = threading.Thread(target=lambda: [client.close() for client in clients])
+    closing.start()
+    wait_for(lambda: not closing.is_alive(), 20, "clients to close, each of them before a second")
 
 
 def test_single_engines(monkeypatch):
