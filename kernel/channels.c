@@ -364,6 +364,7 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
     if (!channels->service)
         return -1;
     channels->context = px_context_create(1);
+    px_pid_keep();
     const bool choose = has_free_port(connection);
     if (bind_all(channels, err) < 0)
         return -1;

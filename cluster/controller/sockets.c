@@ -343,6 +343,7 @@ int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settin
         return px_fail(err, PX_EIO, "no ZeroMQ context");
     px_blocks_use();
     px_sockets_guard();
+    px_pid_keep();
     int found = read_files(sockets, settings, err);
     if (found < 0 || choose_curve_keys(sockets, settings, err) != 0)
         return -1;

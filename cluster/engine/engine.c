@@ -445,6 +445,7 @@ int px_engine_run(const struct px_engine_config *config, void *self, int report_
     engine.service = px_service_create(&calls, &err);
     engine.context = px_context_create(IO_THREADS);
     px_blocks_use();
+    px_pid_keep();
     engine.trace = px_trace_create(config->ops, self, config->obituary, &err);
     if (!engine.session || !engine.trace || !engine.bell || !engine.front_bell || !engine.service ||
         px_service_start(engine.service, &err) < 0)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * imports: has libzmq take the memory of large frames from blocks.c, and live without a free
- * descriptor.
+ * imports: has libzmq take the memory of large frames from blocks.c, live without a free descriptor,
+ * and know which process it is in.
  *
  * libzmq asks malloc(3) for a frame's memory and offers no other place. A malloc of the program's
  * own would be Python's and every library's, too. So libzmq's table of imported functions is
  * changed and nothing else: the places that the dynamic linker has filled with the addresses of
- * malloc, realloc, free and accept4 for that one library (System V ABI, dynamic linking; the
+ * malloc, realloc, free, accept4 and getpid for that one library (System V ABI, dynamic linking; the
  * relocations of its PT_DYNAMIC segment say where they are).
  *
  * Whatever is not a block goes to the function that stood there before, so all memory that libzmq
@@ -96,6 +96,18 @@ static int guarded_accept4(int listener, struct sockaddr *address, socklen_t *si
     turn_away(listener);
     errno = EAGAIN;
     return -1;
+}
+
+static pid_t own_pid;
+
+static pid_t kept_pid(void)
+{
+    return own_pid;
+}
+
+static void note_pid(void)
+{
+    own_pid = getpid();
 }
 
 /* ---- the table ---- */
@@ -248,4 +260,19 @@ void px_sockets_guard(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, install_guard);
+}
+
+static void install_pid(void)
+{
+    struct library library;
+    const uintptr_t asks = find_libzmq(&library) ? find_import(&library, "getpid") : 0;
+    note_pid();
+    if (asks && pthread_atfork(NULL, NULL, note_pid) == 0)
+        set(&library, asks, (uintptr_t)kept_pid);
+}
+
+void px_pid_keep(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, install_pid);
 }

@@ -10,3 +10,7 @@ void px_blocks_use(void)
 void px_sockets_guard(void)
 {
 }
+
+void px_pid_keep(void)
+{
+}

@@ -205,6 +205,13 @@ int64_t px_blocks_cool(int64_t idle_ms);
 void px_sockets_guard(void);
 
 /*
+ * libzmq asks the system for the process's id whenever it looks for news, some four times a message,
+ * to notice that it was forked. After px_pid_keep() it is told without a system call; pthread_atfork()
+ * notices. For programs of ours; where imports_none.c is, nothing changes.
+ */
+void px_pid_keep(void);
+
+/*
  * No high-water mark, LINGER 1000 ms, ZMQ_MAXMSGSIZE PX_MAX_FRAME. ROUTERs report peers
  * that are not there (ZMQ_ROUTER_MANDATORY): see px_socket_send.
  */

@@ -3,8 +3,11 @@
 #include "wire/wire.h"
 #include "../test.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #define DEADLINE_MS 10000
@@ -195,6 +198,24 @@ static void silence_is_bounded_when_asked(void **state)
     assert_int_equal(option(p->dealer, ZMQ_HEARTBEAT_TTL), 0);
 }
 
+/* It must not take what is the parent's. */
+static void a_forked_child_is_known(void **state)
+{
+    struct pair *p = *state;
+    int events, status;
+    size_t size = sizeof events;
+    px_pid_keep();
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(zmq_getsockopt(px_socket_raw(p->router), ZMQ_EVENTS, &events, &size) < 0 &&
+                      errno == EINTR
+                  ? 0
+                  : 1);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    assert_int_equal(zmq_getsockopt(px_socket_raw(p->router), ZMQ_EVENTS, &events, &size), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -205,6 +226,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(waiting_for_nobody_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(silence_is_bounded_when_asked, setup, teardown),
         cmocka_unit_test_setup_teardown(a_slow_subscriber_alone_goes_without, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_forked_child_is_known, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
