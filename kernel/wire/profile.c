@@ -125,8 +125,9 @@ static int make_dir(const char *path, mode_t mode, struct px_error *err)
     snprintf(part, sizeof part, "%s", path);
     for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = 0;
-        if (mkdir(part, 0755) < 0 && errno != EEXIST && access(part, F_OK) < 0)
-            return px_fail(err, PX_EIO, "cannot make %s: %s", part, strerror(errno));
+        const int why = mkdir(part, 0755) < 0 ? errno : 0;
+        if (why && why != EEXIST && access(part, F_OK) < 0)
+            return px_fail(err, PX_EIO, "cannot make %s: %s", part, strerror(why));
         *slash = '/';
     }
     if (mkdir(part, mode) < 0 && errno != EEXIST)
