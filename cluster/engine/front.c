@@ -24,6 +24,7 @@ struct px_front {
     struct px_socket *sockets[PX_CHANNEL_COUNT];
     struct px_socket *heart;
     char *path;
+    bool written; /* the file there is ours */
     struct px_log_limiter refused;
 };
 
@@ -34,7 +35,8 @@ static void destroy(struct px_front *front)
     for (size_t i = 0; i < PX_COUNT(front->sockets); i++)
         px_socket_destroy(front->sockets[i]);
     px_socket_destroy(front->heart);
-    unlink(front->path);
+    if (front->written)
+        unlink(front->path);
     free(front->path);
     free(front);
 }
@@ -70,7 +72,8 @@ static int bind_all(struct px_front *front, struct px_error *err)
         bind_one(engine, PX_XPUB, &file.iopub_port, &sockets[PX_IOPUB], err) < 0 ||
         bind_one(engine, PX_ROUTER, &file.hb_port, &front->heart, err) < 0)
         return -1;
-    return px_kernel_connection_write(front->path, &file, err);
+    front->written = px_kernel_connection_write(front->path, &file, err) == 0;
+    return front->written ? 0 : -1;
 }
 
 int px_front_bind(void *ctx, const char *path, struct px_error *err)
