@@ -25,7 +25,7 @@
 #define BUSY_MS 500     /* another program has the file: how long to wait before looking again */
 #define READ_BUSY_MS 50 /* the hub's readers give up sooner */
 #define OPEN_BUSY_MS 10000
-#define GIVE_UP_MS 3000 /* how long the last batch waits for the file when the controller ends */
+#define GIVE_UP_MS 3000 /* how long the last rows wait for the file when the controller ends */
 #define BACKLOG_BYTES ((size_t)64 << 20) /* and their bytes */
 #define BACKLOG 2000                     /* rows that may wait for the writing thread */
 #define COUNT_EVERY 10000                /* rows written between two counts of the table */
@@ -48,7 +48,7 @@ struct px_store {
     atomic_ulong done;        /* how many were carried out */
     unsigned long posted;     /* hub thread */
     atomic_size_t backlog_bytes;
-    atomic_bool stopping;
+    _Atomic int64_t stopped_ms; /* when the controller was told to end; 0: not yet */
     /* writing thread */
     size_t record_limit, uncounted;
     long long surplus; /* rows that are still to go */
@@ -222,14 +222,15 @@ static int try_batch(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt *dr
 
 /* Says once that the file cannot be written, and waits a little. False when it is time to give up.
  */
-static bool wait_to_retry(struct px_store *store, int64_t since_ms)
+static bool wait_to_retry(struct px_store *store)
 {
     if (!store->stuck)
         px_log(PX_WARN, "database-busy", "why=\"%s\"", sqlite3_errmsg(store->writer));
     store->stuck = true;
     bool waited = sqlite3_errcode(store->writer) == SQLITE_BUSY; /* SQLite has, BUSY_MS */
     sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
-    if (atomic_load(&store->stopping) && px_now_ms() - since_ms > GIVE_UP_MS)
+    const int64_t stopped_ms = atomic_load(&store->stopped_ms);
+    if (stopped_ms && px_now_ms() - stopped_ms > GIVE_UP_MS)
         return false;
     if (!waited)
         poll(NULL, 0, BUSY_MS); /* a full disk, perhaps: no reason to spin */
@@ -242,7 +243,7 @@ static void write_rows(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt *
 {
     int64_t since_ms = px_now_ms();
     while (try_batch(store, put, drop, batch, count) != 0) {
-        if (wait_to_retry(store, since_ms))
+        if (wait_to_retry(store))
             continue;
         store->failed += count;
         px_log(PX_ERROR, "database-lost", "rows=%lu", store->failed);
@@ -369,7 +370,7 @@ void px_store_stop(struct px_store *store)
 {
     struct work *work = px_alloc(sizeof(*work));
     work->kind = STOP;
-    atomic_store(&store->stopping, true);
+    atomic_store(&store->stopped_ms, px_now_ms());
     post(store, work);
 }
 

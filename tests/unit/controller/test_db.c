@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The task database: its limits, and memory as the cache of a file that may be far behind. */
+#define _GNU_SOURCE
 #include "hub.h"
 
 #include <setjmp.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -200,6 +202,29 @@ static void test_full_disk_is_waited_for(void **state)
     assert_ids(fixture->db, "a ");
 }
 
+/* However many transactions wait for it. */
+static void test_full_disk_holds_up_the_end_once(void **state)
+{
+    struct fixture *fixture = *state;
+    struct rlimit limit, none;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    none = limit;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    const struct px_record *record = px_db_want(fixture->db, PX_SPAN("a"));
+    for (int i = 0; i < 20000; i++)
+        px_store_put(fixture->store, record);
+    start_writing(fixture);
+    px_store_stop(fixture->store);
+    struct timespec deadline;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += 20;
+    assert_int_equal(pthread_timedjoin_np(fixture->writer, NULL, &deadline), 0);
+    fixture->writing = false;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
 /* Of what may not leave each byte more would be a look at all of it; at twice the limit it leaves.
  */
 static void test_unwritten_bytes_stay_up_to_twice_the_limit(void **state)
@@ -329,6 +354,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_full_disk_is_waited_for, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_full_disk_holds_up_the_end_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unwritten_bytes_stay_up_to_twice_the_limit, setup,
                                         teardown),
         cmocka_unit_test(test_some_in_memory_come_as_they_were_made),
