@@ -7,11 +7,15 @@
  *
  * The form is ipyparallel's, so that what reads its logs reads ours. The tag and the
  * level are the one process-wide state of the tree: a log is where everything ends.
+ *
+ * Whoever reads it may have stopped, a pager at its first page, say. Then lines are lost, and
+ * counted in the next one that is not: nobody waits for him, but once for a moment.
  */
 #define _GNU_SOURCE
 #include "base/base.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -21,12 +25,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LINE_SIZE 2048 /* longer lines are cut */
+#define LINE_SIZE 2048 /* longer lines are cut; a pipe that can be written takes so much */
+#define PATIENCE_MS 500
 
 static pthread_mutex_t tag_lock = PTHREAD_MUTEX_INITIALIZER;
 static char log_tag[64];
 static atomic_int least_level = PX_INFO;
 static atomic_int log_fd = STDERR_FILENO;
+static atomic_bool is_stuck;
+static atomic_ulong lost; /* lines, since the last that was written */
 
 void px_log_init(const char *tag, enum px_level least)
 {
@@ -74,11 +81,30 @@ static void flatten(char *text, size_t size)
             text[i] = '?';
 }
 
+static bool is_writable(void)
+{
+    struct pollfd polled = {.fd = px_log_fd(), .events = POLLOUT};
+    const int ready = poll(&polled, 1, atomic_load(&is_stuck) ? 0 : PATIENCE_MS);
+    atomic_store(&is_stuck, ready == 0);
+    if (ready == 0)
+        atomic_fetch_add(&lost, 1);
+    return ready != 0;
+}
+
+static size_t put_count(char *line, size_t at, const char *name, unsigned long count)
+{
+    return count ? at + (size_t)snprintf(line + at, LINE_SIZE - at, " %s=%lu", name, count) : at;
+}
+
 static void put_line(enum px_level level, const char *event, unsigned long held, const char *fmt,
                      va_list args)
 {
     char line[LINE_SIZE];
     const int saved = errno;
+    if (!is_writable()) {
+        errno = saved;
+        return;
+    }
     size_t at = put_prefix(line, sizeof line, level);
     at += (size_t)snprintf(line + at, sizeof line - at, "%.100s", event);
     if (fmt && fmt[0]) {
@@ -86,11 +112,11 @@ static void put_line(enum px_level level, const char *event, unsigned long held,
         const int more = vsnprintf(line + at, sizeof line - at, fmt, args);
         at += more < 0 ? 0 : (size_t)more;
     }
-    if (at > sizeof line - 40)
-        at = sizeof line - 40;
+    if (at > sizeof line - 80)
+        at = sizeof line - 80;
     flatten(line, at);
-    if (held)
-        at += (size_t)snprintf(line + at, sizeof line - at, " held_back=%lu", held);
+    at = put_count(line, at, "held_back", held);
+    at = put_count(line, at, "lines_lost", atomic_exchange(&lost, 0));
     line[at++] = '\n';
     while (write(px_log_fd(), line, at) < 0 && errno == EINTR)
         continue;
@@ -126,7 +152,7 @@ void px_log_limited(struct px_log_limiter *limiter, enum px_level level, const c
 
 void px_log_text(enum px_level level, const char *text, size_t size)
 {
-    if ((int)level < atomic_load(&least_level) || size == 0)
+    if ((int)level < atomic_load(&least_level) || size == 0 || !is_writable())
         return;
     dprintf(px_log_fd(), "%.*s%s", (int)size, text, text[size - 1] == '\n' ? "" : "\n");
 }

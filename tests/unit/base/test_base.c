@@ -3,9 +3,11 @@
 #include "base/base.h"
 #include "../test.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static void an_error_may_quote_itself(void **state)
 {
@@ -129,6 +131,34 @@ static void levels_have_names_and_numbers(void **state)
     assert_int_equal(px_log_parse_level("3x"), -1);
 }
 
+/* What an unread log holds is lost, and that is said. */
+static void a_log_that_nobody_reads_holds_nobody(void **state)
+{
+    (void)state;
+    int ends[2];
+    char bytes[4096] = {0};
+    const int before = px_log_fd();
+    assert_int_equal(pipe(ends), 0);
+    fcntl(ends[1], F_SETFL, O_NONBLOCK);
+    while (write(ends[1], bytes, sizeof bytes) > 0)
+        continue;
+    fcntl(ends[1], F_SETFL, 0);
+    px_log_set_fd(ends[1]);
+    for (int i = 0; i < 3; i++)
+        px_log(PX_ERROR, "unread", NULL);
+    assert_int_equal(read(ends[0], bytes, sizeof bytes), sizeof bytes);
+    px_log(PX_ERROR, "read", "a=%d", 1);
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    ssize_t size = 0;
+    for (ssize_t more; (more = read(ends[0], bytes, sizeof bytes)) > 0;)
+        size = more;
+    px_log_set_fd(before);
+    assert_true(size > 0 && size < (ssize_t)sizeof bytes);
+    assert_non_null(strstr(strchr(bytes, '|'), "| read a=1 lines_lost=3\n"));
+    close(ends[0]);
+    close(ends[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -140,6 +170,7 @@ int main(void)
         cmocka_unit_test(clocks_do_not_go_back),
         cmocka_unit_test(the_nearest_name),
         cmocka_unit_test(levels_have_names_and_numbers),
+        cmocka_unit_test(a_log_that_nobody_reads_holds_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
