@@ -301,6 +301,9 @@ struct px_item *px_state_item(const struct px_kernel *kernel, struct px_parent *
                               const char *state);
 /* Builds, signs and sends, on the service thread; takes `item`. */
 void px_kernel_send(struct px_kernel *kernel, struct px_item *item);
+/* The request's message goes to its reply: whoever asks for input from now on finds none. */
+void px_request_give_msg(struct px_kernel *kernel, struct px_request *request,
+                         struct px_item *reply);
 /* Sends now on the service thread, or posts, as the request's place says; takes `item`. */
 void px_kernel_emit(struct px_kernel *kernel, const struct px_request *request,
                     struct px_item *item);

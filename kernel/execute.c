@@ -59,8 +59,7 @@ void px_reply_task(struct px_kernel *kernel, struct px_request *request, const c
         outcome->buffers = NULL;
         outcome->buffer_count = 0;
     }
-    item->request = request->msg;
-    request->msg = NULL;
+    px_request_give_msg(kernel, request, item);
     px_kernel_emit(kernel, request, item);
 }
 

@@ -137,6 +137,15 @@ static void publish_state(struct px_kernel *kernel, const struct px_request *req
     px_kernel_emit(kernel, request, item);
 }
 
+void px_request_give_msg(struct px_kernel *kernel, struct px_request *request,
+                         struct px_item *reply)
+{
+    pthread_mutex_lock(&kernel->lock); /* threads of the request may be asking */
+    reply->request = request->msg;
+    request->msg = NULL;
+    pthread_mutex_unlock(&kernel->lock);
+}
+
 void px_request_reply(struct px_kernel *kernel, struct px_request *request, struct px_span content)
 {
     if (request->handler->place == PX_ON_INTERPRETER)
@@ -144,10 +153,7 @@ void px_request_reply(struct px_kernel *kernel, struct px_request *request, stru
     struct px_item *item =
         px_item_create(request->channel, request->handler->reply, request->parent);
     px_buf_append(&item->content, content.data, content.size);
-    pthread_mutex_lock(&kernel->lock); /* threads of the request may be asking */
-    item->request = request->msg;
-    request->msg = NULL;
-    pthread_mutex_unlock(&kernel->lock);
+    px_request_give_msg(kernel, request, item);
     px_kernel_emit(kernel, request, item);
 }
 
