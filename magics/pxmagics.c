@@ -82,7 +82,7 @@ static PyObject *magic_cell_px(PyObject *object, PyObject *args)
 
 /* ---- %pxresult ------------------------------------------------------------------------- */
 
-static PyObject *show_last(struct px_magics *self, const struct px_line *line)
+static PyObject *show_last(struct px_magics *self, const struct px_line *line, bool alone)
 {
     PyObject *screen = PyObject_CallMethod(self->face, "screen", NULL);
     const struct px_follow options = {
@@ -92,6 +92,7 @@ static PyObject *show_last(struct px_magics *self, const struct px_line *line)
         .stream = line->group < 0,
         .fold = px_said(line->fold, line->group >= 0 ? 0 : self->config.fold, 1),
         .replay = true,
+        .alone = alone,
         .group = line->group,
         .progress_after = isnan(self->config.progress_after) ? 1 : self->config.progress_after,
         .timeout = -1,
@@ -103,24 +104,28 @@ static PyObject *show_last(struct px_magics *self, const struct px_line *line)
 }
 
 /* With a name: kept under it, and nothing else, as ipyparallel does. */
-static PyObject *recall(struct px_magics *self, const struct px_line *line)
+static PyObject *recall(struct px_magics *self, const struct px_line *line, bool alone)
 {
     if (!self->last) {
         px_raise_usage("%pxresult", "there has been no %px yet");
         return NULL;
     }
     if (!*line->out)
-        return show_last(self, line);
+        return show_last(self, line, alone);
     return px_keep_result(self, line->out, self->last) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
-static PyObject *magic_pxresult(PyObject *object, PyObject *text)
+static PyObject *magic_pxresult(PyObject *object, PyObject *args)
 {
+    PyObject *text;
+    int alone = false;
+    if (!PyArg_ParseTuple(args, "U|p:pxresult", &text, &alone))
+        return NULL;
     struct px_line line;
     struct px_span span;
     PyObject *value = NULL;
     if (parse_line(text, PX_MAGIC_RESULT, &line, &span) == 0)
-        value = recall((struct px_magics *)object, &line);
+        value = recall((struct px_magics *)object, &line, alone);
     px_line_fini(&line);
     return value;
 }
@@ -329,7 +334,8 @@ static PyMethodDef magics_methods[] = {
     {"px", magic_px, METH_VARARGS,
      "px(line, alone=False): runs a line; help() has the options. alone: it is the whole cell."},
     {"cell_px", magic_cell_px, METH_VARARGS, "cell_px(line, cell): runs a cell; see help()."},
-    {"pxresult", magic_pxresult, METH_O, "pxresult(line): shows the last run's output again."},
+    {"pxresult", magic_pxresult, METH_VARARGS,
+     "pxresult(line, alone=False): shows the last run's output again."},
     {"pxconfig", magic_pxconfig, METH_O, "pxconfig(line): sets what lines do not say."},
     {"pxstacks", magic_pxstacks, METH_O, "pxstacks(line): shows the engines' stacks."},
     {"follow", magics_follow, METH_VARARGS,

@@ -684,6 +684,22 @@ def test_progress_line(notebook, tmp_path):
     notebook.kc.get_shell_msg(timeout=10)
 
 
+def test_the_progress_of_a_recalled_run_leaves_nothing(notebook, tmp_path):
+    """In what is saved: the line that front ends overwrite is cleared before results are shown."""
+    gate = tmp_path / "gate"
+    quiet = waiting_cell(gate, "--noblock").replace("print('before', flush=True)\n", "")
+    notebook.run(quiet)
+    notebook.run("%pxconfig --progress-after 0.1")
+    text = ""
+    for kind, content in notebook.outputs(notebook.send("%pxresult")):
+        text = "" if kind == "clear_output" else text + content["text"]
+        if "0 of 2 engines done" in text:
+            gate.touch()
+    notebook.kc.get_shell_msg(timeout=10)
+    notebook.run("%pxconfig --progress-after 1")
+    assert "after" in text and "engines done" not in text
+
+
 def test_interrupt_reaches_the_engines(notebook):
     cell = notebook.send("%%px\nimport time\nprint('asleep', flush=True)\ntime.sleep(100)")
     error, text, interrupted = None, "", False

@@ -317,10 +317,10 @@ def _expand(line, scope, local_scope):
         return line
 
 
-def _is_whole_cell(shell, line):
-    """Whether the cell that runs is this %px alone."""
+def _is_whole_cell(shell, name, line):
+    """Whether the cell that runs is this magic alone."""
     cells = shell.user_ns.get("In")
-    return bool(cells) and cells[-1] == "get_ipython().run_line_magic('px', %r)" % line
+    return bool(cells) and cells[-1] == "get_ipython().run_line_magic(%r, %r)" % (name, line)
 
 
 def _documented(text):
@@ -345,7 +345,8 @@ def register(shell, view=None, suffix=""):
     @needs_local_scope
     @_documented(_magics.help(0))
     def px(line, local_ns=None):
-        return magics.px(_expand(line, shell.user_ns, local_ns), _is_whole_cell(shell, line))
+        alone = _is_whole_cell(shell, "px" + suffix, line)
+        return magics.px(_expand(line, shell.user_ns, local_ns), alone)
 
     @_documented(_magics.help(1))
     def cell_px(line, cell):
@@ -353,7 +354,7 @@ def register(shell, view=None, suffix=""):
 
     @_documented(_magics.help(3))
     def pxresult(line=""):
-        return magics.pxresult(line)
+        return magics.pxresult(line, _is_whole_cell(shell, "pxresult" + suffix, line))
 
     @_documented(_magics.help(2))
     def pxconfig(line=""):
