@@ -55,6 +55,8 @@ def test_sets_of_engines():
     assert cluster.engine_set is None
     with cluster.connect_client_sync() as rc:
         assert rc.ids == []
+        with pytest.raises(phalanx.NoEnginesRegistered, match="wait_for_engines"):
+            rc[:]
         first = cluster.start_engines_sync(1)
         assert cluster.engine_set.engine_set_id == first and cluster.engine_set.n == 1
         assert cluster.start_engines_sync(2, engine_set_id="mine") == "mine"

@@ -361,7 +361,10 @@ class Client(HubFace):
     def _ids_of(self, targets):
         ids = self.ids
         if not ids:
-            raise error.NoEnginesRegistered("Can't build targets without any engines")
+            raise error.NoEnginesRegistered(
+                "There are no engines. client.wait_for_engines(n) waits for those that start; "
+                "pxcluster engines -n N starts some"
+            )
         if targets is None or isinstance(targets, str):
             if isinstance(targets, str) and targets.lower() != "all":
                 raise TypeError("%r not valid str target, must be 'all'" % (targets,))
