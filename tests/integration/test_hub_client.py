@@ -139,10 +139,11 @@ def test_a_result_that_is_awaited_through_the_hub(rc, where, tmp_path):
 
 def test_own_results_again(rc, view):
     view.block = False
-    first, second = view.apply(lambda: 1), rc[0].apply_async(lambda: 2)
+    first, second = view.apply(abs, -1), rc[0].apply_async(lambda: 2)
     assert rc.get_result(first).get(60) == [1] * 4
     assert rc.get_result(second.msg_ids[0]).get(60) == 2
     assert rc.get_result([first, second.msg_ids[0]], block=True).get() == [1] * 4 + [2]
+    assert repr(rc.get_result(first)) == repr(first) == "<AsyncResult(abs): finished>"
     assert rc.get_result().get(60) == 2 and view.get_result(-1).get(60) == 1
     assert rc.wait([first, second.msg_ids[0], -1], timeout=60)
     with pytest.raises(TypeError):

@@ -484,7 +484,7 @@ def test_joining_splitting_and_the_first(rc, gate):
     assert both.wait(60, return_when=phalanx.ALL_COMPLETED) == (set(both.split()), set())
     assert [part.get(60) for part in second.split()] == [2] * 4
     assert first.split() == (first,) and phalanx.AsyncResult.join(first) is first
-    assert repr(both) == "<JoinedResult(wait): finished>"
+    assert repr(both) == "<AsyncResult(wait): finished>"
     with pytest.raises(ValueError):
         phalanx.AsyncResult.join()
     with pytest.raises(ValueError):

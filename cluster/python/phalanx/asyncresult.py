@@ -49,6 +49,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
     """
 
     owner = True  # what arrives is kept by this object alone
+    _kind = None  # what users know it as, if not by its class's name
     msg_id: "str | list[str]"
     submitted: "datetime | list[datetime]"
     started: "datetime | list[datetime]"
@@ -475,7 +476,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         state = "pending"
         if self._filed >= self._count:
             state = "failed" if self._has_failure() else "finished"
-        return "<%s(%s): %s>" % (type(self).__name__, self._fname, state)
+        return "<%s(%s): %s>" % (self._kind or type(self).__name__, self._fname, state)
 
     def _wait_for_event(self, end):
         left = seconds_left(end)

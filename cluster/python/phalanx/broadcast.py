@@ -13,6 +13,8 @@ from .view import DirectView
 class CoalescedResult(AsyncResult):
     """The results of a call whose replies the controller has joined."""
 
+    _kind = "AsyncResult"
+
     def __init__(self, client, raw, unpack, fname, targets, single):
         super().__init__(client, raw, unpack, fname, targets, single)
         self._uuids = [client._uuid(i) for i in targets]

@@ -16,10 +16,15 @@ GRACE = 1.0  # seconds in which the controller comes to know of what passed thro
 
 
 class JoinedResult(AsyncResult):
-    """Tasks of other results, seen as one. parts: (AsyncResult, index of its task) pairs."""
+    """Tasks of other results, seen as one. parts: (AsyncResult, index of its task) pairs. fname: the
+    functions' name, where they have but one."""
 
-    def __init__(self, client, parts, single=False, fname="get_result", return_exceptions=False):
+    _kind = "AsyncResult"
+
+    def __init__(self, client, parts, single=False, fname=None, return_exceptions=False):
         self._parts = parts
+        names = {part._fname for part, _ in parts}
+        fname = fname or (names.pop() if len(names) == 1 else "get_result")
         super().__init__(
             client, (), None, fname, single=single, return_exceptions=return_exceptions
         )
@@ -144,6 +149,8 @@ class JoinedResult(AsyncResult):
 class StoredResult(AsyncResult):
     """Results that are all here."""
 
+    _kind = "AsyncResult"
+
     def __init__(self, client, msg_ids, single=False, fname="get_result"):
         super().__init__(client, msg_ids, None, fname, single=single)
         self._raw = None
@@ -190,6 +197,8 @@ class AsyncHubResult(StoredResult):
     """Results of tasks that another client submitted, or that this one has forgotten. Waiting
     asks the controller again and again, at most 20 times a second; prefer the result of the call
     where you have it."""
+
+    _kind = None
 
     def __init__(self, client, msg_ids, single=False, owner=True):
         super().__init__(client, msg_ids, single)
