@@ -37,7 +37,7 @@ struct px_channels {
     /* service thread */
     struct px_socket *sockets[PX_CHANNEL_COUNT];
     struct px_socket *heart;
-    pid_t parent;  /* the front end */
+    pid_t parent;  /* the front end; 0: none to watch */
     int parent_fd; /* its pidfd, or -1 */
     struct px_watch *parent_watch;
     struct px_log_limiter refused, unsent;
@@ -322,32 +322,27 @@ static void on_look(struct px_loop *loop, void *ctx)
         end_without_parent(channels);
 }
 
-/* It may not have lived to see this. */
-static bool is_orphan(pid_t parent)
+/* Before anybody can know that this is here: who has gone afterwards was an ancestor. */
+static void find_parent(struct px_channels *channels)
 {
-    return getppid() == 1 && kill(parent, 0) < 0 && errno == ESRCH;
+    const char *text = getenv("JPY_PARENT_PID");
+    const long pid = text ? strtol(text, NULL, 10) : 0;
+    if (pid > 1 && is_ancestor((pid_t)pid))
+        channels->parent = (pid_t)pid;
 }
 
 static void watch_parent(struct px_channels *channels)
 {
-    const char *text = getenv("JPY_PARENT_PID");
-    const long pid = text ? strtol(text, NULL, 10) : 0;
     struct px_loop *loop = px_service_loop(channels->service);
-    channels->parent = (pid_t)pid;
-    if (pid <= 1)
-        return;
-    if (is_orphan(channels->parent)) {
-        end_without_parent(channels);
-        return;
-    }
-    if (!is_ancestor(channels->parent)) {
-        px_log(PX_DEBUG, "frontend.unwatched", "pid=%ld why=\"it is none that this comes from\"",
-               pid);
+    if (!channels->parent) {
+        px_log(PX_DEBUG, "frontend.unwatched", "why=\"this comes from no JPY_PARENT_PID\"");
         return;
     }
     channels->parent_fd = (int)syscall(SYS_pidfd_open, channels->parent, 0);
     if (channels->parent_fd >= 0)
         channels->parent_watch = px_loop_fd(loop, channels->parent_fd, on_parent_gone, channels);
+    else if (errno == ESRCH)
+        end_without_parent(channels);
     else
         px_loop_timer(loop, 0, LOOK_EVERY_MS, on_look, channels);
 }
@@ -357,6 +352,7 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
 {
     struct px_kernel_connection *connection = &channels->connection;
     const struct px_service_calls calls = {.ctx = channels, .close = on_end};
+    find_parent(channels);
     if (px_kernel_connection_read(path, connection, err) < 0)
         return -1;
     channels->session = px_session_create(connection->key, connection->signature_scheme, NULL, err);
