@@ -74,8 +74,10 @@ class Side:
 
     def is_known(self, name, ping, pong):
         """Its heart answers until the hub lists it; then the scheduler's turn may still come."""
-        if ping.poll(50):
+        patience = 50
+        while ping.poll(patience):  # on a busy machine several wait, and the last one counts
             pong.send(ping.recv())
+            patience = 0
         engines = self.ask("connection_request", {})["engines"].values()
         return name in engines and self.probe(name)
 
