@@ -757,6 +757,26 @@ def test_cancel_and_abort(rc, gate, monkeypatch):
     assert caught.typename == "TooLate"
 
 
+def test_a_module_that_engines_lack(view, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def double(x): return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here
+
+    with pytest.raises(phalanx.CompositeError) as caught:
+        view.apply(only_here.double, 2)
+    wanted = "view.execute(%r, block=True)" % f"import sys; sys.path.append({str(tmp_path)!r})"
+    for shown in caught.value.render_traceback(), caught.value.render_traceback(0):
+        assert f"only_here is a module here, of {tmp_path}" in shown[-3] + shown[-2]
+        assert wanted in shown[-2] + shown[-1]
+    try:
+        eval(wanted)
+        assert view.apply(only_here.double, 2) == [4] * 4
+    finally:
+        view.execute("sys.path.pop()", block=True)
+    monkeypatch.delitem(sys.modules, "only_here")
+    assert "is a module here" not in "".join(caught.value.render_traceback())
+
+
 def test_the_same_traceback_is_shown_once(view):
     with pytest.raises(phalanx.CompositeError) as caught:
         view.execute("import os\nraise KeyError(17)")

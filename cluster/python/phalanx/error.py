@@ -9,6 +9,7 @@ kind of `except` catches them.
 
 import builtins
 import concurrent.futures
+import os
 import re
 import sys
 import traceback
@@ -106,6 +107,7 @@ class RemoteError(KernelError):
     def render_traceback(self):
         """The remote traceback as a list of lines."""
         lines = (self.traceback or "").splitlines() or [str(self)]
+        lines += missing_module(self.ename, self.evalue)
         label = _engine_label(self.engine_info)
         return [label + ":"] + lines if label else lines
 
@@ -116,6 +118,23 @@ class RemoteError(KernelError):
     def print_traceback(self, excid=None):
         """Prints the remote traceback."""
         print("\n".join(self.render_traceback()))
+
+
+def missing_module(ename, evalue):
+    """What to do about a module that engines lack and this process has: lines, mostly none."""
+    found = re.fullmatch(r"No module named '(\w+)'", str(evalue or ""))
+    module = sys.modules.get(found[1]) if found and ename == "ModuleNotFoundError" else None
+    spec = getattr(module, "__spec__", None)
+    if spec is None or not spec.origin or not os.path.isabs(spec.origin):
+        return []
+    directory = os.path.dirname(spec.origin)
+    if spec.submodule_search_locations is not None:
+        directory = os.path.dirname(directory)
+    return [
+        "%s is a module here, of %s. Engines that see this directory find it there after" % (
+            found[1], directory),
+        "    view.execute(%r, block=True)" % ("import sys; sys.path.append(%r)" % directory),
+    ]
 
 
 def _engine_label(info):
@@ -173,7 +192,7 @@ class CompositeError(RemoteError):
     def _render_one(self, entry):
         ename, evalue, traceback, info = entry
         lines = (traceback or "").splitlines() or ["%s: %s" % (ename, evalue)]
-        return [self._engine_str(info)] + lines
+        return [self._engine_str(info)] + lines + missing_module(ename, evalue)
 
     def _alike(self):
         """The exceptions in groups of those that look the same, but for cells' numbers and

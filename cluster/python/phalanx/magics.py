@@ -133,6 +133,7 @@ def _error_lines(group, scope):
     label = "[%s:%s]:" % (ranges, infos[0].get("method") or "execute") if ids else None
     lines = [label] if label else []
     lines += (traceback or "").splitlines() or ["%s: %s" % (ename, evalue)]
+    lines += error.missing_module(ename, evalue)
     missing = _MISSING_NAME.match(evalue or "") if ename == "NameError" else None
     if missing and missing[1] in scope and not missing[1].startswith("_"):
         lines.append(
