@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -98,16 +99,16 @@ static int guarded_accept4(int listener, struct sockaddr *address, socklen_t *si
     return -1;
 }
 
-static pid_t own_pid;
+static _Atomic(pid_t) own_pid;
 
 static pid_t kept_pid(void)
 {
-    return own_pid;
+    return atomic_load_explicit(&own_pid, memory_order_relaxed);
 }
 
 static void note_pid(void)
 {
-    own_pid = getpid();
+    atomic_store(&own_pid, getpid());
 }
 
 /* ---- the table ---- */
