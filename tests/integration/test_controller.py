@@ -1327,7 +1327,7 @@ def test_messages_that_an_engine_never_takes_are_answered(peer):
     wait_until(lambda: peer.ask("queue_request", queue)["content"]["0"]["queue"] == 0)
     shell = peer.connect(zmq.ROUTER, peer.engine["task"], "engine-a")
     join(peer, "engine-a", told)
-    assert shell.poll(10000)  # what any engine may run goes to another
+    assert shell.poll(DEADLINE * 1000)  # what any engine may run goes to another, 10 s later
 
 
 def test_pure_keeps_tasks_until_there_is_an_engine(cluster):
