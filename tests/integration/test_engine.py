@@ -832,14 +832,18 @@ def test_a_task_of_the_event_loop_outlives_the_apply_that_made_it(client):
 
 def test_programs_find_what_ipyparallels_modules_have(client):
     """On an engine on which stand-ins of those modules have their names, and lack some."""
-    from ipyparallel import CompositeError, Reference
+    from ipyparallel import CompositeError, interactive
 
-    client[:].execute("from ipyparallel.util import disambiguate_url", block=True)
-    assert client[:].apply_sync(Reference("disambiguate_url"), "tcp://*:7") == ["tcp://127.0.0.1:7"] * 2
-    client[:].execute("from ipyparallel.util import local_logger", block=True)
-    assert client[:]["local_logger.__name__"] == ["local_logger"] * 2
+    @interactive
+    def take(name):
+        scope = {}
+        exec("from ipyparallel.util import " + name, scope)
+        return scope[name].__name__
+
+    for name in ("disambiguate_url", "local_logger"):
+        assert client[:].apply_sync(take, name) == [name] * 2
     with pytest.raises(CompositeError, match="cannot import name 'nothing'"):
-        client[:].execute("from ipyparallel.util import nothing", block=True)
+        client[:].apply_sync(take, "nothing")
 
 
 def test_code_of_ipyparallels_finds_what_its_module_has(client):
