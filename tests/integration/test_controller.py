@@ -659,7 +659,7 @@ def test_killed_engine_fails_its_tasks(cluster):
     view = rc.load_balanced_view()
     pids = rc[:].apply_async(os.getpid).get_dict(DEADLINE)
     ars = [view.apply_async(time.sleep, 1) for _ in range(4)]
-    wait_until(lambda: all(s["tasks"] for i, s in rc.queue_status().items() if i in pids), 10)
+    wait_until(lambda: all(s["tasks"] for i, s in rc.queue_status().items() if i in pids))
     os.kill(pids[0], signal.SIGKILL)
     failed = 0
     for ar in ars:
@@ -680,7 +680,7 @@ def test_killed_engine_with_retries_moves_on(cluster):
     pids = rc[:].apply_async(os.getpid).get_dict(DEADLINE)
     with view.temp_flags(retries=1):
         ars = [view.apply_async(time.sleep, 1) for _ in range(2)]
-    wait_until(lambda: all(s["tasks"] for i, s in rc.queue_status().items() if i in pids), 10)
+    wait_until(lambda: all(s["tasks"] for i, s in rc.queue_status().items() if i in pids))
     os.kill(pids[1], signal.SIGKILL)
     for ar in ars:
         ar.get(20)
@@ -1030,7 +1030,7 @@ class Peer:
         socket.connect(f"tcp://127.0.0.1:{port}")
         return socket
 
-    def receive(self, socket, timeout=10):
+    def receive(self, socket, timeout=DEADLINE):
         assert socket.poll(timeout * 1000), "no message"
         return self.session.recv(socket, mode=0)[1]
 
@@ -1046,7 +1046,7 @@ class Peer:
         """Answers one ping."""
         pong = self.connect(zmq.DEALER, self.engine["hb_pong"], uuid)
         ping = self.connect(zmq.SUB, self.engine["hb_ping"])
-        assert ping.poll(10000)
+        assert ping.poll(DEADLINE * 1000)
         pong.send(ping.recv())
 
     def close(self):
@@ -1105,7 +1105,7 @@ def test_resubmitting_what_somebody_else_wrote(cluster):
 def test_output_that_is_cut_stays_text(peer):
     kept = 16 << 20  # bytes of one task's stdout
     iopub = peer.connect(zmq.XPUB, peer.engine["iopub"])
-    assert iopub.poll(10000) and iopub.recv() == b"\x01"
+    assert iopub.poll(DEADLINE * 1000) and iopub.recv() == b"\x01"
     text = "a" + "é" * (kept // 2)  # the limit falls into the last letter
     peer.session.send(iopub, "stream", content={"name": "stdout", "text": text},
                       parent=peer.session.msg_header("execute_request") | {"msg_id": "m"},
@@ -1180,7 +1180,7 @@ def test_messages_wait_for_a_registered_engine_to_connect(peer):
     peer.ask("queue_request", {"targets": None})  # a round trip: they have arrived by now
     shell = peer.connect(zmq.ROUTER, peer.engine["mux"], "engine-a")
     for number in range(3):
-        assert shell.poll(10000)
+        assert shell.poll(DEADLINE * 1000)
         idents, frames = peer.session.feed_identities(shell.recv_multipart())
         assert idents[0] == b"mux_out" and len(idents) == 2
         assert peer.session.deserialize(frames)["content"] == {"n": number}
@@ -1285,7 +1285,7 @@ def test_what_a_lost_connection_took_with_it(peer):
     wait_until(lambda: peer.ask("queue_request", {"targets": None})["content"]["0"]["queue"] == 1)
     assert peer.ask("connection_request", {}, hub)["content"]["engines"] == {"0": "engine-a"}
     for socket in engine.values():
-        assert socket.poll(10000), "no probe"
+        assert socket.poll(DEADLINE * 1000), "no probe"
         idents, probe = peer.session.recv(socket, mode=0)
         peer.session.send(socket, "execute_reply", {"status": "ok"}, parent=probe, ident=idents)
     assert peer.receive(engine["task"])["header"]["msg_id"] == sent["task"]
@@ -1341,7 +1341,7 @@ def test_pure_keeps_tasks_until_there_is_an_engine(cluster):
     shell = peer.connect(zmq.ROUTER, peer.engine["task"], "engine-a")
     join(peer, "engine-a", told)
     for number in range(200):
-        assert shell.poll(10000)
+        assert shell.poll(DEADLINE * 1000)
         frames = peer.session.feed_identities(shell.recv_multipart())[1]
         assert peer.session.deserialize(frames)["content"] == {"n": number}
     peer.close()
@@ -1381,7 +1381,7 @@ def slow_and_another(peer):
     slow.connect(f"tcp://127.0.0.1:{peer.client['iopub']}")
     told = peer.connect(zmq.SUB, peer.client["iopub"])
     iopub = peer.connect(zmq.XPUB, peer.engine["iopub"])
-    assert iopub.poll(10000) and iopub.recv() == b"\x01"
+    assert iopub.poll(DEADLINE * 1000) and iopub.recv() == b"\x01"
     return slow, told, iopub
 
 
@@ -1447,7 +1447,7 @@ def test_a_pong_that_is_none_ends_its_connection(peer):
     pong = peer.connect(zmq.DEALER, peer.engine["hb_pong"], "engine-a")
     lost = pong.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     pong.send(b"x" * 100_000)
-    assert lost.poll(10000)
+    assert lost.poll(DEADLINE * 1000)
 
 
 def test_ids_that_engines_ask_for_are_bounded(peer):
@@ -1480,7 +1480,7 @@ def test_coalesced_replies_that_no_message_can_hold(peer):
         "targets": [[uuid, n] for n, uuid in enumerate(engines)], "is_broadcast": True,
         "is_coalescing": True})
     for socket in engines.values():
-        assert socket.poll(10000)
+        assert socket.poll(DEADLINE * 1000)
         idents, frames = peer.session.feed_identities(socket.recv_multipart())
         request = peer.session.deserialize(frames)
         peer.session.send(socket, "apply_reply", content={"status": "ok"}, ident=idents,

@@ -85,13 +85,13 @@ class Notebook:
                 shown.append(("error", content))
             else:
                 shown.append((kind, content["data"]))
-        self.kc.get_shell_msg(timeout=10)
+        self.kc.get_shell_msg(timeout=60)
         return shown
 
     def reply(self, parent):
         """The reply to a request; what is left of others is passed over."""
         while True:
-            message = self.kc.get_shell_msg(timeout=10)
+            message = self.kc.get_shell_msg(timeout=60)
             if message["parent_header"].get("msg_id") == parent:
                 return message
 
@@ -368,7 +368,7 @@ def test_an_engine_that_shows_the_same_later(notebook, tmp_path):
         if kind == "display_data":
             texts.append(content["data"]["text/plain"])
             gate.touch()
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert texts == ["[output:0]", "'it'", "[output:0]", "'it'", "[output:0]", "0",
                      "[output:1] the same as [output:0]", "[output:1] the same as [output:0]",
                      "[output:1]", "1"]
@@ -426,7 +426,7 @@ def test_an_error_is_shown_while_others_run(notebook, tmp_path):
             if "KeyError" in plain(said):
                 open(gate, "w").close()
         error = content if kind == "error" else error
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert plain(said).count("[0:execute]:") == 1 and "raise KeyError('early')" in plain(said)
     text = plain("\n".join(error["traceback"]))
     assert "KeyError: 'early'" not in text and "[0:execute]: as shown above" in text
@@ -482,12 +482,12 @@ def test_noblock_shows_as_it_comes(notebook, tmp_path):
                           f" exec('while not os.path.exists({str(gate)!r}): time.sleep(0.01)');"
                           " print('two')".replace("exec('", 'exec("').replace("0.01)')", '0.01)")'))
     assert list(notebook.outputs(first)) == []
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     one = notebook.late_output(first, lambda text: len(by_engine(text)) == 2)
     assert by_engine(one) == {0: "one\n", 1: "one\n"}
     second = notebook.send("6 * 7")
     assert [kind for kind, _ in notebook.outputs(second)] == ["execute_result"]
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     gate.touch()
     notebook.late_output(first, lambda text: by_engine(one + text) == {
         0: "one\ntwo\n", 1: "one\ntwo\n"})
@@ -630,7 +630,7 @@ def test_a_cell_that_prints_for_ever(notebook):
                 notebook.km.interrupt_kernel()
         if kind == "error":
             error = content
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert "KeyboardInterrupt" in error["evalue"] and size < 1_000_000
     assert notebook.texts("%px 1")[0].endswith(": 1")
 
@@ -651,7 +651,7 @@ def test_output_comes_while_the_cell_runs(notebook, tmp_path):
         text += content["text"]
         if by_engine(text) == {0: "before\n", 1: "before\n"}:
             gate.touch()
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     said = by_engine(text)
     assert {engine: t.strip() for engine, t in said.items()} == {
         0: "before\nafter", 1: "before\nafter"}
@@ -665,7 +665,7 @@ def test_progress_line(notebook, tmp_path):
         text = "" if kind == "clear_output" else text + content["text"]
         if "before\n%px: 0 of 2 engines done" in shown_text(text):
             gate.touch()
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert {engine: t.strip() for engine, t in by_engine(text).items()} == {
         0: "before", 1: "before"}
     # Alone, it leaves nothing behind.
@@ -676,12 +676,12 @@ def test_progress_line(notebook, tmp_path):
         kinds.append(kind)
         if kind == "stream" and "0 of 2" in content["text"]:
             gate.touch()
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert kinds[-1] == "clear_output"
     gate.unlink()
     cell = notebook.send(waiting_cell(gate, "--progress-after -1 --timeout 1.5"))
     assert not any("engines done" in str(content) for _, content in notebook.outputs(cell))
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
 
 
 def test_the_progress_of_a_recalled_run_leaves_nothing(notebook, tmp_path):
@@ -695,7 +695,7 @@ def test_the_progress_of_a_recalled_run_leaves_nothing(notebook, tmp_path):
         text = "" if kind == "clear_output" else text + content["text"]
         if "0 of 2 engines done" in text:
             gate.touch()
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     notebook.run("%pxconfig --progress-after 1")
     assert "after" in text and "engines done" not in text
 
@@ -710,7 +710,7 @@ def test_interrupt_reaches_the_engines(notebook):
             notebook.km.interrupt_kernel()
         if kind == "error":
             error = content
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert error["ename"] == "CompositeError"
     assert "%px: sent SIGINT to engines 0-1; interrupt again to leave them\n" in text
     assert "[0:execute]: KeyboardInterrupt" in error["evalue"]
@@ -746,7 +746,7 @@ def test_the_second_interrupt_gives_up(notebook, tmp_path):
         if interrupts < shown_text(said).count("on\n") and interrupts < 2:  # each "on" anew
             interrupts += 1
             notebook.km.interrupt_kernel()
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert error["ename"] == "KeyboardInterrupt"
     assert LADDER in said
     stacks = notebook.run("%pxstacks -t 0")[0][1]  # while it is busy
@@ -762,7 +762,7 @@ def test_timeout(notebook, tmp_path):
     for kind, content in notebook.outputs(cell):
         said += content["text"] if kind == "stream" else ""
         error = content if kind == "error" else error
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert "%px: time is up (--timeout=0.5): interrupting engine" in said
     assert error["ename"] == "CompositeError" and "KeyboardInterrupt" in error["evalue"]
 
@@ -777,7 +777,7 @@ def test_signal_on_interrupt(notebook, tmp_path):
         error = content if kind == "error" else error
         if shown_text(said) == "[stdout:0] \nbefore\n":
             notebook.km.interrupt_kernel()
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert error["ename"] == "KeyboardInterrupt" and LADDER in said
     gate.touch()
     assert "after" in notebook.said("%pxresult")[0]
@@ -890,7 +890,7 @@ def test_an_engine_that_dies(notebook):
         if kind == "display_data":
             values.append(plain(content["data"]["text/plain"]))
         error = content if kind == "error" else error
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert f"%px: lost engine {new}: killed by SIGKILL" in said
     assert [v.split("]")[0].split(":")[0] for v in values] == ["Out[0"]
     assert "EngineError" in error["evalue"]
@@ -1033,7 +1033,7 @@ def loses_its_cluster(notebook, env):
             stopped = True
             subprocess.run([BIN / "pxcluster", "stop", "--cluster-id", name.stem[len("cluster-"):]],
                            env=programs_env(env), check=True, stderr=subprocess.DEVNULL)
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     # Engines that end interrupt what runs, and may have the time to say so.
     if "KeyboardInterrupt" not in error["evalue"]:
         assert re.search("%px: lost engine .* died while running task", said), said
@@ -1054,7 +1054,7 @@ def loses_its_controller(notebook):
         if "on\n" in said and not killed:
             killed = True
             os.kill(json.loads(file.read_text())["controller"]["state"]["pid"], signal.SIGKILL)
-    notebook.kc.get_shell_msg(timeout=10)
+    notebook.kc.get_shell_msg(timeout=60)
     assert error["traceback"] == ["KernelError: the controller died, and its cluster has ended; the "
                                   "next %px starts another"]
     assert notebook.run("%px 6 * 7")[0][1].startswith("No cluster is running: starting one of")
@@ -1079,7 +1079,7 @@ def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
             kinds.append(kind)
             gate.touch()
         assert kinds[-1] == "clear_output", kinds  # of this cell, which started nothing
-        notebook.kc.get_shell_msg(timeout=10)
+        notebook.kc.get_shell_msg(timeout=60)
         text, = notebook.texts("%px 1")
         assert text.startswith("Out[0-%d:" % (engines - 1) if engines > 1 else "Out[0:")
         if kernel == "pxkernel":  # the same code in both
@@ -1175,7 +1175,7 @@ def test_a_controller_that_is_killed(tmp_path):
         assert re.search(r"%px: the controller cannot be reached; waiting for it until \d\d:\d\d:\d\d; "
                          r"an interrupt ends the cell\n(.*\n)*%px: the controller is back, after \d+ s\n"
                          r"(.*\n)*\[stdout:0-1\] \nafter\n.*: 42$", said), said
-        notebook.kc.get_shell_msg(timeout=10)
+        notebook.kc.get_shell_msg(timeout=60)
 
         gate.unlink()
         said, killed = "", False
