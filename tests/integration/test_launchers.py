@@ -381,6 +381,7 @@ def test_mpi_from_python(mpi, monkeypatch):
     with phalanx.Cluster(n=2, engine_launcher_class="MPIEngineSetLauncher") as rc:
         cluster = rc.cluster
         first, = cluster.engines
+        assert sorted(rc[:]["mpi_rank"]) == [0, 1]  # no interrupt cuts MPI's start in two
         running = rc[:].apply_async(time.sleep, 60)
         wait_for(lambda: cluster.signal_engines_sync(signal.SIGINT) or running.wait(0.1),
                  what="interrupts")
