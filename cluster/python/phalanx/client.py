@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import sys
 import threading
 import types
 import weakref

@@ -86,7 +86,7 @@ class AsyncMapResult(asyncresult.AsyncMapResult):
     """That of batch.Batches."""
 
     def __init__(self, client, raw, **kwargs):
-        super().__init__(client, raw, None, None, **kwargs)
+        super().__init__(client, raw, unpack=None, joiner=None, **kwargs)
         self._order = array("l")
 
     def _make_tasks(self, raw):

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import sys
-import threading
 import time
 import weakref
 
