@@ -108,7 +108,7 @@ struct execute_args {
     json_t *json; /* owns what `run` points to */
     char *expressions;
     struct px_execute run;
-    bool allow_stdin, stop_on_error;
+    bool stop_on_error;
 };
 
 static bool flag(const json_t *json, const char *key, bool otherwise)
@@ -142,8 +142,8 @@ static int parse_execute(const struct px_request *request, struct execute_args *
         .metadata = px_request_metadata(request),
         .silent = silent,
         .store_history = !silent && flag(args->json, "store_history", true),
+        .allow_stdin = flag(args->json, "allow_stdin", false),
     };
-    args->allow_stdin = flag(args->json, "allow_stdin", false);
     args->stop_on_error = flag(args->json, "stop_on_error", true);
     return 0;
 }
@@ -202,7 +202,7 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
         px_request_refuse(kernel, request, "ValueError", "%s", err.text);
         return;
     }
-    request->allow_stdin = args.allow_stdin;
+    request->allow_stdin = args.run.allow_stdin;
     if (!args.run.silent)
         publish_input(kernel, request, args.run.code);
     struct px_outcome outcome = {0};

@@ -124,6 +124,7 @@ struct px_execute {
     struct px_span user_expressions; /* JSON object text */
     struct px_span metadata;         /* of the request, JSON */
     bool silent, store_history;
+    bool allow_stdin; /* the front end takes input: somebody sits at it */
 };
 
 /* How a request ended. Zeroed by the caller; the owner finis it. */

@@ -925,7 +925,8 @@ def spec(notebook, monkeypatch):
 
 
 def test_nbclient(notebook, spec, tmp_path):
-    """What a saved notebook holds, and that output arrives before the cell's end."""
+    """What a saved notebook holds (nothing of a progress line), and that output arrives before the
+    cell's end."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     gate = tmp_path / "gate"
@@ -937,12 +938,12 @@ def test_nbclient(notebook, spec, tmp_path):
             return super().process_message(message, cell, cell_index)
 
     cells = ["%load_ext phalanx" if notebook.ipykernel else "1",
-             waiting_cell(gate, "-t 0 --progress-after -1"), "%px -t 1 6 * 7",
-             "%px 1/0"]
+             waiting_cell(gate, "-t 0 --progress-after 0.1") + "; time.sleep(0.5); print('later')",
+             "%px -t 1 6 * 7", "%px 1/0"]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     Client(book, kernel_name=spec, timeout=60, allow_errors=True).execute(env=notebook.env)
     stream, value, error = (cell.outputs for cell in book.cells[1:])
-    assert "".join(o.text for o in stream) == "[stdout:0] \nbefore\nafter\n"
+    assert "".join(o.text for o in stream) == "[stdout:0] \nbefore\nafter\nlater\n"
     assert out_without_counts([plain(o.data["text/plain"]) for o in value
                                if o.output_type == "display_data"]) == ["Out[1]: 42"]
     assert error[-1].output_type == "error" and error[-1].ename == "CompositeError"

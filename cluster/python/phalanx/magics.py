@@ -22,7 +22,8 @@ _KEPT = 16  # results of --noblock
 
 
 class Screen:
-    """What a running cell's output goes to. `progress`: whether a line can be wiped again."""
+    """What a running cell's output goes to. `progress`: whether somebody watches, where a line can be
+    wiped again: nbclient and its like take no input, and save what they got."""
 
     def __init__(self, shell, cluster):
         self._shell = shell
@@ -34,7 +35,8 @@ class Screen:
 
     @property
     def progress(self):
-        return getattr(self._shell, "kernel", None) is not None or sys.stdout.isatty()
+        kernel = getattr(self._shell, "kernel", None)
+        return sys.stdout.isatty() if kernel is None else getattr(kernel, "_allow_stdin", True)
 
     def write(self, name, text):
         file = getattr(sys, name)

@@ -189,6 +189,7 @@ class Kernel:
     implementation = "phalanx"
     iopub_socket = None
     eventloop = None
+    _allow_stdin = False  # by the last cell's front end: IPython's kernel has the name
 
     def __init__(self, bridge):
         self._bridge = bridge
@@ -469,8 +470,9 @@ class Bridge:
 
     # ---- requests ----------------------------------------------------------
 
-    def execute(self, code, silent, store_history, expressions):
+    def execute(self, code, silent, store_history, allow_stdin, expressions):
         shell, debugger = self.shell, self._debugger
+        self.kernel._allow_stdin = bool(allow_stdin)
         if debugger is not None:
             debugger.cell_begins()
         with self.running_loop():

@@ -38,8 +38,8 @@ void px_cell_execute(void *arg, const struct px_execute *request, struct px_outc
     PyObject *expressions = text_of(request->user_expressions);
     PyObject *answer = NULL;
     if (code && expressions)
-        answer = PyObject_CallMethod(self->bridge, "execute", "OiiO", code, request->silent,
-                                     request->store_history, expressions);
+        answer = PyObject_CallMethod(self->bridge, "execute", "OiiiO", code, request->silent,
+                                     request->store_history, request->allow_stdin, expressions);
     if (!answer || unpack(answer, out) != 0)
         px_python_failed(self, "describe_cell", out);
     px_python_end_child(self, out->failed);
