@@ -6,8 +6,10 @@
  *                   \--> tail, once the head is spent
  *
  * A speaker is a stream of an engine. Its text waits for a moment, so that what others say alike
- * can be told with it: lines that several speakers have next in common are told once. Who has
- * waited long enough is told alone. The start of a speaker's text is told as it comes; of what
+ * can be told with it: once, with all their numbers. Of texts that begin alike and then differ the
+ * common lines are told once, then how each goes on; but a few lines above more that differ are
+ * taken for their header, as a table has one, and stay with each. Who has waited long enough is
+ * told without those who have not. The start of a speaker's text is told as it comes; of what
  * follows, its newest lines at growing intervals, and the end. So text that never ends is
  * shown alive and stays small.
  */
@@ -26,6 +28,7 @@
 #define WINDOW_LEAST_MS 150   /* how long text waits for others to say the same */
 #define WINDOW_ENGINE_MS 3    /* and for each engine */
 #define WINDOW_MOST_MS 500
+#define HEADER_MOST 8 /* lines; more of them, in common, are no header */
 #define LABEL_SIZE 128
 
 struct speaker {
@@ -93,6 +96,16 @@ static size_t first_line(struct px_span text)
 {
     const char *end = text.size ? memchr(text.data, '\n', text.size) : NULL;
     return end ? (size_t)(end - text.data) + 1 : text.size;
+}
+
+static size_t count_lines(struct px_span text)
+{
+    size_t lines = 0;
+    for (; text.size; lines++) {
+        const size_t size = first_line(text);
+        text = (struct px_span){text.data + size, text.size - size};
+    }
+    return lines;
 }
 
 /* The end of the text, `size` bytes at most, from the start of a line or at least of a character.
@@ -238,9 +251,19 @@ static struct px_span ready_text(const struct speaker *speaker)
     return (struct px_span){speaker->head.data, speaker->ready};
 }
 
-/* The whole lines that all of them have in common. */
-static size_t common_size(const struct speaker *speakers, const size_t *members, size_t count)
+/* What is told in one go. */
+struct turn {
+    struct px_teller *teller;
+    enum px_stream stream;
+    int64_t now_ms;
+    bool all;
+    struct px_buf *out; /* by stream */
+};
+
+/* The size of the whole lines that all of them have in common. */
+static size_t common_size(const struct turn *turn, const size_t *members, size_t count)
 {
+    const struct speaker *speakers = turn->teller->speakers[turn->stream];
     struct px_span common = ready_text(&speakers[members[0]]);
     for (size_t i = 1; i < count; i++) {
         const struct px_span other = ready_text(&speakers[members[i]]);
@@ -249,77 +272,102 @@ static size_t common_size(const struct speaker *speakers, const size_t *members,
             same++;
         if (same < common.size || same < other.size)
             same = whole_lines((struct px_span){common.data, same});
-        common.size = same;
+        common.size = turn->teller->fold ? same : 0;
     }
     return common.size;
 }
 
-static bool group_is_due(const struct px_teller *teller, const struct speaker *speakers,
-                         const size_t *members, size_t count, int64_t now_ms)
+static bool group_is_due(const struct turn *turn, const size_t *members, size_t count)
 {
+    const struct px_teller *teller = turn->teller;
     size_t live = 0;
-    bool due = false;
+    bool due = turn->all;
     for (size_t i = 0; i < count; i++) {
+        const struct speaker *speaker = &teller->speakers[turn->stream][members[i]];
         live += !teller->ended[members[i]];
-        due |= now_ms - speakers[members[i]].since_ms >= teller->window_ms;
+        due |= turn->now_ms - speaker->since_ms >= teller->window_ms;
     }
     return due || live == teller->live; /* nobody is left who could join them */
 }
 
-/* Tells what a group has in common. Whether it did. */
-static bool tell_group(struct px_teller *teller, enum px_stream stream, const size_t *members,
-                       size_t count, int64_t now_ms, bool all, struct px_buf out[2])
+/* Whether the first `head` bytes of some are told once, and then how each goes on; not if these are
+ * fewer lines, unless one may yet go on as the others do. `first`: of those whose next line is the
+ * same. */
+static bool is_told_once(const struct turn *turn, const size_t *members, const size_t *first,
+                         size_t count, size_t head)
 {
-    struct speaker *speakers = teller->speakers[stream];
-    if (!all && !group_is_due(teller, speakers, members, count, now_ms))
-        return false;
-    const size_t size = common_size(speakers, members, count);
-    say(teller, stream, members, count, (struct px_span){speakers[members[0]].head.data, size},
-        out);
+    const struct speaker *speakers = turn->teller->speakers[turn->stream];
+    size_t longest = 0, ways = 0;
+    bool behind = false;
     for (size_t i = 0; i < count; i++) {
-        struct speaker *speaker = &speakers[members[i]];
-        drop_front(&speaker->head, size);
-        speaker->ready -= size;
-        speaker->since_ms = now_ms; /* the rest waits anew for those who are behind */
-        if (!all)
-            speaker->ready = 0;
+        const struct px_span text = ready_text(&speakers[members[i]]);
+        const size_t lines = count_lines((struct px_span){text.data + head, text.size - head});
+        longest = lines > longest ? lines : longest;
+        ways += first[i] == i && lines;
+        behind |= !lines && !turn->all && !turn->teller->ended[members[i]];
     }
-    return true;
+    const size_t lines = count_lines((struct px_span){speakers[members[0]].head.data, head});
+    return lines && (lines >= longest || lines > HEADER_MOST || (behind && ways < 2));
 }
 
-/* Groups speakers whose next line is the same, and tells each group. Whether anything was told. */
-static bool tell_round(struct px_teller *teller, enum px_stream stream, int64_t now_ms, bool all,
-                       struct px_buf out[2])
+/* Tells what they have in common. What follows it may be told too if this is `all`; else it waits
+ * anew for those who are behind. */
+static void tell_head(const struct turn *turn, const size_t *members, size_t count, size_t head)
 {
-    struct speaker *speakers = teller->speakers[stream];
-    size_t *tasks = px_alloc(teller->count * sizeof *tasks), count = 0;
-    for (size_t i = 0; i < teller->count; i++) {
-        if (speakers[i].ready)
-            tasks[count++] = i;
-    }
-    struct px_span *keys = px_alloc((count + 1) * sizeof *keys);
-    size_t *first = px_alloc((count + 1) * sizeof *first);
-    size_t *members = px_alloc((count + 1) * sizeof *members);
+    struct speaker *speakers = turn->teller->speakers[turn->stream];
+    say(turn->teller, turn->stream, members, count,
+        (struct px_span){speakers[members[0]].head.data, head}, turn->out);
     for (size_t i = 0; i < count; i++) {
-        keys[i] = ready_text(&speakers[tasks[i]]);
-        keys[i].size = first_line(keys[i]);
+        struct speaker *speaker = &speakers[members[i]];
+        drop_front(&speaker->head, head);
+        speaker->ready = turn->all ? speaker->ready - head : 0;
+        speaker->since_ms = turn->now_ms;
+    }
+}
+
+/* Tells what some have to say: together, or each group that goes on alike. */
+static void tell_group(const struct turn *turn, const size_t *members, size_t count)
+{
+    if (count == 0 || !group_is_due(turn, members, count))
+        return;
+    const size_t head = common_size(turn, members, count);
+    struct px_span *next = px_alloc(count * sizeof *next); /* lines */
+    size_t *first = px_alloc(count * sizeof *first), *part = px_alloc(count * sizeof *part);
+    for (size_t i = 0; i < count; i++) {
+        const struct px_span text = ready_text(&turn->teller->speakers[turn->stream][members[i]]);
+        next[i] = (struct px_span){text.data + head, text.size - head};
+        next[i].size = first_line(next[i]);
         first[i] = i;
     }
-    if (teller->fold)
-        px_fold(keys, count, first);
-    bool told = false;
-    for (size_t i = 0; i < count; i++) {
-        const size_t size = px_fold_members(first, count, i, members);
+    if (turn->teller->fold)
+        px_fold(next, count, first);
+    const bool once = is_told_once(turn, members, first, count, head);
+    if (once)
+        tell_head(turn, members, count, head);
+    for (size_t i = 0; i < count && (turn->all || !once); i++) {
+        const size_t size = px_fold_members(first, count, i, part);
         for (size_t j = 0; j < size; j++)
-            members[j] = tasks[members[j]];
-        if (size)
-            told |= tell_group(teller, stream, members, size, now_ms, all, out);
+            part[j] = members[part[j]];
+        if (!once || next[i].size)
+            tell_group(turn, part, size);
     }
-    free(members);
+    free(part);
     free(first);
-    free(keys);
+    free(next);
+}
+
+static void tell_heads(const struct turn *turn)
+{
+    const struct px_teller *teller = turn->teller;
+    size_t *tasks = px_alloc((teller->count + 1) * sizeof *tasks), count = 0;
+    for (size_t i = 0; i < teller->count; i++) {
+        struct speaker *speaker = &teller->speakers[turn->stream][i];
+        speaker->ready = ready_size(speaker, turn->all || teller->ended[i], turn->now_ms);
+        if (speaker->ready)
+            tasks[count++] = i;
+    }
+    tell_group(turn, tasks, count);
     free(tasks);
-    return told;
 }
 
 /* ---- tails ------------------------------------------------------------------------------- */
@@ -385,11 +433,7 @@ static bool has_tail(const struct px_teller *teller, enum px_stream stream)
 void px_teller_tell(struct px_teller *teller, int64_t now_ms, bool all, struct px_buf out[2])
 {
     for (enum px_stream stream = PX_STDOUT; stream <= PX_STDERR; stream++) {
-        struct speaker *speakers = teller->speakers[stream];
-        for (size_t i = 0; i < teller->count; i++)
-            speakers[i].ready = ready_size(&speakers[i], all || teller->ended[i], now_ms);
-        while (tell_round(teller, stream, now_ms, all, out))
-            continue;
+        tell_heads(&(struct turn){teller, stream, now_ms, all, out});
         if (has_tail(teller, stream))
             tell_tails(teller, stream, now_ms, all, out);
     }

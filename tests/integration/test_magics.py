@@ -228,9 +228,11 @@ def test_warnings_are_the_same_on_engines_that_count_apart(notebook):
 
 def test_what_differs_stands_apart(notebook):
     notebook.scatter("me")
-    code = "%%px --no-stream\nprint('same')\nprint('I am', me)\nprint('again')"
+    code = "%%px --no-stream\nprint('same')\nprint('I am', me)"
     assert notebook.said(code)[0] == (
-        "[stdout:0-1] \nsame\n[stdout:0] \nI am 0\nagain\n[stdout:1] \nI am 1\nagain\n")
+        "[stdout:0-1] \nsame\n[stdout:0] \nI am 0\n[stdout:1] \nI am 1\n")
+    assert notebook.said(code + "\nprint('again')")[0] == (  # as with a table's header
+        "[stdout:0] \nsame\nI am 0\nagain\n[stdout:1] \nsame\nI am 1\nagain\n")
 
 
 def test_targets(notebook):
