@@ -23,6 +23,7 @@
  *     run.c          a short question to a program
  *     logs.c         what logs tell
  *     argv.c         command lines of controllers and engines
+ *     config.c       options that a profile's ipcluster_config.py sets
  *     process.c      one process: start it, is it still the same one, signal it
  *     clusterfile.c  cluster-<id>.json, shared with ipcluster
  *
@@ -265,6 +266,26 @@ void px_set_destroy(struct px_set *set); /* NULL allowed */
 
 /* A set of one process that is not this one's child. */
 struct px_set *px_local_adopt(struct px_process process);
+
+/* ---- configuration ---------------------------------------------------------------- */
+
+/* What of a configuration is wanted. */
+struct px_config_wish {
+    const struct px_launcher_ops *launcher; /* whose settings count; NULL: the one that it names */
+    const char *python;                     /* to run it with; NULL: as engines would choose */
+    bool with_controller;                   /* the controller's settings, too */
+    bool hosts_known;                       /* its hosts are not wanted */
+};
+/*
+ * Appends what ipcluster_config.py and .json in a profile directory set: to `options` as options of
+ * `pxcluster start` or `engines`, to `rest` what is for the controller's command line. Settings of
+ * the launcher that have no effect here are named on stderr. Blocks for the time that Python takes,
+ * 20 s at most, where there is such a file with settings in it. PX_EINVAL: it fails, or a value is
+ * none of its kind; PX_EIO, PX_ENOENT, PX_ETIME: Python does not run.
+ */
+PX_MUST_USE int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
+                                 struct px_argv *options, struct px_argv *rest,
+                                 struct px_error *err);
 
 /* ---- stopping -------------------------------------------------------------------- */
 

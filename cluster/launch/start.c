@@ -226,15 +226,15 @@ static void words_fini(struct words *words)
     free(words->items);
 }
 
-/* Into the background if asked; then the work. `words` are further ones for the controller. */
-static int launch(const struct start_options *options, struct px_plan *plan, char **words,
-                  char **words_end)
+/* Into the background if asked; then the work. `rest`: further words for the controller. */
+static int launch(const struct start_options *options, struct px_plan *plan,
+                  const struct px_argv *rest)
 {
     struct px_error err;
     struct words controller = {0}, engine = {0}, launcher = {0};
     words_own(&controller, "ip", options->ip);
     words_own(&controller, "location", options->location);
-    words_finish(&controller, words, (size_t)(words_end - words));
+    words_finish(&controller, rest->items, rest->count);
     words_own(&engine, "python", options->python);
     words_finish(&engine, (char *const *)options->engine_args.items, options->engine_args.count);
     words_own(&launcher, "partition", options->partition);
@@ -279,6 +279,20 @@ static const struct px_launcher_ops *settle_launcher(const struct px_usage *usag
     return ops;
 }
 
+static const struct start_options start_defaults = {.common = PX_COMMON_DEFAULTS,
+                                                    .n = -1,
+                                                    .at_least = -1,
+                                                    .ready_fd = -1,
+                                                    .parent_fd = -1,
+                                                    .timeout = 60};
+
+static void options_fini(struct start_options *options)
+{
+    free(options->engine_args.items);
+    free(options->launch_args.items);
+    free(options->hosts.items);
+}
+
 /* Parses; what follows "--" is the controller's, and stays behind *own. */
 static void parse(const struct px_usage *usage, bool with_controller, int argc, char **argv,
                   struct start_options *options, int *own)
@@ -294,18 +308,42 @@ static void parse(const struct px_usage *usage, bool with_controller, int argc, 
     px_log_init("pxcluster", (enum px_level)options->common.log_level);
 }
 
+/* Puts what the profile's configuration sets below what was asked for. `words` and `rest` own the
+ * texts. */
+static void configure(const struct px_usage *usage, bool with_controller,
+                      struct start_options *options, struct px_argv *words, struct px_argv *rest)
+{
+    struct px_place place;
+    struct px_error err;
+    if (px_place_find(&options->common, false, &place, &err) < 0)
+        return; /* said in its turn, or made */
+    const struct px_launcher_ops *asked = launcher_option(usage, "engines", options->engines);
+    const struct px_config_wish wish = {
+        .launcher = with_controller ? asked : joined_launcher(usage, &place, asked),
+        .python = options->python,
+        .with_controller = with_controller,
+        .hosts_known = options->hosts.count || options->hostfile};
+    px_argv_add(words, usage->program);
+    if (px_launch_config(place.profile_dir, &wish, words, rest, &err) < 0)
+        misused(usage, "%s", err.text);
+    options_fini(options);
+    *options = start_defaults;
+    if (px_options_parse(usage, (int)words->count, words->items, options, false, &err) < 0)
+        misused(usage, "%s/ipcluster_config: %s", place.profile_dir, err.text);
+}
+
 static int command(const struct px_usage *usage, bool with_controller, int argc, char **argv)
 {
-    struct start_options options = {.common = PX_COMMON_DEFAULTS,
-                                    .n = -1,
-                                    .at_least = -1,
-                                    .ready_fd = -1,
-                                    .parent_fd = -1,
-                                    .timeout = 60};
+    struct start_options options = start_defaults;
+    struct px_argv words = {0}, rest = {0};
     struct px_place place;
     struct px_error err;
     int own;
     parse(usage, with_controller, argc, argv, &options, &own);
+    configure(usage, with_controller, &options, &words, &rest);
+    parse(usage, with_controller, argc, argv, &options, &own);
+    for (int i = own + 1; i < argc; i++)
+        px_argv_add(&rest, argv[i]);
     const struct px_launcher_ops *launcher =
         with_controller ? settle_launcher(usage, &options, NULL) : NULL;
     struct px_host *hosts = settle_hosts(usage, &options);
@@ -336,12 +374,11 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
                            .ready_fd = options.ready_fd,
                            .stop_on_eof = options.stop_on_eof && !options.daemonize,
                            .parent_fd = options.parent_fd};
-    const int status =
-        launch(&options, &plan, own < argc ? argv + own + 1 : argv + argc, argv + argc);
+    const int status = launch(&options, &plan, &rest);
     px_hosts_fini(hosts);
-    free(options.engine_args.items);
-    free(options.launch_args.items);
-    free(options.hosts.items);
+    options_fini(&options);
+    px_argv_fini(&words);
+    px_argv_fini(&rest);
     return status;
 }
 

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Included by cluster/CMakeLists.txt. Everything but main.c is a library, so that tests can link it.
 set(LAUNCH ${CMAKE_CURRENT_LIST_DIR})
+px_embed(PX_IPCLUSTER ${LAUNCH}/ipcluster.py)
 px_library(px_launch
   SOURCES ${LAUNCH}/process.c ${LAUNCH}/run.c ${LAUNCH}/logs.c ${LAUNCH}/hosts.c
-          ${LAUNCH}/argv.c ${LAUNCH}/local.c ${LAUNCH}/proxy.c ${LAUNCH}/ssh.c ${LAUNCH}/mpi.c ${LAUNCH}/slurm.c
+          ${LAUNCH}/argv.c ${LAUNCH}/config.c ${PX_IPCLUSTER} ${LAUNCH}/local.c ${LAUNCH}/proxy.c ${LAUNCH}/ssh.c ${LAUNCH}/mpi.c ${LAUNCH}/slurm.c
           ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
           ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/files.c
           ${LAUNCH}/supervisor.c ${LAUNCH}/report.c ${LAUNCH}/start.c
           ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/status.c ${LAUNCH}/clean.c
   LIBS px_wire px_loop PkgConfig::JANSSON
   PRIVATE phalanx)
+target_compile_definitions(px_launch PRIVATE PX_PYTHON_DEFAULT="${Python3_EXECUTABLE}")
 target_include_directories(px_launch PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 px_program(pxcluster SOURCES ${LAUNCH}/main.c LIBS px_launch)

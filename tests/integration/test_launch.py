@@ -212,6 +212,36 @@ def test_arguments_for_the_controller(cluster):
 
 
 @ours
+def test_the_configuration_of_the_profile(cluster, run, ipython_dir):
+    """It is a program, what it sets can be overridden, and what it cannot have is named."""
+    profile = ipython_dir / "profile_default"
+    profile.mkdir()
+    file = profile / "ipcluster_config.py"
+    file.write_text("import os\nc = get_config()\nc.Cluster.n = len([os.curdir, os.pardir])\n"
+                    "c.Cluster.engine_launcher_class = 'pigeon'\n"
+                    "c.Cluster.controller_args.append('--ping=700')\n"
+                    "c.EngineLauncher.engine_args = [\n    '--log-level=10']\n"
+                    "c.LocalEngineSetLauncher.feathers = 3\nc.PBSLauncher.queue = 'x'\n")
+    refused = run("pxcluster", "start", check=False)
+    assert refused.returncode == 2 and "no launcher 'pigeon'" in refused.stderr
+    done = run("pxcluster", "start", "--engines=local", "--daemonize")
+    first, second = done.stderr.splitlines()
+    assert first.endswith("c.LocalEngineSetLauncher.feathers is not known here and has no effect")
+    assert " 2 engines ready " in second
+    where = Cluster(ipython_dir, "default", "")
+    words = [open(f"/proc/{pid}/cmdline").read().split("\0")
+             for pid in (where.controller_pid, *where.engine_pids)]
+    assert "--ping=700" in words[0] and all("--log-level=10" in engine for engine in words[1:])
+    run("pxcluster", "stop")
+    cluster(1, "--engines=local")
+    assert len(where.engine_pids) == 1
+    file.write_text("c.Cluster.n = 1\nraise OSError('no such luck')\n")
+    refused = run("pxcluster", "start", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr == f"pxcluster start: {file}: OSError: no such luck\n"
+
+
+@ours
 def test_more_engines(cluster, run):
     import ipyparallel as ipp
     where = cluster(1)

@@ -171,8 +171,8 @@ class Cluster:
     As a context manager it starts, gives a Client, and stops. Methods that take time are coroutines;
     each has a form that waits, with _sync appended to its name. They raise RuntimeError with the
     sentence that pxcluster said. config, parent, log, log_level, load_profile, delay and
-    send_engines_connection_env are taken because ipyparallel's Cluster takes them; profiles'
-    ipcluster_config.py is not read.
+    send_engines_connection_env are taken because ipyparallel's Cluster takes them. What the profile's
+    ipcluster_config.py sets holds where no argument says otherwise.
     """
 
     def __init__(

@@ -157,7 +157,7 @@ class DefaultCluster:
         self._news = True
         self._run_with_parent(
             "the cluster did not start", program, "start", "-n", str(count), "--daemonize",
-            "--cluster-id", cluster_id,
+            "--engines", "local", "--cluster-id", cluster_id,
         )
         self._own = cluster_id, count
         atexit.register(self._stop_own, program, cluster_id, os.getpid())

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * config: a profile's ipcluster_config.py and .json, as options of ours.
+ *
+ * Python runs the former, for such files compute what they say. What ipyparallel's classes have is
+ * found in a table that says which of our options does it; a trait of the launcher in use that has
+ * none is named in a warning, for the cluster may not be what its user wants without it.
+ */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_FILE (1u << 20)
+#define RUN_MS 20000
+#define NO_TRAITLETS 3 /* exit status */
+
+extern const char px_embedded_ipcluster[];
+
+/* What becomes of a value. */
+enum form {
+    SCALAR,  /* --option=VALUE */
+    EACH,    /* a list: --option=ITEM for each */
+    COMMAND, /* a list of words, or their text: --option='WORD' 'WORD' */
+    WORDS,   /* a text of words: --option=WORD for each */
+    HOSTS,   /* {host: N, host: {"n": N}, host: [N, ...]}: --option=HOST:N for each */
+    REST,    /* a list: what follows "--" */
+    NOTHING, /* not needed here */
+};
+
+#define CLUSTER                                                                                    \
+    "Cluster IPClusterStart IPClusterEngines IPCluster BaseParallelApplication Application"
+#define CONTROLLER "ControllerLauncher ControllerMixin LocalControllerLauncher"
+#define ANY_ENGINE "EngineLauncher EngineMixin LocalEngineLauncher LocalEngineSetLauncher"
+#define BASE "BaseLauncher LocalProcessLauncher"
+#define MPI "MPILauncher MPIExecLauncher MPIEngineSetLauncher MPIExecEngineSetLauncher"
+#define SSH "SSHLauncher SSHEngineLauncher SSHEngineSetLauncher"
+#define BATCH "BatchSystemLauncher BatchEngineSetLauncher"
+#define SLURM BATCH " SlurmLauncher SlurmEngineSetLauncher"
+
+/* Classes stand with those behind that inherit from them, whose values count more. */
+static const struct row {
+    const struct px_launcher_ops *launcher; /* NULL: any */
+    bool controller;                        /* only where one is started */
+    const char *classes, *trait;
+    enum form form;
+    const char *option;
+} rows[] = {
+    {NULL, false, CLUSTER, "n", SCALAR, "n"},
+    {NULL, false, CLUSTER, "engine_timeout", SCALAR, "timeout"},
+    {NULL, false, CLUSTER, "daemonize", SCALAR, "daemonize"},
+    {NULL, false, CLUSTER, "log_level", SCALAR, "log-level"},
+    {NULL, true, CLUSTER, "engine_launcher_class", SCALAR, "engines"},
+    {NULL, true, CLUSTER, "controller_launcher_class", SCALAR, "controller"},
+    {NULL, true, CLUSTER, "controller_ip", SCALAR, "ip"},
+    {NULL, true, CLUSTER, "controller_location", SCALAR, "location"},
+    {NULL, true, CLUSTER, "clean_logs", SCALAR, "clean-logs"},
+    {NULL, true, CLUSTER, "controller_args", REST, NULL},
+    {NULL, true, CONTROLLER, "controller_args", REST, NULL},
+    {NULL, true, CONTROLLER, "controller_cmd", COMMAND, "controller-cmd"},
+    {NULL, false, ANY_ENGINE, "engine_args", EACH, "engine-arg"},
+    {NULL, false, ANY_ENGINE, "engine_cmd", COMMAND, "engine-cmd"},
+    {&px_mpi_launcher, false, MPI, "mpi_cmd", COMMAND, "launch-cmd"},
+    {&px_mpi_launcher, false, MPI, "mpi_args", EACH, "launch-arg"},
+    {&px_mpi_launcher, false, MPI, "engine_args", EACH, "engine-arg"},
+    {&px_mpi_launcher, false, MPI, "engine_cmd", COMMAND, "engine-cmd"},
+    {&px_ssh_launcher, false, SSH, "ssh_cmd", COMMAND, "launch-cmd"},
+    {&px_ssh_launcher, false, SSH, "ssh_args", EACH, "launch-arg"},
+    {&px_ssh_launcher, false, SSH, "engines", HOSTS, "host"},
+    {&px_ssh_launcher, false, SSH, "remote_python", SCALAR, "python"},
+    {&px_ssh_launcher, false, SSH, "engine_args", EACH, "engine-arg"},
+    {&px_ssh_launcher, false, SSH, "engine_cmd", COMMAND, "engine-cmd"},
+    {&px_slurm_launcher, false, SLURM, "queue", SCALAR, "partition"},
+    {&px_slurm_launcher, false, SLURM, "account", SCALAR, "account"},
+    {&px_slurm_launcher, false, SLURM, "timelimit", SCALAR, "time"},
+    {&px_slurm_launcher, false, SLURM, "qos", SCALAR, "launch-arg=--qos"},
+    {&px_slurm_launcher, false, SLURM, "options", WORDS, "launch-arg"},
+    {&px_slurm_launcher, false, SLURM, "submit_command", COMMAND, "launch-cmd"},
+    {&px_slurm_launcher, false, SLURM, "engine_args", EACH, "engine-arg"},
+    {&px_slurm_launcher, false, SLURM, "engine_cmd", COMMAND, "engine-cmd"},
+    /* Which cluster was settled before, or the reference's own affairs. */
+    {NULL, false, CLUSTER,
+     "profile profile_dir cluster_id delay load_profile shutdown_atexit "
+     "engine_launcher_class controller_launcher_class controller_ip "
+     "controller_location controller_args clean_logs log_to_file",
+     NOTHING, NULL},
+    {NULL, false, BASE " " ANY_ENGINE " " CONTROLLER,
+     "stop_timeout output_limit stop_seconds_until_kill poll_seconds delay controller_args "
+     "controller_cmd",
+     NOTHING, NULL},
+};
+
+/* ---- values as options ------------------------------------------------------------- */
+
+struct sink {
+    const char *trait; /* for complaints */
+    struct px_argv *options, *rest;
+};
+
+static bool has_word(const char *words, const char *word)
+{
+    const size_t size = strlen(word);
+    for (const char *at = words; (at = strstr(at, word)); at += size)
+        if ((at == words || at[-1] == ' ') && (at[size] == ' ' || !at[size]))
+            return true;
+    return false;
+}
+
+/* A scalar as options have it; NULL where it is none. Caller frees. */
+static char *text_of(const json_t *value)
+{
+    if (json_is_string(value))
+        return px_strdup(json_string_value(value));
+    if (json_is_boolean(value))
+        return px_strdup(json_is_true(value) ? "true" : "false");
+    if (json_is_number(value))
+        return px_format("%.17g", json_number_value(value));
+    return NULL;
+}
+
+static int refuse(const struct sink *sink, const char *wanted, struct px_error *err)
+{
+    return px_fail(err, PX_EINVAL, "c.%s is not %s", sink->trait, wanted);
+}
+
+static int add_scalar(const struct sink *sink, const char *option, const json_t *value,
+                      struct px_error *err)
+{
+    char *text = text_of(value);
+    if (!text)
+        return refuse(sink, "a text or a number", err);
+    if (text[0])
+        px_argv_add_new(sink->options, px_format("--%s=%s", option, text));
+    free(text);
+    return 0;
+}
+
+/* Each item of a list as an option; without one, as a word for the controller. */
+static int add_each(const struct sink *sink, const char *option, const json_t *value,
+                    struct px_error *err)
+{
+    size_t i;
+    json_t *item;
+    if (!json_is_array(value))
+        return refuse(sink, "a list", err);
+    json_array_foreach(value, i, item) {
+        char *text = text_of(item);
+        if (!text)
+            return refuse(sink, "a list of texts", err);
+        if (option)
+            px_argv_add_new(sink->options, px_format("--%s=%s", option, text));
+        else
+            px_argv_add(sink->rest, text);
+        free(text);
+    }
+    return 0;
+}
+
+/* Words quoted as px_argv_split() takes them. */
+static int add_command(const struct sink *sink, const char *option, const json_t *value,
+                       struct px_error *err)
+{
+    struct px_buf text = {0};
+    size_t i;
+    json_t *item;
+    if (json_is_string(value))
+        return add_scalar(sink, option, value, err);
+    json_array_foreach(value, i, item) {
+        const char *word = json_string_value(item);
+        px_buf_text(&text, text.size ? " '" : "'");
+        for (; word && *word; word++)
+            px_buf_printf(&text, *word == '\'' ? "'\\''" : "%c", *word);
+        px_buf_text(&text, "'");
+        if (!json_is_string(item)) {
+            px_buf_fini(&text);
+            return refuse(sink, "a list of texts", err);
+        }
+    }
+    if (text.size)
+        px_argv_add_new(sink->options, px_format("--%s=%s", option, text.data));
+    px_buf_fini(&text);
+    return json_is_array(value) ? 0 : refuse(sink, "a list", err);
+}
+
+static int add_words(const struct sink *sink, const char *option, const json_t *value,
+                     struct px_error *err)
+{
+    struct px_argv words = {0};
+    const char *text = json_string_value(value);
+    int result = text ? 0 : refuse(sink, "a text", err);
+    if (result == 0 && text[strspn(text, " \t\n")])
+        result = px_argv_split(&words, text, err);
+    for (size_t i = 0; i < words.count && result == 0; i++)
+        px_argv_add_new(sink->options, px_format("--%s=%s", option, words.items[i]));
+    px_argv_fini(&words);
+    return result;
+}
+
+static int add_hosts(const struct sink *sink, const char *option, json_t *value,
+                     struct px_error *err)
+{
+    const char *host;
+    json_t *said;
+    if (!json_is_object(value))
+        return refuse(sink, "a dict of hosts", err);
+    json_object_foreach(value, host, said) {
+        const json_t *count = json_is_object(said)  ? json_object_get(said, "n")
+                              : json_is_array(said) ? json_array_get(said, 0)
+                                                    : said;
+        if (!json_is_integer(count))
+            return refuse(sink, "a dict of hosts and their numbers of engines", err);
+        if (json_object_size(said) > 1 || json_array_size(said) > 1)
+            fprintf(stderr,
+                    "pxcluster: ipcluster_config: c.%s: of host %.100s only the number of "
+                    "engines is taken\n",
+                    sink->trait, host);
+        px_argv_add_new(sink->options, px_format("--%s=%s:%lld", option, host,
+                                                 (long long)json_integer_value(count)));
+    }
+    return 0;
+}
+
+static int add(const struct sink *sink, const struct row *row, json_t *value, struct px_error *err)
+{
+    switch (row->form) {
+    case SCALAR:
+        return add_scalar(sink, row->option, value, err);
+    case EACH:
+    case REST:
+        return add_each(sink, row->option, value, err);
+    case COMMAND:
+        return add_command(sink, row->option, value, err);
+    case WORDS:
+        return add_words(sink, row->option, value, err);
+    case HOSTS:
+        return add_hosts(sink, row->option, value, err);
+    case NOTHING:
+        break;
+    }
+    return 0;
+}
+
+/* ---- what applies ------------------------------------------------------------------ */
+
+/* The value that counts, and its full name: that of the last class that has one. */
+static json_t *find(const json_t *config, const struct row *row, char *name, size_t size)
+{
+    char classes[400], *rest = NULL;
+    json_t *found = NULL;
+    snprintf(classes, sizeof classes, "%s", row->classes);
+    for (char *class = strtok_r(classes, " ", &rest); class; class = strtok_r(NULL, " ", &rest)) {
+        json_t *value = json_object_get(json_object_get(config, class), row->trait);
+        if (!value || json_is_null(value))
+            continue;
+        found = value;
+        snprintf(name, size, "%s.%s", class, row->trait);
+    }
+    return found;
+}
+
+static bool applies(const struct row *row, const struct px_launcher_ops *launcher,
+                    bool with_controller)
+{
+    return (!row->launcher || row->launcher == launcher) && (with_controller || !row->controller);
+}
+
+/* Says what has no place here, of classes that have one. */
+static void name_the_rest(const json_t *config, const struct px_launcher_ops *launcher)
+{
+    const char *class, *trait;
+    json_t *traits, *value;
+    json_object_foreach((json_t *)config, class, traits) {
+        json_object_foreach(traits, trait, value) {
+            bool meant = false, known = false;
+            for (size_t i = 0; i < PX_COUNT(rows); i++) {
+                if (!applies(&rows[i], launcher, true) || !has_word(rows[i].classes, class))
+                    continue;
+                meant = true;
+                known |= has_word(rows[i].trait, trait);
+            }
+            if (meant && !known)
+                fprintf(stderr,
+                        "pxcluster: ipcluster_config: c.%.60s.%.60s is not known here and "
+                        "has no effect\n",
+                        class, trait);
+        }
+    }
+}
+
+/* ---- reading ------------------------------------------------------------------------- */
+
+/* Whether a file does more than a new profile's: comments, and c = get_config(). */
+static bool has_code(const char *path)
+{
+    struct px_buf text = {0};
+    struct px_error err;
+    char *rest = NULL;
+    bool code = false;
+    if (px_file_read(path, MOST_FILE, &text, &err) < 0)
+        return err.code != PX_ENOENT; /* Python says what is wrong */
+    for (char *line = text.size ? strtok_r(text.data, "\r\n", &rest) : NULL; line && !code;
+         line = strtok_r(NULL, "\r\n", &rest)) {
+        line += strspn(line, " \t");
+        code = line[0] && line[0] != '#' && strncmp(line, "c = get_config()", 16) != 0;
+    }
+    px_buf_fini(&text);
+    return code;
+}
+
+/* Interpreters in the order in which engines would choose one; the caller frees the items. */
+static size_t list_pythons(const char *named, char *out[3])
+{
+    size_t count = 0;
+    static const char *const places[] = {"VIRTUAL_ENV", "CONDA_PREFIX"};
+    if (named) {
+        out[count++] = px_strdup(named);
+        return count;
+    }
+    for (size_t i = 0; i < PX_COUNT(places); i++)
+        if (getenv(places[i]))
+            out[count++] = px_format("%s/bin/python", getenv(places[i]));
+    out[count++] = px_strdup(PX_PYTHON_DEFAULT);
+    return count;
+}
+
+static int run_python(const char *path, const char *python, struct px_buf *out,
+                      struct px_error *err)
+{
+    char *pythons[3];
+    struct px_buf complaints = {0};
+    int status = -1;
+    const size_t count = list_pythons(python, pythons);
+    for (size_t i = 0; i < count && (status < 0 || status == NO_TRAITLETS); i++) {
+        char *const argv[] = {pythons[i], "-c", (char *)px_embedded_ipcluster, (char *)path, NULL};
+        out->size = complaints.size = 0;
+        status = px_process_run(argv, RUN_MS, out, &complaints, err);
+    }
+    char line[300] = "";
+    px_last_line(complaints.data ? complaints.data : "", line, sizeof line);
+    if (status == NO_TRAITLETS)
+        px_fail(err, PX_EIO, "%s: %s has no traitlets to read it with: see --python", path,
+                pythons[count - 1]);
+    else if (status > 0)
+        px_fail(err, PX_EINVAL, "%s: %s", path, line);
+    else if (status < 0)
+        err->code = PX_EIO; /* it is Python that there may be none of, not the file */
+    for (size_t i = 0; i < count; i++)
+        free(pythons[i]);
+    px_buf_fini(&complaints);
+    return status == 0 ? 0 : -1;
+}
+
+/* An object, or NULL with an error; PX_ENOENT where there is nothing to read. */
+static json_t *parse(const char *path, const struct px_buf *text, struct px_error *err)
+{
+    json_error_t why;
+    json_t *config = json_loadb(text->data ? text->data : "", text->size, 0, &why);
+    if (!json_is_object(config)) {
+        px_fail(err, PX_EINVAL, "%s: %s", path, config ? "not an object" : why.text);
+        json_decref(config);
+        return NULL;
+    }
+    return config;
+}
+
+/* Both files' settings in one object; where both say something, the latter counts. */
+static json_t *read_config(const char *profile_dir, const char *python, struct px_error *err)
+{
+    json_t *config = json_object();
+    for (int i = 0; i < 2 && config; i++) {
+        const bool py = i == 0;
+        char *path = px_format("%s/ipcluster_config.%s", profile_dir, py ? "py" : "json");
+        struct px_buf text = {0};
+        const int read = !py              ? px_file_read(path, MOST_FILE, &text, err)
+                         : has_code(path) ? run_python(path, python, &text, err)
+                                          : px_fail(err, PX_ENOENT, "no settings");
+        json_t *part = read == 0 ? parse(path, &text, err) : NULL;
+        if (part)
+            json_object_update_recursive(config, part);
+        else if (err->code != PX_ENOENT)
+            json_decref(config), config = NULL;
+        json_decref(part);
+        px_buf_fini(&text);
+        free(path);
+    }
+    return config;
+}
+
+/* The launcher that it names; one that we have not is refused with the option of that name. */
+static const struct px_launcher_ops *choice_of(const json_t *config)
+{
+    static const struct row row = {.classes = CLUSTER, .trait = "engine_launcher_class"};
+    char name[200];
+    const char *word = json_string_value(find(config, &row, name, sizeof name));
+    const struct px_launcher_ops *launcher = word ? px_launcher_find(word) : NULL;
+    return launcher ? launcher : &px_local_launcher;
+}
+
+int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
+                     struct px_argv *options, struct px_argv *rest, struct px_error *err)
+{
+    json_t *config = read_config(profile_dir, wish->python, err);
+    if (!config)
+        return -1;
+    char name[200];
+    int result = 0;
+    const struct px_launcher_ops *launcher = wish->launcher ? wish->launcher : choice_of(config);
+    for (size_t i = 0; i < PX_COUNT(rows) && result == 0; i++) {
+        json_t *value = applies(&rows[i], launcher, wish->with_controller)
+                            ? find(config, &rows[i], name, sizeof name)
+                            : NULL;
+        const struct sink sink = {.trait = name, .options = options, .rest = rest};
+        if (value && !(rows[i].form == HOSTS && wish->hosts_known))
+            result = add(&sink, &rows[i], value, err);
+    }
+    if (result == 0)
+        name_the_rest(config, launcher);
+    json_decref(config);
+    return result;
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What a profile's configuration sets, as options; by the file that needs no Python to read. */
+#include "../test.h"
+#include "launch/launch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct places {
+    char dir[40], file[80];
+};
+
+static int set_up(void **state)
+{
+    struct places *places = px_alloc(sizeof *places);
+    strcpy(places->dir, "/tmp/px-config-XXXXXX");
+    assert_non_null(mkdtemp(places->dir));
+    snprintf(places->file, sizeof places->file, "%s/ipcluster_config.json", places->dir);
+    *state = places;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct places *places = *state;
+    unlink(places->file);
+    rmdir(places->dir);
+    free(places);
+    return 0;
+}
+
+/* "options -- rest", or the error's text. */
+static void read_into(const struct places *places, const char *text,
+                      const struct px_config_wish *wish, char *out, size_t size)
+{
+    struct px_argv options = {0}, rest = {0};
+    struct px_error err;
+    struct px_buf said = {0};
+    assert_int_equal(px_file_write(places->file, 0600, px_span_of(text), &err), 0);
+    if (px_launch_config(places->dir, wish, &options, &rest, &err) < 0) {
+        snprintf(out, size, "%s", err.text);
+    } else {
+        for (size_t i = 0; i < options.count; i++)
+            px_buf_printf(&said, "%s%s", i ? " " : "", options.items[i]);
+        for (size_t i = 0; i < rest.count; i++)
+            px_buf_printf(&said, "%s%s", i ? " " : " -- ", rest.items[i]);
+        snprintf(out, size, "%s", said.size ? said.data : "");
+    }
+    px_buf_fini(&said);
+    px_argv_fini(&options);
+    px_argv_fini(&rest);
+}
+
+static void values(void **state)
+{
+    static const struct {
+        const struct px_launcher_ops *launcher;
+        const char *text, *wanted;
+    } rows[] = {
+        {NULL, "{}", ""},
+        {NULL, "{\"Cluster\": {\"n\": 4, \"engine_timeout\": 90.0}}", "--n=4 --timeout=90"},
+        {NULL, "{\"IPClusterEngines\": {\"n\": 2}, \"Cluster\": {\"n\": 4}}", "--n=2"},
+        {NULL, "{\"IPClusterStart\": {\"daemonize\": true}}", "--daemonize=true"},
+        {NULL, "{\"Cluster\": {\"n\": null, \"controller_ip\": \"\"}}", ""},
+        {NULL, "{\"Cluster\": {\"controller_args\": [\"--nodb\", \"a b\"]}}", " -- --nodb a b"},
+        {NULL, "{\"EngineLauncher\": {\"engine_args\": [\"-x\", 1]}}",
+         "--engine-arg=-x --engine-arg=1"},
+        {NULL, "{\"EngineLauncher\": {\"engine_cmd\": [\"/a b/c\", \"it's\"]}}",
+         "--engine-cmd='/a b/c' 'it'\\''s'"},
+        {NULL,
+         "{\"Cluster\": {\"engine_launcher_class\": \"Slurm\"}, \"SlurmLauncher\": {\"queue\": "
+         "\"main\", \"qos\": \"q\", \"options\": \"--a 'b c'\"}, \"MPILauncher\": {\"mpi_args\": "
+         "[\"x\"]}}",
+         "--engines=Slurm --partition=main --launch-arg=--qos=q --launch-arg=--a "
+         "--launch-arg=b c"},
+        {NULL, "{\"SlurmLauncher\": {\"queue\": \"main\"}}", ""},
+        {&px_slurm_launcher, "{\"BatchSystemLauncher\": {\"queue\": \"a\"}}", "--partition=a"},
+        {&px_slurm_launcher,
+         "{\"BatchSystemLauncher\": {\"queue\": \"a\"}, \"SlurmEngineSetLauncher\": {\"queue\": "
+         "\"b\"}, \"SlurmLauncher\": {\"queue\": \"c\"}}",
+         "--partition=b"},
+        {&px_ssh_launcher,
+         "{\"SSHEngineSetLauncher\": {\"engines\": {\"a\": 2, \"u@b\": {\"n\": 1}, \"c\": [3]}}}",
+         "--host=a:2 --host=u@b:1 --host=c:3"},
+        {NULL, "{\"Cluster\": {\"n\": [4]}}", "c.Cluster.n is not a text or a number"},
+        {NULL, "{\"Cluster\": {\"controller_args\": \"--nodb\"}}",
+         "c.Cluster.controller_args is not a list"},
+        {NULL, "{\"EngineLauncher\": {\"engine_args\": [[]]}}",
+         "c.EngineLauncher.engine_args is not a list of texts"},
+        {&px_ssh_launcher, "{\"SSHEngineSetLauncher\": {\"engines\": {\"a\": \"2\"}}}",
+         "c.SSHEngineSetLauncher.engines is not a dict of hosts and their numbers of engines"},
+        {&px_slurm_launcher, "{\"SlurmLauncher\": {\"options\": \"$(date)\"}}",
+         "'$(date)' is not a command"},
+    };
+    char out[600];
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        const struct px_config_wish wish = {.launcher = rows[i].launcher, .with_controller = true};
+        read_into(*state, rows[i].text, &wish, out, sizeof out);
+        assert_string_equal(out, rows[i].wanted);
+    }
+}
+
+static void wishes(void **state)
+{
+    static const char text[] =
+        "{\"Cluster\": {\"n\": 4, \"controller_ip\": \"*\", \"engine_launcher_class\": \"SSH\", "
+        "\"controller_args\": [\"--nodb\"]}, \"SSHLauncher\": {\"engines\": {\"a\": 2}}}";
+    char out[600];
+    read_into(*state, text, &(struct px_config_wish){0}, out, sizeof out);
+    assert_string_equal(out, "--n=4 --host=a:2");
+    read_into(*state, text, &(struct px_config_wish){.with_controller = true, .hosts_known = true},
+              out, sizeof out);
+    assert_string_equal(out, "--n=4 --engines=SSH --ip=* -- --nodb");
+}
+
+static void broken(void **state)
+{
+    static const char *const texts[] = {"", "[]", "{", "4"};
+    char out[600], begin[100];
+    const struct places *places = *state;
+    snprintf(begin, sizeof begin, "%s: ", places->file);
+    for (size_t i = 0; i < PX_COUNT(texts); i++) {
+        read_into(places, texts[i], &(struct px_config_wish){0}, out, sizeof out);
+        assert_memory_equal(out, begin, strlen(begin));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(values, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(wishes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(broken, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
