@@ -308,42 +308,51 @@ static void parse(const struct px_usage *usage, bool with_controller, int argc, 
     px_log_init("pxcluster", (enum px_level)options->common.log_level);
 }
 
-/* Puts what the profile's configuration sets below what was asked for. `words` and `rest` own the
- * texts. */
-static void configure(const struct px_usage *usage, bool with_controller,
-                      struct start_options *options, struct px_argv *words, struct px_argv *rest)
+/* The options that the profile's configuration sets. `words` and `rest` own the texts. */
+static void read_config(const struct px_usage *usage, bool with_controller,
+                        const struct start_options *asked, struct px_argv *words,
+                        struct px_argv *rest)
 {
     struct px_place place;
     struct px_error err;
-    if (px_place_find(&options->common, false, &place, &err) < 0)
-        return; /* said in its turn, or made */
-    const struct px_launcher_ops *asked = launcher_option(usage, "engines", options->engines);
-    const struct px_config_wish wish = {
-        .launcher = with_controller ? asked : joined_launcher(usage, &place, asked),
-        .python = options->python,
-        .with_controller = with_controller,
-        .hosts_known = options->hosts.count || options->hostfile};
     px_argv_add(words, usage->program);
+    if (px_place_find(&asked->common, false, &place, &err) < 0)
+        return; /* said in its turn, or made */
+    const struct px_launcher_ops *named = launcher_option(usage, "engines", asked->engines);
+    const struct px_config_wish wish = {
+        .launcher = with_controller ? named : joined_launcher(usage, &place, named),
+        .python = asked->python,
+        .with_controller = with_controller,
+        .hosts_known = asked->hosts.count || asked->hostfile};
     if (px_launch_config(place.profile_dir, &wish, words, rest, &err) < 0)
         misused(usage, "%s", err.text);
-    options_fini(options);
+}
+
+/* What the command line says, and where it says nothing, the configuration: that stands first. */
+static void settle(const struct px_usage *usage, bool with_controller, int argc, char **argv,
+                   struct start_options *options, struct px_argv *words, struct px_argv *rest)
+{
+    struct start_options asked = start_defaults;
+    struct px_error err;
+    int own;
+    parse(usage, with_controller, argc, argv, &asked, &own);
+    read_config(usage, with_controller, &asked, words, rest);
+    options_fini(&asked);
     *options = start_defaults;
     if (px_options_parse(usage, (int)words->count, words->items, options, false, &err) < 0)
-        misused(usage, "%s/ipcluster_config: %s", place.profile_dir, err.text);
+        misused(usage, "ipcluster_config: %s", err.text);
+    parse(usage, with_controller, argc, argv, options, &own);
+    for (int i = own + 1; i < argc; i++)
+        px_argv_add(rest, argv[i]);
 }
 
 static int command(const struct px_usage *usage, bool with_controller, int argc, char **argv)
 {
-    struct start_options options = start_defaults;
+    struct start_options options;
     struct px_argv words = {0}, rest = {0};
     struct px_place place;
     struct px_error err;
-    int own;
-    parse(usage, with_controller, argc, argv, &options, &own);
-    configure(usage, with_controller, &options, &words, &rest);
-    parse(usage, with_controller, argc, argv, &options, &own);
-    for (int i = own + 1; i < argc; i++)
-        px_argv_add(&rest, argv[i]);
+    settle(usage, with_controller, argc, argv, &options, &words, &rest);
     const struct px_launcher_ops *launcher =
         with_controller ? settle_launcher(usage, &options, NULL) : NULL;
     struct px_host *hosts = settle_hosts(usage, &options);
