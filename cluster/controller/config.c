@@ -15,7 +15,7 @@
 
 /* ---- traits ---------------------------------------------------------------- */
 
-enum kind { TEXT, NUMBER, REAL, TRUTH };
+enum kind { TEXT, WORD, NUMBER, REAL, TRUTH, LEVEL }; /* TEXT may be None */
 
 struct trait {
     const char *name;
@@ -28,12 +28,12 @@ static const struct trait traits[] = {
     {"HeartMonitor.max_heartmonitor_misses", NUMBER, AT(max_misses)},
     {"IPController.registration_timeout", NUMBER, AT(registration_timeout_s)},
     {"Hub.registration_timeout", NUMBER, AT(registration_timeout_s)},
-    {"TaskScheduler.scheme_name", TEXT, AT(scheme)},
+    {"TaskScheduler.scheme_name", WORD, AT(scheme)},
     {"TaskScheduler.hwm", NUMBER, AT(hwm)},
     {"IPController.ip", TEXT, AT(ip)},
     {"IPController.engine_ip", TEXT, AT(engine_ip)},
     {"IPController.client_ip", TEXT, AT(client_ip)},
-    {"IPController.transport", TEXT, AT(transport)},
+    {"IPController.transport", WORD, AT(transport)},
     {"IPController.location", TEXT, AT(location)},
     {"IPController.regport", NUMBER, AT(port)},
     {"IPController.ports", TEXT, AT(ports)},
@@ -52,7 +52,7 @@ static const struct trait traits[] = {
     {"IPController.engine_json_file", TEXT, AT(engine_file)},
     {"IPController.client_json_file", TEXT, AT(client_file)},
     {"IPController.cluster_id", TEXT, AT(cluster_id)},
-    {"IPController.log_level", NUMBER, AT(log_level)},
+    {"IPController.log_level", LEVEL, AT(log_level)},
     {"IPController.work_dir", TEXT, AT(work_dir)},
     {"BaseParallelApplication.cluster_id", TEXT, AT(cluster_id)},
     {"BaseParallelApplication.work_dir", TEXT, AT(work_dir)},
@@ -60,13 +60,13 @@ static const struct trait traits[] = {
     {"BaseIPythonApplication.ipython_dir", TEXT, AT(ipython_dir)},
     {"ProfileDir.location", TEXT, AT(profile_dir)},
     {"BaseIPythonApplication.extra_config_file", TEXT, AT(config_file)},
-    {"Application.log_level", NUMBER, AT(log_level)},
+    {"Application.log_level", LEVEL, AT(log_level)},
     {"IPController.log_to_file", TRUTH, AT(log_to_file)},
     {"BaseParallelApplication.log_to_file", TRUTH, AT(log_to_file)},
     {"DictDB.record_limit", NUMBER, AT(record_limit)},
     {"DictDB.size_limit", REAL, AT(size_limit)},
     {"DictDB.cull_fraction", REAL, AT(cull_fraction)},
-    {"SQLiteDB.filename", TEXT, AT(sqlite_file)},
+    {"SQLiteDB.filename", WORD, AT(sqlite_file)},
     {"SQLiteDB.location", TEXT, AT(sqlite_dir)},
     {"SQLiteDB.commit_ms", NUMBER, AT(commit_ms)},
     {"SQLiteDB.record_limit", NUMBER, AT(disk_records)},
@@ -74,7 +74,7 @@ static const struct trait traits[] = {
     {"SQLiteDB.synchronous", TRUTH, AT(synced)},
     {"Session.key", TEXT, AT(session_key)},
     {"Session.keyfile", TEXT, AT(key_file)},
-    {"Session.signature_scheme", TEXT, AT(signature_scheme)},
+    {"Session.signature_scheme", WORD, AT(signature_scheme)},
     {"Session.packer", TEXT, AT(packer)},
     {"Session.unpacker", TEXT, AT(packer)},
     {"Session.session", TEXT, AT(ident)},
@@ -98,15 +98,40 @@ void px_settings_fini(struct px_settings *settings)
     settings->owned_count = 0;
 }
 
+static bool is_none(const char *text)
+{
+    return strcmp(text, "None") == 0 || strcmp(text, "null") == 0;
+}
+
 static int set_text(struct px_settings *settings, const struct trait *trait, char *text,
                     struct px_error *err)
 {
     (void)err;
     const char **field = (const char **)((char *)settings + trait->offset);
-    *field = strcmp(text, "None") == 0 || strcmp(text, "null") == 0 ? NULL : own(settings, text);
+    *field = is_none(text) ? NULL : own(settings, text);
     if (*field == NULL)
         free(text);
     return 0;
+}
+
+static int set_word(struct px_settings *settings, const struct trait *trait, char *text,
+                    struct px_error *err)
+{
+    if (!is_none(text))
+        return set_text(settings, trait, text, err);
+    free(text);
+    return px_fail(err, PX_EINVAL, "%s: it cannot be None", trait->name);
+}
+
+static int set_level(struct px_settings *settings, const struct trait *trait, char *text,
+                     struct px_error *err)
+{
+    const int level = px_log_parse_level(text);
+    if (level >= 0)
+        *(int *)((char *)settings + trait->offset) = level;
+    int rc = level >= 0 ? 0 : px_fail(err, PX_EINVAL, "%s: no level: %.60s", trait->name, text);
+    free(text);
+    return rc;
 }
 
 static int set_number(struct px_settings *settings, const struct trait *trait, char *text,
@@ -156,10 +181,8 @@ static int set_truth(struct px_settings *settings, const struct trait *trait, ch
 
 static int (*const setters[])(struct px_settings *, const struct trait *, char *,
                               struct px_error *) = {
-    [TEXT] = set_text,
-    [NUMBER] = set_number,
-    [REAL] = set_real,
-    [TRUTH] = set_truth,
+    [TEXT] = set_text, [WORD] = set_word,   [NUMBER] = set_number,
+    [REAL] = set_real, [TRUTH] = set_truth, [LEVEL] = set_level,
 };
 
 int px_settings_trait(void *settings, const char *name, struct px_span literal,

@@ -198,6 +198,8 @@ static int check(const struct px_settings *settings, struct px_error *err)
         return px_fail(err, PX_EINVAL, "no such scheme: %.100s: there are %s", settings->scheme,
                        schemes);
     }
+    if (settings->port > 65535)
+        return px_fail(err, PX_EINVAL, "there is no port %d", settings->port);
     if (settings->ping_ms < 10)
         return px_fail(err, PX_EINVAL, "the heartbeat period must be at least 10 ms");
     if (settings->record_limit < 1 || settings->cull_fraction > 1)

@@ -203,6 +203,8 @@ def test_reuse_keeps_key_and_ports(cluster):
 @pytest.mark.parametrize("options, words", [
     (["--skheme=lru"], "scheme"),
     (["--scheme=fastest"], "no such scheme"),
+    (["--IPController.transport=None"], "IPController.transport: it cannot be None"),
+    (["--IPController.regport=70000"], "there is no port 70000"),
     (["--ping=fast"], "ping"),
     (["--ports=x"], "ports"),
     (["--HeartMonitor.peroid=3"], "HeartMonitor.period"),

@@ -21,13 +21,14 @@ static void test_python_lines(void **state)
                                "c.DictDB.size_limit = 1e6\n"
                                "c.Session.key = b'secret'\n"
                                "c.IPController.ssh_server = None\n"
+                               "c.Application.log_level = 'DEBUG'\n"
                                "c.IPController.ip = socket.gethostname()\n"
                                "c.Unknown.trait = 5\n"
                                "c.TaskScheduler.hwm = 'many'\n"
                                "import os; c.TaskScheduler.hwm = os.cpu_count()";
     struct px_settings settings = {.hwm = 1, .ssh = "x"};
     px_log_init("test", PX_ERROR);
-    assert_int_equal(px_config_py(px_span_of(text), px_settings_trait, &settings), 8);
+    assert_int_equal(px_config_py(px_span_of(text), px_settings_trait, &settings), 9);
     assert_int_equal(settings.ping_ms, 200);
     assert_string_equal(settings.scheme, "twobin");
     assert_string_equal(settings.location, "a # b");
@@ -36,6 +37,7 @@ static void test_python_lines(void **state)
     assert_true(settings.size_limit == 1e6);
     assert_string_equal(settings.session_key, "secret");
     assert_null(settings.ssh);
+    assert_int_equal(settings.log_level, PX_DEBUG);
     assert_null(settings.ip);
     assert_int_equal(settings.hwm, 1);
     px_settings_fini(&settings);
@@ -84,6 +86,10 @@ static void test_traits_refused(void **state)
     assert_int_equal(err.code, PX_EINVAL);
     assert_int_equal(
         px_settings_trait(&settings, "IPController.reuse_files", PX_SPAN("perhaps"), &err), -1);
+    assert_int_equal(
+        px_settings_trait(&settings, "TaskScheduler.scheme_name", PX_SPAN("None"), &err), -1);
+    assert_int_equal(px_settings_trait(&settings, "Application.log_level", PX_SPAN("loud"), &err),
+                     -1);
     px_settings_fini(&settings);
 }
 
