@@ -11,6 +11,7 @@
  * where it has an option's whole name, or where no expression can be meant: "-x" and "--x + 1" are
  * code, "-t 1 x" and "--target 1 x" have options, "-x 1" and "--bogus 1" wrong ones.
  */
+#define _GNU_SOURCE /* sigabbrev_np */
 #include "magics.h"
 
 #include <ctype.h>
@@ -19,7 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WORD_SIZE 65536 /* of one value, after its quotes are gone */
+#define WORD_SIZE 65536  /* of one value, after its quotes are gone */
+#define SECONDS_MOST 1e9 /* more are as good as these */
 
 const char *const px_group_names[] = {"type", "engine", "order", NULL};
 
@@ -220,20 +222,29 @@ static int set_group(const char *value, int *out, struct px_error *err)
     return px_fail(err, PX_EINVAL, "--group-outputs is type, engine or order, not '%.60s'", value);
 }
 
+static bool is_signal_name(const char *text)
+{
+    for (int signal = 1; strncmp(text, "SIG", 3) == 0 && signal <= PX_SIGNAL_MOST; signal++) {
+        const char *name = sigabbrev_np(signal); /* without SIG; NULL: it has none */
+        if (name && strcmp(name, text + 3) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* A name such as SIGINT, or a number. */
 static int set_signal(const char *value, char *out, struct px_error *err)
 {
-    const size_t size = strlen(value);
-    const size_t digits = strspn(value, "0123456789");
-    const size_t name = strncmp(value, "SIG", 3) == 0
-                            ? 3 + strspn(value + 3, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-                            : 0;
-    if (size == 0 || size >= PX_SIGNAL_SIZE || (digits != size && name != size) || name == 3 ||
-        (digits == size && atoi(value) > PX_SIGNAL_MOST))
+    const bool number = *value && !value[strspn(value, "0123456789")];
+    const long signal = number ? strtol(value, NULL, 10) : 0; /* LONG_MAX when it is too large */
+    if (signal > PX_SIGNAL_MOST || (!number && !is_signal_name(value)))
         return px_fail(
             err, PX_EINVAL,
             "--signal-on-interrupt takes SIGINT, SIGTERM, ... or 0 for none, not '%.60s'", value);
-    memcpy(out, value, size + 1);
+    if (number)
+        snprintf(out, PX_SIGNAL_SIZE, "%d", (int)signal); /* JSON's numbers do not begin with 0 */
+    else
+        snprintf(out, PX_SIGNAL_SIZE, "%s", value);
     return 0;
 }
 
@@ -289,6 +300,7 @@ static int set_number(const struct row *row, const char *value, double *out, str
     if (*out < 0 && row->offset == AT(timeout))
         return px_fail(err, PX_EINVAL, "--timeout takes seconds, 0 for no limit, not '%.60s'",
                        value);
+    *out = fmax(-SECONDS_MOST, fmin(*out, SECONDS_MOST));
     return 0;
 }
 

@@ -4,6 +4,7 @@
  *
  * Reference: ipyparallel 7.1, engine/kernel.py.
  */
+#define _GNU_SOURCE /* sigabbrev_np */
 #include "parts.h"
 
 #include "protocol.h"
@@ -13,23 +14,19 @@
 #include <string.h>
 #include <unistd.h>
 
+/* "SIGINT" or its number, 0 for none; -1: there is no such signal. */
 static int signal_number(const json_t *sig)
 {
-    static const struct {
-        const char *name;
-        int number;
-    } rows[] = {
-        {"SIGINT", SIGINT},   {"SIGTERM", SIGTERM}, {"SIGKILL", SIGKILL}, {"SIGHUP", SIGHUP},
-        {"SIGQUIT", SIGQUIT}, {"SIGUSR1", SIGUSR1}, {"SIGUSR2", SIGUSR2}, {"SIGSTOP", SIGSTOP},
-        {"SIGCONT", SIGCONT}, {"SIGABRT", SIGABRT}, {"SIGALRM", SIGALRM}, {"SIGTSTP", SIGTSTP},
-    };
+    const char *text = json_string_value(sig);
     if (json_is_integer(sig)) {
         const json_int_t number = json_integer_value(sig);
         return number >= 0 && number <= SIGRTMAX ? (int)number : -1;
     }
-    for (size_t i = 0; json_is_string(sig) && i < PX_COUNT(rows); i++)
-        if (strcmp(json_string_value(sig), rows[i].name) == 0)
-            return rows[i].number;
+    for (int number = 1; text && strncmp(text, "SIG", 3) == 0 && number < NSIG; number++) {
+        const char *name = sigabbrev_np(number); /* without SIG; NULL: it has none */
+        if (name && strcmp(name, text + 3) == 0)
+            return number;
+    }
     return -1;
 }
 
@@ -40,8 +37,8 @@ static void on_signal_due(struct px_loop *loop, void *ctx)
 }
 
 /* The signal follows the reply, by a moment, so that a deadly one is answered too.
- * LIMIT: SIGCONT cannot wake an engine that SIGSTOP has stopped, as the engine itself reads it; sent
- * to the fork server it does. */
+ * LIMIT: SIGCONT cannot wake an engine that SIGSTOP has stopped, as the engine itself reads it;
+ * sent to the fork server it does. */
 #define SIGNAL_DELAY_MS 20
 static void on_signal_request(struct px_kernel *kernel, struct px_request *request)
 {

@@ -39,6 +39,8 @@ static const struct {
     {"--signal-on-interrupt SIG", "--signal-on-interrupt takes SIGINT, SIGTERM, "},
     {"--signal-on-interrupt 65", "--signal-on-interrupt takes SIGINT, SIGTERM, "},
     {"--signal-on-interrupt \"SIG\\\"", "--signal-on-interrupt takes SIGINT, SIGTERM, "},
+    {"--signal-on-interrupt SIGTREM", "--signal-on-interrupt takes SIGINT, SIGTERM, "},
+    {"--signal-on-interrupt 4294967298", "--signal-on-interrupt takes SIGINT, SIGTERM, "},
     {"--timeout 0", NULL},
     {"--timeout -1", "--timeout takes seconds, 0 for no limit, not '-1'"},
     {"--timeout inf", "--timeout takes a number, not 'inf'"},
@@ -101,6 +103,13 @@ static void keeps_what_was_said(void **state)
     assert_string_equal(line.out, "foo_1");
     assert_int_equal(line.targets.kind, PX_TARGETS_ONE);
     assert_true(line.progress_after == -1);
+    px_line_fini(&line);
+
+    assert_int_equal(px_line_parse(PX_SPAN("--signal-on-interrupt 009 --timeout 1e300"),
+                                   PX_MAGIC_CELL, &line, NULL),
+                     0);
+    assert_string_equal(line.signal, "9");
+    assert_true(line.timeout == 1e9);
     px_line_fini(&line);
 
     assert_int_equal(px_line_parse(PX_SPAN(""), PX_MAGIC_CELL, &line, NULL), 0);
