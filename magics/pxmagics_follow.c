@@ -16,18 +16,17 @@
 #include <string.h>
 #include <time.h>
 
-#define BATCH 64      /* events between two looks at signals and the clock */
-#define SLICE_MS 1000 /* a signal handled just before a wait does not end it: look again */
-#define GRACE_MS 5000 /* after a time-out has interrupted the engines */
+#define BATCH 64       /* events between two looks at signals and the clock */
+#define SLICE_MS 1000  /* a signal handled just before a wait does not end it: look again */
+#define GRACE_MS 5000  /* after a time-out has interrupted the engines */
 #define ERRORS_MS 1000 /* errors are shown when others still run so long after */
 
-/* Names of the capsule in `listener`. */
-static const char RUNNING[] = "phalanx.run", OVER[] = "phalanx.run that is over";
+static const char RUN[] = "phalanx.run"; /* the capsule in `listener` */
 
 struct run {
     const struct px_follow *options;
     PyObject *raw;
-    PyObject *listener, *capsule; /* what the AsyncResult calls, and its way to this struct */
+    PyObject *listener; /* what the AsyncResult calls */
     phalanx_result *result;
     phalanx_client *client;
     size_t count;
@@ -62,29 +61,31 @@ static int on_event(struct run *run, PyObject *event)
 /* The AsyncResult calls it with each event that it files, whoever took it. */
 static PyObject *hear(PyObject *capsule, PyObject *event)
 {
-    /* Another thread may have looked it up just before the run ended. */
-    struct run *run =
-        PyCapsule_IsValid(capsule, RUNNING) ? PyCapsule_GetPointer(capsule, RUNNING) : NULL;
-    return !run || on_event(run, event) == 0 ? Py_NewRef(Py_None) : NULL;
+    struct run *run = PyCapsule_GetPointer(capsule, RUN);
+    return run && on_event(run, event) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyMethodDef hear_def = {"hear", hear, METH_O, NULL};
 
-/* result._listeners.append or .remove(listener) */
-static PyObject *call_listeners(struct run *run, const char *method)
-{
-    PyObject *listeners = PyObject_GetAttrString(run->options->result, "_listeners");
-    PyObject *done =
-        listeners ? PyObject_CallMethod(listeners, method, "(O)", run->listener) : NULL;
-    Py_XDECREF(listeners);
-    return done;
-}
-
 static int listen(struct run *run)
 {
-    run->capsule = PyCapsule_New(run, RUNNING, NULL);
-    run->listener = run->capsule ? PyCFunction_New(&hear_def, run->capsule) : NULL;
-    return run->listener ? px_discard(call_listeners(run, "append")) : -1;
+    PyObject *capsule = PyCapsule_New(run, RUN, NULL);
+    run->listener = capsule ? PyCFunction_New(&hear_def, capsule) : NULL;
+    Py_XDECREF(capsule);
+    if (!run->listener)
+        return -1;
+    return px_discard(PyObject_CallMethod(run->options->result, "_listen", "O", run->listener));
+}
+
+/* Nobody is at work in hear(), or comes there, when this returns. */
+static void stop_listening(struct run *run)
+{
+    while (run->listener &&
+           px_discard(PyObject_CallMethod(run->options->result, "_unlisten", "O", run->listener)) <
+               0 &&
+           PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+        PyErr_Clear();
+    PyErr_Clear();
 }
 
 /* Shows what has arrived, BATCH events at most, so that a flood does not keep out Ctrl-C. How many
@@ -243,8 +244,8 @@ static int check_errors(struct run *run)
 /* Raises an error where nobody will come back. */
 static int check_cluster(struct run *run)
 {
-    return px_discard(PyObject_CallMethod(run->options->face, "check_cluster", "O",
-                                          run->options->result));
+    return px_discard(
+        PyObject_CallMethod(run->options->face, "check_cluster", "O", run->options->result));
 }
 
 /* Says that the controller is gone, and when it is back. */
@@ -402,6 +403,24 @@ static int read_past(struct run *run)
     return status == 0 && run->options->replay ? px_show_past(run->show) : status;
 }
 
+/* Everything is heard once: what was filed before from the records, what is filed later as it is.
+ * -1 with an exception. */
+static int begin(struct run *run)
+{
+    PyObject *lock = PyObject_GetAttrString(run->options->result, "_lock");
+    if (!lock || px_discard(PyObject_CallMethod(lock, "acquire", NULL)) < 0) {
+        Py_XDECREF(lock);
+        return -1;
+    }
+    const int status = listen(run) == 0 ? read_past(run) : -1;
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    px_discard(PyObject_CallMethod(lock, "release", NULL));
+    PyErr_Restore(type, error, traceback);
+    Py_DECREF(lock);
+    return status;
+}
+
 /* Nothing of its errors has been shown in this cell. */
 static int forget_told(struct run *run)
 {
@@ -433,19 +452,15 @@ static int run_init(struct run *run)
     run->show = px_show_create(run->options, run->result);
     const double timeout = run->options->timeout;
     run->deadline_ms = timeout > 0 ? px_now_ms() + (int64_t)(timeout * 1000) : INT64_MAX;
-    return run->show && listen(run) == 0 ? read_past(run) : -1;
+    return begin(run);
 }
 
 static void run_fini(struct run *run)
 {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
-    if (run->listener)
-        px_discard(call_listeners(run, "remove"));
-    if (run->capsule)
-        PyCapsule_SetName(run->capsule, OVER);
+    stop_listening(run);
     Py_CLEAR(run->listener);
-    Py_CLEAR(run->capsule);
     PyErr_Restore(type, error, traceback);
     px_show_destroy(run->show);
     PyMem_Free(run->pending);

@@ -7,19 +7,22 @@ import contextlib
 import gc
 import io
 import itertools
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 
 import pytest
 
-from conftest import PYTHONPATH
+from conftest import PYTHONPATH, wait_for
 from four import balanced, phalanx, rc, view, where  # noqa: F401: fixtures
 
 numpy = pytest.importorskip("numpy")
+magics = pytest.importorskip("phalanx._magics")
 error = phalanx.error
 
 # The functions below travel as a notebook's do: as code of __main__.
@@ -664,6 +667,88 @@ def test_output_that_came_before(rc, where):
     assert "out\n" in shown[2][0] and f"Out[{rc.ids[0]}:" in shown[2][0]
     assert "ZeroDivisionError" in shown[2][1]
     other.close()
+
+
+class Screen:
+    """Where %px would show things."""
+
+    color = progress = False
+
+    def __init__(self):
+        self.said = ""
+
+    def write(self, name, text):
+        self.said += text
+
+
+@contextlib.contextmanager
+def followed(result):
+    """What %px follows a result with, while another thread reads it."""
+    over = threading.Event()
+
+    def read():
+        while not over.wait(0.005):
+            result._pump()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        face = types.SimpleNamespace(outcome=lambda *args: None)
+        yield magics.Magics(None, face).follow
+    finally:
+        over.set()
+        reader.join()
+
+
+def test_a_result_that_is_read_while_it_is_recalled_shows_once(rc, gate, monkeypatch):
+    code = (f"import os, threading\nprint('one', flush=True)\n"
+            f"while not os.path.exists({gate.path!r}): threading.Event().wait(0.005)\nprint('two')")
+    result = rc[0].execute(code, block=False)
+    wait_for(lambda: result.stdout, 60, "the first line")
+    came = threading.Event()
+    result._listen(lambda event: came.set())
+    real = phalanx.tasks.Text.__str__
+
+    def slow(text):
+        gate.open()
+        came.wait(0.3)  # or it cannot, as it has to
+        return real(text)
+
+    monkeypatch.setattr(phalanx.tasks.Text, "__str__", slow)
+    screen = Screen()
+    with followed(result) as follow:
+        follow(screen, result, True)
+    assert screen.said == "[stdout:0] \none\ntwo\n"
+
+
+def test_nobody_shows_a_result_whose_cell_has_ended(rc, gate, monkeypatch):
+    code = (f"import os, threading\nprint('one', flush=True)\n"
+            f"while not os.path.exists({gate.path!r}): threading.Event().wait(0.005)\n"
+            f"from IPython.display import display\ndisplay({{'text/plain': 'shown'}}, raw=True)")
+    result = rc[0].execute(code, block=False)
+    inside, order, real = threading.Event(), [], json.loads
+
+    def slow(text, *args):
+        if "shown" in text and threading.current_thread() is not threading.main_thread():
+            order.append("read")
+            if len(order) == 2:  # filed, and now being shown
+                inside.set()
+                threading.Event().wait(0.3)
+                order.append("read")
+        return real(text, *args)
+
+    class Broken(Screen):
+        def write(self, name, text):
+            gate.open()
+            assert inside.wait(60)
+            raise OSError("no screen")
+
+    monkeypatch.setattr(json, "loads", slow)
+    with followed(result) as follow:
+        with pytest.raises(OSError):
+            follow(Broken(), result, True)
+        order.append("over")
+    assert order == ["read", "read", "read", "over"]
 
 
 def test_as_futures(balanced, gate):

@@ -180,6 +180,11 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self._listeners.append(function)
         return [(self, function)]
 
+    def _unlisten(self, function):
+        """It is not at work in any thread, nor called again, when this returns."""
+        with self._lock:
+            self._listeners.remove(function)
+
     @property
     def _replied(self):
         return self._raw.replied

@@ -191,7 +191,7 @@ def streaming(result):
         thread.join()
         result._pump()
         for part, listener in heard:
-            part._listeners.remove(listener)
+            part._unlisten(listener)
 
 
 def _output_label(engine):
