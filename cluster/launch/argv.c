@@ -56,6 +56,18 @@ int px_argv_split(struct px_argv *argv, const char *command, struct px_error *er
     return 0;
 }
 
+void px_argv_quote(struct px_buf *out, const char *word)
+{
+    px_buf_text(out, out->size ? " '" : "'");
+    for (const char *at = word; *at; at++) {
+        if (*at == '\'')
+            px_buf_text(out, "'\\''");
+        else
+            px_buf_append(out, at, 1);
+    }
+    px_buf_text(out, "'");
+}
+
 int px_argv_program(struct px_argv *argv, const struct px_set_spec *spec, struct px_error *err)
 {
     static const char *const programs[] = {

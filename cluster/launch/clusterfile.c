@@ -247,12 +247,14 @@ void px_clusterfile_remove(const struct px_place *place, const json_t *seen)
 /* ---- what of it still runs ---- */
 
 static const struct px_launcher_ops *const launchers[] = {&px_local_launcher, &px_ssh_launcher,
-                                                          &px_mpi_launcher, &px_slurm_launcher};
+                                                          &px_mpi_launcher,   &px_slurm_launcher,
+                                                          &px_pbs_launcher,   &px_sge_launcher};
 
 /* "ipyparallel.cluster.launcher.MPIEngineSetLauncher" is "MPI", as in its --engines. */
 const struct px_launcher_ops *px_launcher_find(const char *name)
 {
-    static const char *const endings[] = {"", "EngineSetLauncher", "ControllerLauncher"};
+    static const char *const endings[] = {"", "EngineSet", "EngineSetLauncher",
+                                          "ControllerLauncher"};
     const char *dot = strrchr(name, '.');
     const char *word = dot ? dot + 1 : name;
     for (size_t i = 0; i < PX_COUNT(launchers); i++) {
@@ -260,7 +262,7 @@ const struct px_launcher_ops *px_launcher_find(const char *name)
         if (strncasecmp(word, launchers[i]->name, size) != 0)
             continue;
         for (size_t j = 0; j < PX_COUNT(endings); j++)
-            if (strcmp(word + size, endings[j]) == 0)
+            if (strcasecmp(word + size, endings[j]) == 0)
                 return launchers[i];
     }
     return NULL;
@@ -318,7 +320,7 @@ static void load_controller(struct px_cluster *cluster, double written)
     const struct px_launcher_ops *ops = launcher_of(cluster, part);
     if (!ops || !state)
         return;
-    cluster->controller = ops->restore(state, written, NULL);
+    cluster->controller = ops->restore(ops, state, written, NULL);
     if (cluster->controller->ops->refresh(cluster->controller) > 0) {
         note_parent(cluster, state);
         return;
@@ -335,7 +337,7 @@ static void load_set(struct px_cluster *cluster, const struct px_launcher_ops *o
     json_t *engine, *state = json_object_get(sets, id);
     struct px_process supervisor;
     const bool watched = find_supervisor(id, written, &supervisor);
-    struct px_set *set = ops->restore(state, written, watched ? &supervisor : NULL);
+    struct px_set *set = ops->restore(ops, state, written, watched ? &supervisor : NULL);
     if (ops->refresh(set) == 0) {
         px_set_destroy(set);
         json_object_del(sets, id);

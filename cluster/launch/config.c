@@ -40,6 +40,8 @@ enum form {
 #define SSH "SSHLauncher SSHEngineLauncher SSHEngineSetLauncher"
 #define BATCH "BatchSystemLauncher BatchEngineSetLauncher"
 #define SLURM BATCH " SlurmLauncher SlurmEngineSetLauncher"
+#define PBS BATCH " PBSLauncher PBSEngineSetLauncher"
+#define SGE BATCH " PBSLauncher SGELauncher SGEEngineSetLauncher"
 
 /* Classes stand with those behind that inherit from them, whose values count more. */
 static const struct row {
@@ -73,7 +75,7 @@ static const struct row {
     {&px_ssh_launcher, false, SSH, "remote_python", SCALAR, "python"},
     {&px_ssh_launcher, false, SSH, "engine_args", EACH, "engine-arg"},
     {&px_ssh_launcher, false, SSH, "engine_cmd", COMMAND, "engine-cmd"},
-    {&px_slurm_launcher, false, SLURM, "queue", SCALAR, "partition"},
+    {&px_slurm_launcher, false, SLURM, "queue", SCALAR, "queue"},
     {&px_slurm_launcher, false, SLURM, "account", SCALAR, "account"},
     {&px_slurm_launcher, false, SLURM, "timelimit", SCALAR, "time"},
     {&px_slurm_launcher, false, SLURM, "qos", SCALAR, "launch-arg=--qos"},
@@ -81,6 +83,14 @@ static const struct row {
     {&px_slurm_launcher, false, SLURM, "submit_command", COMMAND, "launch-cmd"},
     {&px_slurm_launcher, false, SLURM, "engine_args", EACH, "engine-arg"},
     {&px_slurm_launcher, false, SLURM, "engine_cmd", COMMAND, "engine-cmd"},
+    {&px_pbs_launcher, false, PBS, "queue", SCALAR, "queue"},
+    {&px_pbs_launcher, false, PBS, "submit_command", COMMAND, "launch-cmd"},
+    {&px_pbs_launcher, false, PBS, "engine_args", EACH, "engine-arg"},
+    {&px_pbs_launcher, false, PBS, "engine_cmd", COMMAND, "engine-cmd"},
+    {&px_sge_launcher, false, SGE, "queue", SCALAR, "queue"},
+    {&px_sge_launcher, false, SGE, "submit_command", COMMAND, "launch-cmd"},
+    {&px_sge_launcher, false, SGE, "engine_args", EACH, "engine-arg"},
+    {&px_sge_launcher, false, SGE, "engine_cmd", COMMAND, "engine-cmd"},
     /* Which cluster was settled before, or the reference's own affairs. */
     {NULL, false, CLUSTER,
      "profile profile_dir cluster_id delay load_profile shutdown_atexit "

@@ -17,7 +17,8 @@
  *     local.c        the launcher for processes on this host
  *     ssh.c          engines on other hosts, through ssh
  *     mpi.c          engines under mpiexec
- *     slurm.c        engines in a Slurm job
+ *     batch.c        engines in the queue of Slurm, PBS or SGE
+ *     queues.c       what differs among these
  *     proxy.c        what ssh.c and mpi.c share: local processes that stand for engines
  *     hosts.c        which host gets how many engines
  *     run.c          a short question to a program
@@ -157,6 +158,8 @@ void px_last_line(const char *text, char *out, size_t size);
 /* ---- sets of processes --------------------------------------------------------- */
 
 struct px_set;
+struct px_batch;
+struct px_launcher_ops;
 
 struct px_set_events {
     /* An engine says that it is registered. */
@@ -176,6 +179,12 @@ struct px_host {
 
 enum px_set_kind { PX_CONTROLLER_SET, PX_ENGINE_SET };
 
+/* What a queue is asked for besides room for engines; NULL: nothing said. */
+struct px_job_wishes {
+    const char *queue, *account, *time;
+    bool array; /* a job for each engine */
+};
+
 struct px_set_spec {
     enum px_set_kind kind;
     int count;               /* engines */
@@ -184,11 +193,11 @@ struct px_set_spec {
     const struct px_place *place;
     const char *set_id; /* engines: names the set in the cluster file */
     int log_level;
-    /* Of launchers that start engines through another program: ssh, mpiexec, sbatch. */
+    /* Of launchers that start engines through another program: ssh, mpiexec, sbatch, qsub. */
     const char *launch_command;     /* the user's words for that; NULL: its usual name */
     const char *const *launch_args; /* further arguments for it, ends with NULL; may be NULL */
     const struct px_host *hosts;    /* ends with a name of NULL; may be NULL */
-    bool job_array;                 /* a job for each engine */
+    struct px_job_wishes job;
     struct px_loop *loop;           /* outlives the set */
     struct px_set_events events;
 };
@@ -211,6 +220,8 @@ PX_MUST_USE int px_argv_program(struct px_argv *argv, const struct px_set_spec *
                                 struct px_error *err);
 void px_argv_options(struct px_argv *argv, const struct px_set_spec *spec, int ready_fd);
 void px_argv_fini(struct px_argv *argv);
+/* Appends one word, whatever is in it, for a shell; after a space where there is something. */
+void px_argv_quote(struct px_buf *out, const char *word);
 /* Whether `command` (NULL: the default) runs one of our programs. */
 bool px_command_is_ours(const char *command);
 /* The log of process `index`, < 0: of all, named as ipyparallel's. Caller frees. */
@@ -226,14 +237,17 @@ void px_hosts_fini(struct px_host *hosts); /* NULL allowed */
 struct px_launcher_ops {
     const char *name;  /* as in --engines and in the cluster file's "class" */
     const char *title; /* as `list` shows it, ipcluster's */
-    bool patient;      /* members come when a queue lets them: that can take long */
-    /* Starts the processes. PX_ENOENT, PX_EIO; then nothing runs. */
-    struct px_set *(*start)(const struct px_set_spec *spec, struct px_error *err);
+    /* Of launchers that queue jobs, their queue (batch.h): members come when it lets them, which can
+     * take long. NULL: not one of these. */
+    const struct px_batch *batch;
+    /* Starts the processes; `ops` is this row. PX_ENOENT, PX_EIO; then nothing runs. */
+    struct px_set *(*start)(const struct px_launcher_ops *ops, const struct px_set_spec *spec,
+                            struct px_error *err);
     /* The set a cluster file's `state` speaks of, as far as it runs still. `written` is the
      * file's time of change in seconds; what started later is another process. `supervisor`:
      * the pxcluster that started the set and runs still; or NULL. */
-    struct px_set *(*restore)(const json_t *state, double written,
-                              const struct px_process *supervisor);
+    struct px_set *(*restore)(const struct px_launcher_ops *ops, const json_t *state,
+                              double written, const struct px_process *supervisor);
     /* The state for the cluster file; new reference. */
     json_t *(*save)(const struct px_set *set);
     /* Asks the whole set. SIGKILL leaves nothing of it. */
@@ -258,10 +272,11 @@ struct px_set {
 };
 
 extern const struct px_launcher_ops px_local_launcher, px_ssh_launcher, px_mpi_launcher,
-    px_slurm_launcher;
+    px_slurm_launcher, px_pbs_launcher, px_sge_launcher;
 /* The launcher of that name, of ipyparallel's class of that name, in any case; or NULL. */
 const struct px_launcher_ops *px_launcher_find(const char *name);
-#define PX_LAUNCHER_NAMES "local, ssh, mpi, slurm"
+#define PX_BATCH_NAMES "slurm, pbs or sge"
+#define PX_LAUNCHER_NAMES "local, ssh, mpi, " PX_BATCH_NAMES
 void px_set_destroy(struct px_set *set); /* NULL allowed */
 
 /* A set of one process that is not this one's child. */
@@ -404,7 +419,7 @@ struct px_plan {
     const char *launch_command; /* as in px_set_spec, as the next three */
     const char *const *launch_args;
     const struct px_host *hosts;
-    bool job_array;
+    struct px_job_wishes job;
     const char *controller_command, *engine_command; /* NULL: ours */
     const char *const *controller_args;              /* ends with NULL; after --ip and --location */
     const char *const *engine_args;

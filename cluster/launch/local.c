@@ -96,10 +96,10 @@ static void local_destroy(struct px_set *base)
     free(set);
 }
 
-static struct local_set *create_set(enum px_set_kind kind)
+static struct local_set *create_set(const struct px_launcher_ops *ops, enum px_set_kind kind)
 {
     struct local_set *set = px_alloc(sizeof *set);
-    set->base = (struct px_set){.ops = &px_local_launcher, .pid = -1};
+    set->base = (struct px_set){.ops = ops, .pid = -1};
     set->kind = kind;
     set->ready_fd = -1;
     return set;
@@ -276,9 +276,10 @@ static int start_others(struct local_set *set, const struct px_set_spec *spec, s
     return result;
 }
 
-static struct px_set *local_start(const struct px_set_spec *spec, struct px_error *err)
+static struct px_set *local_start(const struct px_launcher_ops *ops, const struct px_set_spec *spec,
+                                  struct px_error *err)
 {
-    struct local_set *set = create_set(spec->kind);
+    struct local_set *set = create_set(ops, spec->kind);
     set->count = spec->count;
     set->loop = spec->loop;
     set->events = spec->events;
@@ -314,12 +315,12 @@ static void restore_member(struct local_set *set, const json_t *state, const cha
     add_member(set, process, key, log ? log : "");
 }
 
-static struct px_set *local_restore(const json_t *state, double written,
-                                    const struct px_process *supervisor)
+static struct px_set *local_restore(const struct px_launcher_ops *ops, const json_t *state,
+                                    double written, const struct px_process *supervisor)
 {
     (void)supervisor;
     json_t *engines = json_object_get(state, "engines");
-    struct local_set *set = create_set(engines ? PX_ENGINE_SET : PX_CONTROLLER_SET);
+    struct local_set *set = create_set(ops, engines ? PX_ENGINE_SET : PX_CONTROLLER_SET);
     const char *dir = json_string_value(json_object_get(state, "profile_dir"));
     const char *id = json_string_value(json_object_get(state, "cluster_id"));
     set->profile_dir = px_strdup(dir ? dir : "");
@@ -335,7 +336,7 @@ static struct px_set *local_restore(const json_t *state, double written,
 
 struct px_set *px_local_adopt(struct px_process process)
 {
-    struct local_set *set = create_set(PX_CONTROLLER_SET);
+    struct local_set *set = create_set(&px_local_launcher, PX_CONTROLLER_SET);
     add_member(set, process, NULL, "");
     return &set->base;
 }

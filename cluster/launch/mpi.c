@@ -42,10 +42,11 @@ static void mpi_reason(const char *text, char *out, size_t size)
     px_buf_fini(&words);
 }
 
-static struct px_set *mpi_start(const struct px_set_spec *spec, struct px_error *err)
+static struct px_set *mpi_start(const struct px_launcher_ops *ops, const struct px_set_spec *spec,
+                                struct px_error *err)
 {
     struct px_argv argv = {0};
-    struct px_proxy_set *set = px_proxy_set_create(&px_mpi_launcher, spec, sizeof *set);
+    struct px_proxy_set *set = px_proxy_set_create(ops, spec, sizeof *set);
     char *connection = px_connection_variable(spec->place, &set->local, err),
          *log = px_set_log_path(spec, -1);
     char *const env[] = {connection, "OMPI_MCA_mca_base_env_list=IPP_CONNECTION_INFO",
@@ -79,11 +80,11 @@ static struct px_set *mpi_start(const struct px_set_spec *spec, struct px_error 
 }
 
 /* ipcluster's are the same: an mpiexec and its pid. */
-static struct px_set *mpi_restore(const json_t *state, double written,
-                                  const struct px_process *supervisor)
+static struct px_set *mpi_restore(const struct px_launcher_ops *ops, const json_t *state,
+                                  double written, const struct px_process *supervisor)
 {
     (void)supervisor;
-    struct px_proxy_set *set = px_proxy_set_create(&px_mpi_launcher, NULL, sizeof *set);
+    struct px_proxy_set *set = px_proxy_set_create(ops, NULL, sizeof *set);
     struct px_process process;
     const json_int_t pid = json_integer_value(json_object_get(state, "pid"));
     set->state = json_deep_copy(state);

@@ -67,19 +67,6 @@ static struct ssh_set *ssh_of(const struct px_set *set)
     return (struct ssh_set *)set;
 }
 
-/* For a shell: one word, whatever is in it. */
-static void quote(struct px_buf *out, const char *word)
-{
-    px_buf_text(out, out->size ? " '" : "'");
-    for (const char *at = word; *at; at++) {
-        if (*at == '\'')
-            px_buf_text(out, "'\\''");
-        else
-            px_buf_append(out, at, 1);
-    }
-    px_buf_text(out, "'");
-}
-
 /* Of a set's state: its words for ssh. What the user gave comes first, for ssh takes the first
  * value that it sees. A connection that the user shares is used, but none is left behind to be
  * shared (ControlPersist): until OpenSSH 8.5 that kept our pipe for complaints, so that no command
@@ -215,12 +202,12 @@ static int build_command(const struct px_set_spec *spec, int count, const char *
     char number[16];
     snprintf(number, sizeof number, "%d", count);
     px_buf_text(out, "exec sh -c");
-    quote(out, ours ? RUN_OURS : RUN_OTHERS);
+    px_argv_quote(out, ours ? RUN_OURS : RUN_OTHERS);
     size_t first = 0;
-    quote(out, ours ? argv.items[first++] : number);
-    quote(out, prefix);
+    px_argv_quote(out, ours ? argv.items[first++] : number);
+    px_argv_quote(out, prefix);
     for (size_t i = first; i < argv.count; i++)
-        quote(out, argv.items[i]);
+        px_argv_quote(out, argv.items[i]);
     px_argv_fini(&argv);
     return 0;
 }
@@ -331,9 +318,10 @@ static void on_settled(struct px_proxy_set *proxies)
     proxies->events.ended(&proxies->base, 0, err.text, proxies->events.ctx);
 }
 
-static struct px_set *ssh_start(const struct px_set_spec *spec, struct px_error *err)
+static struct px_set *ssh_start(const struct px_launcher_ops *ops, const struct px_set_spec *spec,
+                                struct px_error *err)
 {
-    struct px_proxy_set *set = px_proxy_set_create(&px_ssh_launcher, spec, sizeof(struct ssh_set));
+    struct px_proxy_set *set = px_proxy_set_create(ops, spec, sizeof(struct ssh_set));
     set->reason = ssh_reason;
     set->settled = on_settled;
     set->base.speaks = px_command_is_ours(spec->command);
@@ -374,10 +362,10 @@ static void restore_one(struct px_proxy_set *set, const json_t *state)
 }
 
 /* A set, or a controller of ipcluster's. */
-static struct px_set *ssh_restore(const json_t *state, double written,
-                                  const struct px_process *supervisor)
+static struct px_set *ssh_restore(const struct px_launcher_ops *ops, const json_t *state,
+                                  double written, const struct px_process *supervisor)
 {
-    struct px_proxy_set *set = px_proxy_set_create(&px_ssh_launcher, NULL, sizeof(struct ssh_set));
+    struct px_proxy_set *set = px_proxy_set_create(ops, NULL, sizeof(struct ssh_set));
     const char *key;
     json_t *engine, *engines = json_object_get(state, "engines");
     (void)written;

@@ -14,10 +14,12 @@
 
 struct start_options {
     struct px_common_options common;
-    int n, daemonize, ready_fd, stop_on_eof, parent_fd, timeout, at_least, job_array;
+    int n, daemonize, ready_fd, stop_on_eof, parent_fd, timeout, at_least;
     const char *controller, *engines, *controller_command, *engine_command;
     const char *ip, *location, *delay, *clean_logs, *python;
-    const char *hostfile, *launch_command, *partition, *account, *time;
+    const char *hostfile, *launch_command;
+    struct px_job_wishes job;
+    int job_array;
     struct px_list engine_args, hosts, launch_args;
 };
 
@@ -31,7 +33,7 @@ struct start_options {
     {"timeout", 0, PX_OPT_INT, AT(timeout), 0, "S", \
      "seconds for all engines to register (default: 60)", 1, 86400}, \
     {"at-least", 0, PX_OPT_INT, AT(at_least), 0, "N", \
-     "be content with N when the time is up (default: all; slurm: 0)", 0, 100000}, \
+     "be content with N when the time is up (default: all; in a queue: 0)", 0, 100000}, \
     {"engine-cmd", 0, PX_OPT_STRING, AT(engine_command), 0, "CMD", \
      "program for engines (default: pxengine beside this program)", 0, 0}, \
     {"engine-arg", 0, PX_OPT_LIST, AT(engine_args), 0, "ARG", \
@@ -45,15 +47,18 @@ struct start_options {
      "ssh: N engines there (default: an equal share of -n, or 1)", 0, 0}, \
     {"hostfile", 0, PX_OPT_STRING, AT(hostfile), 0, "FILE", \
      "ssh: the same from a file, a line HOST [N] each", 0, 0}, \
-    {"partition", 0, PX_OPT_STRING, AT(partition), 0, "NAME", "slurm: the partition", 0, 0}, \
-    {"account", 0, PX_OPT_STRING, AT(account), 0, "NAME", "slurm: the account", 0, 0}, \
-    {"time", 0, PX_OPT_STRING, AT(time), 0, "LIMIT", "slurm: the time limit, as sbatch's", 0, 0}, \
+    {"queue", 0, PX_OPT_STRING, AT(job.queue), 0, "NAME", \
+     PX_BATCH_NAMES ": the queue, or partition", 0, 0}, \
+    {"partition", 0, PX_OPT_STRING, AT(job.queue), 0, "NAME", "the same as --queue", 0, 0}, \
+    {"account", 0, PX_OPT_STRING, AT(job.account), 0, "NAME", "the same: the account", 0, 0}, \
+    {"time", 0, PX_OPT_STRING, AT(job.time), 0, "LIMIT", \
+     "the same: the time limit, as that system writes it", 0, 0}, \
     {"array", 0, PX_OPT_SET, AT(job_array), 1, NULL, \
-     "slurm: a job for each engine, instead of one for all", 0, 0}, \
+     "the same: a job for each engine, instead of one for all", 0, 0}, \
     {"launch-arg", 0, PX_OPT_LIST, AT(launch_args), 0, "ARG", \
-     "one more argument for ssh, mpiexec or sbatch; may be given again", 0, 0}, \
+     "one more argument for ssh, mpiexec, sbatch or qsub; may be given again", 0, 0}, \
     {"launch-cmd", 0, PX_OPT_STRING, AT(launch_command), 0, "CMD", \
-     "another program than ssh, mpiexec or sbatch", 0, 0}
+     "another program than ssh, mpiexec, sbatch or qsub", 0, 0}
 #define OTHER_ROWS \
     {.type = PX_OPT_HEADING, .help = "For programs that start clusters"}, \
     {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "FD", \
@@ -145,28 +150,30 @@ static const struct px_launcher_ops *joined_launcher(const struct px_usage *usag
     return asked ? asked : present ? present : &px_local_launcher;
 }
 
-/* Options that only one launcher has. */
+/* Options that only some launchers have. */
 static void check_launcher(const struct px_usage *usage, const struct start_options *options,
                            const struct px_launcher_ops *launcher)
 {
+    static const char queues[] = PX_BATCH_NAMES;
+    const bool ssh = launcher == &px_ssh_launcher, queued = launcher->batch,
+               local = launcher == &px_local_launcher;
     const struct {
         const char *option;
-        bool given;
-        const struct px_launcher_ops *of;
+        bool given, fits;
+        const char *of;
     } rows[] = {
-        {"host", options->hosts.count > 0, &px_ssh_launcher},
-        {"hostfile", options->hostfile, &px_ssh_launcher},
-        {"partition", options->partition, &px_slurm_launcher},
-        {"account", options->account, &px_slurm_launcher},
-        {"time", options->time, &px_slurm_launcher},
-        {"array", options->job_array, &px_slurm_launcher},
+        {"host", options->hosts.count > 0, ssh, "ssh"},
+        {"hostfile", options->hostfile, ssh, "ssh"},
+        {"queue", options->job.queue, queued, queues},
+        {"account", options->job.account, queued, queues},
+        {"time", options->job.time, queued, queues},
+        {"array", options->job_array, queued, queues},
+        {"launch-arg", options->launch_args.count > 0, !local, "ssh, mpi, " PX_BATCH_NAMES},
+        {"launch-cmd", options->launch_command, !local, "ssh, mpi, " PX_BATCH_NAMES},
     };
     for (size_t i = 0; i < PX_COUNT(rows); i++)
-        if (rows[i].given && rows[i].of != launcher)
-            misused(usage, "--%s is for --engines=%s", rows[i].option, rows[i].of->name);
-    if (launcher == &px_local_launcher && (options->launch_args.count || options->launch_command))
-        misused(usage, "--launch-%s is for --engines=ssh, mpi or slurm",
-                options->launch_command ? "cmd" : "arg");
+        if (rows[i].given && !rows[i].fits)
+            misused(usage, "--%s is for --engines=%s", rows[i].option, rows[i].of);
     if (launcher == &px_ssh_launcher && !options->hosts.count && !options->hostfile)
         misused(usage, "--engines=ssh needs --host or --hostfile");
 }
@@ -237,9 +244,6 @@ static int launch(const struct start_options *options, struct px_plan *plan,
     words_finish(&controller, rest->items, rest->count);
     words_own(&engine, "python", options->python);
     words_finish(&engine, (char *const *)options->engine_args.items, options->engine_args.count);
-    words_own(&launcher, "partition", options->partition);
-    words_own(&launcher, "account", options->account);
-    words_own(&launcher, "time", options->time);
     words_finish(&launcher, (char *const *)options->launch_args.items, options->launch_args.count);
     plan->launch_args = launcher.items;
     plan->controller_args = controller.items;
@@ -362,7 +366,8 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
     }
     if (!launcher)
         launcher = settle_launcher(usage, &options, &place);
-    const int most = launcher->patient ? 0 : options.n;
+    const int most = launcher->batch ? 0 : options.n;
+    options.job.array = options.job_array;
     struct px_plan plan = {.place = &place,
                            .launcher = launcher,
                            .with_controller = with_controller,
@@ -373,7 +378,7 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
                                                                       : options.at_least,
                            .launch_command = options.launch_command,
                            .hosts = hosts,
-                           .job_array = options.job_array,
+                           .job = options.job,
                            .controller_command = options.controller_command,
                            .engine_command = options.engine_command,
                            .ip = options.ip,

@@ -236,11 +236,11 @@ static void start_engines(struct supervisor *sv)
         .launch_command = plan->launch_command,
         .launch_args = plan->launch_args,
         .hosts = plan->hosts,
-        .job_array = plan->job_array,
+        .job = plan->job,
         .loop = sv->loop,
         .events = {.registered = on_registered, .ended = on_engine_ended, .ctx = sv}};
     struct px_error err;
-    sv->engines = plan->launcher->start(&spec, &err);
+    sv->engines = plan->launcher->start(plan->launcher, &spec, &err);
     if (!sv->engines) {
         give_up(sv, NULL, err.text);
         return;
@@ -340,7 +340,7 @@ static int start_controller(struct supervisor *sv, struct px_error *err)
         unlink(sv->place->client_file);
         unlink(sv->place->engine_file);
     }
-    sv->controller = px_local_launcher.start(&spec, err);
+    sv->controller = px_local_launcher.start(&px_local_launcher, &spec, err);
     if (!sv->controller)
         return -1;
     sv->controller_pid = sv->controller->pid;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A cluster file that anybody may have written: load it, ask what runs, save it again.
- * Loading looks at processes and signals none, so any pid may stand in it. What it would ask ssh
- * and squeue is answered here.
+ * Loading looks at processes and signals none, so any pid may stand in it. What it would ask ssh,
+ * squeue and qstat is answered here.
  */
 #include "launch/launch.h"
 
@@ -21,6 +21,7 @@ int px_process_run(char *const *argv, int64_t timeout_ms, struct px_buf *out,
     static unsigned questions;
     (void)timeout_ms;
     px_buf_printf(out, "RUNNING (%zu)\n 7 \n", strlen(argv[0]));
+    px_buf_text(out, "7 0.5 name user qw\n7\n    job_state = Q\n    comment = why");
     px_buf_text(complaints, "error: Invalid job id specified\n");
     return questions++ % 2 ? px_fail(err, PX_EIO, "nobody is there") : 0;
 }

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Engines through ssh, mpiexec and Slurm: the real ones, on this host, with throwaway settings."""
+"""Engines through ssh and mpiexec: the real ones, on this host, with throwaway settings."""
 import contextlib
-import getpass
 import json
 import os
 import re
@@ -401,160 +400,6 @@ def test_mpi_that_fails(mpi, run, ipython_dir):
     assert "mpiexec: There are not enough slots" in said
 
 
-# ---- Slurm: one node, this one ----
-
-SLURM_CONF = """
-ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ctld}
-SlurmdPort={d}
-AuthType=auth/munge
-AuthInfo=socket={dir}/munge.sock
-SlurmUser={user}
-SlurmdUser={user}
-StateSaveLocation={dir}/state
-SlurmdSpoolDir={dir}/spool
-SlurmctldPidFile={dir}/slurmctld.pid
-SlurmdPidFile={dir}/slurmd.pid
-ProctrackType=proctrack/pgid
-TaskPlugin=task/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-MpiDefault=none
-ReturnToService=2
-KillWait=3
-SchedulerParameters=sched_interval=1,batch_sched_delay=0
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
-"""
-
-
-class Slurm:
-    def __init__(self, directory):
-        self.directory = directory
-        self.conf = directory / "slurm.conf"
-        self.daemons = []
-        directory.chmod(0o700)
-        (directory / "state").mkdir()
-        (directory / "spool").mkdir()
-        (directory / "munge.key").write_bytes(os.urandom(128))
-        (directory / "munge.key").chmod(0o400)
-        self.conf.write_text(SLURM_CONF.format(dir=directory, host=socket.gethostname().split(".")[0],
-                                               user=getpass.getuser(), ctld=free_port(), d=free_port()))
-
-    def start(self, program, *arguments):
-        path = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin")
-        self.daemons.append(subprocess.Popen(
-            [path, *arguments], env={**os.environ, "SLURM_CONF": str(self.conf)}, cwd=self.directory,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=open(self.directory / f"{program}.log", "w")))
-
-    def say(self, *words):
-        return subprocess.run(words, env={**os.environ, "SLURM_CONF": str(self.conf)}, text=True,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, timeout=30).stdout.strip()
-
-    def bring_up(self):
-        self.start("munged", "--foreground", "--force", f"--key-file={self.directory}/munge.key",
-                   f"--socket={self.directory}/munge.sock", f"--pid-file={self.directory}/munged.pid",
-                   f"--seed-file={self.directory}/munged.seed", f"--log-file={self.directory}/munge.log")
-        wait_for((self.directory / "munge.sock").exists, what="munged")
-        self.start("slurmctld", "-D")
-        self.start("slurmd", "-D")
-        wait_for(lambda: self.say("sinfo", "-h", "-o", "%T") == "idle"
-                 or any(daemon.poll() is not None for daemon in self.daemons), 30, "an idle node")
-        return all(daemon.poll() is None for daemon in self.daemons)
-
-    def why(self):
-        return " | ".join(line for name in ("munged", "slurmctld", "slurmd")
-                          for line in (self.directory / f"{name}.log").read_text().splitlines()[-1:])
-
-
-@pytest.fixture(scope="module")
-def slurm_daemons(tmp_path_factory):
-    for program in ("munged", "slurmctld", "slurmd", "sbatch"):
-        if not shutil.which(program, path="/usr/sbin:/usr/bin:/sbin"):
-            pytest.skip(f"needs {program}")
-    slurm = Slurm(tmp_path_factory.mktemp("slurm"))
-    try:
-        if not slurm.bring_up():
-            pytest.skip(f"Slurm does not run here: {slurm.why()}")
-        yield slurm
-    finally:
-        for daemon in reversed(slurm.daemons):
-            end(daemon)
-
-
-@pytest.fixture
-def slurm(slurm_daemons, env):
-    env["SLURM_CONF"] = str(slurm_daemons.conf)
-    yield slurm_daemons
-    slurm_daemons.say("scancel", f"--user={getpass.getuser()}")
-    wait_for(lambda: not slurm_daemons.say("squeue", "-h"), 30, "an empty queue")
-
-
-@pytest.mark.stock
-def test_slurm(slurm, cluster, run, env, ipython_dir):
-    where = cluster(2, "--engines=slurm", "--partition=main", "--time=10", CODE, cluster_id="two")
-    with ipp.Client(str(where.client_file)) as rc:
-        assert rc[:].pull("said", block=True) == [NASTY] * 2
-        assert sorted(rc[:].apply_sync(os.getenv, "SLURM_PROCID")) == ["0", "1"]
-    assert slurm.say("squeue", "-h", "-o", "%j %P %C %T %l") == "pxengine-two main 2 RUNNING 10:00"
-    run("pxcluster", "engines", "-n1", "--daemonize", "--cluster-id=two")
-    assert listed(run) == [["True", "3", "Slurm"]]
-    assert "engines     3" in run("pxcluster", "status", "--cluster-id=two").stdout
-    assert "3 engines" in run("pxcluster", "stop", "two").stderr
-    assert slurm.say("squeue", "-h") == ""
-    assert not list(ipython_dir.rglob("*.sbatch"))
-
-
-@pytest.mark.stock
-def test_ipcluster_stops_our_job(slurm, cluster, env):
-    where = cluster(1, "--engines=slurm")
-    before = where.state()
-    shown, = json.loads(ipcluster(env, "list", "-o", "json"))
-    for state in (shown, after := where.state()):
-        for engines in state["engines"]["sets"].values():
-            engines.pop("output_file", None)  # ipyparallel 8 supposes one
-    assert shown == after == before
-    ipcluster(env, "stop")
-    wait_for(lambda: not slurm.say("squeue", "-h"), 30, "the job's end")
-
-
-def test_engines_join_as_slurm_lets_them(slurm, cluster):
-    """The job is held: the start is over when its time is, and engines come later."""
-    where = cluster(2, "--engines=slurm", "--array", "--timeout=1", "--launch-arg=--hold")
-    job = where.state()["engines"]["sets"].popitem()[1]["job_id"]
-    assert "0 of 2 engines ready" in where.logs() and "others join as they start" in where.logs()
-    assert f"job {job}: PENDING (JobHeldUser" in where.logs()
-    assert "the controller listens on 127.0.0.1 alone" in where.logs()
-    slurm.say("scontrol", "release", job)
-    with ipp.Client(str(where.client_file)) as rc:
-        wait_for(lambda: len(rc.ids) == 2, 60, "both engines")
-    assert len(slurm.say("squeue", "-h").splitlines()) == 2
-
-
-@pytest.mark.parametrize("options, words", [
-    (["--partition=nobody"], "sbatch: Batch job submission failed: Invalid partition name"),
-    (["--launch-cmd=no-such-sbatch"], "cannot run no-such-sbatch"),
-    (["--launch-arg=--no-such-option"], "sbatch: "),
-])
-def test_slurm_that_refuses(slurm, run, ipython_dir, options, words):
-    assert words in failure(run, ipython_dir, "-n1", "--engines=slurm", *options)
-    assert slurm.say("squeue", "-h") == ""
-
-
-def test_job_that_fails(slurm, run, ipython_dir):
-    """What the job wrote follows the line, as with engines on this host."""
-    done = run("pxcluster", "start", "--daemonize", "-n1", "--engines=slurm",
-               "--engine-cmd=sh -c 'echo the reason; exit 3'", check=False)
-    assert done.returncode == 1
-    assert re.search(r"^pxcluster: job \d+: FAILED", done.stderr, re.M) and "the reason" in done.stderr
-
-
 # ---- one cluster, one kind ----
 
 
@@ -569,8 +414,8 @@ def test_other_engines_need_another_cluster(cluster, run):
 @pytest.mark.parametrize("options, words", [
     (["--engines=ssh"], "--engines=ssh needs --host or --hostfile"),
     (["--host=node1"], "--host is for --engines=ssh"),
-    (["--array"], "--array is for --engines=slurm"),
-    (["--launch-arg=-x"], "--launch-arg is for --engines=ssh, mpi or slurm"),
+    (["--array"], "--array is for --engines=slurm, pbs or sge"),
+    (["--launch-arg=-x"], "--launch-arg is for --engines=ssh, mpi, slurm, pbs or sge"),
     (["--engines=ssh", "--host=-oProxyCommand=evil"], "is not HOST or HOST:N"),
     (["--engines=ssh", "--host=node1:many"], "a host takes 1 to 4096 engines"),
     (["--engines=ssh", "--host=node1:2", "-n3"], "3 engines, but the hosts take 2"),

@@ -72,7 +72,7 @@ static struct px_set *restored(const char *format)
     }
     json_t *state = json_loads(text, 0, NULL);
     assert_non_null(state);
-    struct px_set *set = px_local_launcher.restore(state, 1e12, NULL);
+    struct px_set *set = px_local_launcher.restore(&px_local_launcher, state, 1e12, NULL);
     json_decref(state);
     free(text);
     return set;
@@ -223,12 +223,12 @@ static void test_only_what_was_seen_is_removed(void **state)
 static void test_a_launcher_that_we_lack(void **state)
 {
     struct fixture *fixture = *state;
-    write_text(fixture, "{\"cluster\": {}, \"engines\": {\"class\": \"pbs\", \"sets\": "
+    write_text(fixture, "{\"cluster\": {}, \"engines\": {\"class\": \"lsf\", \"sets\": "
                         "{\"a\": {\"n\": 3}}}}");
     struct px_cluster cluster;
     assert_int_equal(px_cluster_load(fixture->place.file, &cluster, NULL), 0);
-    assert_string_equal(cluster.foreign, "pbs");
-    assert_string_equal(cluster.launcher, "pbs");
+    assert_string_equal(cluster.foreign, "lsf");
+    assert_string_equal(cluster.launcher, "lsf");
     assert_int_equal(cluster.engine_count, 3);
     px_cluster_fini(&cluster);
 }

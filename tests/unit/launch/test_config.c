@@ -73,14 +73,19 @@ static void values(void **state)
          "{\"Cluster\": {\"engine_launcher_class\": \"Slurm\"}, \"SlurmLauncher\": {\"queue\": "
          "\"main\", \"qos\": \"q\", \"options\": \"--a 'b c'\"}, \"MPILauncher\": {\"mpi_args\": "
          "[\"x\"]}}",
-         "--engines=Slurm --partition=main --launch-arg=--qos=q --launch-arg=--a "
+         "--engines=Slurm --queue=main --launch-arg=--qos=q --launch-arg=--a "
          "--launch-arg=b c"},
         {NULL, "{\"SlurmLauncher\": {\"queue\": \"main\"}}", ""},
-        {&px_slurm_launcher, "{\"BatchSystemLauncher\": {\"queue\": \"a\"}}", "--partition=a"},
+        {&px_slurm_launcher, "{\"BatchSystemLauncher\": {\"queue\": \"a\"}}", "--queue=a"},
+        {&px_sge_launcher,
+         "{\"PBSLauncher\": {\"queue\": \"a\", \"submit_command\": [\"q\", \"-V\"]}, "
+         "\"SGELauncher\": {\"queue\": \"b\"}}",
+         "--queue=b --launch-cmd='q' '-V'"},
+        {&px_pbs_launcher, "{\"SGELauncher\": {\"queue\": \"a\"}}", ""},
         {&px_slurm_launcher,
          "{\"BatchSystemLauncher\": {\"queue\": \"a\"}, \"SlurmEngineSetLauncher\": {\"queue\": "
          "\"b\"}, \"SlurmLauncher\": {\"queue\": \"c\"}}",
-         "--partition=b"},
+         "--queue=b"},
         {&px_ssh_launcher,
          "{\"SSHEngineSetLauncher\": {\"engines\": {\"a\": 2, \"u@b\": {\"n\": 1}, \"c\": [3]}}}",
          "--host=a:2 --host=u@b:1 --host=c:3"},

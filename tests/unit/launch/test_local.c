@@ -129,7 +129,7 @@ static int start(struct fixture *fixture, const char *script, struct px_error *e
         .log_level = PX_INFO,
         .loop = fixture->loop,
         .events = {.registered = on_registered, .ended = on_ended, .ctx = fixture}};
-    fixture->set = px_local_launcher.start(&spec, err);
+    fixture->set = px_local_launcher.start(&px_local_launcher, &spec, err);
     return fixture->set ? 0 : -1;
 }
 
@@ -211,7 +211,7 @@ static void test_one_that_cannot_start(void **state)
                                      .place = &fixture->place,
                                      .set_id = "1",
                                      .loop = fixture->loop};
-    assert_null(px_local_launcher.start(&spec, &err));
+    assert_null(px_local_launcher.start(&px_local_launcher, &spec, &err));
     assert_string_equal(err.text, "cannot run no-such-engine: No such file or directory");
 }
 

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * batch: queueing systems, each a row of what it does otherwise than the others. The functions here
+ * read what its programs say; they are pure.
+ *
+ * Words of a command may hold '@', for the value that they are about, and '#', for a signal's
+ * number. Lists of words end with NULL.
+ */
+#ifndef PX_LAUNCH_BATCH_H
+#define PX_LAUNCH_BATCH_H
+
+#include "launch.h"
+
+struct px_batch {
+    /* ---- to submit a job ---- */
+    const char *submit;         /* the usual name of the program */
+    const char *const *options; /* always */
+    const char *const *name, *const *log, *const *queue, *const *account, *const *time;
+    const char *const *engines; /* place for '@' engines in one job; NULL: each needs its own */
+    const char *const *array;   /* '@' jobs of one engine */
+    /* How launch arguments begin that ask for the place of engines themselves; may be NULL. */
+    const char *const *own;
+    /* What the script runs its arguments with. NULL: it gets none, and says the command itself. */
+    const char *runner;
+    bool carries; /* a job's environment is nobody else's to read: the connection goes in it */
+    int id_size;  /* so much of a cluster's id fits into a job's name */
+    const char *number; /* the characters of a job's number; it begins with a digit */
+
+    /* ---- to ask about it ---- */
+    const char *const *ask;
+    /* The state that a line of the answer tells of the job '@', in place; NULL: none. */
+    char *(*state)(char *line, const char *job);
+    const char *const *over; /* states of what does not run any more */
+    const char *const *gone; /* complaints that mean the same, */
+    int gone_status;         /* as does this exit status; 0: none */
+    const char *reason;      /* what stands before the reason why it waits; may be NULL */
+
+    /* ---- to end it ---- */
+    const char *const *end, *const *signal; /* signal NULL: has no way to */
+};
+
+extern const struct px_batch px_slurm_batch, px_pbs_batch, px_sge_batch;
+
+/* Appends the words, with what '@' and '#' stand for. */
+void px_batch_words(struct px_argv *argv, const char *const *words, const char *at,
+                    const char *hash);
+/* A job's number, from what the submitting program wrote. NULL: there is none; caller frees. */
+char *px_batch_number(const struct px_batch *batch, const char *answer);
+/* Whether it has the form of one. */
+bool px_batch_is_number(const struct px_batch *batch, const char *text);
+/* What a program that failed complained of, or else answered (both may be NULL), in one line. */
+void px_batch_complaint(const char *program, const char *complaints, const char *answer, char *out,
+                        size_t size);
+/*
+ * Reads an answer, which it changes. `out` gets the state, with its reason, of the job's first part
+ * that is not over, or of the last that is. Returns how many parts are not over.
+ */
+int px_batch_read(const struct px_batch *batch, const char *job, char *answer, char *out,
+                  size_t size);
+/* Whether a program that asked failed because there is no such job any more. */
+bool px_batch_is_gone(const struct px_batch *batch, int status, const char *complaints);
+
+#endif

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What differs among queueing systems: their rows, and how their programs' answers are read.
+ *
+ * LIMIT: of PBS only its dialect was tried, by Slurm's commands of those names; what OpenPBS does
+ * otherwise is taken from its manual. Torque's qsub names arrays -t.
+ */
+#define _GNU_SOURCE
+#include "batch.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WORDS(...)                                                                                 \
+    (const char *const[])                                                                          \
+    {                                                                                              \
+        __VA_ARGS__, NULL                                                                          \
+    }
+#define DIGITS "0123456789"
+#define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+/* ---- answers ---- */
+
+/* squeue was told to write nothing else. */
+static char *slurm_state(char *line, const char *job)
+{
+    (void)job;
+    return line;
+}
+
+/* qstat -f: "    job_state = R" */
+static char *pbs_state(char *line, const char *job)
+{
+    static const char key[] = "job_state = ";
+    (void)job;
+    line += strspn(line, " \t");
+    return strncmp(line, key, sizeof key - 1) == 0 ? line + sizeof key - 1 : NULL;
+}
+
+/* The fifth column of qstat's table, in lines whose first is the job's. */
+static char *sge_state(char *line, const char *job)
+{
+    char *rest = NULL, *word = strtok_r(line, " ", &rest);
+    if (!word || strcmp(word, job) != 0)
+        return NULL;
+    for (int i = 0; i < 4 && word; i++)
+        word = strtok_r(NULL, " ", &rest);
+    return word;
+}
+
+/* ---- rows ---- */
+
+const struct px_batch px_slurm_batch = {
+    .submit = "sbatch",
+    .options = WORDS("--parsable"),
+    .name = WORDS("--job-name=@"),
+    .log = WORDS("--output=@"),
+    .queue = WORDS("--partition=@"),
+    .account = WORDS("--account=@"),
+    .time = WORDS("--time=@"),
+    .engines = WORDS("--ntasks=@"),
+    .array = WORDS("--array=1-@", "--ntasks=1"),
+    .runner = "srun",
+    .carries = true,
+    .id_size = 127,
+    .number = DIGITS,
+    .ask =
+        WORDS("squeue", "--noheader", "--states=all", "--array", "--format=%T (%r)", "--jobs", "@"),
+    .state = slurm_state,
+    .over = WORDS("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
+                  "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "SPECIAL_EXIT", "TIMEOUT"),
+    .gone = WORDS("Invalid job id"),
+    .end = WORDS("scancel", "@"), /* SIGTERM, and SIGKILL after Slurm's KillWait */
+    .signal = WORDS("scancel", "--full", "--signal", "#", "@"),
+};
+
+/* "12.server", or "12[].server" for an array, whose brackets qdel needs. qstat exits with PBS's
+ * own number of an error, of which a byte is left: unknown job. */
+const struct px_batch px_pbs_batch = {
+    .submit = "qsub",
+    .options = WORDS("-V", "-S", "/bin/sh", "-j", "oe"),
+    .name = WORDS("-N", "@"),
+    .log = WORDS("-o", "@"),
+    .queue = WORDS("-q", "@"),
+    .account = WORDS("-A", "@"),
+    .time = WORDS("-l", "walltime=@"),
+    .engines = WORDS("-l", "nodes=1:ppn=@"),
+    .array = WORDS("-J", "1-@"),
+    .own = WORDS("select=", "nodes="),
+    .id_size = 6, /* a name has 15 characters at most, in old versions */
+    .number = DIGITS LETTERS "[].-_",
+    .ask = WORDS("qstat", "-f", "@"),
+    .state = pbs_state,
+    .over = WORDS("C", "F", "X"),
+    .gone = WORDS("Unknown Job Id", "Job has finished"),
+    .gone_status = 15001 % 256,
+    .reason = "comment = ",
+    .end = WORDS("qdel", "@"), /* SIGTERM, and SIGKILL after the server's kill_delay */
+    .signal = WORDS("qsig", "-s", "#", "@"),
+};
+
+/* A parallel environment has a name of its site's choice: without it a job has one slot. The user's
+ * jobs are listed, for `qstat -j` does not tell a state; one that is over is not among them. With
+ * -C nothing in the script is taken for an option. */
+const struct px_batch px_sge_batch = {
+    .submit = "qsub",
+    .options = WORDS("-terse", "-V", "-S", "/bin/sh", "-C", "", "-j", "y"),
+    .name = WORDS("-N", "@"),
+    .log = WORDS("-o", "@"),
+    .queue = WORDS("-q", "@"),
+    .account = WORDS("-A", "@"),
+    .time = WORDS("-l", "h_rt=@"),
+    .array = WORDS("-t", "1-@"),
+    .own = WORDS("-pe"),
+    .id_size = 127,
+    .number = DIGITS,
+    .ask = WORDS("qstat", "-u", "$user"),
+    .state = sge_state,
+    .end = WORDS("qdel", "@"), /* SIGKILL */
+};
+
+/* ---- words ---- */
+
+void px_batch_words(struct px_argv *argv, const char *const *words, const char *at,
+                    const char *hash)
+{
+    for (; words && *words; words++) {
+        const size_t before = strcspn(*words, "@#");
+        const char mark = (*words)[before];
+        if (mark)
+            px_argv_add_new(argv, px_format("%.*s%s%s", (int)before, *words,
+                                            mark == '@' ? at : hash, *words + before + 1));
+        else
+            px_argv_add(argv, *words);
+    }
+}
+
+/* Whether `text` is one of the words, or with `inside` holds one. */
+static bool matches(const char *text, const char *const *words, bool inside)
+{
+    for (; words && *words; words++)
+        if (inside ? strstr(text, *words) != NULL : strcmp(text, *words) == 0)
+            return true;
+    return false;
+}
+
+/* ---- reading ---- */
+
+bool px_batch_is_number(const struct px_batch *batch, const char *text)
+{
+    return isdigit((unsigned char)text[0]) && !text[strspn(text, batch->number)];
+}
+
+char *px_batch_number(const struct px_batch *batch, const char *answer)
+{
+    char line[300];
+    px_last_line(answer, line, sizeof line);
+    const size_t size = isdigit((unsigned char)line[0]) ? strspn(line, batch->number) : 0;
+    return size ? px_strndup(line, size) : NULL;
+}
+
+/* The last line of `text` that holds `word`, from behind it; NULL: none does. */
+static const char *behind_last(const char *text, const char *word)
+{
+    const char *found = NULL;
+    for (const char *at = text; (at = strstr(at, word)); at += strlen(word))
+        found = at + strlen(word);
+    return found;
+}
+
+/* "sbatch: error: why" (which the PBS commands of Slurm pass on as their answer), "qsub: why", and
+ * SGE's "why", followed by "Exiting." */
+void px_batch_complaint(const char *program, const char *complaints, const char *answer, char *out,
+                        size_t size)
+{
+    char *text = px_format("%s\n%s", complaints ? complaints : "", answer ? answer : ""),
+         *own = px_strdup(complaints ? complaints : ""), *leaving = strstr(own, "\nExiting."),
+         line[300];
+    const char *error = behind_last(text, "error: "), *from = line;
+    const size_t name = strlen(program);
+    if (leaving)
+        *leaving = 0;
+    px_last_line(own, line, sizeof line);
+    if (strncmp(line, program, name) == 0 && strncmp(line + name, ": ", 2) == 0)
+        from += name + 2;
+    if (error) {
+        snprintf(line, sizeof line, "%.*s", (int)strcspn(error, "\n"), error);
+        from = line;
+    }
+    snprintf(out, size, "%s: %s", program, *from ? from : "failed and did not say why");
+    free(text);
+    free(own);
+}
+
+int px_batch_read(const struct px_batch *batch, const char *job, char *answer, char *out,
+                  size_t size)
+{
+    char *rest = NULL, reason[160] = "";
+    const char *why = batch->reason ? strstr(answer, batch->reason) : NULL;
+    int running = 0;
+    if (why)
+        snprintf(reason, sizeof reason, " (%.*s)", (int)strcspn(why + strlen(batch->reason), "\n"),
+                 why + strlen(batch->reason));
+    snprintf(out, size, "it has left the queue");
+    for (char *line = strtok_r(answer, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char word[32] = "";
+        const char *state = batch->state(line, job);
+        if (!state)
+            continue;
+        sscanf(state, "%31s", word);
+        if (running == 0)
+            snprintf(out, size, "%s%s", state, reason);
+        running += !matches(word, batch->over, false);
+    }
+    return running;
+}
+
+bool px_batch_is_gone(const struct px_batch *batch, int status, const char *complaints)
+{
+    return (batch->gone_status && status == batch->gone_status) ||
+           matches(complaints ? complaints : "", batch->gone, true);
+}
