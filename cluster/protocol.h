@@ -94,6 +94,13 @@
 #define PX_PROBE "px.probe."
 #define PX_HELD "px.held"
 
+/*
+ * Ours: several messages as one (kernel/wire/bundle.c). A member "px_bundles": true of a
+ * registration_reply or a connection_reply says that the sockets of mux and task take them; an engine
+ * or a client then greets these, and gets such from then on.
+ */
+#define PX_BUNDLES "px_bundles"
+
 /* Default heartbeat period: HeartMonitor.period. */
 #define PX_HEARTBEAT_MS 3000
 

@@ -181,6 +181,7 @@ static int ask_engines(struct dialling *self, struct px_error *err)
     if (ok) {
         client->era = json_integer_value(json_object_get(content, "px_again"));
         px_engines_sync(&client->engines, content);
+        px_io_greet(client, content);
     } else if (content)
         px_fail(err, PX_EINVAL, "the controller refuses: %s",
                 json_is_string(json_object_get(content, "evalue"))

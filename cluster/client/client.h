@@ -332,6 +332,13 @@ void px_io_forget(struct phalanx_client *client, struct phalanx_result *result);
 /* Fails everything and ends the loop. */
 void px_io_close(struct phalanx_client *client, struct phalanx_result *unused);
 
+/* ---- bundles (bundles.c): I/O thread, and phalanx_connect before it starts ------------------- */
+
+/* The controller's sockets are told that bundles are welcome, if it says that it takes them. */
+void px_io_greet(struct phalanx_client *client, const json_t *connection_reply);
+/* What was gathered goes out; for px_loop_settle. */
+void px_io_settle(struct px_loop *loop, void *client);
+
 /* ---- filing (file.c): I/O thread ------------------------------------------------------------ */
 
 /* `msg` is located and verified, and belongs to the function. */

@@ -98,7 +98,7 @@ static bool send_request(struct phalanx_client *client, struct px_task *task, st
     }
     if (is_sent_again(client, task) && !task->lent)
         keep(client, task, px_msg_copy(*msg));
-    return px_socket_send(client->sockets[task->channel], msg) == PX_SENT;
+    return px_socket_post(client->sockets[task->channel], msg) == PX_SENT;
 }
 
 static void send_again(struct phalanx_client *client, struct px_task *task)
@@ -109,7 +109,7 @@ static void send_again(struct phalanx_client *client, struct px_task *task)
     task->unsent = false;
     if (first && task->lent)
         px_io_let_go(client, task);
-    if (px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
+    if (px_socket_post(client->sockets[task->channel], &msg) != PX_SENT)
         px_msg_destroy(msg);
 }
 
@@ -373,6 +373,7 @@ static void on_connection_reply(struct phalanx_client *client, const struct px_m
     pthread_mutex_unlock(&client->lock);
     const int64_t before = client->era;
     client->era = json_integer_value(json_object_get(content, "px_again"));
+    px_io_greet(client, content);
     json_decref(content);
     if (before != 0 && client->era != 0 && client->era != before)
         fail_sent(client, "the controller was started anew, and knows nothing of it");
@@ -564,6 +565,7 @@ void px_io_attach(struct phalanx_client *client)
     for (int i = 0; i < PX_CHANNEL_COUNT; i++)
         px_loop_socket(client->loop, px_socket_pollable(client->sockets[i]), handlers[i], client);
     watch_connections(client);
+    px_loop_settle(client->loop, px_io_settle, client);
     px_loop_fd(client->loop, px_doorbell_fd(client->bell), on_bell, client);
 }
 

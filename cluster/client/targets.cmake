@@ -6,7 +6,7 @@ px_embed(PX_CALL ${DIR}/call.py)
 
 px_library(px_client
   SOURCES ${DIR}/call.c ${PX_CALL} ${DIR}/client.c ${DIR}/io.c ${DIR}/file.c ${DIR}/submit.c ${DIR}/result.c
-          ${DIR}/engines.c ${DIR}/unescape.c
+          ${DIR}/bundles.c ${DIR}/engines.c ${DIR}/unescape.c
   LIBS px_wire px_loop PkgConfig::JANSSON Threads::Threads)
 target_include_directories(px_client PUBLIC ${CMAKE_SOURCE_DIR}/cluster)
 

@@ -29,6 +29,7 @@ static void on_connection_request(const struct px_request *request)
 {
     json_t *content = json_pack("{s:s}", "status", "ok");
     px_members_list(request->hub, content);
+    json_object_set_new(content, PX_BUNDLES, json_true());
     if (px_hub_sends_again(request->hub))
         json_object_set_new(content, "px_again", json_integer(request->hub->since_us));
     px_request_reply(request, PX_CONNECTION_REPLY, content, NULL);

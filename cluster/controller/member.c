@@ -419,9 +419,9 @@ static void accept_engine(const struct px_request *request, const char *uuid, in
 {
     struct px_hub *hub = request->hub;
     add_pending(hub, uuid, id, request->content);
-    reply_registration(request, json_pack("{s:i, s:s, s:i, s:o}", "id", id, "status", "ok",
+    reply_registration(request, json_pack("{s:i, s:s, s:i, s:o, s:b}", "id", id, "status", "ok",
                                           "hb_period", hub->settings->ping_ms, "connection_info",
-                                          connection_info(&hub->sockets->engine)));
+                                          connection_info(&hub->sockets->engine), PX_BUNDLES, 1));
 }
 
 void px_on_registration_request(const struct px_request *request)

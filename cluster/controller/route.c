@@ -94,7 +94,7 @@ static void try_line(struct px_route *route, struct line *line, int64_t now_ms)
 {
     while (line->first != NULL) {
         struct held *held = line->first;
-        enum px_sent sent = px_socket_send(route->port->socket, &held->msg);
+        enum px_sent sent = px_socket_post(route->port->socket, &held->msg);
         if (sent != PX_SENT && held->until_ms > now_ms)
             return;
         if (sent != PX_SENT) {
@@ -144,7 +144,7 @@ void px_route_send(struct px_route *route, struct px_msg *msg)
 {
     struct px_span uuid = px_msg_frame(msg, 0);
     bool behind = route->lines != NULL && find_line(route, uuid) != NULL;
-    if (!behind && px_socket_send(route->port->socket, &msg) == PX_SENT)
+    if (!behind && px_socket_post(route->port->socket, &msg) == PX_SENT)
         return;
     if (route->held < PX_ROUTE_MAX_HELD && px_traffic_knows(route->traffic, uuid)) {
         hold(route, uuid, msg);

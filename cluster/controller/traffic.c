@@ -242,6 +242,27 @@ bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid)
     return find_entry(traffic, uuid) != NULL;
 }
 
+/* ---- bundles --------------------------------------------------------------- */
+
+static void take_bundles(const struct px_sockets *sockets, bool pure)
+{
+    px_socket_take_bundles(sockets->mux_in);
+    px_socket_take_bundles(sockets->mux_out);
+    px_socket_take_bundles(sockets->task_in);
+    if (!pure)
+        px_socket_take_bundles(sockets->task_out);
+}
+
+static void on_settle(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    const struct px_sockets *sockets = ctx;
+    px_socket_flush(sockets->task_out);
+    px_socket_flush(sockets->task_in);
+    px_socket_flush(sockets->mux_out);
+    px_socket_flush(sockets->mux_in);
+}
+
 /* ---- create, run, destroy -------------------------------------------------- */
 
 static void make_parts(struct px_traffic *traffic, const struct px_traffic_config *config)
@@ -261,6 +282,8 @@ static void make_parts(struct px_traffic *traffic, const struct px_traffic_confi
         traffic->tasks = px_tasks_create(shared, sockets->task_in, sockets->task_out,
                                          sockets->task_first, config->scheme, config->hwm);
     traffic->iopub = px_iopub_create(shared, sockets->iopub_in, sockets->iopub_out);
+    take_bundles(sockets, traffic->pure != NULL);
+    px_loop_settle(shared->loop, on_settle, sockets);
 }
 
 struct px_traffic *px_traffic_create(const struct px_traffic_config *config, struct px_error *err)

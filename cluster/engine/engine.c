@@ -128,7 +128,7 @@ static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg
         return;
     if (channel == PX_SHELL)
         px_again_replied(&engine->again, px_service_loop(engine->service), *msg);
-    const enum px_sent sent = px_socket_send(engine->sockets[sockets[channel]], msg);
+    const enum px_sent sent = px_socket_post(engine->sockets[sockets[channel]], msg);
     if (channel == PX_IOPUB)
         px_kernel_published(engine->kernel, sent == PX_SENT);
     if (sent == PX_SENT || sent == PX_SENT_TO_SOME)
@@ -351,11 +351,32 @@ static int create_kernel(struct engine *engine, struct px_error *err)
     return engine->kernel ? 0 : -1;
 }
 
+void px_engine_greet(struct engine *engine)
+{
+    static const char *const relays[] = {PX_ID_TASK_OUT, PX_ID_MUX_OUT};
+    for (size_t i = 0; i < PX_COUNT(relays); i++) {
+        if (engine->bundles)
+            px_socket_greet(engine->sockets[SHELL], relays[i]);
+        else
+            px_socket_forget_greeting(engine->sockets[SHELL], relays[i]);
+    }
+}
+
+static void on_settle(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    const struct engine *engine = ctx;
+    px_socket_flush(engine->sockets[SHELL]);
+}
+
 int px_engine_serve(struct engine *engine, struct px_error *err)
 {
     struct px_loop *loop = px_service_loop(engine->service);
     if (create_kernel(engine, err) < 0 || connect_all(engine, err) < 0)
         return -1;
+    px_socket_take_bundles(engine->sockets[SHELL]);
+    px_engine_greet(engine);
+    px_loop_settle(loop, on_settle, engine);
     /* Control first: within a turn an abort acts before later tasks start. */
     px_loop_socket(loop, px_socket_pollable(engine->sockets[CONTROL]), on_control, engine);
     px_loop_socket(loop, px_socket_pollable(engine->sockets[SHELL]), on_shell, engine);

@@ -64,6 +64,7 @@ struct engine {
     bool pinged;
     bool doubtful; /* the hub may have forgotten us */
     bool left;     /* the hub was told that we end */
+    bool bundles;  /* the controller takes them */
     struct px_again again;
     struct px_log_limiter refused, unsent;
 };
@@ -79,6 +80,8 @@ struct px_socket *px_engine_open(struct engine *engine, enum engine_socket which
                                  enum px_socket_type type, struct px_error *err);
 /* Registered for the first time: connects, makes the kernel, serves. */
 PX_MUST_USE int px_engine_serve(struct engine *engine, struct px_error *err);
+/* Tells mux and task that bundles are welcome, if they take them. */
+void px_engine_greet(struct engine *engine);
 /* Connects to the broadcast scheduler's leaf that goes with the id. */
 PX_MUST_USE int px_engine_reach_leaf(struct engine *engine, struct px_error *err);
 /* Ends before there was anything to run. */

@@ -101,6 +101,7 @@ static int read_reply(struct engine *engine, const struct px_msg *msg, struct px
     } else {
         engine->id = (int)json_integer_value(id);
         engine->period_ms = period > 0 && period < INT32_MAX ? period : PX_HEARTBEAT_MS;
+        engine->bundles = json_is_true(json_object_get(content, PX_BUNDLES));
     }
     json_decref(content);
     return result;
@@ -153,6 +154,7 @@ void px_registrar_ask(struct engine *engine)
 static void be_sure(struct engine *engine)
 {
     engine->doubtful = false;
+    px_engine_greet(engine);
     px_again_mend(&engine->again, px_service_loop(engine->service));
     if (engine->held && px_socket_send(engine->sockets[HEART_OUT], &engine->held) != PX_SENT)
         px_msg_destroy(engine->held);
@@ -174,6 +176,7 @@ static void on_connection_reply(struct engine *engine, const struct px_msg *msg)
     json_object_foreach((json_t *)engines, id, uuid)
         known =
             known || (json_is_string(uuid) && strcmp(json_string_value(uuid), engine->uuid) == 0);
+    engine->bundles = json_is_true(json_object_get(content, PX_BUNDLES));
     if (known)
         be_sure(engine);
     else

@@ -39,12 +39,14 @@ struct px_span px_span_trim(struct px_span text); /* without white space at its 
 bool px_span_equal(struct px_span a, const char *text);
 
 /*
- * A ZeroMQ socket as a loop sees it: its handle, and a flag that whoever uses the handle sets each
- * time (px_socket_pollable). With NULL for the flag the loop takes it to be in use all the time.
+ * A ZeroMQ socket as a loop sees it: its handle, a flag that whoever uses the handle sets each time,
+ * and one that says that there is a message of which libzmq does not know (px_socket_pollable). With
+ * NULL for the first the loop takes it to be in use all the time; for the other: there never is.
  */
 struct px_pollable {
     void *handle;
     bool *used;
+    const bool *full;
 };
 
 /* ---- errors ---------------------------------------------------------- */

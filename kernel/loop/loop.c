@@ -26,9 +26,8 @@
 #include <zmq.h>
 
 struct px_watch {
-    void *socket; /* NULL: `fd` alone is watched */
-    bool *used;   /* set by whoever uses the socket; NULL: every callback may have */
-    int fd;       /* the socket's ZMQ_FD, or what was given */
+    struct px_pollable socket; /* no handle: `fd` alone is watched */
+    int fd;                    /* the socket's ZMQ_FD, or what was given */
     bool ready;
     px_loop_fn *fn; /* NULL: dead */
     void *ctx;
@@ -62,6 +61,8 @@ struct px_loop {
     int signal_fd; /* -1 until the first px_loop_signal */
     struct signal_row *rows;
     size_t row_count;
+    px_loop_fn *settle; /* before each wait; NULL: nothing */
+    void *settle_ctx;
     bool stopping;
 };
 
@@ -120,9 +121,7 @@ struct px_watch *px_loop_socket(struct px_loop *loop, struct px_pollable socket,
         px_die(1, "a socket without a descriptor: %s", zmq_strerror(errno));
     if (socket.used)
         *socket.used = true; /* what came before the watch is looked at */
-    return add_watch(
-        loop, (struct px_watch){
-                  .socket = socket.handle, .used = socket.used, .fd = fd, .fn = fn, .ctx = ctx});
+    return add_watch(loop, (struct px_watch){.socket = socket, .fd = fd, .fn = fn, .ctx = ctx});
 }
 
 struct px_watch *px_loop_fd(struct px_loop *loop, int fd, px_loop_fn *fn, void *ctx)
@@ -300,17 +299,19 @@ static int time_to_next(const struct px_loop *loop)
 }
 
 /* Takes the edge of the socket's descriptor; true when there is a message. */
-static bool has_message(void *socket)
+static bool has_message(const struct px_pollable *socket)
 {
     int events = 0;
     size_t size = sizeof events;
-    return zmq_getsockopt(socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN);
+    const bool asked = zmq_getsockopt(socket->handle, ZMQ_EVENTS, &events, &size) == 0;
+    return (asked && (events & ZMQ_POLLIN)) || (socket->full && *socket->full);
 }
 
 /* Whether the edge of the socket's descriptor may be gone since it was asked last. */
 static bool must_ask(const struct px_loop *loop, const struct px_watch *watch)
 {
-    return watch->socket && (watch->used ? *watch->used : !loop->settled);
+    const bool *used = watch->socket.used;
+    return watch->socket.handle && (used ? *used : !loop->settled);
 }
 
 /* Asks each socket that was used; true when one has a message. */
@@ -320,9 +321,9 @@ static bool look_around(struct px_loop *loop)
     for (size_t i = 0; i < loop->watch_count; i++) {
         struct px_watch *watch = loop->watches[i];
         if (must_ask(loop, watch)) {
-            watch->ready = has_message(watch->socket);
-            if (watch->used)
-                *watch->used = false;
+            watch->ready = has_message(&watch->socket);
+            if (watch->socket.used)
+                *watch->socket.used = false;
         }
         found = found || watch->ready;
     }
@@ -336,7 +337,7 @@ static void note_ready(struct px_loop *loop)
     for (size_t i = 0; i < loop->watch_count; i++) {
         struct px_watch *watch = loop->watches[i];
         if (loop->fds[i].revents && !watch->ready)
-            watch->ready = !watch->socket || has_message(watch->socket);
+            watch->ready = !watch->socket.handle || has_message(&watch->socket);
     }
 }
 
@@ -353,8 +354,21 @@ static void call_ready(struct px_loop *loop)
     }
 }
 
+void px_loop_settle(struct px_loop *loop, px_loop_fn *fn, void *ctx)
+{
+    loop->settle = fn;
+    loop->settle_ctx = ctx;
+}
+
+static void settle(struct px_loop *loop)
+{
+    if (loop->settle)
+        loop->settle(loop, loop->settle_ctx);
+}
+
 static int turn(struct px_loop *loop, struct px_error *err)
 {
+    settle(loop);
     if (loop->changed || !loop->fds)
         rebuild(loop);
     const int timeout_ms = look_around(loop) ? 0 : time_to_next(loop);
@@ -374,5 +388,6 @@ int px_loop_run(struct px_loop *loop, struct px_error *err)
     while (!loop->stopping)
         if (turn(loop, err) < 0)
             return -1;
+    settle(loop);
     return 0;
 }

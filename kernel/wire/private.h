@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Private to kernel/wire: what a message is made of. message.c owns it; session.c fills in
- * frames, socket.c sends and receives them.
+ * Private to kernel/wire: what a message is made of, and a socket. message.c owns the first;
+ * session.c fills in frames, socket.c sends and receives them, bundle.c several messages at once.
  */
 #ifndef PX_WIRE_PRIVATE_H
 #define PX_WIRE_PRIVATE_H
 
 #include "wire/wire.h"
 
+#include <uthash.h>
 #include <zmq.h>
 
 #define PX_INLINE_FRAMES 10 /* an apply reply through a relay has nine */
@@ -24,5 +25,41 @@ struct px_msg {
 
 /* Makes room for one frame at the end and returns it, not initialised. */
 zmq_msg_t *px_msg_new_frame(struct px_msg *msg);
+
+/* ---- bundles (bundle.c) ---- */
+
+struct px_bundles {
+    bool taken;            /* what peers send is unpacked */
+    struct px_peer *peers; /* that take them */
+    /* in */
+    struct px_msg *in;   /* the one that is being taken apart, or NULL */
+    struct px_span rest; /* of it */
+    bool full;           /* there is one: libzmq does not know of what is left */
+    /* out: what is gathered, for one peer */
+    struct px_buf to;
+    size_t count;
+    struct px_msg *alone; /* the first message, until there is another */
+    struct px_buf out;
+};
+
+struct px_socket {
+    void *handle;
+    void *context;
+    int type; /* libzmq's */
+    unsigned long dropped;
+    bool bounded; /* px_socket_set_bounded */
+    bool used;    /* since its loop last asked: a call may have taken its descriptor's edge */
+    struct px_bundles bundles;
+};
+
+/* Takes a message that is a bundle, to be taken apart. */
+bool px_bundle_open(struct px_socket *socket, struct px_msg *msg);
+/* The next message of the bundle that is open; NULL: none. */
+struct px_msg *px_bundle_next(struct px_socket *socket);
+void px_bundles_fini(struct px_bundles *bundles);
+/* The first frame of a message of several, then, in any case, the rest of it: the two make one
+ * message. The first is taken out of `msg`; `rest` is taken. */
+PX_MUST_USE enum px_sent px_socket_send_first(struct px_socket *socket, struct px_msg *msg);
+void px_socket_send_rest(struct px_socket *socket, struct px_msg *rest);
 
 #endif

@@ -32,15 +32,6 @@
 #define KEEPALIVE_INTERVAL_S 20
 #define KEEPALIVE_PROBES 4
 
-struct px_socket {
-    void *handle;
-    void *context;
-    int type; /* libzmq's */
-    unsigned long dropped;
-    bool bounded; /* px_socket_set_bounded */
-    bool used;    /* since its loop last asked: a call may have taken its descriptor's edge */
-};
-
 void *px_context_create(int io_threads)
 {
     void *context = zmq_ctx_new();
@@ -101,6 +92,8 @@ void px_socket_destroy(struct px_socket *socket)
 {
     if (!socket)
         return;
+    px_socket_flush(socket);
+    px_bundles_fini(&socket->bundles);
     zmq_close(socket->handle);
     free(socket);
 }
@@ -383,23 +376,39 @@ static enum px_sent send_to_some(struct px_socket *socket, struct px_msg **msg)
     return sent == PX_SENT ? PX_SENT_TO_SOME : sent;
 }
 
+static int send_frame(struct px_socket *socket, zmq_msg_t *frame, bool more)
+{
+    int sent;
+    do
+        sent = zmq_msg_send(frame, socket->handle, (more ? ZMQ_SNDMORE : 0) | ZMQ_DONTWAIT);
+    while (sent < 0 && errno == EINTR);
+    return sent;
+}
+
+enum px_sent px_socket_send_first(struct px_socket *socket, struct px_msg *msg)
+{
+    socket->used = true;
+    return send_frame(socket, &msg->frames[msg->first], true) < 0 ? refused() : PX_SENT;
+}
+
+void px_socket_send_rest(struct px_socket *socket, struct px_msg *rest)
+{
+    socket->used = true;
+    for (size_t i = rest->first; i < rest->end; i++)
+        if (send_frame(socket, &rest->frames[i], i + 1 < rest->end) < 0)
+            break; /* the peer went away inside the message: libzmq drops the whole of it */
+    px_msg_destroy(rest); /* sent frames are empty by now */
+}
+
 enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg)
 {
     struct px_msg *m = *msg;
+    px_socket_flush(socket);
     socket->used = true;
-    for (size_t i = m->first; i < m->end; i++) {
-        const int more = i + 1 < m->end ? ZMQ_SNDMORE : 0;
-        int sent;
-        do
-            sent = zmq_msg_send(&m->frames[i], socket->handle, more | ZMQ_DONTWAIT);
-        while (sent < 0 && errno == EINTR);
-        if (sent >= 0)
-            continue;
-        if (i == m->first)
-            return socket->bounded && errno == EAGAIN ? send_to_some(socket, msg) : refused();
-        break; /* the peer went away inside the message: libzmq drops the whole of it */
-    }
-    px_msg_destroy(m); /* sent frames are empty by now */
+    if (send_frame(socket, &m->frames[m->first], m->first + 1 < m->end) < 0)
+        return socket->bounded && errno == EAGAIN ? send_to_some(socket, msg) : refused();
+    px_msg_drop_front(m, 1);
+    px_socket_send_rest(socket, m);
     *msg = NULL;
     return PX_SENT;
 }
@@ -415,7 +424,7 @@ static void drain(struct px_socket *socket)
     socket->dropped++;
 }
 
-struct px_msg *px_socket_recv(struct px_socket *socket)
+static struct px_msg *receive(struct px_socket *socket)
 {
     struct px_msg *msg = NULL;
     socket->used = true;
@@ -449,6 +458,17 @@ struct px_msg *px_socket_recv(struct px_socket *socket)
     }
 }
 
+struct px_msg *px_socket_recv(struct px_socket *socket)
+{
+    for (;;) {
+        struct px_msg *msg = px_bundle_next(socket);
+        if (!msg)
+            msg = receive(socket);
+        if (!msg || !px_bundle_open(socket, msg))
+            return msg;
+    }
+}
+
 unsigned long px_socket_dropped(const struct px_socket *socket)
 {
     return socket->dropped;
@@ -457,12 +477,13 @@ unsigned long px_socket_dropped(const struct px_socket *socket)
 bool px_socket_wait(struct px_socket *socket, int64_t timeout_ms)
 {
     socket->used = true;
-    return wait_readable(socket->handle, timeout_ms, NULL);
+    px_socket_flush(socket);
+    return socket->bundles.full || wait_readable(socket->handle, timeout_ms, NULL);
 }
 
 struct px_pollable px_socket_pollable(struct px_socket *socket)
 {
-    return (struct px_pollable){socket->handle, &socket->used};
+    return (struct px_pollable){socket->handle, &socket->used, &socket->bundles.full};
 }
 
 void *px_socket_raw(struct px_socket *socket)

@@ -277,6 +277,22 @@ enum px_sent {
 PX_MUST_USE enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg);
 
 /*
+ * Bundles: small messages to one peer go together, as one of libzmq's (bundle.c). A socket that takes
+ * them gives out their messages one by one; to a peer from which it has had one, or that it has
+ * greeted, px_socket_post() sends such. Greet only who is known to understand it. What px_socket_post()
+ * has taken goes out with px_socket_flush(), before whatever px_socket_send() sends, and when the
+ * socket is destroyed; for the rest as px_socket_send().
+ */
+void px_socket_take_bundles(struct px_socket *socket);
+void px_socket_greet(struct px_socket *socket, const char *peer); /* "" where it has but one */
+void px_socket_forget_greeting(struct px_socket *socket, const char *peer);
+PX_MUST_USE enum px_sent px_socket_post(struct px_socket *socket, struct px_msg **msg);
+void px_socket_flush(struct px_socket *socket);
+/* A message as bytes, as bundles have it. Unpacking takes one off the front; NULL when it is none. */
+void px_msg_pack(const struct px_msg *msg, struct px_buf *out);
+struct px_msg *px_msg_unpack(struct px_span *bytes);
+
+/*
  * Receives one message without blocking; NULL when there is none. A message with more than
  * PX_MAX_FRAMES frames is read to its end, dropped and counted (px_socket_dropped), and the
  * next one is tried.

@@ -332,6 +332,7 @@ def told(message):
     content.pop("engine_info", None)
     content.pop("px_engines", None)
     content.pop("px_again", None)
+    content.pop("px_bundles", None)
     for record in content.get("records", []):
         record.pop("label", None)  # later versions of ipyparallel have it
         record.pop("display_data", None)  # kept in memory only, as there

@@ -238,10 +238,10 @@ static void pass_all(bool told)
     struct relay peer = {.in = pair_socket(context, "inproc://in", false),
                          .out = pair_socket(context, "inproc://out", false)};
     struct px_loop *loop = px_loop_create(NULL);
-    px_loop_socket(loop, (struct px_pollable){relay.in, told ? &relay.in_used : NULL}, on_pass,
-                   &relay);
-    px_loop_socket(loop, (struct px_pollable){relay.out, told ? &relay.out_used : NULL}, on_credit,
-                   &relay);
+    px_loop_socket(loop, (struct px_pollable){relay.in, told ? &relay.in_used : NULL, NULL},
+                   on_pass, &relay);
+    px_loop_socket(loop, (struct px_pollable){relay.out, told ? &relay.out_used : NULL, NULL},
+                   on_credit, &relay);
     px_loop_timer(loop, DEADLINE_MS, 0, on_late, &relay);
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, feed, &peer), 0);
