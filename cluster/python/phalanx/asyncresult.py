@@ -50,6 +50,10 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
 
     owner = True  # what arrives is kept by this object alone
     _kind = None  # what users know it as, if not by its class's name
+    # Lists once there is something in them: thousands of results may wait, and the collector goes
+    # through every list again and again.
+    _order = ()  # indices of tasks in the order of their replies
+    _listeners = ()  # called with each event that was filed
     msg_id: "str | list[str]"
     submitted: "datetime | list[datetime]"
     started: "datetime | list[datetime]"
@@ -85,10 +89,8 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self._submitted = datetime.now(timezone.utc)
         self._lock = threading.RLock()
         self._tasks = self._make_tasks(raw)
-        self._order = []  # indices of tasks in the order of their replies
         self._outcome = None  # (values, exception) once gathered
         self._closed = False  # results are missing for ever
-        self._listeners = []  # called with each event that was filed
         self._label = None  # what the tasks are filed under
         self._lent = None  # weak references to buffers that are being sent (track=True)
 
@@ -121,7 +123,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         task = self._tasks[event.task]
         if event.type == _phalanx.REPLY:
             task.reply = event
-            self._order.append(event.task)
+            self._arrived(event.task)
         elif event.type == _phalanx.STREAM:
             task.write("stderr" if event.name == "stderr" else "stdout", event.text)
         elif event.type == _phalanx.IDLE:
@@ -132,6 +134,12 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             task.data.update(canning.unpack_result(event.buffers))
         elif event.name in output_handlers:
             output_handlers[event.name](task, json.loads(event.content))
+
+    def _arrived(self, index):
+        """A task has its reply."""
+        if isinstance(self._order, tuple):
+            self._order = []
+        self._order.append(index)
 
     def _wait(self, until, timeout):
         timeout = None if timeout is None or timeout < 0 else timeout
@@ -177,7 +185,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
     def _listen(self, function):
         """function(event) is called with what is filed from now on. (result, listener) pairs: what
         to remove from whose _listeners."""
-        self._listeners.append(function)
+        self._listeners = [*self._listeners, function]
         return [(self, function)]
 
     def _unlisten(self, function):

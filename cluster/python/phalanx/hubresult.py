@@ -164,7 +164,7 @@ class StoredResult(AsyncResult):
         task.outputs[:] = metadata["outputs"]
         task.stdout, task.stderr = metadata["stdout"] or None, metadata["stderr"] or None
         task.execute_result, task.error = metadata["execute_result"], metadata["error"]
-        self._order.append(index)
+        self._arrived(index)
 
     def _pump(self):
         pass
