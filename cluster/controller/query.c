@@ -21,7 +21,7 @@
 #include <string.h>
 
 #define MAX_TESTS 1024
-#define MAX_LIST 1024 /* values of a list that cannot be a set */
+#define MAX_LIST 1024 /* values that each record is held against one by one */
 
 typedef int operator_fn(const json_t *value, const json_t *argument,
                         struct px_exception *exception);
@@ -288,6 +288,10 @@ static int add_operator(struct px_query *query, const char *field, const char *n
         operator_fn *holds = operators[i].holds;
         if (json_is_array(argument) && (holds == op_in || holds == op_nin))
             return add_list(query, field, name, holds, argument, exception);
+        if (holds == op_all &&
+            json_array_size(argument) + json_object_size(argument) + json_string_length(argument) >
+                MAX_LIST)
+            return px_raise(exception, "ValueError", "more than %d values in $all", MAX_LIST);
         add_test(query, field, name, holds, argument);
         return 0;
     }

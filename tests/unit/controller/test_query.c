@@ -185,18 +185,21 @@ static void test_ids(void **state)
 static void test_list_that_is_no_set_is_bounded(void **state)
 {
     (void)state;
-    struct px_exception exception;
-    struct px_buf text = {0};
-    px_buf_text(&text, "{\"n\": {\"$in\": [5");
-    for (int i = 0; i < 1023; i++)
-        px_buf_text(&text, ", 6");
-    px_buf_text(&text, "]}}");
-    assert_int_equal(match(text.data, &exception), 1);
-    text.size -= 3;
-    px_buf_text(&text, ", 6]}}");
-    assert_int_equal(match(text.data, &exception), -1);
-    assert_string_equal(exception.ename, "ValueError");
-    px_buf_fini(&text);
+    static const char *const starts[] = {"{\"n\": {\"$in\": [5", "{\"n\": {\"$all\": [[5]"};
+    for (size_t i = 0; i < PX_COUNT(starts); i++) {
+        struct px_exception exception = {{0}, {0}};
+        struct px_buf text = {0};
+        px_buf_text(&text, starts[i]);
+        for (int j = 0; j < 1023; j++)
+            px_buf_text(&text, ", [5]");
+        px_buf_text(&text, "]}}");
+        assert_int_equal(match(text.data, &exception), 1);
+        text.size -= 3;
+        px_buf_text(&text, ", [5]]}}");
+        assert_int_equal(match(text.data, &exception), -1);
+        assert_string_equal(exception.ename, "ValueError");
+        px_buf_fini(&text);
+    }
 }
 
 int main(void)
