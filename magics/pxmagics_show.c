@@ -361,10 +361,8 @@ int px_show_past(struct px_show *show)
 static int show_progress(struct px_show *show, const int *pending, size_t pending_count)
 {
     struct px_buf text = {0}, out = {0};
-    const int64_t now_ms = px_now_ms();
-    show->progress_ms = now_ms + PROGRESS_MS;
     px_render_progress(&text, show->count - pending_count, show->count, pending, pending_count,
-                       (double)(now_ms - show->started_ms) / 1000);
+                       (double)(px_now_ms() - show->started_ms) / 1000);
     const size_t width = text.size;
     px_buf_printf(&out, "\r%s", text.data);
     if (show->progress_width > width)
@@ -388,10 +386,12 @@ int px_show_due(struct px_show *show, const int *pending, size_t pending_count)
         if (waiting && now_ms >= show->told_ms + TELL_MS && tell(show, false) < 0)
             return -1;
     }
-    if (show->progress && pending_count && now_ms >= show->progress_ms &&
-        !px_teller_mid_line(show->teller))
-        return show_progress(show, pending, pending_count);
-    return 0;
+    if (!show->progress || now_ms < show->progress_ms)
+        return 0;
+    show->progress_ms = now_ms + PROGRESS_MS; /* the next, also where there is no place for one */
+    return pending_count && !px_teller_mid_line(show->teller)
+               ? show_progress(show, pending, pending_count)
+               : 0;
 }
 
 int64_t px_show_next_ms(const struct px_show *show)

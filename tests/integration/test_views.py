@@ -751,6 +751,25 @@ def test_nobody_shows_a_result_whose_cell_has_ended(rc, gate, monkeypatch):
     assert order == ["read", "read", "read", "over"]
 
 
+def test_an_unfinished_line_is_waited_with_at_rest(view, gate):
+    code = (f"import os, threading\nprint('one', end='', flush=True)\n"
+            f"while not os.path.exists({gate.path!r}): threading.Event().wait(0.005)")
+    screen, looks = Screen(), []
+    screen.progress = True
+    face = types.SimpleNamespace(
+        screen=lambda: screen, keep=lambda result: None, outcome=lambda *args: None)
+    shown = magics.Magics(None, face, view)
+    shown.pxconfig("--progress-after 0.1")
+    result = shown.cell_px("--noblock --targets 0", code)
+    real = result._pump
+    result._pump = lambda *most: looks.append(None) or real(*most)
+    timer = threading.Timer(0.8, gate.open)
+    timer.start()
+    shown.pxresult("")
+    timer.join()
+    assert screen.said.endswith("[stdout:0] \none\n") and len(looks) < 100
+
+
 def test_as_futures(balanced, gate):
     slow = balanced.apply_async(gate.task, "slow")
     fast = balanced.apply_async(lambda: "fast")
