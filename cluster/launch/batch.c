@@ -12,8 +12,8 @@
  * engine, and each joins when its own starts.
  *
  * In Slurm the connection goes with the job's environment, for nodes that do not share the
- * profile's directory. SGE shows that to every user (qstat -j), and keeps scripts where all can read
- * them; PBS has it among what qstat -f tells. Engines there read the connection file.
+ * profile's directory. SGE shows that to every user (qstat -j), and keeps scripts where all can
+ * read them; PBS has it among what qstat -f tells. Engines there read the connection file.
  *
  * The queue is asked about the job: every two seconds at first, then less often. Ending it is its
  * programs' business, with signals as ipyparallel's launchers send them.
@@ -352,7 +352,7 @@ static size_t batch_refresh(struct px_set *base)
     char what[200];
     if (set->ended)
         return 0;
-    if ((set->loop && !set->asked) || (set->looked_ms && now - set->looked_ms < LOOK_STOPPING_MS))
+    if (set->asked ? set->looked_ms && now - set->looked_ms < LOOK_STOPPING_MS : set->loop != NULL)
         return 1;
     const int running = look(set, what, sizeof what);
     set->looked_ms = px_now_ms();

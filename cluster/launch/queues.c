@@ -176,8 +176,10 @@ void px_batch_complaint(const char *program, const char *complaints, const char 
                         size_t size)
 {
     char *text = px_format("%s\n%s", complaints ? complaints : "", answer ? answer : ""),
-         *own = px_strdup(complaints ? complaints : ""), *leaving = strstr(own, "\nExiting."),
-         line[300];
+         *own = px_strdup(complaints && complaints[0] ? complaints
+                          : answer                    ? answer
+                                                      : ""),
+         *leaving = strstr(own, "\nExiting."), line[300];
     const char *error = behind_last(text, "error: "), *from = line;
     const size_t name = strlen(program);
     if (leaving)

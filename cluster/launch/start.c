@@ -48,13 +48,13 @@ struct start_options {
     {"hostfile", 0, PX_OPT_STRING, AT(hostfile), 0, "FILE", \
      "ssh: the same from a file, a line HOST [N] each", 0, 0}, \
     {"queue", 0, PX_OPT_STRING, AT(job.queue), 0, "NAME", \
-     PX_BATCH_NAMES ": the queue, or partition", 0, 0}, \
-    {"partition", 0, PX_OPT_STRING, AT(job.queue), 0, "NAME", "the same as --queue", 0, 0}, \
-    {"account", 0, PX_OPT_STRING, AT(job.account), 0, "NAME", "the same: the account", 0, 0}, \
+     "in a queue (" PX_BATCH_NAMES "): which one", 0, 0}, \
+    {"partition", 0, PX_OPT_STRING, AT(job.queue), 0, "NAME", "the same", 0, 0}, \
+    {"account", 0, PX_OPT_STRING, AT(job.account), 0, "NAME", "in a queue: the account", 0, 0}, \
     {"time", 0, PX_OPT_STRING, AT(job.time), 0, "LIMIT", \
-     "the same: the time limit, as that system writes it", 0, 0}, \
+     "in a queue: the time limit, as that system writes it", 0, 0}, \
     {"array", 0, PX_OPT_SET, AT(job_array), 1, NULL, \
-     "the same: a job for each engine, instead of one for all", 0, 0}, \
+     "in a queue: a job for each engine, instead of one for all", 0, 0}, \
     {"launch-arg", 0, PX_OPT_LIST, AT(launch_args), 0, "ARG", \
      "one more argument for ssh, mpiexec, sbatch or qsub; may be given again", 0, 0}, \
     {"launch-cmd", 0, PX_OPT_STRING, AT(launch_command), 0, "CMD", \

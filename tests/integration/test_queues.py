@@ -375,6 +375,7 @@ def test_sge(sge, cluster, run):
     assert not sge.jobs()
 
 
+@pytest.mark.stock
 def test_sge_gives_a_job_room(sge, cluster):
     """Once it is let, and in a parallel environment, one job holds both engines."""
     where = cluster(2, "--engines=sge", *HELD,
@@ -387,6 +388,12 @@ def test_sge_gives_a_job_room(sge, cluster):
         wait_for(lambda: len(rc.ids) == 2, 60, "both engines")
         assert rc[:].apply_sync(os.getenv, "NSLOTS") == ["2", "2"]
     assert sge.jobs() == [(job, "r")]
+
+
+def test_a_waiting_job_is_ended_once(sge, cluster, run):
+    """Its pxcluster did; whoever asked that does not look for it again."""
+    cluster(1, "--engines=sge", *HELD)
+    assert run("pxcluster", "stop").stderr == "pxcluster: stopped cluster: 1 engine\n"
 
 
 def test_sge_does_not_answer(sge, cluster, run, env):

@@ -124,6 +124,7 @@ static void test_complaints(void **state)
         {"p: Unknown queue\n", NULL, "p: Unknown queue"},
         {"option -S is ignored\n", "the output was:\n'sbatch: error: a\n sbatch: error: b\n'\n",
          "p: b"},
+        {"", "denied: job \"5\" does not exist\n", "p: denied: job \"5\" does not exist"},
         {NULL, NULL, "p: failed and did not say why"},
     };
     (void)state;
