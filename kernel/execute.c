@@ -34,14 +34,14 @@ static void put_engine_info(struct px_kernel *kernel, struct px_buf *out, const 
 static void put_metadata(struct px_kernel *kernel, const struct px_request *request,
                          const char *status, bool unmet, struct px_buf *out)
 {
-    px_buf_printf(out, "{\"started\": \"%s\", \"dependencies_met\": %s, \"engine\": \"%s\"",
-                  request->started, unmet ? "false" : "true",
-                  px_session_id(kernel->config.session));
+    px_buf_texts(out, PX_TEXTS("{\"started\": \"", request->started,
+                               "\", \"dependencies_met\": ", unmet ? "false" : "true",
+                               ", \"engine\": \"", px_session_id(kernel->config.session), "\""));
     if (kernel->config.task_metadata)
         kernel->config.task_metadata(kernel->config.ctx, request, out);
     if (strcmp(status, "error") == 0)
         put_engine_info(kernel, out, NULL);
-    px_buf_printf(out, ", \"status\": \"%s\"}", status);
+    px_buf_texts(out, PX_TEXTS(", \"status\": \"", status, "\"}"));
 }
 
 void px_reply_task(struct px_kernel *kernel, struct px_request *request, const char *status,

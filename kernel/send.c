@@ -72,7 +72,7 @@ struct px_item *px_state_item(const struct px_kernel *kernel, struct px_parent *
 {
     struct px_item *item = px_item_create(PX_IOPUB, "status", parent);
     item->topic = kernel->topics[PX_TOPIC_STATUS];
-    px_buf_printf(&item->content, "{\"execution_state\": \"%s\"}", state);
+    px_buf_texts(&item->content, PX_TEXTS("{\"execution_state\": \"", state, "\"}"));
     return item;
 }
 

@@ -85,7 +85,7 @@ void px_engine_task_metadata(void *ctx, const struct px_request *request, struct
     const bool found = px_scan(px_request_metadata(request), keys, values, PX_COUNT(keys)) == 0;
     for (size_t i = 0; i < PX_COUNT(keys); i++) {
         const struct px_span value = found && values[i].data ? values[i] : px_span_of(absent[i]);
-        px_buf_printf(out, ", \"%s\": ", keys[i]);
+        px_buf_texts(out, PX_TEXTS(", \"", keys[i], "\": "));
         px_buf_append(out, value.data, value.size);
     }
 }

@@ -112,12 +112,14 @@ char *px_format(const char *fmt, ...)
 
 /* ---- growable buffer ---- */
 
+#define LEAST_CAPACITY 256 /* a header, or the metadata of a reply */
+
 static void reserve(struct px_buf *buf, size_t more)
 {
     const size_t need = buf->size + more + 1;
     if (need <= buf->capacity)
         return;
-    size_t capacity = buf->capacity ? buf->capacity : 64;
+    size_t capacity = buf->capacity ? buf->capacity : LEAST_CAPACITY;
     while (capacity < need)
         capacity *= 2;
     buf->data = px_realloc(buf->data, capacity);
@@ -136,6 +138,12 @@ void px_buf_append(struct px_buf *buf, const void *data, size_t size)
 void px_buf_text(struct px_buf *buf, const char *text)
 {
     px_buf_append(buf, text, strlen(text));
+}
+
+void px_buf_texts(struct px_buf *buf, const char *const *texts)
+{
+    for (; *texts; texts++)
+        px_buf_text(buf, *texts);
 }
 
 void px_buf_printf(struct px_buf *buf, const char *fmt, ...)

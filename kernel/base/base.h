@@ -91,6 +91,9 @@ struct px_buf {
 
 void px_buf_append(struct px_buf *buf, const void *data, size_t size);
 void px_buf_text(struct px_buf *buf, const char *text);
+/* All of PX_TEXTS(...), one after the other: what px_buf_printf() does with %s alone, for less. */
+void px_buf_texts(struct px_buf *buf, const char *const *texts);
+#define PX_TEXTS(...) ((const char *const[]){__VA_ARGS__, NULL})
 void px_buf_printf(struct px_buf *buf, const char *fmt, ...) PX_PRINTF(2, 3);
 /* Appends `text` as a JSON string, quotes included. Bytes that are not UTF-8 become U+FFFD. */
 void px_buf_json_string(struct px_buf *buf, const char *text, size_t size);

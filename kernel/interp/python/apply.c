@@ -23,7 +23,8 @@
 #define MOST_REMEMBERED 1024         /* functions, and descriptions of arguments */
 #define LONGEST_REMEMBERED (1 << 16) /* bytes of pickle of one */
 #define SMALL 1024                   /* ipyparallel takes larger buffers out of pickles */
-#define FUNCTIONS "_pxload"          /* as long as "_pickle" */
+#define FUNCTIONS "_pxload"          /* the module of our own loads */
+#define LOADS_CODE 0x70786c64        /* and its number in copyreg's registry: "pxld" */
 #define COPIED 4096                  /* results up to this are copied: cheaper than a loan */
 
 struct px_apply {
@@ -359,40 +360,62 @@ static PyMethodDef loads_method = {
     "loads", (PyCFunction)(void (*)(void))loads_function, METH_VARARGS | METH_KEYWORDS,
     PyDoc_STR("As pickle.loads, which it stands for in calls that our client packs.")};
 
-/* GIL. A module of one function, under the name that the pickle of a call is made to look for. */
+/* GIL. Pickles may name the function by its number from now on. An earlier host's is forgotten. */
+static int register_loads(void)
+{
+    PyObject *copyreg = PyImport_ImportModule("copyreg");
+    PyObject *added = copyreg ? PyObject_CallMethod(copyreg, "add_extension", "ssi", FUNCTIONS,
+                                                    "loads", LOADS_CODE)
+                              : NULL;
+    PyObject *cleared = added ? PyObject_CallMethod(copyreg, "clear_extension_cache", NULL) : NULL;
+    const int status = cleared ? 0 : -1;
+    Py_XDECREF(cleared);
+    Py_XDECREF(added);
+    Py_XDECREF(copyreg);
+    return status;
+}
+
+/* GIL. A module of one function, which the pickle of a call is made to call. */
 static int add_loads(struct px_python *python)
 {
     PyObject *module = PyImport_AddModule(FUNCTIONS);
     PyObject *capsule = PyCapsule_New(python, FUNCTIONS, NULL);
     PyObject *function = capsule ? PyCFunction_New(&loads_method, capsule) : NULL;
     Py_XDECREF(capsule);
-    if (!module || !function)
+    if (!module || !function || PyModule_AddObject(module, "loads", function) != 0)
         return -1;
-    return PyModule_AddObject(module, "loads", function);
+    return register_loads();
 }
 
 /*
  * The pickle of a call. Our client packs the function as a pickle of its own, which the outer one
  * gives to _pickle.loads:
  *
- *     80 05  95 <8 bytes>  8c 07 "_pickle" 94  8c 05 "loads" 94 93  ...
+ *     80 05  95 <8 bytes>  8c 07 "_pickle" 94  8c 05 "loads" 94  93  ...
  *
- * There the name is replaced by that of our own loads. Any other pickle is just as good, but
- * slower.
+ * The last byte there, which looks for the function of these names, is replaced: the two names are
+ * dropped, and our own loads is taken by its number. (The names stay, as later bytes may count on
+ * them. They are in a frame, whose size is left as it is: it is a hint.) Any other pickle is just
+ * as good, but slower.
  */
 static PyObject *loads_call(struct call *call, PyObject *buffers)
 {
     static const char head[] = "\x8c\x07_pickle\x94\x8c\x05loads\x94\x93";
-    enum { AT = 11, NAME = AT + 2 };
+    static const char ours[] = "00\x84"
+                               "dlxp"; /* POP POP EXT4, LOADS_CODE */
+    enum { AT = 11, NAMES = AT + sizeof head - 2, MORE = sizeof ours - 2 };
     struct px_span pickle = call->buffers[0];
     if (pickle.size < AT + sizeof head || pickle.size > LONGEST_REMEMBERED ||
         memcmp(pickle.data, "\x80\x05\x95", 3) != 0 ||
         memcmp(pickle.data + AT, head, sizeof head - 1) != 0)
         return loads(call->apply, pickle, buffers);
-    PyObject *copy = PyBytes_FromStringAndSize(pickle.data, (Py_ssize_t)pickle.size);
+    PyObject *copy = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(pickle.size + MORE));
     if (!copy)
         return NULL;
-    memcpy(PyBytes_AS_STRING(copy) + NAME, FUNCTIONS, sizeof FUNCTIONS - 1);
+    char *out = PyBytes_AS_STRING(copy);
+    memcpy(out, pickle.data, NAMES);
+    memcpy(out + NAMES, ours, sizeof ours - 1);
+    memcpy(out + NAMES + sizeof ours - 1, pickle.data + NAMES + 1, pickle.size - NAMES - 1);
     PyObject *args[] = {copy, buffers};
     PyObject *value = PyObject_Vectorcall(call->apply->loads, args, 1,
                                           buffers ? call->apply->buffers_keyword : NULL);
