@@ -360,21 +360,6 @@ static PyMethodDef loads_method = {
     "loads", (PyCFunction)(void (*)(void))loads_function, METH_VARARGS | METH_KEYWORDS,
     PyDoc_STR("As pickle.loads, which it stands for in calls that our client packs.")};
 
-/* GIL. Pickles may name the function by its number from now on. An earlier host's is forgotten. */
-static int register_loads(void)
-{
-    PyObject *copyreg = PyImport_ImportModule("copyreg");
-    PyObject *added = copyreg ? PyObject_CallMethod(copyreg, "add_extension", "ssi", FUNCTIONS,
-                                                    "loads", LOADS_CODE)
-                              : NULL;
-    PyObject *cleared = added ? PyObject_CallMethod(copyreg, "clear_extension_cache", NULL) : NULL;
-    const int status = cleared ? 0 : -1;
-    Py_XDECREF(cleared);
-    Py_XDECREF(added);
-    Py_XDECREF(copyreg);
-    return status;
-}
-
 /* GIL. A module of one function, which the pickle of a call is made to call. */
 static int add_loads(struct px_python *python)
 {
@@ -384,7 +369,10 @@ static int add_loads(struct px_python *python)
     Py_XDECREF(capsule);
     if (!module || !function || PyModule_AddObject(module, "loads", function) != 0)
         return -1;
-    return register_loads();
+    PyObject *numbered = PyObject_CallMethod(python->apply->slow, "number", "ssi", FUNCTIONS,
+                                             "loads", LOADS_CODE);
+    Py_XDECREF(numbered);
+    return numbered ? 0 : -1;
 }
 
 /*

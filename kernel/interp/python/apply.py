@@ -12,6 +12,7 @@ found, last of all, as `ipyparallel` itself.
 
 import builtins
 import contextlib
+import copyreg
 import dis
 import functools
 import importlib
@@ -140,6 +141,12 @@ class Apply:
             real.uncan_map[self.canning.CannedObject] = lambda obj, g: obj.get_object(g)
 
     # ---- called by C ---------------------------------------------------------
+
+    @staticmethod
+    def number(module, name, number):
+        """Pickles may name that function by a number from now on. An earlier one is forgotten."""
+        copyreg.add_extension(module, name, number)
+        copyreg.clear_extension_cache()
 
     def template(self, data):
         """template_of() the function in a pickle of ipyparallel's form."""
