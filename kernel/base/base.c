@@ -191,6 +191,14 @@ bool px_is_utf8(struct px_span text)
 {
     const unsigned char *s = (const unsigned char *)text.data;
     for (size_t i = 0; i < text.size;) {
+        uint64_t eight;
+        if (text.size - i >= sizeof eight) {
+            memcpy(&eight, s + i, sizeof eight);
+            if (!(eight & UINT64_C(0x8080808080808080))) {
+                i += sizeof eight;
+                continue;
+            }
+        }
         const size_t length = s[i] < 0x80 ? 1 : utf8_sequence(s + i, text.size - i);
         if (!length)
             return false;
