@@ -164,7 +164,7 @@ class Cluster:
     default is a random one). engines, controller: launchers, as `pxcluster start --engines=` takes
     them. engine_timeout: seconds for engines to register; at_least: with how many of them to be content
     then. hosts, hostfile: for ssh, such as ["node1:8", "node2"]. launch_args: more arguments for ssh,
-    mpiexec or sbatch. controller_ip, controller_location,
+    mpiexec, sbatch or qsub. controller_ip, controller_location,
     controller_args: for pxcontroller. shutdown_atexit: whether the cluster stops when this object
     goes, or this process ends, however it does.
 
