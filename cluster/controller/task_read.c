@@ -124,6 +124,8 @@ static int64_t time_of_day(struct px_span date)
         us = us * 10 + (at[i] - '0');
     int hours = (at[11] - '0') * 10 + at[12] - '0', minutes = (at[14] - '0') * 10 + at[15] - '0';
     int seconds = (at[17] - '0') * 10 + at[18] - '0';
+    if (hours > 23 || minutes > 59 || seconds > 60)
+        return -1;
     return us + 1000000ll * (seconds + 60 * (minutes + 60 * hours));
 }
 

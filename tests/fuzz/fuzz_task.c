@@ -59,7 +59,7 @@ static void try_result(struct px_span text)
         struct px_span parent = px_msg_parent(msg);
         assert(result.msg_id.data >= parent.data &&
                result.msg_id.data + result.msg_id.size <= parent.data + parent.size);
-        assert(result.took_us >= -1 && result.took_us < 24ll * 3600 * 1000000);
+        assert(result.took_us >= -1 && result.took_us < (24ll * 3600 + 1) * 1000000);
         assert((unsigned)result.reply <= PX_REPLY_RECALLED);
     }
     px_msg_destroy(msg);
