@@ -11,6 +11,8 @@
  * pxengine gets -n N. With `job.array`, and where a job has room for one, there is a job for each
  * engine, and each joins when its own starts.
  *
+ * A script of the user's (template.c) says itself what it needs and runs.
+ *
  * In Slurm the connection goes with the job's environment, for nodes that do not share the
  * profile's directory. SGE shows that to every user (qstat -j), and keeps scripts where all can
  * read them; PBS has it among what qstat -f tells. Engines there read the connection file.
@@ -126,7 +128,7 @@ static bool is_array(const struct px_set_spec *spec, const struct px_batch *batc
 {
     const bool room = batch->engines || makes_room(spec, batch),
                together = batch->runner || px_command_is_ours(spec->command);
-    return spec->count > 1 && (spec->job.array || !(room && together));
+    return spec->count > 1 && (spec->job.array || (!spec->job.script && !(room && together)));
 }
 
 /* Of the characters that all of them allow. */
@@ -146,30 +148,71 @@ static int build_engines(struct px_argv *argv, const struct px_set_spec *spec,
 {
     if (px_argv_build(argv, spec, -1, err) < 0)
         return -1;
-    if (!batch->runner && px_command_is_ours(spec->command))
+    if (!batch->runner && !spec->job.script && px_command_is_ours(spec->command))
         px_argv_add_new(argv, px_format("-n%d", is_array(spec, batch) ? 1 : spec->count));
     return 0;
 }
 
-static int write_script(const char *path, const struct px_batch *batch,
-                        const struct px_argv *engines, struct px_error *err)
+static void put_script(struct px_buf *text, const struct px_batch *batch,
+                       const struct px_argv *engines)
+{
+    char *cwd = getcwd(NULL, 0);
+    px_buf_text(text, "#!/bin/sh\n");
+    if (batch->runner) {
+        px_buf_printf(text, "exec %s \"$@\"", batch->runner);
+    } else {
+        px_buf_text(text, "cd");
+        px_argv_quote(text, cwd ? cwd : "/");
+        px_buf_text(text, " 2>/dev/null\nexec");
+        for (size_t i = 0; i < engines->count; i++)
+            px_argv_quote(text, engines->items[i]);
+    }
+    px_buf_text(text, "\n");
+    free(cwd);
+}
+
+/* The user's script, with ipyparallel's names for what it may name. */
+static int fill_script(struct px_buf *text, const struct px_set_spec *spec,
+                       const struct px_argv *engines, struct px_error *err)
+{
+    char number[16];
+    struct px_buf program = {0}, args = {0}, all = {0};
+    snprintf(number, sizeof number, "%d", spec->count);
+    px_buf_text(&args, "");
+    for (size_t i = 0; i < engines->count; i++) {
+        px_argv_quote(i == 0 ? &program : &args, engines->items[i]);
+        px_argv_quote(&all, engines->items[i]);
+    }
+    const struct px_template_name names[] = {
+        {"n", number},
+        {"queue", spec->job.queue ? spec->job.queue : ""},
+        {"profile_dir", spec->place->profile_dir},
+        {"cluster_id", spec->place->cluster_id},
+        {"program", program.data},
+        {"program_args", args.data},
+        {"program_and_args", all.data},
+        {NULL, NULL},
+    };
+    const int result = px_template_fill(spec->job.script, names, text, err);
+    px_buf_fini(&program);
+    px_buf_fini(&args);
+    px_buf_fini(&all);
+    return result;
+}
+
+static int write_script(const char *path, const struct px_set_spec *spec,
+                        const struct px_batch *batch, const struct px_argv *engines,
+                        struct px_error *err)
 {
     struct px_buf text = {0};
-    char *cwd = getcwd(NULL, 0);
-    px_buf_text(&text, "#!/bin/sh\n");
-    if (batch->runner) {
-        px_buf_printf(&text, "exec %s \"$@\"", batch->runner);
-    } else {
-        px_buf_text(&text, "cd");
-        px_argv_quote(&text, cwd ? cwd : "/");
-        px_buf_text(&text, " 2>/dev/null\nexec");
-        for (size_t i = 0; i < engines->count; i++)
-            px_argv_quote(&text, engines->items[i]);
-    }
-    px_buf_text(&text, "\n");
-    const int result = px_file_write(path, 0700, (struct px_span){text.data, text.size}, err);
+    int result = 0;
+    if (spec->job.script)
+        result = fill_script(&text, spec, engines, err);
+    else
+        put_script(&text, batch, engines);
+    if (result == 0)
+        result = px_file_write(path, 0700, px_buf_span(&text), err);
     px_buf_fini(&text);
-    free(cwd);
     return result;
 }
 
@@ -178,16 +221,17 @@ static int build_command(struct px_argv *argv, const struct px_set_spec *spec,
 {
     char number[16], *name = job_name(spec, batch);
     snprintf(number, sizeof number, "%d", spec->count);
-    const bool array = is_array(spec, batch);
+    const bool array = is_array(spec, batch), own = spec->job.script;
     const struct {
         const char *const *words;
         const char *value; /* NULL: not asked for */
     } rows[] = {
         {batch->options, ""},
-        {batch->name, name},
+        {batch->plain, own ? NULL : ""},
+        {batch->name, own ? NULL : name},
         {batch->log, log},
         {batch->array, array ? number : NULL},
-        {batch->engines, array || makes_room(spec, batch) ? NULL : number},
+        {batch->engines, own || array || makes_room(spec, batch) ? NULL : number},
         {batch->queue, spec->job.queue},
         {batch->account, spec->job.account},
         {batch->time, spec->job.time},
@@ -230,10 +274,10 @@ static int submit(struct batch_set *set, const struct px_set_spec *spec, struct 
     if (result == 0)
         result = build_command(&argv, spec, batch, set->log, err);
     if (result == 0)
-        result = write_script(script, batch, &engines, err);
+        result = write_script(script, spec, batch, &engines, err);
     if (result == 0) {
         px_argv_add(&argv, script);
-        if (batch->runner)
+        if (batch->runner && !spec->job.script)
             px_argv_add_all(&argv, (const char *const *)engines.items);
         result = run_submit(argv.items, batch->carries ? connection : NULL, &answer, err);
         unlink(script); /* the queue has its own copy */

@@ -15,6 +15,7 @@ struct px_batch {
     /* ---- to submit a job ---- */
     const char *submit;         /* the usual name of the program */
     const char *const *options; /* always */
+    const char *const *plain;   /* for a script that has no words for the queue in it */
     const char *const *name, *const *log, *const *queue, *const *account, *const *time;
     const char *const *engines; /* place for '@' engines in one job; NULL: each needs its own */
     const char *const *array;   /* '@' jobs of one engine */
@@ -59,5 +60,15 @@ int px_batch_read(const struct px_batch *batch, const char *job, char *answer, c
                   size_t size);
 /* Whether a program that asked failed because there is no such job any more. */
 bool px_batch_is_gone(const struct px_batch *batch, int status, const char *complaints);
+
+/* ---- templates (template.c) ---- */
+
+struct px_template_name {
+    const char *name, *text; /* a list of them ends with NULLs */
+};
+/* Appends a script from a template in ipyparallel's form: {queue}, {n//4}, {{. PX_EINVAL names what
+ * has no meaning; then part of it is appended. */
+PX_MUST_USE int px_template_fill(const char *text, const struct px_template_name *names,
+                                 struct px_buf *out, struct px_error *err);
 
 #endif

@@ -19,6 +19,7 @@
  *     mpi.c          engines under mpiexec
  *     batch.c        engines in the queue of Slurm, PBS or SGE
  *     queues.c       what differs among these
+ *     template.c     a job's script from one of the user's
  *     proxy.c        what ssh.c and mpi.c share: local processes that stand for engines
  *     hosts.c        which host gets how many engines
  *     run.c          a short question to a program
@@ -182,7 +183,8 @@ enum px_set_kind { PX_CONTROLLER_SET, PX_ENGINE_SET };
 /* What a queue is asked for besides room for engines; NULL: nothing said. */
 struct px_job_wishes {
     const char *queue, *account, *time;
-    bool array; /* a job for each engine */
+    const char *script; /* the user's, as a template; it says how many engines there are */
+    bool array;         /* a job for each engine */
 };
 
 struct px_set_spec {

@@ -80,7 +80,8 @@ const struct px_batch px_slurm_batch = {
  * own number of an error, of which a byte is left: unknown job. */
 const struct px_batch px_pbs_batch = {
     .submit = "qsub",
-    .options = WORDS("-V", "-S", "/bin/sh", "-j", "oe"),
+    .options = WORDS("-V", "-j", "oe"),
+    .plain = WORDS("-S", "/bin/sh"),
     .name = WORDS("-N", "@"),
     .log = WORDS("-o", "@"),
     .queue = WORDS("-q", "@"),
@@ -106,7 +107,8 @@ const struct px_batch px_pbs_batch = {
  * -C nothing in the script is taken for an option. */
 const struct px_batch px_sge_batch = {
     .submit = "qsub",
-    .options = WORDS("-terse", "-V", "-S", "/bin/sh", "-C", "", "-j", "y"),
+    .options = WORDS("-terse", "-V", "-j", "y"),
+    .plain = WORDS("-S", "/bin/sh", "-C", ""),
     .name = WORDS("-N", "@"),
     .log = WORDS("-o", "@"),
     .queue = WORDS("-q", "@"),

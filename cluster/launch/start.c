@@ -12,11 +12,13 @@
 #include <strings.h>
 #include <unistd.h>
 
+#define TEMPLATE_BYTES (1u << 20)
+
 struct start_options {
     struct px_common_options common;
     int n, daemonize, ready_fd, stop_on_eof, parent_fd, timeout, at_least;
     const char *controller, *engines, *controller_command, *engine_command;
-    const char *ip, *location, *delay, *clean_logs, *python;
+    const char *ip, *location, *delay, *clean_logs, *python, *template;
     const char *hostfile, *launch_command;
     struct px_job_wishes job;
     int job_array;
@@ -55,6 +57,9 @@ struct start_options {
      "in a queue: the time limit, as that system writes it", 0, 0}, \
     {"array", 0, PX_OPT_SET, AT(job_array), 1, NULL, \
      "in a queue: a job for each engine, instead of one for all", 0, 0}, \
+    {"template", 0, PX_OPT_STRING, AT(template), 0, "FILE", \
+     "in a queue: the job's script, with {n}, {queue}, {program_and_args}", 0, 0}, \
+    {"template-text", 0, PX_OPT_STRING, AT(job.script), 0, "TEXT", NULL, 0, 0}, \
     {"launch-arg", 0, PX_OPT_LIST, AT(launch_args), 0, "ARG", \
      "one more argument for ssh, mpiexec, sbatch or qsub; may be given again", 0, 0}, \
     {"launch-cmd", 0, PX_OPT_STRING, AT(launch_command), 0, "CMD", \
@@ -168,6 +173,7 @@ static void check_launcher(const struct px_usage *usage, const struct start_opti
         {"account", options->job.account, queued, queues},
         {"time", options->job.time, queued, queues},
         {"array", options->job_array, queued, queues},
+        {"template", options->template || options->job.script, queued, queues},
         {"launch-arg", options->launch_args.count > 0, !local, "ssh, mpi, " PX_BATCH_NAMES},
         {"launch-cmd", options->launch_command, !local, "ssh, mpi, " PX_BATCH_NAMES},
     };
@@ -350,13 +356,28 @@ static void settle(const struct px_usage *usage, bool with_controller, int argc,
         px_argv_add(rest, argv[i]);
 }
 
+/* The template's text, which `text` owns. */
+static void read_template(const struct px_usage *usage, struct start_options *options,
+                          struct px_buf *text)
+{
+    struct px_error err;
+    if (!options->template)
+        return;
+    if (px_file_read(options->template, TEMPLATE_BYTES, text, &err) < 0)
+        misused(usage, "--template: %s", err.text);
+    px_buf_text(text, "");
+    options->job.script = text->data;
+}
+
 static int command(const struct px_usage *usage, bool with_controller, int argc, char **argv)
 {
     struct start_options options;
     struct px_argv words = {0}, rest = {0};
+    struct px_buf script = {0};
     struct px_place place;
     struct px_error err;
     settle(usage, with_controller, argc, argv, &options, &words, &rest);
+    read_template(usage, &options, &script);
     const struct px_launcher_ops *launcher =
         with_controller ? settle_launcher(usage, &options, NULL) : NULL;
     struct px_host *hosts = settle_hosts(usage, &options);
@@ -393,6 +414,7 @@ static int command(const struct px_usage *usage, bool with_controller, int argc,
     options_fini(&options);
     px_argv_fini(&words);
     px_argv_fini(&rest);
+    px_buf_fini(&script);
     return status;
 }
 

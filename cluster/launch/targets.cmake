@@ -5,7 +5,7 @@ px_embed(PX_IPCLUSTER ${LAUNCH}/ipcluster.py)
 px_library(px_launch
   SOURCES ${LAUNCH}/process.c ${LAUNCH}/run.c ${LAUNCH}/logs.c ${LAUNCH}/hosts.c
           ${LAUNCH}/argv.c ${LAUNCH}/config.c ${PX_IPCLUSTER} ${LAUNCH}/local.c ${LAUNCH}/proxy.c ${LAUNCH}/ssh.c ${LAUNCH}/mpi.c
-          ${LAUNCH}/batch.c ${LAUNCH}/queues.c
+          ${LAUNCH}/batch.c ${LAUNCH}/template.c ${LAUNCH}/queues.c
           ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
           ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/files.c
           ${LAUNCH}/supervisor.c ${LAUNCH}/report.c ${LAUNCH}/start.c

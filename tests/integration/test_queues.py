@@ -399,6 +399,26 @@ def test_a_waiting_job_is_ended_once(sge, cluster, run):
     assert run("pxcluster", "stop").stderr == "pxcluster: stopped cluster: 1 engine\n"
 
 
+@pytest.mark.stock
+def test_a_script_of_the_users(sge, cluster, run, tmp_path):
+    """The template says what the job is, and its words for the queue count."""
+    script = tmp_path / "script"
+    script.write_text("#$ -S /bin/bash\n#$ -N mine\nexport TWICE={n*2} SLOTS=${{NSLOTS}}\n"
+                      "[[ x == x ]] && {program_and_args}\n")
+    where = cluster(1, "--engines=sge", f"--template={script}")
+    with ipp.Client(str(where.client_file)) as rc:
+        assert rc[:].apply_sync(os.getenv, "TWICE") == ["2"]
+        assert rc[:].apply_sync(os.getenv, "SLOTS") == ["1"]
+    assert re.search(r"job_name: +mine\n", sge.say("qstat", "-j", only_set(where)["job_id"]))
+    run("pxcluster", "stop")
+    (where.profile_dir / "ipcluster_config.py").write_text(
+        "c.Cluster.engine_launcher_class = 'SGE'\n"
+        "c.SGEEngineSetLauncher.batch_template = '#PBS -l nodes={n//4}:ppn={ppn}'\n")
+    done = run("pxcluster", "start", "-n1", check=False)
+    assert done.returncode == 1 and not sge.jobs()
+    assert "'{ppn}' has no meaning here" in done.stderr
+
+
 def test_sge_does_not_answer(sge, cluster, run, env):
     """Whoever ends a job that nobody can ask about hears so."""
     where = cluster(1, "--engines=sge", *HELD)

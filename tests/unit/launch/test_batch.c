@@ -148,12 +148,58 @@ static void test_words(void **state)
     px_argv_fini(&argv);
 }
 
+static void test_templates(void **state)
+{
+    static const struct px_template_name names[] = {
+        {"n", "8"}, {"queue", "main"}, {"empty", ""}, {"program_and_args", "'a' 'b c'"}, {0}};
+    static const struct {
+        const char *text, *wanted; /* NULL: refused */
+    } rows[] = {
+        {"", ""},
+        {"#!/bin/sh\n#PBS -q {queue}\nmpiexec -n {n} {program_and_args}\n",
+         "#!/bin/sh\n#PBS -q main\nmpiexec -n 8 'a' 'b c'\n"},
+        {"{n//4}:{n // 3}:{n/3}:{n%3}:{ n*2 }:{n+1}:{n-9}", "2:2:2:2:16:9:-1"},
+        {"${{HOME}} {{{n}}} }}{{", "${HOME} {8} }{"},
+        {"[{empty}]", "[]"},
+        {"{", NULL},
+        {"}", NULL},
+        {"{}", NULL},
+        {"{n", NULL},
+        {"{n\n}", NULL},
+        {"{nn}", NULL},
+        {"{n//0}", NULL},
+        {"{n%0}", NULL},
+        {"{n*}", NULL},
+        {"{n*n}", NULL},
+        {"{n*-1}", NULL},
+        {"{n*2000000000}", NULL},
+        {"{n*99999999999999999999}", NULL},
+        {"{n^2}", NULL},
+        {"{queue*2}", NULL},
+        {"{empty*2}", NULL},
+        {"${HOME}", NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        struct px_buf out = {0};
+        struct px_error err;
+        px_buf_text(&out, "");
+        const int result = px_template_fill(rows[i].text, names, &out, &err);
+        assert_int_equal(result, rows[i].wanted ? 0 : -1);
+        if (rows[i].wanted)
+            assert_string_equal(out.data, rows[i].wanted);
+        else
+            assert_non_null(strstr(err.text, "has no meaning here"));
+        px_buf_fini(&out);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_numbers), cmocka_unit_test(test_states),
         cmocka_unit_test(test_gone),    cmocka_unit_test(test_complaints),
-        cmocka_unit_test(test_words),
+        cmocka_unit_test(test_words),   cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
