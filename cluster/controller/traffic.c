@@ -244,13 +244,13 @@ bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid)
 
 /* ---- bundles --------------------------------------------------------------- */
 
-static void take_bundles(const struct px_sockets *sockets, bool pure)
+/* The pure scheme's DEALER tells engines from one another by nothing, and posts to none. */
+static void take_bundles(const struct px_sockets *sockets)
 {
     px_socket_take_bundles(sockets->mux_in);
     px_socket_take_bundles(sockets->mux_out);
     px_socket_take_bundles(sockets->task_in);
-    if (!pure)
-        px_socket_take_bundles(sockets->task_out);
+    px_socket_take_bundles(sockets->task_out);
 }
 
 static void on_settle(struct px_loop *loop, void *ctx)
@@ -282,7 +282,7 @@ static void make_parts(struct px_traffic *traffic, const struct px_traffic_confi
         traffic->tasks = px_tasks_create(shared, sockets->task_in, sockets->task_out,
                                          sockets->task_first, config->scheme, config->hwm);
     traffic->iopub = px_iopub_create(shared, sockets->iopub_in, sockets->iopub_out);
-    take_bundles(sockets, traffic->pure != NULL);
+    take_bundles(sockets);
     px_loop_settle(shared->loop, on_settle, sockets);
 }
 

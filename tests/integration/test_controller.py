@@ -431,6 +431,13 @@ def test_map_under_each_scheme(cluster, options):
     assert view.map_sync(lambda x: x**10, range(32)) == [x**10 for x in range(32)]
 
 
+def test_pure_loses_no_reply_of_many(cluster):
+    cluster.start("--scheme=pure")
+    cluster.add_ours(1)
+    view = cluster.client(1).load_balanced_view()
+    assert view.map_async(lambda x: x, range(500), chunksize=1).get(DEADLINE) == list(range(500))
+
+
 def test_dependencies(shared):
     view = shared.rc.load_balanced_view()
     first = view.apply_async(lambda: 1)
