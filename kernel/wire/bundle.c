@@ -30,7 +30,7 @@
 #define SMALL_BYTES 4096u   /* a larger message goes by itself */
 #define SMALL_FRAMES 32u    /* and so does one of more frames */
 #define BUNDLE_BYTES 32768u /* then it goes */
-#define PEERS_MOST 16384u   /* that are known; others get single messages */
+#define PEERS_MOST 16384u   /* that are known */
 
 struct px_peer {
     UT_hash_handle hh;
@@ -100,10 +100,20 @@ static struct px_peer *find_peer(const struct px_bundles *bundles, struct px_spa
     return peer;
 }
 
+static void forget(struct px_bundles *bundles, struct px_peer *peer)
+{
+    HASH_DEL(bundles->peers, peer);
+    free(peer);
+}
+
+/* The oldest makes room: most that were met so long ago have gone, and one that has not is known
+ * again when it sends its next. */
 static void add_peer(struct px_bundles *bundles, struct px_span id)
 {
-    if (find_peer(bundles, id) || HASH_COUNT(bundles->peers) >= PEERS_MOST)
+    if (find_peer(bundles, id))
         return;
+    if (HASH_COUNT(bundles->peers) >= PEERS_MOST)
+        forget(bundles, bundles->peers);
     struct px_peer *peer = px_alloc(sizeof *peer + id.size + 1);
     memcpy(peer->id, id.data, id.size);
     HASH_ADD_KEYPTR(hh, bundles->peers, peer->id, id.size, peer);
@@ -112,10 +122,8 @@ static void add_peer(struct px_bundles *bundles, struct px_span id)
 static void forget_peer(struct px_bundles *bundles, struct px_span id)
 {
     struct px_peer *peer = find_peer(bundles, id);
-    if (!peer)
-        return;
-    HASH_DEL(bundles->peers, peer);
-    free(peer);
+    if (peer)
+        forget(bundles, peer);
 }
 
 static size_t ident_count(const struct px_socket *socket)
@@ -154,6 +162,7 @@ struct px_msg *px_bundle_next(struct px_socket *socket)
     struct px_bundles *bundles = &socket->bundles;
     if (!bundles->in)
         return NULL;
+    socket->used = true; /* a loop is to look for the rest, of which no descriptor tells */
     struct px_msg *msg = bundles->rest.size ? px_msg_unpack(&bundles->rest) : NULL;
     const struct px_span peer = peer_of(socket, bundles->in);
     if (msg && ident_count(socket))
@@ -267,10 +276,8 @@ void px_socket_forget_greeting(struct px_socket *socket, const char *peer)
 void px_bundles_fini(struct px_bundles *bundles)
 {
     struct px_peer *peer, *next;
-    HASH_ITER(hh, bundles->peers, peer, next) {
-        HASH_DEL(bundles->peers, peer);
-        free(peer);
-    }
+    HASH_ITER(hh, bundles->peers, peer, next)
+        forget(bundles, peer);
     px_msg_destroy(bundles->in);
     px_msg_destroy(bundles->alone);
     px_buf_fini(&bundles->out);
