@@ -65,10 +65,10 @@ static const struct px_handler handlers[] = {
 static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg)
 {
     struct px_channels *channels = ctx;
-    const enum px_sent sent = px_socket_send(channels->sockets[channel], msg);
-    if (channel == PX_IOPUB)
-        px_kernel_published(channels->kernel, sent == PX_SENT);
-    if (sent == PX_SENT || sent == PX_SENT_TO_SOME)
+    struct px_socket *socket = channels->sockets[channel];
+    const enum px_sent sent = channel == PX_IOPUB ? px_kernel_offer(channels->kernel, socket, msg)
+                                                  : px_socket_send(socket, msg);
+    if (!*msg || (channel == PX_IOPUB && sent == PX_WOULD_BLOCK))
         return;
     px_log_limited(&channels->unsent, PX_INFO, "message.unsent", "channel=%d why=\"client gone\"",
                    (int)channel);

@@ -213,6 +213,8 @@ void px_flood_destroy(struct px_flood *flood); /* NULL allowed */
 struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *delay_ms);
 /* Service thread: it will look within `delay_ms`, rung or not; < 0: when it is rung. */
 void px_outbox_promise(struct px_outbox *outbox, int64_t delay_ms);
+/* Makes `fd` quiet: somebody who cannot take anything now will do so soon. */
+void px_outbox_quiet(struct px_outbox *outbox);
 /* Lets writers go that wait for room. */
 void px_outbox_close(struct px_outbox *outbox);
 
@@ -247,6 +249,9 @@ struct px_kernel {
     int look_ms;                   /* until the service thread looks for the next busy */
     int tells;                     /* of a slow reader, still to be made; service thread */
     int64_t told_ms;               /* of one, last; 0: never; service thread */
+    int64_t full_ms;               /* since when one has no room; 0: all have; service thread */
+    struct px_msg **held;          /* for iopub, while there is no room; service thread */
+    size_t held_count, held_size;
     struct px_parent *showing; /* request of the main shell that is seen to run; service thread */
     struct px_item *withheld;  /* hush.c: busy, then execute_input; service thread */
     int64_t hush_ms;           /* until when, monotonic */
@@ -286,6 +291,11 @@ void px_hush_fini(struct px_kernel *kernel);
 
 /* slow.c. Says what is due of a slow reader. */
 void px_slow_reader_tell(struct px_kernel *kernel);
+/* Sends a message on iopub, behind those that are held. Takes it. */
+void px_iopub_send_new(struct px_kernel *kernel, struct px_msg *msg);
+/* Sends what is held, as far as there is room. Whether nothing is left. */
+bool px_held_send(struct px_kernel *kernel);
+void px_held_fini(struct px_kernel *kernel);
 
 /* Takes what was written to the descriptors 1 and 2. */
 void px_kernel_drain(struct px_kernel *kernel, bool all);

@@ -291,6 +291,7 @@ int px_kernel_fd(const struct px_kernel *kernel)
 
 /* A turn sends at most this many, so that requests are read meanwhile. */
 #define SERVICE_BATCH 256
+#define HELD_MS 2 /* between two looks whether there is room on iopub */
 
 /*
  * busy and what follows it are posted without ringing, so that a short request costs one wake-up of
@@ -358,11 +359,20 @@ static void send_item(struct px_kernel *kernel, struct px_item *item)
         px_kernel_send(kernel, item);
 }
 
+/* There is no room on iopub: what is in the outbox waits, and so its writers, before long. */
+static int64_t wait_for_room(struct px_kernel *kernel)
+{
+    px_outbox_quiet(&kernel->outbox);
+    return HELD_MS;
+}
+
 int64_t px_kernel_service(struct px_kernel *kernel)
 {
     int64_t delay_ms;
     bool began = false;
     for (int i = 0; i < SERVICE_BATCH; i++) {
+        if (!px_held_send(kernel))
+            return wait_for_room(kernel);
         struct px_item *item = px_outbox_take(&kernel->outbox, false, &delay_ms);
         if (!item) {
             delay_ms = leave_when_due(kernel, rest(kernel, delay_ms, began));
@@ -382,9 +392,15 @@ int64_t px_kernel_service(struct px_kernel *kernel)
 void px_kernel_flush(struct px_kernel *kernel)
 {
     int64_t delay_ms;
-    struct px_item *item;
     const int64_t until_ms = px_now_ms() + FLUSH_MOST_MS;
-    while (px_now_ms() < until_ms && (item = px_outbox_take(&kernel->outbox, true, &delay_ms))) {
+    while (px_now_ms() < until_ms) {
+        if (!px_held_send(kernel)) {
+            (void)poll(NULL, 0, HELD_MS);
+            continue;
+        }
+        struct px_item *item = px_outbox_take(&kernel->outbox, true, &delay_ms);
+        if (!item)
+            break;
         send_item(kernel, item);
     }
     px_hush_end(kernel);
@@ -555,6 +571,7 @@ void px_kernel_destroy(struct px_kernel *kernel)
     px_capture_destroy(kernel->capture);
     px_shell_fini(&kernel->main);
     px_hush_fini(kernel);
+    px_held_fini(kernel);
     px_parent_unref(kernel->showing);
     px_outbox_fini(&kernel->outbox);
     px_comms_destroy(kernel->comms);

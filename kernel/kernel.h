@@ -116,7 +116,7 @@ struct px_kernel_config {
     struct px_output_config output;
 
     void *ctx; /* of the functions below, called on the service thread unless they say otherwise */
-    /* Sends on a channel and sets *msg to NULL. */
+    /* Sends on a channel and sets *msg to NULL; on iopub it may be left, and comes again soon. */
     void (*send)(void *ctx, enum px_channel channel, struct px_msg **msg);
     /* A shutdown_request was answered. The owner ends the process (px_kernel_stop first). */
     void (*shutdown)(void *ctx, bool restart);
@@ -151,11 +151,12 @@ int px_kernel_capture_fd(const struct px_kernel *kernel, enum px_stream which);
 bool px_kernel_capture(struct px_kernel *kernel);
 /* Sends what is due. Returns the milliseconds after which to call again, rung or not; -1 for none. */
 int64_t px_kernel_service(struct px_kernel *kernel);
-/* From `send`, for each message on iopub: whether all subscribers have it. That somebody has not is
- * said in a line of output. */
-void px_kernel_published(struct px_kernel *kernel, bool to_all);
+/* For `send`: publishes a message on iopub. While a subscriber has no room it is PX_WOULD_BLOCK for a
+ * while, and to be left as it is; then he goes without, which is said in a line of output. */
+PX_MUST_USE enum px_sent px_kernel_offer(struct px_kernel *kernel, struct px_socket *socket,
+                                         struct px_msg **msg);
 /* Messages that may wait for one subscriber of iopub: text is bounded before (px_output_config). */
-#define PX_IOPUB_MOST 4096
+#define PX_IOPUB_MOST 1024
 /* Sends all there is, whether due or not; gives up after half a second of more and more. */
 void px_kernel_flush(struct px_kernel *kernel);
 

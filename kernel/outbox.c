@@ -428,8 +428,7 @@ struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *dela
     if (*delay_ms != 0) {
         if (flood_ms > 0 && (*delay_ms < 0 || flood_ms < *delay_ms))
             *delay_ms = flood_ms;
-        eventfd_t ignored;
-        (void)eventfd_read(outbox->fd, &ignored);
+        px_outbox_quiet(outbox);
         outbox->asleep = true;
         item = NULL;
     } else {
@@ -452,6 +451,12 @@ void px_outbox_promise(struct px_outbox *outbox, int64_t delay_ms)
     const bool soon = delay_ms >= 0 && delay_ms <= LOOK_SOON_MS;
     outbox->look_ns = soon ? px_now_ns() + delay_ms * 1000000 : 0;
     unlock(outbox);
+}
+
+void px_outbox_quiet(struct px_outbox *outbox)
+{
+    eventfd_t ignored;
+    (void)eventfd_read(outbox->fd, &ignored);
 }
 
 void px_outbox_close(struct px_outbox *outbox)

@@ -98,7 +98,10 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
            px_session_last_id(kernel->config.session));
     if (item->channel == PX_STDIN)
         px_input_sent(kernel, item->question, px_session_last_id(kernel->config.session));
-    kernel->config.send(kernel->config.ctx, item->channel, &msg);
+    if (item->channel == PX_IOPUB)
+        px_iopub_send_new(kernel, msg);
+    else
+        kernel->config.send(kernel->config.ctx, item->channel, &msg);
     follow_state(kernel, item);
     px_item_destroy(item);
 }

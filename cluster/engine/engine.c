@@ -119,19 +119,33 @@ static void on_control(struct px_loop *loop, void *ctx)
     feed(ctx, CONTROL, PX_CONTROL);
 }
 
+static void publish(struct engine *engine, struct px_msg **msg)
+{
+    struct px_msg *copy = engine->front ? px_msg_copy(*msg) : NULL;
+    const enum px_sent sent = px_kernel_offer(engine->kernel, engine->sockets[IOPUB], msg);
+    if (copy && sent != PX_WOULD_BLOCK)
+        (void)px_front_send(engine->front, PX_IOPUB, &copy);
+    px_msg_destroy(copy);
+    if (sent == PX_WOULD_BLOCK)
+        return;
+    px_msg_destroy(*msg); /* the context is gone, if there is still one */
+    *msg = NULL;
+}
+
 static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg)
 {
     static const enum engine_socket sockets[PX_CHANNEL_COUNT] = {
-        [PX_SHELL] = SHELL, [PX_CONTROL] = CONTROL, [PX_STDIN] = SHELL, [PX_IOPUB] = IOPUB};
+        [PX_SHELL] = SHELL, [PX_CONTROL] = CONTROL, [PX_STDIN] = SHELL};
     struct engine *engine = ctx;
+    if (channel == PX_IOPUB) {
+        publish(engine, msg);
+        return;
+    }
     if (engine->front && px_front_send(engine->front, channel, msg))
         return;
     if (channel == PX_SHELL)
         px_again_replied(&engine->again, px_service_loop(engine->service), *msg);
-    const enum px_sent sent = px_socket_post(engine->sockets[sockets[channel]], msg);
-    if (channel == PX_IOPUB)
-        px_kernel_published(engine->kernel, sent == PX_SENT);
-    if (sent == PX_SENT || sent == PX_SENT_TO_SOME)
+    if (px_socket_post(engine->sockets[sockets[channel]], msg) == PX_SENT)
         return;
     px_log_limited(&engine->unsent, PX_WARN, "message.unsent", "why=\"no scheduler there\"");
     px_msg_destroy(*msg);

@@ -365,17 +365,6 @@ static enum px_sent refused(void)
     return errno == EHOSTUNREACH ? PX_NO_ROUTE : errno == EAGAIN ? PX_WOULD_BLOCK : PX_SEND_FAILED;
 }
 
-/* To those who have room. */
-static enum px_sent send_to_some(struct px_socket *socket, struct px_msg **msg)
-{
-    set_int(socket, ZMQ_XPUB_NODROP, 0);
-    socket->bounded = false;
-    const enum px_sent sent = px_socket_send(socket, msg);
-    socket->bounded = true;
-    set_int(socket, ZMQ_XPUB_NODROP, 1);
-    return sent == PX_SENT ? PX_SENT_TO_SOME : sent;
-}
-
 static int send_frame(struct px_socket *socket, zmq_msg_t *frame, bool more)
 {
     int sent;
@@ -400,17 +389,32 @@ void px_socket_send_rest(struct px_socket *socket, struct px_msg *rest)
     px_msg_destroy(rest); /* sent frames are empty by now */
 }
 
-enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg)
+enum px_sent px_socket_offer(struct px_socket *socket, struct px_msg **msg)
 {
     struct px_msg *m = *msg;
     px_socket_flush(socket);
     socket->used = true;
     if (send_frame(socket, &m->frames[m->first], m->first + 1 < m->end) < 0)
-        return socket->bounded && errno == EAGAIN ? send_to_some(socket, msg) : refused();
+        return refused();
     px_msg_drop_front(m, 1);
     px_socket_send_rest(socket, m);
     *msg = NULL;
     return PX_SENT;
+}
+
+/* To those who have room. */
+static enum px_sent send_to_some(struct px_socket *socket, struct px_msg **msg)
+{
+    set_int(socket, ZMQ_XPUB_NODROP, 0);
+    const enum px_sent sent = px_socket_offer(socket, msg);
+    set_int(socket, ZMQ_XPUB_NODROP, 1);
+    return sent == PX_SENT ? PX_SENT_TO_SOME : sent;
+}
+
+enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg)
+{
+    const enum px_sent sent = px_socket_offer(socket, msg);
+    return sent == PX_WOULD_BLOCK && socket->bounded ? send_to_some(socket, msg) : sent;
 }
 
 /* Reads what is left of a message that is too long. */

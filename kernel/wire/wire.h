@@ -275,6 +275,8 @@ enum px_sent {
 };
 /* Sends all frames without blocking. On a ROUTER frame 0 is the peer's id. */
 PX_MUST_USE enum px_sent px_socket_send(struct px_socket *socket, struct px_msg **msg);
+/* The same, but for PX_WOULD_BLOCK when a subscriber of a bounded PUB or XPUB has no room. */
+PX_MUST_USE enum px_sent px_socket_offer(struct px_socket *socket, struct px_msg **msg);
 
 /*
  * Bundles: small messages to one peer go together, as one of libzmq's (bundle.c). A socket that takes

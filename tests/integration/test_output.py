@@ -361,6 +361,16 @@ def test_streams_in_turn_cost_no_message_each(side):
 
 # ---- slow readers --------------------------------------------------------------------------
 
+def test_a_front_end_that_reads_slowly_gets_everything(make):
+    side = make("kernel")
+    code = ("import _phalanx_host as host\n"
+            "text = '{\"data\": {\"text/plain\": \"' + 'x' * 3000 + '\"}, \"metadata\": {}}'\n"
+            "for _ in range(8000): host.publish(host.DISPLAY_DATA, text, '{}')")
+    seen = side.run(code)
+    assert [kind for kind, _ in seen].count("display_data") == 8000
+    assert seen.text("stderr") == ""
+
+
 def test_a_front_end_that_does_not_read_harms_nobody_and_hears_of_it(make):
     side = make("kernel")
     port = side.kernel.kc.get_connection_info()["iopub_port"]
