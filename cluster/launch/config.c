@@ -185,15 +185,11 @@ static int add_command(const struct sink *sink, const char *option, const json_t
     if (json_is_string(value))
         return add_scalar(sink, option, value, err);
     json_array_foreach(value, i, item) {
-        const char *word = json_string_value(item);
-        px_buf_text(&text, text.size ? " '" : "'");
-        for (; word && *word; word++)
-            px_buf_printf(&text, *word == '\'' ? "'\\''" : "%c", *word);
-        px_buf_text(&text, "'");
         if (!json_is_string(item)) {
             px_buf_fini(&text);
             return refuse(sink, "a list of texts", err);
         }
+        px_argv_quote(&text, json_string_value(item));
     }
     if (text.size)
         px_argv_add_new(sink->options, px_format("--%s=%s", option, text.data));
@@ -361,8 +357,8 @@ static int run_python(const char *path, const char *python, struct px_buf *out,
                 pythons[count - 1]);
     else if (status > 0)
         px_fail(err, PX_EINVAL, "%s: %s", path, line);
-    else if (status < 0)
-        err->code = PX_EIO; /* it is Python that there may be none of, not the file */
+    else if (status < 0) /* no PX_ENOENT: it is Python that there may be none of, not the file */
+        px_fail(err, PX_EIO, "%s: %s", path, err->text);
     for (size_t i = 0; i < count; i++)
         free(pythons[i]);
     px_buf_fini(&complaints);

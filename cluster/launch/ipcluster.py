@@ -23,10 +23,11 @@ def plain(value):
     return list(value) if isinstance(value, (set, frozenset)) else str(value)
 
 
-answer, sys.stdout = sys.stdout, sys.stderr
+answer = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what the file prints, and what the programs do that it runs
 directory, name = os.path.split(sys.argv[1])
 try:
     config = PyFileConfigLoader(name, directory).load_config()
     json.dump(config, answer, default=plain)
 except BaseException as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))

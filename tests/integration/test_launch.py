@@ -218,6 +218,7 @@ def test_the_configuration_of_the_profile(cluster, run, ipython_dir):
     profile.mkdir()
     file = profile / "ipcluster_config.py"
     file.write_text("import os\nc = get_config()\nc.Cluster.n = len([os.curdir, os.pardir])\n"
+                    "os.system('echo printed')\n"
                     "c.Cluster.engine_launcher_class = 'pigeon'\n"
                     "c.Cluster.controller_args.append('--ping=700')\n"
                     "c.EngineLauncher.engine_args = [\n    '--log-level=10']\n"
@@ -235,7 +236,7 @@ def test_the_configuration_of_the_profile(cluster, run, ipython_dir):
     run("pxcluster", "stop")
     cluster(1, "--engines=local")
     assert len(where.engine_pids) == 1
-    file.write_text("c.Cluster.n = 1\nraise OSError('no such luck')\n")
+    file.write_text("c.Cluster.n = 1\nraise OSError('no\\nsuch luck')\n")
     refused = run("pxcluster", "start", check=False)
     assert refused.returncode == 2
     assert refused.stderr == f"pxcluster start: {file}: OSError: no such luck\n"
