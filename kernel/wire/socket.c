@@ -25,6 +25,7 @@
 #define CONNECTIONS_AT_ONCE 4096 /* that wait to be accepted: engines start by the thousand */
 #define LINGER_MS 1000
 #define FIRST_PORT_TRIES 100
+#define BUNDLES_AT_ONCE 16       /* without a message in them; then others get their turn */
 #define BEAT_MS 30000           /* rare enough for a thousand engines, and for batteries */
 #define LEAST_SILENCE_MS 60000  /* for two beats */
 #define MOST_SILENCE_MS 6553000 /* longer than anybody waits, and an int */
@@ -464,13 +465,14 @@ static struct px_msg *receive(struct px_socket *socket)
 
 struct px_msg *px_socket_recv(struct px_socket *socket)
 {
-    for (;;) {
+    for (int i = 0; i < BUNDLES_AT_ONCE; i++) {
         struct px_msg *msg = px_bundle_next(socket);
         if (!msg)
             msg = receive(socket);
         if (!msg || !px_bundle_open(socket, msg))
             return msg;
     }
+    return NULL; /* the socket is in use: its loop comes back when others have had their turn */
 }
 
 unsigned long px_socket_dropped(const struct px_socket *socket)

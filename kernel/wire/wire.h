@@ -295,9 +295,9 @@ void px_msg_pack(const struct px_msg *msg, struct px_buf *out);
 struct px_msg *px_msg_unpack(struct px_span *bytes);
 
 /*
- * Receives one message without blocking; NULL when there is none. A message with more than
- * PX_MAX_FRAMES frames is read to its end, dropped and counted (px_socket_dropped), and the
- * next one is tried.
+ * Receives one message without blocking; NULL when there is none, or when only empty bundles have
+ * come so far. A message with more than PX_MAX_FRAMES frames is read to its end, dropped and counted
+ * (px_socket_dropped), and the next one is tried.
  */
 struct px_msg *px_socket_recv(struct px_socket *socket);
 unsigned long px_socket_dropped(const struct px_socket *socket);

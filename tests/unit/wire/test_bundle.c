@@ -241,6 +241,25 @@ static void garbage_ends_a_bundle(void **state)
     assert_int_equal(px_socket_dropped(p->router), 1);
 }
 
+/* Whoever sends nothing but these keeps nobody from the rest of a loop. */
+static void empty_bundles_are_passed_over_some_at_a_time(void **state)
+{
+    const struct pair *p = *state;
+    struct px_socket *other = px_socket_create(p->context, PX_DEALER, NULL);
+    assert_int_equal(px_socket_bind(p->router, "inproc://here", NULL), 0);
+    assert_int_equal(px_socket_connect(other, "inproc://here", NULL), 0); /* what is sent is there */
+    for (int i = 0; i < MANY; i++)
+        px_socket_greet(other, "");
+    struct px_msg *msg = message("the", "next");
+    assert_int_equal(px_socket_send(other, &msg), PX_SENT);
+    assert_null(px_socket_recv(p->router));
+    assert_true(*px_socket_pollable(p->router).used);
+    msg = await(p->router);
+    assert_span_equal(px_msg_frame(msg, 2), "next");
+    px_msg_destroy(msg);
+    px_socket_destroy(other);
+}
+
 static void what_was_posted_goes_out_at_the_end(void **state)
 {
     struct pair *p = *state;
@@ -262,6 +281,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(whoever_was_greeted_answers_in_bundles, setup, teardown),
         cmocka_unit_test_setup_teardown(a_loop_knows_of_what_is_left, setup, teardown),
         cmocka_unit_test_setup_teardown(garbage_ends_a_bundle, setup, teardown),
+        cmocka_unit_test_setup_teardown(empty_bundles_are_passed_over_some_at_a_time, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_posted_goes_out_at_the_end, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
