@@ -5,9 +5,12 @@ The file is the user's program, and traitlets runs it: get_config(), load_subcon
 Exit status 3: this Python has no traitlets.
 """
 
+import sys
+
+sys.path = [place for place in sys.path if place]  # without the current directory, as for ipcluster
+
 import json
 import os
-import sys
 
 try:
     from traitlets.config.loader import LazyConfigValue, PyFileConfigLoader

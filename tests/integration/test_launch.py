@@ -212,7 +212,7 @@ def test_arguments_for_the_controller(cluster):
 
 
 @ours
-def test_the_configuration_of_the_profile(cluster, run, ipython_dir):
+def test_the_configuration_of_the_profile(cluster, run, ipython_dir, tmp_path, monkeypatch):
     """It is a program, what it sets can be overridden, and what it cannot have is named."""
     profile = ipython_dir / "profile_default"
     profile.mkdir()
@@ -223,6 +223,8 @@ def test_the_configuration_of_the_profile(cluster, run, ipython_dir):
                     "c.Cluster.controller_args.append('--ping=700')\n"
                     "c.EngineLauncher.engine_args = [\n    '--log-level=10']\n"
                     "c.LocalEngineSetLauncher.feathers = 3\nc.PBSLauncher.queue = 'x'\n")
+    (tmp_path / "json.py").write_text("raise OSError('not for programs that are started here')\n")
+    monkeypatch.chdir(tmp_path)
     refused = run("pxcluster", "start", check=False)
     assert refused.returncode == 2 and "no launcher 'pigeon'" in refused.stderr
     done = run("pxcluster", "start", "--engines=local", "--daemonize")
