@@ -32,7 +32,7 @@ enum form {
 };
 
 #define CLUSTER                                                                                    \
-    "Cluster IPClusterStart IPClusterEngines IPCluster BaseParallelApplication Application"
+    "Application BaseParallelApplication IPCluster IPClusterEngines IPClusterStart Cluster"
 #define CONTROLLER "ControllerLauncher ControllerMixin LocalControllerLauncher"
 #define ANY_ENGINE "EngineLauncher EngineMixin LocalEngineLauncher LocalEngineSetLauncher"
 #define BASE "BaseLauncher LocalProcessLauncher"
@@ -43,7 +43,8 @@ enum form {
 #define PBS BATCH " PBSLauncher PBSEngineSetLauncher"
 #define SGE BATCH " PBSLauncher SGELauncher SGEEngineSetLauncher"
 
-/* Classes stand with those behind that inherit from them, whose values count more. */
+/* Classes stand with those behind whose values count more: those that inherit from them, and
+ * Cluster, to which ipyparallel 7 moved what the applications had. */
 static const struct row {
     const struct px_launcher_ops *launcher; /* NULL: any */
     bool controller;                        /* only where one is started */

@@ -61,8 +61,12 @@ static void values(void **state)
     } rows[] = {
         {NULL, "{}", ""},
         {NULL, "{\"Cluster\": {\"n\": 4, \"engine_timeout\": 90.0}}", "--n=4 --timeout=90"},
-        {NULL, "{\"IPClusterEngines\": {\"n\": 2}, \"Cluster\": {\"n\": 4}}", "--n=2"},
+        {NULL, "{\"IPClusterEngines\": {\"n\": 2}, \"Cluster\": {\"n\": 4}}", "--n=4"},
         {NULL, "{\"IPClusterStart\": {\"daemonize\": true}}", "--daemonize=true"},
+        {NULL,
+         "{\"IPClusterStart\": {\"log_level\": 10}, \"IPClusterEngines\": {\"log_level\": 20}, "
+         "\"Application\": {\"log_level\": 30}}",
+         "--log-level=10"},
         {NULL, "{\"Cluster\": {\"n\": null, \"controller_ip\": \"\"}}", ""},
         {NULL, "{\"Cluster\": {\"controller_args\": [\"--nodb\", \"a b\"]}}", " -- --nodb a b"},
         {NULL, "{\"EngineLauncher\": {\"engine_args\": [\"-x\", 1]}}",
