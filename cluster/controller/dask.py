@@ -5,10 +5,13 @@ Standard input: one line of JSON, the scheduler's keyword arguments; its end is 
 Standard output: one line of JSON, where the scheduler listens, or the error that kept it from it.
 """
 
+import sys
+
+sys.path = [place for place in sys.path if place]  # not where the controller happens to run
+
 import asyncio
 import json
 import os
-import sys
 
 
 def listening(scheduler):
