@@ -23,6 +23,14 @@ void px_io_greet(struct phalanx_client *client, const json_t *connection_reply)
     }
 }
 
+enum px_sent px_io_post(struct phalanx_client *client, enum px_channel channel, struct px_msg **msg)
+{
+    if (client->gathering != channel)
+        px_socket_flush(client->sockets[client->gathering]);
+    client->gathering = channel;
+    return px_socket_post(client->sockets[channel], msg);
+}
+
 void px_io_settle(struct px_loop *loop, void *ctx)
 {
     (void)loop;

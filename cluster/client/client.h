@@ -278,6 +278,7 @@ struct phalanx_client {
     struct px_task *kept;                         /* tasks with their requests, the oldest first */
     size_t kept_bytes;
     int64_t era; /* which start of the cluster it is; 0: the controller does not know what it had */
+    enum px_channel gathering; /* whose socket the last request went by */
     bool doubtful; /* a connection was lost: requests wait until the hub has answered */
     char probe_id[PX_MAX_IDENTITY + 1];
     int probe_misses;
@@ -336,6 +337,10 @@ void px_io_close(struct phalanx_client *client, struct phalanx_result *unused);
 
 /* The controller's sockets are told that bundles are welcome, if it says that it takes them. */
 void px_io_greet(struct phalanx_client *client, const json_t *connection_reply);
+/* Sends a request behind all that were sent before, by whichever socket: what a view has pushed is
+ * there before what it broadcasts. Takes *msg unless it fails. */
+PX_MUST_USE enum px_sent px_io_post(struct phalanx_client *client, enum px_channel channel,
+                                    struct px_msg **msg);
 /* What was gathered goes out; for px_loop_settle. */
 void px_io_settle(struct px_loop *loop, void *client);
 

@@ -60,7 +60,7 @@ void px_io_let_go(struct phalanx_client *client, struct px_task *task)
     DL_DELETE2(client->kept, task, kept_prev, kept_next);
     client->kept_bytes -= px_msg_bytes(task->request) + PX_KEPT_EACH;
     if (task->unsent) /* nobody waits for it, but it is to be done */
-        (void)!px_socket_send(client->sockets[task->channel], &task->request);
+        (void)!px_io_post(client, task->channel, &task->request);
     px_msg_destroy(task->request);
     task->request = NULL;
     task->unsent = false;
@@ -98,7 +98,7 @@ static bool send_request(struct phalanx_client *client, struct px_task *task, st
     }
     if (is_sent_again(client, task) && !task->lent)
         keep(client, task, px_msg_copy(*msg));
-    return px_socket_post(client->sockets[task->channel], msg) == PX_SENT;
+    return px_io_post(client, task->channel, msg) == PX_SENT;
 }
 
 static void send_again(struct phalanx_client *client, struct px_task *task)
@@ -109,7 +109,7 @@ static void send_again(struct phalanx_client *client, struct px_task *task)
     task->unsent = false;
     if (first && task->lent)
         px_io_let_go(client, task);
-    if (px_socket_post(client->sockets[task->channel], &msg) != PX_SENT)
+    if (px_io_post(client, task->channel, &msg) != PX_SENT)
         px_msg_destroy(msg);
 }
 
@@ -134,7 +134,7 @@ static void send_all_again(struct phalanx_client *client)
 void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
 {
     if (atomic_load(&task->result->freed)) { /* sent, and what comes of it is nobody's */
-        if (msg && px_socket_send(client->sockets[task->channel], &msg) != PX_SENT)
+        if (msg && px_io_post(client, task->channel, &msg) != PX_SENT)
             px_msg_destroy(msg);
         return;
     }

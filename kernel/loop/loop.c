@@ -341,19 +341,6 @@ static void note_ready(struct px_loop *loop)
     }
 }
 
-static void call_ready(struct px_loop *loop)
-{
-    const size_t count = loop->watch_count; /* watches added by callbacks wait for the next turn */
-    for (size_t i = 0; i < count && !loop->stopping; i++) {
-        struct px_watch *watch = loop->watches[i];
-        if (!watch->ready || !watch->fn)
-            continue;
-        watch->ready = false;
-        loop->settled = false;
-        watch->fn(loop, watch->ctx);
-    }
-}
-
 void px_loop_settle(struct px_loop *loop, px_loop_fn *fn, void *ctx)
 {
     loop->settle = fn;
@@ -364,6 +351,20 @@ static void settle(struct px_loop *loop)
 {
     if (loop->settle)
         loop->settle(loop, loop->settle_ctx);
+}
+
+static void call_ready(struct px_loop *loop)
+{
+    const size_t count = loop->watch_count; /* watches added by callbacks wait for the next turn */
+    for (size_t i = 0; i < count && !loop->stopping; i++) {
+        struct px_watch *watch = loop->watches[i];
+        if (!watch->ready || !watch->fn)
+            continue;
+        watch->ready = false;
+        loop->settled = false;
+        watch->fn(loop, watch->ctx);
+        settle(loop);
+    }
 }
 
 static int turn(struct px_loop *loop, struct px_error *err)
@@ -378,6 +379,7 @@ static int turn(struct px_loop *loop, struct px_error *err)
     if (ready > 0)
         note_ready(loop);
     run_timers(loop);
+    settle(loop);
     call_ready(loop);
     return 0;
 }

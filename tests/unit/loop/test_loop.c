@@ -48,6 +48,31 @@ static void timers_run_in_order(void **state)
     px_loop_destroy(loop);
 }
 
+/* What a callback has gathered goes out before what the next one sends. */
+static void each_callback_is_settled(void **state)
+{
+    (void)state;
+    struct record record = {.size = 0};
+    struct px_loop *loop = px_loop_create(NULL);
+    struct mark marks[] = {{&record, 'a'}, {&record, '!'}, {&record, '.'}};
+    int ends[2][2];
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pipe(ends[i]), 0);
+        assert_int_equal(write(ends[i][1], "x", 1), 1);
+        px_loop_fd(loop, ends[i][0], on_mark, &marks[i]);
+    }
+    px_loop_settle(loop, on_mark, &marks[2]);
+    assert_int_equal(px_loop_run(loop, NULL), 0);
+    const char *first = strchr(record.order, 'a');
+    assert_non_null(first);
+    assert_memory_equal(first, "a.!.", 4);
+    px_loop_destroy(loop);
+    for (int i = 0; i < 2; i++) {
+        close(ends[i][0]);
+        close(ends[i][1]);
+    }
+}
+
 static void many_timers_keep_their_order(void **state)
 {
     (void)state;
@@ -289,6 +314,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(timers_run_in_order),
+        cmocka_unit_test(each_callback_is_settled),
         cmocka_unit_test(many_timers_keep_their_order),
         cmocka_unit_test(a_periodic_timer_cancels_itself),
         cmocka_unit_test(a_removed_watch_is_not_called),
