@@ -147,11 +147,13 @@ static const struct px_launcher_ops *joined_launcher(const struct px_usage *usag
     const char *class = json_string_value(json_object_get(engines, "class"));
     const struct px_launcher_ops *present = class ? px_launcher_find(class) : NULL;
     const bool any = json_object_size(json_object_get(engines, "sets")) > 0;
+    char name[100];
+    snprintf(name, sizeof name, "%s", present ? present->name : class ? class : "");
+    json_decref(file);
     if (any && asked && asked != present)
         misused(usage,
                 "this cluster's engines are started by %s; --engines=%s needs another cluster",
-                present ? present->name : class, asked->name);
-    json_decref(file);
+                name, asked->name);
     return asked ? asked : present ? present : &px_local_launcher;
 }
 
@@ -369,48 +371,57 @@ static void read_template(const struct px_usage *usage, struct start_options *op
     options->job.script = text->data;
 }
 
+/* Plans, and launches. */
+static int run(const struct px_usage *usage, bool with_controller, struct start_options *options,
+               const struct px_argv *rest)
+{
+    struct px_place place;
+    struct px_error err;
+    const struct px_launcher_ops *launcher =
+        with_controller ? settle_launcher(usage, options, NULL) : NULL;
+    struct px_host *hosts = settle_hosts(usage, options);
+    if (px_place_find(&options->common, with_controller, &place, &err) < 0) {
+        fprintf(stderr, "%s: %s\n", usage->program, err.text);
+        px_hosts_fini(hosts);
+        return with_controller ? 1 : PX_NO_CLUSTER;
+    }
+    if (!launcher)
+        launcher = settle_launcher(usage, options, &place);
+    const int most = launcher->batch ? 0 : options->n;
+    struct px_plan plan = {.place = &place,
+                           .launcher = launcher,
+                           .with_controller = with_controller,
+                           .n = options->n,
+                           .timeout_ms = (int64_t)options->timeout * 1000,
+                           .at_least = options->at_least < 0            ? most
+                                       : options->at_least > options->n ? options->n
+                                                                        : options->at_least,
+                           .launch_command = options->launch_command,
+                           .hosts = hosts,
+                           .job = options->job,
+                           .controller_command = options->controller_command,
+                           .engine_command = options->engine_command,
+                           .ip = options->ip,
+                           .location = options->location,
+                           .log_level = options->common.log_level,
+                           .channel = -1,
+                           .ready_fd = options->ready_fd,
+                           .stop_on_eof = options->stop_on_eof && !options->daemonize,
+                           .parent_fd = options->parent_fd};
+    const int status = launch(options, &plan, rest);
+    px_hosts_fini(hosts);
+    return status;
+}
+
 static int command(const struct px_usage *usage, bool with_controller, int argc, char **argv)
 {
     struct start_options options;
     struct px_argv words = {0}, rest = {0};
     struct px_buf script = {0};
-    struct px_place place;
-    struct px_error err;
     settle(usage, with_controller, argc, argv, &options, &words, &rest);
     read_template(usage, &options, &script);
-    const struct px_launcher_ops *launcher =
-        with_controller ? settle_launcher(usage, &options, NULL) : NULL;
-    struct px_host *hosts = settle_hosts(usage, &options);
-    if (px_place_find(&options.common, with_controller, &place, &err) < 0) {
-        fprintf(stderr, "%s: %s\n", usage->program, err.text);
-        return with_controller ? 1 : PX_NO_CLUSTER;
-    }
-    if (!launcher)
-        launcher = settle_launcher(usage, &options, &place);
-    const int most = launcher->batch ? 0 : options.n;
     options.job.array = options.job_array;
-    struct px_plan plan = {.place = &place,
-                           .launcher = launcher,
-                           .with_controller = with_controller,
-                           .n = options.n,
-                           .timeout_ms = (int64_t)options.timeout * 1000,
-                           .at_least = options.at_least < 0           ? most
-                                       : options.at_least > options.n ? options.n
-                                                                      : options.at_least,
-                           .launch_command = options.launch_command,
-                           .hosts = hosts,
-                           .job = options.job,
-                           .controller_command = options.controller_command,
-                           .engine_command = options.engine_command,
-                           .ip = options.ip,
-                           .location = options.location,
-                           .log_level = options.common.log_level,
-                           .channel = -1,
-                           .ready_fd = options.ready_fd,
-                           .stop_on_eof = options.stop_on_eof && !options.daemonize,
-                           .parent_fd = options.parent_fd};
-    const int status = launch(&options, &plan, &rest);
-    px_hosts_fini(hosts);
+    const int status = run(usage, with_controller, &options, &rest);
     options_fini(&options);
     px_argv_fini(&words);
     px_argv_fini(&rest);
