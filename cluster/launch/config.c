@@ -33,81 +33,86 @@ enum form {
 
 #define CLUSTER                                                                                    \
     "Application BaseParallelApplication IPCluster IPClusterEngines IPClusterStart Cluster"
-#define CONTROLLER "ControllerLauncher ControllerMixin LocalControllerLauncher"
-#define ANY_ENGINE "EngineLauncher EngineMixin LocalEngineLauncher LocalEngineSetLauncher"
 #define BASE "BaseLauncher LocalProcessLauncher"
-#define MPI "MPILauncher MPIExecLauncher MPIEngineSetLauncher MPIExecEngineSetLauncher"
-#define SSH "SSHLauncher SSHEngineLauncher SSHEngineSetLauncher"
-#define BATCH "BatchSystemLauncher BatchEngineSetLauncher"
-#define SLURM BATCH " SlurmLauncher SlurmEngineSetLauncher"
-#define PBS BATCH " PBSLauncher PBSEngineSetLauncher"
-#define SGE BATCH " PBSLauncher SGELauncher SGEEngineSetLauncher"
+#define CONTROLLER "ControllerLauncher ControllerMixin LocalControllerLauncher"
+#define ENGINES "EngineLauncher EngineMixin"
+#define LOCAL ENGINES " LocalEngineLauncher LocalEngineSetLauncher"
+#define BATCH ENGINES " BatchSystemLauncher BatchEngineSetLauncher"
 
 /* Classes stand with those behind whose values count more: those that inherit from them, and
  * Cluster, to which ipyparallel 7 moved what the applications had. */
+
+/* What launchers of engines are there. */
+static const struct family {
+    const struct px_launcher_ops *launcher;
+    const char *classes;
+} families[] = {
+    {&px_local_launcher, LOCAL},
+    {&px_mpi_launcher,
+     ENGINES " MPILauncher MPIExecLauncher MPIEngineSetLauncher MPIExecEngineSetLauncher"},
+    {&px_ssh_launcher, LOCAL " SSHLauncher SSHEngineLauncher SSHEngineSetLauncher"},
+    {&px_slurm_launcher, BATCH " SlurmLauncher SlurmEngineSetLauncher"},
+    {&px_pbs_launcher, BATCH " PBSLauncher PBSEngineSetLauncher"},
+    {&px_sge_launcher, BATCH " PBSLauncher SGELauncher SGEEngineSetLauncher"},
+};
+
+/* Where a row counts. */
+enum where {
+    EVER,
+    START, /* where a controller is started, too */
+    MPI,
+    SSH,
+    SLURM,
+    QUEUE, /* any */
+};
+
 static const struct row {
-    const struct px_launcher_ops *launcher; /* NULL: any */
-    bool controller;                        /* only where one is started */
-    const char *classes, *trait;
+    enum where where;
+    const char *classes; /* NULL: those of the launcher in use */
+    const char *trait;   /* with NOTHING: several */
     enum form form;
     const char *option;
 } rows[] = {
-    {NULL, false, CLUSTER, "n", SCALAR, "n"},
-    {NULL, false, CLUSTER, "engine_timeout", SCALAR, "timeout"},
-    {NULL, false, CLUSTER, "daemonize", SCALAR, "daemonize"},
-    {NULL, false, CLUSTER, "log_level", SCALAR, "log-level"},
-    {NULL, true, CLUSTER, "engine_launcher_class", SCALAR, "engines"},
-    {NULL, true, CLUSTER, "controller_launcher_class", SCALAR, "controller"},
-    {NULL, true, CLUSTER, "controller_ip", SCALAR, "ip"},
-    {NULL, true, CLUSTER, "controller_location", SCALAR, "location"},
-    {NULL, true, CLUSTER, "clean_logs", SCALAR, "clean-logs"},
-    {NULL, true, CLUSTER, "controller_args", REST, NULL},
-    {NULL, true, CONTROLLER, "controller_args", REST, NULL},
-    {NULL, true, CONTROLLER, "controller_cmd", COMMAND, "controller-cmd"},
-    {NULL, false, ANY_ENGINE, "engine_args", EACH, "engine-arg"},
-    {NULL, false, ANY_ENGINE, "engine_cmd", COMMAND, "engine-cmd"},
-    {&px_mpi_launcher, false, MPI, "mpi_cmd", COMMAND, "launch-cmd"},
-    {&px_mpi_launcher, false, MPI, "mpi_args", EACH, "launch-arg"},
-    {&px_mpi_launcher, false, MPI, "engine_args", EACH, "engine-arg"},
-    {&px_mpi_launcher, false, MPI, "engine_cmd", COMMAND, "engine-cmd"},
-    {&px_ssh_launcher, false, SSH, "ssh_cmd", COMMAND, "launch-cmd"},
-    {&px_ssh_launcher, false, SSH, "ssh_args", EACH, "launch-arg"},
-    {&px_ssh_launcher, false, SSH, "engines", HOSTS, "host"},
-    {&px_ssh_launcher, false, SSH, "remote_python", SCALAR, "python"},
-    {&px_ssh_launcher, false, SSH, "engine_args", EACH, "engine-arg"},
-    {&px_ssh_launcher, false, SSH, "engine_cmd", COMMAND, "engine-cmd"},
-    {&px_slurm_launcher, false, SLURM, "queue", SCALAR, "queue"},
-    {&px_slurm_launcher, false, SLURM, "account", SCALAR, "account"},
-    {&px_slurm_launcher, false, SLURM, "timelimit", SCALAR, "time"},
-    {&px_slurm_launcher, false, SLURM, "qos", SCALAR, "launch-arg=--qos"},
-    {&px_slurm_launcher, false, SLURM, "options", WORDS, "launch-arg"},
-    {&px_slurm_launcher, false, SLURM, "submit_command", COMMAND, "launch-cmd"},
-    {&px_slurm_launcher, false, SLURM, "batch_template", SCALAR, "template-text"},
-    {&px_slurm_launcher, false, SLURM, "batch_template_file", SCALAR, "template"},
-    {&px_slurm_launcher, false, SLURM, "engine_args", EACH, "engine-arg"},
-    {&px_slurm_launcher, false, SLURM, "engine_cmd", COMMAND, "engine-cmd"},
-    {&px_pbs_launcher, false, PBS, "queue", SCALAR, "queue"},
-    {&px_pbs_launcher, false, PBS, "submit_command", COMMAND, "launch-cmd"},
-    {&px_pbs_launcher, false, PBS, "batch_template", SCALAR, "template-text"},
-    {&px_pbs_launcher, false, PBS, "batch_template_file", SCALAR, "template"},
-    {&px_pbs_launcher, false, PBS, "engine_args", EACH, "engine-arg"},
-    {&px_pbs_launcher, false, PBS, "engine_cmd", COMMAND, "engine-cmd"},
-    {&px_sge_launcher, false, SGE, "queue", SCALAR, "queue"},
-    {&px_sge_launcher, false, SGE, "submit_command", COMMAND, "launch-cmd"},
-    {&px_sge_launcher, false, SGE, "batch_template", SCALAR, "template-text"},
-    {&px_sge_launcher, false, SGE, "batch_template_file", SCALAR, "template"},
-    {&px_sge_launcher, false, SGE, "engine_args", EACH, "engine-arg"},
-    {&px_sge_launcher, false, SGE, "engine_cmd", COMMAND, "engine-cmd"},
+    {EVER, CLUSTER, "n", SCALAR, "n"},
+    {EVER, CLUSTER, "engine_timeout", SCALAR, "timeout"},
+    {EVER, CLUSTER, "daemonize", SCALAR, "daemonize"},
+    {EVER, CLUSTER, "log_level", SCALAR, "log-level"},
+    {START, CLUSTER, "engine_launcher_class", SCALAR, "engines"},
+    {START, CLUSTER, "controller_launcher_class", SCALAR, "controller"},
+    {START, CLUSTER, "controller_ip", SCALAR, "ip"},
+    {START, CLUSTER, "controller_location", SCALAR, "location"},
+    {START, CLUSTER, "clean_logs", SCALAR, "clean-logs"},
+    {START, CLUSTER, "controller_args", REST, NULL},
+    {START, CONTROLLER, "controller_args", REST, NULL},
+    {START, CONTROLLER, "controller_cmd", COMMAND, "controller-cmd"},
+    {EVER, NULL, "engine_args", EACH, "engine-arg"},
+    {EVER, NULL, "engine_cmd", COMMAND, "engine-cmd"},
+    {MPI, NULL, "mpi_cmd", COMMAND, "launch-cmd"},
+    {MPI, NULL, "mpi_args", EACH, "launch-arg"},
+    {SSH, NULL, "ssh_cmd", COMMAND, "launch-cmd"},
+    {SSH, NULL, "ssh_args", EACH, "launch-arg"},
+    {SSH, NULL, "engines", HOSTS, "host"},
+    {SSH, NULL, "remote_python", SCALAR, "python"},
+    {QUEUE, NULL, "queue", SCALAR, "queue"},
+    {QUEUE, NULL, "submit_command", COMMAND, "launch-cmd"},
+    {QUEUE, NULL, "batch_template", SCALAR, "template-text"},
+    {QUEUE, NULL, "batch_template_file", SCALAR, "template"},
+    {SLURM, NULL, "account", SCALAR, "account"},
+    {SLURM, NULL, "timelimit", SCALAR, "time"},
+    {SLURM, NULL, "qos", SCALAR, "launch-arg=--qos"},
+    {SLURM, NULL, "options", WORDS, "launch-arg"},
     /* Which cluster was settled before, or the reference's own affairs. */
-    {NULL, false, CLUSTER,
+    {EVER, CLUSTER,
      "profile profile_dir cluster_id delay load_profile shutdown_atexit "
      "engine_launcher_class controller_launcher_class controller_ip "
      "controller_location controller_args clean_logs log_to_file",
      NOTHING, NULL},
-    {NULL, false, BASE " " ANY_ENGINE " " CONTROLLER,
-     "stop_timeout output_limit stop_seconds_until_kill poll_seconds delay controller_args "
+    {EVER, BASE " " CONTROLLER,
+     "stop_timeout output_limit stop_seconds_until_kill poll_seconds controller_args "
      "controller_cmd",
      NOTHING, NULL},
+    {EVER, NULL, "stop_timeout output_limit stop_seconds_until_kill poll_seconds delay", NOTHING,
+     NULL},
 };
 
 /* ---- values as options ------------------------------------------------------------- */
@@ -258,26 +263,43 @@ static int add(const struct sink *sink, const struct row *row, json_t *value, st
 
 /* ---- what applies ------------------------------------------------------------------ */
 
-/* The value that counts, and its full name: that of the last class that has one. */
-static json_t *find(const json_t *config, const struct row *row, char *name, size_t size)
+static const char *classes_of(const struct row *row, const struct px_launcher_ops *launcher)
 {
-    char classes[400], *rest = NULL;
-    json_t *found = NULL;
-    snprintf(classes, sizeof classes, "%s", row->classes);
-    for (char *class = strtok_r(classes, " ", &rest); class; class = strtok_r(NULL, " ", &rest)) {
-        json_t *value = json_object_get(json_object_get(config, class), row->trait);
-        if (!value || json_is_null(value))
-            continue;
-        found = value;
-        snprintf(name, size, "%s.%s", class, row->trait);
-    }
-    return found;
+    const struct family *family = families;
+    while (family->launcher != launcher)
+        family++;
+    return row->classes ? row->classes : family->classes;
 }
 
 static bool applies(const struct row *row, const struct px_launcher_ops *launcher,
                     bool with_controller)
 {
-    return (!row->launcher || row->launcher == launcher) && (with_controller || !row->controller);
+    const bool counts[] = {
+        [EVER] = true,
+        [START] = with_controller,
+        [MPI] = launcher == &px_mpi_launcher,
+        [SSH] = launcher == &px_ssh_launcher,
+        [SLURM] = launcher == &px_slurm_launcher,
+        [QUEUE] = launcher->batch != NULL,
+    };
+    return counts[row->where];
+}
+
+/* The value that counts, and its full name: that of the last of the classes that has one. */
+static json_t *find(const json_t *config, const char *classes, const char *trait, char *name,
+                    size_t size)
+{
+    char words[400], *rest = NULL;
+    json_t *found = NULL;
+    snprintf(words, sizeof words, "%s", classes);
+    for (char *class = strtok_r(words, " ", &rest); class; class = strtok_r(NULL, " ", &rest)) {
+        json_t *value = json_object_get(json_object_get(config, class), trait);
+        if (!value || json_is_null(value))
+            continue;
+        found = value;
+        snprintf(name, size, "%s.%s", class, trait);
+    }
+    return found;
 }
 
 /* Says what has no place here, of classes that have one. */
@@ -289,7 +311,8 @@ static void name_the_rest(const json_t *config, const struct px_launcher_ops *la
         json_object_foreach(traits, trait, value) {
             bool meant = false, known = false;
             for (size_t i = 0; i < PX_COUNT(rows); i++) {
-                if (!applies(&rows[i], launcher, true) || !has_word(rows[i].classes, class))
+                if (!applies(&rows[i], launcher, true) ||
+                    !has_word(classes_of(&rows[i], launcher), class))
                     continue;
                 meant = true;
                 known |= has_word(rows[i].trait, trait);
@@ -346,10 +369,12 @@ static int run_python(const char *path, const char *python, struct px_buf *out,
     struct px_buf complaints = {0};
     int status = -1;
     const size_t count = list_pythons(python, pythons);
-    for (size_t i = 0; i < count && (status < 0 || status == NO_TRAITLETS); i++) {
+    bool next = true;
+    for (size_t i = 0; i < count && next; i++) {
         char *const argv[] = {pythons[i], "-c", (char *)px_embedded_ipcluster, (char *)path, NULL};
         out->size = complaints.size = 0;
         status = px_process_run(argv, RUN_MS, out, &complaints, err);
+        next = status == NO_TRAITLETS || (status < 0 && err->code == PX_ENOENT);
     }
     char line[300] = "";
     px_last_line(complaints.data ? complaints.data : "", line, sizeof line);
@@ -405,9 +430,9 @@ static json_t *read_config(const char *profile_dir, const char *python, struct p
 /* The launcher that it names; one that we have not is refused with the option of that name. */
 static const struct px_launcher_ops *choice_of(const json_t *config)
 {
-    static const struct row row = {.classes = CLUSTER, .trait = "engine_launcher_class"};
     char name[200];
-    const char *word = json_string_value(find(config, &row, name, sizeof name));
+    const char *word =
+        json_string_value(find(config, CLUSTER, "engine_launcher_class", name, sizeof name));
     const struct px_launcher_ops *launcher = word ? px_launcher_find(word) : NULL;
     return launcher ? launcher : &px_local_launcher;
 }
@@ -422,9 +447,10 @@ int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
     int result = 0;
     const struct px_launcher_ops *launcher = wish->launcher ? wish->launcher : choice_of(config);
     for (size_t i = 0; i < PX_COUNT(rows) && result == 0; i++) {
-        json_t *value = applies(&rows[i], launcher, wish->with_controller)
-                            ? find(config, &rows[i], name, sizeof name)
-                            : NULL;
+        json_t *value =
+            applies(&rows[i], launcher, wish->with_controller)
+                ? find(config, classes_of(&rows[i], launcher), rows[i].trait, name, sizeof name)
+                : NULL;
         const struct sink sink = {.trait = name, .options = options, .rest = rest};
         if (value && !(rows[i].form == HOSTS && wish->hosts_known))
             result = add(&sink, &rows[i], value, err);

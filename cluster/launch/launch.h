@@ -298,7 +298,7 @@ struct px_config_wish {
  * `pxcluster start` or `engines`, to `rest` what is for the controller's command line. Settings of
  * the launcher that have no effect here are named on stderr. Blocks for the time that Python takes,
  * 20 s at most, where there is such a file with settings in it. PX_EINVAL: it fails, or a value is
- * none of its kind; PX_EIO, PX_ENOENT, PX_ETIME: Python does not run.
+ * none of its kind; PX_EIO: Python does not run, or not to its end.
  */
 PX_MUST_USE int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
                                  struct px_argv *options, struct px_argv *rest,

@@ -61,7 +61,7 @@ struct px_loop {
     int signal_fd; /* -1 until the first px_loop_signal */
     struct signal_row *rows;
     size_t row_count;
-    px_loop_fn *settle; /* before each wait; NULL: nothing */
+    px_loop_fn *settle; /* px_loop_settle; NULL: nothing is gathered */
     void *settle_ctx;
     bool stopping;
 };
