@@ -11,7 +11,6 @@
  * where it has an option's whole name, or where no expression can be meant: "-x" and "--x + 1" are
  * code, "-t 1 x" and "--target 1 x" have options, "-x 1" and "--bogus 1" wrong ones.
  */
-#define _GNU_SOURCE /* sigabbrev_np */
 #include "magics.h"
 
 #include <ctype.h>
@@ -222,22 +221,12 @@ static int set_group(const char *value, int *out, struct px_error *err)
     return px_fail(err, PX_EINVAL, "--group-outputs is type, engine or order, not '%.60s'", value);
 }
 
-static bool is_signal_name(const char *text)
-{
-    for (int signal = 1; strncmp(text, "SIG", 3) == 0 && signal <= PX_SIGNAL_MOST; signal++) {
-        const char *name = sigabbrev_np(signal); /* without SIG; NULL: it has none */
-        if (name && strcmp(name, text + 3) == 0)
-            return true;
-    }
-    return false;
-}
-
 /* A name such as SIGINT, or a number. */
 static int set_signal(const char *value, char *out, struct px_error *err)
 {
     const bool number = *value && !value[strspn(value, "0123456789")];
     const long signal = number ? strtol(value, NULL, 10) : 0; /* LONG_MAX when it is too large */
-    if (signal > PX_SIGNAL_MOST || (!number && !is_signal_name(value)))
+    if (signal > PX_SIGNAL_MOST || (!number && px_signal_number(value) < 0))
         return px_fail(
             err, PX_EINVAL,
             "--signal-on-interrupt takes SIGINT, SIGTERM, ... or 0 for none, not '%.60s'", value);

@@ -4,7 +4,6 @@
  *
  * Reference: ipyparallel 7.1, engine/kernel.py.
  */
-#define _GNU_SOURCE /* sigabbrev_np */
 #include "parts.h"
 
 #include "protocol.h"
@@ -22,12 +21,7 @@ static int signal_number(const json_t *sig)
         const json_int_t number = json_integer_value(sig);
         return number >= 0 && number <= SIGRTMAX ? (int)number : -1;
     }
-    for (int number = 1; text && strncmp(text, "SIG", 3) == 0 && number < NSIG; number++) {
-        const char *name = sigabbrev_np(number); /* without SIG; NULL: it has none */
-        if (name && strcmp(name, text + 3) == 0)
-            return number;
-    }
-    return -1;
+    return text ? px_signal_number(text) : -1;
 }
 
 static void on_signal_due(struct px_loop *loop, void *ctx)

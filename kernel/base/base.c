@@ -414,3 +414,13 @@ int px_cpu_count(void)
     }
     return count > 0 ? (int)count : 1;
 }
+
+int px_signal_number(const char *name)
+{
+    for (int number = 1; strncmp(name, "SIG", 3) == 0 && number < NSIG; number++) {
+        const char *known = sigabbrev_np(number); /* without SIG; NULL: it has none */
+        if (known && strcmp(known, name + 3) == 0)
+            return number;
+    }
+    return -1;
+}

@@ -247,6 +247,10 @@ PX_MUST_USE int px_spawn(pid_t *pid, char *const argv[], const int fds[3]);
  * a container's quota of their time (cpu.max of cgroup v2, cpu.cfs_quota_us of v1). Any thread. */
 int px_cpu_count(void);
 
+/* The number of a signal by its name, "SIGINT"; -1 where this system has none of that name. Any
+ * thread. */
+int px_signal_number(const char *name);
+
 /* The name in `names` (NULL-terminated) nearest to `word`, or NULL when none is near. */
 const char *px_nearest(const char *word, const char *const *names);
 
