@@ -919,6 +919,13 @@ def test_engines_are_added_ended_killed_and_replaced(notebook):
 # ---- through other front ends ---------------------------------------------------------------------
 
 
+def as_statement(cell):
+    """A %%px cell as a statement, for a cell that does something else as well."""
+    line, _, body = cell.partition("\n")
+    name, _, options = line.removeprefix("%%").partition(" ")
+    return f"get_ipython().run_cell_magic({name!r}, {options!r}, {body!r})"
+
+
 @pytest.fixture
 def spec(notebook, monkeypatch):
     """The kernel of `notebook` for front ends that start their own: its name."""
@@ -940,12 +947,12 @@ def test_nbclient(notebook, spec, tmp_path):
             return super().process_message(message, cell, cell_index)
 
     cells = ["%load_ext phalanx" if notebook.ipykernel else "1",
-             waiting_cell(gate, "-t 0 --progress-after 0.1") + "; time.sleep(0.5); print('later')",
+             "print('here')\n" + as_statement(waiting_cell(gate, "-t 0 --progress-after 0")),
              "%px -t 1 6 * 7", "%px 1/0"]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     Client(book, kernel_name=spec, timeout=60, allow_errors=True).execute(env=notebook.env)
     stream, value, error = (cell.outputs for cell in book.cells[1:])
-    assert "".join(o.text for o in stream) == "[stdout:0] \nbefore\nafter\nlater\n"
+    assert "".join(o.text for o in stream) == "here\n[stdout:0] \nbefore\nafter\n"
     assert out_without_counts([plain(o.data["text/plain"]) for o in value
                                if o.output_type == "display_data"]) == ["Out[1]: 42"]
     assert error[-1].output_type == "error" and error[-1].ename == "CompositeError"
