@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Bundles: what goes in at one end comes out at the other, one by one and in order. */
-#include "wire/wire.h"
-#include "../test.h"
+#include "pair.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +10,6 @@
 #define MANY 300
 #define LARGE 100000
 #define CROWD 20000
-
-struct pair {
-    void *context;
-    struct px_socket *router, *dealer;
-};
 
 static struct px_msg *message(const char *first, const char *second)
 {
@@ -38,32 +32,14 @@ static struct px_msg *await(struct px_socket *socket)
 /* The two have exchanged a message. */
 static int setup(void **state)
 {
-    struct pair *p = px_alloc(sizeof *p);
-    char endpoint[PX_ENDPOINT_SIZE];
-    int port = 0;
-    p->context = px_context_create(1);
-    p->router = px_socket_create(p->context, PX_ROUTER, NULL);
-    p->dealer = px_socket_create(p->context, PX_DEALER, NULL);
-    px_socket_set_identity(p->dealer, "peer");
-    assert_int_equal(px_socket_bind_port(p->router, "tcp://127.0.0.1", &port, NULL), 0);
-    snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%d", port);
-    assert_int_equal(px_socket_connect(p->dealer, endpoint, NULL), 0);
+    pair_setup(state);
+    struct pair *p = *state;
+    assert_int_equal(px_socket_connect(p->dealer, p->endpoint, NULL), 0);
     px_socket_take_bundles(p->router);
     px_socket_take_bundles(p->dealer);
     struct px_msg *msg = message("I am", "here");
     assert_int_equal(px_socket_post(p->dealer, &msg), PX_SENT); /* at once: nobody was greeted */
     px_msg_destroy(await(p->router));
-    *state = p;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct pair *p = *state;
-    px_socket_destroy(p->router);
-    px_socket_destroy(p->dealer);
-    px_context_destroy(p->context);
-    free(p);
     return 0;
 }
 
@@ -247,7 +223,8 @@ static void empty_bundles_are_passed_over_some_at_a_time(void **state)
     const struct pair *p = *state;
     struct px_socket *other = px_socket_create(p->context, PX_DEALER, NULL);
     assert_int_equal(px_socket_bind(p->router, "inproc://here", NULL), 0);
-    assert_int_equal(px_socket_connect(other, "inproc://here", NULL), 0); /* what is sent is there */
+    assert_int_equal(px_socket_connect(other, "inproc://here", NULL),
+                     0); /* what is sent is there */
     for (int i = 0; i < MANY; i++)
         px_socket_greet(other, "");
     struct px_msg *msg = message("the", "next");
@@ -276,13 +253,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_message_is_itself_again),
         cmocka_unit_test(what_is_no_message_is_refused),
-        cmocka_unit_test_setup_teardown(small_messages_go_together, setup, teardown),
-        cmocka_unit_test_setup_teardown(they_come_one_by_one_in_order, setup, teardown),
-        cmocka_unit_test_setup_teardown(whoever_was_greeted_answers_in_bundles, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_loop_knows_of_what_is_left, setup, teardown),
-        cmocka_unit_test_setup_teardown(garbage_ends_a_bundle, setup, teardown),
-        cmocka_unit_test_setup_teardown(empty_bundles_are_passed_over_some_at_a_time, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_was_posted_goes_out_at_the_end, setup, teardown),
+        cmocka_unit_test_setup_teardown(small_messages_go_together, setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(they_come_one_by_one_in_order, setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(whoever_was_greeted_answers_in_bundles, setup,
+                                        pair_teardown),
+        cmocka_unit_test_setup_teardown(a_loop_knows_of_what_is_left, setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(garbage_ends_a_bundle, setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(empty_bundles_are_passed_over_some_at_a_time, setup,
+                                        pair_teardown),
+        cmocka_unit_test_setup_teardown(what_was_posted_goes_out_at_the_end, setup, pair_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Sockets: what a sender learns, what a receiver is spared. */
-#include "wire/wire.h"
-#include "../test.h"
+#include "pair.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -11,37 +10,6 @@
 #include <zmq.h>
 
 #define DEADLINE_MS 10000
-
-struct pair {
-    void *context;
-    struct px_socket *router, *dealer;
-    char endpoint[PX_ENDPOINT_SIZE];
-};
-
-static int setup(void **state)
-{
-    struct pair *p = px_alloc(sizeof *p);
-    p->context = px_context_create(1);
-    p->router = px_socket_create(p->context, PX_ROUTER, NULL);
-    p->dealer = px_socket_create(p->context, PX_DEALER, NULL);
-    px_socket_set_identity(p->dealer, "peer");
-    int port = 0;
-    assert_int_equal(px_socket_bind_port(p->router, "tcp://127.0.0.1", &port, NULL), 0);
-    assert_true(port > 0);
-    snprintf(p->endpoint, sizeof p->endpoint, "tcp://127.0.0.1:%d", port);
-    *state = p;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct pair *p = *state;
-    px_socket_destroy(p->router);
-    px_socket_destroy(p->dealer);
-    px_context_destroy(p->context);
-    free(p);
-    return 0;
-}
 
 static struct px_msg *to_peer(void)
 {
@@ -223,14 +191,17 @@ static void a_forked_child_is_known(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_router_says_when_nobody_is_there, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_message_of_too_many_frames_is_dropped_whole, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(addresses_are_refused_with_a_reason, setup, teardown),
-        cmocka_unit_test_setup_teardown(waiting_for_nobody_ends, setup, teardown),
-        cmocka_unit_test_setup_teardown(silence_is_bounded_when_asked, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_slow_subscriber_alone_goes_without, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_forked_child_is_known, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_router_says_when_nobody_is_there, pair_setup,
+                                        pair_teardown),
+        cmocka_unit_test_setup_teardown(a_message_of_too_many_frames_is_dropped_whole, pair_setup,
+                                        pair_teardown),
+        cmocka_unit_test_setup_teardown(addresses_are_refused_with_a_reason, pair_setup,
+                                        pair_teardown),
+        cmocka_unit_test_setup_teardown(waiting_for_nobody_ends, pair_setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(silence_is_bounded_when_asked, pair_setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(a_slow_subscriber_alone_goes_without, pair_setup,
+                                        pair_teardown),
+        cmocka_unit_test_setup_teardown(a_forked_child_is_known, pair_setup, pair_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
