@@ -69,13 +69,14 @@ static PyObject *magic_px(PyObject *object, PyObject *args)
 static PyObject *magic_cell_px(PyObject *object, PyObject *args)
 {
     PyObject *text, *code;
-    if (!PyArg_ParseTuple(args, "UU:px", &text, &code))
+    int alone = false;
+    if (!PyArg_ParseTuple(args, "UU|p:px", &text, &code, &alone))
         return NULL;
     struct px_line line;
     struct px_span span;
     PyObject *value = NULL;
     if (parse_line(text, PX_MAGIC_CELL, &line, &span) == 0)
-        value = px_run((struct px_magics *)object, &line, code, true, "%%px");
+        value = px_run((struct px_magics *)object, &line, code, alone, "%%px");
     px_line_fini(&line);
     return value;
 }
@@ -333,7 +334,7 @@ static void magics_dealloc(PyObject *object)
 static PyMethodDef magics_methods[] = {
     {"px", magic_px, METH_VARARGS,
      "px(line, alone=False): runs a line; help() has the options. alone: it is the whole cell."},
-    {"cell_px", magic_cell_px, METH_VARARGS, "cell_px(line, cell): runs a cell; see help()."},
+    {"cell_px", magic_cell_px, METH_VARARGS, "cell_px(line, cell, alone=False): runs a cell; see px()."},
     {"pxresult", magic_pxresult, METH_VARARGS,
      "pxresult(line, alone=False): shows the last run's output again."},
     {"pxconfig", magic_pxconfig, METH_O, "pxconfig(line): sets what lines do not say."},

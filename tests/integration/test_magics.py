@@ -680,6 +680,14 @@ def test_progress_line(notebook, tmp_path):
             gate.touch()
     notebook.kc.get_shell_msg(timeout=60)
     assert kinds[-1] == "clear_output"
+    # In a cell that has shown something else it clears nothing.
+    gate.unlink()
+    code = code.replace("--progress-after 0.1", "--progress-after 0")
+    for kind, content in notebook.outputs(notebook.send("print('here')\n" + as_statement(code))):
+        assert kind == "stream"
+        if "0 of 2" in content["text"]:
+            gate.touch()
+    notebook.kc.get_shell_msg(timeout=60)
     gate.unlink()
     cell = notebook.send(waiting_cell(gate, "--progress-after -1 --timeout 1.5"))
     assert not any("engines done" in str(content) for _, content in notebook.outputs(cell))

@@ -303,7 +303,7 @@ class AutoPx:
         return ["get_ipython()._px_auto(%r)\n" % cell]
 
     def run(self, cell):
-        self._magics.cell_px("", cell)
+        self._magics.cell_px("", cell, True)
 
 
 # ---- registering
@@ -320,10 +320,12 @@ def _expand(line, scope, local_scope):
         return line
 
 
-def _is_whole_cell(shell, name, line):
-    """Whether the cell that runs is this magic alone."""
+def _is_whole_cell(shell, kind, *words):
+    """Whether the cell that runs is this "line" or "cell" magic alone. words: its name, then what is
+    said to it."""
     cells = shell.user_ns.get("In")
-    return bool(cells) and cells[-1] == "get_ipython().run_line_magic(%r, %r)" % (name, line)
+    call = "get_ipython().run_%s_magic(%s)" % (kind, ", ".join(map(repr, words)))
+    return bool(cells) and cells[-1] == call
 
 
 def _documented(text):
@@ -348,16 +350,17 @@ def register(shell, view=None, suffix=""):
     @needs_local_scope
     @_documented(_magics.help(0))
     def px(line, local_ns=None):
-        alone = _is_whole_cell(shell, "px" + suffix, line)
+        alone = _is_whole_cell(shell, "line", "px" + suffix, line)
         return magics.px(_expand(line, shell.user_ns, local_ns), alone)
 
     @_documented(_magics.help(1))
     def cell_px(line, cell):
-        return magics.cell_px(line, cell)
+        alone = _is_whole_cell(shell, "cell", "px" + suffix, line, cell)
+        return magics.cell_px(line, cell, alone)
 
     @_documented(_magics.help(3))
     def pxresult(line=""):
-        return magics.pxresult(line, _is_whole_cell(shell, "pxresult" + suffix, line))
+        return magics.pxresult(line, _is_whole_cell(shell, "line", "pxresult" + suffix, line))
 
     @_documented(_magics.help(2))
     def pxconfig(line=""):
