@@ -821,15 +821,20 @@ def test_stacks_of_engines_that_hold_the_gil(notebook, tmp_path):
 def test_why_a_cell_runs(notebook, tmp_path):
     gate = tmp_path / "gate"
     notebook.run(waiting_cell(gate, "--noblock --out waiting"))
-    for code in ("%pxwhy", "%pxwhy waiting"):
-        text, _ = notebook.said(code)
-        assert re.search("^2 tasks of engines 0-1: running", text)
-        assert re.search("^engines 0-1: execute_request for up to \\d+ s$", text, re.MULTILINE)
-    notebook.run("import phalanx\nlb = phalanx.Client().load_balanced_view()")
-    for _ in range(5):  # asked before it has arrived
-        text, _ = notebook.said("behind = lb.apply_async(int)\n%pxwhy behind")
-        assert "its engine runs it, or what was sent there directly" in text or "busy" in text, text
-    gate.touch()
+    both = re.compile("^engines 0-1: execute_request for up to \\d+ s$", re.MULTILINE)
+    try:
+        # Until both engines have begun, one may still be said to be idle.
+        wait_for(lambda: both.search(notebook.said("%pxwhy")[0]), what="both to be busy")
+        for code in ("%pxwhy", "%pxwhy waiting"):
+            text, _ = notebook.said(code)
+            assert re.search("^2 tasks of engines 0-1: running", text)
+            assert both.search(text)
+        notebook.run("import phalanx\nlb = phalanx.Client().load_balanced_view()")
+        for _ in range(5):  # asked before it has arrived
+            text, _ = notebook.said("behind = lb.apply_async(int)\n%pxwhy behind")
+            assert "its engine runs it, or what was sent there directly" in text or "busy" in text, text
+    finally:
+        gate.touch()
     notebook.run("waiting.get(), behind.get(30), lb.client.close()")
     assert notebook.said("%pxwhy waiting")[0] == "2 tasks done\n"
     assert "is not an AsyncResult" in notebook.usage("%pxwhy In")
