@@ -164,28 +164,19 @@ static void on_output(struct px_loop *loop, void *ctx)
 
 /* ---- starting --------------------------------------------------------------- */
 
-/* As for an engine: the active environment's, else what was there when this was built; else that in
- * PATH. Any version serves here. Owned by the caller. */
-static char *find_python(void)
-{
-    static const char *const variables[] = {"VIRTUAL_ENV", "CONDA_PREFIX"};
-    for (size_t i = 0; i < PX_COUNT(variables); i++) {
-        const char *prefix = getenv(variables[i]);
-        char *python = prefix && prefix[0] == '/' ? px_format("%s/bin/python", prefix) : NULL;
-        if (python != NULL && access(python, X_OK) == 0)
-            return python;
-        free(python);
-    }
-    return px_strdup(access(PX_PYTHON_DEFAULT, X_OK) == 0 ? PX_PYTHON_DEFAULT : "python3");
-}
-
-/* Of its own session: an interrupt at the terminal is the controller's. */
+/* By the first Python that is there; any version serves here. Of its own session: an interrupt at
+ * the terminal is the controller's. */
 static int spawn(pid_t *pid, int input, int output)
 {
-    char *python = find_python();
-    char *const argv[] = {python, "-c", (char *)px_embedded_dask, NULL};
-    const int status = px_spawn(pid, argv, (const int[3]){input, output, -1});
-    free(python);
+    char *pythons[PX_PYTHONS];
+    const size_t count = px_pythons(NULL, pythons);
+    int status = ENOENT;
+    for (size_t i = 0; i < count; i++) {
+        char *const argv[] = {pythons[i], "-c", (char *)px_embedded_dask, NULL};
+        if (status == ENOENT)
+            status = px_spawn(pid, argv, (const int[3]){input, output, -1});
+        free(pythons[i]);
+    }
     return status;
 }
 

@@ -22,6 +22,5 @@ px_library(px_controller
           ${DIR}/dask.c ${DASK}
   LIBS px_schedule px_wire px_loop Threads::Threads
   PRIVATE PkgConfig::SQLITE)
-target_compile_definitions(px_controller PRIVATE PX_PYTHON_DEFAULT="${Python3_EXECUTABLE}")
 
 px_program(pxcontroller SOURCES ${DIR}/main.c LIBS px_controller)

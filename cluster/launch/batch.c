@@ -49,7 +49,8 @@ struct batch_set {
     int64_t pause_ms, looked_ms;
     bool local; /* only this host can reach the controller */
     bool ended, asked, killed;
-    int silent; /* times in a row that the queue did not answer */
+    bool complained; /* of the answer before this one, which was none */
+    int silent;      /* times in a row that the queue did not answer */
 };
 
 static struct batch_set *batch_of(const struct px_set *set)
@@ -83,7 +84,7 @@ static struct batch_set *create(const struct px_launcher_ops *ops)
 static int run_queue(char *const *argv, struct px_buf *out, struct px_buf *complaints,
                      struct px_error *err)
 {
-    const int status = px_process_run(argv, ASK_MS, out, complaints, err);
+    const int status = px_run_program(argv, ASK_MS, out, complaints, err);
     char line[300];
     if (status > 0) {
         px_batch_complaint(argv[0], complaints->data, out->data, line, sizeof line);
@@ -93,14 +94,13 @@ static int run_queue(char *const *argv, struct px_buf *out, struct px_buf *compl
 }
 
 /* As px_batch_read, of the set's job. -1: no answer. */
-static int look(const struct batch_set *set, char *out, size_t size)
+static int look(const struct batch_set *set, char *out, size_t size, struct px_error *err)
 {
     struct px_argv argv = {0};
     struct px_buf answer = {0}, complaints = {0};
-    struct px_error err;
     char nothing[] = "";
     px_batch_words(&argv, set->batch->ask, set->job, "");
-    const int status = run_queue(argv.items, &answer, &complaints, &err);
+    const int status = run_queue(argv.items, &answer, &complaints, err);
     int running = -1;
     if (status == 0 || px_batch_is_gone(set->batch, status, complaints.data))
         running =
@@ -297,10 +297,14 @@ static void on_look(struct px_loop *loop, void *ctx)
 {
     struct batch_set *set = ctx;
     char what[200], why[260];
+    struct px_error err;
     set->timer = NULL;
     if (set->ended || set->asked)
         return;
-    const int running = look(set, what, sizeof what);
+    const int running = look(set, what, sizeof what, &err);
+    if (running < 0 && !set->complained)
+        px_log(PX_WARN, "batch.no-answer", "job=%s why=\"%s\"", set->job, err.text);
+    set->complained = running < 0;
     if (running != 0) {
         set->pause_ms =
             set->pause_ms * 3 / 2 < LOOK_AT_MOST_MS ? set->pause_ms * 3 / 2 : LOOK_AT_MOST_MS;
@@ -398,7 +402,7 @@ static size_t batch_refresh(struct px_set *base)
         return 0;
     if (set->asked ? set->looked_ms && now - set->looked_ms < LOOK_STOPPING_MS : set->loop != NULL)
         return 1;
-    const int running = look(set, what, sizeof what);
+    const int running = look(set, what, sizeof what, NULL);
     set->looked_ms = px_now_ms();
     set->silent = running < 0 ? set->silent + 1 : 0;
     if (running < 0 && set->asked && set->silent >= PATIENCE) {
@@ -421,7 +425,7 @@ static void batch_missing(const struct px_set *base, struct px_buf *out)
 {
     const struct batch_set *set = batch_of(base);
     char what[200];
-    if (look(set, what, sizeof what) < 0)
+    if (look(set, what, sizeof what, NULL) < 0)
         snprintf(what, sizeof what, "%s does not answer", base->ops->title);
     px_buf_printf(out, "job %s: %s, log %s\n", set->job, what, set->log);
     if (set->local)

@@ -346,34 +346,18 @@ static bool has_code(const char *path)
     return code;
 }
 
-/* Interpreters in the order in which engines would choose one; the caller frees the items. */
-static size_t list_pythons(const char *named, char *out[3])
-{
-    size_t count = 0;
-    static const char *const places[] = {"VIRTUAL_ENV", "CONDA_PREFIX"};
-    if (named) {
-        out[count++] = px_strdup(named);
-        return count;
-    }
-    for (size_t i = 0; i < PX_COUNT(places); i++)
-        if (getenv(places[i]))
-            out[count++] = px_format("%s/bin/python", getenv(places[i]));
-    out[count++] = px_strdup(PX_PYTHON_DEFAULT);
-    return count;
-}
-
 static int run_python(const char *path, const char *python, struct px_buf *out,
                       struct px_error *err)
 {
-    char *pythons[3];
+    char *pythons[PX_PYTHONS];
     struct px_buf complaints = {0};
     int status = -1;
-    const size_t count = list_pythons(python, pythons);
+    const size_t count = px_pythons(python, pythons);
     bool next = true;
     for (size_t i = 0; i < count && next; i++) {
         char *const argv[] = {pythons[i], "-c", (char *)px_embedded_ipcluster, (char *)path, NULL};
         out->size = complaints.size = 0;
-        status = px_process_run(argv, RUN_MS, out, &complaints, err);
+        status = px_run_program(argv, RUN_MS, out, &complaints, err);
         next = status == NO_TRAITLETS || (status < 0 && err->code == PX_ENOENT);
     }
     char line[300] = "";

@@ -116,12 +116,6 @@ struct px_spawn {
  */
 PX_MUST_USE int px_process_spawn(const struct px_spawn *spawn, struct px_process *out,
                                  struct px_error *err);
-/*
- * Runs a program to its end and appends what it writes. Returns its exit status; PX_ENOENT,
- * PX_EIO, PX_ETIME when it took longer and was killed. Blocks: for short questions.
- */
-PX_MUST_USE int px_process_run(char *const *argv, int64_t timeout_ms, struct px_buf *out,
-                               struct px_buf *complaints, struct px_error *err);
 /* The process that has this pid now. False if there is none, or a zombie. */
 bool px_process_find(pid_t pid, struct px_process *out);
 /* Whether it still runs: same pid, same start, not a zombie. */
@@ -153,8 +147,6 @@ char *px_program_path(const char *program);
 void px_log_tail(const char *path, struct px_buf *out);
 /* Whether a line of it holds `text`. */
 bool px_log_says(const char *path, const char *text);
-/* The last line of `text` that is not blank; "" if there is none. */
-void px_last_line(const char *text, char *out, size_t size);
 
 /* ---- sets of processes --------------------------------------------------------- */
 

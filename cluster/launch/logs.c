@@ -46,14 +46,3 @@ bool px_log_says(const char *log, const char *text)
         fclose(file);
     return found;
 }
-
-void px_last_line(const char *text, char *out, size_t size)
-{
-    out[0] = 0;
-    for (const char *line = text; line && *line;) {
-        const size_t length = strcspn(line, "\r\n");
-        if (strspn(line, " \t") < length)
-            snprintf(out, size, "%.*s", (int)length, line);
-        line += length + strspn(line + length, "\r\n");
-    }
-}

@@ -102,7 +102,7 @@ static char *ask(const json_t *state, const char *host, const char *command)
     px_argv_add(&argv, host);
     px_argv_add(&argv, command);
     const int status =
-        argv.count > 3 ? px_process_run(argv.items, ASK_MS, &out, &complaints, &err) : 255;
+        argv.count > 3 ? px_run_program(argv.items, ASK_MS, &out, &complaints, &err) : 255;
     if (status != 0)
         px_log(PX_DEBUG, "ssh.ask", "host=%s status=%d why=\"%.200s\"", host, status,
                complaints.size ? complaints.data : "");

@@ -3,7 +3,7 @@
 set(LAUNCH ${CMAKE_CURRENT_LIST_DIR})
 px_embed(PX_IPCLUSTER ${LAUNCH}/ipcluster.py)
 px_library(px_launch
-  SOURCES ${LAUNCH}/process.c ${LAUNCH}/run.c ${LAUNCH}/logs.c ${LAUNCH}/hosts.c
+  SOURCES ${LAUNCH}/process.c ${LAUNCH}/logs.c ${LAUNCH}/hosts.c
           ${LAUNCH}/argv.c ${LAUNCH}/config.c ${PX_IPCLUSTER} ${LAUNCH}/local.c ${LAUNCH}/proxy.c ${LAUNCH}/ssh.c ${LAUNCH}/mpi.c
           ${LAUNCH}/batch.c ${LAUNCH}/template.c ${LAUNCH}/queues.c
           ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
@@ -12,6 +12,5 @@ px_library(px_launch
           ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/status.c ${LAUNCH}/clean.c
   LIBS px_wire px_loop PkgConfig::JANSSON
   PRIVATE phalanx)
-target_compile_definitions(px_launch PRIVATE PX_PYTHON_DEFAULT="${Python3_EXECUTABLE}")
 target_include_directories(px_launch PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 px_program(pxcluster SOURCES ${LAUNCH}/main.c LIBS px_launch)

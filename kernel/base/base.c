@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +41,17 @@ bool px_span_equal(struct px_span a, const char *text)
 {
     const size_t size = strlen(text);
     return a.size == size && memcmp(a.data, text, size) == 0;
+}
+
+void px_last_line(const char *text, char *out, size_t size)
+{
+    out[0] = 0;
+    for (const char *line = text; line && *line;) {
+        const size_t length = strcspn(line, "\r\n");
+        if (strspn(line, " \t") < length)
+            snprintf(out, size, "%.*s", (int)length, line);
+        line += length + strspn(line + length, "\r\n");
+    }
 }
 
 int px_fail(struct px_error *err, enum px_code code, const char *fmt, ...)
@@ -359,29 +369,7 @@ void px_random(void *out, size_t size)
     }
 }
 
-/* ---- processes ---- */
-
-int px_spawn(pid_t *pid, char *const argv[], const int fds[3])
-{
-    posix_spawn_file_actions_t files;
-    posix_spawnattr_t attributes;
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawn_file_actions_init(&files);
-    for (int i = 0; i < 3; i++)
-        if (fds[i] >= 0)
-            posix_spawn_file_actions_adddup2(&files, fds[i], i);
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawnattr_setflags(&attributes,
-                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    const int why = posix_spawnp(pid, argv[0], &files, &attributes, argv, environ);
-    posix_spawn_file_actions_destroy(&files);
-    posix_spawnattr_destroy(&attributes);
-    return why;
-}
+/* ---- what the system has ---- */
 
 /* The first two numbers of these files, of one or of two lines; "max" or -1 is no limit. */
 static long quota_of(const char *quota_path, const char *period_path)
@@ -404,7 +392,8 @@ int px_cpu_count(void)
         {"/sys/fs/cgroup/cpu.max", "/dev/null"},
         {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"},
     };
-    cpu_set_t masks[8]; /* of 1024 each: Linux has up to 8192, and refuses a mask that is too small */
+    cpu_set_t
+        masks[8]; /* of 1024 each: Linux has up to 8192, and refuses a mask that is too small */
     long count = sched_getaffinity(0, sizeof masks, masks) == 0 ? CPU_COUNT_S(sizeof masks, masks)
                                                                 : sysconf(_SC_NPROCESSORS_ONLN);
     for (size_t i = 0; i < PX_COUNT(quotas); i++) {

@@ -34,14 +34,17 @@ struct px_span {
 };
 
 #define PX_SPAN(literal) ((struct px_span){(literal), sizeof(literal) - 1})
-struct px_span px_span_of(const char *text); /* NULL gives an empty span */
+struct px_span px_span_of(const char *text);      /* NULL gives an empty span */
 struct px_span px_span_trim(struct px_span text); /* without white space at its ends */
 bool px_span_equal(struct px_span a, const char *text);
+/* The last line of `text` that is not blank; "" if there is none. */
+void px_last_line(const char *text, char *out, size_t size);
 
 /*
- * A ZeroMQ socket as a loop sees it: its handle, a flag that whoever uses the handle sets each time,
- * and one that says that there is a message of which libzmq does not know (px_socket_pollable). With
- * NULL for the first the loop takes it to be in use all the time; for the other: there never is.
+ * A ZeroMQ socket as a loop sees it: its handle, a flag that whoever uses the handle sets each
+ * time, and one that says that there is a message of which libzmq does not know
+ * (px_socket_pollable). With NULL for the first the loop takes it to be in use all the time; for
+ * the other: there never is.
  */
 struct px_pollable {
     void *handle;
@@ -116,10 +119,10 @@ size_t px_date_now(char out[PX_DATE_SIZE]);
 /* ---- what a program finds ---------------------------------------------- */
 
 /*
- * First in main(): takes back what whoever started this may have left in an odd state. Descriptors 0
- * to 2 that are closed become /dev/null, or the next ones opened would be written to as if they were
- * the user's; SIGCHLD that is ignored is not, or children would leave no status; no signal stays
- * blocked, or none of them could end this program, nor what it starts.
+ * First in main(): takes back what whoever started this may have left in an odd state. Descriptors
+ * 0 to 2 that are closed become /dev/null, or the next ones opened would be written to as if they
+ * were the user's; SIGCHLD that is ignored is not, or children would leave no status; no signal
+ * stays blocked, or none of them could end this program, nor what it starts.
  */
 void px_program_begin(void);
 /* Whether whoever started this wants it to outlive its terminal: nohup(1). */
@@ -236,15 +239,31 @@ PX_MUST_USE int px_options_parse(const struct px_usage *usage, int argc, char **
 int px_options_main(const struct px_usage *usage, int argc, char **argv, void *out);
 void px_options_help(const struct px_usage *usage, struct px_buf *out);
 
+/* ---- programs that this one starts (spawn.c, run.c) ------------------------------------ */
+
 /*
- * Starts `argv`, looked up in PATH, in a session of its own, with every signal at its default and
- * none blocked. fds: its stdin, stdout and stderr; -1: this process's. 0 with *pid, which the
- * caller reaps, or an errno. Any thread.
+ * Starts `argv`, looked up in PATH, in a session of its own, with every signal at its default, none
+ * blocked, and no further descriptor. fds: its stdin, stdout and stderr; -1: this process's. 0 with
+ * *pid, which the caller reaps, or an errno. Any thread.
  */
 PX_MUST_USE int px_spawn(pid_t *pid, char *const argv[], const int fds[3]);
+/*
+ * Runs a program to its end and appends what it writes. Returns its exit status; PX_ENOENT for one
+ * that is not there, PX_EIO, PX_ETIME when it took longer and was killed, PX_ELIMIT when it said
+ * more than 16 MB. Blocks: for short questions.
+ */
+PX_MUST_USE int px_run_program(char *const *argv, int64_t timeout_ms, struct px_buf *out,
+                               struct px_buf *complaints, struct px_error *err);
+/* Interpreters to try one after the other, or only the one that was named; which of them are there
+ * is for px_run_program() to find out. Returns how many; the caller frees them. */
+#define PX_PYTHONS 5
+size_t px_pythons(const char *named, char *out[PX_PYTHONS]);
 
-/* The processors that this process may keep busy, at least 1: of its affinity mask, and no more than
- * a container's quota of their time (cpu.max of cgroup v2, cpu.cfs_quota_us of v1). Any thread. */
+/* ---- what the system has ------------------------------------------------------ */
+
+/* The processors that this process may keep busy, at least 1: of its affinity mask, and no more
+ * than a container's quota of their time (cpu.max of cgroup v2, cpu.cfs_quota_us of v1). Any
+ * thread. */
 int px_cpu_count(void);
 
 /* The number of a signal by its name, "SIGINT"; -1 where this system has none of that name. Any

@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static char path[64];
 
 /* In place of the library's: every second question finds nobody. */
-int px_process_run(char *const *argv, int64_t timeout_ms, struct px_buf *out,
+int px_run_program(char *const *argv, int64_t timeout_ms, struct px_buf *out,
                    struct px_buf *complaints, struct px_error *err)
 {
     static unsigned questions;

@@ -173,32 +173,6 @@ static void test_ancestors(void **state)
     wait_status(child);
 }
 
-static int run(const char *script, int64_t timeout_ms, struct px_buf *out, struct px_error *err)
-{
-    char *const argv[] = {"sh", "-c", (char *)script, NULL};
-    struct px_buf complaints = {0};
-    const int status = px_process_run(argv, timeout_ms, out, &complaints, err);
-    px_buf_fini(&complaints);
-    return status;
-}
-
-/* By its silence and by its life. */
-static void test_a_question_has_an_end(void **state)
-{
-    (void)state;
-    struct px_error err = {0};
-    struct px_buf out = {0};
-    assert_int_equal(run("echo yes; exit 3", 60000, &out, &err), 3);
-    assert_string_equal(out.data, "yes\n");
-    px_buf_fini(&out);
-    assert_int_equal(run("exec tail -f /dev/null", 50, &out, &err), -1);
-    assert_int_equal(err.code, PX_ETIME);
-    err.code = PX_OK;
-    assert_int_equal(run("exec sleep 60 >&- 2>&-", 50, &out, &err), -1);
-    assert_int_equal(err.code, PX_ETIME);
-    px_buf_fini(&out);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -211,7 +185,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_zombie_does_not_live, setup, teardown),
         cmocka_unit_test_setup_teardown(test_start_time_is_now, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ancestors, setup, teardown),
-        cmocka_unit_test(test_a_question_has_an_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
