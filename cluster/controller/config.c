@@ -205,7 +205,7 @@ int px_settings_trait(void *settings, const char *name, struct px_span literal,
 int px_settings_files(struct px_settings *settings, struct px_error *err)
 {
     const char *config = settings->config_file, *key = settings->key_file;
-    if (config && config[0] && px_config_file(config, px_settings_trait, settings, err) != 0)
+    if (config && config[0] && px_config_file(config, NULL, px_settings_trait, settings, err) != 0)
         return -1;
     if (!key || !key[0])
         return 0;

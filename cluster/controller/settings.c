@@ -234,12 +234,13 @@ static int read_files(const struct px_settings *first, const char *profile_dir,
                       struct px_settings *out, struct px_error *err)
 {
     *out = defaults;
-    px_config_profile(profile_dir, "ipcontroller", px_settings_trait, out);
+    int rc = px_config_profile(profile_dir, "ipcontroller", NULL, px_settings_trait, out, err);
     if (first->config_file != NULL)
         out->config_file = first->config_file;
     if (first->key_file != NULL)
         out->key_file = first->key_file;
-    int rc = px_settings_files(out, err);
+    if (rc == 0)
+        rc = px_settings_files(out, err);
     out->config_file = out->key_file = NULL; /* they may be `first`'s */
     return rc;
 }

@@ -155,14 +155,14 @@ static int read_options(int argc, char **argv, struct options *out)
     const struct options defaults = *out;
     (void)px_options_main(&usage, argc, argv, out);
     px_log_init(usage.program, (enum px_level)out->log_level);
-    const char *file = out->config_file;
+    const char *file = out->config_file, *python = out->python;
     char profile[PX_PATH_SIZE];
     const struct px_profile_choice choice = choice_of(out);
     const bool found = px_profile_dir(&choice, false, profile, &err) == 0;
     *out = defaults;
-    if (found)
-        px_config_profile(profile, "ipengine", take_trait, out);
-    if (file && px_config_file(file, take_trait, out, &err) < 0)
+    if (found && px_config_profile(profile, "ipengine", python, take_trait, out, &err) < 0)
+        px_die(2, "%s", err.text);
+    if (file && px_config_file(file, python, take_trait, out, &err) < 0)
         px_die(2, "--config: %s", err.text);
     const int rest = px_options_main(&usage, argc, argv, out);
     px_log_init(usage.program, (enum px_level)out->log_level);

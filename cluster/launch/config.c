@@ -15,10 +15,6 @@
 #include <string.h>
 
 #define MOST_FILE (1u << 20)
-#define RUN_MS 20000
-#define NO_TRAITLETS 3 /* exit status */
-
-extern const char px_embedded_ipcluster[];
 
 /* What becomes of a value. */
 enum form {
@@ -328,51 +324,16 @@ static void name_the_rest(const json_t *config, const struct px_launcher_ops *la
 
 /* ---- reading ------------------------------------------------------------------------- */
 
-/* Whether a file does more than a new profile's: comments, and c = get_config(). */
+/* Whether a file does more than a new profile's. */
 static bool has_code(const char *path)
 {
     struct px_buf text = {0};
     struct px_error err;
-    char *rest = NULL;
-    bool code = false;
-    if (px_file_read(path, MOST_FILE, &text, &err) < 0)
-        return err.code != PX_ENOENT; /* Python says what is wrong */
-    for (char *line = text.size ? strtok_r(text.data, "\r\n", &rest) : NULL; line && !code;
-         line = strtok_r(NULL, "\r\n", &rest)) {
-        line += strspn(line, " \t");
-        code = line[0] && line[0] != '#' && strncmp(line, "c = get_config()", 16) != 0;
-    }
+    const bool code = px_file_read(path, MOST_FILE, &text, &err) == 0
+                          ? px_config_has_code(px_buf_span(&text), false)
+                          : err.code != PX_ENOENT; /* Python says what is wrong */
     px_buf_fini(&text);
     return code;
-}
-
-static int run_python(const char *path, const char *python, struct px_buf *out,
-                      struct px_error *err)
-{
-    char *pythons[PX_PYTHONS];
-    struct px_buf complaints = {0};
-    int status = -1;
-    const size_t count = px_pythons(python, pythons);
-    bool next = true;
-    for (size_t i = 0; i < count && next; i++) {
-        char *const argv[] = {pythons[i], "-c", (char *)px_embedded_ipcluster, (char *)path, NULL};
-        out->size = complaints.size = 0;
-        status = px_run_program(argv, RUN_MS, out, &complaints, err);
-        next = status == NO_TRAITLETS || (status < 0 && err->code == PX_ENOENT);
-    }
-    char line[300] = "";
-    px_last_line(complaints.data ? complaints.data : "", line, sizeof line);
-    if (status == NO_TRAITLETS)
-        px_fail(err, PX_EIO, "%s: %s has no traitlets to read it with: see --python", path,
-                pythons[count - 1]);
-    else if (status > 0)
-        px_fail(err, PX_EINVAL, "%s: %s", path, line);
-    else if (status < 0) /* no PX_ENOENT: it is Python that there may be none of, not the file */
-        px_fail(err, PX_EIO, "%s: %s", path, err->text);
-    for (size_t i = 0; i < count; i++)
-        free(pythons[i]);
-    px_buf_fini(&complaints);
-    return status == 0 ? 0 : -1;
 }
 
 /* An object, or NULL with an error; PX_ENOENT where there is nothing to read. */
@@ -397,7 +358,7 @@ static json_t *read_config(const char *profile_dir, const char *python, struct p
         char *path = px_format("%s/ipcluster_config.%s", profile_dir, py ? "py" : "json");
         struct px_buf text = {0};
         const int read = !py              ? px_file_read(path, MOST_FILE, &text, err)
-                         : has_code(path) ? run_python(path, python, &text, err)
+                         : has_code(path) ? px_config_run(path, python, &text, err)
                                           : px_fail(err, PX_ENOENT, "no settings");
         json_t *part = read == 0 ? parse(path, &text, err) : NULL;
         if (part)

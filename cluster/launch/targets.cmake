@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Included by cluster/CMakeLists.txt. Everything but main.c is a library, so that tests can link it.
 set(LAUNCH ${CMAKE_CURRENT_LIST_DIR})
-px_embed(PX_IPCLUSTER ${LAUNCH}/ipcluster.py)
 px_library(px_launch
   SOURCES ${LAUNCH}/process.c ${LAUNCH}/logs.c ${LAUNCH}/hosts.c
-          ${LAUNCH}/argv.c ${LAUNCH}/config.c ${PX_IPCLUSTER} ${LAUNCH}/local.c ${LAUNCH}/proxy.c ${LAUNCH}/ssh.c ${LAUNCH}/mpi.c
+          ${LAUNCH}/argv.c ${LAUNCH}/config.c ${LAUNCH}/local.c ${LAUNCH}/proxy.c ${LAUNCH}/ssh.c ${LAUNCH}/mpi.c
           ${LAUNCH}/batch.c ${LAUNCH}/template.c ${LAUNCH}/queues.c
           ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
           ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/files.c

@@ -375,15 +375,28 @@ bool px_cluster_local(const struct px_cluster_connection *connection, int port,
 typedef int (*px_config_set)(void *ctx, const char *name, struct px_span literal,
                              struct px_error *err);
 /* A file's text: of .py the lines `c.Class.trait = literal`, or the object of .json. What is neither
- * is passed over; a value that `set` refuses is logged. Returns how many it took. Pure otherwise. */
+ * is passed over; a value that `set` refuses is logged. Returns how many it took, or -1 for what is
+ * no object. Pure otherwise. */
 int px_config_py(struct px_span text, px_config_set set, void *ctx);
 int px_config_json(struct px_span text, px_config_set set, void *ctx);
-/* The file, of either kind by its name. Fails only where it cannot be read. */
-PX_MUST_USE int px_config_file(const char *path, px_config_set set, void *ctx,
+/* Whether the text of a .py has more than comments and get_config(), and with `literals` more than
+ * px_config_py() reads. */
+bool px_config_has_code(struct px_span text, bool literals);
+/*
+ * Appends to `out` as JSON, {class: {trait: value}}, what a .py sets, which `python` runs, or with
+ * NULL the one of px_pythons() that has traitlets. PX_EIO: there is none; PX_EINVAL: the file raised.
+ */
+PX_MUST_USE int px_config_run(const char *path, const char *python, struct px_buf *out,
+                              struct px_error *err);
+/* The file, of either kind by its name, which `python` runs where it is a program. Where there is
+ * no Python, a warning, and what px_config_py() takes. */
+PX_MUST_USE int px_config_file(const char *path, const char *python, px_config_set set, void *ctx,
                                struct px_error *err);
-/* <profile>/<program>_config.py, then .json, of which there may be none. */
-void px_config_profile(const char *profile_dir, const char *program, px_config_set set, void *ctx);
-/* 'x', "x", b'x' without quotes and escapes; anything else as it is. The caller frees. */
+/* The same of <profile>/<program>_config.py, then .json, of which there may be none. */
+PX_MUST_USE int px_config_profile(const char *profile_dir, const char *program, const char *python,
+                                  px_config_set set, void *ctx, struct px_error *err);
+/* 'x', "x", b'x' without quotes and escapes (of "x" those of JSON); anything else as it is. The
+ * caller frees. */
 char *px_config_unquote(struct px_span literal);
 /* The key in a file, without the white space around it; the caller frees. NULL on failure. */
 char *px_key_file_read(const char *path, struct px_error *err);

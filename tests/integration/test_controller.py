@@ -243,7 +243,7 @@ def test_profile_that_cannot_be_made(cluster, tmp_path):
 def test_configuration_files(cluster):
     os.makedirs(cluster.profile_dir)
     with open(os.path.join(cluster.profile_dir, "ipcontroller_config.py"), "w") as file:
-        file.write("c.TaskScheduler.scheme_name = 'twobin'  # comment\nc.Other.x = f()\n")
+        file.write("c.TaskScheduler.scheme_name = 'twobin'  # comment\nc.Other.x = 1\n")
     with open(os.path.join(cluster.profile_dir, "ipcontroller_config.json"), "w") as file:
         json.dump({"IPController": {"location": "elsewhere"}}, file)
     cluster.start()
@@ -251,6 +251,34 @@ def test_configuration_files(cluster):
         connection = json.load(file)
     assert connection["task_scheme"] == "twobin"
     assert connection["location"] == "elsewhere"
+
+
+def test_a_configuration_may_be_a_program(cluster):
+    os.makedirs(cluster.profile_dir)
+    config = os.path.join(cluster.profile_dir, "ipcontroller_config.py")
+    with open(os.path.join(cluster.profile_dir, "key"), "wb") as file:
+        file.write('sécret "key"'.encode())
+    with open(os.path.join(cluster.profile_dir, "other.py"), "w") as file:
+        file.write("c.IPController.location = '.'.join(['some', 'where'])\n")
+    with open(config, "w") as file:
+        file.write("import os\nc = get_config()\nload_subconfig('other.py')\n"
+                   "key = os.path.join(os.path.dirname(__file__), 'key')\n"
+                   "c.Session.key = open(key, 'rb').read()\n"
+                   "if os.environ['IPYTHONDIR']:\n    c.TaskScheduler.scheme_name = 'l' + 'ru'\n"
+                   "print('said by the file')\n")
+    cluster.start()
+    with open(cluster.security("ipcontroller-client.json")) as file:
+        connection = json.load(file)
+    assert connection["key"] == 'sécret "key"' and connection["task_scheme"] == "lru"
+    assert connection["location"] == "some.where"
+    for text, why in [("raise ValueError('two\\nlines')\n", "ValueError: two lines"),
+                      ("c.A.b = (\n", "SyntaxError")]:
+        with open(config, "w") as file:
+            file.write(text)
+        done = subprocess.run([CONTROLLER, "--profile-dir", cluster.profile_dir], env=cluster.env,
+                              capture_output=True, text=True, timeout=DEADLINE)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert config in done.stderr and why in done.stderr
 
 
 def test_config_key_and_log_in_named_files(cluster, tmp_path):

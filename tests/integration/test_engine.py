@@ -234,6 +234,24 @@ def test_configuration_files_say_what_options_would(hub, start, ipython_dir, tmp
         assert hub.receive("iopub")[1]["content"]["text"] == said
 
 
+def test_a_configuration_may_be_a_program(hub, start, ipython_dir):
+    hub.write()
+    config = ipython_dir / "profile_default" / "ipengine_config.py"
+    config.write_text("import os\nc.IPEngine.id = 3 + 4\n"
+                      "c.IPEngine.startup_command = os.linesep.join(['print one', 'print two'])\n")
+    start()
+    _, msg = hub.receive("registration")
+    assert msg["content"]["id"] == 7
+    hub.send("registration", [msg["content"]["uuid"].encode()], "registration_reply",
+             {"status": "ok", "id": 7, "hb_period": 3000})
+    hub.receive("iopub")
+    assert hub.receive("iopub")[1]["content"]["text"] == "one\ntwo\n"
+    config.write_text("c.IPEngine.id = nothing\n")
+    status, err = start().end()
+    assert status == 2 and err.startswith("pxengine: ") and err.count("\n") == 1
+    assert f"{config}: NameError" in err
+
+
 def test_startup_files_run_at_the_start(hub, start, env, ipython_dir, tmp_path):
     """$PYTHONSTARTUP, then the profile's: before anything is asked of the engine."""
     hub.write()

@@ -4,7 +4,9 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -13,7 +15,7 @@ static void test_python_lines(void **state)
     (void)state;
     static const char text[] = "c = get_config()\n"
                                "c.HeartMonitor.period = 200\n"
-                               "  c.TaskScheduler.scheme_name='twobin'  # a comment\n"
+                               "c.TaskScheduler.scheme_name='twobin'  # a comment\n"
                                "# c.TaskScheduler.hwm = 5\n"
                                "c.IPController.location = \"a # b\"\n"
                                "c.IPController.ports = [10101, 10102]\n"
@@ -25,6 +27,9 @@ static void test_python_lines(void **state)
                                "c.IPController.ip = socket.gethostname()\n"
                                "c.Unknown.trait = 5\n"
                                "c.TaskScheduler.hwm = 'many'\n"
+                               "if False:\n    c.TaskScheduler.hwm = 7\n"
+                               "c.TaskScheduler.hwm += 1\n"
+                               "c.HeartMonitor.period = 3 * 1000\n"
                                "import os; c.TaskScheduler.hwm = os.cpu_count()";
     struct px_settings settings = {.hwm = 1, .ssh = "x"};
     px_log_init("test", PX_ERROR);
@@ -55,7 +60,8 @@ static void test_names_have_a_class(void **state)
 {
     int count = 0;
     (void)state;
-    assert_int_equal(px_config_py(PX_SPAN("c.n = 3\nc.A.b = 1\nc.--help = 1"), take_any, &count), 1);
+    assert_int_equal(px_config_py(PX_SPAN("c.n = 3\nc.A.b = 1\nc.--help = 1"), take_any, &count),
+                     1);
     assert_int_equal(count, 1);
 }
 
@@ -70,8 +76,71 @@ static void test_json(void **state)
     assert_int_equal(settings.ping_ms, 300);
     assert_int_equal(settings.hwm, 3);
     assert_string_equal(settings.location, "here");
-    assert_int_equal(px_config_json(PX_SPAN("[1"), px_settings_trait, &settings), 0);
+    assert_int_equal(px_config_json(PX_SPAN("[1"), px_settings_trait, &settings), -1);
     px_settings_fini(&settings);
+}
+
+static void test_what_is_a_program(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool code, more; /* than comments; than literals */
+    } rows[] = {
+        {"", false, false},
+        {"# c.A.b = f()\n\nc = get_config()  # noqa\n", false, false},
+        {"c.A.b = 1\nc.A.b = 'x # y'  # z\nc.A.b = b\"x\"\nc.A.b = True", true, false},
+        {"c.A.b = [1, 2.5]", true, false},
+        {"import os", true, true},
+        {"  c.A.b = 1", true, true},
+        {"c.A.b = 1 + 1", true, true},
+        {"c.A.b = 2; import os", true, true},
+        {"c.A.b += 1", true, true},
+        {"c.A.b = 'a' + 'b'", true, true},
+        {"c.A.b = 'a\\n'", true, true},
+        {"c.A.b = ['a']", true, true},
+        {"c.A.b = \"\"\"\nc.A.c = 1\n\"\"\"", true, true},
+    };
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        const struct px_span text = px_span_of(rows[i].text);
+        assert_int_equal(px_config_has_code(text, false), rows[i].code);
+        assert_int_equal(px_config_has_code(text, true), rows[i].more);
+    }
+}
+
+static void test_a_program_without_python_gives_its_literals(void **state)
+{
+    (void)state;
+    static const char text[] = "c.TaskScheduler.hwm = 3\nc.HeartMonitor.period = 10 * 10\n";
+    char path[] = "/tmp/px-test-XXXXXX.py";
+    struct px_settings settings = {.hwm = 1};
+    struct px_error err;
+    const int fd = mkstemps(path, 3);
+    assert_int_equal(px_fd_write(fd, PX_SPAN(text)), 0);
+    close(fd);
+    px_log_init("test", PX_ERROR);
+    assert_int_equal(px_config_file(path, "/nowhere/python", px_settings_trait, &settings, &err),
+                     0);
+    assert_int_equal(settings.hwm, 3);
+    assert_int_equal(settings.ping_ms, 0);
+    unlink(path);
+    px_settings_fini(&settings);
+}
+
+static void test_escapes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *literal, *text;
+    } rows[] = {{"\"a\\nb\\u00e9\\\"\"", "a\nb\u00e9\""},
+                {"'it\\'s'", "it's"},
+                {"b'x'", "x"},
+                {"1e3", "1e3"}};
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        char *text = px_config_unquote(px_span_of(rows[i].literal));
+        assert_string_equal(text, rows[i].text);
+        free(text);
+    }
 }
 
 static void test_traits_refused(void **state)
@@ -129,6 +198,9 @@ int main(void)
         cmocka_unit_test(test_python_lines),
         cmocka_unit_test(test_names_have_a_class),
         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_what_is_a_program),
+        cmocka_unit_test(test_a_program_without_python_gives_its_literals),
+        cmocka_unit_test(test_escapes),
         cmocka_unit_test(test_traits_refused),
         cmocka_unit_test(test_ports),
     };

@@ -7,7 +7,7 @@ Exit status 3: this Python has no traitlets.
 
 import sys
 
-sys.path = [place for place in sys.path if place]  # without the current directory, as for ipcluster
+sys.path = [place for place in sys.path if place]  # without the current directory, as for ipcluster's programs
 
 import json
 import os
@@ -21,6 +21,8 @@ except ImportError:
 def plain(value):
     if isinstance(value, LazyConfigValue):  # c.X.y.append(), .update()
         return value.get_value({} if "update" in value.to_dict() else [])
+    if isinstance(value, bytes):
+        return value.decode()
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     return list(value) if isinstance(value, (set, frozenset)) else str(value)
