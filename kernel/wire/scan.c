@@ -9,6 +9,7 @@
  */
 #include "wire/wire.h"
 
+#include <endian.h>
 #include <string.h>
 
 struct cursor {
@@ -45,20 +46,25 @@ static bool skip_hex4(struct cursor *c)
 
 #define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
 
-/* Whether one of eight bytes is less than `most`, which is at most 128. */
-static uint64_t any_less(uint64_t bytes, unsigned most)
+/* Of eight bytes the top bit of the lowest one that is less than `most` (at most 128), and perhaps of
+ * some above it; 0 when none is. */
+static uint64_t less(uint64_t bytes, unsigned most)
 {
     return (bytes - EACH(most)) & ~bytes & EACH(0x80);
 }
 
-/* Over what a string has as it is, eight bytes at a time: up to seven are left. */
+/* Over what a string has as it is, eight bytes at a time; up to seven are left at the text's end. */
 static void skip_plain(struct cursor *c)
 {
     for (uint64_t bytes; c->end - c->at >= 8; c->at += sizeof bytes) {
         memcpy(&bytes, c->at, sizeof bytes);
-        if (any_less(bytes, 0x20) || any_less(bytes ^ EACH('"'), 1) ||
-            any_less(bytes ^ EACH('\\'), 1))
+        bytes = le64toh(bytes);
+        const uint64_t special =
+            less(bytes, 0x20) | less(bytes ^ EACH('"'), 1) | less(bytes ^ EACH('\\'), 1);
+        if (special) {
+            c->at += __builtin_ctzll(special) / 8;
             return;
+        }
     }
 }
 
@@ -200,9 +206,11 @@ static bool skip_value(struct cursor *c)
 static void note(struct px_span key, struct px_span value, const char *const *keys,
                  struct px_span *values, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(keys[i], key.data, key.size) == 0 && !keys[i][key.size])
+    for (size_t i = 0; i < count; i++) {
+        const bool alike = !key.size || keys[i][0] == key.data[0]; /* tells most apart */
+        if (alike && strncmp(keys[i], key.data, key.size) == 0 && !keys[i][key.size])
             values[i] = value;
+    }
 }
 
 int px_scan(struct px_span object, const char *const *keys, struct px_span *values, size_t count)
