@@ -78,7 +78,8 @@ struct letter {
     enum px_channel channel;
     const char *type;
     bool unanswered, broadcast, coalesced, lent;
-    struct px_buf content, metadata;
+    struct px_span content; /* the request's own, or what `code` holds */
+    struct px_buf code, metadata;
 };
 
 static bool is_named(const struct phalanx_request *request)
@@ -147,9 +148,10 @@ static void compose(const struct phalanx_request *request, struct targets *targe
         out->lent |= request->buffers[i].release != NULL;
     out->unanswered = named && strncmp(request->message, "comm_", 5) == 0;
     if (request->type == PHALANX_EXECUTE)
-        execute_content(request, &out->content);
-    else
-        px_buf_text(&out->content, request->content && named ? request->content : "{}");
+        execute_content(request, &out->code);
+    out->content = request->type == PHALANX_EXECUTE
+                       ? px_buf_span(&out->code)
+                       : px_span_of(request->content && named ? request->content : "{}");
 
     px_buf_text(&out->metadata, "{");
     if (balanced && targets->count)
@@ -160,8 +162,8 @@ static void compose(const struct phalanx_request *request, struct targets *targe
         px_buf_text(&out->metadata,
                     out->metadata.size > 1 ? ", \"px_quiet\": true" : "\"px_quiet\": true");
     if (request->metadata && *request->metadata)
-        px_buf_printf(&out->metadata, "%s%s", out->metadata.size > 1 ? ", " : "",
-                      request->metadata);
+        px_buf_texts(&out->metadata,
+                     PX_TEXTS(out->metadata.size > 1 ? ", " : "", request->metadata));
     px_buf_text(&out->metadata, "}");
     if (balanced) { /* one message, to whom the scheduler likes */
         targets->count = 1;
@@ -255,7 +257,7 @@ static void build_broadcast(struct submission *self, struct phalanx_result *resu
     struct phalanx_client *client = result->client;
     const struct px_draft draft = {.type = letter->type,
                                    .metadata = px_buf_span(&letter->metadata),
-                                   .content = px_buf_span(&letter->content)};
+                                   .content = letter->content};
     self->parcels[0].msg = px_session_build(client->out, &draft);
     for (size_t i = 0; i < targets->count; i++) {
         const struct target *target = &targets->items[i];
@@ -278,7 +280,7 @@ static void build_each(struct submission *self, struct phalanx_result *result,
                                        .ident_count = ident.size ? 1 : 0,
                                        .type = letter->type,
                                        .metadata = px_buf_span(&letter->metadata),
-                                       .content = px_buf_span(&letter->content)};
+                                       .content = letter->content};
         self->parcels[i].msg = px_session_build(client->out, &draft);
         self->parcels[i].task =
             task_create(result, letter, targets->items[i].id, px_session_last_id(client->out));
@@ -416,27 +418,26 @@ enum phalanx_code phalanx_add(phalanx_result *result, const struct phalanx_reque
             release_buffers(request);
         return called;
     }
-    struct targets targets = {0};
+    struct target whoever = {.id = -1};
+    struct targets targets = {.items = &whoever};
     struct letter letter = {0};
     enum phalanx_code code = check(result->client, request, err);
     const bool anywhere =
         request->type == PHALANX_QUERY || (request->route == PHALANX_BALANCED && !request->targets);
     if (code == PHALANX_OK && !anywhere)
         code = resolve_targets(result->client, request, &targets, err);
-    if (anywhere) {
-        targets.items = px_alloc(sizeof *targets.items);
-        *targets.items = (struct target){.id = -1};
+    if (anywhere)
         targets.count = request->type == PHALANX_QUERY;
-    }
     if (code == PHALANX_OK) {
         compose(request, &targets, &letter);
         code = post(build(result, &letter, &targets, request), result, err);
     } else {
         release_buffers(request);
     }
-    px_buf_fini(&letter.content);
+    px_buf_fini(&letter.code);
     px_buf_fini(&letter.metadata);
-    free(targets.items);
+    if (targets.items != &whoever)
+        free(targets.items);
     return code;
 }
 
@@ -462,8 +463,9 @@ char *phalanx_query(phalanx_client *client, const char *type, const char *conten
     }
     struct target hub = {.id = -1};
     const struct targets targets = {.items = &hub, .count = 1};
-    struct letter letter = {.channel = PX_CHANNEL_QUERY, .type = type};
-    px_buf_text(&letter.content, content ? content : "{}");
+    struct letter letter = {.channel = PX_CHANNEL_QUERY,
+                            .type = type,
+                            .content = px_span_of(content ? content : "{}")};
     px_buf_text(&letter.metadata, "{}");
     char *answer = NULL;
     struct phalanx_result *result = px_result_create(client);
@@ -478,7 +480,6 @@ char *phalanx_query(phalanx_client *client, const char *type, const char *conten
         else
             px_refuse(err, code, code == PHALANX_EINTR ? "Interrupted" : "The client was closed");
     }
-    px_buf_fini(&letter.content);
     px_buf_fini(&letter.metadata);
     phalanx_result_free(result);
     return answer;
