@@ -22,7 +22,7 @@ import warnings
 _homes = {
     "ALL_COMPLETED": "split",
     "AsyncHubResult": "hubresult",
-    "AsyncMapResult": "asyncresult",
+    "AsyncMapResult": "mapresult",
     "AsyncResult": "asyncresult",
     "BroadcastView": "broadcast",
     "Client": "client",
@@ -78,10 +78,11 @@ _homes = {
     "UnmetDependency": "error",
 }
 _modules = (
-    "_phalanx", "ask", "asyncresult", "balanced", "batch", "broadcast", "calls", "canning", "carry",
-    "client", "cluster", "dask", "datapub", "deadlines", "dependency", "display", "error", "feed", "futures", "hub",
-    "hubresult", "local", "magics", "maps", "names", "pickle5", "pxcluster", "remotefunction",
-    "serialize", "split", "tasks", "times", "tunnel", "urls", "util", "view",
+    "_phalanx", "ask", "asyncresult", "balanced", "batch", "broadcast", "calls", "canning",
+    "carry", "client", "cluster", "dask", "datapub", "deadlines", "dependency", "display", "error",
+    "feed", "futures", "hub", "hubresult", "local", "magics", "mapresult", "maps", "names",
+    "pickle5", "pxcluster", "remotefunction", "serialize", "split", "tasks", "times", "tunnel",
+    "urls", "util", "view",
 )
 
 __all__ = [*_homes, "error", "register_joblib_backend", "util"]

@@ -8,10 +8,7 @@ from concurrent.futures import (
 from typing import Any
 
 from . import error as error, util as util
-from .asyncresult import (
-    AsyncMapResult as AsyncMapResult,
-    AsyncResult as AsyncResult,
-)
+from .asyncresult import AsyncResult as AsyncResult
 from .balanced import LoadBalancedView as LoadBalancedView
 from .broadcast import BroadcastView as BroadcastView
 from .canning import (
@@ -57,6 +54,7 @@ from .error import (
 )
 from .futures import ViewExecutor as ViewExecutor
 from .hubresult import AsyncHubResult as AsyncHubResult
+from .mapresult import AsyncMapResult as AsyncMapResult
 from .remotefunction import (
     ParallelFunction as ParallelFunction,
     RemoteFunction as RemoteFunction,

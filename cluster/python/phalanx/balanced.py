@@ -4,9 +4,10 @@
 import json
 
 from . import _phalanx, batch, calls, error, items, maps
-from .asyncresult import AsyncMapResult, AsyncResult
+from .asyncresult import AsyncResult
 from .dependency import Dependency
 from .futures import LazyMapIterator
+from .mapresult import AsyncMapResult
 from .remotefunction import name_of
 from .view import View, _map
 

@@ -7,7 +7,7 @@ as AsyncResult knows it, when it has failed or printed, or when its metadata are
 
 from array import array
 
-from . import _phalanx, asyncresult, error
+from . import _phalanx, error, mapresult
 from .split import has_failed
 from .tasks import Task
 
@@ -82,7 +82,7 @@ class Tasks:
         return index in self.own and self.own[index].reply is not None
 
 
-class AsyncMapResult(asyncresult.AsyncMapResult):
+class AsyncMapResult(mapresult.AsyncMapResult):
     """That of batch.Batches."""
 
     def __init__(self, client, raw, **kwargs):

@@ -17,7 +17,7 @@ _MODULES = {
     "": ["phalanx"],
     ".client": [],
     ".client._joblib": ["phalanx.joblib"],
-    ".client.asyncresult": ["phalanx.asyncresult", "phalanx.hubresult"],
+    ".client.asyncresult": ["phalanx.asyncresult", "phalanx.mapresult", "phalanx.hubresult"],
     ".client.client": ["phalanx.client", "phalanx.tasks"],
     ".client.magics": ["phalanx.magics"],
     ".client.map": ["phalanx.maps"],

@@ -7,9 +7,10 @@ import sys
 from contextlib import contextmanager
 
 from . import _phalanx, calls, canning, maps, pickle5
-from .asyncresult import AsyncMapResult, AsyncResult
+from .asyncresult import AsyncResult
 from .canning import engine_function
 from .futures import ViewExecutor
+from .mapresult import AsyncMapResult
 from .remotefunction import ParallelFunction, RemoteFunction, name_of
 
 # A cell without output is answered by its reply alone. Not through ipcontroller, whose records

@@ -30,7 +30,7 @@ NODE = "suite_node"  # a test's name without the path of the installed suite
 
 # Where ipyparallel keeps names, and in which of our modules the same ones are.
 CLIENT_MODULES = {
-    "ipyparallel.client.asyncresult": ["asyncresult", "hubresult"],
+    "ipyparallel.client.asyncresult": ["asyncresult", "mapresult", "hubresult"],
     "ipyparallel.client.client": ["client", "tasks", "asyncresult", "hubresult"],
     "ipyparallel.client._joblib": ["joblib"],
     "ipyparallel.client.remotefunction": ["remotefunction"],

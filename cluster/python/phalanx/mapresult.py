@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""AsyncMapResult: the results of a map, whose tasks each have a part of the elements."""
+
+from . import error
+from .asyncresult import AsyncResult
+from .canning import is_array
+
+
+class AsyncMapResult(AsyncResult):
+    """The results of a map, joined; iteration gives them as they come, in order or (with
+    ordered=False) in the order of arrival. sizes: how many elements each task has (None: one)."""
+
+    _chunked = True
+
+    def __init__(self, client, raw, unpack, joiner, ordered=True, sizes=None, **kwargs):
+        super().__init__(client, raw, unpack, **kwargs)
+        self._joiner = joiner
+        self._sizes = sizes
+        self.ordered = ordered
+
+    def __len__(self):
+        return self._count if self._sizes is None else sum(self._sizes)
+
+    @property
+    def progress(self):
+        if self._sizes is None:
+            return self._replied
+        self._pump()
+        return sum(self._sizes[index] for index in self._order)
+
+    def _reconstruct(self, values):
+        if not any(isinstance(v, error.KernelError) for v in values):
+            return self._joiner(values)
+        flat = []
+        for value in values:
+            flat.extend([value] if isinstance(value, error.KernelError) else value)
+        return flat
+
+    def _reconstruct_metadata(self, values):
+        return values
+
+    def _indices(self, end):
+        if self.ordered:
+            yield from range(len(self._tasks))
+            return
+        for n in range(len(self._tasks)):
+            self._pump()
+            while len(self._order) <= n:
+                self._wait_for_event(end)
+            yield self._order[n]
+
+    def iterate(self, end=None):
+        """The elements' results one by one, as they come. end: as AsyncResult's."""
+        for index in self._indices(end):
+            part = self._value_when_here(index, end)
+            if isinstance(part, error.KernelError) or not _is_part(part):
+                yield part
+            else:
+                yield from part
+
+
+def _is_part(value):
+    return isinstance(value, (list, tuple)) or is_array(value)
