@@ -41,6 +41,11 @@ void px_handle_sweep(struct px_handle *handle)
 
 static bool buffer_from(struct px_handle *handle, PyObject *item, struct phalanx_buffer *out)
 {
+    if (PyBytes_CheckExact(item) && PyBytes_GET_SIZE(item) < PX_LEASE_SIZE) {
+        *out = (struct phalanx_buffer){.data = PyBytes_AS_STRING(item),
+                                       .size = (size_t)PyBytes_GET_SIZE(item)};
+        return true; /* no lease: it is copied while the caller's sequence holds it */
+    }
     struct px_lease *lease = calloc(1, sizeof *lease);
     if (!lease) {
         PyErr_NoMemory();
@@ -58,6 +63,12 @@ static bool buffer_from(struct px_handle *handle, PyObject *item, struct phalanx
     return true;
 }
 
+static void give_back(const struct phalanx_buffer *buffer)
+{
+    if (buffer->hint)
+        lease_sent(buffer->hint);
+}
+
 /* Small buffers are copied by the submission; their leases come back at once through the list. */
 static void copy_if_small(struct phalanx_buffer *buffers, size_t count)
 {
@@ -71,7 +82,7 @@ void px_buffers_submitted(struct px_handle *handle, struct phalanx_buffer *buffe
 {
     for (size_t i = 0; i < count; i++) {
         if (!buffers[i].release)
-            lease_sent(buffers[i].hint);
+            give_back(&buffers[i]);
     }
     PyMem_Free(buffers);
     px_handle_sweep(handle);
@@ -100,7 +111,7 @@ bool px_buffers_lend(struct px_handle *handle, PyObject *sequence, struct phalan
         return true;
     }
     for (size_t i = 0; i < *count; i++)
-        lease_sent((*out)[i].hint);
+        give_back(&(*out)[i]);
     PyMem_Free(*out);
     return false;
 }

@@ -163,27 +163,38 @@ static PyObject *event_build(struct px_module *module, struct shared_message *sh
     return self;
 }
 
-/* The message is taken first: making objects may run the garbage collector, thereby other threads,
- * and these phalanx_next on this result. */
-static PyObject *event_create(struct px_module *module, phalanx_result *result,
-                              const struct phalanx_event *event)
-{
-    struct shared_message *shared = calloc(1, sizeof *shared);
-    if (!shared)
-        return PyErr_NoMemory();
-    *shared = (struct shared_message){.users = 1, .message = phalanx_take(result)};
-    PyObject *self = event_build(module, shared, event);
-    shared_drop(shared);
-    return self;
-}
-
 /* ---- Result -------------------------------------------------------------------- */
 
 struct result {
     PyObject_HEAD struct px_handle *handle;
     phalanx_result *result;
     struct px_notice *notice;
+    struct shared_message *held; /* the first event, which value() has read and next() gives yet */
+    struct phalanx_event first;  /* the one that is held */
+    bool opened;                 /* next() was called: what comes is filed in Python */
 };
+
+/* The next event's message, which belongs to the caller: making objects may run the garbage
+ * collector, thereby other threads, and these phalanx_next on this result. NULL when there is none;
+ * with an exception when memory has run out. */
+static struct shared_message *take_next(struct result *self, struct phalanx_event *event)
+{
+    struct shared_message *shared = self->held;
+    self->held = NULL;
+    if (shared) {
+        *event = self->first;
+        return shared;
+    }
+    if (phalanx_next(self->result, 0, event) != PHALANX_OK)
+        return NULL;
+    shared = calloc(1, sizeof *shared);
+    if (!shared) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    *shared = (struct shared_message){.users = 1, .message = phalanx_take(self->result)};
+    return shared;
+}
 
 phalanx_result *px_result_of(PyObject *self)
 {
@@ -220,6 +231,8 @@ static void result_dealloc(PyObject *object)
         if (!px_handle_inherited(self->handle)) {
             if (self->notice)
                 drop_notice(self);
+            if (self->held)
+                shared_drop(self->held);
             phalanx_result_free(self->result);
         }
         px_handle_unref(self->handle);
@@ -245,10 +258,14 @@ static PyObject *result_next(PyObject *object, PyObject *unused)
     if (!module || !usable(self))
         return NULL;
     px_handle_sweep(self->handle);
+    self->opened = true;
     struct phalanx_event event;
-    if (phalanx_next(self->result, 0, &event) != PHALANX_OK)
-        Py_RETURN_NONE;
-    return event_create(module, self->result, &event);
+    struct shared_message *shared = take_next(self, &event);
+    if (!shared)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    PyObject *built = event_build(module, shared, &event);
+    shared_drop(shared);
+    return built;
 }
 
 struct waiting {
@@ -279,6 +296,18 @@ static int warn_when_away(void *ctx)
     return 0;
 }
 
+static int wait_python(struct result *self, enum phalanx_until until, int64_t timeout_ms)
+{
+    struct waiting waiting = {self->handle, self->result, until};
+    if (phalanx_wait(self->result, until, 0) == PHALANX_OK)
+        return PHALANX_OK;
+    /* The wait must not outlive the result, which another thread may let go of. */
+    Py_INCREF(self);
+    const int code = px_wait_python(wait_result, warn_when_away, &waiting, timeout_ms);
+    Py_DECREF(self);
+    return code;
+}
+
 static PyObject *result_wait(PyObject *object, PyObject *args)
 {
     struct result *self = (struct result *)object;
@@ -289,11 +318,9 @@ static PyObject *result_wait(PyObject *object, PyObject *args)
     if (!module || !PyArg_ParseTuple(args, "i|O:wait", &until, &seconds) ||
         !px_timeout(seconds, &timeout_ms) || !usable(self))
         return NULL;
-    struct waiting waiting = {self->handle, self->result, (enum phalanx_until)until};
-    /* The wait must not outlive the result, which another thread may let go of. */
-    Py_INCREF(object);
-    const int code = px_wait_python(wait_result, warn_when_away, &waiting, timeout_ms);
-    Py_DECREF(object);
+    if (until == PHALANX_EVENT && self->held)
+        Py_RETURN_TRUE;
+    const int code = wait_python(self, (enum phalanx_until)until, timeout_ms);
     if (code < 0)
         return NULL;
     px_handle_sweep(self->handle);
@@ -302,6 +329,46 @@ static PyObject *result_wait(PyObject *object, PyObject *args)
         return NULL;
     }
     return PyBool_FromLong(code == PHALANX_OK);
+}
+
+/* Reads the first event; next() gives it later. Whether it is the one task's successful reply. */
+static bool has_value(struct result *self)
+{
+    if (self->opened || phalanx_task_count(self->result) != 1)
+        return false;
+    if (!self->held)
+        self->held = take_next(self, &self->first);
+    return self->held && self->first.type == PHALANX_REPLY && !self->first.failed;
+}
+
+/* What most want to know of most results, without an Event and what a task's record is made of. */
+static PyObject *result_value(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    struct result *self = (struct result *)object;
+    struct px_module *module = px_module_of(Py_TYPE(object));
+    int64_t timeout_ms;
+    if (!module || !usable(self))
+        return NULL;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "value() takes unpack and timeout");
+        return NULL;
+    }
+    if (!px_timeout(args[1], &timeout_ms))
+        return NULL;
+    const int code = wait_python(self, PHALANX_REPLIES, timeout_ms);
+    if (code < 0)
+        return NULL;
+    px_handle_sweep(self->handle);
+    if (code != PHALANX_OK || !has_value(self))
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_NotImplemented);
+    struct shared_message *shared = self->held;
+    const struct phalanx_event first = self->first;
+    shared->users++;
+    PyObject *buffers = buffers_of(module, shared, &first);
+    shared_drop(shared);
+    PyObject *value = buffers ? PyObject_CallOneArg(args[0], buffers) : NULL;
+    Py_XDECREF(buffers);
+    return value;
 }
 
 static PyObject *result_notify(PyObject *object, PyObject *key)
@@ -331,6 +398,10 @@ static PyObject *result_discard(PyObject *object, PyObject *unused)
     if (!usable(self))
         return NULL;
     phalanx_discard(self->result);
+    struct shared_message *held = self->held;
+    self->held = NULL;
+    if (held)
+        shared_drop(held);
     Py_RETURN_NONE;
 }
 
@@ -344,6 +415,25 @@ static PyObject *result_task_id(PyObject *object, PyObject *index)
     if (!id)
         return PyErr_Format(PyExc_IndexError, "the result has no task %zu", task);
     return PyUnicode_FromString(id);
+}
+
+static PyObject *result_newest_ids(PyObject *object, PyObject *most)
+{
+    struct result *self = (struct result *)object;
+    const size_t limit = PyLong_AsSize_t(most);
+    if (PyErr_Occurred() || !usable(self))
+        return NULL;
+    const size_t count = phalanx_task_count(self->result);
+    const size_t wanted = count < limit ? count : limit;
+    PyObject *list = PyList_New((Py_ssize_t)wanted);
+    for (size_t i = 0; list && i < wanted; i++) {
+        PyObject *id = PyUnicode_FromString(phalanx_task_id(self->result, count - wanted + i));
+        if (id)
+            PyList_SET_ITEM(list, (Py_ssize_t)i, id);
+        else
+            Py_CLEAR(list);
+    }
+    return list;
 }
 
 static PyObject *result_task_engine(PyObject *object, PyObject *index)
@@ -376,6 +466,14 @@ static PyObject *result_replied(PyObject *object, void *unused)
     return usable(self) ? PyLong_FromSize_t(phalanx_replied(self->result)) : NULL;
 }
 
+static PyObject *result_running(PyObject *object, void *unused)
+{
+    (void)unused;
+    const struct result *self = (struct result *)object;
+    return PyBool_FromLong(!px_handle_inherited(self->handle) &&
+                           phalanx_replied(self->result) < phalanx_task_count(self->result));
+}
+
 static PyObject *result_finished(PyObject *object, void *unused)
 {
     (void)unused;
@@ -388,17 +486,23 @@ static PyMethodDef result_methods[] = {
     {"wait", result_wait, METH_VARARGS,
      "wait(until, timeout=None): whether it came to pass within `timeout` seconds. `until` is "
      "EVENT, REPLIES or FINISHED."},
+    {"value", (PyCFunction)(void (*)(void))result_value, METH_FASTCALL,
+     "value(unpack, timeout): what unpack makes of the buffers of the reply, if there is one task "
+     "that ended well within `timeout` seconds and printed nothing before. NotImplemented "
+     "otherwise. All events are next()'s yet."},
     {"notify", result_notify, METH_O,
      "notify(key): Client.notices gives `key` once every task has its reply. Once a result."},
     {"discard", result_discard, METH_NOARGS,
      "Drops the events that are here and those that will come; counting and waiting go on."},
     {"task_id", result_task_id, METH_O, "The msg_id of a task."},
+    {"newest_ids", result_newest_ids, METH_O, "newest_ids(most): the msg_ids of the last tasks."},
     {"task_engine", result_task_engine, METH_O, "The engine of a task, -1 when not known."},
     {"capsule", result_capsule, METH_NOARGS, "The phalanx_result, for C code."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef result_properties[] = {
+    {"running", result_running, NULL, "Whether replies are to come. Not in a forked child.", NULL},
     {"replied", result_replied, NULL, "How many tasks have their reply.", NULL},
     {"finished", result_finished, NULL, "How many have their reply and all output.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -594,6 +594,74 @@ def test_single_results_are_single(rc):
     assert rc[[rc.ids[0]]].apply_sync(lambda: 1) == [1]
 
 
+def test_a_value_that_was_got_leaves_its_record(rc, balanced, gate):
+    """get() of a single call reads its value alone; all else that is known of it is there yet."""
+    result = balanced.apply_async(list, (1, 2))
+    value = result.get(60)
+    assert value == [1, 2] and value is result.get() is result.r is result.result()
+    assert result.successful() and result.exception() is None and result.done()
+    assert result.status == "ok" and result.engine_id in rc.ids and result.elapsed > 0
+    assert result.started >= result.submitted and result.wait_for_output(60)
+    assert concurrent.futures.wait([result], 60).done == {result}
+    assert "finished" in repr(result) and rc.get_result(result.msg_id).get() == value
+
+    result = balanced.apply_async(print, "said")
+    assert result.get(60) is None and result.wait_for_output(60) and result.stdout == "said\n"
+    assert result.get() is None
+
+    result = balanced.apply_async(lambda: 1 // 0)
+    for _ in range(2):
+        with raises_remote("ZeroDivisionError"):
+            result.get(60)
+    assert result.status == "error" and result.get(return_exceptions=True).ename
+
+    result = balanced.apply_async(gate.task)
+    for timeout in 0, 0.01:
+        with pytest.raises(phalanx.TimeoutError, match="0 of 1 tasks"):
+            result.get(timeout)
+    waited, wait = [], result._wait
+    result._wait = lambda until, timeout: waited.append(timeout) or wait(until, timeout)
+    with pytest.raises(phalanx.TimeoutError):
+        result.get(0.01)
+    assert waited == [0]  # not as long once more
+    gate.open()
+    values = []
+    threads = [threading.Thread(target=lambda: values.append(result.get())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(values) == 8 and all(value is values[0] for value in values)
+
+
+def test_events_come_once_though_their_value_was_got(rc):
+    lib, form = phalanx._phalanx, phalanx.canning
+    call = form.pack_call(form.pack_function(lambda: [1]), (), {})
+
+    def submitted(**options):
+        raw = rc._raw.submit(lib.APPLY, route=lib.BALANCED, buffers=call, **options)
+        assert raw.wait(lib.FINISHED, 60)
+        return raw
+
+    raw = submitted()
+    assert raw.value(form.unpack_result, 0) == raw.value(form.unpack_result, None) == [1]
+    assert raw.wait(lib.EVENT, 0) and raw.replied == 1 and not raw.running
+    types = [event.type for event in iter(raw.next, None)]
+    assert types[0] == lib.REPLY and types.count(lib.REPLY) == types.count(lib.IDLE) == 1
+    assert raw.value(form.unpack_result, 0) is NotImplemented  # they are filed by who reads events
+    assert submitted(into=submitted()).value(form.unpack_result, 0) is NotImplemented  # of two tasks
+
+    raw = submitted()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            raw.value(lambda buffers: 1 // 0, 0)
+    raw.discard()
+    assert raw.next() is None
+    for wrong in (), (form.unpack_result,), (form.unpack_result, "soon"):
+        with pytest.raises(TypeError):
+            raw.value(*wrong)
+
+
 def test_interactive_wait(view, monkeypatch):
     with printed() as said:
         view.apply_async(abs, -1).wait_interactive()
@@ -1015,10 +1083,10 @@ def test_what_was_fetched_is_forgotten(rc, balanced):
         balanced.apply_async(lambda: 1)
     assert rc.wait(timeout=60) and rc.outstanding == set()
     assert len(rc._orphans) == 0 and len(rc.history) >= 200
-    from phalanx.client import HISTORY_KEPT, remember
+    from phalanx.client import HISTORY_KEPT
 
-    history = []
     for n in range(0, 5 * HISTORY_KEPT, 100):
-        remember(history, [str(i) for i in range(n, n + 100)])
-    assert HISTORY_KEPT <= len(history) <= 2 * HISTORY_KEPT
-    assert history[-1] == str(5 * HISTORY_KEPT - 1)
+        rc._enter(balanced, [str(i) for i in range(n, n + 100)])
+    for history in rc.history, balanced.history:
+        assert HISTORY_KEPT <= len(history) <= 2 * HISTORY_KEPT
+        assert history[-1] == str(5 * HISTORY_KEPT - 1)

@@ -37,6 +37,21 @@ class TooLate(RuntimeError, AssertionError):
     """Asked when the results are here."""
 
 
+class _Lazy:
+    """An attribute that is made when it is first looked at, of which most results have no need."""
+
+    def __init__(self, make):
+        self._make = make
+
+    def __set_name__(self, owner, name):
+        self._name = name
+
+    def __get__(self, result, owner=None):
+        if result is None:
+            return self
+        return result.__dict__.setdefault(self._name, self._make(result))  # one for all threads
+
+
 class AsyncResult(SplitFace, TimesFace, FutureFace):
     """The results of a call on one or more engines, which may still be running.
 
@@ -54,6 +69,14 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
     # through every list again and again.
     _order = ()  # indices of tasks in the order of their replies
     _listeners = ()  # called with each event that was filed
+    _got = None  # (its value,) once a plain one was got
+    _outcome = None  # (values, exception) once gathered
+    _closed = False  # results are missing for ever
+    _label = None  # what the tasks are filed under
+    _lent = None  # weak references to buffers that are being sent (track=True)
+    _raw = None
+    _lock = _Lazy(lambda self: threading.RLock())
+    _tasks = _Lazy(lambda self: self._make_tasks(self._raw))
     msg_id: "str | list[str]"
     submitted: "datetime | list[datetime]"
     started: "datetime | list[datetime]"
@@ -77,7 +100,6 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self, client, raw, unpack, fname="unknown", targets=None, single=False,
         method="apply", return_exceptions=False,
     ):
-        super().__init__()
         self._client = client
         self._raw = raw
         self._unpack = unpack
@@ -86,21 +108,24 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self._single = single
         self._method = method
         self._return_exceptions = return_exceptions
-        self._submitted = datetime.now(timezone.utc)
-        self._lock = threading.RLock()
-        self._tasks = self._make_tasks(raw)
-        self._outcome = None  # (values, exception) once gathered
-        self._closed = False  # results are missing for ever
-        self._label = None  # what the tasks are filed under
-        self._lent = None  # weak references to buffers that are being sent (track=True)
+        self._plain = single and method == "apply" and type(self) is AsyncResult
+        self._sent_at = time.time()
 
     def _make_tasks(self, raw):
         return [Task() for _ in range(len(raw))]
 
     def __del__(self):
-        raw = getattr(self, "_raw", None)
-        if raw is not None:
-            self._client._let_go(id(self), raw)
+        try:
+            if self._raw is not None:
+                self._client._live.pop(id(self), None)
+                if self._raw.running:
+                    self._client._let_go(self._raw)
+        except (AttributeError, TypeError):  # at the interpreter's end, when modules are empty
+            pass
+
+    @property
+    def _submitted(self):
+        return datetime.fromtimestamp(self._sent_at, timezone.utc)
 
     # ---- filing what arrives
 
@@ -217,7 +242,16 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         if self._method == "execute":
             md = self._task_metadata(index)
             return ExecuteReply(md["msg_id"], json.loads(reply.content), md)
-        return self._unpack(reply.buffers)
+        return self._got[0] if self._got else self._unpack(reply.buffers)
+
+    def _get_plain(self, timeout):
+        """The value of one successful call of whose task nobody has asked more yet, as (value,); else
+        None, and nothing has changed."""
+        value = self._raw.value(self._unpack, timeout)
+        if value is NotImplemented:
+            return None
+        self._got = self._got or (value,)
+        return self._got
 
     # ---- waiting
 
@@ -285,6 +319,11 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         RemoteError or CompositeError for what was raised remotely, unless `return_exceptions`,
         which puts exceptions among the results instead. With concurrent.futures.FIRST_EXCEPTION
         as return_when the first exception is raised at once."""
+        if self._plain and return_when is None:
+            got = self._got or self._get_plain(timeout)
+            if got is not None:
+                return got[0]
+            timeout = 0  # it has passed, or the reply is here
         if return_when == FIRST_COMPLETED:
             warnings.warn("get() waits for all results, whatever comes first", stacklevel=2)
         elif return_when not in (None, ALL_COMPLETED):

@@ -72,10 +72,10 @@ class LoadBalancedView(View):
 
     def _members(self):
         members = []
-        for name in ("after", "follow"):
-            value = getattr(self, name)
-            if value:
-                members.append('"%s": %s' % (name, json.dumps(_rendered(value))))
+        if self.after:
+            members.append('"after": %s' % json.dumps(_rendered(self.after)))
+        if self.follow:
+            members.append('"follow": %s' % json.dumps(_rendered(self.follow)))
         if self.timeout:
             members.append('"timeout": %s' % json.dumps(float(self.timeout)))
         if self.retries:
@@ -96,7 +96,7 @@ class LoadBalancedView(View):
         buffers, lent = calls.pack(form, f, args, kwargs, function), None
         if self.track:
             buffers, lent = calls.lend(buffers)
-        raw = self.client._submit(
+        raw = self.client._raw.submit(
             _phalanx.APPLY, _phalanx.BALANCED, ids, metadata=self._metadata(form), buffers=buffers
         )
         del buffers
@@ -143,7 +143,7 @@ class LoadBalancedView(View):
                 buffers = calls.pack_map(form, mapping, function, parts)
             else:
                 buffers = calls.pack(form, f, parts, {}, mapping)
-            raw = self.client._submit(
+            raw = self.client._raw.submit(
                 _phalanx.APPLY, _phalanx.BALANCED, ids, metadata=metadata, buffers=buffers,
                 into=raw,
             )

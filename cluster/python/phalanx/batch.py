@@ -141,6 +141,15 @@ class Batches:
     def __len__(self):
         return self._size
 
+    @property
+    def running(self):
+        """Whether items have no reply yet. Not in a forked child."""
+        return self.replied < self._size and os.getpid() == self._pid
+
+    def newest_ids(self, most):
+        """None: the feed enters its tasks into the histories as it sends them."""
+        return ()
+
     def _check(self):
         if os.getpid() != self._pid:  # the thread that sends is not here, and its lock may be held
             raise RuntimeError("this result belongs to the process that forked")

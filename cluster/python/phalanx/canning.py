@@ -20,6 +20,7 @@ import sys
 import types
 
 BUFFER_THRESHOLD = 1024  # larger buffers leave the pickle
+METADATA = None  # what requests in this form say of it
 ITEM_THRESHOLD = 64  # containers of fewer items are looked into, one level deep
 
 _CANNING = "ipyparallel.serialize.canning"

@@ -50,13 +50,6 @@ def newest():
     return None
 
 
-def remember(history, ids):
-    """Appends ids to a history, which forgets its oldest ones."""
-    history.extend(ids)
-    if len(history) > 2 * HISTORY_KEPT:
-        del history[:-HISTORY_KEPT]
-
-
 class Client(HubFace):
     """A connection to a controller, pxcontroller or ipcontroller.
 
@@ -390,9 +383,6 @@ class Client(HubFace):
 
     # ---- for views and results
 
-    def _submit(self, *args, **kwargs):
-        return self._raw.submit(*args, **kwargs)
-
     def _uuid(self, engine):
         return None if self._raw.closed else self._raw.uuid(engine)
 
@@ -410,10 +400,7 @@ class Client(HubFace):
     def _remember(self, result, view):
         """A call's result: its tasks enter the histories, and count as outstanding."""
         self._live[id(result)] = weakref.ref(result)
-        raw, count = result._raw, result._count
-        if not hasattr(raw, "flying"):  # those enter batch by batch
-            ids = [raw.task_id(i) for i in range(max(0, count - HISTORY_KEPT), count)]
-            self._enter(view, ids)
+        self._enter(view, result._raw.newest_ids(HISTORY_KEPT))
 
     def _results_alive(self):
         """The results that somebody holds."""
@@ -422,25 +409,24 @@ class Client(HubFace):
 
     def _enter(self, view, ids):
         """Tasks that were sent enter the histories."""
-        remember(self.history, ids)
-        remember(view.history, ids)
+        self.history += ids
+        view.history += ids
+        if max(len(self.history), len(view.history)) > 2 * HISTORY_KEPT:
+            for history in (self.history, view.history):
+                del history[:-HISTORY_KEPT]
 
-    def _let_go(self, key, raw):
-        """A result (of that id) is dropped. Its tasks run, and wait() waits for them; nothing of it is
+    def _let_go(self, raw):
+        """A result is dropped whose tasks run yet: wait() waits for them, and nothing of it is
         kept."""
-        self._live.pop(key, None)
-        try:
-            if raw.replied == len(raw) or self._raw.closed:
-                return
-            raw.discard()
-        except (RuntimeError, TypeError):  # after a fork, or at the interpreter's end
+        if self._raw.closed:
             return
+        raw.discard()
         self._orphans.append(raw)
         if len(self._orphans) >= self._orphan_limit:
             self._running_orphans()
 
     def _running_orphans(self):
-        self._orphans = [raw for raw in self._orphans if raw.replied < len(raw)]
+        self._orphans = [raw for raw in self._orphans if raw.running]
         self._orphan_limit = max(ORPHANS, 2 * len(self._orphans))
         return self._orphans
 
@@ -506,7 +492,7 @@ class Client(HubFace):
 
     def _control(self, message, content, targets, block):
         ids = self._ids_of(targets)
-        raw = self._submit(
+        raw = self._raw.submit(
             _phalanx.CONTROL, targets=ids, message=message, content=json.dumps(content)
         )
         result = AsyncResult(self, raw, lambda buffers: None, message, ids)

@@ -297,7 +297,7 @@ class Feed:
         """To those of the view's engines that are there yet."""
         while True:
             try:
-                return self.client._submit(
+                return self.client._raw.submit(
                     _phalanx.APPLY, _phalanx.BALANCED, self.targets, metadata=self.metadata,
                     buffers=buffers, into=self.raw,
                 )

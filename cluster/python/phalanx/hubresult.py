@@ -9,7 +9,7 @@ from . import _phalanx, canning, error, pickle5
 from .asyncresult import AsyncResult
 from .deadlines import end_of, seconds_left
 from .feed import moved
-from .tasks import ExecuteReply, date_of, new_metadata
+from .tasks import ExecuteReply, Task, date_of, new_metadata
 
 POLL_FIRST, POLL_MOST = 0.05, 1.0  # seconds between two questions to the controller
 GRACE = 1.0  # seconds in which the controller comes to know of what passed through it
@@ -26,18 +26,13 @@ class JoinedResult(AsyncResult):
         names = {part._fname for part, _ in parts}
         fname = fname or (names.pop() if len(names) == 1 else "get_result")
         super().__init__(
-            client, (), None, fname, single=single, return_exceptions=return_exceptions
+            client, None, None, fname, single=single, return_exceptions=return_exceptions
         )
-        self._raw = None
         self._whole = list({id(part): part for part, _ in parts}.values())
 
     @property
     def _tasks(self):
         return [part._tasks[index] for part, index in self._parts]
-
-    @_tasks.setter
-    def _tasks(self, unused):
-        pass
 
     def _pump(self):
         for part in self._whole:
@@ -152,9 +147,11 @@ class StoredResult(AsyncResult):
     _kind = "AsyncResult"
 
     def __init__(self, client, msg_ids, single=False, fname="get_result"):
-        super().__init__(client, msg_ids, None, fname, single=single)
-        self._raw = None
+        super().__init__(client, None, None, fname, single=single)
         self._ids = list(msg_ids)
+
+    def _make_tasks(self, raw):
+        return [Task() for _ in self._ids]
 
     def fill(self, index, value, metadata):
         """Sets what a task came to."""

@@ -137,9 +137,11 @@ class View:
         members, label = self._members(), self.label if label is None else label
         if label is not None:
             members.append('"label": %s' % json.dumps(label))
-        if getattr(form, "METADATA", None):
+        if form is not None and form.METADATA:
             members.append(form.METADATA)
-        return ", ".join(members + [_QUIET] * quiet) or None
+        if quiet:
+            members.append(_QUIET)
+        return ", ".join(members) if members else None
 
     # ---- calls
 
@@ -157,8 +159,11 @@ class View:
 
     def _sent(self, result, lent=None, label=None):
         """Enters a result that was just submitted into the books."""
-        result._lent = lent
-        result._label = self.label if label is None else label
+        label = self.label if label is None else label
+        if label is not None:
+            result._label = label
+        if lent is not None:
+            result._lent = lent
         self.client._remember(result, self)
         return result
 
@@ -294,7 +299,7 @@ class DirectView(View):
     def _apply(
         self, form, buffers, ids, into=None, route=_phalanx.DIRECT, label=None, **options
     ):
-        return self.client._submit(
+        return self.client._raw.submit(
             _phalanx.APPLY, route, targets=ids, buffers=buffers, into=into,
             metadata=self._metadata(form, label=label), **options,
         )
@@ -317,7 +322,7 @@ class DirectView(View):
             raise TypeError("code must be text, not %s" % type(code))
         ids, single, form = self._scope(targets)
         quiet = form is pickle5 and self._route == _phalanx.DIRECT
-        raw = self.client._submit(
+        raw = self.client._raw.submit(
             _phalanx.EXECUTE, self._route, targets=ids, code=code, silent=silent,
             metadata=self._metadata(quiet=quiet, label=label),
         )
