@@ -5,7 +5,7 @@
  *     registrar  DEALER  registration_request ──▶ hub ──▶ registration_reply
  *     shell      ROUTER  to mux, task and one broadcast leaf; a peer's name tells them apart
  *     control    ROUTER  interrupt, abort, signal, shutdown
- *     iopub      XPUB    a PUB that sees when somebody listens
+ *     iopub      XPUB    a PUB that sees when the relay listens; until then it holds its messages
  *     heart      SUB, DEALER   a ping goes back as it came
  *
  * The uuid is the routing id of every socket and the session of every message. All sockets
@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #define CONNECT_WAIT_MS 1000 /* for one relay; later ones are reached when they come up */
+#define LISTEN_WAIT_MS 5000  /* for the iopub relay's subscription */
 #define IO_THREADS 2         /* one can be busy with 100 MB: hearts and control go by the other */
 #define HEART_SLACK_MS 500   /* on top of the period, as the reference allows */
 #define LAST_WORDS_MS 250    /* for what is left to send when told to end, as the hub may be */
@@ -119,8 +120,21 @@ static void on_control(struct px_loop *loop, void *ctx)
     feed(ctx, CONTROL, PX_CONTROL);
 }
 
+/* What is published before the relay has subscribed goes to nobody, without a word. */
+static bool is_heard(struct engine *engine)
+{
+    if (engine->listen_ms && px_now_ms() >= engine->listen_ms) {
+        px_log(PX_WARN, "relay.late", "socket=iopub");
+        engine->listen_ms = 0;
+    }
+    return engine->listen_ms == 0;
+}
+
+/* *msg stays when there is no room for it, or nobody yet: it is offered again. */
 static void publish(struct engine *engine, struct px_msg **msg)
 {
+    if (!is_heard(engine))
+        return;
     struct px_msg *copy = engine->front ? px_msg_copy(*msg) : NULL;
     const enum px_sent sent = px_kernel_offer(engine->kernel, engine->sockets[IOPUB], msg);
     if (copy && sent != PX_WOULD_BLOCK)
@@ -152,7 +166,8 @@ static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg
     *msg = NULL;
 }
 
-/* Subscriptions: nothing to do, but they must be read. */
+/* The relay has subscribed: what was held for it goes out. It stays subscribed: libzmq remembers that
+ * for a connection that it makes anew. */
 static void on_iopub(struct px_loop *loop, void *ctx)
 {
     struct engine *engine = ctx;
@@ -160,9 +175,11 @@ static void on_iopub(struct px_loop *loop, void *ctx)
     for (int i = 0; i < PX_LOOP_BATCH; i++) {
         struct px_msg *subscription = px_socket_recv(engine->sockets[IOPUB]);
         if (!subscription)
-            return;
+            break;
+        engine->listen_ms = 0;
         px_msg_destroy(subscription);
     }
+    px_service_push(engine->service);
 }
 
 /* ---- the heart ---- */
@@ -334,9 +351,7 @@ static int connect_all(struct engine *engine, struct px_error *err)
         if (reach(engine, rows[i].which, rows[i].port, err) < 0)
             return -1;
     }
-    /* What is published before the relay has subscribed is lost. */
-    if (!px_socket_wait(engine->sockets[IOPUB], CONNECT_WAIT_MS))
-        px_log(PX_WARN, "relay.late", "socket=iopub");
+    engine->listen_ms = px_now_ms() + LISTEN_WAIT_MS;
     return 0;
 }
 

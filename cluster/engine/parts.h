@@ -59,6 +59,7 @@ struct engine {
     int id, misses, status;
     int64_t period_ms;
     int64_t pinged_ms;   /* when the hub was heard last, on a clock that runs in sleep */
+    int64_t listen_ms;   /* how long the iopub relay is waited for; 0: no longer */
     int64_t asked_ms;    /* when the hub was asked last, while doubtful */
     struct px_msg *held; /* a ping that came while doubtful, not echoed yet */
     bool pinged;

@@ -412,6 +412,34 @@ def test_execute_publishes_on_engine_topics(engine):
     assert reply["content"]["execution_count"] == 1
 
 
+def deaf(hub, start):
+    """The uuid of an echo engine whose relay has not subscribed, and that was given a cell."""
+    hub.write()
+    hub.sockets["iopub"].unsubscribe(b"")
+    start()
+    uuid = hub.register()
+    wait_for(lambda: hub.sockets["hb_ping"].poll(0), TIMEOUT, "its heart, which says that it serves")
+    hub.send("mux", [uuid, b"c"], "execute_request", {"code": "print hi", "silent": True})
+    return uuid
+
+
+def test_output_waits_for_the_relay(hub, start):
+    deaf(hub, start)
+    hub.sockets["iopub"].subscribe(b"")
+    wait_for(lambda: hub.sockets["iopub"].poll(0), TIMEOUT, "what was held")
+    contents = [hub.receive("iopub")[1]["content"] for _ in range(4)]
+    assert contents == [{"execution_state": "starting"}, {"execution_state": "busy"},
+                        {"name": "stdout", "text": "hi\n"}, {"execution_state": "idle"}]
+    assert hub.receive("mux")[1]["content"]["status"] == "ok"
+
+
+@pytest.mark.stock
+def test_a_relay_that_never_listens_is_given_up(hub, start):
+    deaf(hub, start)
+    assert hub.receive("mux")[1]["content"]["status"] == "ok"
+    assert not hub.sockets["iopub"].poll(0)
+
+
 def test_errors_name_the_engine(engine):
     hub, uuid = engine
     hub.send("mux", [uuid, b"c"], "execute_request", {"code": "error no", "silent": True})
