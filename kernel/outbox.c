@@ -430,6 +430,7 @@ struct px_item *px_outbox_take(struct px_outbox *outbox, bool all, int64_t *dela
             *delay_ms = flood_ms;
         px_outbox_quiet(outbox);
         outbox->asleep = true;
+        outbox->look_ns = 0; /* this was the look: what is posted before the next promise rings */
         item = NULL;
     } else {
         outbox->first = item->next;

@@ -73,6 +73,11 @@ static void test_lazy_relies_on_a_promise_while_it_lasts(void **state)
     post(&outbox, PX_POST_LAZY);
     assert_true(is_rung(&outbox));
     assert_int_equal(take_all(&outbox), 2);
+    outbox.look_ns = px_now_ns() + 60000000000; /* the reader was early, and has promised no more */
+    assert_int_equal(take_all(&outbox), 0);
+    post(&outbox, PX_POST_LAZY);
+    assert_true(is_rung(&outbox));
+    assert_int_equal(take_all(&outbox), 1);
     px_outbox_promise(&outbox, -1); /* it sleeps until it is rung */
     post(&outbox, PX_POST_LAZY);
     assert_true(is_rung(&outbox));
