@@ -1082,6 +1082,7 @@ class Peer:
     def beat(self, uuid):
         """Answers one ping."""
         pong = self.connect(zmq.DEALER, self.engine["hb_pong"], uuid)
+        pong.linger = 5000  # it goes with this frame, maybe before it is connected
         ping = self.connect(zmq.SUB, self.engine["hb_ping"])
         assert ping.poll(DEADLINE * 1000)
         pong.send(ping.recv())
