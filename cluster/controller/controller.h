@@ -5,7 +5,8 @@
  *   traffic thread   port.c   a bound socket: receive, verify, count
  *                    route.c  towards engines: waits for sockets that are not connected yet
  *                    clients.c  towards clients, also those of a controller that was killed
- *                    relay.c  mux, control, iopub, and the task queue of the scheme "pure"
+ *                    relay.c  mux, control, and the task queue of the scheme "pure"
+ *                    iopub.c  what engines publish, to all who listen
  *                    task.c   the task scheduler's sockets; schedule.h decides
  *                    broadcast.c, heart.c
  *                    traffic.c makes them, owns the roster of engines, carries out orders
@@ -390,6 +391,8 @@ struct px_pure *px_pure_create(const struct px_shared *shared, struct px_socket 
 void px_pure_destroy(struct px_pure *pure);
 void px_pure_submit(struct px_pure *pure, struct px_msg *msg);
 void px_pure_report(const struct px_pure *pure, json_t *report);
+
+/* ---- iopub (iopub.c) ------------------------------------------------------- */
 
 struct px_iopub;
 struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socket *in,

@@ -54,7 +54,7 @@ static bool is_good(struct px_port *port, struct px_msg *msg)
 size_t px_port_drain(struct px_port *port)
 {
     size_t count = 0;
-    for (; count < PX_LOOP_BATCH; count++) {
+    for (; count < PX_LOOP_BATCH && !port->blocked; count++) {
         struct px_msg *msg = px_socket_recv(port->socket);
         if (msg == NULL)
             break;

@@ -153,6 +153,8 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         px_socket_set_heartbeat(*socket, heart_patience_ms(settings));
     if (socket == &sockets->iopub_out)
         px_socket_set_bounded(*socket, OUTPUT_HWM);
+    else if (socket == &sockets->iopub_in)
+        px_socket_set_hwm(*socket, OUTPUT_HWM); /* while clients have no room (iopub.c) */
     else if (plan->type == PX_XPUB || plan->type == PX_PUB)
         px_socket_set_hwm(*socket, NOTIFICATION_HWM);
     if (socket == &sockets->pong)

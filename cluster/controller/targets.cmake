@@ -15,7 +15,7 @@ px_embed(DASK ${DIR}/dask.py)
 pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3)
 px_library(px_controller
   SOURCES ${DIR}/settings.c ${DIR}/config.c ${DIR}/sockets.c ${DIR}/link.c ${DIR}/port.c
-          ${DIR}/route.c ${DIR}/clients.c ${DIR}/relay.c ${DIR}/reply.c ${DIR}/task.c ${DIR}/task_read.c ${DIR}/task_return.c ${DIR}/comeback.c ${DIR}/broadcast.c ${DIR}/heart.c
+          ${DIR}/route.c ${DIR}/clients.c ${DIR}/relay.c ${DIR}/iopub.c ${DIR}/reply.c ${DIR}/task.c ${DIR}/task_read.c ${DIR}/task_return.c ${DIR}/comeback.c ${DIR}/broadcast.c ${DIR}/heart.c
           ${DIR}/traffic.c ${DIR}/hub.c ${DIR}/member.c ${DIR}/farewell.c ${DIR}/job.c ${DIR}/request.c ${DIR}/request_db.c
           ${DIR}/monitor.c ${DIR}/record.c ${DIR}/query.c ${DIR}/db.c
           ${DIR}/why.c ${DIR}/row.c ${DIR}/db_sqlite.c ${DIR}/value.c ${DIR}/restore.c ${DIR}/again.c ${DIR}/scan.c ${DIR}/status.c

@@ -1452,6 +1452,33 @@ def test_output_for_a_subscriber_who_does_not_read_is_bounded(cluster):
     peer.close()
 
 
+def test_a_burst_waits_for_a_subscriber_who_reads(peer, cluster):
+    """More than is held for him, faster than he can be."""
+    slow, reader, iopub = slow_and_another(peer)
+    slow.close()
+    iopub.sndhwm, reader.rcvtimeo = 0, DEADLINE * 1000
+    header = peer.session.msg_header("stream")
+    burst = []
+    for number in range(30_000):
+        header["msg_id"] = f"m{number}"
+        parts = [json.dumps(header, default=str).encode(), b"{}", b"{}", b"x" * 500]
+        burst.append([b"engine.0.stdout", b"<IDS|MSG>", peer.session.sign(parts), *parts])
+    wait_until(lambda: peer.session.send(iopub, "stream", ident=b"hello") or reader.poll(10))
+    cluster.controller.send_signal(signal.SIGSTOP)
+    for frames in burst:
+        iopub.send_multipart(frames, copy=False)
+    cluster.controller.send_signal(signal.SIGCONT)
+
+    def take():
+        while (frames := reader.recv_multipart())[0] == b"hello":
+            pass
+        return frames
+
+    for frames in burst:
+        assert take() == frames
+    assert not dropped_outputs(peer)
+
+
 def test_large_output_for_a_subscriber_who_does_not_read_is_bounded(cluster):
     """By bytes; another subscriber goes on getting what is small."""
     cluster.start()
