@@ -365,6 +365,8 @@ def end_stubborn_cell(kernel, interrupt=by_message, wait="time.sleep"):
 @pytest.mark.parametrize("wait", ["time.sleep", "await asyncio.sleep"])
 def test_a_second_interrupt_ends_a_cell_that_catches_the_first(kernel, interrupt, wait):
     end_stubborn_cell(kernel, interrupt, wait)
+    shown = dict(kernel.run("len(asyncio.all_tasks(asyncio.get_event_loop()))")[1])
+    assert shown["execute_result"]["data"]["text/plain"] == "0"  # it does not go on by itself
     assert kernel.run("x = 1\nfor i in range(10): x += 1\nx")[0]["status"] == "ok"
 
 

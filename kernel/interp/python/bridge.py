@@ -669,7 +669,7 @@ class Bridge:
         from getting there."""
         import asyncio
 
-        loop = self.loop
+        loop, own = self.loop, self._shell.px_own
         _count_as_running(loop, False)
         task = loop.create_task(coroutine)
         try:
@@ -679,7 +679,7 @@ class Bridge:
                 except KeyboardInterrupt:
                     if task.done() or deliveries == MOST_DELIVERIES:
                         raise
-                    self._shell.px_own.interrupted = True
+                    own.interrupted = True
                     task.cancel()
         finally:
             _count_as_running(loop, True)

@@ -318,6 +318,7 @@ static bool is_machinery(const char *file)
     static const char *const parts[] = {
         "<phalanx>/",    "/IPython/",      "/asyncio/",    "/traitlets/",     "<frozen ",
         "/threading.py", "/contextlib.py", "/selectors.py", "/_weakrefset.py", "/weakref.py",
+        "/typing.py", /* traitlets casts */
     };
     for (size_t i = 0; i < PX_COUNT(parts); i++)
         if (strstr(file, parts[i]))
