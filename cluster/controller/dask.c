@@ -180,6 +180,20 @@ static int spawn(pid_t *pid, int input, int output)
     return status;
 }
 
+/* The address of an interface, without IPv6's brackets; empty where it is every one. */
+static struct px_span address_of(const char *interface)
+{
+    static const char *const all[] = {"*", "0.0.0.0", "[::]"};
+    struct px_span host =
+        px_span_of(strncmp(interface, "tcp://", 6) == 0 ? interface + 6 : "127.0.0.1");
+    for (size_t i = 0; i < PX_COUNT(all); i++)
+        if (px_span_equal(host, all[i]))
+            return PX_SPAN("");
+    if (host.size > 2 && host.data[0] == '[')
+        return (struct px_span){host.data + 1, host.size - 2};
+    return host;
+}
+
 /* What the client asks for. Engines reach this host as they reach the controller, so it listens
  * where that does unless the client says otherwise. */
 static char *read_options(struct px_dask *dask, const struct px_msg *msg)
@@ -187,11 +201,9 @@ static char *read_options(struct px_dask *dask, const struct px_msg *msg)
     json_t *content = px_json_parse(px_msg_content(msg), NULL);
     const json_t *asked = json_object_get(content, "scheduler_args");
     json_t *options = json_is_object(asked) ? json_copy((json_t *)asked) : json_object();
-    const char *interface = dask->hub->sockets->engine.interface;
-    const char *host = strncmp(interface, "tcp://", 6) == 0 ? interface + 6 : "127.0.0.1";
-    if (json_object_get(options, "host") == NULL && strcmp(host, "*") != 0 &&
-        strcmp(host, "0.0.0.0") != 0)
-        json_object_set_new(options, "host", json_string(host));
+    const struct px_span host = address_of(dask->hub->sockets->engine.interface);
+    if (json_object_get(options, "host") == NULL && host.size > 0)
+        json_object_set_new(options, "host", json_stringn(host.data, host.size));
     char *text = json_dumps(options, JSON_COMPACT);
     json_decref(options);
     json_decref(content);

@@ -36,7 +36,8 @@ def main():
 
     options = json.loads(sys.stdin.readline())
     if "host" in options:
-        options.setdefault("dashboard_address", f"{options['host']}:8787")
+        host = options["host"]
+        options.setdefault("dashboard_address", f"[{host}]:8787" if ":" in host else f"{host}:8787")
     try:
         asyncio.run(serve(options, say))
     except Exception as error:

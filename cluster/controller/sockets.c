@@ -192,7 +192,9 @@ static char *make_interface(const struct px_settings *settings, const char *ip,
     if (strcmp(settings->transport, "ipc") == 0 && ip == NULL)
         return px_format("ipc://%s/security/ipc%s%s", profile_dir,
                          settings->cluster_id[0] ? "-" : "", settings->cluster_id);
-    return px_format("%s://%s", settings->transport, ip ? ip : "127.0.0.1");
+    const bool bare =
+        ip && strchr(ip, ':') && ip[0] != '[' && strcmp(settings->transport, "tcp") == 0;
+    return px_format(bare ? "%s://[%s]" : "%s://%s", settings->transport, ip ? ip : "127.0.0.1");
 }
 
 /* What is new for each cluster, and the same for both sides. */

@@ -218,10 +218,17 @@ static void fill_from_environment(char **value, const char *variable)
 /* transport://host:port; *host_size is that of what precedes the last colon. */
 static bool parse_url(const char *url, int *port, int *host_size)
 {
-    int size = 0;
-    if (sscanf(url, "%*[a-z]://%*[^:/ ]%n:%5d%n", host_size, port, &size) != 1 || url[size])
+    const char *host = strstr(url, "://"), *colon = strrchr(url, ':');
+    if (!host || colon - host < 4)
         return false;
-    return *port > 0 && *port < 65536;
+    host += 3;
+    const size_t size = (size_t)(colon - host);
+    char *end;
+    const long number = strtol(colon + 1, &end, 10);
+    *host_size = (int)(colon - url);
+    *port = number > 0 && number < 65536 ? (int)number : 0;
+    return *port && !*end && strcspn(host, "/ ") > size &&
+           (host[0] == '[' || strchr(host, ':') == colon);
 }
 
 /* The host of --url goes with the ports of the file, but for that of the registration. */

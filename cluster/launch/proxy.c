@@ -415,7 +415,8 @@ bool px_connection_is_local(const json_t *connection)
 {
     const char *interface = json_string_value(json_object_get(connection, "interface"));
     return interface &&
-           (strncmp(interface, "tcp://127.", 10) == 0 || strcmp(interface, "tcp://localhost") == 0);
+           (strncmp(interface, "tcp://127.", 10) == 0 ||
+            strcmp(interface, "tcp://localhost") == 0 || strcmp(interface, "tcp://[::1]") == 0);
 }
 
 char *px_connection_variable(const struct px_place *place, bool *local, struct px_error *err)

@@ -166,6 +166,8 @@ static void add_tunnels(struct px_argv *argv, json_t *connection, const char *pr
     const char *key;
     json_t *value, *port;
     size_t index;
+    const char *listens = json_string_value(json_object_get(connection, "interface")),
+               *host = listens && strchr(listens, '[') ? "[::1]" : "127.0.0.1";
     px_argv_add_all(argv, options);
     json_object_foreach(connection, key, value) {
         json_t *ports = json_is_array(value) ? json_incref(value) : json_pack("[O]", value);
@@ -173,7 +175,7 @@ static void add_tunnels(struct px_argv *argv, json_t *connection, const char *pr
             if (!json_is_integer(port))
                 continue;
             const long long number = json_integer_value(port);
-            px_argv_add_new(argv, px_format("-R%s\\:%lld:127.0.0.1:%lld", prefix, number, number));
+            px_argv_add_new(argv, px_format("-R%s\\:%lld:%s:%lld", prefix, number, host, number));
         }
         json_decref(ports);
     }

@@ -303,8 +303,25 @@ static bool is_this_machine(const struct in_addr *address)
     return found;
 }
 
-/* `location` (a host name, an address, or "") as an address for a wildcard interface. */
-static int locate(const char *location, char out[INET_ADDRSTRLEN], struct px_error *err)
+/* [, an address, ] */
+#define ADDRESS_SIZE (INET6_ADDRSTRLEN + 2)
+
+static void put_address(const struct sockaddr *found, char out[ADDRESS_SIZE])
+{
+    const struct sockaddr_in6 *six = (const void *)found;
+    const struct sockaddr_in *four = (const void *)found;
+    char text[INET6_ADDRSTRLEN] = "";
+    if (found->sa_family == AF_INET6) {
+        inet_ntop(AF_INET6, &six->sin6_addr, text, sizeof text);
+        snprintf(out, ADDRESS_SIZE, "[%s]", text);
+    } else if (!is_this_machine(&four->sin_addr)) {
+        inet_ntop(AF_INET, &four->sin_addr, out, ADDRESS_SIZE);
+    }
+}
+
+/* `location` (a host name, an address, or "") as an address for a wildcard interface, which may take
+ * IPv6 besides. */
+static int locate(const char *location, bool six, char out[ADDRESS_SIZE], struct px_error *err)
 {
     char host[256] = "";
     strcpy(out, "127.0.0.1");
@@ -312,14 +329,14 @@ static int locate(const char *location, char out[INET_ADDRSTRLEN], struct px_err
     if (!location || !location[0] || strcmp(location, host) == 0)
         return 0;
     struct addrinfo *found, hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM};
-    const int refused = getaddrinfo(location, NULL, &hints, &found);
+    int refused = getaddrinfo(location, NULL, &hints, &found);
+    hints.ai_family = AF_INET6;
+    if (refused && six)
+        refused = getaddrinfo(location, NULL, &hints, &found);
     if (refused)
         return px_fail(err, PX_ENOENT, "the controller's location '%.200s' is not known: %s",
                        location, gai_strerror(refused));
-    const struct in_addr address =
-        ((const struct sockaddr_in *)(const void *)found->ai_addr)->sin_addr;
-    if (!is_this_machine(&address))
-        inet_ntop(AF_INET, &address, out, INET_ADDRSTRLEN);
+    put_address(found->ai_addr, out);
     freeaddrinfo(found);
     return 0;
 }
@@ -332,12 +349,13 @@ static int network_endpoint(const struct px_cluster_connection *connection, int 
     if (!ip || ip - interface > 8 || strlen(interface) > 250)
         return px_fail(err, PX_EINVAL, "interface '%.60s' is not transport://address", interface);
     ip += 3;
-    if (strcmp(ip, "*") != 0 && strcmp(ip, "0.0.0.0") != 0) {
+    const bool six = strcmp(ip, "[::]") == 0;
+    if (strcmp(ip, "*") != 0 && strcmp(ip, "0.0.0.0") != 0 && !six) {
         snprintf(out, PX_ENDPOINT_SIZE, "%s:%d", interface, port);
         return 0;
     }
-    char address[INET_ADDRSTRLEN];
-    if (locate(connection->location, address, err) < 0)
+    char address[ADDRESS_SIZE];
+    if (locate(connection->location, six, address, err) < 0)
         return -1;
     snprintf(out, PX_ENDPOINT_SIZE, "%.*s%s:%d", (int)(ip - interface), interface, address, port);
     return 0;

@@ -199,9 +199,18 @@ static int refuse_address(const char *verb, const char *endpoint, struct px_erro
     return px_fail(err, code, "cannot %s %s: %s", verb, endpoint, zmq_strerror(errno));
 }
 
+/* Names are IPv4's, as for ipyparallel: one of both families would lead to the wrong one. */
+static void allow_ipv6(struct px_socket *socket, const char *endpoint)
+{
+    const int yes = 1;
+    if (strncmp(endpoint, "tcp://[", 7) == 0)
+        zmq_setsockopt(socket->handle, ZMQ_IPV6, &yes, sizeof yes);
+}
+
 int px_socket_bind(struct px_socket *socket, const char *endpoint, struct px_error *err)
 {
     socket->used = true;
+    allow_ipv6(socket, endpoint);
     return zmq_bind(socket->handle, endpoint) < 0 ? refuse_address("bind", endpoint, err) : 0;
 }
 
@@ -253,6 +262,7 @@ int px_socket_bind_port(struct px_socket *socket, const char *interface, int *po
 int px_socket_connect(struct px_socket *socket, const char *endpoint, struct px_error *err)
 {
     socket->used = true;
+    allow_ipv6(socket, endpoint);
     return zmq_connect(socket->handle, endpoint) < 0 ? refuse_address("connect to", endpoint, err)
                                                      : 0;
 }

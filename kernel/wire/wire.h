@@ -356,7 +356,7 @@ PX_MUST_USE int px_cluster_connection_write(const char *path, enum px_role role,
                                             struct px_error *err);
 void px_cluster_connection_fini(struct px_cluster_connection *connection);
 /* The endpoint a peer connects to: the local one if anybody listens there (a connection is tried,
- * and closed at once), otherwise the network's, with 0.0.0.0 and * resolved
+ * and closed at once), otherwise the network's, with 0.0.0.0, * and [::] resolved
  * (ipyparallel.util.disambiguate_url). */
 PX_MUST_USE int px_cluster_endpoint(const struct px_cluster_connection *connection, int port,
                                     char out[PX_ENDPOINT_SIZE], struct px_error *err);

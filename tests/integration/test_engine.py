@@ -300,7 +300,8 @@ def test_log_to_file(hub, start, ipython_dir):
     ("--IPEngine.timeot=3", "did you mean '--timeout'?"),
     ("--log-to-file=perhaps", "True or False"),
     ("--log-url=tcp://x:1", "--log-to-file"), ("--url=here", "transport://host:port"),
-    ("--url=tcp://here:99999", "transport://host:port"), ("--script=/nowhere/x.py", "/nowhere/x.py"),
+    ("--url=tcp://here:99999", "transport://host:port"), ("--url=tcp://::1:99", "transport://host:port"),
+    ("--url=tcp://:99", "transport://host:port"), ("--script=/nowhere/x.py", "/nowhere/x.py"),
 ])
 def test_a_wrong_option_is_told_in_one_line(hub, start, option, words):
     hub.write()

@@ -342,6 +342,41 @@ def test_on_the_controllers_host(rc, where):
     assert local(ports["mux"]) == local(ports["hb_pong"]) == 4
 
 
+def has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on loopback")
+@pytest.mark.parametrize("ip, interface", [("::1", "tcp://[::1]"), ("[::]", "tcp://[::]")])
+def test_ipv6(env, run, ipython_dir, px_bin, ip, interface):
+    """By TCP: who is of another host knows nothing of px_local. ipyparallel has no IPv6."""
+    run("pxcluster", "start", "-n", 1, "--daemonize", f"--ip={ip}", "--location=::1")
+    security = ipython_dir / "profile_default" / "security"
+    infos = {role: json.loads((security / f"ipcontroller-{role}.json").read_text())
+             for role in ("client", "engine")}
+    far = security / "far.json"
+    try:
+        for info in infos.values():
+            assert info["interface"] == interface
+            info["px_local"] = "phalanx-of-another-host"
+        far.write_text(json.dumps(infos["engine"]))
+        url = f"tcp://[::1]:{infos['engine']['registration']}"
+        with phalanx.Client(infos["client"], timeout=30) as client, subprocess.Popen(
+                [px_bin / "pxengine", "-n1", f"--file={far}", f"--url={url}"], env=env,
+                stderr=subprocess.DEVNULL) as engine:
+            client.wait_for_engines(2, timeout=30)
+            assert client[:].apply_sync(abs, -1) == [1, 1]
+            assert client.load_balanced_view().map_sync(abs, [-1, -2]) == [1, 2]
+            engine.terminate()
+    finally:
+        run("pxcluster", "stop")
+
+
 def test_curve(env, run, ipython_dir, monkeypatch):
     run("pxcluster", "start", "-n", 1, "--daemonize", "--", "--enable-curve")
     file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
