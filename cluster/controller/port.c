@@ -134,7 +134,8 @@ void px_port_report(const struct px_port *port, const char *side, json_t *report
     json_t *counters = json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "name", port->name, "side", side, "messages",
         (json_int_t)port->received, "bytes", (json_int_t)port->bytes, "malformed",
-        (json_int_t)port->malformed, "bad_signatures", (json_int_t)port->forged, "oversized",
-        (json_int_t)px_socket_dropped(port->socket), "dropped", (json_int_t)port->unroutable);
+        (json_int_t)(port->malformed + px_socket_broken(port->socket)), "bad_signatures",
+        (json_int_t)port->forged, "oversized", (json_int_t)px_socket_oversized(port->socket),
+        "dropped", (json_int_t)port->unroutable);
     json_array_append_new(json_object_get(report, "sockets"), counters);
 }

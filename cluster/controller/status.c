@@ -101,14 +101,14 @@ static void add_rest(const struct px_hub *hub, json_t *status)
                                   (json_int_t)px_db_count(hub->db), "bytes",
                                   (json_int_t)px_db_bytes(hub->db), "lost",
                                   (json_int_t)px_db_lost(hub->db)));
-    json_array_append_new(json_object_get(status, "sockets"),
-                          json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "name", "query",
-                                    "side", "both", "messages", (json_int_t)hub->requests, "bytes",
-                                    (json_int_t)hub->request_bytes, "malformed",
-                                    (json_int_t)hub->malformed, "bad_signatures",
-                                    (json_int_t)hub->forged, "oversized",
-                                    (json_int_t)px_socket_dropped(hub->sockets->query), "dropped",
-                                    (json_int_t)hub->refused));
+    json_array_append_new(
+        json_object_get(status, "sockets"),
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "name", "query", "side", "both",
+                  "messages", (json_int_t)hub->requests, "bytes", (json_int_t)hub->request_bytes,
+                  "malformed", (json_int_t)(hub->malformed + px_socket_broken(hub->sockets->query)),
+                  "bad_signatures", (json_int_t)hub->forged, "oversized",
+                  (json_int_t)px_socket_oversized(hub->sockets->query), "dropped",
+                  (json_int_t)hub->refused));
 }
 
 /* ---- as lines of the log --------------------------------------------------- */

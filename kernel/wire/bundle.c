@@ -168,7 +168,7 @@ struct px_msg *px_bundle_next(struct px_socket *socket)
     if (msg && ident_count(socket))
         px_msg_prepend(msg, peer.data, peer.size);
     if (!msg && bundles->rest.size)
-        socket->dropped++; /* it does not say where the next message begins */
+        socket->broken++; /* it does not say where the next message begins */
     if (!msg || !bundles->rest.size) {
         px_msg_destroy(bundles->in);
         bundles->in = NULL;

@@ -46,7 +46,7 @@ struct px_socket {
     void *handle;
     void *context;
     int type; /* libzmq's */
-    unsigned long dropped;
+    unsigned long oversized, broken;
     bool bounded; /* px_socket_set_bounded */
     bool used;    /* since its loop last asked: a call may have taken its descriptor's edge */
     struct px_bundles bundles;

@@ -436,7 +436,7 @@ static void drain(struct px_socket *socket)
     while (zmq_msg_recv(&frame, socket->handle, ZMQ_DONTWAIT) >= 0 && zmq_msg_more(&frame))
         continue;
     zmq_msg_close(&frame);
-    socket->dropped++;
+    socket->oversized++;
 }
 
 static struct px_msg *receive(struct px_socket *socket)
@@ -485,9 +485,14 @@ struct px_msg *px_socket_recv(struct px_socket *socket)
     return NULL; /* the socket is in use: its loop comes back when others have had their turn */
 }
 
-unsigned long px_socket_dropped(const struct px_socket *socket)
+unsigned long px_socket_oversized(const struct px_socket *socket)
 {
-    return socket->dropped;
+    return socket->oversized;
+}
+
+unsigned long px_socket_broken(const struct px_socket *socket)
+{
+    return socket->broken;
 }
 
 bool px_socket_wait(struct px_socket *socket, int64_t timeout_ms)

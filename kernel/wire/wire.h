@@ -297,10 +297,12 @@ struct px_msg *px_msg_unpack(struct px_span *bytes);
 /*
  * Receives one message without blocking; NULL when there is none, or when only empty bundles have
  * come so far. A message with more than PX_MAX_FRAMES frames is read to its end, dropped and counted
- * (px_socket_dropped), and the next one is tried.
+ * (px_socket_oversized), and the next one is tried; so is the rest of a bundle that is none
+ * (px_socket_broken).
  */
 struct px_msg *px_socket_recv(struct px_socket *socket);
-unsigned long px_socket_dropped(const struct px_socket *socket);
+unsigned long px_socket_oversized(const struct px_socket *socket);
+unsigned long px_socket_broken(const struct px_socket *socket);
 /* Waits up to timeout_ms (< 0: for ever) until the socket can be read. False at the deadline or
  * when a signal was handled. For programs without a loop. */
 bool px_socket_wait(struct px_socket *socket, int64_t timeout_ms);

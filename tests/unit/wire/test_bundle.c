@@ -155,7 +155,7 @@ static void they_come_one_by_one_in_order(void **state)
     assert_span_equal(px_msg_frame(msg, 2), "once");
     px_msg_destroy(msg);
     assert_null(px_socket_recv(p->router));
-    assert_int_equal(px_socket_dropped(p->router), 0);
+    assert_int_equal(px_socket_broken(p->router), 0);
 }
 
 static void whoever_was_greeted_answers_in_bundles(void **state)
@@ -214,7 +214,7 @@ static void garbage_ends_a_bundle(void **state)
     msg = await(p->router);
     assert_span_equal(px_msg_frame(msg, 2), "next");
     px_msg_destroy(msg);
-    assert_int_equal(px_socket_dropped(p->router), 1);
+    assert_int_equal(px_socket_broken(p->router), 1);
 }
 
 /* Whoever sends nothing but these keeps nobody from the rest of a loop. */

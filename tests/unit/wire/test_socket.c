@@ -57,7 +57,7 @@ static void a_message_of_too_many_frames_is_dropped_whole(void **state)
         px_socket_wait(p->router, 100);
     assert_non_null(msg);
     assert_span_equal(px_msg_frame(msg, 1), "next");
-    assert_int_equal(px_socket_dropped(p->router), 1);
+    assert_int_equal(px_socket_oversized(p->router), 1);
     px_msg_destroy(msg);
 }
 
