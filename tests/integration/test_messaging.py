@@ -227,7 +227,10 @@ def ask_in(kernel, subshell, prompt):
 
 def heard(kernel, msg_id):
     assert kernel.reply(msg_id)["content"]["status"] == "ok"
-    return kernel.wait_for_output(msg_id, "stream")["text"]
+    said = ""
+    while not said.endswith("\n"):  # it may come in pieces
+        said += kernel.wait_for_output(msg_id, "stream")["text"]
+    return said
 
 
 def test_shells_ask_at_once_and_each_gets_its_answer(kernel, subshell):
