@@ -132,7 +132,7 @@ static void *subshell_thread(void *ctx)
     struct px_kernel *kernel = shell->kernel;
     void *self = wait_for_language(shell);
     if (self) {
-        kernel->config.ops->thread_begin(self, shell->id);
+        kernel->config.ops->thread_begin(self, shell->hidden ? "debugger" : shell->id);
         px_shell_serve(shell);
         kernel->config.ops->thread_end(self);
     }

@@ -361,6 +361,18 @@ class KernelMagics(Magics):
               f"    jupyter console --existing {file}")
 
     @line_magic
+    def subshell(self, line):
+        """Say which subshells there are, and in which one this runs: None is the main shell."""
+        ids = {thread.ident: thread.name.removeprefix("Subshell-")
+               for thread in threading.enumerate() if thread.name.startswith("Subshell-")}
+        print(f"subshell id: {ids.get(threading.get_ident())}")
+        print(f"thread id: {threading.get_ident()}")
+        print(f"main thread id: {threading.main_thread().ident}")
+        print(f"pid: {os.getpid()}")
+        print(f"thread count: {threading.active_count()}")
+        print(f"subshell list: {[name for name in ids.values() if name != 'debugger']}")
+
+    @line_magic
     def qtconsole(self, line):
         """Open a qtconsole on this kernel."""
         import importlib.util
