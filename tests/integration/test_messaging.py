@@ -104,13 +104,6 @@ def test_a_cell_may_ask_for_the_subshells(kernel, subshell):
         assert f"subshell id: {own}\n" in said and f"subshell list: ['{subshell}']\n" in said
 
 
-def test_a_cell_may_ask_for_the_subshells(kernel, subshell):
-    for own in (None, subshell):
-        shown = kernel.until_idle(execute_in(kernel, own, "%subshell"))
-        said = "".join(content["text"] for kind, content in shown if kind == "stream")
-        assert f"subshell id: {own}\n" in said and f"subshell list: ['{subshell}']\n" in said
-
-
 def test_subshells_are_made_listed_and_deleted(kernel):
     made = [control(kernel, "create_subshell_request")["subshell_id"] for _ in range(3)]
     assert control(kernel, "list_subshell_request") == {"status": "ok", "subshell_id": made}
