@@ -101,6 +101,12 @@
  */
 #define PX_BUNDLES "px_bundles"
 
+/*
+ * Ours: in the metadata of an engine's reply to execute or apply, how many messages it has published
+ * for the request until then, statuses aside. Absent for none.
+ */
+#define PX_OUTPUTS "px_outputs"
+
 /* Default heartbeat period: HeartMonitor.period. */
 #define PX_HEARTBEAT_MS 3000
 

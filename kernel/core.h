@@ -20,6 +20,7 @@
 struct px_parent {
     atomic_uint references;
     struct px_flow flows[2]; /* by enum px_stream; under the outbox's lock */
+    unsigned published;      /* messages on iopub so far, statuses aside; service thread */
     size_t size;
     char header[]; /* JSON text */
 };

@@ -8,6 +8,7 @@
 #include "core.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct release {
     void (*fn)(void *hint);
@@ -67,6 +68,22 @@ static void follow_state(struct px_kernel *kernel, const struct px_item *item)
         px_kernel_send(kernel, px_state_item(kernel, kernel->showing, "busy"));
 }
 
+/* An engine says in a task's reply how much it has published for the task, if it has: relays may lose
+ * some of it, and its client can count. */
+static void count_output(const struct px_kernel *kernel, struct px_item *item)
+{
+    struct px_parent *parent = item->parent;
+    struct px_buf *metadata = &item->metadata;
+    if (!parent)
+        return;
+    if (item->channel == PX_IOPUB) {
+        parent->published += strcmp(item->type, "status") != 0;
+    } else if (kernel->config.stamp_engine && parent->published && metadata->size > 2) {
+        metadata->size--;
+        px_buf_printf(metadata, ", \"px_outputs\": %u}", parent->published);
+    }
+}
+
 struct px_item *px_state_item(const struct px_kernel *kernel, struct px_parent *parent,
                               const char *state)
 {
@@ -80,6 +97,7 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
 {
     if (item->stream >= 0)
         dress_stream(item);
+    count_output(kernel, item);
     const struct px_span topic = px_span_of(item->own_topic ? item->own_topic : item->topic);
     const struct px_draft draft = {
         .idents = &topic,

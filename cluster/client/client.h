@@ -166,6 +166,7 @@ struct px_task {
         *prev;           /* I/O thread: replied, waiting for idle; earliest deadline first */
     int64_t deadline_ms; /* I/O thread */
     uint64_t idle_from, reply_from; /* I/O thread: hashes of the engine's session; 0: none yet */
+    unsigned outputs, published; /* I/O thread: how many have come; were sent, as the reply says */
     size_t index;
     int engine;   /* lock: engine id, -1: not known yet */
     bool settled; /* lock: the reply has said it; output may be of an earlier try elsewhere */

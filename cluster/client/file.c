@@ -12,6 +12,9 @@
  * An idle that precedes the reply counts only if the reply then comes from the same engine: the
  * scheduler may have sent the task to another one first, and that attempt ended with idle too.
  * Messages that belong to no outstanding task are dropped.
+ *
+ * An engine of ours says in its reply how many messages of output it has sent (PX_OUTPUTS). When
+ * fewer have come by the end, a line on the task's stderr says so.
  */
 #define _GNU_SOURCE
 #include "client/client.h"
@@ -20,6 +23,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
+
+#define MOST_DIGITS 9 /* of a count */
 
 /* ---- staging ------------------------------------------------------------------ */
 
@@ -66,8 +71,21 @@ static void unlist(struct phalanx_client *client, struct px_task *task)
     px_result_unref(result);
 }
 
+static void tell_missing(struct phalanx_client *client, struct px_task *task)
+{
+    struct phalanx_message *message = px_event_create_text(PHALANX_STREAM, "{}");
+    struct px_buf text = {0};
+    px_buf_printf(&text, "[phalanx: %u of %u messages of output were lost on their way]\n",
+                  task->published - task->outputs, task->published);
+    px_event_set_stream(message, "stderr", &text);
+    message->event.engine = task->engine;
+    stage(client, task, message);
+}
+
 static void finish(struct phalanx_client *client, struct px_task *task)
 {
+    if (task->outputs < task->published)
+        tell_missing(client, task);
     struct phalanx_message *idle = px_event_create_text(PHALANX_IDLE, "{}");
     idle->event.engine = task->engine;
     stage(client, task, idle);
@@ -218,18 +236,32 @@ static void share_reply(struct phalanx_client *client, const struct px_task *tas
 struct reply_says {
     struct px_span engine; /* its uuid */
     bool quiet;            /* nothing was published, not even idle */
+    unsigned published;
 };
+
+/* 0 for what is no plain number. */
+static unsigned read_count(struct px_span value)
+{
+    unsigned count = 0;
+    for (size_t i = 0; i < value.size; i++) {
+        if (value.data[i] < '0' || value.data[i] > '9' || i == MOST_DIGITS)
+            return 0;
+        count = 10 * count + (unsigned)(value.data[i] - '0');
+    }
+    return count;
+}
 
 static struct reply_says read_metadata(struct px_span metadata)
 {
-    static const char *const keys[] = {"engine", "px_quiet"};
-    struct px_span values[2];
+    static const char *const keys[] = {"engine", "px_quiet", PX_OUTPUTS};
+    struct px_span values[PX_COUNT(keys)];
     struct reply_says says = {0};
-    if (px_scan(metadata, keys, values, 2) < 0)
+    if (px_scan(metadata, keys, values, PX_COUNT(keys)) < 0)
         return says;
     if (!values[0].data || !px_scan_string(values[0], &says.engine))
         says.engine = (struct px_span){0};
     says.quiet = px_scan_true(values[1]);
+    says.published = read_count(values[2]);
     return says;
 }
 
@@ -250,6 +282,7 @@ void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
         speaks || (says.engine.size && says.engine.size == header.session.size &&
                    memcmp(says.engine.data, header.session.data, says.engine.size) == 0);
     task->reply_from = hash_of(header.session);
+    task->published = says.published;
     const bool due = !says.quiet && output_is_due(task, from_engine, status) &&
                      task->idle_from != task->reply_from;
 
@@ -346,6 +379,18 @@ static void on_other(struct phalanx_client *client, struct px_task *task, struct
     px_msg_destroy(msg);
 }
 
+static void on_output(struct phalanx_client *client, struct px_task *task, struct px_msg *msg,
+                      struct px_span type)
+{
+    task->outputs++;
+    if (task->result->unread > PX_UNREAD_LIMIT)
+        drop_unread(client, task, msg);
+    else if (px_span_equal(type, "stream"))
+        on_stream(client, task, msg);
+    else
+        on_other(client, task, msg, type);
+}
+
 void px_file_output(struct phalanx_client *client, struct px_msg *msg)
 {
     struct px_task *task = find_task(client, px_msg_parent(msg));
@@ -354,10 +399,6 @@ void px_file_output(struct phalanx_client *client, struct px_msg *msg)
         px_msg_destroy(msg);
     else if (px_span_equal(header.msg_type, "status"))
         on_status(client, task, msg);
-    else if (task->result->unread > PX_UNREAD_LIMIT)
-        drop_unread(client, task, msg);
-    else if (px_span_equal(header.msg_type, "stream"))
-        on_stream(client, task, msg);
     else
-        on_other(client, task, msg, header.msg_type);
+        on_output(client, task, msg, header.msg_type);
 }

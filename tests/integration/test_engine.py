@@ -411,6 +411,7 @@ def test_execute_publishes_on_engine_topics(engine):
     assert all(m["metadata"] == {"engine": uuid.decode()} for _, m in topics)
     _, reply = hub.receive("mux")
     assert reply["content"]["execution_count"] == 1
+    assert reply["metadata"]["px_outputs"] == 5  # all but the statuses
 
 
 def deaf(hub, start):

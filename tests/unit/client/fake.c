@@ -171,10 +171,11 @@ static void send_reply(struct fake *fake, enum fake_channel channel, struct px_s
 }
 
 static void send_as_engine(struct fake *fake, enum fake_channel channel, const char *engine,
-                           const char *key, const struct px_msg *request, const char *content)
+                           const char *key, const struct px_msg *request, const char *members,
+                           const char *content)
 {
     struct px_session *session = session_of(engine, key);
-    char *metadata = px_format("{\"engine\": \"%s\"}", engine);
+    char *metadata = px_format("{\"engine\": \"%s\"%s}", engine, members);
     send_reply(fake, channel, session, request, metadata, content);
     free(metadata);
     px_session_destroy(session);
@@ -183,13 +184,21 @@ static void send_as_engine(struct fake *fake, enum fake_channel channel, const c
 void fake_reply(struct fake *fake, enum fake_channel channel, const char *engine,
                 const struct px_msg *request, const char *content)
 {
-    send_as_engine(fake, channel, engine, FAKE_KEY, request, content);
+    send_as_engine(fake, channel, engine, FAKE_KEY, request, "", content);
+}
+
+void fake_reply_with(struct fake *fake, const char *engine, const struct px_msg *request,
+                     const char *members)
+{
+    char *more = px_format(", %s", members);
+    send_as_engine(fake, FAKE_MUX, engine, FAKE_KEY, request, more, "{\"status\": \"ok\"}");
+    free(more);
 }
 
 void fake_forge(struct fake *fake, const char *engine, const struct px_msg *request,
                 const char *content)
 {
-    send_as_engine(fake, FAKE_MUX, engine, "another key", request, content);
+    send_as_engine(fake, FAKE_MUX, engine, "another key", request, "", content);
 }
 
 void fake_refuse(struct fake *fake, const struct px_msg *request, const char *content)

@@ -30,6 +30,9 @@ struct px_msg *fake_request(struct fake *fake, enum fake_channel channel);
 /* An engine (its uuid) answers a request. */
 void fake_reply(struct fake *fake, enum fake_channel channel, const char *engine,
                 const struct px_msg *request, const char *content);
+/* The same for mux, with more members of the metadata, as JSON. */
+void fake_reply_with(struct fake *fake, const char *engine, const struct px_msg *request,
+                     const char *members);
 /* The same under a signature made with another key. */
 void fake_forge(struct fake *fake, const char *engine, const struct px_msg *request,
                 const char *content);

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A client's results against a controller that does what the test says. */
-#include "../test.h"
-
-#include "fake.h"
+#include "pair.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -10,77 +8,6 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define TWO_ENGINES "\"engines\": {\"0\": \"E0\", \"1\": \"E1\"}"
-#define OK_REPLY "{\"status\": \"ok\", \"execution_count\": 1}"
-
-struct pair {
-    struct fake *fake;
-    phalanx_client *client;
-};
-
-static int setup(void **state)
-{
-    struct pair *pair = px_alloc(sizeof *pair);
-    pair->fake = fake_create(TWO_ENGINES);
-    pair->client = fake_connect(pair->fake);
-    *state = pair;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct pair *pair = *state;
-    phalanx_close(pair->client);
-    fake_destroy(pair->fake);
-    free(pair);
-    return 0;
-}
-
-static phalanx_result *submit_to(phalanx_client *client, const int *targets, size_t count)
-{
-    struct phalanx_error err = {0};
-    const struct phalanx_request request = {
-        .type = PHALANX_EXECUTE, .code = "1", .targets = targets, .target_count = count};
-    phalanx_result *result = phalanx_submit(client, &request, &err);
-    if (!result)
-        fail_msg("%s", err.text);
-    return result;
-}
-
-static phalanx_result *submit_one(phalanx_client *client)
-{
-    return submit_to(client, (int[]){0}, 1);
-}
-
-static phalanx_result *submit_balanced(phalanx_client *client)
-{
-    const struct phalanx_buffer buffer = {.data = "f", .size = 1};
-    const struct phalanx_request request = {
-        .type = PHALANX_APPLY, .route = PHALANX_BALANCED, .buffers = &buffer, .buffer_count = 1};
-    phalanx_result *result = phalanx_submit(client, &request, NULL);
-    assert_non_null(result);
-    return result;
-}
-
-/* Something after which all that was sent before must have been filed: a message on the same
- * socket for a result of its own. */
-static void iopub_is_filed(struct pair *pair)
-{
-    phalanx_result *mark = submit_to(pair->client, (int[]){1}, 1);
-    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
-    fake_publish(pair->fake, "E1", request, "stream", "{\"name\": \"stdout\", \"text\": \"mark\"}");
-    assert_int_equal(phalanx_wait(mark, PHALANX_EVENT, FAKE_TIMEOUT_MS), PHALANX_OK);
-    phalanx_result_free(mark);
-    px_msg_destroy(request);
-}
-
-static void expect(phalanx_result *result, enum phalanx_event_type type,
-                   struct phalanx_event *event)
-{
-    assert_int_equal(phalanx_next(result, FAKE_TIMEOUT_MS, event), PHALANX_OK);
-    assert_int_equal(event->type, type);
-}
 
 /* ---- engines ------------------------------------------------------------------- */
 
@@ -256,17 +183,6 @@ static void a_reply_of_the_scheduler_has_no_output(void **state)
     px_msg_destroy(request);
 }
 
-static void an_idle_that_never_comes_is_not_awaited_for_ever(void **state)
-{
-    struct pair *pair = *state;
-    phalanx_result *result = submit_one(pair->client);
-    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
-    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
-    assert_int_equal(phalanx_wait(result, PHALANX_FINISHED, FAKE_TIMEOUT_MS), PHALANX_OK);
-    phalanx_result_free(result);
-    px_msg_destroy(request);
-}
-
 static void an_engine_that_dies_fails_its_tasks(void **state)
 {
     struct pair *pair = *state;
@@ -358,37 +274,6 @@ static void one_result_may_hold_many_requests(void **state)
         replies += event.type == PHALANX_REPLY;
     assert_int_equal(replies, 300);
     phalanx_result_free(result);
-}
-
-static void bounds_output_that_nobody_reads(void **state)
-{
-    struct pair *pair = *state;
-    const size_t piece = 1 << 20, pieces = 80;
-    char *text = px_alloc(piece);
-    memset(text, 'x', piece - 1);
-    char *content = px_format("{\"name\": \"stdout\", \"text\": \"%s\"}", text);
-    phalanx_result *result = submit_one(pair->client);
-    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
-    for (size_t i = 0; i < pieces; i++)
-        fake_publish(pair->fake, "E0", request, "stream", content);
-    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
-    fake_idle(pair->fake, "E0", request);
-    assert_int_equal(phalanx_wait(result, PHALANX_FINISHED, FAKE_TIMEOUT_MS), PHALANX_OK);
-
-    struct phalanx_event event;
-    size_t kept = 0;
-    bool told = false;
-    while (phalanx_next(result, 0, &event) == PHALANX_OK) {
-        kept += event.type == PHALANX_STREAM && strcmp(event.name, "stdout") == 0;
-        told |= event.type == PHALANX_STREAM && strcmp(event.name, "stderr") == 0 &&
-                strstr(event.text, "bytes of output were not kept");
-    }
-    assert_between(kept, 60, 66);
-    assert_true(told);
-    phalanx_result_free(result);
-    px_msg_destroy(request);
-    free(content);
-    free(text);
 }
 
 static void a_taken_message_outlives_its_result(void **state)
@@ -565,8 +450,6 @@ static void counts_the_tasks_of_a_discarded_result(void **state)
     px_msg_destroy(request);
 }
 
-#define WITH_PAIR(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -580,7 +463,6 @@ int main(void)
         WITH_PAIR(does_not_take_the_idle_of_an_earlier_try),
         WITH_PAIR(an_aborted_task_has_no_output),
         WITH_PAIR(a_reply_of_the_scheduler_has_no_output),
-        WITH_PAIR(an_idle_that_never_comes_is_not_awaited_for_ever),
         WITH_PAIR(an_engine_that_dies_fails_its_tasks),
         WITH_PAIR(drops_a_forged_reply),
         WITH_PAIR(drops_what_comes_for_a_freed_result),
@@ -588,7 +470,6 @@ int main(void)
         WITH_PAIR(says_once_that_all_replies_are_here),
         WITH_PAIR(counts_the_tasks_of_a_discarded_result),
         WITH_PAIR(one_result_may_hold_many_requests),
-        WITH_PAIR(bounds_output_that_nobody_reads),
         WITH_PAIR(a_taken_message_outlives_its_result),
         WITH_PAIR(a_signal_ends_a_wait),
         WITH_PAIR(closing_ends_what_is_outstanding),

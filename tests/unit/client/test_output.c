@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Output that does not come, or that nobody reads. */
+#include "pair.h"
+
+#include <string.h>
+
+static void an_idle_that_never_comes_is_not_awaited_for_ever(void **state)
+{
+    struct pair *pair = *state;
+    phalanx_result *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    assert_int_equal(phalanx_wait(result, PHALANX_FINISHED, FAKE_TIMEOUT_MS), PHALANX_OK);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+}
+
+/* What the task's stderr says at the end, of an engine that says so much of what it has published
+ * and of which two messages come. */
+static void expect_at_the_end(struct pair *pair, const char *members, const char *said)
+{
+    struct phalanx_event event;
+    phalanx_result *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    fake_publish(pair->fake, "E0", request, "stream", "{\"name\": \"stdout\", \"text\": \"a\"}");
+    fake_publish(pair->fake, "E0", request, "what_nobody_knows", "{}");
+    expect(result, PHALANX_STREAM, &event);
+    fake_reply_with(pair->fake, "E0", request, members);
+    expect(result, PHALANX_REPLY, &event);
+    fake_idle(pair->fake, "E0", request);
+    if (said) {
+        expect(result, PHALANX_STREAM, &event);
+        assert_string_equal(event.name, "stderr");
+        assert_string_equal(event.text, said);
+        assert_int_equal(event.engine, 0);
+    }
+    expect(result, PHALANX_IDLE, &event);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+}
+
+static void output_that_was_lost_is_told(void **state)
+{
+    expect_at_the_end(*state, "\"px_outputs\": 5",
+                      "[phalanx: 3 of 5 messages of output were lost on their way]\n");
+}
+
+static void output_that_came_is_not_told(void **state)
+{
+    static const char *const members[] = {"\"a\": 0", "\"px_outputs\": 2",
+                                          "\"px_outputs\": 1", "\"px_outputs\": -5",
+                                          "\"px_outputs\": \"5\"",
+                                          "\"px_outputs\": 12345678901234567890"};
+    for (size_t i = 0; i < PX_COUNT(members); i++)
+        expect_at_the_end(*state, members[i], NULL);
+}
+
+static void bounds_output_that_nobody_reads(void **state)
+{
+    struct pair *pair = *state;
+    const size_t piece = 1 << 20, pieces = 80;
+    char *text = px_alloc(piece);
+    memset(text, 'x', piece - 1);
+    char *content = px_format("{\"name\": \"stdout\", \"text\": \"%s\"}", text);
+    phalanx_result *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    for (size_t i = 0; i < pieces; i++)
+        fake_publish(pair->fake, "E0", request, "stream", content);
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    fake_idle(pair->fake, "E0", request);
+    assert_int_equal(phalanx_wait(result, PHALANX_FINISHED, FAKE_TIMEOUT_MS), PHALANX_OK);
+
+    struct phalanx_event event;
+    size_t kept = 0;
+    bool told = false;
+    while (phalanx_next(result, 0, &event) == PHALANX_OK) {
+        kept += event.type == PHALANX_STREAM && strcmp(event.name, "stdout") == 0;
+        told |= event.type == PHALANX_STREAM && strcmp(event.name, "stderr") == 0 &&
+                strstr(event.text, "bytes of output were not kept");
+    }
+    assert_between(kept, 60, 66);
+    assert_true(told);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+    free(content);
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH_PAIR(an_idle_that_never_comes_is_not_awaited_for_ever),
+        WITH_PAIR(output_that_was_lost_is_told),
+        WITH_PAIR(output_that_came_is_not_told),
+        WITH_PAIR(bounds_output_that_nobody_reads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
