@@ -20,7 +20,7 @@
 #include <unistd.h>
 #include <utlist.h>
 
-#define NEEDED_FILES 24 /* sockets of seven kinds, and what libzmq wakes its threads with */
+#define NEEDED_FILES 26 /* sockets of seven kinds, and what libzmq wakes its threads with */
 
 static const struct {
     enum px_code code;

@@ -42,6 +42,7 @@
 /* While somebody waits and nothing arrives, the hub is asked whether it lives. */
 #define PX_PROBE_MS 3000
 #define PX_PROBE_MISSES 10
+#define PX_DEAF_MS 2000   /* for which requests wait when nothing but iopub is not connected */
 #define PX_PROBE_DOUBTS 3 /* misses until it counts as out of reach */
 #define PX_GOODBYE_MS 250 /* for last replies, once the controller has said that it ends */
 /* Requests that are kept to be sent again, with what each costs beside its bytes. Beyond, the
@@ -275,12 +276,13 @@ struct phalanx_client {
     struct px_task *tasks; /* outstanding, by msg_id */
     struct px_task *waiting;
     struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *goodbye_timer;
-    struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that send requests */
+    struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that requests and output need */
     struct px_task *kept;                         /* tasks with their requests, the oldest first */
     size_t kept_bytes;
     int64_t era; /* which start of the cluster it is; 0: the controller does not know what it had */
     enum px_channel gathering; /* whose socket the last request went by */
     bool doubtful; /* a connection was lost: requests wait until the hub has answered */
+    int64_t deaf_ms; /* since when iopub is not connected; 0: it is */
     char probe_id[PX_MAX_IDENTITY + 1];
     int probe_misses;
     int64_t probed_ms;

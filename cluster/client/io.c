@@ -15,7 +15,8 @@
  * What is under way when a connection breaks, or a controller is killed, is lost, and nobody says
  * what that is. So the hub is asked when the connection is there again, and then what has not been
  * answered is sent again, byte for byte: whoever has had it passes over it (protocol.h, PX_AGAIN).
- * What is submitted meanwhile waits, so that engines get all in the order of submission.
+ * What is submitted meanwhile waits, so that engines get all in the order of submission; and so it
+ * does, though not for long, while iopub alone is not connected.
  */
 #define _GNU_SOURCE
 #include "client/client.h"
@@ -288,6 +289,8 @@ static void on_connection(struct phalanx_client *client, enum px_channel channel
         const bool lost = px_monitor_says_lost(event);
         px_msg_destroy(event);
         client->doubtful |= lost;
+        if (channel == PX_CHANNEL_IOPUB)
+            client->deaf_ms = lost ? px_now_ms() : 0;
         if (lost)
             miss_controller(client, px_now_ms());
         /* What was asked before may be lost as well. */
@@ -305,6 +308,7 @@ static void on_connection(struct phalanx_client *client, enum px_channel channel
 ON_CONNECTION(on_query_connection, PX_CHANNEL_QUERY)
 ON_CONNECTION(on_mux_connection, PX_CHANNEL_MUX)
 ON_CONNECTION(on_task_connection, PX_CHANNEL_TASK)
+ON_CONNECTION(on_iopub_connection, PX_CHANNEL_IOPUB)
 
 /* Without it what is lost is noticed by its absence alone. */
 static void watch_connections(struct phalanx_client *client)
@@ -316,6 +320,7 @@ static void watch_connections(struct phalanx_client *client)
         {PX_CHANNEL_QUERY, on_query_connection},
         {PX_CHANNEL_MUX, on_mux_connection},
         {PX_CHANNEL_TASK, on_task_connection},
+        {PX_CHANNEL_IOPUB, on_iopub_connection},
     };
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
         struct px_socket *monitor = px_socket_monitor(client->sockets[rows[i].channel], NULL);
@@ -364,6 +369,12 @@ static void engines_changed(struct phalanx_client *client, bool removed)
         client->death_timer = px_loop_timer(client->loop, PX_DEATH_GRACE_MS, 0, on_death, client);
 }
 
+/* Whether output of what is sent now would be lost. */
+static bool is_deaf(const struct phalanx_client *client)
+{
+    return client->deaf_ms && px_now_ms() - client->deaf_ms < PX_DEAF_MS;
+}
+
 static void on_connection_reply(struct phalanx_client *client, const struct px_msg *msg)
 {
     client->probe_id[0] = '\0';
@@ -377,7 +388,7 @@ static void on_connection_reply(struct phalanx_client *client, const struct px_m
     json_decref(content);
     if (before != 0 && client->era != 0 && client->era != before)
         fail_sent(client, "the controller was started anew, and knows nothing of it");
-    if (client->doubtful)
+    if (client->doubtful && !is_deaf(client))
         send_all_again(client);
 }
 

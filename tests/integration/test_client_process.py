@@ -44,7 +44,7 @@ for free in (2, 3, 4, 12):  # libzmq ends the process at some
     try:
         phalanx.Client({file!r}, timeout=5)
     except OSError as e:
-        print("a connection needs 24 descriptors" in str(e))
+        print("a connection needs 26 descriptors" in str(e))
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
 """) == "True\n" * 4
 

@@ -13,6 +13,7 @@
 struct fake {
     void *context;
     struct px_socket *channels[3], *notification, *iopub;
+    int iopub_port;
     char dir[64], path[128];
     pthread_t thread;
     pthread_mutex_t lock;
@@ -92,6 +93,7 @@ struct fake *fake_create(const char *engines)
     fake->channels[FAKE_CONTROL] = bound(fake, PX_ROUTER, &file.control);
     fake->notification = bound(fake, PX_PUB, &file.notification);
     fake->iopub = bound(fake, PX_PUB, &file.iopub);
+    fake->iopub_port = file.iopub;
     strcpy(fake->dir, "/tmp/px-test-client-XXXXXX");
     assert_non_null(mkdtemp(fake->dir));
     snprintf(fake->path, sizeof fake->path, "%s/client.json", fake->dir);
@@ -127,6 +129,22 @@ void fake_set_engines(struct fake *fake, const char *engines)
     free(fake->engines);
     fake->engines = px_strdup(engines);
     pthread_mutex_unlock(&fake->lock);
+}
+
+void fake_break_iopub(struct fake *fake)
+{
+    px_socket_destroy(fake->iopub);
+    fake->iopub = NULL;
+}
+
+/* libzmq closes the old one's port when it likes. */
+void fake_mend_iopub(struct fake *fake)
+{
+    const int64_t deadline = px_now_ms() + FAKE_TIMEOUT_MS;
+    fake->iopub = px_socket_create(fake->context, PX_PUB, NULL);
+    px_socket_set_linger(fake->iopub, 0);
+    while (px_socket_bind_port(fake->iopub, "tcp://127.0.0.1", &fake->iopub_port, NULL) < 0)
+        assert_true(px_now_ms() < deadline);
 }
 
 phalanx_client *fake_connect(struct fake *fake)

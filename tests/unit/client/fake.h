@@ -23,6 +23,10 @@ const char *fake_file(const struct fake *fake);
 /* What connection requests are answered from now on. */
 void fake_set_engines(struct fake *fake, const char *engines);
 
+/* Breaks the clients' iopub connections; lets them connect again. */
+void fake_break_iopub(struct fake *fake);
+void fake_mend_iopub(struct fake *fake);
+
 enum fake_channel { FAKE_MUX, FAKE_TASK, FAKE_CONTROL };
 
 /* The next request on a channel; the test fails at the deadline. The caller destroys it. */

@@ -86,6 +86,44 @@ static void bounds_output_that_nobody_reads(void **state)
     free(text);
 }
 
+/* A client that knows that its iopub connection is lost. */
+static phalanx_client *connect_and_go_deaf(struct fake *fake)
+{
+    int64_t since_ms, left_ms;
+    const int64_t deadline = px_now_ms() + FAKE_TIMEOUT_MS;
+    fake_set_engines(fake, TWO_ENGINES ", \"px_again\": 1");
+    phalanx_client *client = fake_connect(fake);
+    fake_break_iopub(fake);
+    while (!phalanx_away(client, &since_ms, &left_ms))
+        assert_true(px_now_ms() < deadline);
+    return client;
+}
+
+static void requests_wait_for_iopub_that_was_lost(void **state)
+{
+    struct pair *pair = *state;
+    struct phalanx_event event;
+    phalanx_client *client = connect_and_go_deaf(pair->fake);
+    phalanx_result *result = submit_one(client);
+    fake_mend_iopub(pair->fake);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    fake_publish(pair->fake, "E0", request, "stream", "{\"name\": \"stdout\", \"text\": \"a\"}");
+    expect(result, PHALANX_STREAM, &event);
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+    phalanx_close(client);
+}
+
+static void requests_do_not_wait_for_iopub_for_ever(void **state)
+{
+    struct pair *pair = *state;
+    phalanx_client *client = connect_and_go_deaf(pair->fake);
+    phalanx_result *result = submit_one(client);
+    px_msg_destroy(fake_request(pair->fake, FAKE_MUX));
+    phalanx_result_free(result);
+    phalanx_close(client);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -93,6 +131,8 @@ int main(void)
         WITH_PAIR(output_that_was_lost_is_told),
         WITH_PAIR(output_that_came_is_not_told),
         WITH_PAIR(bounds_output_that_nobody_reads),
+        WITH_PAIR(requests_wait_for_iopub_that_was_lost),
+        WITH_PAIR(requests_do_not_wait_for_iopub_for_ever),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
