@@ -177,7 +177,8 @@ void px_python_enter(struct px_python *self)
         PyEval_RestoreThread(PyGILState_GetThisThreadState());
         enter_thread(self, began_ns);
     } else {
-        stamp_sigint();
+        if (!atomic_load(&self->applied)) /* not for each of many calls, one upon the other */
+            stamp_sigint();
         PyEval_RestoreThread(self->thread);
         if (atomic_load(&self->interrupted_ns) < began_ns)
             calm(self);
