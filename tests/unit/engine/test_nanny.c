@@ -5,9 +5,11 @@
 #include "../test.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,20 +25,37 @@ struct world {
     int fd;
 };
 
+/* A port that nobody else gets until libzmq has bound it, too (SO_REUSEADDR). */
+static int reserve(int *port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    const int fd = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes), 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
+    *port = ntohs(address.sin_port);
+    return fd;
+}
+
+/* As in a fork server, the nanny is there before libzmq's threads are: one of them may hold a lock
+ * of malloc's at a fork. */
 static int create(void **state)
 {
     struct world *world = px_alloc(sizeof *world);
-    int port = 0;
-    world->context = px_context_create(1);
-    world->hub = px_socket_create(world->context, PX_ROUTER, NULL);
-    assert_int_equal(px_socket_bind_port(world->hub, "tcp://127.0.0.1", &port, NULL), 0);
-    world->session = px_session_create("key", NULL, NULL, NULL);
+    int port;
+    const int reserved = reserve(&port);
     world->connection = (struct px_cluster_connection){.interface = px_strdup("tcp://127.0.0.1"),
                                                        .location = px_strdup("localhost"),
                                                        .key = px_strdup("key"),
                                                        .registration = port};
     world->fd = px_nanny_start(&world->connection, &world->nanny, NULL);
     assert_true(world->fd >= 0);
+    world->session = px_session_create("key", NULL, NULL, NULL);
+    world->context = px_context_create(1);
+    world->hub = px_socket_create(world->context, PX_ROUTER, NULL);
+    assert_int_equal(px_socket_bind_port(world->hub, "tcp://127.0.0.1", &port, NULL), 0);
+    close(reserved);
     *state = world;
     return 0;
 }
