@@ -13,7 +13,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct px_settings settings = {0};
     struct px_port_pool pool;
     px_log_init("fuzz", PX_ERROR);
-    px_config_py(text, px_settings_trait, &settings);
+    const int taken = px_config_py(text, px_settings_trait, &settings);
+    assert(taken == 0 || px_config_has_code(text, false));
+    assert(!px_config_has_code(text, true) || px_config_has_code(text, false));
     px_config_json(text, px_settings_trait, &settings);
     px_settings_fini(&settings);
     char *copy = px_strndup(text.data, text.size);
