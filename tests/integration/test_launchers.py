@@ -427,3 +427,21 @@ def test_misuse(run, ipython_dir, options, words):
     assert done.returncode == 2
     assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not list(ipython_dir.iterdir())
+
+
+def test_a_queue_that_says_too_much_has_not_answered(env, px_bin, tmp_path):
+    """Of an answer that was cut off nobody could say that a job is not in it."""
+    for name, script in {"sbatch": "echo 7", "scancel": "exit 0",
+                         "squeue": "yes 'PENDING (Priority)' | head -c 20000000"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    log = tmp_path / "log"
+    command = [px_bin / "pxcluster", "start", "--engines=slurm", "-n1", "--timeout=1"]
+    with open(log, "w") as file, subprocess.Popen(
+            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+            env={**env, "PATH": f"{tmp_path}:{env['PATH']}"}) as cluster:
+        told = 'batch.no-answer job=7 why="squeue: an answer of more than 16 MB"'
+        wait_for(lambda: told in log.read_text() or cluster.poll() is not None, 30, told)
+        assert cluster.poll() is None, log.read_text()
+        cluster.terminate()
+    assert "left the queue" not in log.read_text()
