@@ -300,6 +300,11 @@ bool px_client_inherited(const struct phalanx_client *client);
 void px_client_ref(struct phalanx_client *client);
 void px_client_unref(struct phalanx_client *client);
 
+/* Connects every socket and learns the engines, on the caller's thread, before there is another
+ * (dial.c). */
+PX_MUST_USE int px_client_dial(struct phalanx_client *client, const struct phalanx_options *options,
+                               struct px_error *err);
+
 /* Takes the command. False, and the command is still the caller's, when the thread is stopping.
  * Lock held. */
 bool px_client_post(struct phalanx_client *client, struct px_command *command);
