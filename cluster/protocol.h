@@ -107,6 +107,14 @@
  */
 #define PX_OUTPUTS "px_outputs"
 
+/*
+ * Ours: behind its subscription to all output a client subscribes to a topic of its own,
+ * PX_LISTENER<session>, which it names as "px_listener" in a connection_request. The reply says
+ * "px_listens": whether the controller has seen it. Then no output passes the client by.
+ */
+#define PX_LISTENER "px.listener."
+#define PX_LISTENER_SIZE 64 /* of the topic, with a 0 */
+
 /* Default heartbeat period: HeartMonitor.period. */
 #define PX_HEARTBEAT_MS 3000
 

@@ -3,9 +3,9 @@
  * dial: a client connects.
  *
  * This happens on the caller's thread, in an order that misses nothing: the two SUB sockets first,
- * until their connections stand; then the hub is asked for its engines; then the I/O thread takes
- * over all sockets. An engine that registers in between is in the answer, or in a notification that
- * already waits, or in both.
+ * until their connections stand; then the hub is asked for its engines, and whether the controller
+ * hears us; then the I/O thread takes over all sockets. An engine that registers in between is in the
+ * answer, or in a notification that already waits, or in both.
  */
 #define _GNU_SOURCE
 #include "client/client.h"
@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 #define NEEDED_FILES 26 /* sockets of seven kinds, and what libzmq wakes its threads with */
+#define LISTEN_MS 1000     /* for the controller to see that we listen; it may be told nothing */
+#define LISTEN_PAUSE_MS 2
 
 static int find_file(const struct phalanx_options *options, char out[PX_PATH_SIZE],
                      struct px_error *err)
@@ -75,14 +77,18 @@ static int dial(struct dialling *self, enum px_channel channel, struct px_error 
         px_socket_curve_client(socket, self->connection.curve_serverkey);
     int port;
     memcpy(&port, (const char *)&self->connection + dial_rows[channel].port, sizeof port);
-    char endpoint[PX_ENDPOINT_SIZE];
+    char endpoint[PX_ENDPOINT_SIZE], listener[PX_LISTENER_SIZE];
+    snprintf(listener, sizeof listener, PX_LISTENER "%s", client->session_id);
     if (px_cluster_endpoint(&self->connection, port, endpoint, err) < 0)
         return -1;
     if (dial_rows[channel].type != PX_SUB)
         return px_socket_connect(socket, endpoint, err);
     px_socket_subscribe(socket, "");
-    if (px_socket_connect_wait(socket, endpoint, time_left(self->deadline_ms), err) == 0)
+    if (px_socket_connect_wait(socket, endpoint, time_left(self->deadline_ms), err) == 0) {
+        if (channel == PX_CHANNEL_IOPUB)
+            px_socket_subscribe(socket, listener);
         return 0;
+    }
     if (err->code == PX_ETIME)
         px_fail(err, PX_ETIME, "no controller answers at %s, which %s names", endpoint,
                 client->file);
@@ -136,33 +142,58 @@ static int check_version(const struct px_msg *answer, struct px_error *err)
     return status;
 }
 
-static int ask_engines(struct dialling *self, struct px_error *err)
+/* The hub's answer when it has one that is right, else NULL with an error. */
+static json_t *ask_hub(struct dialling *self, struct px_error *err)
 {
     struct phalanx_client *client = self->client;
-    const struct px_draft draft = {.type = PX_CONNECTION_REQUEST};
+    char *question = px_format("{\"px_listener\": \"%s%s\"}", PX_LISTENER, client->session_id);
+    const struct px_draft draft = {.type = PX_CONNECTION_REQUEST, .content = px_span_of(question)};
     struct px_msg *msg = px_session_build(client->out, &draft);
+    free(question);
     if (px_socket_send(client->sockets[PX_CHANNEL_QUERY], &msg) != PX_SENT) {
         px_msg_destroy(msg);
-        return px_fail(err, PX_EIO, "the hub cannot be reached");
+        px_fail(err, PX_EIO, "the hub cannot be reached");
+        return NULL;
     }
     msg = await_answer(self, err);
     if (!msg)
-        return -1;
+        return NULL;
     json_t *content = check_version(msg, err) == 0 ? px_json_parse(px_msg_content(msg), err) : NULL;
     px_msg_destroy(msg);
     const char *status = json_string_value(json_object_get(content, "status"));
-    const bool ok = status && strcmp(status, "ok") == 0;
-    if (ok) {
-        client->era = json_integer_value(json_object_get(content, "px_again"));
-        px_engines_sync(&client->engines, content);
-        px_io_greet(client, content);
-    } else if (content)
-        px_fail(err, PX_EINVAL, "the controller refuses: %s",
-                json_is_string(json_object_get(content, "evalue"))
-                    ? json_string_value(json_object_get(content, "evalue"))
-                    : "no reason given");
+    if (!content || (status && strcmp(status, "ok") == 0))
+        return content;
+    const char *why = json_string_value(json_object_get(content, "evalue"));
+    px_fail(err, PX_EINVAL, "the controller refuses: %s", why ? why : "no reason given");
     json_decref(content);
-    return ok ? 0 : -1;
+    return NULL;
+}
+
+/* Until the controller knows that we listen: a connection that stands on this side may not yet do
+ * so on the other. One of ipyparallel does not say. */
+static json_t *ask_until_heard(struct dialling *self, struct px_error *err)
+{
+    const int64_t until_ms = px_now_ms() + LISTEN_MS;
+    json_t *content = ask_hub(self, err);
+    while (json_is_false(json_object_get(content, "px_listens")) && px_now_ms() < until_ms) {
+        json_decref(content);
+        (void)px_socket_wait(self->client->sockets[PX_CHANNEL_QUERY], LISTEN_PAUSE_MS);
+        content = ask_hub(self, err);
+    }
+    return content;
+}
+
+static int ask_engines(struct dialling *self, struct px_error *err)
+{
+    struct phalanx_client *client = self->client;
+    json_t *content = ask_until_heard(self, err);
+    if (!content)
+        return -1;
+    client->era = json_integer_value(json_object_get(content, "px_again"));
+    px_engines_sync(&client->engines, content);
+    px_io_greet(client, content);
+    json_decref(content);
+    return 0;
 }
 
 static int make_sessions(struct dialling *self, struct px_error *err)

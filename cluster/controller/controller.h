@@ -138,6 +138,7 @@ enum px_note_kind {
     PX_NOTE_TASK_DESTINATION, /* no message; `text` is the msg_id, a 0, the engine's uuid */
     PX_NOTE_TASK_REPLY,       /* client, engine | message; without engine when made here */
     PX_NOTE_IOPUB,            /* topic | message */
+    PX_NOTE_LISTENER,         /* `text` is the topic of a client that listens (PX_LISTENER) */
     PX_NOTE_WHY,              /* the request | message; `text` is {"<msg_id>": {...}, ...} */
     PX_NOTE_REPORT,           /* what was asked | msg or NULL; `text`: JSON */
     PX_NOTE_QUERY,            /* a client's request to the hub, after what preceded it */

@@ -25,11 +25,23 @@
 
 /* ---- requests of clients --------------------------------------------------- */
 
+static bool listens(const struct px_hub *hub, const char *topic)
+{
+    for (size_t i = 0; topic[0] != 0 && i < PX_LISTENERS; i++) {
+        if (strcmp(hub->listeners[i], topic) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void on_connection_request(const struct px_request *request)
 {
+    const char *topic = json_string_value(json_object_get(request->content, "px_listener"));
     json_t *content = json_pack("{s:s}", "status", "ok");
     px_members_list(request->hub, content);
     json_object_set_new(content, PX_BUNDLES, json_true());
+    if (topic != NULL)
+        json_object_set_new(content, "px_listens", json_boolean(listens(request->hub, topic)));
     if (px_hub_sends_again(request->hub))
         json_object_set_new(content, "px_again", json_integer(request->hub->since_us));
     px_request_reply(request, PX_CONNECTION_REPLY, content, NULL);

@@ -7,12 +7,14 @@
 #define PX_HUB_H
 
 #include "controller.h"
+#include "protocol.h"
 #include "schedule.h"
 
 #include <uthash.h>
 
 /* ---- records of tasks (record.c) ------------------------------------------- */
 
+#define PX_LISTENERS 256 /* more clients do not connect within a second (client/dial.c) */
 #define PX_MAX_RECORD_TEXT (16u << 20) /* stdout, stderr or one other output kept for a task */
 
 /* A task as ipyparallel's TaskRecord. JSON is parsed only when somebody asks. */
@@ -260,6 +262,8 @@ struct px_hub {
     size_t dead;
     struct px_pending *pending;
     int next_id;
+    char listeners[PX_LISTENERS][PX_LISTENER_SIZE]; /* the last ones, in a ring */
+    size_t listened;                                /* how many there were */
     int64_t since_us; /* when it was started anew: tasks of before are nobody's */
     struct px_job *jobs, *unassigned;
     size_t unassigned_count;

@@ -14,7 +14,10 @@
  */
 #include "controller.h"
 
+#include "protocol.h"
+
 #include <stdlib.h>
+#include <string.h>
 
 #define LARGE_FRAME 4096
 #define MOST_HELD ((size_t)256 << 20)
@@ -176,14 +179,28 @@ static void on_iopub(void *ctx, struct px_msg **msg)
     *msg = NULL;
 }
 
+/* A 1 and the topic. It comes from whoever can connect: the hub remembers it, and no more. */
+static void note_listener(struct px_iopub *iopub, struct px_span frame)
+{
+    static const char prefix[] = "\1" PX_LISTENER;
+    size_t size = sizeof(prefix) - 1;
+    if (frame.size < size || frame.size > PX_LISTENER_SIZE || memcmp(frame.data, prefix, size) != 0)
+        return;
+    px_link_note_text(iopub->shared.link, PX_NOTE_LISTENER,
+                      (struct px_span){frame.data + 1, frame.size - 1}, (struct px_span){0});
+}
+
 /* Subscriptions arrive as messages on an XPUB; ZeroMQ has already heeded them. */
 static void on_subscription(struct px_loop *loop, void *ctx)
 {
     (void)loop;
     struct px_iopub *iopub = ctx;
     struct px_msg *msg;
-    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(iopub->out.socket)) != NULL; i++)
+    for (int i = 0; i < PX_LOOP_BATCH && (msg = px_socket_recv(iopub->out.socket)) != NULL; i++) {
+        note_listener(iopub, px_msg_frame(msg, 0));
         px_msg_destroy(msg);
+    }
+    px_link_flush(iopub->shared.link);
 }
 
 struct px_iopub *px_iopub_create(const struct px_shared *shared, struct px_socket *in,

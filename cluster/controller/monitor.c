@@ -226,6 +226,11 @@ static void on_new_heart(struct px_hub *hub, const struct px_note *note)
     px_hub_new_heart(hub, px_span_of(note->text));
 }
 
+static void on_listener(struct px_hub *hub, const struct px_note *note)
+{
+    snprintf(hub->listeners[hub->listened++ % PX_LISTENERS], PX_LISTENER_SIZE, "%s", note->text);
+}
+
 static void on_probed(struct px_hub *hub, const struct px_note *note)
 {
     struct px_span uuid = px_span_of(note->text);
@@ -249,6 +254,7 @@ static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_no
     [PX_NOTE_TASK_DESTINATION] = on_task_destination,
     [PX_NOTE_TASK_REPLY] = on_task_reply,
     [PX_NOTE_IOPUB] = on_iopub,
+    [PX_NOTE_LISTENER] = on_listener,
     [PX_NOTE_WHY] = px_why_note,
     [PX_NOTE_REPORT] = px_status_note,
     [PX_NOTE_QUERY] = px_hub_query,

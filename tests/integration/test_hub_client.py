@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a client asks its controller, how it reaches it, and what it answers to bad input: on four
 engines, under pxcontroller and ipcontroller."""
+import contextlib
 import gc
 import json
 import os
@@ -22,6 +23,61 @@ error = phalanx.error
 
 # The functions below travel as a notebook's do: as code of __main__.
 __name__ = "__main__"
+
+
+# ---- listening -------------------------------------------------------------------------------
+
+
+class Relay:
+    """Before a port of 127.0.0.1; what goes there passes a function first, which may wait."""
+
+    def __init__(self, port, function):
+        self.target, self.function = port, function
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            near, _ = self.listener.accept()
+            far = socket.create_connection(("127.0.0.1", self.target))
+            for ends in ((near, far, self.function), (far, near, lambda data: None)):
+                threading.Thread(target=self.pass_on, args=ends, daemon=True).start()
+
+    @staticmethod
+    def pass_on(source, sink, function):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                function(data)
+                sink.sendall(data)
+        sink.close()
+
+
+@pytest.mark.parametrize("where", ["ours"], indirect=True)  # ipcontroller does not say what it hears
+def test_a_client_connects_when_its_controller_hears_it(where, tmp_path):
+    """Its subscription comes after its question; what it asks for then has all its output."""
+    asked, doubted = [], threading.Event()
+
+    def count(data):
+        asked.extend([True] * data.count(b"connection_request"))
+        if len(asked) == 2:
+            doubted.set()
+
+    def hold(data):
+        if b"SUBSCRIBE" in data:
+            assert doubted.wait(60)
+
+    info = json.loads(Path(where[0]).read_text())
+    del info["px_local"]  # it would not come by here
+    info["registration"] = Relay(info["registration"], count).port
+    info["iopub"] = Relay(info["iopub"], hold).port
+    file = tmp_path / "client.json"
+    file.write_text(json.dumps(info))
+    file.chmod(0o600)
+    with phalanx.Client(str(file)) as rc:
+        result = rc[:].execute("print('out')")
+        result.wait_for_output(60)
+        assert (result.stdout, result.stderr) == (["out\n"] * 4, [""] * 4)
 
 
 # ---- states and records ----------------------------------------------------------------------
