@@ -25,6 +25,7 @@ DEADLINE = 60
 MEANT = [
     (r"\.version$|\.protocol_version$", "ours speaks 5.5, ipykernel 6.17 spoke 5.3"),
     (r"\.metadata\.label$", "ipyparallel 9 has it, 7.1 has not"),
+    (r"\.metadata\.px_outputs$", "ours says how much output there was"),
     (r"(execute_result|display_data|1\.shutdown_reply)\.metadata\.engine$",
      "the reference forgets it where every other message has it"),
     (r"unprintable: ", "the reference trips over an exception that has no text"),
