@@ -288,6 +288,8 @@ static void on_connection(struct phalanx_client *client, enum px_channel channel
     for (struct px_msg *event; (event = px_socket_recv(client->monitors[channel]));) {
         const bool lost = px_monitor_says_lost(event);
         px_msg_destroy(event);
+        if (channel == PX_CHANNEL_IOPUB && lost && client->deaf_ms)
+            continue; /* as before: a tunnel without another end takes connections all the time */
         client->doubtful |= lost;
         if (channel == PX_CHANNEL_IOPUB)
             client->deaf_ms = lost ? px_now_ms() : 0;

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#define _GNU_SOURCE
 #include "../test.h"
 
 #include "fake.h"
 
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 struct fake {
@@ -19,6 +22,7 @@ struct fake {
     pthread_mutex_t lock;
     char *engines; /* lock */
     atomic_bool stopping;
+    atomic_int closer;     /* listens where iopub did; -1: nobody does */
     struct px_socket *hub; /* the thread's */
 };
 
@@ -44,11 +48,19 @@ static void answer(struct fake *fake, struct px_session *session, const struct p
     free(content);
 }
 
+static void close_at_once(struct fake *fake)
+{
+    int fd;
+    while (fake->closer >= 0 && (fd = accept(fake->closer, NULL, NULL)) >= 0)
+        close(fd);
+}
+
 static void *serve_hub(void *ctx)
 {
     struct fake *fake = ctx;
     struct px_session *session = session_of("hub", FAKE_KEY);
     while (!fake->stopping) {
+        close_at_once(fake);
         struct px_msg *msg = px_socket_recv(fake->hub);
         if (!msg) {
             px_socket_wait(fake->hub, 50);
@@ -94,6 +106,7 @@ struct fake *fake_create(const char *engines)
     fake->notification = bound(fake, PX_PUB, &file.notification);
     fake->iopub = bound(fake, PX_PUB, &file.iopub);
     fake->iopub_port = file.iopub;
+    fake->closer = -1;
     strcpy(fake->dir, "/tmp/px-test-client-XXXXXX");
     assert_non_null(mkdtemp(fake->dir));
     snprintf(fake->path, sizeof fake->path, "%s/client.json", fake->dir);
@@ -111,6 +124,8 @@ void fake_destroy(struct fake *fake)
     px_socket_destroy(fake->hub);
     px_socket_destroy(fake->notification);
     px_socket_destroy(fake->iopub);
+    if (fake->closer >= 0)
+        close(fake->closer);
     px_context_destroy(fake->context);
     unlink(fake->path);
     rmdir(fake->dir);
@@ -145,6 +160,20 @@ void fake_mend_iopub(struct fake *fake)
     px_socket_set_linger(fake->iopub, 0);
     while (px_socket_bind_port(fake->iopub, "tcp://127.0.0.1", &fake->iopub_port, NULL) < 0)
         assert_true(px_now_ms() < deadline);
+}
+
+void fake_close_iopub_at_once(struct fake *fake)
+{
+    const int64_t deadline = px_now_ms() + FAKE_TIMEOUT_MS;
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), yes = 1;
+    const struct sockaddr_in here = {.sin_family = AF_INET,
+                                     .sin_port = htons((uint16_t)fake->iopub_port),
+                                     .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes), 0);
+    while (bind(fd, (const struct sockaddr *)&here, sizeof here) < 0)
+        assert_true(px_now_ms() < deadline);
+    assert_int_equal(listen(fd, 16), 0);
+    fake->closer = fd;
 }
 
 phalanx_client *fake_connect(struct fake *fake)

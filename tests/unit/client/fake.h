@@ -26,6 +26,8 @@ void fake_set_engines(struct fake *fake, const char *engines);
 /* Breaks the clients' iopub connections; lets them connect again. */
 void fake_break_iopub(struct fake *fake);
 void fake_mend_iopub(struct fake *fake);
+/* Instead of mending: what connects is closed at once, as by a tunnel without another end. */
+void fake_close_iopub_at_once(struct fake *fake);
 
 enum fake_channel { FAKE_MUX, FAKE_TASK, FAKE_CONTROL };
 

@@ -118,6 +118,7 @@ static void requests_do_not_wait_for_iopub_for_ever(void **state)
 {
     struct pair *pair = *state;
     phalanx_client *client = connect_and_go_deaf(pair->fake);
+    fake_close_iopub_at_once(pair->fake);
     phalanx_result *result = submit_one(client);
     px_msg_destroy(fake_request(pair->fake, FAKE_MUX));
     phalanx_result_free(result);
