@@ -223,6 +223,8 @@ void px_result_unref(struct phalanx_result *result);
 void px_result_append(struct phalanx_result *result, struct px_task *task);
 /* Lock held: moves what was staged into view, and puts those who waited for it before `called`. */
 struct px_waiter *px_result_file(struct phalanx_result *result, struct px_waiter *called);
+/* I/O thread, now and then: gives the system back what many tasks took that are gone. */
+void px_results_tidy(struct phalanx_client *client);
 /* Lock not held: else whoever wakes would wait for it at once. */
 void px_waiters_wake(struct px_waiter *called);
 /* Once the I/O thread has ended: nothing will come for this result. */
@@ -254,6 +256,8 @@ struct phalanx_client {
         bool offered;
     } asked;
     struct px_waiter *engine_waiters;
+    atomic_size_t tasks_held, most_held; /* by results; the most since memory was given back */
+    atomic_bool untidy;                  /* most of those are gone */
     atomic_bool closed; /* no submissions any more: phalanx_close, or the controller's goodbye */
     bool stopping;      /* nothing is posted any more */
     struct {            /* submissions that wait for the end of the nap, in order */
@@ -334,7 +338,7 @@ void px_io_let_go(struct phalanx_client *client, struct px_task *task);
 void px_io_flush(struct phalanx_client *client);
 /* Sends what is held back. */
 void px_io_send_held(struct phalanx_client *client);
-/* Starts asking after the hub while somebody waits. */
+/* Starts asking after the hub while somebody waits, and tidies up. */
 void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused);
 /* Drops the tasks of a freed result. */
 void px_io_forget(struct phalanx_client *client, struct phalanx_result *result);

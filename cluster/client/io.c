@@ -248,6 +248,7 @@ static void on_probe(struct px_loop *loop, void *ctx)
 {
     struct phalanx_client *client = ctx;
     client->probed_ms = px_now_ms();
+    px_results_tidy(client);
     if (!somebody_waits(client)) {
         px_loop_cancel(loop, client->probe_timer);
         client->probe_timer = NULL;

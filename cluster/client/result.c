@@ -12,10 +12,13 @@
 #include "client/client.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <utlist.h>
+
+#define MANY_TASKS 10000u /* at once */
 
 /* ---- waiting ----------------------------------------------------------------- */
 
@@ -323,6 +326,10 @@ void px_result_append(struct phalanx_result *result, struct px_task *task)
     }
     task->index = result->count;
     result->tasks[result->count++] = task;
+    struct phalanx_client *client = result->client;
+    const size_t held = atomic_fetch_add(&client->tasks_held, 1) + 1;
+    if (held > client->most_held)
+        client->most_held = held;
 }
 
 phalanx_client *phalanx_result_client(const phalanx_result *result)
@@ -410,6 +417,7 @@ void px_result_unref(struct phalanx_result *result)
     for (size_t i = 0; i < result->count; i++)
         free(result->tasks[i]);
     free(result->tasks);
+    atomic_fetch_sub(&result->client->tasks_held, result->count);
     px_client_unref(result->client);
     free(result);
 }
@@ -438,6 +446,20 @@ void phalanx_discard(phalanx_result *result)
     free_messages(kept);
 }
 
+/* Whether there were many tasks, and most of them are gone: malloc keeps what they took. */
+static bool is_past_a_burst(const struct phalanx_client *client)
+{
+    return client->most_held >= MANY_TASKS && client->tasks_held < client->most_held / 8;
+}
+
+void px_results_tidy(struct phalanx_client *client)
+{
+    if (!atomic_exchange(&client->untidy, false) || !is_past_a_burst(client))
+        return; /* or in the next burst, whose end says so again */
+    client->most_held = client->tasks_held;
+    malloc_trim(0);
+}
+
 void phalanx_result_free(phalanx_result *result)
 {
     if (!result || px_client_inherited(result->client))
@@ -449,6 +471,8 @@ void phalanx_result_free(phalanx_result *result)
     result->done = NULL;
     const bool posted =
         result->finished < result->count && px_client_post_result(client, result, px_io_forget);
+    if (is_past_a_burst(client) && !atomic_exchange(&client->untidy, true))
+        px_client_post_result(client, NULL, px_io_watch);
     pthread_mutex_unlock(&client->lock);
     if (!posted)
         px_result_unref(result);

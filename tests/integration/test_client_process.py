@@ -172,6 +172,30 @@ print(before, rss())
 
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps what is freed")
+def test_what_a_burst_took_goes_back(where):
+    """More results at once than a client minds: when they are gone, so is their memory."""
+    if where[1] != 4:
+        pytest.skip("takes ipcontroller a minute")
+    assert script(where, """
+def grown():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024 - before
+before = 0
+view.apply_sync(abs, -1)
+before = grown()
+results = [view.apply_async(abs, -1) for i in range(20_000)]
+for result in results:
+    result.get()
+most = grown()
+del results, result
+deadline = time.monotonic() + 30
+while grown() > most / 3 and time.monotonic() < deadline:
+    threading.Event().wait(0.1)
+print(most > 20_000, grown() <= most / 3)
+""").split() == ["True", "True"]
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps what is freed")
 def test_the_memory_of_large_messages_goes_back(where):
     if where[1] != 4:
         pytest.skip("the controller has no part in it")
