@@ -173,7 +173,8 @@ static json_t *ask_hub(struct dialling *self, struct px_error *err)
  * so on the other. One of ipyparallel does not say. */
 static json_t *ask_until_heard(struct dialling *self, struct px_error *err)
 {
-    const int64_t until_ms = px_now_ms() + LISTEN_MS;
+    const int64_t half_ms = time_left(self->deadline_ms) / 2;
+    const int64_t until_ms = px_now_ms() + (half_ms < LISTEN_MS ? half_ms : LISTEN_MS);
     json_t *content = ask_hub(self, err);
     while (json_is_false(json_object_get(content, "px_listens")) && px_now_ms() < until_ms) {
         json_decref(content);
