@@ -77,9 +77,9 @@ bool px_handle_check(struct px_handle *handle, PyObject *closed_error);
 bool px_handle_inherited(const struct px_handle *handle);
 
 /*
- * The buffers of a request, from None or a sequence of bytes-like objects. Large ones are lent:
- * they come back when ZeroMQ has sent them. False with an exception. px_buffers_submitted ends it,
- * after the submission, which copied the small ones.
+ * The buffers of a request, from None or a list or tuple of bytes-like objects. Large ones are
+ * lent: they come back when ZeroMQ has sent them. False with an exception. px_buffers_submitted
+ * ends it, after the submission, which copied the small ones.
  */
 bool px_buffers_lend(struct px_handle *handle, PyObject *sequence, struct phalanx_buffer **out,
                      size_t *count);

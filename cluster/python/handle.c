@@ -95,17 +95,17 @@ bool px_buffers_lend(struct px_handle *handle, PyObject *sequence, struct phalan
     *count = 0;
     if (!sequence || sequence == Py_None)
         return true;
-    PyObject *fast = PySequence_Fast(sequence, "buffers must be a sequence of bytes-like objects");
-    if (!fast)
+    if (!PyList_Check(sequence) && !PyTuple_Check(sequence)) { /* the caller's, which hold them */
+        PyErr_SetString(PyExc_TypeError, "buffers must be a list or tuple of bytes-like objects");
         return false;
-    const Py_ssize_t size = PySequence_Fast_GET_SIZE(fast);
+    }
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(sequence);
     *out = PyMem_Calloc((size_t)size + 1, sizeof **out);
     bool good = *out != NULL;
     for (Py_ssize_t i = 0; good && i < size; i++) {
-        good = buffer_from(handle, PySequence_Fast_GET_ITEM(fast, i), &(*out)[i]);
+        good = buffer_from(handle, PySequence_Fast_GET_ITEM(sequence, i), &(*out)[i]);
         *count += good;
     }
-    Py_DECREF(fast);
     if (good) {
         copy_if_small(*out, *count);
         return true;

@@ -660,6 +660,8 @@ def test_events_come_once_though_their_value_was_got(rc):
     for wrong in (), (form.unpack_result,), (form.unpack_result, "soon"):
         with pytest.raises(TypeError):
             raw.value(*wrong)
+    with pytest.raises(TypeError, match="list or tuple"):  # who else would hold them?
+        rc._raw.submit(lib.APPLY, buffers=(bytes(9) for _ in range(9)))
 
 
 def test_interactive_wait(view, monkeypatch):
