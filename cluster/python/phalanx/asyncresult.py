@@ -250,8 +250,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         value = self._raw.value(self._unpack, timeout)
         if value is NotImplemented:
             return None
-        self._got = self._got or (value,)
-        return self._got
+        return self.__dict__.setdefault("_got", (value,))  # one for all threads
 
     # ---- waiting
 
