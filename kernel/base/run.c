@@ -63,7 +63,7 @@ static bool await_end(pid_t pid, int64_t deadline, int *status)
 static int converse(pid_t pid, const char *name, const int ends[2], int64_t timeout_ms,
                     struct px_buf *const bufs[2], struct px_error *err)
 {
-    int status;
+    int status = -1;
     const int64_t deadline = px_now_ms() + timeout_ms;
     const bool heard = listen_to(ends, deadline, bufs),
                much = bufs[0]->size > MAX_ANSWER || bufs[1]->size > MAX_ANSWER;
