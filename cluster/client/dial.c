@@ -45,6 +45,7 @@ struct dialling {
     struct phalanx_client *client;
     struct px_cluster_connection connection;
     int64_t deadline_ms;
+    char listener[PX_LISTENER_SIZE]; /* the topic that says that iopub is heard */
 };
 
 static const struct {
@@ -77,18 +78,14 @@ static int dial(struct dialling *self, enum px_channel channel, struct px_error 
         px_socket_curve_client(socket, self->connection.curve_serverkey);
     int port;
     memcpy(&port, (const char *)&self->connection + dial_rows[channel].port, sizeof port);
-    char endpoint[PX_ENDPOINT_SIZE], listener[PX_LISTENER_SIZE];
-    snprintf(listener, sizeof listener, PX_LISTENER "%s", client->session_id);
+    char endpoint[PX_ENDPOINT_SIZE];
     if (px_cluster_endpoint(&self->connection, port, endpoint, err) < 0)
         return -1;
     if (dial_rows[channel].type != PX_SUB)
         return px_socket_connect(socket, endpoint, err);
     px_socket_subscribe(socket, "");
-    if (px_socket_connect_wait(socket, endpoint, time_left(self->deadline_ms), err) == 0) {
-        if (channel == PX_CHANNEL_IOPUB)
-            px_socket_subscribe(socket, listener);
+    if (px_socket_connect_wait(socket, endpoint, time_left(self->deadline_ms), err) == 0)
         return 0;
-    }
     if (err->code == PX_ETIME)
         px_fail(err, PX_ETIME, "no controller answers at %s, which %s names", endpoint,
                 client->file);
@@ -146,7 +143,7 @@ static int check_version(const struct px_msg *answer, struct px_error *err)
 static json_t *ask_hub(struct dialling *self, struct px_error *err)
 {
     struct phalanx_client *client = self->client;
-    char *question = px_format("{\"px_listener\": \"%s%s\"}", PX_LISTENER, client->session_id);
+    char *question = px_format("{\"px_listener\": \"%s\"}", self->listener);
     const struct px_draft draft = {.type = PX_CONNECTION_REQUEST, .content = px_span_of(question)};
     struct px_msg *msg = px_session_build(client->out, &draft);
     free(question);
@@ -205,6 +202,7 @@ static int make_sessions(struct dialling *self, struct px_error *err)
     if (!client->out)
         return -1;
     snprintf(client->session_id, sizeof client->session_id, "%s", px_session_id(client->out));
+    snprintf(self->listener, sizeof self->listener, PX_LISTENER "%s", client->session_id);
     client->in = px_session_create(c->key, c->signature_scheme, client->session_id, err);
     return client->in ? 0 : -1;
 }
@@ -239,6 +237,7 @@ static int dial_all(struct dialling *self, struct px_error *err)
         if (dial(self, order[i], err) < 0)
             return -1;
     }
+    px_socket_subscribe(self->client->sockets[PX_CHANNEL_IOPUB], self->listener);
     return ask_engines(self, err);
 }
 
