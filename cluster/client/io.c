@@ -289,11 +289,12 @@ static void on_connection(struct phalanx_client *client, enum px_channel channel
     for (struct px_msg *event; (event = px_socket_recv(client->monitors[channel]));) {
         const bool lost = px_monitor_says_lost(event);
         px_msg_destroy(event);
-        if (channel == PX_CHANNEL_IOPUB && lost && client->deaf_ms)
-            continue; /* as before: a tunnel without another end takes connections all the time */
-        client->doubtful |= lost;
-        if (channel == PX_CHANNEL_IOPUB)
+        if (channel == PX_CHANNEL_IOPUB) {
+            if (lost && client->deaf_ms)
+                continue; /* as before: a tunnel without another end is lost all the time */
             client->deaf_ms = lost ? px_now_ms() : 0;
+        }
+        client->doubtful |= lost;
         if (lost)
             miss_controller(client, px_now_ms());
         /* What was asked before may be lost as well. */
