@@ -147,11 +147,11 @@ static void compose(const struct phalanx_request *request, struct targets *targe
     for (size_t i = 0; i < request->buffer_count; i++)
         out->lent |= request->buffers[i].release != NULL;
     out->unanswered = named && strncmp(request->message, "comm_", 5) == 0;
-    if (request->type == PHALANX_EXECUTE)
+    out->content = px_span_of(request->content && named ? request->content : "{}");
+    if (request->type == PHALANX_EXECUTE) {
         execute_content(request, &out->code);
-    out->content = request->type == PHALANX_EXECUTE
-                       ? px_buf_span(&out->code)
-                       : px_span_of(request->content && named ? request->content : "{}");
+        out->content = px_buf_span(&out->code);
+    }
 
     px_buf_text(&out->metadata, "{");
     if (balanced && targets->count)
