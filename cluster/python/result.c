@@ -196,6 +196,14 @@ static struct shared_message *take_next(struct result *self, struct phalanx_even
     return shared;
 }
 
+static void drop_held(struct result *self)
+{
+    struct shared_message *held = self->held;
+    self->held = NULL;
+    if (held)
+        shared_drop(held);
+}
+
 phalanx_result *px_result_of(PyObject *self)
 {
     return ((struct result *)self)->result;
@@ -231,8 +239,7 @@ static void result_dealloc(PyObject *object)
         if (!px_handle_inherited(self->handle)) {
             if (self->notice)
                 drop_notice(self);
-            if (self->held)
-                shared_drop(self->held);
+            drop_held(self);
             phalanx_result_free(self->result);
         }
         px_handle_unref(self->handle);
@@ -398,10 +405,7 @@ static PyObject *result_discard(PyObject *object, PyObject *unused)
     if (!usable(self))
         return NULL;
     phalanx_discard(self->result);
-    struct shared_message *held = self->held;
-    self->held = NULL;
-    if (held)
-        shared_drop(held);
+    drop_held(self);
     Py_RETURN_NONE;
 }
 

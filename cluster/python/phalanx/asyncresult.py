@@ -76,7 +76,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
     _lent = None  # weak references to buffers that are being sent (track=True)
     _raw = None
     _lock = _Lazy(lambda self: threading.RLock())
-    _tasks = _Lazy(lambda self: self._make_tasks(self._raw))
+    _tasks = _Lazy(lambda self: self._make_tasks())
     msg_id: "str | list[str]"
     submitted: "datetime | list[datetime]"
     started: "datetime | list[datetime]"
@@ -111,8 +111,8 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self._plain = single and method == "apply" and type(self) is AsyncResult
         self._sent_at = time.time()
 
-    def _make_tasks(self, raw):
-        return [Task() for _ in range(len(raw))]
+    def _make_tasks(self):
+        return [Task() for _ in range(len(self._raw))]
 
     def __del__(self):
         try:

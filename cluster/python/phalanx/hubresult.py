@@ -150,7 +150,7 @@ class StoredResult(AsyncResult):
         super().__init__(client, None, None, fname, single=single)
         self._ids = list(msg_ids)
 
-    def _make_tasks(self, raw):
+    def _make_tasks(self):
         return [Task() for _ in self._ids]
 
     def fill(self, index, value, metadata):

@@ -89,8 +89,8 @@ class AsyncMapResult(mapresult.AsyncMapResult):
         super().__init__(client, raw, unpack=None, joiner=None, **kwargs)
         self._order = array("l")
 
-    def _make_tasks(self, raw):
-        return Tasks(len(raw))
+    def _make_tasks(self):
+        return Tasks(len(self._raw))
 
     def _take(self, event):
         if isinstance(event, Part):  # nothing that is shown

@@ -141,7 +141,7 @@ class View:
             members.append(form.METADATA)
         if quiet:
             members.append(_QUIET)
-        return ", ".join(members) if members else None
+        return ", ".join(members) or None
 
     # ---- calls
 
