@@ -5,27 +5,11 @@
 #define _GNU_SOURCE
 #include "base/base.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* Whatever this process was left with by others is not for those it starts. One that is closed
- * meanwhile does not matter. */
-static void close_others(posix_spawn_file_actions_t *files)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    for (struct dirent *entry; dir && (entry = readdir(dir));) {
-        const int fd = atoi(entry->d_name); /* "." and ".." give 0 */
-        if (fd > STDERR_FILENO)
-            posix_spawn_file_actions_addclose(files, fd);
-    }
-    if (dir)
-        closedir(dir);
-}
 
 int px_spawn(pid_t *pid, char *const argv[], const int fds[3])
 {
@@ -38,7 +22,7 @@ int px_spawn(pid_t *pid, char *const argv[], const int fds[3])
     for (int i = 0; i < 3; i++)
         if (fds[i] >= 0)
             posix_spawn_file_actions_adddup2(&files, fds[i], i);
-    close_others(&files);
+    posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1); /* what others left open */
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
