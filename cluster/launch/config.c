@@ -261,10 +261,10 @@ static int add(const struct sink *sink, const struct row *row, json_t *value, st
 
 static const char *classes_of(const struct row *row, const struct px_launcher_ops *launcher)
 {
-    const struct family *family = families;
-    while (family->launcher != launcher)
-        family++;
-    return row->classes ? row->classes : family->classes;
+    const char *classes = row->classes;
+    for (size_t i = 0; i < PX_COUNT(families) && !classes; i++)
+        classes = families[i].launcher == launcher ? families[i].classes : NULL;
+    return classes ? classes : "";
 }
 
 static bool applies(const struct row *row, const struct px_launcher_ops *launcher,
