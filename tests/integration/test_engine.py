@@ -200,6 +200,16 @@ def test_the_url_overrides_the_file(hub, start):
     hub.join()
 
 
+def said_at_the_start(hub, engine_id):
+    """What the next engine prints at its start; it is to ask for that id."""
+    _, msg = hub.receive("registration")
+    assert msg["content"]["id"] == engine_id
+    hub.send("registration", [msg["content"]["uuid"].encode()], "registration_reply",
+             {"status": "ok", "id": engine_id, "hb_period": 3000})
+    hub.receive("iopub")
+    return hub.receive("iopub")[1]["content"]["text"]
+
+
 def test_ipengine_s_names_for_the_same(hub, start, env, tmp_path):
     hub.write()
     file = hub.file.rename(tmp_path / "elsewhere.json")
@@ -208,12 +218,7 @@ def test_ipengine_s_names_for_the_same(hub, start, env, tmp_path):
           tmp_path / "script", "--c=print two", "--IPEngine.id=7", "--IPEngine.work_dir=/",
           "--BaseParallelApplication.log_to_file=False", "--IPEngine.enable_nanny=False",
           "--IPEngine.wait_for_url_file=0.5")
-    _, msg = hub.receive("registration")
-    assert msg["content"]["id"] == 7
-    hub.send("registration", [msg["content"]["uuid"].encode()], "registration_reply",
-             {"status": "ok", "id": 7, "hb_period": 3000})
-    hub.receive("iopub")
-    assert hub.receive("iopub")[1]["content"]["text"] == "one\ntwo\n"
+    assert said_at_the_start(hub, 7) == "one\ntwo\n"
 
 
 def test_configuration_files_say_what_options_would(hub, start, ipython_dir, tmp_path):
@@ -226,12 +231,7 @@ def test_configuration_files_say_what_options_would(hub, start, ipython_dir, tmp
     for options, wanted, said in ([], 7, "profile\n"), (["--id=8"], 8, "profile\n"), (
             ["--config", tmp_path / "more.json"], 7, "more\n"):
         start(*options)
-        _, msg = hub.receive("registration")
-        assert msg["content"]["id"] == wanted
-        hub.send("registration", [msg["content"]["uuid"].encode()], "registration_reply",
-                 {"status": "ok", "id": wanted, "hb_period": 3000})
-        hub.receive("iopub")
-        assert hub.receive("iopub")[1]["content"]["text"] == said
+        assert said_at_the_start(hub, wanted) == said
 
 
 def test_a_configuration_may_be_a_program(hub, start, ipython_dir):
@@ -240,12 +240,7 @@ def test_a_configuration_may_be_a_program(hub, start, ipython_dir):
     config.write_text("import os\nc.IPEngine.id = 3 + 4\n"
                       "c.IPEngine.startup_command = os.linesep.join(['print one', 'print two'])\n")
     start()
-    _, msg = hub.receive("registration")
-    assert msg["content"]["id"] == 7
-    hub.send("registration", [msg["content"]["uuid"].encode()], "registration_reply",
-             {"status": "ok", "id": 7, "hb_period": 3000})
-    hub.receive("iopub")
-    assert hub.receive("iopub")[1]["content"]["text"] == "one\ntwo\n"
+    assert said_at_the_start(hub, 7) == "one\ntwo\n"
     config.write_text("c.IPEngine.id = nothing\n")
     status, err = start().end()
     assert status == 2 and err.startswith("pxengine: ") and err.count("\n") == 1

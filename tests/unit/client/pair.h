@@ -74,7 +74,7 @@ static inline void iopub_is_filed(struct pair *pair)
 }
 
 static inline void expect(phalanx_result *result, enum phalanx_event_type type,
-                   struct phalanx_event *event)
+                          struct phalanx_event *event)
 {
     assert_int_equal(phalanx_next(result, FAKE_TIMEOUT_MS, event), PHALANX_OK);
     assert_int_equal(event->type, type);
