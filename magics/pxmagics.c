@@ -334,7 +334,8 @@ static void magics_dealloc(PyObject *object)
 static PyMethodDef magics_methods[] = {
     {"px", magic_px, METH_VARARGS,
      "px(line, alone=False): runs a line; help() has the options. alone: it is the whole cell."},
-    {"cell_px", magic_cell_px, METH_VARARGS, "cell_px(line, cell, alone=False): runs a cell; see px()."},
+    {"cell_px", magic_cell_px, METH_VARARGS,
+     "cell_px(line, cell, alone=False): runs a cell; see px()."},
     {"pxresult", magic_pxresult, METH_VARARGS,
      "pxresult(line, alone=False): shows the last run's output again."},
     {"pxconfig", magic_pxconfig, METH_O, "pxconfig(line): sets what lines do not say."},

@@ -392,8 +392,8 @@ int px_cpu_count(void)
         {"/sys/fs/cgroup/cpu.max", "/dev/null"},
         {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"},
     };
-    cpu_set_t
-        masks[8]; /* of 1024 each: Linux has up to 8192, and refuses a mask that is too small */
+    /* Of 1024 each: Linux has up to 8192, and refuses a mask that is too small. */
+    cpu_set_t masks[8];
     long count = sched_getaffinity(0, sizeof masks, masks) == 0 ? CPU_COUNT_S(sizeof masks, masks)
                                                                 : sysconf(_SC_NPROCESSORS_ONLN);
     for (size_t i = 0; i < PX_COUNT(quotas); i++) {
