@@ -23,6 +23,7 @@ class Side:
     """One controller, a client of it, and engines by name."""
 
     def __init__(self, command, directory, env, *options):
+        self.program = command[-1]
         self.process = subprocess.Popen(
             [*command, f"--profile-dir={directory}", *OPTIONS, *options], env=env, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -67,7 +68,8 @@ class Side:
         self.sessions[name].send(hub, "registration_request", {"uuid": name})
         assert hub.poll(DEADLINE * 1000)
         reply = self.sessions[name].recv(hub, mode=0)[1]["content"]
-        wait_for(lambda: self.is_known(name, ping, pong), DEADLINE, "the scheduler to know of an engine")
+        wait_for(lambda: self.is_known(name, ping, pong), DEADLINE,
+                 f"the scheduler of {self.program} to know of {name}")
         for socket in (ping, pong):
             socket.close()
         return reply["id"]
