@@ -95,7 +95,8 @@ class Side:
     def probe(self, name):
         """Whether a task that names the engine is sent to it; else it is impossible."""
         probe = self.submit(targets=[name])
-        wait_for(lambda: self.engines[name].poll(0) or self.client.poll(0), DEADLINE, "a probe")
+        wait_for(lambda: self.engines[name].poll(0) or self.client.poll(0), DEADLINE,
+                 f"a probe of {self.program}")
         if self.engines[name].poll(0):
             self.take(name)
             self.answer(name, probe)
