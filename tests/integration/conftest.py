@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,27 @@ PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.execu
 
 STOCK_CONTROLLER = f"{PYTHON} -m ipyparallel.controller"
 STOCK_ENGINE = f"{PYTHON} -m ipyparallel.engine"
+
+_held = []  # sockets whose names say which ports are this process's
+
+
+def stock_controller(count=40):
+    """The command of ipyparallel's controller. It looks for free ports first, and its processes bind
+    them later, when another program may have them: it is given some that the system gives nobody,
+    and no other test."""
+    for low in range(10_000, 32_000, count):
+        held = socket.socket(socket.AF_UNIX)
+        try:
+            held.bind(f"\0px-test-ports-{low}")
+            for port in range(low, low + count):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            held.close()
+            continue
+        _held.append(held)
+        return [*STOCK_CONTROLLER.split(), f"--ports={low}-{low + count - 1}"]
+    pytest.fail("no ports for ipcontroller")
+
 
 # Under nohup, or behind `&` in a script, the tests' programs would inherit signals that are ignored.
 for _signal, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import conftest
-from conftest import BIN, PYTHONPATH, STOCK_CONTROLLER, wait_for
+from conftest import BIN, PYTHONPATH, stock_controller, wait_for
 
 phalanx = pytest.importorskip("phalanx")
 
@@ -48,7 +48,7 @@ def start_theirs(env):
              "stderr": subprocess.DEVNULL, "start_new_session": True}
     stock = {k: v for k, v in env.items() if k != "PYTHONPATH"}
     # A short period: the tests await deaths. A long patience: the machine may be busy.
-    subprocess.Popen([*STOCK_CONTROLLER.split(), "--ping=500"], env=stock, **quiet)
+    subprocess.Popen([*stock_controller(), "--ping=500"], env=stock, **quiet)
     file = os.path.join(security_of(env), "ipcontroller-engine.json")
     wait_for(lambda: os.path.exists(file), 60, "ipcontroller's files")
     subprocess.Popen([BIN / "pxengine", "-n", "4", f"--file={file}"], env=env, **quiet)

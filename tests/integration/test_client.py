@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import PYTHON, STOCK_CONTROLLER, STOCK_ENGINE, wait_for
+from conftest import PYTHON, STOCK_ENGINE, stock_controller, wait_for
 from four import cluster, script_environment, security_of, start_ours
 
 phalanx = pytest.importorskip("phalanx")
@@ -151,7 +151,7 @@ def start_theirs(env):
                  stderr=subprocess.DEVNULL, start_new_session=True)
     stock = {k: v for k, v in env.items() if k != "PYTHONPATH"}
     quiet["env"] = stock
-    subprocess.Popen([*STOCK_CONTROLLER.split(), "--ping=200"], **quiet)
+    subprocess.Popen([*stock_controller(), "--ping=200"], **quiet)
     file = os.path.join(security_of(env), "ipcontroller-engine.json")
     wait_for(lambda: os.path.exists(file), 30)
     for _ in range(2):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import zmq
 import conftest
-from conftest import PYTHON, alive, wait_for
+from conftest import PYTHON, alive, stock_controller as stock_command, wait_for
 from hub import TIMEOUT, Engines, Hub
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
@@ -901,7 +901,7 @@ def test_code_of_ipyparallels_finds_what_its_module_has(client):
 @pytest.fixture
 def stock_controller(env, ipython_dir):
     log = open(ipython_dir / "controller.log", "w")
-    process = subprocess.Popen([PYTHON, "-m", "ipyparallel.controller", "--ping=200"], env=env,
+    process = subprocess.Popen([*stock_command(), "--ping=200"], env=env,
                                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     file = ipython_dir / "profile_default" / "security" / "ipcontroller-engine.json"
     wait_for(file.exists, 60, "ipcontroller's connection file")
@@ -1033,7 +1033,7 @@ def controller(px_bin, env, ipython_dir):
 
     def controller(*options, stock=False):
         stop()
-        program = [PYTHON, "-m", "ipyparallel.controller"] if stock else [px_bin / "pxcontroller"]
+        program = stock_command() if stock else [px_bin / "pxcontroller"]
         file = ipython_dir / "profile_default" / "security" / "ipcontroller-client.json"
         log = open(ipython_dir / "controller.log", "a")
         running.append(subprocess.Popen([*program, "--ping=300", *options], env=env, stdout=log,

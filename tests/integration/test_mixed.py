@@ -7,8 +7,8 @@ import signal
 import subprocess
 
 import pytest
-from conftest import (NEWER, PYTHON, PYTHONPATH, alive, has_newer, processes_with, wait_for,
-                      with_newer)
+from conftest import (NEWER, PYTHON, PYTHONPATH, alive, has_newer, processes_with,
+                      stock_controller, wait_for, with_newer)
 from four import environment
 
 ipp = pytest.importorskip("ipyparallel")
@@ -49,7 +49,7 @@ def mixed(request, px_bin, tmp_path_factory):
     if kind == "our":
         start("installed", px_bin / "pxcontroller", *patience)
     else:
-        start(kind, PYTHON, "-m", "ipyparallel.controller", *patience)
+        start(kind, *stock_controller(), *patience)
     wait_for(file.exists, DEADLINE, "the connection files")
     for version in envs:
         start(version, px_bin / "pxengine", "-n1")

@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 import zmq
-from conftest import BIN, PYTHON, wait_for
+from conftest import BIN, stock_controller, wait_for
 from jupyter_client.session import Session
 
 ipp = pytest.importorskip("ipyparallel")
@@ -21,7 +21,6 @@ from ipyparallel.controller.heartmonitor import Heart  # noqa: E402
 
 pytestmark = [pytest.mark.stock, pytest.mark.timeout(180)]
 
-REFERENCE = [PYTHON, "-m", "ipyparallel.controller"]
 OURS = [str(BIN / "pxcontroller")]
 ENGINES = ["engine-a", "engine-b", "engine-c"]  # ids 0, 1, 2; the last one leaves
 
@@ -352,7 +351,7 @@ def answers(request, tmp_path_factory):
     hubs = []
     given = []
     try:
-        for name, command in (("reference", REFERENCE), ("ours", OURS)):
+        for name, command in (("reference", stock_controller()), ("ours", OURS)):
             option = request.param if name == "ours" or request.param == "--nodb" else "--dictdb"
             hubs.append(Hub(command, folder / name, option))
             if request.param != "--nodb":

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import zmq
-from conftest import BIN, PYTHON, wait_for
+from conftest import BIN, stock_controller, wait_for
 from jupyter_client.session import Session
 
 pytest.importorskip("ipyparallel")
@@ -16,14 +16,13 @@ pytest.importorskip("ipyparallel")
 DEADLINE = 60
 OPTIONS = ["--ip=127.0.0.1", "--HeartMonitor.period=250",
            "--HeartMonitor.max_heartmonitor_misses=100000", "--log-level=40"]
-COMMANDS = {"theirs": [PYTHON, "-m", "ipyparallel.controller"], "ours": [str(BIN / "pxcontroller")]}
 
 
 class Side:
     """One controller, a client of it, and engines by name."""
 
     def __init__(self, command, directory, env, *options):
-        self.program = command[-1]
+        self.program = " ".join(command)
         self.process = subprocess.Popen(
             [*command, f"--profile-dir={directory}", *OPTIONS, *options], env=env, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -316,7 +315,8 @@ def both(tmp_path_factory, *options, kind=Side):
     env.pop("LD_PRELOAD", None)
     opened = {}
     try:
-        for name, command in COMMANDS.items():
+        commands = {"theirs": stock_controller(), "ours": [str(BIN / "pxcontroller")]}
+        for name, command in commands.items():
             directory = tmp_path_factory.mktemp(name)
             opened[name] = kind(command, directory, dict(env, HOME=str(directory)), *options)
         for side in opened.values():
