@@ -569,6 +569,8 @@ sys.meta_path.insert(0, Once())
 def history_of(ipython_dir, timeout=1):
     with contextlib.closing(sqlite3.connect(
             ipython_dir / "profile_default" / "history.sqlite", timeout=timeout)) as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").fetchone():
+            return None  # whoever looks first makes the file
         return [row[0] for row in db.execute("SELECT source_raw FROM history ORDER BY line")]
 
 
