@@ -122,6 +122,7 @@ pieces = ["a", " ", "=", "!", "%", "?", "\n", "\\\n", "(", ")", ",", ";", "/", "
 cells = ["".join(c) for n in (1, 2, 3) for c in itertools.product(pieces, repeat=n)]
 draw = random.Random(7)
 cells += ["".join(draw.choices(pieces, k=draw.randrange(4, 12))) for _ in range(8000)]
+cells += ["%a " + cell for cell in cells[-3000:]]
 cells += [pathlib.Path(random.__file__).read_text(), pathlib.Path(pathlib.__file__).read_text()]
 differ = [cell for cell in cells if outcome(theirs, cell) not in (outcome(ours, cell), IndentationError)]
 

@@ -77,7 +77,11 @@ from IPython.core.display_trap import DisplayTrap
 from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
 from IPython.core.error import UsageError
 from IPython.core.formatters import BaseFormatter, DisplayFormatter
-from IPython.core.inputtransformer2 import ESCAPE_SINGLES, TransformerManager
+from IPython.core.inputtransformer2 import (
+    ESCAPE_SINGLES,
+    EscapedCommand,
+    TransformerManager,
+)
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magics.code import CodeMagics, InteractivelyDefined, MacroToEdit
@@ -229,13 +233,15 @@ class Compiler(CachingCompiler):
 
 
 class Transformers(TransformerManager):
-    """Looks for IPython's syntax among the tokens of a cell only where there may be some: Python's
-    tokenizer is written in Python, and takes longer than all else that a plain cell needs."""
+    """Looks for IPython's syntax among the tokens of a cell only where there may be some, and more
+    than one magic: Python's tokenizer is written in Python, and takes longer than all else that a
+    plain cell needs."""
 
     # a = %magic, a = !command; %magic and the like at a line's begin; help? Other ends of lines than
     # \n are left to the tokenizer.
     _syntax = re.compile(r"=\s*[%%!]|^\s*[%s]|[?\r\v\f\x1c-\x1e\x85\u2028\u2029]"
                          % re.escape("".join(sorted(ESCAPE_SINGLES))), re.M)
+    _magic = re.compile(r"%{1,2}[^\W\d][^?\\\r\v\f\x1c-\x1e\x85\u2028\u2029\n]*\n")
     _searched = ["MagicAssign", "SystemAssign", "EscapedCommand", "HelpEnd"]
 
     def __init__(self):
@@ -244,9 +250,11 @@ class Transformers(TransformerManager):
         self._known = list(self.token_transformers) if names == self._searched else None
 
     def do_one_token_transform(self, lines):
-        plain = not self._syntax.search("".join(lines))
-        if plain and self.token_transformers == self._known:
-            return False, lines
+        if self.token_transformers == self._known:
+            if not self._syntax.search("".join(lines)):
+                return False, lines
+            if len(lines) == 1 and self._magic.fullmatch(lines[0]):
+                return True, EscapedCommand((1, 0)).transform(lines)
         return super().do_one_token_transform(lines)
 
 
