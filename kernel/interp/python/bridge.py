@@ -2,15 +2,13 @@
 """What C calls: one object, whose methods take and give JSON text.
 
 IPython is slow to import, so the shell is made when something first needs it. Where IPython is not
-installed a plain one takes its place. Cells run while an asyncio loop counts as running, so that
-`asyncio.create_task` works in them as in other kernels; C lets that loop run between cells.
+installed a plain one takes its place.
 """
 
 import _signal
 import atexit
 import builtins
 import contextlib
-import itertools
 import json
 import os
 import signal
@@ -21,7 +19,6 @@ import types
 
 import _phalanx_host as host
 
-MOST_DELIVERIES = 1000  # of an interrupt to what a cell awaits
 POOLS_SECONDS = 0.4  # within which open pools of processes end with the kernel
 
 
@@ -137,122 +134,21 @@ def publish_data(data):
     publish(host.DATA_MESSAGE, {"keys": list(data)}, None, host.bridge.pack(data))
 
 
-class Session:
-    """The little of a Jupyter session that engine code asks of `get_ipython().kernel.session`."""
-
-    kinds = {
-        "display_data": host.DISPLAY_DATA,
-        "update_display_data": host.UPDATE_DISPLAY_DATA,
-        "execute_result": host.EXECUTE_RESULT,
-        "clear_output": host.CLEAR_OUTPUT,
-        "error": host.ERROR,
-        "comm_open": host.COMM_OPEN,
-        "comm_msg": host.COMM_MSG,
-        "comm_close": host.COMM_CLOSE,
-        "data_message": host.DATA_MESSAGE,
-    }
-    buffer_threshold = 1024
-    item_threshold = 64
-    session = ""  # the id in the header of every message from here
-
-    def msg(self, msg_type, content=None, parent=None, header=None, metadata=None):
-        return {
-            "header": {"msg_type": msg_type, **(header or {})},
-            "msg_type": msg_type,
-            "parent_header": parent or {},
-            "content": content or {},
-            "metadata": metadata or {},
-        }
-
-    def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None,
-             track=False, header=None, metadata=None):
-        if not isinstance(msg_or_type, str):
-            content, metadata = msg_or_type["content"], msg_or_type["metadata"]
-            buffers = buffers or msg_or_type.get("buffers")
-            msg_or_type = msg_or_type["msg_type"]
-        kind = self.kinds.get(msg_or_type)
-        if kind is None:
-            raise ValueError(f"a {msg_or_type!r} message cannot be sent from here")
-        publish(kind, content, metadata, buffers)
-        return self.msg(msg_or_type, content, metadata=metadata)
-
-
-class Parent(dict):
-    """A request, as the protocol has it. `token` is what output follows."""
-
-    token = None
-
-
-class Kernel:
-    """`get_ipython().kernel`: what code written for IPython's kernels and engines looks for."""
-
-    implementation = "phalanx"
-    iopub_socket = None
-    eventloop = None
-    _allow_stdin = False  # by the last cell's front end: IPython's kernel has the name
-
-    def __init__(self, bridge):
-        self._bridge = bridge
-        self.engine_id = self.int_id = -1
-        self.ident = ""
-        self.session = Session()
-
-    @property
-    def shell(self):
-        return self._bridge.shell
-
-    @property
-    def log(self):
-        import logging
-
-        return logging.getLogger("phalanx")
-
-    @property
-    def io_loop(self):
-        """tornado's, around the loop that C lets run between requests."""
-        from tornado.ioloop import IOLoop
-
-        return self._bridge.loop and IOLoop.current()
-
-    @property
-    def comm_manager(self):
-        return self._bridge.comms
-
-    def get_parent(self, channel="shell"):
-        header = json.loads(host.parent())
-        parent = Parent(header=header, parent_header={}, metadata={}, content={})
-        parent.token = host.parent_variable.get(None)
-        return parent
-
-    def set_parent(self, ident, parent, channel="shell"):
-        """Output of this thread or task belongs to that request now, if get_parent() gave it."""
-        if getattr(parent, "token", None) is not None:
-            host.parent_variable.set(parent.token)
-
-    _parent_header = property(get_parent)  # of old, and widgets still ask for it
-
-    def _topic(self, topic):
-        where = f"engine.{self.engine_id}" if self.engine_id >= 0 else "kernel"
-        return f"{where}.{topic}".encode()
-
-
 class Bridge:
     def __init__(self, options):
         self.options = options
         self.engine = options["engine"]
-        self.kernel = Kernel(self)
         self.child = False  # of the kernel's or engine's process, forked by the user's code
         self._shell = None
         self._comms = None
         self._apply = None
-        self._loops = threading.local()
         self._making = threading.RLock()
-        self._idling = False
-        self._toolkit = None
         self._debugger = None
         self._started = False
         self._modules = {}
         self._bound_file = None
+        self.kernel = self.embedded("kernel").Kernel(self)
+        self.loops = self.embedded("loops").Loops(self)
         host.bridge = self
         self._install()
 
@@ -315,10 +211,8 @@ class Bridge:
         the program around us would act on what it shares with its parent."""
         host.forked()
         self.child = True
-        self._toolkit = self._debugger = None
-        if self._idling:
-            self._loops.loop.stop()  # it shares its selector with the parent's
-        self._loops = threading.local()
+        self._debugger = None
+        self.loops.forget()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             if signal.getsignal(number) in (None, signal.SIG_DFL):  # none that Python set
                 signal.signal(number, signal.SIG_DFL)
@@ -415,9 +309,7 @@ class Bridge:
         """Raises the KeyboardInterrupt that waits for this thread, if one does."""
 
     def thread_end(self, unused):
-        loop = getattr(self._loops, "loop", None)
-        if loop is not None:
-            loop.close()
+        self.loops.end_thread()
         # What stands for a thread that Python did not start would stand there for ever.
         getattr(threading, "_active", {}).pop(threading.get_ident(), None)
 
@@ -475,7 +367,7 @@ class Bridge:
         self.kernel._allow_stdin = bool(allow_stdin)
         if debugger is not None:
             debugger.cell_begins()
-        with self.running_loop():
+        with self.loops.running():
             error = shell.px_execute(code, bool(silent), bool(store_history))
             _end_debugger()
             if debugger is not None:
@@ -564,7 +456,7 @@ class Bridge:
         if self._shell is not None or self._has_startup_files():
             self.shell
         if sys.version_info >= (3, 14):
-            self.loop  # which asyncio.ensure_future() wants and does not make any more
+            self.loops.current  # which asyncio.ensure_future() wants and does not make any more
         return self.apply
 
     @property
@@ -607,7 +499,7 @@ class Bridge:
             host.COMM_MSG: "comm_msg",
             host.COMM_CLOSE: "comm_close",
         }
-        with self.running_loop():
+        with self.loops.running():
             getattr(self.comms, handlers[kind])(message)
 
     # ---- input -------------------------------------------------------------
@@ -638,138 +530,10 @@ class Bridge:
         """A line of text from the user, who does not see it while typing."""
         return self._ask(prompt, True)
 
-    # ---- asyncio -----------------------------------------------------------
-
-    @property
-    def loop(self):
-        """This thread's. Between requests C lets that of the interpreter thread run."""
-        loop = self._made_loop()
-        if loop is None:
-            import asyncio
-
-            loop = self._loops.loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(loop)
-        return loop
-
-    def _made_loop(self):
-        """This thread's, if there is one: ours, or what a function that was applied got from
-        asyncio.get_event_loop(), which makes one where no cell has run yet."""
-        loop = getattr(self._loops, "loop", None)
-        if loop is None and "asyncio" in sys.modules and sys.version_info < (3, 14):
-            policy = sys.modules["asyncio"].get_event_loop_policy()
-            loop = self._loops.loop = getattr(getattr(policy, "_local", None), "_loop", None)
-        return None if loop is None or loop.is_closed() else loop
-
-    def running_loop(self):
-        return RunningLoop(self)
-
-    def run_coroutine(self, coroutine):
-        """Runs a cell that awaits. An interrupt is delivered inside the cell, where its `finally`
-        blocks and context managers see it; one that lasts may keep a loop that is not asyncio's
-        from getting there."""
-        import asyncio
-
-        loop, own = self.loop, self._shell.px_own
-        _count_as_running(loop, False)
-        task = loop.create_task(coroutine)
-        try:
-            for deliveries in itertools.count(1):
-                try:
-                    return loop.run_until_complete(task)
-                except KeyboardInterrupt:
-                    if task.done() or deliveries == MOST_DELIVERIES:
-                        raise
-                    own.interrupted = True
-                    task.cancel()
-        finally:
-            _count_as_running(loop, True)
+    # ---- between requests --------------------------------------------------
 
     def note_background(self):
-        """Tells C what the loop has to do between requests."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        loop = self.loop if self._toolkit else self._made_loop()
-        if loop is None:
-            host.background(False, -1)
-            return
-        try:
-            busy = self._toolkit or loop._ready or loop._scheduled
-            host.background(bool(busy), loop._selector.fileno())
-        except (AttributeError, OSError, ValueError):  # another kind of loop
-            host.background(True, -1)
+        self.loops.note_background()
 
     def idle(self, fd):
-        """Lets the loop run until `fd` can be read, or the toolkit is to have a turn."""
-        loop = self.loop
-        loop.add_reader(fd, loop.stop)
-        self._idling = True
-        turn = None
-        try:
-            if self._toolkit is not None:
-                turn = self._let_toolkit_run(loop)
-            loop.run_forever()
-        except (KeyboardInterrupt, SystemExit):
-            pass
-        finally:
-            self._idling = False
-            if turn is not None:
-                turn.cancel()
-            if not self.child:
-                loop.remove_reader(fd)
-                self.note_background()
-
-
-    # ---- windows -----------------------------------------------------------
-
-    def use_toolkit(self, name):
-        """From now on that toolkit's windows live between cells; None: no windows do."""
-        if name is None:
-            self._toolkit = None
-            return
-        if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("windows belong to the main shell")
-        module = self.embedded("toolkits")
-        try:
-            self._toolkit = module.create(name)
-        except module.Unavailable as error:
-            raise RuntimeError(str(error)) from None
-
-    def _let_toolkit_run(self, loop):
-        """Until the loop has something to do; returns what stops that in turn."""
-        module = self.embedded("toolkits")
-        try:
-            if getattr(loop, "_ready", True) or loop._scheduled:
-                self._toolkit.turn()
-                return loop.call_later(module.TURN, loop.stop)
-            with module.Noticed(loop):
-                self._toolkit.wait(loop._selector.fileno())
-        except Exception:
-            self._toolkit = None
-            host.log("the windows are left alone: " + traceback.format_exc().strip())
-        return loop.call_soon(loop.stop)
-
-
-def _count_as_running(loop, running):
-    """For asyncio.get_running_loop(), and for loop.is_running() where the loop lets us."""
-    import asyncio
-
-    asyncio._set_running_loop(loop if running else None)
-    if hasattr(loop, "_thread_id"):
-        loop._thread_id = threading.get_ident() if running else None
-
-
-class RunningLoop:
-    """A thread's loop counts as running while a cell does, if anything may want one."""
-
-    def __init__(self, bridge):
-        self.bridge = bridge
-        self.loop = bridge.loop if "asyncio" in sys.modules else None
-
-    def __enter__(self):
-        if self.loop is not None:
-            _count_as_running(self.loop, True)
-
-    def __exit__(self, *error):
-        if self.loop is not None:
-            _count_as_running(self.loop, False)
-        self.bridge.note_background()
+        self.loops.idle(fd)

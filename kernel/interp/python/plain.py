@@ -108,7 +108,7 @@ class Plain:
         code = compile(tree, name, mode, flags=flags)
         value = eval(code, self.user_ns)
         if code.co_flags & inspect.CO_COROUTINE:
-            value = self.bridge.run_coroutine(value)
+            value = self.bridge.loops.run_coroutine(value)
         return value
 
     def _run(self, code, silent):

@@ -72,129 +72,22 @@ from IPython.core.application import (
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.builtin_trap import BuiltinTrap
 from IPython.core.compilerop import CachingCompiler
-from IPython.core.displayhook import DisplayHook as BaseDisplayHook
 from IPython.core.display_trap import DisplayTrap
-from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
 from IPython.core.error import UsageError
-from IPython.core.formatters import BaseFormatter, DisplayFormatter
 from IPython.core.inputtransformer2 import (
     ESCAPE_SINGLES,
     EscapedCommand,
     TransformerManager,
 )
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
-from IPython.core.magics.code import CodeMagics, InteractivelyDefined, MacroToEdit
 from IPython.core.payload import PayloadManager
 from IPython.core.shellapp import InteractiveShellApp
 from IPython.utils.tokenutil import token_at_cursor
 from traitlets import Any, CBool, Instance, Type, Unicode, default
 from traitlets.config import Config
 
-
-class Follower:
-    """What has a parent of its own in IPython's kernel follows the one of the thread here."""
-
-    def set_parent(self, parent):
-        self.shell.set_parent(parent)
-
-
-class DisplayPublisher(Follower, BaseDisplayPublisher):
-    """Each thread's hooks see its messages first: they return one to send, or None."""
-
-    def __init__(self, **traits):
-        self._own = threading.local()
-        super().__init__(**traits)
-
-    @property
-    def _hooks(self):
-        return self._own.__dict__.setdefault("hooks", [])
-
-    def register_hook(self, hook):
-        self._hooks.append(hook)
-
-    def unregister_hook(self, hook):
-        known = hook in self._hooks
-        if known:
-            self._hooks.remove(hook)
-        return known
-
-    def _send(self, kind, content):
-        kernel = self.shell.kernel
-        message = kernel.session.msg(kind, content, kernel.get_parent() if self._hooks else None)
-        for hook in self._hooks:
-            message = hook(message)
-            if message is None:
-                return
-        kernel.session.send(None, message)
-
-    def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kwargs):
-        content = {"data": data, "metadata": metadata or {}, "transient": transient or {}}
-        self._send("update_display_data" if update else "display_data", content)
-
-    def clear_output(self, wait=False):
-        self._send("clear_output", {"wait": bool(wait)})
-
-
-class DisplayHook(Follower, BaseDisplayHook):
-    """Shows a cell's value as an execute_result. Cells of several threads may do so at once."""
-
-    def __init__(self, **traits):
-        self._own = threading.local()
-        super().__init__(**traits)
-
-    @property
-    def exec_result(self):
-        return getattr(self._own, "exec_result", None)
-
-    @exec_result.setter
-    def exec_result(self, result):
-        self._own.exec_result = result
-
-    def start_displayhook(self):
-        self._own.content = {"data": {}, "metadata": {}, "execution_count": self.prompt_count}
-
-    def write_output_prompt(self):
-        self._own.content["execution_count"] = self.prompt_count
-
-    def write_format_data(self, format_dict, md_dict=None):
-        self._own.content["data"] = format_dict
-        self._own.content["metadata"] = md_dict or {}
-
-    def finish_displayhook(self):
-        content, self._own.content = self._own.content, None
-        if content["data"]:
-            publish(host.EXECUTE_RESULT, content)
-
-
-class Formatters(DisplayFormatter):
-    """Asks a value of Python's own types for its text alone, where nobody has given its type another
-    form: to hear from each of a dozen formatters that it has none takes longer than a plain cell."""
-
-    _plain = {
-        kind: (kind.__mro__, [(base.__module__, base.__name__) for base in kind.__mro__])
-        for kind in (bool, bytes, complex, dict, float, frozenset, int, list, range, set, str,
-                     tuple, type(None))
-    }
-
-    def format(self, obj, include=None, exclude=None):
-        if include is None and exclude is None and type(obj) in self._plain and self._is_text(obj):
-            text = self.formatters["text/plain"](obj)
-            if not isinstance(text, tuple):  # with metadata
-                return {} if text is None else {"text/plain": text}, {}
-        return super().format(obj, include=include, exclude=exclude)
-
-    def _is_text(self, obj):
-        classes, names = self._plain[type(obj)]
-        others = [self.ipython_display_formatter, self.mimebundle_formatter]
-        others += [f for kind, f in self.formatters.items() if kind != "text/plain"]
-        return "text/plain" in self.formatters and not any(
-            type(other).__module__ != BaseFormatter.__module__
-            or id(obj) in other.singleton_printers
-            or not other.type_printers.keys().isdisjoint(classes)
-            or not other.deferred_printers.keys().isdisjoint(names)
-            for other in others
-        )
+output = host.bridge.embedded("output")
+line_magics = host.bridge.embedded("line_magics")
 
 
 class Locked:
@@ -296,126 +189,13 @@ class Spared:
         host.spare(False)
 
 
-def _connection_file():
-    file = host.bridge.connection_file()
-    if file is None:
-        raise UsageError("there is no connection file: this is not a kernel of its own; "
-                         "phalanx.bind_kernel() makes an engine one")
-    return file
-
-
-@magics_class
-class KernelMagics(Magics):
-    """Magics whose terminal form makes no sense in a notebook."""
-
-    @line_magic
-    def clear(self, line):
-        """Clear the output of the cell."""
-        self.shell.display_pub.clear_output()
-
-    @line_magic
-    def less(self, line):
-        """Show a file in the pager."""
-        if not line:
-            raise UsageError("Missing filename.")
-        with open(os.path.expanduser(line), encoding="utf-8", errors="replace") as file:
-            text = file.read()
-        page.page(self.shell.pycolorize(text) if line.endswith(".py") else text)
-
-    more = line_magic("more")(less)
-
-    @line_magic
-    def man(self, line):
-        """Show a page of the manual in the pager."""
-        page.page(self.shell.getoutput(f"man {line} | col -b", split=False))
-
-    @line_magic
-    def edit(self, line):
-        """Ask the front end to open a file, or the code of a name or of cells, in an editor."""
-        options, args = self.parse_options(line, "prxn:")
-        try:
-            file, number, _ = CodeMagics._find_edit_target(self.shell, args, options, ["", ""])
-        except MacroToEdit:
-            raise UsageError("%edit: a macro has no file to edit")
-        except InteractivelyDefined as error:
-            raise UsageError(f"%edit: cell {error.index} defined that: edit it there")
-        if file is None:
-            return  # it has said why
-        cell = getattr(self.shell.compile, "_filename_map", {}).get(file)
-        if cell is not None:
-            raise UsageError(f"%edit: cell {cell} defined that: edit it there")
-        payload = {"source": "edit_magic", "filename": os.path.abspath(file), "line_number": number}
-        self.shell.payload_manager.write_payload(payload)
-
-    ed = line_magic("ed")(edit)
-
-    @line_magic
-    def autosave(self, line):
-        """Set how often the notebook is saved, in seconds; 0: never."""
-        if not line.strip().isdigit():
-            raise UsageError("%autosave wants a number of seconds")
-        seconds = int(line)
-        script = f"IPython.notebook.set_autosave_interval({1000 * seconds})"
-        self.shell.display_pub.publish({"application/javascript": script})
-        print(f"Autosaving every {seconds} seconds" if seconds else "Autosave disabled")
-
-    @line_magic
-    def connect_info(self, line):
-        """Show how other front ends connect to this kernel."""
-        file = _connection_file()
-        with open(file, encoding="utf-8") as text:
-            print(text.read())
-        print(f"This is {file}. Further front ends connect with, for example,\n\n"
-              f"    jupyter console --existing {file}")
-
-    @line_magic
-    def subshell(self, line):
-        """Say which subshells there are, and in which one this runs: None is the main shell."""
-        ids = {thread.ident: thread.name.removeprefix("Subshell-")
-               for thread in threading.enumerate() if thread.name.startswith("Subshell-")}
-        print(f"subshell id: {ids.get(threading.get_ident())}")
-        print(f"thread id: {threading.get_ident()}")
-        print(f"main thread id: {threading.main_thread().ident}")
-        print(f"pid: {os.getpid()}")
-        print(f"thread count: {threading.active_count()}")
-        print(f"subshell list: {[name for name in ids.values() if name != 'debugger']}")
-
-    @line_magic
-    def qtconsole(self, line):
-        """Open a qtconsole on this kernel."""
-        import importlib.util
-        import subprocess
-
-        if importlib.util.find_spec("qtconsole") is None:
-            raise UsageError(f"%qtconsole: qtconsole is not installed for {sys.executable}")
-        command = [sys.executable, "-m", "qtconsole", "--existing", _connection_file()]
-        subprocess.Popen([*command, *line.split()], stdin=subprocess.DEVNULL, start_new_session=True)
-
-
-class NotHere(UsageError):
-    """One that the reply says, and that is not printed as well."""
-
-    def _render_traceback_(self):
-        return [f"UsageError: {self}"]
-
-
-@magics_class
-class EngineMagics(Magics):
-    """What an engine has in the place of the parallel magics."""
-
-    @line_cell_magic
-    def px(self, line, cell=None):
-        """Belongs in the notebook: this code runs on an engine already."""
-        raise NotHere("%px: this code runs on an engine already; %px belongs in the notebook")
-
-
 class ZMQInteractiveShell(InteractiveShell):
     """Called as that of IPython's kernel is: libraries know a notebook by this name, and it names
     the section of the user's configuration."""
 
     compiler_class = Type(Compiler)
-    displayhook_class = Type(DisplayHook)
-    display_pub_class = Type(DisplayPublisher)
+    displayhook_class = Type(output.DisplayHook)
+    display_pub_class = Type(output.DisplayPublisher)
     kernel = Any()
     bridge = Any()
     exiter = Instance(ZMQExitAutocall)
@@ -466,7 +246,7 @@ class ZMQInteractiveShell(InteractiveShell):
         self.builtin_trap = LockedBuiltins(shell=self)
 
     def init_display_formatter(self):
-        self.display_formatter = Formatters(parent=self)
+        self.display_formatter = output.Formatters(parent=self)
         self.configurables.append(self.display_formatter)
 
     def init_displayhook(self):
@@ -479,7 +259,7 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def init_magics(self):
         super().init_magics()
-        self.register_magics(KernelMagics)
+        self.register_magics(line_magics.KernelMagics)
 
     def init_history(self):
         self.history_manager = self.bridge.embedded("history").History(shell=self, parent=self)
@@ -503,7 +283,7 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def enable_gui(self, gui=None):
         try:
-            self.bridge.use_toolkit(None if gui in NO_TOOLKIT else gui)
+            self.bridge.loops.use_toolkit(None if gui in NO_TOOLKIT else gui)
         except RuntimeError as error:
             raise UsageError(f"%gui {gui}: {error}") from None
 
@@ -591,7 +371,7 @@ class ZMQInteractiveShell(InteractiveShell):
         """Runs startup files and extensions of the profile, then loads the parallel magics."""
         self.parent.px_start(self)
         if self.bridge.engine:
-            self.register_magics(EngineMagics)
+            self.register_magics(line_magics.EngineMagics)
         elif self.bridge.options["module_dir"]:
             self._load_parallel_magics()
 
@@ -782,7 +562,7 @@ def create(bridge):
             kernel=bridge.kernel,
             bridge=bridge,
         )
-    shell.loop_runner = bridge.run_coroutine
+    shell.loop_runner = bridge.loops.run_coroutine
     stand_in = bridge.embedded("environment").stand_in
     stand_in(bridge.when_imported, "zmqshell", ZMQInteractiveShell=ZMQInteractiveShell)
     return shell

@@ -2,7 +2,8 @@
 # CPython as a language. The Python files beside this one are embedded, so that a program needs
 # nothing but itself to start.
 set(PX_EMBEDDED)
-foreach(module apply bridge comms debugger environment history plain shell toolkits)
+foreach(module apply bridge comms debugger environment history kernel line_magics loops output
+               plain shell toolkits)
   px_embed(output ${CMAKE_CURRENT_LIST_DIR}/${module}.py)
   list(APPEND PX_EMBEDDED ${output})
 endforeach()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`get_ipython().kernel`: what code that was written for IPython's kernels and engines looks for."""
+
+import json
+
+import _phalanx_host as host
+from _phalanx_bridge import publish
+
+
+class Session:
+    """The little of a Jupyter session that engine code asks of `get_ipython().kernel.session`."""
+
+    kinds = {
+        "display_data": host.DISPLAY_DATA,
+        "update_display_data": host.UPDATE_DISPLAY_DATA,
+        "execute_result": host.EXECUTE_RESULT,
+        "clear_output": host.CLEAR_OUTPUT,
+        "error": host.ERROR,
+        "comm_open": host.COMM_OPEN,
+        "comm_msg": host.COMM_MSG,
+        "comm_close": host.COMM_CLOSE,
+        "data_message": host.DATA_MESSAGE,
+    }
+    buffer_threshold = 1024
+    item_threshold = 64
+    session = ""  # the id in the header of every message from here
+
+    def msg(self, msg_type, content=None, parent=None, header=None, metadata=None):
+        return {
+            "header": {"msg_type": msg_type, **(header or {})},
+            "msg_type": msg_type,
+            "parent_header": parent or {},
+            "content": content or {},
+            "metadata": metadata or {},
+        }
+
+    def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None,
+             track=False, header=None, metadata=None):
+        if not isinstance(msg_or_type, str):
+            content, metadata = msg_or_type["content"], msg_or_type["metadata"]
+            buffers = buffers or msg_or_type.get("buffers")
+            msg_or_type = msg_or_type["msg_type"]
+        kind = self.kinds.get(msg_or_type)
+        if kind is None:
+            raise ValueError(f"a {msg_or_type!r} message cannot be sent from here")
+        publish(kind, content, metadata, buffers)
+        return self.msg(msg_or_type, content, metadata=metadata)
+
+
+class Parent(dict):
+    """A request, as the protocol has it. `token` is what output follows."""
+
+    token = None
+
+
+class Kernel:
+    """The kernel, by the names that IPython's own has for it."""
+
+    implementation = "phalanx"
+    iopub_socket = None
+    eventloop = None
+    _allow_stdin = False  # by the last cell's front end: IPython's kernel has the name
+
+    def __init__(self, bridge):
+        self._bridge = bridge
+        self.engine_id = self.int_id = -1
+        self.ident = ""
+        self.session = Session()
+
+    @property
+    def shell(self):
+        return self._bridge.shell
+
+    @property
+    def log(self):
+        import logging
+
+        return logging.getLogger("phalanx")
+
+    @property
+    def io_loop(self):
+        """tornado's, around the loop that C lets run between requests."""
+        from tornado.ioloop import IOLoop
+
+        return self._bridge.loops.current and IOLoop.current()
+
+    @property
+    def comm_manager(self):
+        return self._bridge.comms
+
+    def get_parent(self, channel="shell"):
+        header = json.loads(host.parent())
+        parent = Parent(header=header, parent_header={}, metadata={}, content={})
+        parent.token = host.parent_variable.get(None)
+        return parent
+
+    def set_parent(self, ident, parent, channel="shell"):
+        """Output of this thread or task belongs to that request now, if get_parent() gave it."""
+        if getattr(parent, "token", None) is not None:
+            host.parent_variable.set(parent.token)
+
+    _parent_header = property(get_parent)  # of old, and widgets still ask for it
+
+    def _topic(self, topic):
+        where = f"engine.{self.engine_id}" if self.engine_id >= 0 else "kernel"
+        return f"{where}.{topic}".encode()
