@@ -121,7 +121,7 @@ void px_teller_destroy(struct px_teller *teller);
 void px_teller_add(struct px_teller *teller, size_t task, enum px_stream stream,
                    struct px_span text, int64_t now_ms);
 /* No more will come for this task. */
-void px_teller_end(struct px_teller *teller, size_t task);
+void px_teller_end(struct px_teller *teller, size_t task, int64_t now_ms);
 /* When px_teller_tell has something to do at the latest; INT64_MAX when nothing waits. */
 int64_t px_teller_due(const struct px_teller *teller);
 /* Appends what is due, or `all` that waits, to the text of each stream. */

@@ -284,7 +284,7 @@ static int on_loss(struct px_show *show, size_t task, PyObject *event)
 static void end_task(struct px_show *show, size_t task)
 {
     show->ended[task] = true;
-    px_teller_end(show->teller, task);
+    px_teller_end(show->teller, task, px_now_ms());
 }
 
 int px_show_event(struct px_show *show, PyObject *event)

@@ -25,6 +25,7 @@
 #define GLIMPSE_FIRST_MS 1000
 #define GLIMPSE_LAST_MS 60000 /* the interval doubles up to this */
 #define PARTIAL_MS 500        /* an unfinished line waits so long for its end */
+#define PARTIAL_SLACK_MS 100  /* less, where another's has waited so long */
 #define WINDOW_LEAST_MS 150   /* how long text waits for others to say the same */
 #define WINDOW_ENGINE_MS 3    /* and for each engine */
 #define WINDOW_MOST_MS 500
@@ -36,7 +37,7 @@ struct speaker {
     size_t taken;       /* bytes that have ever been put there */
     struct px_buf tail; /* what came after the head was spent */
     size_t lost;        /* bytes left out before the tail */
-    int64_t since_ms;   /* since when the head waits */
+    int64_t since_ms;   /* since when the head, or the first line that ends in it, waits */
     int64_t glimpse_ms, gap_ms;
     size_t ready; /* while telling: bytes of the head that may be told */
 };
@@ -96,6 +97,11 @@ static size_t first_line(struct px_span text)
 {
     const char *end = text.size ? memchr(text.data, '\n', text.size) : NULL;
     return end ? (size_t)(end - text.data) + 1 : text.size;
+}
+
+static bool has_line(struct px_span text)
+{
+    return text.size && memchr(text.data, '\n', text.size);
 }
 
 static size_t count_lines(struct px_span text)
@@ -166,7 +172,7 @@ void px_teller_add(struct px_teller *teller, size_t task, enum px_stream stream,
     struct speaker *speaker = &teller->speakers[stream][task];
     if (text.size == 0)
         return;
-    if (speaker->head.size == 0)
+    if (speaker->head.size == 0 || (has_line(text) && !has_line(px_buf_span(&speaker->head))))
         speaker->since_ms = now_ms;
     if (speaker->tail.size == 0 && speaker->lost == 0 && speaker->taken < teller->part) {
         size_t taken = fitting(text, teller->part - speaker->taken);
@@ -186,8 +192,13 @@ void px_teller_add(struct px_teller *teller, size_t task, enum px_stream stream,
     add_tail(speaker, text, teller->part);
 }
 
-void px_teller_end(struct px_teller *teller, size_t task)
+void px_teller_end(struct px_teller *teller, size_t task, int64_t now_ms)
 {
+    for (int i = 0; i < 2 && !teller->ended[task]; i++) {
+        struct speaker *speaker = &teller->speakers[i][task];
+        if (!has_line(px_buf_span(&speaker->head)))
+            speaker->since_ms = now_ms;
+    }
     teller->live -= !teller->ended[task];
     teller->ended[task] = true;
 }
@@ -243,7 +254,7 @@ static size_t ready_size(struct speaker *speaker, bool whole, int64_t now_ms)
         px_buf_append(&speaker->head, "\n", 1);
         return speaker->head.size;
     }
-    return now_ms >= speaker->since_ms + PARTIAL_MS ? head.size : 0;
+    return now_ms >= speaker->since_ms + PARTIAL_MS - PARTIAL_SLACK_MS ? head.size : 0;
 }
 
 static struct px_span ready_text(const struct speaker *speaker)

@@ -65,6 +65,30 @@ static const struct {
       {'o', 2, "a\n"},
       {'o', 3, "a\n"},
       {'a', 0, "[stdout:0,2-3] \na\n[stdout:1] \nb\n"}}},
+    {"a line that ends late waits for others that do",
+     2,
+     true,
+     {{'o', 0, "a"},
+      {'o', 1, "a"},
+      {'t', 300, ""},
+      {'o', 0, "b\n"},
+      {'t', 50, ""},
+      {'o', 1, "b\n"},
+      {'t', 50, "[stdout:0-1] \nab\n"}}},
+    {"so does one that its engine's end ends",
+     2,
+     true,
+     {{'o', 0, "a"},
+      {'o', 1, "a"},
+      {'t', 300, ""},
+      {'x', 0, NULL},
+      {'t', 50, ""},
+      {'x', 1, NULL},
+      {'t', 10, "[stdout:0-1] \na"}}},
+    {"unfinished lines are told together",
+     2,
+     true,
+     {{'o', 0, "a"}, {'t', 50, ""}, {'o', 1, "a"}, {'t', 460, "[stdout:0-1] \na"}}},
     {"common lines first, then what differs",
      2,
      true,
@@ -215,7 +239,7 @@ static void tells(void **state)
                               step->what == 'e' ? PX_STDERR : PX_STDOUT, px_span_of(step->text),
                               now_ms);
             else if (step->what == 'x')
-                px_teller_end(teller, (size_t)step->number);
+                px_teller_end(teller, (size_t)step->number, now_ms);
             else
                 expect(teller, step, now_ms += step->number, rows[i].name);
         }
@@ -324,7 +348,7 @@ static void loses_nothing(void **state)
             if (rand() % 3 == 0)
                 px_teller_tell(teller, i * 40 + 1, rand() % 8 == 0, told);
             if (i == 50 && round % 3 == 0)
-                px_teller_end(teller, task);
+                px_teller_end(teller, task, i * 40);
         }
         px_teller_tell(teller, 5000, true, told);
         char *save = NULL;
