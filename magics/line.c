@@ -131,8 +131,9 @@ static const struct row rows[] = {
     {0, "fold", SET, AT(fold), 1, PX | CONFIG | RESULT, NULL, NULL},
     {0, "push", PUSH, AT(push), 0, PX, "A,B", "send these names first, where they are not yet so"},
     {0, "pull", PULL, AT(pull), 0, PX, "C,D@0", "fetch these at the end: a list, or engine 0's"},
-    {0, "timeout", NUMBER, AT(timeout), 0, PX | CONFIG | STACKS, "S",
+    {0, "timeout", NUMBER, AT(timeout), 0, PX | CONFIG, "S",
      "seconds; then interrupt, leave who stays away (0: none)"},
+    {0, "timeout", NUMBER, AT(timeout), 0, STACKS, "S", "seconds to wait for answers (default: 3)"},
     {0, "progress-after", NUMBER, AT(progress_after), 0, PX | CONFIG, "S",
      "seconds to the progress line (default: 1; -1: none)"},
     {0, "signal-on-interrupt", SIGNAL, AT(signal), 0, PX | CONFIG, "SIG",
@@ -460,8 +461,10 @@ static int parse_options(struct parser *parser, struct px_buf *word)
         if (word->data[0] != '-' || !word->data[1])
             return px_fail(parser->err, PX_EINVAL, "'%.60s' is not an option%s", word->data,
                            parser->magic == PX_MAGIC_CELL ? "; code goes on the lines below" : "");
-        if (strcmp(word->data, "--help") == 0)
-            return px_fail(parser->err, PX_EINVAL, "its help");
+        if (strcmp(word->data, "--help") == 0) {
+            parser->line->help = true;
+            return 0;
+        }
         if ((word->data[1] == '-' ? apply_long : apply_letters)(parser, word->data) < 0)
             return -1;
     }

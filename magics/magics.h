@@ -83,6 +83,7 @@ struct px_line {
     struct px_names push, pull;
     struct px_targets targets;
     size_t code; /* where in the line its code begins; its length when there is none */
+    bool help;   /* --help: nothing is to be done */
 };
 
 /*

@@ -25,9 +25,20 @@ static void raise_with_help(enum px_magic magic, const char *what)
     px_buf_fini(&text);
 }
 
-/* px_line_fini in any case. */
-static int parse_line(PyObject *text, enum px_magic magic, struct px_line *out,
-                      struct px_span *span)
+static void show_help(struct px_magics *self, enum px_magic magic)
+{
+    struct px_buf text = {0};
+    px_line_help(magic, &text);
+    PyObject *screen = PyObject_CallMethod(self->face, "screen", NULL);
+    if (screen)
+        px_discard(PyObject_CallMethod(screen, "write", "ss", "stdout", text.data));
+    Py_XDECREF(screen);
+    px_buf_fini(&text);
+}
+
+/* 0: there is something to do, else it is told what not. end_line in any case. */
+static int parse_line(struct px_magics *self, PyObject *text, enum px_magic magic,
+                      struct px_line *out, struct px_span *span)
 {
     struct px_error err = {0};
     Py_ssize_t size;
@@ -36,16 +47,27 @@ static int parse_line(PyObject *text, enum px_magic magic, struct px_line *out,
     if (!line)
         return -1;
     *span = (struct px_span){line, (size_t)size};
-    if (px_line_parse(*span, magic, out, &err) == 0)
+    if (px_line_parse(*span, magic, out, &err) < 0)
+        raise_with_help(magic, err.text);
+    else if (!out->help)
         return 0;
-    raise_with_help(magic, err.text);
+    else
+        show_help(self, magic);
     return -1;
+}
+
+/* What a magic returns: NULL with an exception. */
+static PyObject *end_line(struct px_line *line, PyObject *value)
+{
+    px_line_fini(line);
+    return value || PyErr_Occurred() ? value : Py_NewRef(Py_None);
 }
 
 /* ---- %px and %%px -------------------------------------------------------------------- */
 
 static PyObject *magic_px(PyObject *object, PyObject *args)
 {
+    struct px_magics *self = (struct px_magics *)object;
     PyObject *text;
     int alone = false;
     if (!PyArg_ParseTuple(args, "U|p:px", &text, &alone))
@@ -53,21 +75,21 @@ static PyObject *magic_px(PyObject *object, PyObject *args)
     struct px_line line;
     struct px_span span;
     PyObject *value = NULL;
-    if (parse_line(text, PX_MAGIC_PX, &line, &span) == 0) {
+    if (parse_line(self, text, PX_MAGIC_PX, &line, &span) == 0) {
         PyObject *code = PyUnicode_DecodeUTF8(span.data + line.code,
                                               (Py_ssize_t)(span.size - line.code), "strict");
         if (code && line.code == span.size)
             raise_with_help(PX_MAGIC_PX, "there is no code on the line");
         else if (code)
-            value = px_run((struct px_magics *)object, &line, code, alone, "%px");
+            value = px_run(self, &line, code, alone, "%px");
         Py_XDECREF(code);
     }
-    px_line_fini(&line);
-    return value;
+    return end_line(&line, value);
 }
 
 static PyObject *magic_cell_px(PyObject *object, PyObject *args)
 {
+    struct px_magics *self = (struct px_magics *)object;
     PyObject *text, *code;
     int alone = false;
     if (!PyArg_ParseTuple(args, "UU|p:px", &text, &code, &alone))
@@ -75,10 +97,9 @@ static PyObject *magic_cell_px(PyObject *object, PyObject *args)
     struct px_line line;
     struct px_span span;
     PyObject *value = NULL;
-    if (parse_line(text, PX_MAGIC_CELL, &line, &span) == 0)
-        value = px_run((struct px_magics *)object, &line, code, alone, "%%px");
-    px_line_fini(&line);
-    return value;
+    if (parse_line(self, text, PX_MAGIC_CELL, &line, &span) == 0)
+        value = px_run(self, &line, code, alone, "%%px");
+    return end_line(&line, value);
 }
 
 /* ---- %pxresult ------------------------------------------------------------------------- */
@@ -118,6 +139,7 @@ static PyObject *recall(struct px_magics *self, const struct px_line *line, bool
 
 static PyObject *magic_pxresult(PyObject *object, PyObject *args)
 {
+    struct px_magics *self = (struct px_magics *)object;
     PyObject *text;
     int alone = false;
     if (!PyArg_ParseTuple(args, "U|p:pxresult", &text, &alone))
@@ -125,10 +147,9 @@ static PyObject *magic_pxresult(PyObject *object, PyObject *args)
     struct px_line line;
     struct px_span span;
     PyObject *value = NULL;
-    if (parse_line(text, PX_MAGIC_RESULT, &line, &span) == 0)
-        value = recall((struct px_magics *)object, &line, alone);
-    px_line_fini(&line);
-    return value;
+    if (parse_line(self, text, PX_MAGIC_RESULT, &line, &span) == 0)
+        value = recall(self, &line, alone);
+    return end_line(&line, value);
 }
 
 /* ---- %pxconfig --------------------------------------------------------------------------- */
@@ -205,13 +226,12 @@ static PyObject *magic_pxconfig(PyObject *object, PyObject *text)
     struct px_magics *self = (struct px_magics *)object;
     struct px_line line;
     struct px_span span;
-    int status = parse_line(text, PX_MAGIC_CONFIG, &line, &span);
+    int status = parse_line(self, text, PX_MAGIC_CONFIG, &line, &span);
     if (status == 0)
         status = self->view ? configure_view(self, &line) : configure_ourselves(self, &line);
     if (status == 0)
         configure(&self->config, &line);
-    px_line_fini(&line);
-    return status == 0 ? Py_NewRef(Py_None) : NULL;
+    return end_line(&line, NULL);
 }
 
 /* ---- %pxstacks and the rest ----------------------------------------------------------------- */
@@ -233,7 +253,7 @@ static PyObject *magic_pxstacks(PyObject *object, PyObject *text)
     struct px_line line;
     struct px_span span;
     PyObject *value = NULL;
-    if (parse_line(text, PX_MAGIC_STACKS, &line, &span) == 0) {
+    if (parse_line(self, text, PX_MAGIC_STACKS, &line, &span) == 0) {
         PyObject *view =
             self->view ? Py_NewRef(self->view) : PyObject_CallMethod(self->face, "view", NULL);
         PyObject *client = view ? PyObject_GetAttrString(view, "client") : NULL;
@@ -248,8 +268,7 @@ static PyObject *magic_pxstacks(PyObject *object, PyObject *text)
         Py_XDECREF(client);
         Py_XDECREF(view);
     }
-    px_line_fini(&line);
-    return value;
+    return end_line(&line, value);
 }
 
 /* follow(screen, result, fold): shows a result's output on a screen as it comes; for a thread. */

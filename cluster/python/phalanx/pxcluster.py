@@ -12,12 +12,15 @@ _END_SECONDS = 10
 _MOST = 10000  # engines at once
 
 
-def _usage(what):
+def _help():
     from .magics import pxcluster
 
-    text = "\n".join(line[4:] if line[:4] == "    " else line for line in
+    return "\n".join(line[4:] if line[:4] == "    " else line for line in
                      pxcluster.__doc__.splitlines()).rstrip()
-    raise UsageError("%%pxcluster: %s\n\n%s" % (what, text))
+
+
+def _usage(what):
+    raise UsageError("%%pxcluster: %s\n\n%s" % (what, _help()))
 
 
 def _number(word, option):
@@ -181,6 +184,9 @@ def command(cluster, line):
     words = line.split()
     if not words:
         _usage("which command?")
+    if words[0] in ("--help", "-h"):
+        print(_help())
+        return
     if words[0] not in _commands:
         _usage("there is no command '%s'" % words[0][:60])
     _commands[words[0]](cluster, words[1:])

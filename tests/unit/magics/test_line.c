@@ -176,8 +176,6 @@ static const struct {
     const char *line, *error;
 } wrong_rows[] = {
     {"--bogus 1", "unknown option --bogus"},
-    {"--help", "its help"},
-    {"-t 0 --help ", "its help"},
     {"--bogus=1", "unknown option --bogus=1"},
     {"--tragets 0 print(1)", "unknown option --tragets; did you mean --targets?"},
     {"--bogus --targets 0 a", "unknown option --bogus"},
@@ -198,6 +196,21 @@ static void refuses_what_can_be_no_code(void **state)
         if (status == 0)
             fail_msg("'%s' was not refused", wrong_rows[i].line);
         assert_string_equal(err.text, wrong_rows[i].error);
+    }
+}
+
+static void knows_that_help_is_asked_for(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line;
+        bool help;
+    } asked[] = {{"--help", true}, {"-t 0 --help ", true}, {"--help + 1", false}, {"1", false}};
+    for (size_t i = 0; i < PX_COUNT(asked); i++) {
+        struct px_line line;
+        assert_int_equal(0, px_line_parse(px_span_of(asked[i].line), PX_MAGIC_PX, &line, NULL));
+        assert_int_equal(line.help, asked[i].help);
+        px_line_fini(&line);
     }
 }
 
@@ -259,6 +272,7 @@ int main(void)
         cmocka_unit_test(finds_the_code_of_a_line),
         cmocka_unit_test(refuses_what_can_be_no_code),
         cmocka_unit_test(takes_what_is_meant_for_each_magic),
+        cmocka_unit_test(knows_that_help_is_asked_for),
         cmocka_unit_test(help_fits_one_screen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
