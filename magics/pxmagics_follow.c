@@ -146,6 +146,17 @@ static void say_who_is_left(struct run *run, size_t count)
     px_buf_fini(&text);
 }
 
+/* A KeyboardInterrupt that shows what became of the engines, and nothing of our own code. */
+static void raise_interrupt(struct run *run)
+{
+    struct px_buf text = {0};
+    const size_t count = list_pending(run);
+    px_buf_printf(&text, "left engine%s ", count == 1 ? "" : "s");
+    px_render_ranges(&text, run->pending, count);
+    px_discard(PyObject_CallMethod(run->options->face, "interrupt", "s", count ? text.data : ""));
+    px_buf_fini(&text);
+}
+
 /* One rung. 0: wait on. -1: give up. */
 static int on_interrupt(struct run *run)
 {
@@ -173,7 +184,7 @@ static int check_signals(struct run *run)
         PyErr_Clear();
         if (on_interrupt(run) < 0) {
             run->handled = run->signals ? *run->signals : run->handled;
-            PyErr_SetNone(PyExc_KeyboardInterrupt);
+            raise_interrupt(run);
             return -1;
         }
         if (raised)

@@ -147,6 +147,14 @@ def _error_lines(group, scope):
 
 # ---- what the extension asks of Python
 
+def _told(exception):
+    """An exception that is shown in a line, without the frames of this package."""
+    text = str(exception)
+    line = type(exception).__name__ + (": " + text if text else "")
+    exception._render_traceback_ = lambda: [line]
+    return exception
+
+
 
 class _DefaultCluster:
     """local.DefaultCluster, whose code is loaded when %px is first used."""
@@ -242,9 +250,11 @@ class Face:
 
     @staticmethod
     def time_out(text):
-        exception = TimeoutError(text)
-        exception._render_traceback_ = lambda: ["TimeoutError: %s" % text]
-        raise exception
+        raise _told(TimeoutError(text))
+
+    @staticmethod
+    def interrupt(text):
+        raise _told(KeyboardInterrupt(text) if text else KeyboardInterrupt())
 
     def follow_later(self, result, fold):
         """Shows a result's output in the cell that runs now, as it comes, while others run."""
