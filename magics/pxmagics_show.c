@@ -413,6 +413,23 @@ int64_t px_show_next_ms(const struct px_show *show)
 int px_show_rest(struct px_show *show)
 {
     const struct px_follow *options = &show->options;
+/* Tasks that succeeded may have shown errors: a value's __repr__ has failed. */
+static int add_stray_errors(struct px_show *show)
+{
+    PyObject *errors =
+        PyObject_CallMethod(show->options.face, "stray_errors", "O", show->options.result);
+    int status = errors && PyList_Check(errors) ? 0 : -1;
+    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(errors); i++) {
+        Py_ssize_t task;
+        PyObject *text; /* borrowed */
+        status = PyArg_ParseTuple(PyList_GET_ITEM(errors, i), "nU", &task, &text) ? 0 : -1;
+        if (status == 0)
+            status = px_show_text(show, (size_t)task, PX_STDERR, text);
+    }
+    Py_XDECREF(errors);
+    return status;
+}
+
     struct px_buf told[2] = {0};
     if (tell_lost(show) < 0 || wipe_progress(show) < 0)
         return -1;
@@ -423,7 +440,7 @@ int px_show_rest(struct px_show *show)
         if (show_queue(show) < 0)
             return -1;
     }
-    if (tell(show, true) < 0)
+    if (add_stray_errors(show) < 0 || tell(show, true) < 0)
         return -1;
     px_teller_break(show->teller, told);
     if (write_told(show, told) < 0)

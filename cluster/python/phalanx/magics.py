@@ -145,8 +145,6 @@ def _error_lines(group, scope):
     return lines
 
 
-# ---- what the extension asks of Python
-
 def _told(exception):
     """An exception that is shown in a line, without the frames of this package."""
     text = str(exception)
