@@ -10,7 +10,8 @@
 #include <uthash.h>
 
 #define RANGES_SHOWN 8 /* in a label; engines beyond them are counted */
-#define HEX "0123456789abcdefABCDEF"
+#define DECIMAL "0123456789"
+#define HEX DECIMAL "abcdefABCDEF"
 
 struct seen {
     UT_hash_handle hh;
@@ -70,12 +71,19 @@ void px_render_ranges(struct px_buf *out, const int *ids, size_t count)
     free(sorted);
 }
 
-/* Addresses, the numbers of cells and the ids of tasks differ between engines for one error. */
+/* Addresses, the numbers of cells and engines and the ids of tasks differ between engines for one
+ * error. */
 static const struct difference {
     const char *prefix, *digits;
 } differences[] = {
-    {"0x", HEX},         {"In[", HEX},           {"In [", HEX},
-    {"ipykernel_", HEX}, {"ipython-input-", HEX}, {"Task '", HEX "-_"},
+    {"0x", HEX},
+    {"In[", HEX},
+    {"In [", HEX},
+    {"ipykernel_", HEX},
+    {"ipython-input-", HEX},
+    {"Task '", HEX "-_"},
+    {"Engine ", DECIMAL},
+    {" task '", HEX "-_"},
 };
 
 /* What begins here; NULL: none of them. */

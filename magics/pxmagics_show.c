@@ -259,8 +259,11 @@ static int add_loss(struct px_show *show, size_t task, const char *text)
         px_buf_printf(&note, "%%px: lost %s\n", text);
         return tell_note(show, &note);
     }
-    const char *lost = strstr(text, "' is lost: ");
-    const char *why = lost ? strchr(lost, ':') + 2 : text;
+    const char *lost = strstr(text, "' is lost: "), *why = text;
+    if (lost)
+        why = strchr(lost, ':') + 2;
+    else if (strncmp(text, "Engine ", 7) == 0) /* it has no obituary */
+        why = "died while running this cell, no cause is known";
     if (show->lost.count && strcmp(why, show->lost.why.data) != 0 && tell_lost(show) < 0)
         return -1;
     px_buf_clear(&show->lost.why);
@@ -410,9 +413,6 @@ int64_t px_show_next_ms(const struct px_show *show)
 
 /* ---- the end ------------------------------------------------------------------------------ */
 
-int px_show_rest(struct px_show *show)
-{
-    const struct px_follow *options = &show->options;
 /* Tasks that succeeded may have shown errors: a value's __repr__ has failed. */
 static int add_stray_errors(struct px_show *show)
 {
@@ -430,6 +430,9 @@ static int add_stray_errors(struct px_show *show)
     return status;
 }
 
+int px_show_rest(struct px_show *show)
+{
+    const struct px_follow *options = &show->options;
     struct px_buf told[2] = {0};
     if (tell_lost(show) < 0 || wipe_progress(show) < 0)
         return -1;

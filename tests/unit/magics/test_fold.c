@@ -61,6 +61,8 @@ static const struct {
     {"<A object at 0x7f00aa>", "<A object at 0x55ee>", true},
     {"Task '8898a-c4_23_3' is lost: x", "Task '8898a-c4_23_4' is lost: x", true},
     {"Task '8898a' is lost: x", "Task '8898a' is lost: y", false},
+    {"Engine 0 died while running task '8a-c4_3'", "Engine 12 died while running task '8a-c4_4'",
+     true},
     {"\033[0;31mKeyError\033[0m: 1", "KeyError: 1", true},
     {"/tmp/ipykernel_12/3.py", "/tmp/ipykernel_77/3.py", true},
     {"<ipython-input-9-ab>:1", "<ipython-input-10-ab>:1", true},
