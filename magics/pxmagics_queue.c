@@ -22,6 +22,7 @@ struct item {
     PyObject *content; /* of a display; or text, a str */
     int number;        /* a display: whether it is an update; text: its stream */
     bool foldable, done;
+    size_t turn;    /* its place among its task's, while a round is shown */
     Py_hash_t hash; /* of a display that is foldable */
 };
 
@@ -259,8 +260,28 @@ static int take_turn(struct px_queue *queue, struct round *round, size_t at, str
     return show_once(queue, item, count, round->members, show);
 }
 
+static int by_turn(const void *a, const void *b)
+{
+    const struct item *x = a, *y = b;
+    if (x->turn != y->turn)
+        return x->turn < y->turn ? -1 : 1;
+    return (x->task > y->task) - (x->task < y->task);
+}
+
+/* Each engine's first, by engine, then each one's second: whichever came first. */
+static void take_turns(struct item *items, size_t count, size_t tasks)
+{
+    size_t *turns = px_alloc((tasks + 1) * sizeof *turns);
+    for (size_t i = 0; i < count; i++)
+        items[i].turn = turns[items[i].task]++;
+    if (count)
+        qsort(items, count, sizeof *items, by_turn);
+    free(turns);
+}
+
 int px_queue_show(struct px_queue *queue, struct px_show *show)
 {
+    take_turns(queue->items, queue->count, queue->tasks);
     struct round round = {.items = queue->items,
                           .count = queue->count,
                           .spoke = px_alloc(queue->tasks + 1),
