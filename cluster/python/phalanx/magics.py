@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import deque
 from importlib import import_module
+from opcode import opname
 
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.utils.text import DollarFormatter
@@ -17,6 +18,7 @@ _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ERRORS_SHOWN = 8  # different ones of one cell
 _KEPT = 16  # results of --noblock
+_PRINTS = 1  # what CALL_INTRINSIC_1 calls where an interactive statement ends
 
 # ---- where things are shown
 
@@ -153,6 +155,8 @@ def _told(exception):
     return exception
 
 
+# ---- what the extension asks of Python
+
 
 class _DefaultCluster:
     """local.DefaultCluster, whose code is loaded when %px is first used."""
@@ -238,6 +242,16 @@ class Face:
             told = getattr(result, "_told", ())
             fold_error(e, self.shell.user_ns, fold, told, self._screen.color)
             raise
+
+    def stray_errors(self, result):
+        """What tasks that succeeded have shown of errors, as a __repr__'s: [(task, text), ...]."""
+        shown = []
+        for index, task in enumerate(result._tasks):
+            if task.error is not None and task.reply is not None and not task.reply.failed:
+                text = task.error.traceback or str(task.error)
+                text = text if self._screen.color else _COLOR.sub("", text)
+                shown.append((index, text.rstrip("\n") + "\n"))
+        return shown
 
     def check_cluster(self, result):
         """For a result whose controller cannot be reached."""
@@ -336,6 +350,26 @@ def _is_whole_cell(shell, kind, *words):
     return bool(cells) and cells[-1] == call
 
 
+def _is_value_used():
+    """Whether the code that called the running magic does something with its value: an assignment
+    does; a statement does not, nor does %time, which evaluates one as a module of its own."""
+    frame = sys._getframe(2)
+    while frame and frame.f_globals.get("__name__", "").startswith("IPython."):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    code = frame.f_code
+    for at in range(frame.f_lasti + 2, len(code.co_code), 2):
+        name, value = opname[code.co_code[at]], code.co_code[at + 1]
+        if name == "RETURN_VALUE":
+            return code.co_name != "<module>"
+        if name == "CALL_INTRINSIC_1":
+            return value != _PRINTS
+        if name not in ("CACHE", "<0>", "NOP", "EXTENDED_ARG"):
+            return name not in ("POP_TOP", "PRINT_EXPR")
+    return False
+
+
 def _documented(text):
     def decorate(function):
         function.__doc__ = text
@@ -359,12 +393,14 @@ def register(shell, view=None, suffix=""):
     @_documented(_magics.help(0))
     def px(line, local_ns=None):
         alone = _is_whole_cell(shell, "line", "px" + suffix, line)
-        return magics.px(_expand(line, shell.user_ns, local_ns), alone)
+        value = magics.px(_expand(line, shell.user_ns, local_ns), alone)
+        return magics.last if value is None and _is_value_used() else value
 
     @_documented(_magics.help(1))
     def cell_px(line, cell):
         alone = _is_whole_cell(shell, "cell", "px" + suffix, line, cell)
-        return magics.cell_px(line, cell, alone)
+        value = magics.cell_px(line, cell, alone)
+        return magics.last if value is None and _is_value_used() else value
 
     @_documented(_magics.help(3))
     def pxresult(line=""):
