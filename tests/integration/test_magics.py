@@ -308,6 +308,38 @@ FIGURE = ("%%px {}\n%matplotlib inline\nimport matplotlib.pyplot as plt\n"
           "plt.plot([1, {}]); plt.show()")
 
 
+def test_help_is_an_option(notebook):
+    for code in ("%px --help", "%%px --help\n1", "%pxresult --help", "%pxcluster --help"):
+        out, err = notebook.said(code)
+        assert out.startswith("Usage: %px" if code[1] != "%" else "Usage: %%px") and err == ""
+
+
+def test_as_an_expression(notebook):
+    """Of use where its value is: an assignment gets the AsyncResult, a statement shows nothing."""
+    label, = out_without_counts(notebook.texts("ar = %px 6 * 7"))
+    assert label == "Out[0-1]: 42"
+    assert notebook.said("print(len(ar.get()), ar.done())")[0] == "2 True\n"
+    assert len(notebook.texts("def f():\n    ar = %px 1\n    return ar.r\nx = f()")) == 1
+    for code in ("%px 1", "for i in range(1):\n    %px 1", "a = 2\n%px 1",
+                 "get_ipython().run_cell_magic('px', '', '1')"):
+        assert out_without_counts(notebook.texts(code)) == ["Out[0-1]: 1"]
+    assert [kind for kind, _ in notebook.run("%time %px 1")] == ["display_data", "stdout"]
+
+
+def test_a_value_that_cannot_be_shown(notebook):
+    bad = "class Bad:\n    def __repr__(self): raise ValueError('no repr')\nBad()"
+    for code in ("%%px\n" + bad, "%pxresult"):
+        out, err = notebook.said(code)
+        assert out == "" and err.startswith("[stderr:0-1] \n")
+        assert plain(err).endswith("ValueError: no repr\n")
+    assert notebook.texts("%px 1")[0].endswith(": 1")
+
+
+def test_displays_that_will_change_are_shown_by_engine(notebook):
+    texts = notebook.texts("%px --no-stream display('it', display_id=True).display('it')")
+    assert texts == ["[output:0]", "'it'", "[output:1]", "'it'"] * 2
+
+
 def figures_of(notebook, code):
     """([labels], number of images)"""
     shown = [data for kind, data in notebook.run(code) if kind == "display_data"]
@@ -758,6 +790,7 @@ def test_the_second_interrupt_gives_up(notebook, tmp_path):
             notebook.km.interrupt_kernel()
     notebook.kc.get_shell_msg(timeout=60)
     assert error["ename"] == "KeyboardInterrupt"
+    assert error["traceback"] == ["KeyboardInterrupt: left engine 0"]
     assert LADDER in said
     stacks = notebook.run("%pxstacks -t 0")[0][1]  # while it is busy
     assert stacks.startswith("engine 0: execute_request for ")
@@ -1059,7 +1092,7 @@ def loses_its_cluster(notebook, env):
     notebook.kc.get_shell_msg(timeout=60)
     # Engines that end interrupt what runs, and may have the time to say so.
     if "KeyboardInterrupt" not in error["evalue"]:
-        assert re.search("%px: lost engine .* died while running task", said), said
+        assert re.search("%px: lost engine.* died while running (task|this cell)", said), said
         assert "EngineError" in error["evalue"] or error["ename"] == "EngineError"
     assert notebook.run("6 * 7")[0][1]["text/plain"] == "42"
     shown = notebook.run("%px 6 * 7")
