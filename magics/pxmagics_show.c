@@ -47,24 +47,22 @@ static int write_stream(struct px_show *show, const char *name, const struct px_
     return status;
 }
 
-/* Where the line is all there is, the cell is empty again; else blanks stand in its place. */
+/* Blanks stand in its place; where it is all there is, the cell is empty again, in front ends that
+ * can clear one. */
 static int wipe_progress(struct px_show *show)
 {
     const size_t width = show->progress_width;
-    int cleared = 0;
-    show->progress_width = 0;
-    if (width && show->options.alone && !show->written) {
-        show->options.alone = false; /* what screen.clear() leaves is to stay */
-        PyObject *answer = PyObject_CallMethod(show->options.screen, "clear", NULL);
-        cleared = answer ? PyObject_IsTrue(answer) : -1;
-        Py_XDECREF(answer);
-    }
-    if (!width || cleared)
-        return cleared < 0 ? -1 : 0;
     struct px_buf text = {0};
+    show->progress_width = 0;
+    if (!width)
+        return 0;
     px_buf_printf(&text, "\r%*s\r", (int)width, "");
-    const int status = write_stream(show, "stdout", &text);
+    int status = write_stream(show, "stdout", &text);
     px_buf_fini(&text);
+    if (status == 0 && show->options.alone && !show->written) {
+        show->options.alone = false; /* what screen.clear() leaves is to stay */
+        status = px_discard(PyObject_CallMethod(show->options.screen, "clear", NULL));
+    }
     return status;
 }
 

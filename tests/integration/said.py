@@ -12,6 +12,17 @@ def shown_text(text):
     return "\n".join(line.rpartition("\r")[2] for line in text.split("\n"))
 
 
+def on_a_terminal(text):
+    """What a terminal shows of it: a carriage return wipes nothing by itself."""
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part):]
+        lines.append(shown.rstrip())
+    return "\n".join(lines)
+
+
 def by_engine(text, stream="stdout"):
     """What each engine said, however what they said alike came together: {id: text}."""
     said, speakers = {}, []

@@ -12,7 +12,7 @@ import pytest
 
 import conftest
 from conftest import BIN, PYTHON, PYTHONPATH, wait_for
-from said import by_engine, plain, shown_text
+from said import by_engine, on_a_terminal, plain, shown_text
 
 manager = pytest.importorskip("jupyter_client.manager")
 
@@ -702,16 +702,17 @@ def test_progress_line(notebook, tmp_path):
     notebook.kc.get_shell_msg(timeout=60)
     assert {engine: t.strip() for engine, t in by_engine(text).items()} == {
         0: "before", 1: "before"}
-    # Alone, it leaves nothing behind.
+    # Alone, it leaves nothing behind, nor on a terminal, which is not cleared.
     gate.unlink()
     code = code.replace("print('before', flush=True)\n", "")
-    kinds = []
+    kinds, text = [], ""
     for kind, content in notebook.outputs(notebook.send(code)):
         kinds.append(kind)
+        text += content.get("text", "")
         if kind == "stream" and "0 of 2" in content["text"]:
             gate.touch()
     notebook.kc.get_shell_msg(timeout=60)
-    assert kinds[-1] == "clear_output"
+    assert kinds[-1] == "clear_output" and on_a_terminal(text) == ""
     # In a cell that has shown something else it clears nothing.
     gate.unlink()
     code = code.replace("--progress-after 0.1", "--progress-after 0")

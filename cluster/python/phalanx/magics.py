@@ -51,11 +51,9 @@ class Screen:
         )
 
     def clear(self):
-        """Wipes the cell's output, unless it tells of a cluster that was started. Whether it did."""
-        if self._cluster.take_news():
-            return False
-        self._shell.display_pub.clear_output()
-        return True
+        """Wipes the cell's output, unless it tells of a cluster that was started."""
+        if not self._cluster.take_news():
+            self._shell.display_pub.clear_output()
 
 
 class CellScreen(Screen):
