@@ -103,6 +103,7 @@ def _engine_lines(client):
         except TimeoutError:
             raise error.KernelError("the controller does not answer") from None
         engines = [dict(known[i], id=i) for i in client.ids if i in known]
+    engines.sort(key=lambda engine: engine.get("id", -1))
     rows = [("engine", "host", "pid", "queued", "tasks", "done")]
     for engine in engines:
         rows.append(tuple(
