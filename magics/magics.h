@@ -141,6 +141,9 @@ void px_render_label(struct px_buf *out, const char *what, const int *ids, size_
  * execution count; -1: it differs between them. `color`: the prompt is red, as IPython's are. */
 void px_render_result(struct px_buf *out, const int *ids, size_t count, long number,
                       struct px_span text, bool color);
+/* Of a text longer than `most` bytes the first and the last half of them, and how many are left out.
+ */
+void px_render_bounded(struct px_buf *out, struct px_span text, size_t most);
 /* "0, 1, 2 and 7"; more than 16: "0, 1, 2, 3, ... (64 engines)". */
 void px_render_engines(struct px_buf *out, const int *ids, size_t count);
 /* "12 s", "3 min 5 s", "2 h 7 min" */

@@ -68,6 +68,20 @@ static PyObject *module_error_key(PyObject *module, PyObject *text)
     return take_text(&key);
 }
 
+static PyObject *module_bounded(PyObject *module, PyObject *args)
+{
+    (void)module;
+    const char *utf8;
+    Py_ssize_t size, most;
+    if (!PyArg_ParseTuple(args, "s#n:bounded", &utf8, &size, &most))
+        return NULL;
+    if (most < 0)
+        return PyErr_Format(PyExc_ValueError, "bounded takes a number of bytes");
+    struct px_buf text = {0};
+    px_render_bounded(&text, (struct px_span){utf8, (size_t)size}, (size_t)most);
+    return take_text(&text);
+}
+
 static PyObject *module_ranges(PyObject *module, PyObject *list)
 {
     (void)module;
@@ -140,6 +154,8 @@ PyMethodDef px_module_methods[] = {
     {"help", module_help, METH_VARARGS, "help(magic=0): its options, as text."},
     {"error_key", module_error_key, METH_O,
      "error_key(traceback): what tells it from others, without addresses and cells' numbers."},
+    {"bounded", module_bounded, METH_VARARGS,
+     "bounded(text, most): its start and its end, if it is longer."},
     {"ranges", module_ranges, METH_O, "ranges(ids): as in \"0-2,7\"."},
     {"stacks", module_stacks, METH_O,
      "stacks([(engine, text, busy, seconds), ...]): all of them as one tree."},

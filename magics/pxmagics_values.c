@@ -17,6 +17,10 @@ Py_hash_t px_bundle_hash(PyObject *bundle)
     return hash;
 }
 
+#define TEXT_ALL ((size_t)1 << 20) /* of all engines' values, shared out among them */
+#define TEXT_MOST ((size_t)256 << 10)
+#define TEXT_LEAST ((size_t)4 << 10)
+
 struct value {
     PyObject *content; /* of the execute_result; NULL: none, or shown with an earlier one */
     PyObject *data;    /* its data, borrowed */
@@ -70,8 +74,15 @@ static bool are_equal(const struct value *a, const struct value *b)
 static int show_value(const struct values *values, const struct value *value, size_t count,
                       long number)
 {
-    struct px_buf text = {0};
-    px_render_result(&text, values->ids, count, number, value->text, values->options->color);
+    struct px_buf text = {0}, bounded = {0};
+    const size_t part = TEXT_ALL / values->options->count;
+    px_render_bounded(&bounded, value->text,
+                      part > TEXT_MOST    ? TEXT_MOST
+                      : part < TEXT_LEAST ? TEXT_LEAST
+                                          : part);
+    px_render_result(&text, values->ids, count, number, px_buf_span(&bounded),
+                     values->options->color);
+    px_buf_fini(&bounded);
     PyObject *string = px_text_of(&text);
     PyObject *copy = string ? PyDict_Copy(value->data) : NULL;
     int status = copy ? PyDict_SetItemString(copy, "text/plain", string) : -1;

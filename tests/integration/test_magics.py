@@ -646,6 +646,14 @@ def test_long_output_is_bounded(notebook):
     assert "bytes are left out here" in text and len(text) < 100_000
 
 
+def test_long_values_and_errors_are_bounded(notebook):
+    text, = notebook.texts("%px 'a' + 1000000 * 'v' + 'z'")
+    assert re.match(r"Out\[0-1(:\d+)?\]: \n'avv", text) and text.endswith("vz'")
+    assert "bytes are left out here" in text and len(text) < 300000
+    error = notebook.error("%px raise ValueError(1000000 * 'v')")
+    assert len(error["evalue"]) < 100000 and len("".join(error["traceback"])) < 100000
+
+
 def test_output_that_is_not_text(notebook):
     text, _ = notebook.said("%%px\nimport sys\nprint('\\x00\\x1b[', chr(0x10ffff))\n"
                             "sys.stdout.write('\\udc80\\n')")

@@ -157,6 +157,9 @@ _stated = {
 globals().update({cls.__name__: cls for cls in _stated.values()})
 
 
+_TEXT_MOST = 10000  # characters of one error in the text of a CompositeError
+
+
 class CompositeError(RemoteError):
     """The exceptions of several engines.
 
@@ -181,7 +184,8 @@ class CompositeError(RemoteError):
     def __str__(self):
         lines = [str(self.msg)]
         for ename, evalue, _, info in self.elist[: self.tb_limit]:
-            lines.append("%s%s: %s" % (self._engine_str(info), ename, evalue))
+            text = "%s%s: %s" % (self._engine_str(info), ename, evalue)
+            lines.append(text if len(text) <= _TEXT_MOST else text[:_TEXT_MOST] + " ...")
         if len(self.elist) > self.tb_limit:
             lines.append(".... %i more exceptions ..." % (len(self.elist) - self.tb_limit))
         return "\n".join(lines)

@@ -17,6 +17,7 @@ from . import _magics, _non_interactive, error
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ERRORS_SHOWN = 8  # different ones of one cell
+_ERROR_MOST = 65536  # bytes of one that are shown
 _KEPT = 16  # results of --noblock
 _PRINTS = 1  # what CALL_INTRINSIC_1 calls where an interactive statement ends
 
@@ -134,7 +135,8 @@ def _error_lines(group, scope):
     ranges = _magics.ranges(ids) if ids else ""
     label = "[%s:%s]:" % (ranges, infos[0].get("method") or "execute") if ids else None
     lines = [label] if label else []
-    lines += (traceback or "").splitlines() or ["%s: %s" % (ename, evalue)]
+    text = traceback or "%s: %s" % (ename, evalue)
+    lines += _magics.bounded(text, _ERROR_MOST).splitlines()
     lines += error.missing_module(ename, evalue)
     missing = _MISSING_NAME.match(evalue or "") if ename == "NameError" else None
     if missing and missing[1] in scope and not missing[1].startswith("_"):

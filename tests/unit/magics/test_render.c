@@ -38,6 +38,28 @@ static void renders_results(void **state)
     }
 }
 
+static const struct {
+    const char *text;
+    size_t most;
+    const char *shown;
+} bounded_rows[] = {
+    {"", 4, ""},
+    {"abcd", 4, "abcd"},
+    {"abcdefg", 4, "ab\n[... 3 bytes are left out here ...]\nfg"},
+    {"a\xc3\xa9-----\xc3\xa9g", 4, "a\n[... 9 bytes are left out here ...]\ng"},
+    {"abc", 0, "\n[... 3 bytes are left out here ...]\n"},
+};
+
+static void bounds_text(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < PX_COUNT(bounded_rows); i++) {
+        struct px_buf out = {0};
+        px_render_bounded(&out, px_span_of(bounded_rows[i].text), bounded_rows[i].most);
+        expect_text(&out, bounded_rows[i].shown);
+    }
+}
+
 static void renders_labels(void **state)
 {
     (void)state;
@@ -128,7 +150,7 @@ int main(void)
         cmocka_unit_test(renders_results),  cmocka_unit_test(renders_labels),
         cmocka_unit_test(lists_engines),    cmocka_unit_test(renders_durations),
         cmocka_unit_test(renders_progress), cmocka_unit_test(offers_what_to_type),
-        cmocka_unit_test(says_that_the_controller_is_gone),
+        cmocka_unit_test(bounds_text),      cmocka_unit_test(says_that_the_controller_is_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
