@@ -597,6 +597,27 @@ def test_history_reply_has_the_latest_cells(python):
     assert [line for _, _, line in reply["history"]] == ["y = 1", "y = 2"]
 
 
+TURNS = """
+def turns():
+    thread, = [t for t in threading.enumerate() if "History" in t.name]
+    status = open(f"/proc/self/task/{thread.native_id}/status").read()
+    return int(re.search(r"^voluntary_ctxt_switches:\\s*(\\d+)", status, re.M).group(1))
+import re, threading; before = turns()
+"""
+
+
+def test_cells_do_not_wake_the_thread_that_gathers_them(python, ipython_dir):
+    """It would take turns at the interpreter with each."""
+    python.run(TURNS)
+    wait_for(lambda: history_of(ipython_dir), what="the history opened")
+    python.run("before = turns()")
+    for _ in range(40):
+        python.run("pass")
+    _, seen = python.run("turns() - before")
+    result, = [content for kind, content in seen if kind == "execute_result"]
+    assert int(result["data"]["text/plain"]) < 20
+
+
 def test_a_history_that_is_locked_meanwhile_keeps_no_cell_waiting(python, ipython_dir):
     python.run("first = 1")
     wait_for(lambda: history_of(ipython_dir) == ["first = 1"], what="the history written")

@@ -22,6 +22,7 @@ from IPython.core.history import HistoryAccessor, HistoryManager
 from traitlets import default
 
 GATHER_S = 1.0
+UNCOUNTED = 1 << 30  # inputs, after which IPython would wake the thread that gathers them
 MOST_WAITING = 10_000  # inputs that are kept for a disk that takes none
 BUSY_MS = 500  # that a locked file may cost the end of the kernel, twice
 OPEN_S = 30.0  # and the thread that opens it, and what asks for its rows
@@ -171,16 +172,18 @@ class History(HistoryManager):
                     self.db_output_cache = (outputs + self.db_output_cache)[-MOST_WAITING:]
 
     def _px_gather(self):
-        """Waits for more inputs, on IPython's thread, which is woken for each and when it is to stop."""
+        """Waits for more inputs, on IPython's thread, which these do not wake: it would take turns
+        with the cells. What stops it does."""
         wake = getattr(threading.current_thread(), "save_flag", self.save_flag)
         deadline = time.monotonic() + GATHER_S
-        while not _is_stopping():
-            left = deadline - time.monotonic()
-            if left <= 0 or self._px_closing.is_set():
-                return
-            if wake.wait(left):
+        size, self.db_cache_size = self.db_cache_size, UNCOUNTED
+        while not _is_stopping() and not self._px_closing.is_set() and time.monotonic() < deadline:
+            if wake.wait(max(0, deadline - time.monotonic())):
                 wake.clear()
-        wake.set()
+        if self.db_cache_size == UNCOUNTED:  # the user has not said otherwise meanwhile
+            self.db_cache_size = size
+        if _is_stopping():
+            wake.set()
 
     def _px_store(self, db, inputs, outputs):
         if not inputs and not outputs:
