@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define WORD_SIZE 65536  /* of one value, after its quotes are gone */
+#define LETTERS_MOST 8   /* options in a row that are looked at to tell them from code */
 #define SECONDS_MOST 1e9 /* more are as good as these */
 
 const char *const px_group_names[] = {"type", "engine", "order", NULL};
@@ -420,6 +421,30 @@ static bool begins_value(const struct reader *reader)
     return yes;
 }
 
+/* Passes over "-a", "-t0", ..., which are operands with a sign or options. */
+static void skip_letters(struct reader *reader)
+{
+    struct px_buf word = {0};
+    for (int i = 0; i < LETTERS_MOST; i++) {
+        struct reader rest = *reader;
+        const bool good = next_word(&rest, &word, NULL) == 0 && word.size > 1;
+        const struct px_span name =
+            good ? (struct px_span){word.data + 1, word.size - 1} : (struct px_span){0};
+        if (!good || word.data[0] != '-' || !is_name(name) || px_span_equal(name, "await"))
+            break;
+        *reader = rest;
+    }
+    px_buf_fini(&word);
+}
+
+/* Whether what follows can be no part of an expression: "1" in "-x 1", "-t 0 1" in "-a -t 0 1". */
+static bool ends_expression(const struct reader *reader)
+{
+    struct reader rest = *reader;
+    skip_letters(&rest);
+    return begins_operand(&rest) || (rest.at > reader->at && begins_value(&rest));
+}
+
 /* `reader` stands behind the word. */
 static bool is_option_of_line(const struct reader *reader, const char *word)
 {
@@ -442,7 +467,7 @@ static bool is_option_of_line(const struct reader *reader, const char *word)
     const struct row *row = dashes == 1 && size == 1 ? find_letter(*name, PX_MAGIC_PX) : NULL;
     if (row && row->type != SET && begins_value(reader))
         return true;
-    return strcmp(name, "await") != 0 && begins_operand(reader);
+    return strcmp(name, "await") != 0 && ends_expression(reader);
 }
 
 static int parse_options(struct parser *parser, struct px_buf *word)
