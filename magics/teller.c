@@ -25,7 +25,7 @@
 #define GLIMPSE_FIRST_MS 1000
 #define GLIMPSE_LAST_MS 60000 /* the interval doubles up to this */
 #define PARTIAL_MS 500        /* an unfinished line waits so long for its end */
-#define PARTIAL_SLACK_MS 100  /* less, where another's has waited so long */
+#define SLACK_MS 100          /* less, where another's has waited so long */
 #define WINDOW_LEAST_MS 150   /* how long text waits for others to say the same */
 #define WINDOW_ENGINE_MS 3    /* and for each engine */
 #define WINDOW_MOST_MS 500
@@ -248,13 +248,13 @@ static size_t ready_size(struct speaker *speaker, bool whole, int64_t now_ms)
         return lines;
     if (memchr(head.data, '\r', head.size)) { /* a progress bar: seldom, and what is seen of it */
         const int64_t gap_ms = speaker->gap_ms ? speaker->gap_ms : GLIMPSE_FIRST_MS;
-        if (now_ms < speaker->since_ms + gap_ms)
+        if (now_ms < speaker->since_ms + gap_ms - SLACK_MS)
             return 0;
         speaker->gap_ms = 2 * gap_ms < GLIMPSE_LAST_MS ? 2 * gap_ms : GLIMPSE_LAST_MS;
         px_buf_append(&speaker->head, "\n", 1);
         return speaker->head.size;
     }
-    return now_ms >= speaker->since_ms + PARTIAL_MS - PARTIAL_SLACK_MS ? head.size : 0;
+    return now_ms >= speaker->since_ms + PARTIAL_MS - SLACK_MS ? head.size : 0;
 }
 
 static struct px_span ready_text(const struct speaker *speaker)
