@@ -5,6 +5,11 @@
 #include "pxmagics.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+#define TEXT_ALL ((size_t)1 << 20) /* of all engines' values, shared out among them */
+#define TEXT_MOST ((size_t)256 << 10)
+#define TEXT_LEAST ((size_t)4 << 10)
 
 Py_hash_t px_bundle_hash(PyObject *bundle)
 {
@@ -16,10 +21,6 @@ Py_hash_t px_bundle_hash(PyObject *bundle)
     }
     return hash;
 }
-
-#define TEXT_ALL ((size_t)1 << 20) /* of all engines' values, shared out among them */
-#define TEXT_MOST ((size_t)256 << 10)
-#define TEXT_LEAST ((size_t)4 << 10)
 
 struct value {
     PyObject *content; /* of the execute_result; NULL: none, or shown with an earlier one */
@@ -70,28 +71,64 @@ static bool are_equal(const struct value *a, const struct value *b)
     return equal == 1;
 }
 
-/* Shows a value, its text under the prompt of `count` engines. */
-static int show_value(const struct values *values, const struct value *value, size_t count,
-                      long number)
+/* The value's text, bounded, after the prompt of `count` engines. */
+static PyObject *prompted(const struct values *values, struct px_span shown, size_t count,
+                          long number)
 {
     struct px_buf text = {0}, bounded = {0};
     const size_t part = TEXT_ALL / values->options->count;
-    px_render_bounded(&bounded, value->text,
+    px_render_bounded(&bounded, shown,
                       part > TEXT_MOST    ? TEXT_MOST
                       : part < TEXT_LEAST ? TEXT_LEAST
                                           : part);
     px_render_result(&text, values->ids, count, number, px_buf_span(&bounded),
                      values->options->color);
-    px_buf_fini(&bounded);
     PyObject *string = px_text_of(&text);
-    PyObject *copy = string ? PyDict_Copy(value->data) : NULL;
-    int status = copy ? PyDict_SetItemString(copy, "text/plain", string) : -1;
-    if (status == 0)
-        status = px_show_publish(values->options->show, copy,
-                                 PyDict_GetItemString(value->content, "metadata"), NULL, false);
-    Py_XDECREF(copy);
-    Py_XDECREF(string);
+    px_buf_fini(&bounded);
     px_buf_fini(&text);
+    return string;
+}
+
+static int show_prompt(const struct values *values, size_t count, long number)
+{
+    PyObject *prompt = prompted(values, PX_SPAN(""), count, number);
+    PyObject *data = prompt ? Py_BuildValue("{sO}", "text/plain", prompt) : NULL;
+    const int status = data ? px_show_publish(values->options->show, data, NULL, NULL, false) : -1;
+    Py_XDECREF(data);
+    Py_XDECREF(prompt);
+    return status;
+}
+
+/* Whether a page shows a form of the value in place of its text, and so without its prompt. LaTeX is
+ * left as ipyparallel has it: in one display with the prompt. */
+static bool hides_text(const struct value *value)
+{
+    Py_ssize_t at = 0;
+    for (PyObject *mime, *form; PyDict_Next(value->data, &at, &mime, &form);) {
+        const char *name = PyUnicode_Check(mime) ? PyUnicode_AsUTF8(mime) : NULL;
+        if (name && (strcmp(name, "text/html") == 0 || strncmp(name, "image/", 6) == 0))
+            return true;
+    }
+    PyErr_Clear();
+    return !value->text.data;
+}
+
+/* Shows a value behind the prompt of `count` engines, or below it. */
+static int show_value(const struct values *values, const struct value *value, size_t count,
+                      long number)
+{
+    PyObject *metadata = PyDict_GetItemString(value->content, "metadata");
+    if (hides_text(value))
+        return show_prompt(values, count, number) == 0
+                   ? px_show_publish(values->options->show, value->data, metadata, NULL, false)
+                   : -1;
+    PyObject *text = prompted(values, value->text, count, number);
+    PyObject *data = text ? PyDict_Copy(value->data) : NULL;
+    int status = data ? PyDict_SetItemString(data, "text/plain", text) : -1;
+    if (status == 0)
+        status = px_show_publish(values->options->show, data, metadata, NULL, false);
+    Py_XDECREF(data);
+    Py_XDECREF(text);
     return status;
 }
 

@@ -361,7 +361,11 @@ def test_figures(notebook):
 
 def test_displays_keep_their_forms_and_their_place(notebook):
     shown = notebook.run("%%px -t 0\nfrom IPython.display import HTML\nHTML('<b>x</b>')")
-    assert [data["text/html"] for _, data in shown] == ["<b>x</b>"]
+    (_, prompt), (_, value) = shown  # a page shows a value's HTML, and no text of it
+    assert re.fullmatch(r"Out\[0:\d+\]: ", plain(prompt["text/plain"])) and len(prompt) == 1
+    assert value["text/html"] == "<b>x</b>" and "Out[" not in value["text/plain"]
+    shown = notebook.run("%px -e -t [0] HTML('<b>x</b>')")
+    assert [data.get("text/html") for _, data in shown] == [None, "<b>x</b>"]
     code = ("%%px -t 0\nfrom IPython.display import display\n"
             "d = display('old', display_id='d')\nd.update('new')")
     assert notebook.texts(code) == ["[output:0]", "'new'"]

@@ -244,6 +244,18 @@ def show_single(md, value, result_only=False):
         display(value)
 
 
+def _show_value(reply):
+    """A value behind its prompt; below it, where a page shows a form that has no place for one."""
+    from IPython.display import display_pretty, publish_display_data
+
+    data, metadata = reply._repr_mimebundle_()
+    seen = any(mime == "text/html" or mime.startswith("image/") for mime in data)
+    if seen or "text/plain" not in data:
+        display_pretty(reply._prompt(), raw=True)
+        data = reply.data
+    publish_display_data(data, metadata)
+
+
 def show_all(records, groupby="type", result_only=False):
     """Tasks' output and values under labels. records: (Metadata, value) pairs; groupby: "type",
     "engine" or "order"."""
@@ -258,10 +270,8 @@ def show_all(records, groupby="type", result_only=False):
             labelled.write(md[name], label, getattr(sys, name))
     if current_shell() is None:
         return
-    from IPython.display import display
-
     if not result_only:
         _show_outputs(records, groupby == "order")
     for md, value in records:
         if md["execute_result"] is not None and isinstance(value, ExecuteReply):
-            display(value)
+            _show_value(value)

@@ -90,7 +90,10 @@ class ExecuteReply:
             return ""
         if "\n" in text and not text.startswith("\n"):
             text = "\n" + text
-        return "Out[%s:%s]: %s" % (self.metadata["engine_id"], self.execution_count, text)
+        return self._prompt() + text
+
+    def _prompt(self):
+        return "Out[%s:%s]: " % (self.metadata["engine_id"], self.execution_count)
 
     def _repr_pretty_(self, p, cycle):
         p.text(self._plaintext())
