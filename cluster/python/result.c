@@ -171,7 +171,7 @@ struct result {
     struct px_notice *notice;
     struct shared_message *held; /* the first event, which value() has read and next() gives yet */
     struct phalanx_event first;  /* the one that is held */
-    bool opened;                 /* next() was called: what comes is filed in Python */
+    bool opened;                 /* next() or peek() was called: what comes is filed in Python */
 };
 
 /* The next event's message, which belongs to the caller: making objects may run the garbage
@@ -185,11 +185,13 @@ static struct shared_message *take_next(struct result *self, struct phalanx_even
         *event = self->first;
         return shared;
     }
-    if (phalanx_next(self->result, 0, event) != PHALANX_OK)
-        return NULL;
-    shared = calloc(1, sizeof *shared);
+    shared = calloc(1, sizeof *shared); /* first: what was taken can not be put back */
     if (!shared) {
         PyErr_NoMemory();
+        return NULL;
+    }
+    if (phalanx_next(self->result, 0, event) != PHALANX_OK) {
+        free(shared);
         return NULL;
     }
     *shared = (struct shared_message){.users = 1, .message = phalanx_take(self->result)};
@@ -275,6 +277,42 @@ static PyObject *result_next(PyObject *object, PyObject *unused)
     return built;
 }
 
+static bool hold_next(struct result *self)
+{
+    if (!self->held)
+        self->held = take_next(self, &self->first);
+    return self->held != NULL;
+}
+
+static PyObject *result_peek(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct result *self = (struct result *)object;
+    struct px_module *module = px_module_of(Py_TYPE(object));
+    if (!module || !usable(self))
+        return NULL;
+    px_handle_sweep(self->handle);
+    self->opened = true;
+    if (!hold_next(self))
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    struct shared_message *shared = self->held; /* another thread may pop it */
+    const struct phalanx_event first = self->first;
+    shared->users++;
+    PyObject *built = event_build(module, shared, &first);
+    shared_drop(shared);
+    return built;
+}
+
+static PyObject *result_pop(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct result *self = (struct result *)object;
+    if (!usable(self))
+        return NULL;
+    drop_held(self);
+    Py_RETURN_NONE;
+}
+
 struct waiting {
     struct px_handle *handle;
     phalanx_result *result;
@@ -343,9 +381,7 @@ static bool has_value(struct result *self)
 {
     if (self->opened || phalanx_task_count(self->result) != 1)
         return false;
-    if (!self->held)
-        self->held = take_next(self, &self->first);
-    return self->held && self->first.type == PHALANX_REPLY && !self->first.failed;
+    return hold_next(self) && self->first.type == PHALANX_REPLY && !self->first.failed;
 }
 
 /* What most want to know of most results, without an Event and what a task's record is made of. */
@@ -519,6 +555,8 @@ static PyType_Slot result_slots[] = {
     {Py_sq_length, result_length},
     {Py_tp_doc, "Tasks that were sent, and what comes back for them."},
     {0, NULL},
+    {"peek", result_peek, METH_NOARGS, "What next() would give, which stays until pop()."},
+    {"pop", result_pop, METH_NOARGS, "Takes off what peek() gave."},
 };
 
 PyType_Spec px_result_spec = {

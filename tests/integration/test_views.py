@@ -634,6 +634,27 @@ def test_a_value_that_was_got_leaves_its_record(rc, balanced, gate):
     assert len(values) == 8 and all(value is values[0] for value in values)
 
 
+def test_an_interrupt_loses_no_event(view, balanced):
+    """It may come between its arrival and its filing, or just after that."""
+    mapped = balanced.map_async(abs, range(-300, 0))
+    for result, values in (view.apply_async(abs, -1), [1] * 4), (mapped, [*range(300, 0, -1)]):
+        assert result._raw.wait(phalanx._phalanx.FINISHED, 60)
+        file, due = result._file, ["after", "before"]
+
+        def interrupted(event):
+            when = due.pop() if due else None
+            if when != "before":
+                file(event)
+            if when:
+                raise KeyboardInterrupt
+
+        result._file = interrupted
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                result.ready()
+        assert result.get(60) == values and sorted(result._order) == [*range(len(values))]
+
+
 def test_events_come_once_though_their_value_was_got(rc):
     lib, form = phalanx._phalanx, phalanx.canning
     call = form.pack_call(form.pack_function(lambda: [1]), (), {})

@@ -133,22 +133,32 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         """Files what has arrived, so many events at most. How many there were."""
         with self._lock:
             for taken in range(most):
-                event = self._raw.next()
+                event = self._raw.peek()
                 if event is None:
                     return taken
                 self._take(event)
         return most
 
     def _take(self, event):
-        self._file(event)
+        """Files the event that was peeked at. It is let go then, so that one that an interrupt falls
+        upon is filed once more; what cannot be filed is let go, too."""
+        try:
+            self._file(event)
+        except Exception:
+            self._raw.pop()
+            raise
+        self._raw.pop()
+        self._tell_listeners(event)
+
+    def _tell_listeners(self, event):
         for listener in self._listeners:
             listener(event)
 
     def _file(self, event):
         task = self._tasks[event.task]
         if event.type == _phalanx.REPLY:
-            task.reply = event
             self._arrived(event.task)
+            task.reply = event
         elif event.type == _phalanx.STREAM:
             task.write("stderr" if event.name == "stderr" else "stdout", event.text)
         elif event.type == _phalanx.IDLE:
@@ -161,10 +171,11 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             output_handlers[event.name](task, json.loads(event.content))
 
     def _arrived(self, index):
-        """A task has its reply."""
+        """A task has its reply. Once more for the last one changes nothing."""
         if isinstance(self._order, tuple):
             self._order = []
-        self._order.append(index)
+        if not self._order or self._order[-1] != index:
+            self._order.append(index)
 
     def _wait(self, until, timeout):
         timeout = None if timeout is None or timeout < 0 else timeout

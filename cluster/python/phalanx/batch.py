@@ -154,13 +154,17 @@ class Batches:
         if os.getpid() != self._pid:  # the thread that sends is not here, and its lock may be held
             raise RuntimeError("this result belongs to the process that forked")
 
-    def next(self):  # a forked child is told when it waits for more
+    def peek(self):  # a forked child is told when it waits for more
         try:
-            return self._events.popleft()
+            return self._events[0]
         except IndexError:
             return None
 
     def wait(self, until, timeout=None):
+    def pop(self):
+        if self._events:
+            self._events.popleft()
+
         self._check()
         reached = {
             _phalanx.EVENT: lambda: self._events or self.finished == self._size,

@@ -92,12 +92,18 @@ class AsyncMapResult(mapresult.AsyncMapResult):
     def _make_tasks(self):
         return Tasks(len(self._raw))
 
-    def _take(self, event):
-        if isinstance(event, Part):  # nothing that is shown
-            self._tasks.put(event)
-            self._order.extend(range(event.first, event.first + len(event.values)))
-        else:
-            super()._take(event)
+    def _file(self, event):
+        if not isinstance(event, Part):
+            super()._file(event)
+            return
+        self._tasks.put(event)
+        indices = range(event.first, event.first + len(event.values))
+        if not self._order or self._order[-1] != indices[-1]:  # else it is filed once more
+            self._order.extend(indices)
+
+    def _tell_listeners(self, event):
+        if not isinstance(event, Part):  # nothing that is shown
+            super()._tell_listeners(event)
 
     def _has_failure(self):
         return any(map(has_failed, self._tasks.own.values()))
