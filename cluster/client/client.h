@@ -95,10 +95,13 @@ void px_engines_fini(struct px_engines *engines);
  * signal handler must end the wait. */
 struct px_waiter {
     sem_t sem;
-    int until;   /* enum phalanx_until; unused for engines */
+    int until;   /* enum phalanx_until, or PX_MORE; unused for engines */
+    size_t seen; /* PX_MORE: events, see phalanx_wait_more */
     bool called; /* lock: a post is on its way, or there */
     struct px_waiter *next, *prev, *next_called;
 };
+
+#define PX_MORE (PHALANX_SHOWABLE + 1)
 
 /* The deadline of a time-out from now; INT64_MAX for ever, 0 for not at all. */
 int64_t px_deadline(int64_t timeout_ms);
@@ -197,6 +200,7 @@ struct phalanx_result {
     struct px_task **tasks;
     size_t count, capacity;
     size_t replied, finished;
+    size_t arrived; /* events, read or not */
     struct phalanx_message *head, *tail;
     bool losses; /* there may be some among them */
     struct px_waiter *waiters;

@@ -63,9 +63,12 @@ static void leave(struct phalanx_result *result, struct px_waiter *waiter)
     sem_destroy(&waiter->sem);
 }
 
-static bool is_ready(const struct phalanx_result *result, int until)
+static bool is_ready(const struct phalanx_result *result, const struct px_waiter *waiter)
 {
-    switch (until) {
+    switch (waiter->until) {
+    case PX_MORE:
+        return result->arrived > waiter->seen || result->dropped ||
+               result->finished == result->count;
     case PHALANX_EVENT:
         return result->head || result->dropped || result->finished == result->count;
     case PHALANX_REPLIES:
@@ -79,19 +82,20 @@ static bool is_ready(const struct phalanx_result *result, int until)
 }
 
 /* Lock held, and held again on return. */
-static enum phalanx_code wait_until(struct phalanx_result *result, int until, int64_t deadline_ms)
+static enum phalanx_code wait_until(struct phalanx_result *result, int until, size_t seen,
+                                    int64_t deadline_ms)
 {
     struct phalanx_client *client = result->client;
-    if (is_ready(result, until))
+    struct px_waiter waiter = {.until = until, .seen = seen};
+    if (is_ready(result, &waiter))
         return PHALANX_OK;
     if (deadline_ms == 0)
         return result->closed ? PHALANX_ECLOSED : PHALANX_ETIME;
     px_client_wake(client);
-    struct px_waiter waiter = {.until = until};
     sem_init(&waiter.sem, 0, 0);
     DL_APPEND(result->waiters, &waiter);
     enum phalanx_code code = PHALANX_OK;
-    while (!is_ready(result, until) && code == PHALANX_OK) {
+    while (!is_ready(result, &waiter) && code == PHALANX_OK) {
         if (result->closed) {
             code = PHALANX_ECLOSED;
             break;
@@ -101,20 +105,31 @@ static enum phalanx_code wait_until(struct phalanx_result *result, int until, in
         pthread_mutex_lock(&client->lock);
         waiter.called &= code != PHALANX_OK;
     }
-    if (is_ready(result, until))
+    if (is_ready(result, &waiter))
         code = PHALANX_OK;
     leave(result, &waiter);
     return code;
 }
 
-enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until, int64_t timeout_ms)
+static enum phalanx_code wait_unlocked(struct phalanx_result *result, int until, size_t seen,
+                                       int64_t timeout_ms)
 {
     if (px_client_inherited(result->client))
         return PHALANX_ECLOSED;
     pthread_mutex_lock(&result->client->lock);
-    const enum phalanx_code code = wait_until(result, (int)until, px_deadline(timeout_ms));
+    const enum phalanx_code code = wait_until(result, until, seen, px_deadline(timeout_ms));
     pthread_mutex_unlock(&result->client->lock);
     return code;
+}
+
+enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until, int64_t timeout_ms)
+{
+    return wait_unlocked(result, (int)until, 0, timeout_ms);
+}
+
+enum phalanx_code phalanx_wait_more(phalanx_result *result, size_t seen, int64_t timeout_ms)
+{
+    return wait_unlocked(result, PX_MORE, seen, timeout_ms);
 }
 
 /* ---- events --------------------------------------------------------------------- */
@@ -238,7 +253,7 @@ enum phalanx_code phalanx_next(phalanx_result *result, int64_t timeout_ms,
         return PHALANX_ECLOSED;
     phalanx_message_free(result->current);
     pthread_mutex_lock(&result->client->lock);
-    enum phalanx_code code = wait_until(result, PHALANX_EVENT, px_deadline(timeout_ms));
+    enum phalanx_code code = wait_until(result, PHALANX_EVENT, 0, px_deadline(timeout_ms));
     result->current = pop(result);
     if (result->current)
         code = PHALANX_OK;
@@ -267,6 +282,7 @@ static void file_event(struct phalanx_result *result, struct phalanx_message *me
     else
         result->head = message;
     result->tail = message;
+    result->arrived++;
     result->losses |= message->event.lost;
 }
 
@@ -298,7 +314,7 @@ struct px_waiter *px_result_file(struct phalanx_result *result, struct px_waiter
     tell_done(result);
     struct px_waiter *waiter;
     DL_FOREACH(result->waiters, waiter) {
-        if (waiter->called || !(result->closed || is_ready(result, waiter->until)))
+        if (waiter->called || !(result->closed || is_ready(result, waiter)))
             continue;
         waiter->called = true;
         waiter->next_called = called;
@@ -373,6 +389,16 @@ size_t phalanx_replied(const phalanx_result *result)
         return 0;
     pthread_mutex_lock(&result->client->lock);
     const size_t count = result->replied;
+    pthread_mutex_unlock(&result->client->lock);
+    return count;
+}
+
+size_t phalanx_arrived(const phalanx_result *result)
+{
+    if (px_client_inherited(result->client))
+        return 0;
+    pthread_mutex_lock(&result->client->lock);
+    const size_t count = result->arrived;
     pthread_mutex_unlock(&result->client->lock);
     return count;
 }

@@ -169,7 +169,7 @@ struct result {
     PyObject_HEAD struct px_handle *handle;
     phalanx_result *result;
     struct px_notice *notice;
-    struct shared_message *held; /* the first event, which value() has read and next() gives yet */
+    struct shared_message *held; /* the first event, which was looked at and not taken */
     struct phalanx_event first;  /* the one that is held */
     bool opened;                 /* next() or peek() was called: what comes is filed in Python */
 };
@@ -317,12 +317,15 @@ struct waiting {
     struct px_handle *handle;
     phalanx_result *result;
     enum phalanx_until until;
+    size_t seen;
+    bool more; /* than `seen`, instead of `until` */
 };
 
 static enum phalanx_code wait_result(void *ctx, int64_t timeout_ms)
 {
     const struct waiting *waiting = ctx;
-    return phalanx_wait(waiting->result, waiting->until, timeout_ms);
+    return waiting->more ? phalanx_wait_more(waiting->result, waiting->seen, timeout_ms)
+                         : phalanx_wait(waiting->result, waiting->until, timeout_ms);
 }
 
 /* Once, until the controller is back. */
@@ -341,16 +344,30 @@ static int warn_when_away(void *ctx)
     return 0;
 }
 
-static int wait_python(struct result *self, enum phalanx_until until, int64_t timeout_ms)
+static int wait_python(struct result *self, struct waiting waiting, int64_t timeout_ms)
 {
-    struct waiting waiting = {self->handle, self->result, until};
-    if (phalanx_wait(self->result, until, 0) == PHALANX_OK)
+    waiting.handle = self->handle;
+    waiting.result = self->result;
+    if (wait_result(&waiting, 0) == PHALANX_OK)
         return PHALANX_OK;
     /* The wait must not outlive the result, which another thread may let go of. */
     Py_INCREF(self);
     const int code = px_wait_python(wait_result, warn_when_away, &waiting, timeout_ms);
     Py_DECREF(self);
     return code;
+}
+
+/* What a wait came to, as Python says it. */
+static PyObject *waited(struct result *self, const struct px_module *module, int code)
+{
+    if (code < 0)
+        return NULL;
+    px_handle_sweep(self->handle);
+    if (code == PHALANX_ECLOSED) {
+        PyErr_SetString(module->closed_error, "the client was closed");
+        return NULL;
+    }
+    return PyBool_FromLong(code == PHALANX_OK);
 }
 
 static PyObject *result_wait(PyObject *object, PyObject *args)
@@ -365,15 +382,22 @@ static PyObject *result_wait(PyObject *object, PyObject *args)
         return NULL;
     if (until == PHALANX_EVENT && self->held)
         Py_RETURN_TRUE;
-    const int code = wait_python(self, (enum phalanx_until)until, timeout_ms);
-    if (code < 0)
+    const struct waiting waiting = {.until = (enum phalanx_until)until};
+    return waited(self, module, wait_python(self, waiting, timeout_ms));
+}
+
+static PyObject *result_wait_more(PyObject *object, PyObject *args)
+{
+    struct result *self = (struct result *)object;
+    struct px_module *module = px_module_of(Py_TYPE(object));
+    PyObject *seconds = Py_None;
+    Py_ssize_t seen;
+    int64_t timeout_ms;
+    if (!module || !PyArg_ParseTuple(args, "n|O:wait_more", &seen, &seconds) ||
+        !px_timeout(seconds, &timeout_ms) || !usable(self))
         return NULL;
-    px_handle_sweep(self->handle);
-    if (code == PHALANX_ECLOSED) {
-        PyErr_SetString(module->closed_error, "the client was closed");
-        return NULL;
-    }
-    return PyBool_FromLong(code == PHALANX_OK);
+    const struct waiting waiting = {.more = true, .seen = (size_t)seen};
+    return waited(self, module, wait_python(self, waiting, timeout_ms));
 }
 
 /* Reads the first event; next() gives it later. Whether it is the one task's successful reply. */
@@ -398,7 +422,8 @@ static PyObject *result_value(PyObject *object, PyObject *const *args, Py_ssize_
     }
     if (!px_timeout(args[1], &timeout_ms))
         return NULL;
-    const int code = wait_python(self, PHALANX_REPLIES, timeout_ms);
+    const struct waiting waiting = {.until = PHALANX_REPLIES};
+    const int code = wait_python(self, waiting, timeout_ms);
     if (code < 0)
         return NULL;
     px_handle_sweep(self->handle);
@@ -499,11 +524,17 @@ static Py_ssize_t result_length(PyObject *object)
     return usable(self) ? (Py_ssize_t)phalanx_task_count(self->result) : -1;
 }
 
-static PyObject *result_replied(PyObject *object, void *unused)
+enum { REPLIED, FINISHED, ARRIVED };
+
+static struct counter {
+    size_t (*of)(const phalanx_result *result);
+} counters[] = {
+    [REPLIED] = {phalanx_replied}, [FINISHED] = {phalanx_finished}, [ARRIVED] = {phalanx_arrived}};
+
+static PyObject *result_counted(PyObject *object, void *counter)
 {
-    (void)unused;
     struct result *self = (struct result *)object;
-    return usable(self) ? PyLong_FromSize_t(phalanx_replied(self->result)) : NULL;
+    return usable(self) ? PyLong_FromSize_t(((struct counter *)counter)->of(self->result)) : NULL;
 }
 
 static PyObject *result_running(PyObject *object, void *unused)
@@ -514,18 +545,16 @@ static PyObject *result_running(PyObject *object, void *unused)
                            phalanx_replied(self->result) < phalanx_task_count(self->result));
 }
 
-static PyObject *result_finished(PyObject *object, void *unused)
-{
-    (void)unused;
-    struct result *self = (struct result *)object;
-    return usable(self) ? PyLong_FromSize_t(phalanx_finished(self->result)) : NULL;
-}
-
 static PyMethodDef result_methods[] = {
     {"next", result_next, METH_NOARGS, "The next Event that has arrived, or None. Does not wait."},
+    {"peek", result_peek, METH_NOARGS, "What next() would give, which stays until pop()."},
+    {"pop", result_pop, METH_NOARGS, "Takes off what peek() gave."},
     {"wait", result_wait, METH_VARARGS,
      "wait(until, timeout=None): whether it came to pass within `timeout` seconds. `until` is "
      "EVENT, REPLIES or FINISHED."},
+    {"wait_more", result_wait_more, METH_VARARGS,
+     "wait_more(seen, timeout=None): whether more events than `seen` have arrived, or none will "
+     "come, within `timeout` seconds."},
     {"value", (PyCFunction)(void (*)(void))result_value, METH_FASTCALL,
      "value(unpack, timeout): what unpack makes of the buffers of the reply, if there is one task "
      "that ended well within `timeout` seconds and printed nothing before. NotImplemented "
@@ -543,8 +572,11 @@ static PyMethodDef result_methods[] = {
 
 static PyGetSetDef result_properties[] = {
     {"running", result_running, NULL, "Whether replies are to come. Not in a forked child.", NULL},
-    {"replied", result_replied, NULL, "How many tasks have their reply.", NULL},
-    {"finished", result_finished, NULL, "How many have their reply and all output.", NULL},
+    {"replied", result_counted, NULL, "How many tasks have their reply.", &counters[REPLIED]},
+    {"arrived", result_counted, NULL, "How many events have come, taken or not.",
+     &counters[ARRIVED]},
+    {"finished", result_counted, NULL, "How many have their reply and all output.",
+     &counters[FINISHED]},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -555,8 +587,6 @@ static PyType_Slot result_slots[] = {
     {Py_sq_length, result_length},
     {Py_tp_doc, "Tasks that were sent, and what comes back for them."},
     {0, NULL},
-    {"peek", result_peek, METH_NOARGS, "What next() would give, which stays until pop()."},
-    {"pop", result_pop, METH_NOARGS, "Takes off what peek() gave."},
 };
 
 PyType_Spec px_result_spec = {

@@ -634,6 +634,23 @@ def test_a_value_that_was_got_leaves_its_record(rc, balanced, gate):
     assert len(values) == 8 and all(value is values[0] for value in values)
 
 
+def test_what_one_reader_awaits_another_may_read(rc, gate):
+    rc[1].apply_async(gate.task)
+    rc[0]["task"] = lambda: __import__("threading").Event().wait(0.02)
+    others = []
+    for _ in range(10):
+        pair = rc[:2].apply_async(phalanx.Reference("task"))
+        own = threading.Thread(target=pair.split()[0].get)
+        others += [threading.Thread(target=pair.split()[1].wait) for _ in range(2)]
+        for thread in (*others[-2:], own):
+            thread.start()
+        own.join(60)
+        assert not own.is_alive() and not pair.ready()
+    gate.open()
+    for thread in others:
+        thread.join(60)
+
+
 def test_an_interrupt_loses_no_event(view, balanced):
     """It may come between its arrival and its filing, or just after that."""
     mapped = balanced.map_async(abs, range(-300, 0))

@@ -187,6 +187,22 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self._pump()
         return done
 
+    def _wait_till(self, reached, end):
+        """Files what comes until reached(), which looks at what was filed, by whichever thread. Whether
+        that was before `end` (monotonic; None: no end)."""
+        while True:
+            seen = self._raw.arrived
+            self._pump()
+            if reached():
+                return True
+            left = seconds_left(end)
+            if left == 0:
+                return False
+            try:
+                self._raw.wait_more(seen, left)
+            except _phalanx.ClosedError:
+                self._end()
+
     def _end(self):
         """The client was closed: what has not come never will."""
         with self._lock:
@@ -540,18 +556,12 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             state = "failed" if self._has_failure() else "finished"
         return "<%s(%s): %s>" % (self._kind or type(self).__name__, self._fname, state)
 
-    def _wait_for_event(self, end):
-        left = seconds_left(end)
-        if not self._wait(_phalanx.EVENT, left) and left is not None:
-            self._require_ready()
-
     def _has_reply(self, index):
         return self._tasks[index].reply is not None
 
     def _wait_for_task(self, index, end=None):
-        self._pump()
-        while not self._has_reply(index):
-            self._wait_for_event(end)
+        if not self._wait_till(lambda: self._has_reply(index), end):
+            self._require_ready()
 
     def _value_when_here(self, index, end=None):
         self._wait_for_task(index, end)

@@ -47,7 +47,7 @@ class Batches:
     """
 
     def __init__(self, view, f, sequences, size, label=None):
-        self.replied = self.finished = 0
+        self.replied = self.finished = self.arrived = 0
         self._size = size
         self._pid = os.getpid()
         self._batches = []
@@ -102,6 +102,7 @@ class Batches:
         with self._news:
             if not self._discarded:
                 self._events.extend(events)
+            self.arrived += len(events)
             self.replied += replied
             self.finished += finished
             self._news.notify_all()
@@ -160,17 +161,24 @@ class Batches:
         except IndexError:
             return None
 
-    def wait(self, until, timeout=None):
     def pop(self):
         if self._events:
             self._events.popleft()
 
-        self._check()
-        reached = {
+    def wait(self, until, timeout=None):
+        return self._wait_until({
             _phalanx.EVENT: lambda: self._events or self.finished == self._size,
             _phalanx.REPLIES: lambda: self.replied == self._size,
             _phalanx.FINISHED: lambda: self.finished == self._size,
-        }[until]
+        }[until], timeout)
+
+    def wait_more(self, seen, timeout=None):
+        return self._wait_until(
+            lambda: self.arrived > seen or self.finished == self._size, timeout
+        )
+
+    def _wait_until(self, reached, timeout):
+        self._check()
         with self._news:
             self._news.wait_for(lambda: reached() or self._closed, timeout)
             if self._closed and not reached():

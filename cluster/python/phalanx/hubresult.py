@@ -44,24 +44,27 @@ class JoinedResult(AsyncResult):
         name = "finished" if until == _phalanx.FINISHED else "reply"
         for (part, _), task in zip(self._parts, self._tasks):
             # All of a part may take longer than those of its tasks that are wanted.
-            while not getattr(task, name):
-                if seconds_left(end) == 0:
-                    return False
-                if part._wait(until, 0):
-                    break
-                part._wait(_phalanx.EVENT, seconds_left(end))
+            if not part._wait_till(lambda: getattr(task, name) or part._wait(until, 0), end):
+                return False
         return True
 
     @property
     def _count(self):
         return len(self._parts)
 
-    def _wait_for_some(self, timeout):
-        end = end_of(timeout)
-        for part in self._whole:  # in turn: whichever it is, its news are seen soon
-            if not part.ready():
+    def _wait_till(self, reached, end):
+        while True:
+            self._pump()
+            if reached():
+                return True
+            for part in self._whole:  # in turn: whichever it is, its news are seen soon
                 left = seconds_left(end)
-                part._wait(_phalanx.EVENT, POLL_FIRST if left is None else min(POLL_FIRST, left))
+                if left == 0:
+                    return False
+                if not part.ready():
+                    part._wait(
+                        _phalanx.EVENT, POLL_FIRST if left is None else min(POLL_FIRST, left)
+                    )
 
     def _on_complete(self, function):
         wholes = len(self._parts) == sum(part._count for part in self._whole)
@@ -168,6 +171,9 @@ class StoredResult(AsyncResult):
 
     def _wait(self, until, timeout):
         return True
+
+    def _wait_till(self, reached, end):
+        return self._wait(_phalanx.REPLIES, seconds_left(end)) and bool(reached())
 
     def _on_complete(self, function):
         function()

@@ -44,9 +44,8 @@ class AsyncMapResult(AsyncResult):
             yield from range(len(self._tasks))
             return
         for n in range(len(self._tasks)):
-            self._pump()
-            while len(self._order) <= n:
-                self._wait_for_event(end)
+            if not self._wait_till(lambda: len(self._order) > n, end):
+                self._require_ready()
             yield self._order[n]
 
     def iterate(self, end=None):

@@ -5,9 +5,9 @@ import threading
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 
 from . import _phalanx, error
-from .deadlines import seconds_left
+from .deadlines import end_of, seconds_left
 
-FOLLOW_SECONDS = 0.05  # in which a reply that another thread has read is noticed
+FOLLOW_SECONDS = 0.05  # in which a task is noticed that is awaited anew, and has its reply
 
 
 def seen_as_one(parts, single=False, **options):
@@ -67,7 +67,6 @@ class SplitFace:
 
     def _has_some(self, return_when):
         """Whether it is time to return, as far as the replies that are here say."""
-        self._pump()
         filed = self._filed
         if filed >= self._count:
             return True
@@ -79,21 +78,13 @@ class SplitFace:
         """Whether one of the tasks that have their reply came to an exception."""
         return any(map(has_failed, self._tasks))
 
-    def _wait_for_some(self, timeout):
-        """Waits until there may be news."""
-        self._wait(_phalanx.EVENT, timeout)
-
     def _reached(self, return_when, end):
         """Waits for what return_when says, until `end` (monotonic). Whether it is so."""
         if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
             raise ValueError("return_when is one of concurrent.futures', not %r" % (return_when,))
         if return_when == ALL_COMPLETED:
             return self._wait(_phalanx.REPLIES, seconds_left(end))
-        while not self._has_some(return_when):
-            if seconds_left(end) == 0:
-                return False
-            self._wait_for_some(seconds_left(end))
-        return True
+        return self._wait_till(lambda: self._has_some(return_when), end)
 
     def _split_when(self, return_when, end):
         """(done, pending), sets of split()'s results, at `end` (monotonic) at the latest."""
@@ -116,10 +107,13 @@ class SplitFace:
         if not follows:
             threading.Thread(target=self._follow, name="phalanx-replies", daemon=True).start()
 
+    def _some_awaited_is_here(self):
+        return any(self._tasks[index].reply is not None for index, _ in tuple(self._awaited))
+
     def _follow(self):
         left = True
         while left:
-            self._wait(_phalanx.EVENT, FOLLOW_SECONDS)
+            self._wait_till(self._some_awaited_is_here, end_of(FOLLOW_SECONDS))
             with self._lock:
                 here = [f for i, f in self._awaited if self._tasks[i].reply is not None]
                 left = [a for a in self._awaited if self._tasks[a[0]].reply is None]

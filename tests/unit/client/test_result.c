@@ -120,6 +120,25 @@ static void a_reply_alone_is_nothing_to_show(void **state)
     px_msg_destroy(request);
 }
 
+static void counts_what_another_has_read(void **state)
+{
+    struct pair *pair = *state;
+    struct phalanx_event event;
+    phalanx_result *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    assert_int_equal(phalanx_wait_more(result, 0, 0), PHALANX_ETIME);
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    expect(result, PHALANX_REPLY, &event);
+    assert_int_equal(phalanx_wait_more(result, 0, 0), PHALANX_OK);
+    assert_int_equal(phalanx_arrived(result), 1);
+    assert_int_equal(phalanx_wait_more(result, 1, 0), PHALANX_ETIME);
+    fake_idle(pair->fake, "E0", request);
+    assert_int_equal(phalanx_wait_more(result, 1, FAKE_TIMEOUT_MS), PHALANX_OK);
+    assert_int_equal(phalanx_wait_more(result, 99, 0), PHALANX_OK); /* none will come */
+    phalanx_result_free(result);
+    px_msg_destroy(request);
+}
+
 static void ends_with_the_reply_when_idle_came_first(void **state)
 {
     struct pair *pair = *state;
@@ -459,6 +478,7 @@ int main(void)
         WITH_PAIR(releases_buffers_of_a_refused_request),
         WITH_PAIR(ends_with_reply_and_idle),
         WITH_PAIR(a_reply_alone_is_nothing_to_show),
+        WITH_PAIR(counts_what_another_has_read),
         WITH_PAIR(ends_with_the_reply_when_idle_came_first),
         WITH_PAIR(does_not_take_the_idle_of_an_earlier_try),
         WITH_PAIR(an_aborted_task_has_no_output),
