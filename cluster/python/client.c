@@ -15,14 +15,15 @@ struct client {
     PyObject_HEAD struct px_handle *handle;
 };
 
+/* The handle's client is there until Python code runs next, which may close it: arguments are read
+ * before. */
 static struct px_handle *handle_of(PyObject *object, struct px_module **module)
 {
     *module = px_module_of(Py_TYPE(object));
     struct client *self = (struct client *)object;
-    if (!*module || !px_handle_check(self->handle, (*module)->closed_error))
-        return NULL;
-    px_handle_sweep(self->handle);
-    return self->handle;
+    if (self->handle && !px_handle_inherited(self->handle))
+        px_handle_sweep(self->handle);
+    return *module && px_handle_check(self->handle, (*module)->closed_error) ? self->handle : NULL;
 }
 
 static PyObject *raise_phalanx(const struct phalanx_error *err, PyObject *closed_error)
@@ -166,10 +167,12 @@ static int int_of(PyObject *number)
 static PyObject *client_uuid(PyObject *object, PyObject *id)
 {
     struct px_module *module;
-    struct px_handle *handle = handle_of(object, &module);
-    const int engine = int_of(id);
     char uuid[256];
-    if (!handle || (engine == -1 && PyErr_Occurred()))
+    const int engine = int_of(id);
+    if (engine == -1 && PyErr_Occurred())
+        return NULL;
+    struct px_handle *handle = handle_of(object, &module);
+    if (!handle)
         return NULL;
     if (phalanx_engine_uuid(handle->client, engine, uuid, sizeof uuid) != PHALANX_OK)
         Py_RETURN_NONE;
@@ -239,17 +242,17 @@ static bool targets_from(PyObject *sequence, int **ids, size_t *count)
 static PyObject *client_feature(PyObject *object, PyObject *args)
 {
     struct px_module *module;
-    struct px_handle *handle = handle_of(object, &module);
     const char *feature;
     PyObject *targets = Py_None;
     int *ids;
     size_t count;
-    if (!handle || !PyArg_ParseTuple(args, "s|O:feature", &feature, &targets) ||
+    if (!PyArg_ParseTuple(args, "s|O:feature", &feature, &targets) ||
         !targets_from(targets, &ids, &count))
         return NULL;
-    const bool offered = phalanx_feature(handle->client, ids, count, feature);
+    struct px_handle *handle = handle_of(object, &module);
+    const bool offered = handle && phalanx_feature(handle->client, ids, count, feature);
     PyMem_Free(ids);
-    return PyBool_FromLong(offered);
+    return handle ? PyBool_FromLong(offered) : NULL;
 }
 
 static enum phalanx_code wait_answer(void *ctx, int64_t timeout_ms)
@@ -261,13 +264,14 @@ static enum phalanx_code wait_answer(void *ctx, int64_t timeout_ms)
 static PyObject *client_query(PyObject *object, PyObject *args)
 {
     struct px_module *module;
-    struct px_handle *handle = handle_of(object, &module);
     struct phalanx_request request = {.type = PHALANX_QUERY};
     PyObject *seconds = Py_None, *text = NULL;
     int64_t timeout_ms;
-    if (!handle ||
-        !PyArg_ParseTuple(args, "s|zO:query", &request.message, &request.content, &seconds) ||
+    if (!PyArg_ParseTuple(args, "s|zO:query", &request.message, &request.content, &seconds) ||
         !px_timeout(seconds, &timeout_ms))
+        return NULL;
+    struct px_handle *handle = handle_of(object, &module);
+    if (!handle)
         return NULL;
     struct phalanx_error err = {0};
     phalanx_result *result = phalanx_submit(handle->client, &request, &err);
@@ -287,7 +291,7 @@ static PyObject *client_query(PyObject *object, PyObject *args)
 
 /* ---- Client.submit ------------------------------------------------------------------------ */
 
-static PyObject *submit(struct px_module *module, struct px_handle *handle,
+static PyObject *submit(struct px_module *module, struct px_handle *handle, phalanx_client *client,
                         const struct phalanx_request *request, PyObject *into)
 {
     struct phalanx_error err = {0};
@@ -295,7 +299,7 @@ static PyObject *submit(struct px_module *module, struct px_handle *handle,
         if (phalanx_add(px_result_of(into), request, &err) == PHALANX_OK)
             return Py_NewRef(into);
     } else {
-        phalanx_result *result = phalanx_submit(handle->client, request, &err);
+        phalanx_result *result = phalanx_submit(client, request, &err);
         if (result)
             return px_result_wrap_new(module, handle, result);
     }
@@ -322,22 +326,27 @@ static PyObject *client_submit(PyObject *object, PyObject *args, PyObject *kwarg
         PyErr_SetString(PyExc_TypeError, "into must be a Result");
         return NULL;
     }
-    struct phalanx_buffer *items;
-    int *ids;
-    if (!targets_from(targets, &ids, &request.target_count))
-        return NULL;
-    if (!px_buffers_lend(handle, buffers, &items, &request.buffer_count)) {
-        PyMem_Free(ids);
-        return NULL;
-    }
     request.type = (enum phalanx_type)type;
     request.route = (enum phalanx_route)route;
     request.silent = silent;
     request.coalesce = coalesce;
-    request.targets = ids;
-    request.buffers = items;
-    PyObject *result = submit(module, handle, &request, into);
-    px_buffers_submitted(handle, items, request.buffer_count);
+    struct phalanx_buffer *items;
+    int *ids;
+    if (!targets_from(targets, &ids, &request.target_count))
+        return NULL;
+    if (!px_handle_check(handle, module->closed_error)) {
+        PyMem_Free(ids);
+        return NULL;
+    }
+    phalanx_client *client = px_handle_borrow(handle); /* buffers may be Python code, too */
+    PyObject *result = NULL;
+    if (px_buffers_lend(handle, buffers, &items, &request.buffer_count)) {
+        request.targets = ids;
+        request.buffers = items;
+        result = submit(module, handle, client, &request, into);
+        px_buffers_submitted(handle, items, request.buffer_count);
+    }
+    px_handle_return(handle);
     PyMem_Free(ids);
     return result;
 }

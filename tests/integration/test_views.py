@@ -1109,6 +1109,27 @@ def test_dask(rc):
 # ---- what is remembered ----------------------------------------------------------------------
 
 
+def test_arguments_may_close_the_client(where):
+    lib = phalanx._phalanx
+
+    class Closing:
+        def __init__(self, raw):
+            self.raw = raw
+
+        def __index__(self):
+            self.raw.close()
+            return 0
+
+    for ask in (
+        lambda raw, engine: raw.uuid(engine),
+        lambda raw, engine: raw.feature("pickle5", [engine]),
+        lambda raw, engine: raw.submit(lib.EXECUTE, code="1", targets=[engine]),
+    ):
+        with phalanx.Client(where[0]) as client:
+            with pytest.raises(lib.ClosedError):
+                ask(client._raw, Closing(client._raw))
+
+
 def test_what_was_fetched_is_forgotten(rc, balanced):
     """Neither results nor their arguments stay; a dropped result is counted until it ends."""
     import weakref
