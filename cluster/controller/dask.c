@@ -164,16 +164,16 @@ static void on_output(struct px_loop *loop, void *ctx)
 
 /* ---- starting --------------------------------------------------------------- */
 
-/* By the first Python that is there; any version serves here. Of its own session: an interrupt at
+/* By the first Python that can be run; any version serves here. Of its own session: an interrupt at
  * the terminal is the controller's. */
 static int spawn(pid_t *pid, int input, int output)
 {
     char *pythons[PX_PYTHONS];
     const size_t count = px_pythons(NULL, pythons);
-    int status = ENOENT;
+    int status = -1;
     for (size_t i = 0; i < count; i++) {
         char *const argv[] = {pythons[i], "-c", (char *)px_embedded_dask, NULL};
-        if (status == ENOENT)
+        if (status != 0)
             status = px_spawn(pid, argv, (const int[3]){input, output, -1});
         free(pythons[i]);
     }

@@ -23,7 +23,8 @@ int px_config_run(const char *path, const char *python, struct px_buf *out, stru
         char *const argv[] = {pythons[i], "-c", (char *)px_embedded_config, (char *)path, NULL};
         out->size = complaints.size = 0;
         status = px_run_program(argv, RUN_MS, out, &complaints, &why);
-        next = status == NO_TRAITLETS || (status < 0 && why.code == PX_ENOENT);
+        const bool run = status >= 0 || (why.code != PX_ENOENT && why.code != PX_EIO);
+        next = status == NO_TRAITLETS || !run;
     }
     px_last_line(complaints.size ? complaints.data : "", line, sizeof line);
     if (status == NO_TRAITLETS)

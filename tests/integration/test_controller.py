@@ -266,6 +266,7 @@ def test_a_configuration_may_be_a_program(cluster):
                    "c.Session.key = open(key, 'rb').read()\n"
                    "if os.environ['IPYTHONDIR']:\n    c.TaskScheduler.scheme_name = 'l' + 'ru'\n"
                    "print('said by the file')\n")
+    cluster.env["VIRTUAL_ENV"] = config  # no directory: there is another Python
     cluster.start()
     with open(cluster.security("ipcontroller-client.json")) as file:
         connection = json.load(file)
