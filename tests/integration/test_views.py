@@ -801,7 +801,7 @@ def followed(result):
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        face = types.SimpleNamespace(outcome=lambda *args: None)
+        face = types.SimpleNamespace(outcome=lambda *args: None, stray_errors=lambda result: [])
         yield magics.Magics(None, face).follow
     finally:
         over.set()
@@ -865,7 +865,8 @@ def test_an_unfinished_line_is_waited_with_at_rest(view, gate):
     screen, looks = Screen(), []
     screen.progress = True
     face = types.SimpleNamespace(
-        screen=lambda: screen, keep=lambda result: None, outcome=lambda *args: None)
+        screen=lambda: screen, keep=lambda result: None, outcome=lambda *args: None,
+        stray_errors=lambda result: [])
     shown = magics.Magics(None, face, view)
     shown.pxconfig("--progress-after 0.1")
     result = shown.cell_px("--noblock --targets 0", code)
