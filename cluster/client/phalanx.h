@@ -232,8 +232,9 @@ enum phalanx_until {
 /* Waits, and leaves the events for phalanx_next. PHALANX_OK, _ETIME, _EINTR, _ECLOSED. */
 PHALANX_API enum phalanx_code phalanx_wait(phalanx_result *result, enum phalanx_until until,
                                            int64_t timeout_ms);
-/* For threads that read one result in turn, where one may have read what another waits for: how many
- * events have come so far, and a wait until there are more than `seen`, or none will come. */
+/* For threads that read one result in turn, where one may have read what another waits for: how
+ * many events have come so far, read or not, and a wait until there are more than `seen`, or none
+ * will come: PHALANX_OK, _ETIME, _EINTR, _ECLOSED. Any thread. */
 PHALANX_API size_t phalanx_arrived(const phalanx_result *result);
 PHALANX_API enum phalanx_code phalanx_wait_more(phalanx_result *result, size_t seen,
                                                 int64_t timeout_ms);

@@ -174,28 +174,24 @@ struct result {
     bool opened;                 /* next() or peek() was called: what comes is filed in Python */
 };
 
-/* The next event's message, which belongs to the caller: making objects may run the garbage
- * collector, thereby other threads, and these phalanx_next on this result. NULL when there is none;
- * with an exception when memory has run out. */
-static struct shared_message *take_next(struct result *self, struct phalanx_event *event)
+/* Whether an event is held, or has come and is held now. False with an exception when memory has
+ * run out. */
+static bool hold_next(struct result *self)
 {
-    struct shared_message *shared = self->held;
-    self->held = NULL;
-    if (shared) {
-        *event = self->first;
-        return shared;
-    }
-    shared = calloc(1, sizeof *shared); /* first: what was taken can not be put back */
-    if (!shared) {
+    if (self->held)
+        return true;
+    struct shared_message *shared = calloc(1, sizeof *shared);
+    if (!shared) { /* before it is taken, for it cannot be put back */
         PyErr_NoMemory();
-        return NULL;
+        return false;
     }
-    if (phalanx_next(self->result, 0, event) != PHALANX_OK) {
+    if (phalanx_next(self->result, 0, &self->first) != PHALANX_OK) {
         free(shared);
-        return NULL;
+        return false;
     }
     *shared = (struct shared_message){.users = 1, .message = phalanx_take(self->result)};
-    return shared;
+    self->held = shared;
+    return true;
 }
 
 static void drop_held(struct result *self)
@@ -259,34 +255,10 @@ static bool usable(struct result *self)
     return false;
 }
 
-static PyObject *result_next(PyObject *object, PyObject *unused)
+/* The next event, or None. Making it may run the garbage collector, thereby other threads, and
+ * these this function on the same result. */
+static PyObject *read_event(PyObject *object, bool take)
 {
-    (void)unused;
-    struct result *self = (struct result *)object;
-    struct px_module *module = px_module_of(Py_TYPE(object));
-    if (!module || !usable(self))
-        return NULL;
-    px_handle_sweep(self->handle);
-    self->opened = true;
-    struct phalanx_event event;
-    struct shared_message *shared = take_next(self, &event);
-    if (!shared)
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    PyObject *built = event_build(module, shared, &event);
-    shared_drop(shared);
-    return built;
-}
-
-static bool hold_next(struct result *self)
-{
-    if (!self->held)
-        self->held = take_next(self, &self->first);
-    return self->held != NULL;
-}
-
-static PyObject *result_peek(PyObject *object, PyObject *unused)
-{
-    (void)unused;
     struct result *self = (struct result *)object;
     struct px_module *module = px_module_of(Py_TYPE(object));
     if (!module || !usable(self))
@@ -295,12 +267,26 @@ static PyObject *result_peek(PyObject *object, PyObject *unused)
     self->opened = true;
     if (!hold_next(self))
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    struct shared_message *shared = self->held; /* another thread may pop it */
-    const struct phalanx_event first = self->first;
+    struct shared_message *shared = self->held;
+    const struct phalanx_event event = self->first;
     shared->users++;
-    PyObject *built = event_build(module, shared, &first);
+    if (take)
+        drop_held(self);
+    PyObject *built = event_build(module, shared, &event);
     shared_drop(shared);
     return built;
+}
+
+static PyObject *result_next(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return read_event(object, true);
+}
+
+static PyObject *result_peek(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return read_event(object, false);
 }
 
 static PyObject *result_pop(PyObject *object, PyObject *unused)
