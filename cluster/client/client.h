@@ -190,6 +190,7 @@ struct px_task {
 
 struct phalanx_result {
     struct phalanx_client *client;
+    double submitted; /* when it was made, before anything of it is sent: seconds since 1970 */
     atomic_int refs;
     atomic_bool abandoned; /* the caller freed it, or wants no events */
     atomic_bool freed;     /* the caller freed it */

@@ -219,6 +219,8 @@ PHALANX_API size_t phalanx_task_count(const phalanx_result *result);
 PHALANX_API const char *phalanx_task_id(const phalanx_result *result, size_t task); /* msg_id */
 PHALANX_API int phalanx_task_engine(const phalanx_result *result,
                                     size_t task); /* -1: not known yet */
+/* When its first tasks were submitted, seconds since 1970: before their messages were made. */
+PHALANX_API double phalanx_submitted(const phalanx_result *result);
 /* How many tasks have their reply; how many their reply and all output. Do not wait. */
 PHALANX_API size_t phalanx_replied(const phalanx_result *result);
 PHALANX_API size_t phalanx_finished(const phalanx_result *result);

@@ -20,6 +20,14 @@
 
 #define MANY_TASKS 10000u /* at once */
 
+/* Seconds since 1970. */
+static double wall_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
 /* ---- waiting ----------------------------------------------------------------- */
 
 int64_t px_deadline(int64_t timeout_ms)
@@ -142,13 +150,6 @@ static char *put(char **at, struct px_span text)
     start[text.size] = '\0';
     *at += text.size + 1;
     return start;
-}
-
-static double wall_clock(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 static void add_buffers(struct phalanx_message *message)
@@ -383,6 +384,11 @@ int phalanx_task_engine(const phalanx_result *result, size_t task)
     return engine;
 }
 
+double phalanx_submitted(const phalanx_result *result)
+{
+    return result->submitted;
+}
+
 size_t phalanx_replied(const phalanx_result *result)
 {
     if (px_client_inherited(result->client))
@@ -419,6 +425,7 @@ struct phalanx_result *px_result_create(struct phalanx_client *client)
 {
     struct phalanx_result *result = px_alloc(sizeof *result);
     result->client = client;
+    result->submitted = wall_clock();
     px_client_ref(client);
     atomic_init(&result->refs, 1);
     return result;

@@ -531,6 +531,12 @@ static PyObject *result_running(PyObject *object, void *unused)
                            phalanx_replied(self->result) < phalanx_task_count(self->result));
 }
 
+static PyObject *result_submitted(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyFloat_FromDouble(phalanx_submitted(((struct result *)object)->result));
+}
+
 static PyMethodDef result_methods[] = {
     {"next", result_next, METH_NOARGS, "The next Event that has arrived, or None. Does not wait."},
     {"peek", result_peek, METH_NOARGS, "What next() would give, which stays until pop()."},
@@ -558,6 +564,7 @@ static PyMethodDef result_methods[] = {
 
 static PyGetSetDef result_properties[] = {
     {"running", result_running, NULL, "Whether replies are to come. Not in a forked child.", NULL},
+    {"submitted", result_submitted, NULL, "When its first tasks were: seconds since 1970.", NULL},
     {"replied", result_counted, NULL, "How many tasks have their reply.", &counters[REPLIED]},
     {"arrived", result_counted, NULL, "How many events have come, taken or not.",
      &counters[ARRIVED]},

@@ -276,6 +276,21 @@ def test_times_are_of_batches(rc):
     assert 0 < result.serial_time < len(rc) * result.wall_time
 
 
+def test_a_map_that_is_done_before_its_result_is_made(rc, monkeypatch):
+    """The wall time is from before the first batch, however late the asking thread goes on."""
+
+    class Finished(threading.Thread):
+        def start(self):
+            super().start()
+            self.join(60)
+
+    monkeypatch.setattr(threading, "Thread", Finished)
+    result = rc.load_balanced_view().map_async(square, range(500))
+    assert result.ready() and result.get() == [x * x for x in range(500)]
+    assert 0 < result.serial_time < len(rc) * result.wall_time
+    assert all(md.submitted < md.started for md in result.metadata)
+
+
 def test_published_data_is_its_items(rc):
     def publish(x):
         if x in (900, 901):

@@ -109,7 +109,6 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self._method = method
         self._return_exceptions = return_exceptions
         self._plain = single and method == "apply" and type(self) is AsyncResult
-        self._sent_at = time.time()
 
     def _make_tasks(self):
         return [Task() for _ in range(len(self._raw))]
@@ -125,7 +124,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
 
     @property
     def _submitted(self):
-        return datetime.fromtimestamp(self._sent_at, timezone.utc)
+        return datetime.fromtimestamp(self._raw.submitted, timezone.utc)
 
     # ---- filing what arrives
 

@@ -21,6 +21,7 @@ all of the batch are lost.
 import json
 import os
 import threading
+import time
 from array import array
 from collections import deque
 
@@ -47,6 +48,7 @@ class Batches:
     """
 
     def __init__(self, view, f, sequences, size, label=None):
+        self.submitted = time.time()  # before anything is sent
         self.replied = self.finished = self.arrived = 0
         self._size = size
         self._pid = os.getpid()
