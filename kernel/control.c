@@ -71,21 +71,25 @@ void px_on_debug_request(struct px_kernel *kernel, struct px_request *request)
 
 /* ---- abort ---- */
 
-/* Ids that never arrive are kept: enough for any client's mistakes; the oldest go first. */
-#define MOST_ABORTS 65536
+/* Ids that have not arrived are kept: who gives up all that waits in the scheduler tells each
+ * engine every id. Most of them never come, and the oldest go first: 34 MB at worst. */
+#define MOST_ABORTS 262144
 
 struct abort_row {
     UT_hash_handle hh;
     char id[];
 };
 
+static void forget(struct px_kernel *kernel, struct abort_row *row)
+{
+    HASH_DEL(kernel->aborts, row);
+    free(row);
+}
+
 void px_aborts_fini(struct px_kernel *kernel)
 {
-    struct abort_row *row, *next;
-    HASH_ITER(hh, kernel->aborts, row, next) {
-        HASH_DEL(kernel->aborts, row);
-        free(row);
-    }
+    while (kernel->aborts)
+        forget(kernel, kernel->aborts);
 }
 
 bool px_abort_awaits(struct px_kernel *kernel, const struct px_request *request)
@@ -95,30 +99,27 @@ bool px_abort_awaits(struct px_kernel *kernel, const struct px_request *request)
     HASH_FIND(hh, kernel->aborts, id.data, id.size, row);
     if (!row)
         return false;
-    HASH_DEL(kernel->aborts, row);
-    free(row);
+    forget(kernel, row);
     return true;
 }
 
-static void await(struct px_kernel *kernel, const char *id)
+static void await(struct px_kernel *kernel, const json_t *id)
 {
     struct abort_row *row;
-    HASH_FIND_STR(kernel->aborts, id, row);
+    const char *text = json_string_value(id);
+    if (!text)
+        return;
+    HASH_FIND_STR(kernel->aborts, text, row);
     if (row)
         return;
-    if (HASH_COUNT(kernel->aborts) >= MOST_ABORTS) {
-        struct abort_row *oldest = kernel->aborts;
-        HASH_DEL(kernel->aborts, oldest);
-        free(oldest);
-    }
-    row = px_alloc(sizeof *row + strlen(id) + 1);
-    strcpy(row->id, id);
+    row = px_alloc(sizeof *row + strlen(text) + 1);
+    strcpy(row->id, text);
     HASH_ADD_STR(kernel->aborts, id, row);
 }
 
-static bool has_id(const struct px_request *request, void *id)
+static bool is_awaited(const struct px_request *request, void *kernel)
 {
-    return px_span_equal(request->header.msg_id, id);
+    return px_abort_awaits(kernel, request);
 }
 
 static bool is_execute(const struct px_request *request, void *unused)
@@ -148,13 +149,18 @@ static void answer_aborted(struct px_kernel *kernel, struct px_request *requests
     }
 }
 
-static void abort_id(struct px_kernel *kernel, const char *id)
+/* However many ids there are, the queue is gone through once, since heartbeats wait meanwhile. What
+ * is not in it may yet arrive. */
+static void abort_ids(struct px_kernel *kernel, const json_t *ids)
 {
-    struct px_request *queued = px_queue_remove(&kernel->main.queue, has_id, (void *)id);
-    if (queued)
-        answer_aborted(kernel, queued);
-    else
+    size_t i;
+    json_t *id;
+    await(kernel, ids);
+    json_array_foreach(ids, i, id)
         await(kernel, id);
+    answer_aborted(kernel, px_queue_remove(&kernel->main.queue, is_awaited, kernel));
+    while (HASH_COUNT(kernel->aborts) > MOST_ABORTS)
+        forget(kernel, kernel->aborts);
 }
 
 /* All ids are strings, or the one value is. */
@@ -179,14 +185,10 @@ void px_on_abort_request(struct px_kernel *kernel, struct px_request *request)
         px_request_refuse(kernel, request, "ValueError", "msg_ids is not a list of strings");
         return;
     }
-    size_t i;
-    json_t *id;
-    json_array_foreach(ids, i, id)
-        abort_id(kernel, json_string_value(id));
-    if (json_is_string(ids))
-        abort_id(kernel, json_string_value(ids));
-    else if (json_array_size(ids) == 0)
+    if (json_is_array(ids) && json_array_size(ids) == 0)
         answer_aborted(kernel, px_queue_remove(&kernel->main.queue, is_execute, NULL));
+    else
+        abort_ids(kernel, ids);
     json_decref(json);
     px_request_reply(kernel, request, PX_SPAN("{\"status\": \"ok\"}"));
 }

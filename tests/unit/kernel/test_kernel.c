@@ -177,14 +177,44 @@ static void abort_by_id_answers_at_once(void **state)
     fixture_expect_silence(f);
 }
 
+/* By one look at it, however many they are. */
+static void aborts_are_answered_in_the_order_of_the_queue(void **state)
+{
+    struct fixture *f = *state;
+    char *ids[3], *content;
+    for (size_t i = 0; i < PX_COUNT(ids); i++)
+        ids[i] = px_strdup(fixture_execute(f, "print never"));
+    content =
+        px_format("{\"msg_ids\": [\"%s\", \"no such\", \"%s\", \"%s\"]}", ids[2], ids[1], ids[0]);
+    fixture_send(f, PX_CONTROL, "abort_request", content);
+    expect_busy(f);
+    for (size_t i = 0; i < PX_COUNT(ids); i++) {
+        expect_busy(f);
+        const struct px_msg *reply = fixture_expect(f, PX_SHELL, "execute_reply", "aborted");
+        assert_true(holds(px_msg_parent(reply), ids[i]));
+        expect_idle(f);
+        free(ids[i]);
+    }
+    fixture_expect(f, PX_CONTROL, "abort_reply", "ok");
+    expect_idle(f);
+    free(content);
+}
+
+#define MANY 100000
+
+/* Who gives up a long queue of the scheduler's names all that is in it. */
 static void abort_before_arrival_is_remembered(void **state)
 {
     struct fixture *f = *state;
     char *first = px_strdup(fixture_send(f, PX_SHELL, "is_complete_request", "{}"));
     char *next = px_strdup(first); /* ids count up: name the one after the abort_request */
     char *number = strrchr(next, '_') + 1;
-    char *content =
-        px_format("{\"msg_ids\": \"%.*s%d\"}", (int)(number - next), next, atoi(number) + 2);
+    struct px_buf ids = {0};
+    px_buf_printf(&ids, "{\"msg_ids\": [\"%.*s%d\"", (int)(number - next), next, atoi(number) + 2);
+    for (int i = 0; i < MANY; i++)
+        px_buf_printf(&ids, ", \"elsewhere_%d\"", i);
+    px_buf_text(&ids, "]}");
+    char *content = ids.data;
     fixture_send(f, PX_CONTROL, "abort_request", content);
     fixture_execute(f, "print never");
     expect_busy(f);
@@ -508,6 +538,7 @@ int main(void)
         BEFORE_LANGUAGE(a_failure_aborts_what_waits),
         BEFORE_LANGUAGE(silent_failures_and_allowed_ones_abort_nothing),
         BEFORE_LANGUAGE(abort_by_id_answers_at_once),
+        BEFORE_LANGUAGE(aborts_are_answered_in_the_order_of_the_queue),
         BEFORE_LANGUAGE(abort_before_arrival_is_remembered),
         BEFORE_LANGUAGE(abort_all_leaves_applies),
         BEFORE_LANGUAGE(abort_refuses_what_is_no_list_of_ids),
