@@ -34,6 +34,7 @@ class Talk:
 
     def __init__(self, command, directory):
         self.directory = directory
+        self.asked = None  # the type of the last request
         path, self.info = write_connection_file(str(directory / "kernel.json"), key=b"a key")
         env = {**os.environ, "IPYTHONDIR": str(directory), "HOME": str(directory),
                "PYTHONPATH": str(PYTHONPATH)}
@@ -66,12 +67,13 @@ class Talk:
 
     def receive(self, channel):
         socket = self.sockets[channel]
-        assert socket.poll(TIMEOUT * 1000), f"nothing on {channel}"
+        assert socket.poll(TIMEOUT * 1000), f"{self.directory.name}: nothing on {channel} after {self.asked}"
         idents, frames = self.session.feed_identities(socket.recv_multipart())
         msg = self.session.deserialize(frames)
         return b"".join(idents).decode(), msg
 
     def send(self, channel, msg_type, content):
+        self.asked = msg_type
         return self.session.send(self.sockets[channel], msg_type, content)["header"]["msg_id"]
 
     def ask(self, channel, msg_type, content, answer=None, replies=True):
