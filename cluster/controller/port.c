@@ -9,6 +9,7 @@
 #include "protocol.h"
 
 #define DRAIN_TURNS 64
+#define TURN_MS 5 /* then others get theirs: a broadcast to a thousand engines takes some ten */
 
 static enum px_mark mark_of(struct px_span ident)
 {
@@ -51,10 +52,10 @@ static bool is_good(struct px_port *port, struct px_msg *msg)
     return true;
 }
 
-size_t px_port_drain(struct px_port *port)
+static size_t drain(struct px_port *port, int64_t until_ms)
 {
     size_t count = 0;
-    for (; count < PX_LOOP_BATCH && !port->blocked; count++) {
+    for (; count < PX_LOOP_BATCH && !port->blocked && px_now_ms() < until_ms; count++) {
         struct px_msg *msg = px_socket_recv(port->socket);
         if (msg == NULL)
             break;
@@ -67,6 +68,11 @@ size_t px_port_drain(struct px_port *port)
     if (port->after != NULL)
         port->after(port->after_ctx);
     return count;
+}
+
+size_t px_port_drain(struct px_port *port)
+{
+    return drain(port, INT64_MAX);
 }
 
 void px_port_drain_all(struct px_port *port)
@@ -100,7 +106,7 @@ static void on_readable(struct px_loop *loop, void *ctx)
     struct px_port *port = ctx;
     bool crowded = port->link != NULL && px_link_is_crowded(port->link);
     if (!crowded && !port->blocked) {
-        px_port_drain(port);
+        drain(port, px_now_ms() + TURN_MS);
         return;
     }
     if (crowded)

@@ -17,6 +17,7 @@ struct fixture {
     struct px_port port;
     int handled, most_at_once, at_once;
     bool full; /* the hub, until on_caught_up */
+    int64_t work_ms; /* that a request takes */
 };
 
 static void on_caught_up(struct px_loop *loop, void *ctx);
@@ -25,6 +26,8 @@ static void on_request(void *ctx, struct px_msg **msg)
 {
     struct fixture *f = ctx;
     (void)msg;
+    for (int64_t until_ms = px_now_ms() + f->work_ms; px_now_ms() < until_ms;)
+        ;
     f->at_once++;
     if (++f->handled == REQUESTS)
         px_loop_stop(f->loop);
@@ -107,6 +110,15 @@ static void test_hub_keeps_up(void **state)
     assert_int_equal(play(PX_PACED_BACKLOG / 2, &f), 0);
 }
 
+/* The other sockets have their turns in between. */
+static void test_requests_that_are_much_work(void **state)
+{
+    (void)state;
+    struct fixture f = {.work_ms = 10};
+    play(0, &f);
+    assert_int_equal(f.most_at_once, 1);
+}
+
 static void test_hub_is_behind(void **state)
 {
     (void)state;
@@ -181,6 +193,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hub_keeps_up),
+        cmocka_unit_test(test_requests_that_are_much_work),
         cmocka_unit_test(test_hub_is_behind),
         cmocka_unit_test(test_hub_must_not_get_more),
         cmocka_unit_test(test_copies_beyond_the_limit),
