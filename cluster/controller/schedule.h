@@ -76,7 +76,8 @@ bool px_depend_has(const struct px_depend *depend, struct px_span msg_id);
 /* Whether a task that ended so counts towards the set. */
 bool px_depend_accepts(const struct px_depend *depend, enum px_fate fate);
 
-/* Parses a JSON list of strings (task targets); null and absent are empty. */
+/* Parses a JSON list of strings (task targets), sorts it and drops duplicates; null and absent are
+ * empty. */
 PX_MUST_USE int px_names_parse(struct px_span json, size_t most, char ***names, size_t *count,
                                struct px_error *err);
 void px_names_free(char **names, size_t count);
@@ -180,7 +181,7 @@ int64_t px_schedule_deadline(const struct px_schedule *schedule);
 /* What is asked of a task. Everything is taken: a spec is empty afterwards. */
 struct px_task_spec {
     struct px_depend after, follow;
-    char **targets; /* engine uuids; NULL for any */
+    char **targets; /* engine uuids, sorted; NULL for any */
     size_t target_count;
     int64_t timeout_us; /* 0: none */
     int retries;

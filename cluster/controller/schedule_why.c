@@ -11,6 +11,7 @@
  */
 #include "schedule_parts.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define MOST_LISTED 10 /* of the dependencies that have not ended */
@@ -60,13 +61,16 @@ struct tally {
     size_t able, lacking, refused, elsewhere;
 };
 
+static int compare_name(const void *uuid, const void *name)
+{
+    return strcmp(uuid, *(char *const *)name);
+}
+
 static bool is_named(const struct task *task, const struct px_worker *worker)
 {
-    for (size_t i = 0; i < task->spec.target_count; i++) {
-        if (strcmp(task->spec.targets[i], worker->uuid) == 0)
-            return true;
-    }
-    return task->spec.target_count == 0;
+    return task->spec.target_count == 0 ||
+           bsearch(worker->uuid, task->spec.targets, task->spec.target_count,
+                   sizeof(*task->spec.targets), compare_name) != NULL;
 }
 
 static struct tally count_engines(const struct px_schedule *schedule, const struct task *task)
