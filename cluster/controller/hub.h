@@ -260,7 +260,7 @@ struct px_hub {
     int64_t registration_timeout_ms;
     struct px_member *by_id, *by_uuid;
     size_t dead;
-    struct px_pending *pending;
+    struct px_pending *pending, *pending_ids; /* by uuid, by id */
     int next_id;
     char listeners[PX_LISTENERS][PX_LISTENER_SIZE]; /* the last ones, in a ring */
     size_t listened;                                /* how many there were */

@@ -33,7 +33,7 @@ struct px_pending {
     unsigned features;
     json_t *names, *where;
     int64_t until_ms;
-    UT_hash_handle hh;
+    UT_hash_handle hh, hh_id;
     char uuid[];
 };
 
@@ -179,6 +179,7 @@ static json_t *describe_member(const struct px_member *member)
 static void free_pending(struct px_hub *hub, struct px_pending *pending)
 {
     HASH_DEL(hub->pending, pending);
+    HASH_DELETE(hh_id, hub->pending_ids, pending);
     json_decref(pending->names);
     json_decref(pending->where);
     free(pending);
@@ -188,6 +189,13 @@ static struct px_pending *find_pending(const struct px_hub *hub, struct px_span 
 {
     struct px_pending *pending;
     HASH_FIND(hh, hub->pending, uuid.data, uuid.size, pending);
+    return pending;
+}
+
+static struct px_pending *find_pending_id(const struct px_hub *hub, int id)
+{
+    struct px_pending *pending;
+    HASH_FIND(hh_id, hub->pending_ids, &id, sizeof(id), pending);
     return pending;
 }
 
@@ -266,17 +274,25 @@ static bool sweep_member(struct px_hub *hub, struct px_member *member, int64_t n
     return false;
 }
 
+/* The longest waiting come first. */
+static void sweep_pending(struct px_hub *hub, int64_t now_ms)
+{
+    unsigned before = HASH_COUNT(hub->pending);
+    if (before == 0 || hub->pending->until_ms > now_ms)
+        return;
+    char *first = px_format("id=%d engine=%s", hub->pending->id, hub->pending->uuid);
+    while (hub->pending != NULL && hub->pending->until_ms <= now_ms)
+        free_pending(hub, hub->pending);
+    px_log(PX_WARN, "registration-stalled", "%s count=%u", first,
+           before - HASH_COUNT(hub->pending));
+    free(first);
+}
+
 static void on_sweep(struct px_loop *loop, void *ctx)
 {
     struct px_hub *hub = ctx;
     int64_t now_ms = px_now_ms();
-    struct px_pending *pending, *next;
-    HASH_ITER(hh, hub->pending, pending, next) {
-        if (pending->until_ms > now_ms)
-            continue;
-        px_log(PX_WARN, "registration-stalled", "id=%d engine=%s", pending->id, pending->uuid);
-        free_pending(hub, pending);
-    }
+    sweep_pending(hub, now_ms);
     bool busy = hub->pending != NULL;
     struct px_member *member, *after;
     HASH_ITER(hh, hub->by_id, member, after)
@@ -298,15 +314,8 @@ static void start_sweep(struct px_hub *hub)
 /* Whether a number is taken, by a member or by a registration that is under way. */
 static bool is_taken(const struct px_hub *hub, int id)
 {
-    const struct px_member *member = px_hub_member_id(hub, id);
-    if (member != NULL)
-        return true; /* alive, or dead and remembered: a number means one engine */
-    const struct px_pending *pending, *next;
-    HASH_ITER(hh, hub->pending, pending, next) {
-        if (pending->id == id)
-            return true;
-    }
-    return false;
+    /* Alive, or dead and remembered: a number means one engine. */
+    return px_hub_member_id(hub, id) != NULL || find_pending_id(hub, id) != NULL;
 }
 
 static int choose_id(struct px_hub *hub, const json_t *wanted)
@@ -377,6 +386,7 @@ static void add_pending(struct px_hub *hub, const char *uuid, int id, const json
     pending->where = read_where(json_object_get(content, "px"));
     pending->until_ms = px_now_ms() + hub->registration_timeout_ms;
     HASH_ADD_KEYPTR(hh, hub->pending, pending->uuid, strlen(pending->uuid), pending);
+    HASH_ADD(hh_id, hub->pending_ids, id, sizeof(id), pending);
     struct px_order order = {.kind = PX_ORDER_EXPECT_NEWS};
     memcpy(order.uuid, uuid, strlen(uuid));
     px_link_order(hub->link, &order);
@@ -490,11 +500,9 @@ void px_on_unregistration_request(const struct px_request *request)
         lose_member(hub, member, json_object_get(request->content, "px"));
         return;
     }
-    struct px_pending *pending, *next;
-    HASH_ITER(hh, hub->pending, pending, next) {
-        if (pending->id == (int)json_integer_value(id))
-            free_pending(hub, pending);
-    }
+    struct px_pending *pending = find_pending_id(hub, (int)json_integer_value(id));
+    if (pending != NULL)
+        free_pending(hub, pending);
 }
 
 /* ---- restoring ------------------------------------------------------------- */

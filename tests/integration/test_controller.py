@@ -1521,6 +1521,23 @@ def test_ids_that_engines_ask_for_are_bounded(peer):
     assert peer.register("engine-b")["content"]["id"] == 1
 
 
+def test_registrations_that_stall_together_are_one_line(cluster):
+    """Of each sweep; and the ids are free again."""
+    cluster.start("--IPController.registration_timeout=3")
+    peer = Peer(cluster)
+    for number in range(300):
+        content = {"uuid": f"ghost-{number}", "id": 1000 + number}
+        peer.session.send(peer.query, "registration_request", content=content)
+    assert [peer.receive(peer.query)["content"]["id"] for _ in range(300)] == list(range(1000, 1300))
+    assert peer.register("another", id=1000)["content"]["id"] == 1300
+    peer.session.send(peer.query, "unregistration_request", content={"id": 1001})
+    assert peer.register("ghost-1", id=1001)["content"]["id"] == 1001
+    wait_until(lambda: peer.ask("status_request", {})["content"]["registering"] == 0)
+    assert peer.register("yet-another", id=1000)["content"]["id"] == 1000
+    assert 0 < cluster.log().count("registration-stalled") < 30
+    peer.close()
+
+
 def test_files_of_another_controller_stay(cluster):
     cluster.start()
     first = cluster.controller
