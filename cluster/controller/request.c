@@ -241,7 +241,8 @@ static void reply_queues(const struct px_request *request, const struct targets 
     for (size_t i = 0; i < targets->count; i++) {
         char id[16];
         snprintf(id, sizeof(id), "%d", targets->members[i]->id);
-        json_object_set_new(content, id, queue_of(targets->members[i], completed));
+        if (json_object_get(content, id) == NULL) /* an engine may be named twice */
+            json_object_set_new(content, id, queue_of(targets->members[i], completed));
     }
     json_object_set_new(content, "unassigned",
                         completed ? job_ids(hub->unassigned)

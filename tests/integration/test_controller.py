@@ -1538,6 +1538,17 @@ def test_registrations_that_stall_together_are_one_line(cluster):
     peer.close()
 
 
+def test_an_engine_that_is_named_many_times_is_listed_once(peer):
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    join(peer, "deaf", told)
+    mux = peer.connect(zmq.DEALER, peer.client["mux"])
+    for _ in range(2000):
+        peer.session.send(mux, "apply_request", content={}, ident=b"deaf")
+    queue = {"targets": [0] * 500_000, "verbose": False}
+    wait_until(lambda: peer.ask("queue_request", queue)["content"]["0"]["queue"] == 2000)
+    assert len(peer.ask("queue_request", dict(queue, verbose=True))["content"]["0"]["queue"]) == 2000
+
+
 def test_files_of_another_controller_stay(cluster):
     cluster.start()
     first = cluster.controller
