@@ -382,6 +382,39 @@ def test_status(cluster):
     assert not any(ar.ready() for ar in held)
 
 
+def test_status_again_and_again(cluster):
+    cluster.start()
+    cluster.add_engines(1)
+    view = cluster.client(1).load_balanced_view()
+    command = [os.path.join(BIN, "pxcluster"), "status", "--watch=0.1", "--timeout=3",
+               "--profile-dir", cluster.profile_dir]
+    pipes = {"env": cluster.env, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+             "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as tables, \
+            subprocess.Popen([*command, "--json"], **pipes) as objects:
+        try:
+            done = [json.loads(objects.stdout.readline())["tasks"]["succeeded"]]
+            view.map_sync(len, ["a"] * 5, chunksize=1)
+            while done[-1] < 5:
+                done.append(json.loads(objects.stdout.readline())["tasks"]["succeeded"])
+            assert done[0] == 0 and done[-1] == 5
+            rates = []  # the first table knows none
+            while len(rates) < 2 or rates[-1] == 0:
+                view.apply_sync(len, "a")
+                line = tables.stdout.readline()
+                if line.startswith("engines"):
+                    rates.append(float(line.split(", ")[2].split()[0]) if line.count(",") == 2 else None)
+            assert rates[0] is None and rates[-1] > 0
+            cluster.controller.terminate()
+            for process in (tables, objects):
+                assert "the controller does not say" in process.communicate(timeout=DEADLINE)[1]
+                assert process.returncode == 1
+        finally:
+            tables.kill()
+            objects.kill()
+    assert pxcluster(cluster, "status", "--watch=-1").returncode == 2
+
+
 # ---- direct views --------------------------------------------------------------------------
 
 
