@@ -131,8 +131,8 @@ static void cull_records(struct px_db *db, const struct px_record *kept)
     }
     size_t left = HASH_COUNT(db->records);
     px_log(PX_DEBUG, "records-culled", "count=%zu", before - left);
-    /* Not again for every record when most of them had to stay. */
-    db->cull_at = left > db->record_limit ? left + db->cull_count : db->record_limit;
+    /* Where most of them had to stay, not again before there are many more to look at. */
+    db->cull_at = left > db->record_limit ? left + left / 8 + 1 : db->record_limit;
 }
 
 bool px_db_tidy(struct px_db *db)

@@ -279,6 +279,23 @@ static void test_written_leave_memory_in_quiet_times(void **state)
     assert_ids(fixture->db, "m_00 m_01 m_02 m_03 m_04 m_05 m_06 m_07 m_08 m_09 ");
 }
 
+/* A hundred thousand that nobody has answered must not be gone through for every hundred that come:
+ * a look, and then so many more that the next is worth its while. */
+static void test_few_looks_where_most_must_stay(void **state)
+{
+    struct fixture *fixture = *state;
+    finish_many(fixture->db, 0, 80);
+    assert_true(px_db_flush(fixture->db));
+    start_writing(fixture);
+    const int64_t deadline_ms = px_now_ms() + 30000;
+    while (!px_store_is_idle(fixture->store))
+        assert_true(px_now_ms() < deadline_ms);
+    finish_many(fixture->db, 80, 84); /* now the first may leave */
+    assert_int_equal(px_db_count(fixture->db), 84);
+    finish_many(fixture->db, 84, 99);
+    assert_true(px_db_count(fixture->db) < 84);
+}
+
 static void test_dropped_are_gone_at_once(void **state)
 {
     struct fixture *fixture = *state;
@@ -361,6 +378,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_some_in_the_file_come_by_id, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unwritten_stay_in_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_written_leave_memory_in_quiet_times, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_few_looks_where_most_must_stay, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dropped_are_gone_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unfinished_and_finished_in_the_file, setup, teardown),
         cmocka_unit_test(test_limits_of_memory),
