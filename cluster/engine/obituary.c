@@ -195,7 +195,10 @@ void px_obituary_cause(const struct px_obituary *obituary, const struct px_death
         px_buf_text(out, "killed by SIGKILL");
         put_peak(death->peak_kb, out);
     } else {
-        px_buf_printf(out, "killed by SIG%s", name ? name : "?");
+        if (name)
+            px_buf_printf(out, "killed by SIG%s", name);
+        else
+            px_buf_printf(out, "killed by signal %d", signo);
         if (what)
             px_buf_printf(out, " (%s)", what);
         put_frame(obituary, out);

@@ -84,7 +84,7 @@ static const struct row {
     {{.status = SIGABRT},
      "Current thread 0x2:\n  File \"x\ty\", line 1 in f\n",
      "killed by SIGABRT (Aborted), in f (x y:1)"},
-    {{.status = 40}, "Current thread", "killed by SIG?"},
+    {{.status = 40}, "Current thread", "killed by signal 40"},
 };
 
 static void causes_are_phrases(void **state)
