@@ -58,6 +58,7 @@ struct px_spool {
     pthread_t thread;
     bool running, stopping;
     bool urgent;     /* somebody waits for all that is pending */
+    char *parent;    /* where the directory is made */
     char *directory; /* NULL: none yet */
     int lock_fd;     /* the directory, locked */
     uint64_t most, total;
@@ -70,6 +71,8 @@ struct px_spool {
 struct px_spool *px_spool_create(uint64_t most)
 {
     struct px_spool *spool = px_alloc(sizeof *spool);
+    const char *given = getenv("TMPDIR"); /* later the user's code may change the environment */
+    spool->parent = px_strdup(given && given[0] == '/' ? given : "/tmp");
     spool->most = most;
     spool->lock_fd = -1;
     pthread_mutex_init(&spool->lock, NULL);
@@ -115,12 +118,6 @@ static int open_left(int parent, const char *name, time_t *since)
     return -1;
 }
 
-static const char *temporary(void)
-{
-    const char *given = getenv("TMPDIR");
-    return given && given[0] == '/' ? given : "/tmp";
-}
-
 /* Removes the oldest directory that is left, if its time has come. False when there is nothing more
  * to remove. */
 static bool remove_one_left(DIR *dir)
@@ -149,9 +146,9 @@ static bool remove_one_left(DIR *dir)
     return removed;
 }
 
-static void remove_left_ones(void)
+static void remove_left_ones(const char *parent)
 {
-    DIR *dir = opendir(temporary());
+    DIR *dir = opendir(parent);
     while (dir && remove_one_left(dir))
         ;
     if (dir)
@@ -163,8 +160,8 @@ static int make_directory(struct px_spool *spool)
 {
     if (spool->directory)
         return 0;
-    remove_left_ones();
-    char *path = px_format("%s/" PREFIX "%d-XXXXXX", temporary(), (int)getpid());
+    remove_left_ones(spool->parent);
+    char *path = px_format("%s/" PREFIX "%d-XXXXXX", spool->parent, (int)getpid());
     if (!mkdtemp(path)) {
         const int why = errno;
         free(path);
@@ -351,6 +348,7 @@ void px_spool_destroy(struct px_spool *spool)
     if (spool->lock_fd >= 0)
         close(spool->lock_fd);
     free(spool->directory);
+    free(spool->parent);
     pthread_cond_destroy(&spool->work);
     pthread_cond_destroy(&spool->done);
     pthread_mutex_destroy(&spool->lock);

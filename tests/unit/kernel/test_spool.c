@@ -182,6 +182,23 @@ static void test_without_a_directory_text_is_said_to_be_lost(void **state)
     setenv("TMPDIR", folder, 1);
 }
 
+/* A thread of the spool would: beside it the user's code may be in setenv(3), which allows none. */
+static void test_the_environment_is_not_read_later(void **state)
+{
+    (void)state;
+    struct px_spool *spool = px_spool_create(MB);
+    setenv("TMPDIR", "/nowhere", 1);
+    struct px_spool_file *file = px_spool_open(spool, "stdout");
+    px_spool_add(spool, file, "text", 4);
+    px_spool_settle(spool, PATIENCE_MS);
+    char *path = path_of(spool, file);
+    assert_int_equal(strncmp(path, folder, strlen(folder)), 0);
+    free(path);
+    px_spool_release(spool, file);
+    px_spool_destroy(spool);
+    setenv("TMPDIR", folder, 1);
+}
+
 static void write_one(struct px_spool *spool)
 {
     struct px_spool_file *file = px_spool_open(spool, "stdout");
@@ -285,6 +302,7 @@ int main(void)
         cmocka_unit_test(test_older_files_make_room),
         cmocka_unit_test(test_many_files_do_not_add_up),
         cmocka_unit_test(test_without_a_directory_text_is_said_to_be_lost),
+        cmocka_unit_test(test_the_environment_is_not_read_later),
         cmocka_unit_test(test_files_stay_for_a_week),
         cmocka_unit_test(test_no_more_than_some_stay),
     };
