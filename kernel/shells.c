@@ -172,6 +172,16 @@ static void dismiss(struct px_shell *shell)
     px_queue_stop(&shell->queue);
 }
 
+/* With the kernel's lock. They are buried when the service thread has ended, which may be about to
+ * put a request into the queue of one. */
+static bool have_ended(const struct px_kernel *kernel)
+{
+    const struct px_shell *shell = kernel->shells;
+    while (shell && shell->ended)
+        shell = shell->next;
+    return !shell;
+}
+
 void px_subshells_end(struct px_kernel *kernel)
 {
     struct timespec until;
@@ -187,10 +197,9 @@ void px_subshells_end(struct px_kernel *kernel)
     }
     px_input_wake(kernel, NULL);
     pthread_cond_broadcast(&kernel->changed);
-    bury_ended(kernel);
-    while ((kernel->shells || kernel->questions) &&
+    while ((!have_ended(kernel) || kernel->questions) &&
            pthread_cond_timedwait(&kernel->changed, &kernel->lock, &until) != ETIMEDOUT)
-        bury_ended(kernel);
+        continue;
     pthread_mutex_unlock(&kernel->lock);
 }
 
