@@ -34,7 +34,7 @@ struct px_request {
     struct px_shell *shell;           /* whose queue it went to; NULL: the service thread's */
     struct px_parent *parent;
     bool aborted; /* to be answered "aborted" when its turn comes */
-    bool allow_stdin;
+    atomic_bool allow_stdin; /* threads of the language ask; its own says so as it begins */
     bool held; /* to be finished later, by its holder */
     char started[PX_DATE_SIZE];
 };
