@@ -75,7 +75,9 @@ static void unlock_after_fork(void)
 
 static void begin(void)
 {
-    px_random(&blocks.secret, sizeof blocks.secret);
+    uint64_t secret; /* others may be asking already what is a block */
+    px_random(&secret, sizeof secret);
+    blocks.secret = secret;
     (void)pthread_atfork(lock_for_fork, unlock_after_fork, unlock_after_fork);
 }
 
