@@ -77,10 +77,18 @@ static unsigned count_forks(void)
     return forks;
 }
 
+static void run_wake(struct phalanx_client *client, struct px_command *command, bool dead)
+{
+    (void)command; /* the client's own, never freed */
+    if (!dead)
+        px_io_send_held(client);
+}
+
 static struct phalanx_client *client_create(void)
 {
     struct phalanx_client *client = px_alloc(sizeof *client);
     client->forks = count_forks();
+    client->held.wake.run = run_wake;
     atomic_init(&client->refs, 1);
     pthread_mutex_init(&client->session_lock, NULL);
     pthread_mutex_init(&client->lock, NULL);
@@ -133,19 +141,11 @@ bool px_client_post(struct phalanx_client *client, struct px_command *command)
     return true;
 }
 
-static void run_wake(struct phalanx_client *client, struct px_command *command, bool dead)
-{
-    (void)command; /* the client's own, never freed */
-    if (!dead)
-        px_io_send_held(client);
-}
-
 void px_client_wake(struct phalanx_client *client)
 {
     if (!client->held.head || client->held.woken)
         return;
     client->held.woken = true;
-    client->held.wake.run = run_wake;
     px_client_post(client, &client->held.wake);
 }
 

@@ -270,7 +270,7 @@ struct phalanx_client {
         size_t count;
         bool napping; /* a timer will look */
         bool woken;   /* `wake` is on its way */
-        struct px_command wake;
+        struct px_command wake; /* as it was made: it may be under way twice */
     } held;
 
     struct px_doorbell *bell;
