@@ -232,6 +232,17 @@ void phalanx_close(phalanx_client *client)
     px_client_unref(client);
 }
 
+void phalanx_hold(phalanx_client *client)
+{
+    px_client_ref(client);
+}
+
+void phalanx_release(phalanx_client *client)
+{
+    if (!px_client_inherited(client))
+        px_client_unref(client);
+}
+
 void phalanx_forget(phalanx_client *client)
 {
     /* The thread does not exist in this process, and ZeroMQ's sockets must not be touched by it;

@@ -75,6 +75,10 @@ PHALANX_API phalanx_client *phalanx_connect(const struct phalanx_options *option
 /* Fails outstanding results with PHALANX_ECLOSED and frees the client once its last result is
  * freed. NULL allowed. */
 PHALANX_API void phalanx_close(phalanx_client *client);
+/* Keeps the client's memory until phalanx_release, for a thread that waits on it while others may
+ * close it: whatever it asks of a closed one ends with PHALANX_ECLOSED. */
+PHALANX_API void phalanx_hold(phalanx_client *client);
+PHALANX_API void phalanx_release(phalanx_client *client);
 /* In a forked child: lets go of an inherited client without touching its sockets. */
 PHALANX_API void phalanx_forget(phalanx_client *client);
 /* This client's session id: the header's `session` of what it sends. */

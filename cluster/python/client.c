@@ -180,7 +180,6 @@ static PyObject *client_uuid(PyObject *object, PyObject *id)
 }
 
 struct engine_wait {
-    struct px_handle *handle;
     phalanx_client *client;
     size_t count;
 };
@@ -188,24 +187,25 @@ struct engine_wait {
 static enum phalanx_code wait_engines(void *ctx, int64_t timeout_ms)
 {
     const struct engine_wait *wait = ctx;
-    if (!wait->handle->client)
-        return PHALANX_ECLOSED;
     return phalanx_wait_engines(wait->client, wait->count, timeout_ms);
 }
 
 static PyObject *client_wait_engines(PyObject *object, PyObject *args)
 {
     struct px_module *module;
-    struct px_handle *handle = handle_of(object, &module);
     PyObject *seconds = Py_None;
     Py_ssize_t count;
     int64_t timeout_ms;
-    if (!handle || !PyArg_ParseTuple(args, "n|O:wait_engines", &count, &seconds) ||
+    if (!PyArg_ParseTuple(args, "n|O:wait_engines", &count, &seconds) ||
         !px_timeout(seconds, &timeout_ms))
         return NULL;
-    struct engine_wait wait = {handle, px_handle_borrow(handle), count > 0 ? (size_t)count : 0};
+    struct px_handle *handle = handle_of(object, &module);
+    if (!handle)
+        return NULL;
+    struct engine_wait wait = {handle->client, count > 0 ? (size_t)count : 0};
+    phalanx_hold(wait.client);
     const int code = px_wait_python(wait_engines, NULL, &wait, timeout_ms);
-    px_handle_return(handle);
+    phalanx_release(wait.client);
     if (code < 0)
         return NULL;
     if (code == PHALANX_ECLOSED) {
@@ -338,7 +338,8 @@ static PyObject *client_submit(PyObject *object, PyObject *args, PyObject *kwarg
         PyMem_Free(ids);
         return NULL;
     }
-    phalanx_client *client = px_handle_borrow(handle); /* buffers may be Python code, too */
+    phalanx_client *client = handle->client;
+    phalanx_hold(client); /* buffers may be Python code, too */
     PyObject *result = NULL;
     if (px_buffers_lend(handle, buffers, &items, &request.buffer_count)) {
         request.targets = ids;
@@ -346,7 +347,7 @@ static PyObject *client_submit(PyObject *object, PyObject *args, PyObject *kwarg
         result = submit(module, handle, client, &request, into);
         px_buffers_submitted(handle, items, request.buffer_count);
     }
-    px_handle_return(handle);
+    phalanx_release(client);
     PyMem_Free(ids);
     return result;
 }

@@ -41,8 +41,6 @@ struct px_handle {
     unsigned forks;                    /* of the process whose thread serves it: see handle.c */
     phalanx_client *client;            /* NULL once closed */
     bool warned;                       /* GIL: that the controller is out of reach */
-    int borrowers;                     /* GIL: threads that wait on the client itself */
-    phalanx_client *doomed;            /* GIL: closed while there were some; the last one ends it */
     _Atomic(struct px_lease *) leases; /* sent; waiting for the GIL */
     _Atomic(struct px_notice *) notices; /* posted, the last one first */
     sem_t noticed;                       /* posted with each of them, and by closing */
@@ -65,11 +63,7 @@ void px_notice_post(void *hint);
 /* The keys of the notices posted, oldest first, as a list; waits for the first one. None when the
  * time has passed or the client was closed. */
 PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms);
-/* Closes the client; while threads wait on it, that is left to the last of them. */
-void px_handle_close(struct px_handle *handle);
-/* Around a wait on the client itself without the GIL. */
-phalanx_client *px_handle_borrow(struct px_handle *handle);
-void px_handle_return(struct px_handle *handle);
+void px_handle_close(struct px_handle *handle); /* the client */
 /* Gives back the buffers that have been sent. */
 void px_handle_sweep(struct px_handle *handle);
 /* False with an exception when the client is closed or belongs to another process. */

@@ -164,10 +164,10 @@ static PyObject *keys_of(struct px_notice *newest)
 
 PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms)
 {
-    px_handle_borrow(handle);
+    handle->users++;
     const int code = px_wait_python(wait_notice, NULL, handle, timeout_ms);
     struct px_notice *newest = atomic_exchange(&handle->notices, NULL);
-    px_handle_return(handle);
+    px_handle_unref(handle);
     if (newest)
         return keys_of(newest);
     if (code < 0)
@@ -226,44 +226,21 @@ void px_handle_unref(struct px_handle *handle)
     free(handle);
 }
 
-static void close_client(struct px_handle *handle, phalanx_client *client)
-{
-    if (px_handle_inherited(handle)) {
-        phalanx_forget(client);
-        return;
-    }
-    PyThreadState *state = PyEval_SaveThread();
-    phalanx_close(client);
-    PyEval_RestoreThread(state);
-    px_handle_sweep(handle);
-}
-
 void px_handle_close(struct px_handle *handle)
 {
     phalanx_client *client = handle->client;
     handle->client = NULL;
-    sem_post(&handle->noticed);
-    if (client && handle->borrowers > 0)
-        handle->doomed = client;
-    else if (client)
-        close_client(handle, client);
-}
-
-phalanx_client *px_handle_borrow(struct px_handle *handle)
-{
-    handle->users++;
-    handle->borrowers++;
-    return handle->client;
-}
-
-void px_handle_return(struct px_handle *handle)
-{
-    if (--handle->borrowers == 0 && handle->doomed) {
-        phalanx_client *client = handle->doomed;
-        handle->doomed = NULL;
-        close_client(handle, client);
+    if (!client)
+        return;
+    if (px_handle_inherited(handle)) {
+        phalanx_forget(client);
+        return;
     }
-    px_handle_unref(handle);
+    sem_post(&handle->noticed);
+    PyThreadState *state = PyEval_SaveThread();
+    phalanx_close(client);
+    PyEval_RestoreThread(state);
+    px_handle_sweep(handle);
 }
 
 bool px_handle_check(struct px_handle *handle, PyObject *closed_error)
