@@ -118,19 +118,21 @@ static void client_dealloc(PyObject *object)
     struct client *self = (struct client *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (self->handle) {
-        px_handle_close(self->handle);
+        px_handle_close(self->handle, false);
         px_handle_unref(self->handle);
     }
     type->tp_free(object);
     Py_DECREF(type);
 }
 
-static PyObject *client_close(PyObject *object, PyObject *unused)
+static PyObject *client_close(PyObject *object, PyObject *args)
 {
-    (void)unused;
     struct client *self = (struct client *)object;
+    int ending = 0;
+    if (!PyArg_ParseTuple(args, "|p:close", &ending))
+        return NULL;
     if (self->handle)
-        px_handle_close(self->handle);
+        px_handle_close(self->handle, ending);
     Py_RETURN_NONE;
 }
 
@@ -204,7 +206,7 @@ static PyObject *client_wait_engines(PyObject *object, PyObject *args)
         return NULL;
     struct engine_wait wait = {handle->client, count > 0 ? (size_t)count : 0};
     phalanx_hold(wait.client);
-    const int code = px_wait_python(wait_engines, NULL, &wait, timeout_ms);
+    const int code = px_wait_python(handle, wait_engines, NULL, &wait, timeout_ms);
     phalanx_release(wait.client);
     if (code < 0)
         return NULL;
@@ -278,7 +280,7 @@ static PyObject *client_query(PyObject *object, PyObject *args)
     if (!result)
         return raise_phalanx(&err, module->closed_error);
     struct phalanx_event event;
-    const int code = px_wait_python(wait_answer, NULL, result, timeout_ms);
+    const int code = px_wait_python(handle, wait_answer, NULL, result, timeout_ms);
     if (code == PHALANX_OK && phalanx_next(result, 0, &event) == PHALANX_OK && !event.lost)
         text = PyUnicode_DecodeUTF8(event.content, (Py_ssize_t)strlen(event.content), "replace");
     else if (code == PHALANX_ECLOSED)
@@ -305,6 +307,8 @@ static PyObject *submit(struct px_module *module, struct px_handle *handle, phal
     }
     if (err.code == PHALANX_ENOENT)
         return PyErr_Format(PyExc_IndexError, "%s", err.text);
+    if (err.code == PHALANX_ECLOSED)
+        px_handle_stop_others(handle);
     return raise_phalanx(&err, module->closed_error);
 }
 
@@ -388,7 +392,10 @@ static PyObject *client_session(PyObject *object, void *unused)
 }
 
 static PyMethodDef client_methods[] = {
-    {"close", client_close, METH_NOARGS, "Closes the connection. What is outstanding fails."},
+    {"close", client_close, METH_VARARGS,
+     "close(ending=False): closes the connection. What is outstanding fails; when the interpreter "
+     "is "
+     "`ending`, other threads do not return from here."},
     {"ids", client_ids, METH_NOARGS, "The ids of the engines registered now."},
     {"uuid", client_uuid, METH_O, "The uuid of an engine, or None."},
     {"wait_engines", client_wait_engines, METH_VARARGS,

@@ -40,6 +40,7 @@ struct px_handle {
     int users;                         /* GIL */
     unsigned forks;                    /* of the process whose thread serves it: see handle.c */
     phalanx_client *client;            /* NULL once closed */
+    atomic_ulong ender;                /* the thread that ends the interpreter; 0: none */
     bool warned;                       /* GIL: that the controller is out of reach */
     _Atomic(struct px_lease *) leases; /* sent; waiting for the GIL */
     _Atomic(struct px_notice *) notices; /* posted, the last one first */
@@ -63,7 +64,11 @@ void px_notice_post(void *hint);
 /* The keys of the notices posted, oldest first, as a list; waits for the first one. None when the
  * time has passed or the client was closed. */
 PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms);
-void px_handle_close(struct px_handle *handle); /* the client */
+/* Closes the client. At the interpreter's end other threads that wait on it, or use it, are stopped
+ * for good, as the end would stop them soon: they would report errors that are none. */
+void px_handle_close(struct px_handle *handle, bool ending);
+/* Returns in none of these threads. */
+void px_handle_stop_others(const struct px_handle *handle);
 /* Gives back the buffers that have been sent. */
 void px_handle_sweep(struct px_handle *handle);
 /* False with an exception when the client is closed or belongs to another process. */
@@ -86,10 +91,11 @@ bool px_timeout(PyObject *seconds, int64_t *out);
 /*
  * Calls `wait(ctx, timeout_ms)` without the GIL, again after signals whose Python handlers
  * did not raise; `look` (may be NULL) once a second meanwhile, and may set an exception. The code,
- * or -1 with an exception.
+ * or -1 with an exception. The caller keeps the handle.
  */
-int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms),
-                   int (*look)(void *ctx), void *ctx, int64_t timeout_ms);
+int px_wait_python(const struct px_handle *handle,
+                   enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), int (*look)(void *ctx),
+                   void *ctx, int64_t timeout_ms);
 
 /* A Result; takes `result`. */
 PyObject *px_result_wrap_new(struct px_module *module, struct px_handle *handle,

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- leases: Python buffers lent to ZeroMQ ------------------------------------ */
 
@@ -165,7 +166,7 @@ static PyObject *keys_of(struct px_notice *newest)
 PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms)
 {
     handle->users++;
-    const int code = px_wait_python(wait_notice, NULL, handle, timeout_ms);
+    const int code = px_wait_python(handle, wait_notice, NULL, handle, timeout_ms);
     struct px_notice *newest = atomic_exchange(&handle->notices, NULL);
     px_handle_unref(handle);
     if (newest)
@@ -226,7 +227,7 @@ void px_handle_unref(struct px_handle *handle)
     free(handle);
 }
 
-void px_handle_close(struct px_handle *handle)
+void px_handle_close(struct px_handle *handle, bool ending)
 {
     phalanx_client *client = handle->client;
     handle->client = NULL;
@@ -236,6 +237,7 @@ void px_handle_close(struct px_handle *handle)
         phalanx_forget(client);
         return;
     }
+    handle->ender = ending ? PyThread_get_thread_ident() : 0;
     sem_post(&handle->noticed);
     PyThreadState *state = PyEval_SaveThread();
     phalanx_close(client);
@@ -243,9 +245,33 @@ void px_handle_close(struct px_handle *handle)
     px_handle_sweep(handle);
 }
 
+static bool is_stopped(const struct px_handle *handle)
+{
+    const unsigned long ender = handle->ender;
+    return ender && ender != PyThread_get_thread_ident();
+}
+
+/* Without the GIL: who asks for it at the interpreter's end is ended by Python, which unwinds its
+ * stack while the process already exits. */
+static void stop(void)
+{
+    for (;;)
+        pause();
+}
+
+void px_handle_stop_others(const struct px_handle *handle)
+{
+    if (is_stopped(handle)) {
+        PyEval_SaveThread();
+        stop();
+    }
+}
+
 bool px_handle_check(struct px_handle *handle, PyObject *closed_error)
 {
     if (!handle || !handle->client) {
+        if (handle)
+            px_handle_stop_others(handle);
         PyErr_SetString(closed_error, "the client is closed");
         return false;
     }
@@ -279,8 +305,9 @@ int64_t px_clock_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms),
-                   int (*look)(void *ctx), void *ctx, int64_t timeout_ms)
+int px_wait_python(const struct px_handle *handle,
+                   enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), int (*look)(void *ctx),
+                   void *ctx, int64_t timeout_ms)
 {
     const int64_t deadline = timeout_ms < 0 ? INT64_MAX : px_clock_ms() + timeout_ms;
     for (;;) {
@@ -288,7 +315,10 @@ int px_wait_python(enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms),
         const int64_t slice = left < 0 ? 0 : left < PX_SLICE_MS ? left : PX_SLICE_MS;
         PyThreadState *state = PyEval_SaveThread();
         const enum phalanx_code code = wait(ctx, slice);
+        if (is_stopped(handle))
+            stop();
         PyEval_RestoreThread(state);
+        px_handle_stop_others(handle);
         if (PyErr_CheckSignals() < 0)
             return -1;
         if (look && slice > 0 && code == PHALANX_ETIME && look(ctx) < 0)

@@ -338,7 +338,8 @@ static int wait_python(struct result *self, struct waiting waiting, int64_t time
         return PHALANX_OK;
     /* The wait must not outlive the result, which another thread may let go of. */
     Py_INCREF(self);
-    const int code = px_wait_python(wait_result, warn_when_away, &waiting, timeout_ms);
+    const int code =
+        px_wait_python(self->handle, wait_result, warn_when_away, &waiting, timeout_ms);
     Py_DECREF(self);
     return code;
 }

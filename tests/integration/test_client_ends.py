@@ -16,7 +16,6 @@ from four import script_environment
 from four import where  # noqa: F401: a fixture, our cluster and ipyparallel's
 
 phalanx = pytest.importorskip("phalanx")
-SANITIZED = "PX_ASAN_OPTIONS" in os.environ
 START_S, END_S = 60, 10
 
 HEAD = """
@@ -52,7 +51,7 @@ def wait_in_thread(f):
     end = time.monotonic() + 30
     while not sleeps(thread):
         assert thread.is_alive() and time.monotonic() < end
-        time.sleep(0.001)
+        threading.Event().wait(0.001)
 
 def ending():
     sys.stdout.write("ending\\n")
@@ -95,6 +94,136 @@ def ends(where, tmp_path):  # noqa: F811
     gate.touch()
 
 
+QUIET = {
+    "idle": "ending()",
+    "two clients": "other = connect(); ending()",
+    "a client that nobody holds": "connect(); ending()",
+    "a client in a cycle": "rc.cycle = rc; view.cycle = view; ending()",
+    "tasks in flight": "results = [view.apply_async(hold) for _ in range(8)]; ending()",
+    "a thread in get":
+        "wait_in_thread(view.apply_async(hold).get); ending()",
+    "threads in get of one result":
+        "r = rc[:].apply_async(hold)\nfor _ in range(4): wait_in_thread(r.get)\nending()",
+    "a thread in wait_for_output":
+        "wait_in_thread(view.apply_async(hold).wait_for_output); ending()",
+    "a thread in wait_for_engines": "wait_in_thread(lambda: rc.wait_for_engines(99)); ending()",
+    "a Future of engines": "future = rc.wait_for_engines(99, block=False); ending()",
+    "a thread in a map": "wait_in_thread(lambda: list(view.map_async(hold, range(3)))); ending()",
+    "a thread in a long map":
+        "wait_in_thread(lambda: list(view.map_async(hold, range(300)))); ending()",
+    "a thread in imap": "wait_in_thread(lambda: list(view.imap(hold, range(9)))); ending()",
+    "a thread in client.wait":
+        "r = view.apply_async(hold); wait_in_thread(rc.wait); ending()",
+    "a thread in concurrent.futures": """
+wait_in_thread(lambda: concurrent.futures.wait([view.apply_async(hold), view.apply_async(hold)]))
+ending()""",
+    "a thread in asyncio": """
+async def awaited():
+    return await view.apply_async(hold)
+threading.Thread(target=lambda: asyncio.run(awaited()), daemon=True).start()
+ending()""",
+    "a thread that asks the controller": """
+wait_in_thread(phalanx.AsyncHubResult(rc, view.apply_async(hold).msg_ids).get)
+ending()""",
+    "threads that never rest": """
+def run():
+    while True:
+        rc[:].apply_sync(abs, -1)
+        view.map_sync(abs, range(200))
+        rc.queue_status()
+for _ in range(4):
+    threading.Thread(target=run, daemon=True).start()
+threading.Event().wait(0.1)
+ending()""",
+    "callbacks pending": """
+def called(result):
+    print("called")
+    result.get()
+results = [view.apply_async(hold), view.map_async(hold, range(300)), rc[:].apply_async(hold)]
+for result in results:
+    result.add_done_callback(called)
+ending()""",
+    "a callback that does not return": """
+entered = threading.Event()
+def called(result):
+    entered.set()
+    threading.Event().wait()
+result = view.apply_async(hold, gate=GATE + "-first")
+result.add_done_callback(called)
+open(GATE + "-first", "w").close()
+entered.wait(30)
+ending()""",
+    "a feed at work": "result = view.map_async(time.sleep, [0.001] * 20_000); ending()",
+    "an iterator half done": "values = view.imap(abs, range(100_000)); next(values); ending()",
+    "output streamed": """
+def stream():
+    result = rc[:].apply_async(hold)
+    with result.stream_output():
+        result.wait()
+wait_in_thread(stream)
+ending()""",
+    "an executor": """
+pool = rc.executor()
+futures = [pool.submit(hold) for _ in range(8)] + [pool.map(hold, range(300))]
+ending()""",
+    "sys.exit in a thread": "threading.Thread(target=sys.exit, args=(3,)).start(); ending()",
+    "everything dropped":
+        "results = [view.apply_async(hold) for _ in range(200)]\ndel results, view, rc; ending()",
+    "closed with threads in it": """
+def get():
+    try:
+        view.apply_async(hold).get()
+    except phalanx.error.EngineError:
+        pass
+wait_in_thread(get)
+rc.close()
+ending()""",
+}
+
+
+@pytest.mark.parametrize("case", QUIET)
+def test_the_interpreter_ends_in_silence(ends, case):
+    assert ends(CLIENT + QUIET[case]) == ("", "")
+
+
+WORDS = {  # status, text, stdout, the end of stderr, whose other lines are its traceback's
+    "an error": (1, "ending()\nraise ValueError('mine')", "", "ValueError: mine\n"),
+    "sys.exit": (3, "ending()\nsys.exit(3)", "", ""),
+    "os._exit": (5, "ending()\nos._exit(5)", "", ""),
+    "SIGTERM": (-signal.SIGTERM, "ending()\nos.kill(os.getpid(), signal.SIGTERM)", "", ""),
+    "SIGINT in get": (-signal.SIGINT, """
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+ending()
+result.get()""", "", "KeyboardInterrupt\n"),
+    "an error in atexit": (0, """
+atexit.register(lambda: 1 // 0)
+ending()""", "", "ZeroDivisionError: integer division or modulo by zero\n"),
+    "atexit uses the client": (0, """
+atexit.register(lambda: print(rc[:].apply_sync(abs, -1)))
+rc[:].abort(rc[:].apply_async(abs, -2))
+ending()
+open(GATE, "w").close()""", "[1, 1, 1, 1]\n", ""),
+    "a thread outlives main": (0, """
+def late():
+    threading.main_thread().join()
+    print(sorted(rc.queue_status(0)))
+threading.Thread(target=late).start()
+ending()""", "['completed', 'queue', 'tasks']\n", ""),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_the_interpreter_ends_with_its_own_words(ends, case):
+    status, text, out, err = WORDS[case]
+    held = "result = view.apply_async(hold); mapped = view.map_async(hold, range(300))\n"
+    said = ends(CLIENT + held + text, status)
+    assert said[0] == out
+    assert said[1].endswith(err) and said[1].count("Traceback") == bool(err)
+    if not err:
+        assert said[1] == ""
+
+
 def test_closing_leaves_nothing_to_a_thread_that_waits(ends):
     said = ends(CLIENT + """
 def names():
@@ -109,7 +238,7 @@ def wait():
 thread = threading.Thread(target=wait)
 thread.start()
 while not sleeps(thread):
-    time.sleep(0.001)
+    threading.Event().wait(0.001)
 ending()
 rc.close()
 print("phalanx-io" in names())

@@ -33,12 +33,12 @@ _open_clients = weakref.WeakValueDictionary()  # by a number that grows
 _numbers = itertools.count()
 
 
-def _close_all():
+def _end_all():
     for client in list(_open_clients.values()):
-        client.close()
+        client._end()
 
 
-atexit.register(_close_all)
+atexit.register(_end_all)
 
 
 def newest():
@@ -183,6 +183,13 @@ class Client(HubFace):
         self._raw.close()
         _open_clients.pop(self._number, None)
         self._watcher.join()
+        if self._tunnel is not None:
+            self._tunnel.close()
+
+    def _end(self):
+        """close() at the interpreter's end: what was submitted is sent, and other threads, which the
+        end will stop wherever they are, learn nothing of it."""
+        self._raw.close(True)
         if self._tunnel is not None:
             self._tunnel.close()
 

@@ -224,7 +224,7 @@ class DefaultCluster:
         if os.getpid() != pid:
             return  # a forked child
         if self._client is not None:
-            self._client.close()
+            self._client._end()
         run(program, "stop", "--cluster-id", cluster_id)
 
 
