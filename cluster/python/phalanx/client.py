@@ -102,7 +102,7 @@ class Client(HubFace):
         self.history = []
         self.results, self.metadata = {}, defaultdict(new_metadata)
         self._live = {}  # id: weak reference to a result, of tasks whose outcome counts
-        self._orphans, self._orphan_limit = [], ORPHANS
+        self._orphans, self._orphan_limit = set(), ORPHANS
         self._watcher = Watcher(self._raw)
         self._number = next(_numbers)
         _open_clients[self._number] = self
@@ -428,14 +428,16 @@ class Client(HubFace):
         if self._raw.closed:
             return
         raw.discard()
-        self._orphans.append(raw)
+        self._orphans.add(raw)
         if len(self._orphans) >= self._orphan_limit:
             self._running_orphans()
 
     def _running_orphans(self):
-        self._orphans = [raw for raw in self._orphans if raw.running]
+        for raw in list(self._orphans):  # others may come meanwhile
+            if not raw.running:
+                self._orphans.discard(raw)
         self._orphan_limit = max(ORPHANS, 2 * len(self._orphans))
-        return self._orphans
+        return list(self._orphans)
 
     @property
     def outstanding(self):

@@ -8,6 +8,7 @@ waits, without the GIL, for the C library to name the results that are complete.
 import asyncio
 import concurrent.futures
 import contextlib
+import itertools
 import threading
 import time
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, RUNNING
@@ -15,18 +16,20 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, R
 from . import _phalanx, error
 
 JOIN_SECONDS = 2  # a callback that does not return must not keep the client from closing
-_faces = threading.Lock()  # held while a result becomes a Future that others look at
+
+# Here are no locks but that of a Future's Condition, which its thread may take again: a signal's
+# handler or the garbage collector may run code of the user's anywhere, and that may come here.
 
 
 class Watcher:
     """Calls functions once results are complete: client._watcher."""
 
+    _thread = None
+
     def __init__(self, raw_client):
         self._client = raw_client
-        self._lock = threading.Lock()
         self._wanted = {}  # key: function
-        self._next = 0
-        self._thread = None
+        self._keys = itertools.count()
 
     def watch(self, raw, function):
         """function() will be called, in another thread, when `raw` has all its replies or the
@@ -34,16 +37,15 @@ class Watcher:
         if hasattr(raw, "on_complete"):
             raw.on_complete(function)
             return
-        with self._lock:
-            key = self._next
-            self._next += 1
-            self._wanted[key] = function
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="phalanx-results", daemon=True
-                )
-                self._thread.start()
+        key = next(self._keys)
+        self._wanted[key] = function
         raw.notify(key)
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="phalanx-results", daemon=True)
+            if self.__dict__.setdefault("_thread", thread) is thread:  # the first of several
+                thread.start()
+        if self._client.closed:  # the thread may have ended
+            self._call(key)
 
     def _run(self):
         while True:
@@ -93,12 +95,11 @@ class FutureFace(concurrent.futures.Future):
         return self._face_lock
 
     def _show_face(self):
-        with _faces:
-            if self._face_lock is not None:
-                return
-            self._waiters, self._done_callbacks = [], []
-            self._face_lock = threading.Condition()
-        self._on_complete(self._announce)
+        own, condition = self.__dict__, threading.Condition()
+        own.setdefault("_waiters", [])
+        own.setdefault("_done_callbacks", [])
+        if own.setdefault("_face_lock", condition) is condition:  # the first of several
+            self._on_complete(self._announce)
 
     @property
     def _state(self):
@@ -213,7 +214,6 @@ class ViewExecutor(concurrent.futures.Executor):
         self.view = view
         self._shut = False
         self._submitted = set()
-        self._lock = threading.Lock()
 
     @property
     def _max_workers(self):
@@ -224,8 +224,7 @@ class ViewExecutor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def _keep(self, result):
-        with self._lock:
-            self._submitted.add(result)
+        self._submitted.add(result)
         result.add_done_callback(self._submitted.discard)
         return result
 
@@ -254,8 +253,7 @@ class ViewExecutor(concurrent.futures.Executor):
         """No more submissions. With `cancel_futures` what has not started is aborted: its engines are
         told once, of all. Then waits for what was submitted, if it is to."""
         self._shut = True
-        with self._lock:
-            submitted = list(self._submitted)  # in one step: callbacks take out what has ended
+        submitted = list(self._submitted)  # in one step: callbacks take out what has ended
         left = [result for result in submitted if not result.ready()]
         if cancel_futures and left:
             with contextlib.suppress(error.NoEnginesRegistered):  # whose futures fail

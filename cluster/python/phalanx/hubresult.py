@@ -2,6 +2,7 @@
 """Results that are not one submission of this client's: joined from several, kept from before, or
 known to the controller alone."""
 
+import itertools
 import threading
 import time
 
@@ -68,13 +69,10 @@ class JoinedResult(AsyncResult):
 
     def _on_complete(self, function):
         wholes = len(self._parts) == sum(part._count for part in self._whole)
-        lock, missing = threading.Lock(), [len(self._whole if wholes else self._parts)]
+        most, heard = len(self._whole if wholes else self._parts), itertools.count(1)
 
         def one_more(part=None):
-            with lock:
-                missing[0] -= 1
-                last = missing[0] == 0
-            if last:
+            if next(heard) == most:
                 function()
 
         if wholes:
