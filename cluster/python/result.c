@@ -171,6 +171,7 @@ struct result {
     struct px_notice *notice;
     struct shared_message *held; /* the first event, which was looked at and not taken */
     struct phalanx_event first;  /* the one that is held */
+    PyObject *peeked;            /* the same for Python, once made */
     bool opened;                 /* next() or peek() was called: what comes is filed in Python */
 };
 
@@ -200,6 +201,7 @@ static void drop_held(struct result *self)
     self->held = NULL;
     if (held)
         shared_drop(held);
+    Py_CLEAR(self->peeked);
 }
 
 phalanx_result *px_result_of(PyObject *self)
@@ -269,10 +271,14 @@ static PyObject *read_event(PyObject *object, bool take)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     struct shared_message *shared = self->held;
     const struct phalanx_event event = self->first;
+    PyObject *built = Py_XNewRef(self->peeked);
     shared->users++;
     if (take)
         drop_held(self);
-    PyObject *built = event_build(module, shared, &event);
+    if (!built)
+        built = event_build(module, shared, &event);
+    if (!self->peeked && self->held == shared)
+        self->peeked = Py_XNewRef(built);
     shared_drop(shared);
     return built;
 }
@@ -289,13 +295,13 @@ static PyObject *result_peek(PyObject *object, PyObject *unused)
     return read_event(object, false);
 }
 
-static PyObject *result_pop(PyObject *object, PyObject *unused)
+static PyObject *result_pop(PyObject *object, PyObject *event)
 {
-    (void)unused;
     struct result *self = (struct result *)object;
     if (!usable(self))
         return NULL;
-    drop_held(self);
+    if (self->peeked == event)
+        drop_held(self);
     Py_RETURN_NONE;
 }
 
@@ -540,8 +546,9 @@ static PyObject *result_submitted(PyObject *object, void *unused)
 
 static PyMethodDef result_methods[] = {
     {"next", result_next, METH_NOARGS, "The next Event that has arrived, or None. Does not wait."},
-    {"peek", result_peek, METH_NOARGS, "What next() would give, which stays until pop()."},
-    {"pop", result_pop, METH_NOARGS, "Takes off what peek() gave."},
+    {"peek", result_peek, METH_NOARGS,
+     "What next() would give, which stays, and is the same object, until pop()."},
+    {"pop", result_pop, METH_O, "pop(event): takes off what peek() gave, if it is there yet."},
     {"wait", result_wait, METH_VARARGS,
      "wait(until, timeout=None): whether it came to pass within `timeout` seconds. `until` is "
      "EVENT, REPLIES or FINISHED."},

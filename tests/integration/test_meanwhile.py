@@ -1,12 +1,81 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A client that is used while it is being used: from other threads, by signals' handlers, and by what
-the garbage collector runs."""
+the garbage collector runs; and Ctrl-C at the worst moment."""
 import concurrent.futures
 import threading
+
+import pytest
 
 from conftest import wait_for
 from four import balanced, phalanx, rc, view, where  # noqa: F401: fixtures
 from test_views import gate  # noqa: F401: a fixture
+
+__name__ = "__main__"  # functions travel as code
+
+
+def say(x):
+    from IPython.display import display
+    print("said", x)
+    display(x)
+    return x
+
+
+def finished(balanced):
+    """Results of all kinds that print and display, none of whose events has been filed."""
+    results = [(balanced.apply_async(say, 7), 7), (balanced.map_async(say, range(200)), [*range(200)])]
+    for result, _ in results:
+        assert result._raw.wait(phalanx._phalanx.FINISHED, 60)
+    return results
+
+
+def said(result):
+    """The numbers that its tasks printed, and those that they displayed."""
+    metadata = result.metadata if isinstance(result.metadata, list) else [result.metadata]
+    printed = [int(word) for md in metadata for word in md["stdout"].split() if word != "said"]
+    return sorted(printed), sorted(int(o["data"]["text/plain"]) for md in metadata
+                                   for o in md["outputs"])
+
+
+def is_output(event):
+    return getattr(event, "type", None) in (phalanx._phalanx.STREAM, phalanx._phalanx.OUTPUT)
+
+
+def test_an_interrupt_doubles_no_output(balanced):
+    for result, values in finished(balanced):
+        file, due = result._file, [True, True, True]
+
+        def interrupted(event):
+            file(event)
+            if is_output(event) and due:
+                due.pop()
+                raise KeyboardInterrupt
+
+        result._file = interrupted
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                result.ready()
+        assert result.get(60) == values
+        expected = values if isinstance(values, list) else [values]
+        assert said(result) == (expected, expected)
+
+
+def test_a_handler_may_read_the_result_that_is_being_read(balanced):
+    for result, values in finished(balanced):
+        file, depth = result._file, []
+
+        def handled(event):
+            depth.append(event)
+            if len(depth) == 1:
+                result._pump(1)  # as a signal's handler may
+            file(event)
+            if len(depth) == 1:
+                result._pump(1)
+            depth.pop()
+
+        result._file = handled
+        assert result.get(60) == values
+        expected = values if isinstance(values, list) else [values]
+        assert said(result) == (expected, expected)
 
 
 def test_results_that_are_dropped_in_two_threads_stay_awaited(rc):

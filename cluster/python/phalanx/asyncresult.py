@@ -8,13 +8,13 @@ What has been read belongs to the result object and goes with it.
 import json
 import sys
 import threading
-import time
 import warnings
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED
 from datetime import datetime, timezone
 
 from . import _phalanx, canning, display, error
 from .deadlines import end_of, seconds_left
+from .feed import error_reply, moved
 from .futures import FutureFace
 from .split import SplitFace
 from .tasks import METADATA_KEYS, ExecuteReply, Metadata, Task, date_of, output_handlers
@@ -72,6 +72,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
     _got = None  # (its value,) once a plain one was got
     _outcome = None  # (values, exception) once gathered
     _closed = False  # results are missing for ever
+    _adding = None  # (event, how much there was before its output)
     _label = None  # what the tasks are filed under
     _lent = None  # weak references to buffers that are being sent (track=True)
     _raw = None
@@ -139,14 +140,15 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         return most
 
     def _take(self, event):
-        """Files the event that was peeked at. It is let go then, so that one that an interrupt falls
-        upon is filed once more; what cannot be filed is let go, too."""
+        """Files the event that was peeked at, and lets it go, also if it cannot be filed. One that an
+        interrupt falls upon is filed once more; a signal's handler may file and take it, too."""
         try:
             self._file(event)
         except Exception:
-            self._raw.pop()
+            self._raw.pop(event)
             raise
-        self._raw.pop()
+        self._raw.pop(event)
+        self._adding = None
         self._tell_listeners(event)
 
     def _tell_listeners(self, event):
@@ -159,15 +161,26 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             self._arrived(event.task)
             task.reply = event
         elif event.type == _phalanx.STREAM:
-            task.write("stderr" if event.name == "stderr" else "stdout", event.text)
+            text = task.text("stderr" if event.name == "stderr" else "stdout")
+            self._add_once(event, text.size, text.add, event.text)
         elif event.type == _phalanx.IDLE:
             task.finished = True
             if task.metadata is not None:  # an ExecuteReply that was handed out shows its output
                 self._task_metadata(event.task)
         elif event.name == "data_message":
             task.data.update(canning.unpack_result(event.buffers))
+        elif event.name == "display_data":
+            outputs = task.outputs
+            self._add_once(event, outputs.__len__, outputs.append, json.loads(event.content))
         elif event.name in output_handlers:
             output_handlers[event.name](task, json.loads(event.content))
+
+    def _add_once(self, event, size, add, output):
+        """add(output), unless that was done before an interrupt, or by a signal's handler."""
+        if self._adding is None or self._adding[0] is not event:
+            self._adding = event, size()
+        if size() == self._adding[1] and self._raw.peek() is event:
+            add(output)
 
     def _arrived(self, index):
         """A task has its reply. Once more for the last one changes nothing."""
@@ -209,10 +222,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             for index, task in enumerate(self._tasks):
                 if task.reply is None:
                     self._closed = True
-                    self._file(_phalanx.Event((
-                        _phalanx.REPLY, index, -1, True, True, None, None, _CLOSED, "{}", "{}", [],
-                        time.time(),
-                    )))
+                    self._file(moved(error_reply(_CLOSED), index))
                 task.finished = True
 
     def _on_complete(self, function):

@@ -163,8 +163,8 @@ class Batches:
         except IndexError:
             return None
 
-    def pop(self):
-        if self._events:
+    def pop(self, event):
+        if self._events and self._events[0] is event:
             self._events.popleft()
 
     def wait(self, until, timeout=None):

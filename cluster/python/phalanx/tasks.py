@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is known about one task: its reply, its output, its metadata."""
 
+import io
 import re
 from collections import deque
 from datetime import datetime, timezone
@@ -149,13 +150,16 @@ class Text:
     HALF = 16 << 20  # characters
 
     def __init__(self):
-        self._start, self._end = [], deque()
-        self._start_size = self._end_size = self._lost = 0
+        self._start, self._end = io.StringIO(), deque()
+        self._end_size = self._lost = 0
+
+    def size(self):
+        """How many characters have come."""
+        return self._start.tell() + self._end_size + self._lost
 
     def add(self, text):
-        if self._start_size < self.HALF:
-            self._start.append(text)
-            self._start_size += len(text)
+        if self._start.tell() < self.HALF:
+            self._start.write(text)
             return
         self._end.append(text)
         self._end_size += len(text)
@@ -166,9 +170,7 @@ class Text:
 
     def __str__(self):
         """The text, without what a carriage return has overwritten."""
-        if len(self._start) > 1:
-            self._start = ["".join(self._start)]
-        text = self._start[0] if self._start else ""
+        text = self._start.getvalue()
         if self._lost:
             text += "\n[... %d characters are left out here ...]\n" % self._lost
         text += "".join(self._end)
@@ -203,14 +205,11 @@ class Task:
             self._data = {}
         return self._data
 
-    def write(self, stream, text):
+    def text(self, stream):
+        """The Text of "stdout" or "stderr"."""
         if getattr(self, stream) is None:
             setattr(self, stream, Text())
-        getattr(self, stream).add(text)
-
-
-def _on_display(task, content):
-    task.outputs.append(content)
+        return getattr(self, stream)
 
 
 def _on_execute_result(task, content):
@@ -226,7 +225,6 @@ def _on_error(task, content):
 
 
 output_handlers = {
-    "display_data": _on_display,
     "execute_result": _on_execute_result,
     "execute_input": _on_execute_input,
     "error": _on_error,
