@@ -12,10 +12,8 @@ import subprocess
 import pytest
 
 from conftest import PYTHON, wait_for
-from four import script_environment
-from four import where  # noqa: F401: a fixture, our cluster and ipyparallel's
+from four import cluster, script_environment, start_ours
 
-phalanx = pytest.importorskip("phalanx")
 START_S, END_S = 60, 10
 
 HEAD = """
@@ -64,11 +62,17 @@ view = rc.load_balanced_view()
 """
 
 
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    with cluster(tmp_path_factory.mktemp("ipython"), start_ours) as found:
+        yield found
+
+
 @pytest.fixture
-def ends(where, tmp_path):  # noqa: F811
+def ends(where, tmp_path):
     """ends(text, status=0): what a script wrote to stdout after it said that it was ending, and to
     stderr. It must end in END_S from then on, with that status."""
-    file, env, _ = where
+    file, _, env = where
     gate = tmp_path / "gate"
 
     def run(text, status=0):
@@ -79,19 +83,20 @@ def ends(where, tmp_path):  # noqa: F811
             process = subprocess.Popen(
                 [PYTHON, script], env=script_environment(env), stdin=subprocess.DEVNULL,
                 stdout=stdout, stderr=stderr, start_new_session=True)
-        try:
-            wait_for(lambda: process.poll() is not None or out.read_text(), START_S)
-            process.wait(END_S)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        started.append(process)
+        wait_for(lambda: process.poll() is not None or out.read_text(), START_S)
+        process.wait(END_S)
         assert process.returncode == status, out.read_text() + err.read_text()
         assert out.read_text().startswith("ending\n"), out.read_text() + err.read_text()
         return out.read_text()[len("ending\n"):], err.read_text()
 
+    started = []
     yield run
     gate.touch()
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 QUIET = {
@@ -246,3 +251,123 @@ thread.join()""")
     assert sorted(said[0].splitlines()) == [
         "False", "the client was closed, or its controller shut down"]
     assert said[1] == ""
+
+
+# ---- processes that are made from one with a client
+
+# What each does beside tasks in flight, a result that is awaited, and callbacks that are pending.
+BUSY = """
+if __name__ == "__main__":
+    rc = connect()
+    view = rc.load_balanced_view()
+    held = rc[:].apply_async(hold)
+    held.add_done_callback(lambda result: None)
+    mapped = view.map_async(hold, range(300))
+    wait_in_thread(held.get)
+
+def own(n):  # a child's own client
+    with connect() as client:
+        return len(client), n
+
+def plain(n):
+    gc.collect()
+    return n + 1
+
+def statuses(pids):
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+def main():
+"""
+CHILDREN = {
+    "fork and os._exit": """
+    pids = []
+    for n in range(10):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            os._exit(plain(n))
+    print(statuses(pids) == [*range(1, 11)], len(rc.ids))""",
+    "fork and sys.exit": """
+    pid = os.fork()
+    if pid == 0:
+        global held, mapped
+        del held, mapped
+        sys.exit(plain(6))
+    print(statuses([pid]) == [7], len(rc.ids))""",
+    "fork and an own client": """
+    pid = os.fork()
+    if pid == 0:
+        with connect() as client:
+            sys.exit(len(client.ids) + 3)
+    print(statuses([pid]) == [7], len(rc.ids))""",
+    "fork in a thread": """
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(plain(6))
+        pids.append(pid)
+    pids = []
+    threads = [threading.Thread(target=fork) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        rc.queue_status()
+    for thread in threads:
+        thread.join()
+    print(statuses(pids) == [7] * 8, len(rc.ids))""",
+    "a child that outlives its parent": """
+    if os.fork() == 0:
+        while os.getppid() == PARENT:
+            threading.Event().wait(0.01)
+        print(own(0) == (4, 0), 4)
+        sys.exit()""",
+    "multiprocessing, fork": """
+    pool = multiprocessing.get_context("fork").Pool(2)
+    print(pool.map(plain, [1, 2]) == [2, 3], len(rc.ids))
+    pool.close()
+    pool.join()""",
+    "multiprocessing, fork, own clients": """
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        print(pool.map(own, [1, 2]) == [(4, 1), (4, 2)], len(rc.ids))""",
+    "multiprocessing, spawn, own clients": """
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        print(pool.map(own, [1, 2]) == [(4, 1), (4, 2)], len(rc.ids))""",
+    "multiprocessing, forkserver": """
+    with multiprocessing.get_context("forkserver").Pool(2) as pool:
+        print(pool.map(plain, [1, 2]) == [2, 3], len(rc.ids))""",
+    "a Process that is left to the end": """
+    process = multiprocessing.get_context("fork").Process(target=plain, args=(1,))
+    process.start()
+    print(True, len(rc.ids))""",
+    "ProcessPoolExecutor, fork": """
+    pool = concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
+    print([*pool.map(plain, [1, 2])] == [2, 3], len(rc.ids))""",
+    "ProcessPoolExecutor, spawn": """
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, spawn) as pool:
+        print([*pool.map(own, [1, 2])] == [(4, 1), (4, 2)], len(rc.ids))""",
+    "subprocess": """
+    said = [subprocess.check_output(["echo", str(n)]) for n in range(20)]
+    print(said == [b"%d\\n" % n for n in range(20)], len(rc.ids))""",
+    "descriptors": """
+    said = subprocess.check_output(["ls", "/proc/self/fd"], close_fds=False)
+    print(said.split() == [b"0", b"1", b"2", b"3"], len(rc.ids))""",
+    "preexec_fn": """
+    said = subprocess.check_output(["echo", "1"], preexec_fn=gc.collect)
+    print(said == b"1\\n", len(rc.ids))""",
+    "os.execv": """
+    os.execv("/bin/echo", ["echo", "True", "4"])""",
+}
+
+
+@pytest.mark.skipif("PX_ASAN_OPTIONS" in os.environ,
+                    reason="a lock of the sanitizer's own may be held where threads fork")
+@pytest.mark.parametrize("case", CHILDREN)
+def test_parents_and_children_live_and_end(ends, tmp_path, case):
+    _, err = ends("import multiprocessing\nPARENT = os.getpid()" + BUSY + CHILDREN[case] + """
+
+if __name__ == "__main__":
+    ending()
+    main()""")
+    out = tmp_path / "out"  # which a child may outlive its parent to write to
+    wait_for(lambda: out.read_text() == "ending\nTrue 4\n", what="what parent or child says")
+    assert err == (tmp_path / "err").read_text() == ""
