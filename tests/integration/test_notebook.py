@@ -222,6 +222,9 @@ def test_px_at_a_notebook(notebook, tmp_path):
         "Starting a cluster of 4 engines, which ends with this session.")
     notebook.wait_idle()
 
+    watched = notebook.run("%pxcluster watch")
+    wait_for(lambda: "4 engines, 0 at work" in watched.text, PATIENCE, "what the engines do")
+
     # output is there before the cell's end, and a progress line that goes
     gate = tmp_path / "gate"
     cell = notebook.run("%%px\nimport os, time\nprint('before', flush=True)\n"
@@ -229,6 +232,7 @@ def test_px_at_a_notebook(notebook, tmp_path):
                         "print('after')")
     wait_for(lambda: said(cell) == everyone("before\n"), PATIENCE, "what all engines print")
     wait_for(lambda: "%px: 0 of 4 engines done" in cell.text, PATIENCE, "progress")
+    wait_for(lambda: "4 engines, 4 at work" in watched.text, PATIENCE, "engines at work")
     assert notebook.js("return Jupyter.notebook.kernel_busy")
     notebook.picture("px-live")
     gate.touch()

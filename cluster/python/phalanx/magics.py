@@ -449,6 +449,7 @@ def pxcluster(line=""):
       stop               end it
       restart [-n N]     end it and start it anew, with as many engines
       status             what runs where
+      watch [--stop]     the same, kept up to date below the cell, with tasks a second
       engines            the ids of its engines
       engines +N         start N more
       engines -N         end N of them, idle ones first

@@ -7,6 +7,7 @@ from IPython.core.error import UsageError
 
 from . import _magics, _phalanx, error
 from .cluster import wait_until
+from .display import in_kernel
 
 _END_SECONDS = 10
 _MOST = 10000  # engines at once
@@ -48,8 +49,9 @@ def _nothing(words):
         _usage("'%s' is not an option here" % " ".join(words)[:60])
 
 
-def _plural(count):
-    return "%d engine%s" % (count, "" if count == 1 else "s")
+def plural(count, what="engine"):
+    """Such as "2 engines"."""
+    return "%d %s%s" % (count, what, "" if count == 1 else "s")
 
 
 def _named(ids):
@@ -73,7 +75,7 @@ def _start(cluster, words):
 def _stop(cluster, words):
     _nothing(words)
     count = cluster.stop()
-    print("No cluster is running." if count is None else "Ended a cluster of %s." % _plural(count))
+    print("No cluster is running." if count is None else "Ended a cluster of %s." % plural(count))
 
 
 def _restart(cluster, words):
@@ -86,24 +88,50 @@ def _status(cluster, words):
     _nothing(words)
     client = _running(cluster)
     ours = "started here, ends with this session" if cluster.is_own(client) else "not started here"
-    print("%s, %s (%s)" % (_plural(len(client)), ours, client._raw.file))
-    for line in _engine_lines(client):
+    print("%s, %s (%s)" % (plural(len(client)), ours, client._raw.file))
+    for line in table(state_of(client)["engines"]):
         print(line)
 
 
-def _engine_lines(client):
+def _watch(cluster, words):
+    from . import watch  # for those who do
+
+    if words == ["--stop"]:
+        watch.unwatch()
+        return
+    _nothing(words)
+    client = _running(cluster)
+    if not in_kernel():
+        raise error.KernelError("only a notebook can show that; see 'pxcluster status --watch=1'")
+    watch.watch(client, lambda: client._raw.closed or cluster.has_ended(client))
+
+
+def _asked(client):
+    """What a pxcontroller says of itself; None where it is none, or does not answer."""
     try:
         status = json.loads(client._raw.query("status_request", "{}", 3))
-        engines = status["engines"] if status.get("status") == "ok" else None
-    except (TimeoutError, ValueError, KeyError, _phalanx.ClosedError):
-        engines = None
-    if not isinstance(engines, list):
+    except (TimeoutError, ValueError):
+        return None
+    good = status.get("status") == "ok" and isinstance(status.get("engines"), list)
+    return status if good else None
+
+
+def state_of(client, ask=True):
+    """{"engines": [{"id", "queue", "tasks", "completed", …}]}, by id, and more where a pxcontroller
+    is asked. KernelError where nobody answers."""
+    state = _asked(client) if ask else None
+    if state is None:
         try:
             known = client.queue_status() if client.ids else {}
         except TimeoutError:
             raise error.KernelError("the controller does not answer") from None
-        engines = [dict(known[i], id=i) for i in client.ids if i in known]
-    engines.sort(key=lambda engine: engine.get("id", -1))
+        state = {"engines": [dict(known[i], id=i) for i in client.ids if i in known]}
+    state["engines"].sort(key=lambda engine: engine.get("id", -1))
+    return state
+
+
+def table(engines):
+    """Lines of text, of an engine each."""
     rows = [("engine", "host", "pid", "queued", "tasks", "done")]
     for engine in engines:
         rows.append(tuple(
@@ -140,7 +168,7 @@ def _end_idle(client, count):
     ids = client.ids
     if count >= len(ids):
         raise error.KernelError(
-            "there are %s; '%%pxcluster stop' ends all of them" % _plural(len(ids))
+            "there are %s; '%%pxcluster stop' ends all of them" % plural(len(ids))
         )
     status = client.queue_status()
     load = {i: status[i].get("queue", 0) + status[i].get("tasks", 0) for i in ids if i in status}
@@ -158,7 +186,7 @@ def _end_idle(client, count):
 def _engines(cluster, words):
     client = _running(cluster)
     if not words:
-        print("%s: %s" % (_plural(len(client)), _magics.ranges(client.ids) or "-"))
+        print("%s: %s" % (plural(len(client)), _magics.ranges(client.ids) or "-"))
         return
     option, _, value = words[0].partition("=")
     if option in ("--kill", "--restart"):
@@ -176,7 +204,8 @@ def _engines(cluster, words):
 
 
 _commands = {
-    "start": _start, "stop": _stop, "restart": _restart, "status": _status, "engines": _engines,
+    "start": _start, "stop": _stop, "restart": _restart, "status": _status, "watch": _watch,
+    "engines": _engines,
 }
 
 

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""%pxcluster watch: rates and pages, which are pure, and a notebook whose page keeps up."""
+import queue
+import time
+
+import pytest
+
+from four import rc, where  # noqa: F401: fixtures, our cluster and ipyparallel's
+from test_magics import notebook  # noqa: F401: fixture
+
+phalanx = pytest.importorskip("phalanx")
+from phalanx import pxcluster  # noqa: E402
+from phalanx.watch import MOMENTS, ROWS, Rates, render  # noqa: E402
+
+DEADLINE = 60
+
+
+def engine(number, **more):
+    return {"id": number, "host": "here", "queue": 0, "tasks": 0, "completed": 0, **more}
+
+
+# ---- pure ------------------------------------------------------------------------------------
+
+
+def test_rates_are_from_look_to_look():
+    rates = Rates()
+    rates.look([engine(0, completed=5)], 10)
+    assert rates.of == {} and not rates.history
+    rates.look([engine(0, completed=25), engine(1, completed=7)], 12)
+    assert rates.of == {0: 10.0}  # 1 was not there before
+    rates.look([engine(0, completed=3), engine(1, completed=8)], 13)  # 0 began anew
+    assert rates.of == {0: 0, 1: 1}
+    assert list(rates.history) == [10, 1]
+    rates.look([], 13)  # no time has passed
+    assert list(rates.history) == [10, 1]
+    for second in range(14, 14 + 2 * MOMENTS):
+        rates.look([], second)
+    assert list(rates.history) == [0] * MOMENTS
+
+
+def seen(state, looks=()):
+    rates = Rates()
+    for at, engines in enumerate([*looks, state["engines"]]):
+        rates.look(engines, at)
+    return render(state, rates)
+
+
+def test_a_page_has_a_row_an_engine():
+    page = seen({"engines": [engine(0, tasks=2), engine(7, completed=1234, queue=1)],
+                 "tasks": {"waiting": 1000, "blocked": 1}},
+                [[engine(7, completed=1230)]])
+    assert "<b>2 engines, 2 at work, 1,001 tasks waiting, 4.0 tasks a second</b>" in page
+    assert page.count("<tr>") == 3 and ">7<" in page and ">1,234<" in page and ">idle<" not in page
+    assert page.count("width:80px") == 1  # the fastest one's bar
+
+
+def test_a_page_has_a_row_a_host_where_there_are_many():
+    hosts = ROWS + 8
+    page = seen({"engines": [engine(i, host="node%d" % (i % hosts), completed=1, tasks=i == 5)
+                             for i in range(10 * hosts)]})
+    rows = page.split("<tr>")[2:]
+    assert len(rows) == ROWS + 1 and "and 8 more hosts" in rows[-1]
+    assert "node5<" in rows[0] and ">10 engines<" in rows[0] and ">10<" in rows[0]  # it is at work
+
+
+def test_a_page_tells_of_the_last_deaths_and_of_no_tags():
+    page = seen({"engines": [engine(0, host="<script>")],
+                 "deaths": [{"id": i, "cause": "<b>%d" % i} for i in range(10)]})
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "engine 6" not in page and "engine 7: &lt;b&gt;7" in page and "engine 9: " in page
+
+
+def test_one_more_host_is_one_host():
+    page = seen({"engines": [engine(i, host="node%d" % i) for i in range(ROWS + 1)]})
+    assert "and 1 more host<" in page
+
+
+# ---- a cluster --------------------------------------------------------------------------------
+
+
+class Only:
+    """A DefaultCluster that has this client."""
+
+    def __init__(self, client):
+        self.existing = lambda: client
+
+
+def test_what_a_controller_says(rc, where):
+    state = pxcluster.state_of(rc)
+    assert [engine["id"] for engine in state["engines"]] == [0, 1, 2, 3]
+    assert ("tasks" in state) == (where[2] == "ours")
+    assert [line.split()[0] for line in pxcluster.table(state["engines"])] == ["engine", *"0123"]
+
+
+def test_only_a_notebook_can_show_it(rc):
+    with pytest.raises(phalanx.error.KernelError, match="pxcluster status --watch"):
+        pxcluster.command(Only(rc), "watch")
+
+
+# ---- a notebook --------------------------------------------------------------------------------
+
+
+def pages(notebook, display_id, until):
+    """The pages of a display as they come, to the first of which until(its text) is true."""
+    deadline, text = time.monotonic() + DEADLINE, ""
+    while True:
+        try:
+            message = notebook.kc.get_iopub_msg(timeout=0.2)
+        except queue.Empty:
+            assert time.monotonic() < deadline, text
+            continue
+        content = message["content"]
+        if message["msg_type"] == "update_display_data":
+            assert content["transient"]["display_id"] == display_id
+            text = content["data"]["text/plain"]
+            assert content["data"]["text/html"].startswith("<div>")
+            if until(text):
+                return text
+
+
+def begin(notebook):
+    """The display_id of a watch that begins."""
+    shown = [(kind, content) for kind, content in notebook.outputs(notebook.send("%pxcluster watch"))]
+    (kind, content), = [item for item in shown if item[0] != "update_display_data"]  # an earlier one's
+    assert kind == "display_data" and content["data"]["text/plain"].startswith("2 engines, ")
+    return content["transient"]["display_id"]
+
+
+def done(text):
+    return sum(int(line.split()[-1]) for line in text.splitlines()[2:4])
+
+
+def test_a_page_keeps_up(notebook):
+    where = begin(notebook)
+    before = done(pages(notebook, where, lambda text: "tasks a second" in text))
+    for _ in range(5):
+        notebook.send("%px pass")
+    pages(notebook, where, lambda text: done(text) == before + 10)
+    notebook.send("%pxcluster watch --stop")
+    pages(notebook, where, lambda text: text.endswith("\nno longer watched"))
+
+    where = begin(notebook)
+    notebook.send("%px -a -t 0 import os; os.kill(os.getpid(), 9)")
+    pages(notebook, where, lambda text: text.startswith("1 engine, "))
+    notebook.send("%pxcluster stop")
+    pages(notebook, where, lambda text: text.endswith("\nthe cluster has ended"))
+    names = "import threading; print([t.name for t in threading.enumerate()])"
+    deadline = time.monotonic() + DEADLINE
+    while "phalanx-watch" in notebook.said(names)[0]:
+        assert time.monotonic() < deadline
