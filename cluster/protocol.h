@@ -89,6 +89,7 @@
  * On the task socket the last replies are followed by E | PX_HELD | <IDS|MSG> px_held with the
  * content {"msg_ids": [...]}: the tasks that the engine has and will answer.
  */
+#define PX_NAMES "px." /* identities that begin so are ours: no client may have one */
 #define PX_AGAIN "px.again"
 #define PX_AGAIN_OLD "px.again.old"
 #define PX_PROBE "px.probe."

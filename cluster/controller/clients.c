@@ -17,6 +17,8 @@
  */
 #include "controller.h"
 
+#include "protocol.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
@@ -71,7 +73,20 @@ static struct seen *find_session(const struct px_clients *clients, struct px_spa
 
 static void on_retry(struct px_loop *loop, void *ctx);
 
-void px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
+/* What an engine replies to such a name is for us: others would lose requests, or engines. */
+static bool refuse_name(struct px_clients *clients, struct px_span name)
+{
+    const size_t size = sizeof(PX_NAMES) - 1;
+    struct px_port *port = clients->port;
+    if (name.size < size || memcmp(name.data, PX_NAMES, size) != 0)
+        return false;
+    port->malformed++;
+    px_log_limited(&port->limiter, PX_WARN, "client-refused", "socket=%s name=%.*s dropped=%lu",
+                   port->name, (int)name.size, name.data, port->malformed);
+    return true;
+}
+
+static void note_client(struct px_clients *clients, const struct px_msg *msg)
 {
     struct px_header header;
     struct px_span number = px_msg_ident(msg, 0);
@@ -91,6 +106,14 @@ void px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
                     seen);
     if (clients->held != NULL) /* what was kept comes before the answer to this */
         on_retry(clients->loop, clients);
+}
+
+bool px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
+{
+    if (refuse_name(clients, px_msg_ident(msg, 0)))
+        return false;
+    note_client(clients, msg);
+    return true;
 }
 
 static bool send_to(struct px_clients *clients, const struct px_msg *msg, struct px_span number)

@@ -352,8 +352,9 @@ struct px_shared;
 struct px_clients *px_clients_create(const struct px_shared *shared, struct px_port *port,
                                      uint32_t first);
 void px_clients_destroy(struct px_clients *clients);
-/* A request came from a client: identity | message. */
-void px_clients_saw(struct px_clients *clients, const struct px_msg *msg);
+/* A request came from a client: identity | message. False when it goes by a name of ours
+ * (PX_NAMES), which is counted and logged: it is to be dropped. */
+PX_MUST_USE bool px_clients_saw(struct px_clients *clients, const struct px_msg *msg);
 /* Frame 0 is the client's identity. Takes `msg`. A client that has gone does not get it; one that
  * comes back after the controller was restarted does. */
 void px_clients_send(struct px_clients *clients, struct px_msg *msg);

@@ -25,7 +25,8 @@ struct px_relay {
 static void on_request(void *ctx, struct px_msg **msg)
 {
     struct px_relay *relay = ctx;
-    px_clients_saw(relay->clients, *msg);
+    if (!px_clients_saw(relay->clients, *msg))
+        return;
     px_msg_swap(*msg, 0, 1);
     if (relay->noted)
         px_link_note(relay->shared.link, relay->in.again ? PX_NOTE_MUX_AGAIN : PX_NOTE_MUX_REQUEST,

@@ -270,7 +270,8 @@ void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg)
 static void on_submission(void *ctx, struct px_msg **msg)
 {
     struct px_tasks *tasks = ctx;
-    px_clients_saw(tasks->clients, *msg);
+    if (!px_clients_saw(tasks->clients, *msg))
+        return;
     if (tasks->in.again && !px_comeback_waits(tasks->comeback))
         px_tasks_resume(tasks, *msg);
     else

@@ -1366,6 +1366,32 @@ def test_what_a_lost_connection_took_with_it(peer):
     assert reply["parent_header"]["msg_id"] == sent["mux"]
 
 
+def test_nobody_goes_by_a_name_of_ours(peer):
+    """What an engine answers to such a name would be taken for its answer to the controller."""
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    join(peer, "engine-a", told)
+    engine = {name: peer.connect(zmq.ROUTER, peer.engine[name], "engine-a") for name in ("task", "mux")}
+    names = ["px.held", "px.probe.7", "px.probe.999999999"]
+    clients = []
+    for number, name in enumerate(names + ["px", "somebody"]):
+        for socket in engine:
+            clients.append(peer.connect(zmq.DEALER, peer.client[socket], name))
+            ident = b"engine-a" if socket == "mux" else None
+            peer.session.send(clients[-1], "apply_request", content={"n": number}, ident=ident)
+    for socket in engine.values():
+        assert socket.poll(DEADLINE * 1000)
+        idents, msg = peer.session.recv(socket, mode=0)
+        assert msg["content"]["n"] >= len(names)
+        peer.session.send(socket, "apply_reply", {"status": "ok"}, parent=msg, ident=idents)
+        assert peer.receive(socket)["content"]["n"] >= len(names)
+
+    def refused():
+        sockets = peer.ask("status_request", {})["content"]["sockets"]
+        return sum(s["malformed"] for s in sockets if s["name"] in engine)
+
+    wait_until(lambda: refused() == 2 * len(names))
+
+
 def test_an_engine_that_connects_anew_takes_its_place(peer):
     """Its old connection is lost on its own side only: the controller has heard nothing."""
     told = peer.connect(zmq.SUB, peer.client["notification"])
