@@ -249,6 +249,7 @@ struct px_schedule_stats {
     size_t ahead, recalled; /* tasks sent to an engine that was busy, tasks it handed back */
     size_t history_bytes;
 };
+#define PX_MOST_COUNTED 1000 /* of requests in front of one that somebody asks about */
 /* Appends a JSON object that says why the task of that id has not ended (schedule_why.c). */
 void px_schedule_why(const struct px_schedule *schedule, struct px_span msg_id, struct px_buf *out);
 void px_schedule_stats(const struct px_schedule *schedule, struct px_schedule_stats *out);

@@ -29,20 +29,15 @@ static double seconds(int64_t us)
 
 /* ---- waiting --------------------------------------------------------------- */
 
-static size_t put_outstanding(struct px_buf *out, const struct task *task)
+static void put_outstanding(struct px_buf *out, const struct task *task)
 {
-    size_t count = 0;
-    const struct edge *edge;
+    const struct edge *edge = task->waits_on;
     px_buf_text(out, ", \"outstanding\": [");
-    DL_FOREACH2(task->waits_on, edge, right)
-    {
-        if (++count > MOST_LISTED)
-            continue;
-        px_buf_text(out, count > 1 ? ", " : "");
+    for (int i = 0; i < MOST_LISTED && edge != NULL; i++, edge = edge->right) {
+        px_buf_text(out, i > 0 ? ", " : "");
         px_buf_json_string(out, edge->on->msg_id, strlen(edge->on->msg_id));
     }
-    px_buf_printf(out, "], \"outstanding_count\": %zu", count);
-    return count;
+    px_buf_printf(out, "], \"outstanding_count\": %zu", task->after_left + task->follow_left);
 }
 
 static void say_blocked(const struct task *task, struct px_buf *why)
@@ -156,13 +151,13 @@ static void put_running(const struct px_schedule *schedule, const struct task *t
                         struct px_buf *out)
 {
     size_t before = 0;
-    for (const struct task *other = desk_of(task->worker)->running; other != task;
-         other = other->next)
+    for (const struct task *other = desk_of(task->worker)->running;
+         other != task && before < PX_MOST_COUNTED; other = other->next)
         before++;
     struct px_buf why = {0};
     if (before > 0)
-        px_buf_printf(&why, "its engine has it, behind %zu other%s", before,
-                      before == 1 ? "" : "s");
+        px_buf_printf(&why, "its engine has it, behind %s%zu other%s",
+                      before == PX_MOST_COUNTED ? "at least " : "", before, before == 1 ? "" : "s");
     else
         px_buf_text(&why, "its engine runs it");
     if (!task->worker->alive)

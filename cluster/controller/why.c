@@ -42,12 +42,14 @@ void px_on_why_request(const struct px_request *request)
 static void explain_direct(const struct px_job *job, json_t *answer)
 {
     size_t before = 0;
-    for (const struct px_job *other = job->member->queue; other != job; other = other->next)
+    for (const struct px_job *other = job->member->queue; other != job && before < PX_MOST_COUNTED;
+         other = other->next)
         before++;
     const char *running = job->member->task_count > 0
                               ? "its engine runs it, or what the scheduler sent there"
                               : "its engine runs it";
-    char *why = before > 0 ? px_format("its engine has it, behind %zu sent there directly", before)
+    char *why = before > 0 ? px_format("its engine has it, behind %s%zu sent there directly",
+                                       before == PX_MOST_COUNTED ? "at least " : "", before)
                            : px_strdup(running);
     json_object_set_new(answer, "state", json_string(before > 0 ? "queued" : "running"));
     json_object_set_new(answer, "why", json_string(why));

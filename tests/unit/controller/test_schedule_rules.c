@@ -446,6 +446,34 @@ static void test_why(void **state)
     px_schedule_destroy(schedule);
 }
 
+/* Of a long queue, and of many dependencies, only so much is looked at. */
+static void test_why_of_many(void **state)
+{
+    (void)state;
+    struct simple simple = {0};
+    struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 0, 1);
+    struct px_buf after = {0}, out = {0};
+    char msg_id[16];
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
+    for (int i = 0; i < PX_MOST_COUNTED + 10; i++) {
+        snprintf(msg_id, sizeof(msg_id), "t%d", i);
+        submit_named(schedule, msg_id, NULL, NULL);
+        if (i < 12)
+            px_buf_printf(&after, "%s\"%s\"", i > 0 ? ", " : "[", msg_id);
+    }
+    px_buf_text(&after, "]");
+    submit_named(schedule, "last", after.data, NULL);
+    assert_why(schedule, "t999", "queued", "behind 999 others");
+    assert_why(schedule, "t1005", "queued", "behind at least 1000 others");
+    finish(schedule, "e0", "t0", PX_REPLY_OK);
+    px_schedule_why(schedule, PX_SPAN("last"), &out);
+    px_buf_append(&out, "", 1);
+    assert_non_null(strstr(out.data, "\"t7\", \"t8\"], \"outstanding_count\": 11"));
+    px_buf_fini(&out);
+    px_buf_fini(&after);
+    px_schedule_destroy(schedule);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -460,6 +488,7 @@ int main(void)
         cmocka_unit_test(test_where_before_when),
         cmocka_unit_test(test_targets_are_shared),
         cmocka_unit_test(test_why),
+        cmocka_unit_test(test_why_of_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
