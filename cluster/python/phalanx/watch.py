@@ -2,7 +2,7 @@
 """%pxcluster watch: what the cluster does, in a cell's output that stays up to date.
 
 `Rates` and `render` are pure; `Watch` has a thread that looks once a second, and shows what it sees
-where something has changed. One watch at a time: a newer one ends it.
+if something has changed. One watch at a time: a newer one ends it.
 """
 
 import html
@@ -15,7 +15,9 @@ from IPython.display import display
 from . import _phalanx, error
 from .pxcluster import plural, state_of, table
 
-INTERVAL = 1.0  # seconds between two looks
+INTERVAL = 1.0  # seconds between two looks at least,
+LONGEST = 5.0  # at most, and
+SHARE = 20  # times as long as a look takes, of thousands of engines
 ROWS = 32  # of a table: with more engines, a row is a host
 DEATHS = 3  # the latest, with their causes
 MOMENTS = 60  # of the curve
@@ -180,8 +182,9 @@ class Watch:
         return True
 
     def _run(self):
-        heard = time.monotonic()
-        while not self._stopped.wait(INTERVAL):
+        heard, took = time.monotonic(), 0
+        while not self._stopped.wait(min(max(INTERVAL, SHARE * took), LONGEST)):
+            begun = time.monotonic()
             if self._ended():
                 self.end("the cluster has ended")
             elif self._look():
@@ -189,6 +192,7 @@ class Watch:
             elif time.monotonic() - heard > PATIENCE:
                 self.end("the controller does not answer")
             self._update()
+            took = time.monotonic() - begun
         self._update()
 
     def _update(self):
