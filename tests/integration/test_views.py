@@ -533,6 +533,31 @@ def test_maps_count_their_elements(view, balanced):
         assert result.progress == 9
 
 
+def test_many_tasks_are_looked_through_once(rc, balanced, gate, monkeypatch):
+    results = [balanced.apply_async(abs, -n) for n in range(50)]
+    mapped = balanced.map_async(abs, range(-300, 0), chunksize=10)
+    long = balanced.map_async(gate.task, range(300))
+    dropped = balanced.apply_async(gate.task).msg_ids
+    ids = [*(result.msg_ids[0] for result in results), *mapped.msg_ids, mapped.msg_ids[0]]
+    looks, alive = [], rc._results_alive
+    monkeypatch.setattr(rc, "_results_alive", lambda: looks.append(1) or alive())
+    assert rc.wait(ids, 60) and len(looks) == 1
+    assert rc.get_result(ids).get(60)[49:51] == [49, [*range(300, 290, -1)]] and len(looks) == 2
+    first = long._raw.task_id(0)
+    assert rc.wait(5, 60) and not rc.wait([first], 0) and not rc.wait(dropped, 0)
+    gate.open()
+    assert rc.wait([*dropped, first], 60)
+
+    joined = phalanx.AsyncResult.join(phalanx.AsyncResult.join(*results), mapped)
+    pieces = joined.split()
+    assert [piece._whole[0] for piece in pieces[:50]] == results and pieces[50]._whole == [mapped]
+    assert pieces[50].get(60) == [*range(300, 290, -1)]
+
+    joins, join = [], mapped._joiner
+    mapped._joiner = lambda values: joins.append(1) or join(values)
+    assert [mapped[n] for n in range(300)] == [*range(300, 0, -1)] and len(joins) == 1
+
+
 def test_labels(rc, view, balanced, tmp_path):
     assert view.set_flags(label="mine") is view and balanced.set_flags(label="mine") is balanced
     file = tmp_path / "code.py"

@@ -498,12 +498,11 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
     def _reconstruct_metadata(self, values):
         return values[0] if self._single else values
 
-    def _index_of(self, msg_id):
-        """Which of my tasks has that id, or None."""
-        if hasattr(self._raw, "item_of"):
-            return self._raw.item_of(msg_id)
-        ids = map(self._task_id, range(self._count))
-        return next((index for index, own in enumerate(ids) if own == msg_id), None)
+    def _places(self):
+        """(index, msg_id) pairs of my tasks; of items that share one, the first."""
+        if hasattr(self._raw, "places"):
+            return self._raw.places()
+        return enumerate(self._raw.newest_ids(len(self._raw)))
 
     def _running_ids(self):
         """The ids of those of my tasks that have no reply."""

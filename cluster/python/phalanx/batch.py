@@ -213,9 +213,9 @@ class Batches:
             self._discarded = True
             self._events.clear()
 
-    def item_of(self, msg_id):
-        """The first item that was sent in this task, or None."""
-        return next((batch.first for batch in self._batches if batch.task == msg_id), None)
+    def places(self):
+        """(first item, msg_id) pairs of the tasks that were sent."""
+        return [(batch.first, batch.task) for batch in list(self._batches)]
 
     def stop(self):
         """Sends no more. The msg_ids of what is on its way."""

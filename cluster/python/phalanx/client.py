@@ -3,6 +3,7 @@
 
 import atexit
 import concurrent.futures
+import functools
 import itertools
 import json
 import os
@@ -470,19 +471,23 @@ class Client(HubFace):
         else:
             single = isinstance(jobs, (str, int, concurrent.futures.Future))
             jobs = [jobs] if single or not hasattr(jobs, "__iter__") else jobs
-            waits = [wait for job in jobs for wait in self._waits_for(job)]
+            waits = self._waits_for(jobs)
         return all([wait(seconds_left(end)) for wait in waits])
 
-    def _waits_for(self, job):
-        if isinstance(job, AsyncResult):
-            return [job.wait]
-        if isinstance(job, concurrent.futures.Future):
-            return [lambda left: not concurrent.futures.wait([job], left).not_done]
-        msg_id, = self._msg_ids_from_jobs([job])
-        found = self._find(msg_id)
-        if found is not None:
-            return [JoinedResult(self, [found]).wait]
-        return [_waiter(r) for r in self._running_orphans() if msg_id in _ids_of_raw(r)]
+    def _waits_for(self, jobs):
+        waits, ids = [], set()
+        for job in jobs:
+            if isinstance(job, AsyncResult):
+                waits.append(job.wait)
+            elif isinstance(job, concurrent.futures.Future):
+                waits.append(functools.partial(_wait_for_future, job))
+            else:
+                ids.update(self._msg_ids_from_jobs(job))
+        parts = list(self._known(ids).values())
+        if parts:
+            waits.append(JoinedResult(self, parts).wait)
+        orphans = self._running_orphans() if ids else ()
+        return waits + [_waiter(raw) for raw in orphans if not ids.isdisjoint(_ids_of_raw(raw))]
 
     def wait_interactive(self, jobs=None, interval=1.0, timeout=-1.0):
         """wait() with a progress bar."""
@@ -575,6 +580,10 @@ class Client(HubFace):
 def _ids_of_raw(raw):
     """The msg_ids of a result that was let go."""
     return raw.flying() if hasattr(raw, "flying") else [raw.task_id(i) for i in range(len(raw))]
+
+
+def _wait_for_future(future, left):
+    return not concurrent.futures.wait([future], left).not_done
 
 
 def _waiter(raw):

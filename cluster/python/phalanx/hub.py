@@ -115,17 +115,17 @@ class HubFace:
     def _result_of(self, jobs, single, owner):
         if single and isinstance(jobs[0], AsyncResult):
             single = jobs[0]._single
+        jobs = [j if isinstance(j, AsyncResult) else self._msg_ids_from_jobs(j)[0] for j in jobs]
+        known = self._known(job for job in jobs if isinstance(job, str))
         parts, strange = [], []
         for job in jobs:
             if isinstance(job, AsyncResult):
                 parts += [(job, index) for index in range(job._count)]
-                continue
-            msg_id, = self._msg_ids_from_jobs([job])
-            found = self._find(msg_id)
-            if found is None:
-                strange.append(msg_id)
-                found = None, len(strange) - 1
-            parts.append(found)
+            elif job in known:
+                parts.append(known[job])
+            else:
+                parts.append((None, len(strange)))
+                strange.append(job)
         if not strange:
             return JoinedResult(self, parts, single)
         asked = AsyncHubResult(self, strange, single, owner)
@@ -133,17 +133,19 @@ class HubFace:
             return asked
         return JoinedResult(self, [(part or asked, index) for part, index in parts])
 
-    def _find(self, msg_id):
-        """(AsyncResult, index) of a task that is known here, or None."""
-        for result in self._results_alive():
-            index = result._index_of(msg_id)
-            if index is not None:
-                return result, index
-        if msg_id not in self.results:
-            return None
-        stored = StoredResult(self, [msg_id])
-        stored.fill(0, self.results[msg_id], self.metadata[msg_id])
-        return stored, 0
+    def _known(self, msg_ids):
+        """(AsyncResult, index) pairs by msg_id, of those of the tasks that are known here."""
+        missing, known = set(msg_ids), {}
+        for result in self._results_alive() if missing else ():
+            for index, msg_id in result._places():
+                if msg_id in missing:
+                    missing.remove(msg_id)
+                    known[msg_id] = result, index
+        for msg_id in missing.intersection(self.results):
+            stored = StoredResult(self, [msg_id])
+            stored.fill(0, self.results[msg_id], self.metadata[msg_id])
+            known[msg_id] = stored, 0
+        return known
 
     def resubmit(self, indices_or_msg_ids=None, metadata=None, block=None):
         """Lets tasks run once more: an AsyncHubResult. RemoteError (KeyError) for tasks that the

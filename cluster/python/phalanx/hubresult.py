@@ -82,6 +82,10 @@ class JoinedResult(AsyncResult):
             for part, index in self._parts:
                 part._on_reply(index, one_more)
 
+    def _source(self, index):
+        part, at = self._parts[index]
+        return part._source(at)
+
     def _on_reply(self, index, function):
         part, at = self._parts[index]
         part._on_reply(at, function)

@@ -11,6 +11,7 @@ class AsyncMapResult(AsyncResult):
     ordered=False) in the order of arrival. sizes: how many elements each task has (None: one)."""
 
     _chunked = True
+    _joined = None  # the elements, once they were joined to a list
 
     def __init__(self, client, raw, unpack, joiner, ordered=True, sizes=None, **kwargs):
         super().__init__(client, raw, unpack, **kwargs)
@@ -29,11 +30,16 @@ class AsyncMapResult(AsyncResult):
         return sum(self._sizes[index] for index in self._order)
 
     def _reconstruct(self, values):
+        if self._joined is not None:
+            return self._joined
         if not any(isinstance(v, error.KernelError) for v in values):
-            return self._joiner(values)
-        flat = []
-        for value in values:
-            flat.extend([value] if isinstance(value, error.KernelError) else value)
+            flat = self._joiner(values)
+        else:
+            flat = []
+            for value in values:
+                flat.extend([value] if isinstance(value, error.KernelError) else value)
+        if type(flat) is list:
+            self._joined = flat
         return flat
 
     def _reconstruct_metadata(self, values):

@@ -43,12 +43,16 @@ class SplitFace:
             if self._pieces is None:
                 self._pieces = tuple(
                     seen_as_one(
-                        [(self, index)], not self._chunked, fname=self._fname,
+                        [self._source(index)], not self._chunked, fname=self._fname,
                         return_exceptions=self._return_exceptions,
                     )
                     for index in range(self._count)
                 )
             return self._pieces
+
+    def _source(self, index):
+        """(AsyncResult, index) of a task of mine where it was submitted."""
+        return self, index
 
     @classmethod
     def join(cls, *async_results):
