@@ -22,10 +22,20 @@
 
 /* ---- replies ---- */
 
+void px_kernel_renumber(struct px_kernel *kernel, int engine_id)
+{
+    atomic_store(&kernel->engine_id, engine_id);
+}
+
+int px_kernel_number(const struct px_kernel *kernel)
+{
+    return atomic_load(&kernel->engine_id);
+}
+
 static void put_engine_info(struct px_kernel *kernel, struct px_buf *out, const char *method)
 {
     px_buf_printf(out, ", \"engine_info\": {\"engine_uuid\": \"%s\", \"engine_id\": %d",
-                  px_session_id(kernel->config.session), atomic_load(&kernel->engine_id));
+                  px_session_id(kernel->config.session), px_kernel_number(kernel));
     if (method)
         px_buf_printf(out, ", \"method\": \"%s\"", method);
     px_buf_text(out, "}");

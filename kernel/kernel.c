@@ -426,11 +426,6 @@ void px_kernel_stop(struct px_kernel *kernel)
     px_queue_stop(&kernel->main.queue);
 }
 
-void px_kernel_renumber(struct px_kernel *kernel, int engine_id)
-{
-    atomic_store(&kernel->engine_id, engine_id);
-}
-
 bool px_kernel_busy(struct px_kernel *kernel)
 {
     pthread_mutex_lock(&kernel->lock);

@@ -168,6 +168,8 @@ void px_kernel_interrupt(struct px_kernel *kernel);
 void px_kernel_stop(struct px_kernel *kernel);
 /* From now on errors name the engine by this id. */
 void px_kernel_renumber(struct px_kernel *kernel, int engine_id);
+/* That id; -1 of a kernel that is no engine's. */
+int px_kernel_number(const struct px_kernel *kernel);
 /* True while the interpreter thread serves a request. */
 bool px_kernel_busy(struct px_kernel *kernel);
 

@@ -470,7 +470,9 @@ static void serve(struct engine *engine, void *self)
     struct px_kernel *kernel = item;
     const char *startup = engine->config->startup;
     px_kernel_capture_begin(kernel);
-    engine->config->ops->attach(self, px_kernel_host(kernel), engine->id, engine->uuid);
+    /* The number is the kernel's: the service thread may be registering anew. */
+    engine->config->ops->attach(self, px_kernel_host(kernel), px_kernel_number(kernel),
+                                engine->uuid);
     if (startup && startup[0])
         (void)px_kernel_execute(kernel, self, px_span_of(startup)); /* a failure is logged */
     px_kernel_run(kernel, self);
