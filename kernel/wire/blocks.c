@@ -86,8 +86,9 @@ static uint64_t mark_of(const struct block *block)
     return blocks.secret ^ (uintptr_t)block;
 }
 
-/* What it may read in front of memory that is no block's is a red zone to a sanitizer. */
-__attribute__((no_sanitize_address)) static struct block *block_of(void *memory)
+/* What it may read in front of memory that is no block's is a red zone to a sanitizer, or another
+ * thread's. */
+__attribute__((no_sanitize_address, no_sanitize_thread)) static struct block *block_of(void *memory)
 {
     if (((uintptr_t)memory & (LEAST_PAGE - 1)) != HEADER)
         return NULL;

@@ -10,12 +10,13 @@ from conftest import BIN, ROOT
 
 EXAMPLES = ROOT / "examples"
 HEADER = ROOT / "cluster" / "client" / "phalanx.h"
-SANITIZED = "PX_ASAN_OPTIONS" in os.environ
+SANITIZE = os.environ.get("PX_SANITIZE")  # a sanitizer whose runtime is preloaded, for pytest alone
+UNLOADED = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
 
 
-def output(*command, **kwargs):
+def output(*command, env=UNLOADED):
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60,
-                          stdin=subprocess.DEVNULL, **kwargs)
+                          stdin=subprocess.DEVNULL, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -37,11 +38,10 @@ def pkg_config(prefix, *words):
 
 def compile_c(prefix, source, program, language="c"):
     flags = pkg_config(prefix, "--cflags", "--libs")
-    sanitize = ["-fsanitize=address,undefined"] if SANITIZED else []
+    sanitize = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
     strict = ["-std=c11"] if language == "c" else ["-std=c++11"]
-    env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     output("cc" if language == "c" else "c++", "-x", language, *strict, "-Wall", "-Wextra",
-           "-pedantic", "-Werror", *sanitize, source, *flags, "-o", program, env=env)
+           "-pedantic", "-Werror", *sanitize, source, *flags, "-o", program)
     return program
 
 
