@@ -3,6 +3,7 @@
 #include "pair.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
@@ -426,7 +427,7 @@ static void says_why_it_cannot_connect(void **state)
 
 static void count_up(void *hint)
 {
-    ++*(int *)hint;
+    ++*(atomic_int *)hint; /* from the client's own thread */
 }
 
 static void says_once_that_all_replies_are_here(void **state)
@@ -434,7 +435,7 @@ static void says_once_that_all_replies_are_here(void **state)
     struct pair *pair = *state;
     phalanx_result *result = submit_one(pair->client);
     struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
-    int before = 0, after = 0, closed = 0;
+    atomic_int before = 0, after = 0, closed = 0;
     phalanx_notify(result, count_up, &before);
     assert_int_equal(before, 0);
     fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
