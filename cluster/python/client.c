@@ -393,9 +393,8 @@ static PyObject *client_session(PyObject *object, void *unused)
 
 static PyMethodDef client_methods[] = {
     {"close", client_close, METH_VARARGS,
-     "close(ending=False): closes the connection. What is outstanding fails; when the interpreter "
-     "is "
-     "`ending`, other threads do not return from here."},
+     "close(ending=False): closes the connection. What is outstanding fails; at the interpreter's "
+     "`ending` other threads that use it are held a moment, and learn of it only then."},
     {"ids", client_ids, METH_NOARGS, "The ids of the engines registered now."},
     {"uuid", client_uuid, METH_O, "The uuid of an engine, or None."},
     {"wait_engines", client_wait_engines, METH_VARARGS,

@@ -20,6 +20,7 @@
 
 /* Bytes-like arguments from this size on are sent in place; smaller ones are copied. */
 #define PX_LEASE_SIZE 65536
+#define PX_LAST_S 1 /* see px_handle_close */
 /* A signal that is handled just before a wait begins does not end it: look again this often. */
 #define PX_SLICE_MS 1000
 
@@ -64,10 +65,10 @@ void px_notice_post(void *hint);
 /* The keys of the notices posted, oldest first, as a list; waits for the first one. None when the
  * time has passed or the client was closed. */
 PyObject *px_notices_take(struct px_handle *handle, int64_t timeout_ms);
-/* Closes the client. At the interpreter's end other threads that wait on it, or use it, are stopped
- * for good, as the end would stop them soon: they would report errors that are none. */
+/* Closes the client. At the interpreter's end other threads that wait on it, or use it, are held
+ * PX_LAST_S, as the end would stop them soon: they would report errors that are none. */
 void px_handle_close(struct px_handle *handle, bool ending);
-/* Returns in none of these threads. */
+/* Holds this thread if it is one of these. */
 void px_handle_stop_others(const struct px_handle *handle);
 /* Gives back the buffers that have been sent. */
 void px_handle_sweep(struct px_handle *handle);

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 /* ---- leases: Python buffers lent to ZeroMQ ------------------------------------ */
 
@@ -252,19 +251,22 @@ static bool is_stopped(const struct px_handle *handle)
 }
 
 /* Without the GIL: who asks for it at the interpreter's end is ended by Python, which unwinds its
- * stack while the process already exits. */
+ * stack while the process already exits. If the end takes longer, something may wait for this very
+ * thread, which then learns that the client is closed. */
 static void stop(void)
 {
-    for (;;)
-        pause();
+    struct timespec left = {.tv_sec = PX_LAST_S};
+    while (nanosleep(&left, &left) < 0 && errno == EINTR)
+        continue;
 }
 
 void px_handle_stop_others(const struct px_handle *handle)
 {
-    if (is_stopped(handle)) {
-        PyEval_SaveThread();
-        stop();
-    }
+    if (!is_stopped(handle))
+        return;
+    PyThreadState *state = PyEval_SaveThread();
+    stop();
+    PyEval_RestoreThread(state);
 }
 
 bool px_handle_check(struct px_handle *handle, PyObject *closed_error)
@@ -315,10 +317,12 @@ int px_wait_python(const struct px_handle *handle,
         const int64_t slice = left < 0 ? 0 : left < PX_SLICE_MS ? left : PX_SLICE_MS;
         PyThreadState *state = PyEval_SaveThread();
         const enum phalanx_code code = wait(ctx, slice);
-        if (is_stopped(handle))
+        const bool stopped = is_stopped(handle);
+        if (stopped)
             stop();
         PyEval_RestoreThread(state);
-        px_handle_stop_others(handle);
+        if (!stopped)
+            px_handle_stop_others(handle);
         if (PyErr_CheckSignals() < 0)
             return -1;
         if (look && slice > 0 && code == PHALANX_ETIME && look(ctx) < 0)

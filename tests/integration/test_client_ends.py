@@ -209,6 +209,23 @@ atexit.register(lambda: print(rc[:].apply_sync(abs, -1)))
 rc[:].abort(rc[:].apply_async(abs, -2))
 ending()
 open(GATE, "w").close()""", "[1, 1, 1, 1]\n", ""),
+    "atexit joins a thread": (0, """
+def get():
+    try:
+        result.get()
+    except phalanx.error.EngineError:
+        pass
+thread = threading.Thread(target=get, daemon=True)
+def join():  # after the client's end
+    thread.join()
+    print("joined")
+atexit.unregister(phalanx.client._end_all)
+atexit.register(join)
+atexit.register(phalanx.client._end_all)
+thread.start()
+while not sleeps(thread):
+    threading.Event().wait(0.001)
+ending()""", "joined\n", ""),
     "a thread outlives main": (0, """
 def late():
     threading.main_thread().join()
