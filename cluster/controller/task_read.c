@@ -67,11 +67,15 @@ static int read_values(const struct px_span *values, struct px_task_spec *spec,
                           err);
 }
 
-/* The scan is not sure of this metadata: it is written anew by jansson and scanned again. */
+/* The scan is not sure of this metadata: of what jansson reads the keys above are written anew, and
+ * scanned. */
 static int read_parsed(struct px_span metadata, struct px_task_spec *spec, struct px_error *err)
 {
-    json_t *object = px_json_parse(metadata, err);
-    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_t *object = px_json_parse(metadata, err), *known = json_object();
+    for (size_t i = 0; i < SUBMIT_KEYS; i++)
+        json_object_set(known, submit_keys[i], json_object_get(object, submit_keys[i]));
+    char *text = object ? json_dumps(known, JSON_COMPACT) : NULL;
+    json_decref(known);
     json_decref(object);
     struct px_span values[SUBMIT_KEYS];
     int rc = -1;

@@ -1311,6 +1311,7 @@ def test_requests_that_are_refused_are_answered(peer):
     after = json.dumps({"after": [f"m_{n}" for n in range(100_001)]})
     assert ask_raw(peer, task, after.encode()) == "ValueError"
     assert ask_raw(peer, task, b'{"after": ["nobody"]}') == "InvalidDependency"
+    assert ask_raw(peer, task, b'{"a \\"key\\"": 1, "after": ["nobody"]}') == "InvalidDependency"
     broadcast = peer.connect(zmq.DEALER, peer.client["broadcast"])
     assert ask_raw(peer, broadcast, b'{"targets": NaN}') == "ValueError"
     assert ask_raw(peer, broadcast, b'{"targets": 1, "is_coalescing": true}') == "ValueError"
