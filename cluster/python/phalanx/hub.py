@@ -136,7 +136,9 @@ class HubFace:
     def _known(self, msg_ids):
         """(AsyncResult, index) pairs by msg_id, of those of the tasks that are known here."""
         missing, known = set(msg_ids), {}
-        for result in self._results_alive() if missing else ():
+        for result in self._results_alive():
+            if not missing:
+                break
             for index, msg_id in result._places():
                 if msg_id in missing:
                     missing.remove(msg_id)
