@@ -356,8 +356,9 @@ CHILDREN = {
     process.start()
     print(True, len(rc.ids))""",
     "ProcessPoolExecutor, fork": """
-    pool = concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
-    print([*pool.map(plain, [1, 2])] == [2, 3], len(rc.ids))""",
+    fork = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(2, fork) as pool:
+        print([*pool.map(plain, [1, 2])] == [2, 3], len(rc.ids))""",
     "ProcessPoolExecutor, spawn": """
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, spawn) as pool:
