@@ -189,7 +189,7 @@ class Client(HubFace):
 
     def _end(self):
         """close() at the interpreter's end: what was submitted is sent, and other threads, which the
-        end will stop wherever they are, learn nothing of it."""
+        end will stop wherever they are, do not learn of it at once."""
         self._raw.close(True)
         if self._tunnel is not None:
             self._tunnel.close()
