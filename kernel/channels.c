@@ -231,6 +231,8 @@ static int bind_one(struct px_channels *channels, const struct bind_row *row, st
             px_socket_set_handover(*row->socket);
         else
             px_socket_set_bounded(*row->socket, PX_IOPUB_MOST);
+        if (connection->curve_secretkey)
+            px_socket_curve_server(*row->socket, connection->curve_secretkey);
         result = px_socket_bind_port(*row->socket, interface, row->port, err);
     }
     free(interface);

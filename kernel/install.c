@@ -175,9 +175,10 @@ static char *kernel_json(const struct options *options, const char *program, str
 {
     const char *language = options->language ? options->language : px_languages[0]->name;
     json_t *spec =
-        json_pack("{s:o, s:s, s:s, s:s, s:{s:b}, s:o}", "argv", command(options, program),
+        json_pack("{s:o, s:s, s:s, s:s, s:{s:b, s:[s]}, s:o}", "argv", command(options, program),
                   "display_name", options->display_name, "language", language, "interrupt_mode",
-                  "message", "metadata", "debugger", has_debugger(options), "env", environment(options));
+                  "message", "metadata", "debugger", has_debugger(options), "supported_encryption",
+                  "curve", "env", environment(options));
     char *text = spec ? json_dumps(spec, JSON_INDENT(1)) : NULL;
     json_decref(spec);
     if (!text)

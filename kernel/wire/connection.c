@@ -24,7 +24,9 @@
 #define MAX_FILE (1u << 20) /* real ones have under 1 KB */
 #define MAX_LOCAL 80        /* of the 107 bytes that such an address may have */
 
-enum field_type { TEXT, TEXT_OR_NULL, PORT, PORTS };
+/* TEXT_OR_NULL and TEXT_OR_NONE may be null or lack; the one is written as null then, the other
+ * not. */
+enum field_type { PORT, PORTS, TEXT, TEXT_OR_NULL, TEXT_OR_NONE };
 enum { CLIENT = 1, ENGINE = 2, BOTH = 3 };
 
 struct field {
@@ -72,6 +74,8 @@ static const struct field kernel_fields[] = {
     {"transport", TEXT, AT(transport), BOTH, 0, "tcp"},
     {"signature_scheme", TEXT, AT(signature_scheme), BOTH, 0, "hmac-sha256"},
     {"kernel_name", TEXT, AT(kernel_name), BOTH, 0, ""},
+    {"curve_publickey", TEXT_OR_NONE, AT(curve_publickey), BOTH, 0, NULL},
+    {"curve_secretkey", TEXT_OR_NONE, AT(curve_secretkey), BOTH, 0, NULL},
 };
 #undef AT
 
@@ -86,7 +90,7 @@ static int refuse(const char *name, const struct field *field, const char *why,
 static int read_text(const json_t *value, const struct field *field, const char *name, char **out,
                      struct px_error *err)
 {
-    if (json_is_null(value) && field->type == TEXT_OR_NULL)
+    if (json_is_null(value) && field->type != TEXT)
         return 0;
     if (!json_is_string(value))
         return refuse(name, field, "is not a string", err);
@@ -142,6 +146,7 @@ static int read_field(const json_t *object, const struct field *field, int role,
         return read_ports(value, field, name, out, err);
     case TEXT:
     case TEXT_OR_NULL:
+    case TEXT_OR_NONE:
         break;
     }
     return read_text(value, field, name, place, err);
@@ -164,12 +169,13 @@ static int read_fields(struct px_span text, const char *name, const struct field
 static void fini_fields(const struct field *fields, size_t count, void *connection)
 {
     for (size_t i = 0; i < count; i++)
-        if (fields[i].type == TEXT || fields[i].type == TEXT_OR_NULL)
+        if (fields[i].type >= TEXT)
             free(*(char **)((char *)connection + fields[i].offset));
 }
 
 /* ---- writing ---- */
 
+/* NULL: not written. */
 static json_t *field_value(const struct field *field, int role, const void *connection)
 {
     const void *place = (const char *)connection + field->offset;
@@ -187,19 +193,24 @@ static json_t *field_value(const struct field *field, int role, const void *conn
     }
     case TEXT:
     case TEXT_OR_NULL:
+    case TEXT_OR_NONE:
         break;
     }
     const char *text = *(char *const *)place;
-    return text ? json_string(text) : field->type == TEXT ? json_string("") : json_null();
+    if (text || field->type == TEXT)
+        return json_string(text ? text : "");
+    return field->type == TEXT_OR_NULL ? json_null() : NULL;
 }
 
 static int write_fields(const char *path, const struct field *fields, size_t count, int role,
                         const void *connection, struct px_error *err)
 {
     json_t *object = json_object();
-    for (size_t i = 0; i < count; i++)
-        if (fields[i].has & role)
-            json_object_set_new(object, fields[i].key, field_value(&fields[i], role, connection));
+    for (size_t i = 0; i < count; i++) {
+        json_t *value = fields[i].has & role ? field_value(&fields[i], role, connection) : NULL;
+        if (value)
+            json_object_set_new(object, fields[i].key, value);
+    }
     char *text = json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     json_decref(object);
     if (!text)
@@ -210,6 +221,25 @@ static int write_fields(const char *path, const struct field *fields, size_t cou
 }
 
 /* ---- a kernel's file ---- */
+
+/* Keys that cannot serve are no reason to go without. */
+static int check_curve(const char *path, const struct px_kernel_connection *connection,
+                       struct px_error *err)
+{
+    const char *named = connection->curve_publickey, *secret = connection->curve_secretkey;
+    char follows[PX_CURVE_KEY_SIZE];
+    struct px_error why;
+    if (!named && !secret)
+        return 0;
+    if (!secret)
+        return px_fail(err, PX_EINVAL, "%s: \"curve_publickey\" without \"curve_secretkey\"", path);
+    if (px_curve_public(follows, secret, &why) != 0)
+        return px_fail(err, PX_EINVAL, "%s: \"curve_secretkey\": %s", path, why.text);
+    if (named && strcmp(named, follows) != 0)
+        return px_fail(err, PX_EINVAL, "%s: \"curve_publickey\" is not that of \"curve_secretkey\"",
+                       path);
+    return 0;
+}
 
 int px_kernel_connection_read(const char *path, struct px_kernel_connection *out,
                               struct px_error *err)
@@ -224,6 +254,8 @@ int px_kernel_connection_read(const char *path, struct px_kernel_connection *out
     if (result == 0 && strcmp(out->transport, "tcp") != 0 && strcmp(out->transport, "ipc") != 0)
         result = px_fail(err, PX_EINVAL, "%s: transport \"%.40s\" is neither tcp nor ipc", path,
                          out->transport);
+    if (result == 0)
+        result = check_curve(path, out, err);
     if (result < 0)
         px_kernel_connection_fini(out);
     return result;

@@ -315,9 +315,11 @@ void *px_socket_raw(struct px_socket *socket); /* the libzmq handle, for tests *
 #define PX_PATH_SIZE 4096
 #define PX_ENDPOINT_SIZE 300
 
-/* A kernel's connection file (jupyter_client, "Connection files"). Strings are owned. */
+/* A kernel's connection file (jupyter_client, "Connection files"). Strings are owned. The keys,
+ * which make all channels encrypted, are Z85 and a pair, or NULL (jupyter_client 8.9, "Transport
+ * security for kernels"). */
 struct px_kernel_connection {
-    char *transport, *ip, *key, *signature_scheme, *kernel_name;
+    char *transport, *ip, *key, *signature_scheme, *kernel_name, *curve_publickey, *curve_secretkey;
     int shell_port, control_port, stdin_port, iopub_port, hb_port;
 };
 /* PX_ENOENT, PX_EIO, PX_EINVAL with a sentence that names the file and the key. Zero ports are

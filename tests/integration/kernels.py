@@ -26,9 +26,11 @@ class Manager(KernelManager):
 class Kernel:
     """A running kernel and its client; run() is one cell from request to idle."""
 
+    manager = Manager
+
     def __init__(self, env, directory, *options):
         self.early = {}  # replies that nobody has asked for yet
-        self.km = Manager(connection_file=str(directory / "kernel.json"))
+        self.km = self.manager(connection_file=str(directory / "kernel.json"))
         self.km.options = options
         self.km.start_kernel(env=env, cwd=str(directory))
         self.kc = self.km.client()

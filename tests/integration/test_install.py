@@ -67,6 +67,7 @@ def test_sys_prefix_belongs_to_the_active_environment(run, env, environments, tm
     run("pxkernel", "install", "--sys-prefix")
     assert spec_of(where)["argv"] == [str(PXKERNEL.resolve()), "--python", str(where / "bin/python"), "-f",
                                       "{connection_file}"]
+    assert spec_of(where)["metadata"]["supported_encryption"] == ["curve"]
     del env["VIRTUAL_ENV"]  # a Jupyter from elsewhere starts it
     assert ask(where, "phalanx", env, tmp_path, "__import__('which_one').name") == "'one'"
 

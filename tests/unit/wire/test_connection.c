@@ -142,6 +142,57 @@ static void a_kernels_file(void **state)
     rmdir(dir);
 }
 
+/* The client chooses the keys; what the kernel writes back has them still. */
+static void a_kernels_keys(void **state)
+{
+    (void)state;
+    static const char secret[] = "JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6";
+    static const char named[] = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7";
+    static const struct {
+        const char *text, *why; /* NULL: is read */
+    } rows[] = {
+        {"{}", NULL},
+        {"{\"curve_publickey\": null, \"curve_secretkey\": null}", NULL},
+        {"{\"curve_publickey\": \"$P\", \"curve_secretkey\": \"$S\"}", NULL},
+        {"{\"curve_secretkey\": \"$S\"}", NULL},
+        {"{\"curve_publickey\": \"$P\"}", "\"curve_publickey\" without \"curve_secretkey\""},
+        {"{\"curve_publickey\": \"$S\", \"curve_secretkey\": \"$S\"}", "is not that of"},
+        {"{\"curve_secretkey\": \"\"}", "not a CURVE key"},
+        {"{\"curve_secretkey\": \"$S$S\"}", "not a CURVE key"},
+        {"{\"curve_secretkey\": 7}", "is not a string"},
+    };
+    char dir[] = "/tmp/px-test-XXXXXX", path[64];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/kernel.json", dir);
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        struct px_buf text = {0};
+        for (const char *at = rows[i].text; *at; at++)
+            if (*at == '$')
+                px_buf_append(&text, *++at == 'P' ? named : secret, PX_CURVE_KEY_SIZE - 1);
+            else
+                px_buf_append(&text, at, 1);
+        assert_int_equal(px_file_write(path, 0600, px_buf_span(&text), NULL), 0);
+        px_buf_fini(&text);
+        struct px_kernel_connection k, again;
+        struct px_error err;
+        if (rows[i].why) {
+            assert_int_equal(px_kernel_connection_read(path, &k, &err), -1);
+            assert_non_null(strstr(err.text, rows[i].why));
+            continue;
+        }
+        assert_int_equal(px_kernel_connection_read(path, &k, &err), 0);
+        assert_int_equal(k.curve_secretkey != NULL, strchr(rows[i].text, '$') != NULL);
+        assert_int_equal(px_kernel_connection_write(path, &k, &err), 0);
+        assert_int_equal(px_kernel_connection_read(path, &again, &err), 0);
+        assert_true(k.curve_secretkey ? strcmp(again.curve_secretkey, secret) == 0
+                                      : again.curve_secretkey == NULL);
+        px_kernel_connection_fini(&k);
+        px_kernel_connection_fini(&again);
+    }
+    unlink(path);
+    rmdir(dir);
+}
+
 /* Where somebody listens, and only there. */
 static void a_local_address_is_preferred(void **state)
 {
@@ -191,6 +242,7 @@ int main(void)
         cmocka_unit_test(other_packers_are_refused),
         cmocka_unit_test(what_is_written_is_read_and_private),
         cmocka_unit_test(a_kernels_file),
+        cmocka_unit_test(a_kernels_keys),
         cmocka_unit_test(an_interface_must_have_a_form),
         cmocka_unit_test(a_local_address_is_preferred),
     };
