@@ -78,7 +78,8 @@
  *
  *   client to controller  its unanswered requests, where the connection_reply says "px_again": the
  *                         number that it said before, which a cluster has from its start, and
- *                         keeps with --restore
+ *                         keeps with --restore. A controller that has had one owes its reply to the
+ *                         connection by which it came again
  *   engine to controller  its last replies, before it answers a probe: any request from a client of
  *                         the name PX_PROBE<n>. It offers the feature "again".
  *

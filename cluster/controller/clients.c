@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * clients: replies to clients, also to those of a controller that was killed.
+ * clients: replies to clients, also to those that were cut off or had a controller that was killed.
  *
  * A client's socket has no name of its own: the ROUTER gives each connection a number, and it is
- * by that number that engines and tasks know who is to have a reply. After a restart the client
- * connects again and has another number, of which it says nothing while it only waits. But
- * ZeroMQ gives numbers in turn, so that those of all connections since the start are known; and
- * a reply says for which session it is. So a reply to a number from before goes
+ * by that number that engines and tasks know who is to have a reply. A client that connects again
+ * has another number. It says for which session it speaks with what it sends, and so does a reply:
+ * one to a number that has gone goes to the connection that spoke last for its session.
+ *
+ * After a restart of the controller a client says nothing while it only waits. But ZeroMQ gives
+ * numbers in turn, so that those of all connections since the start are known. So a reply to a
+ * number from before goes
  *
  *   to the connection that has sent something for this session since, or
  *   to each connection that has not yet said whose it is: the one that waits takes the reply, any
@@ -27,7 +30,7 @@
 #define RETRY_MS 20
 #define GAP 64           /* numbers in a row that may belong to nobody any more */
 #define MAX_HELD 100000u /* replies that wait */
-#define MAX_SEEN 100000u /* connections that are known by their session */
+#define MAX_SEEN 100000u /* connections that are known by their session: the last ones */
 #define NUMBER_BYTES 5   /* of a routing id that ZeroMQ chose: 0 and a big-endian number */
 
 struct seen {
@@ -86,14 +89,24 @@ static bool refuse_name(struct px_clients *clients, struct px_span name)
     return true;
 }
 
+static void forget_seen(struct px_clients *clients, struct seen *seen)
+{
+    struct px_span session = {seen->text + seen->number_size, seen->hh_session.keylen};
+    if (find_session(clients, session) == seen)
+        HASH_DELETE(hh_session, clients->by_session, seen);
+    HASH_DEL(clients->seen, seen);
+    free(seen);
+}
+
 static void note_client(struct px_clients *clients, const struct px_msg *msg)
 {
     struct px_header header;
     struct px_span number = px_msg_ident(msg, 0);
-    if (clients->return_ms == 0 || find_seen(clients, number) != NULL ||
-        HASH_COUNT(clients->seen) >= MAX_SEEN ||
+    if (find_seen(clients, number) != NULL ||
         px_header_scan(px_msg_header(msg), &header, NULL) != 0)
         return;
+    if (HASH_COUNT(clients->seen) >= MAX_SEEN)
+        forget_seen(clients, clients->seen);
     struct seen *seen = px_alloc(sizeof(*seen) + number.size + header.session.size);
     seen->number_size = number.size;
     memcpy(seen->text, number.data, number.size);
@@ -177,14 +190,24 @@ static void explore(struct px_clients *clients, struct held *held)
     }
 }
 
+/* The connection that spoke last for whose reply it is; NULL: none is known. */
+static const struct seen *find_owner(const struct px_clients *clients, const struct px_msg *reply)
+{
+    return find_session(clients, px_scan_member(px_msg_parent(reply), "session"));
+}
+
+static bool send_to_owner(struct px_clients *clients, const struct px_msg *msg)
+{
+    const struct seen *owner = find_owner(clients, msg);
+    return owner != NULL &&
+           send_to(clients, msg, (struct px_span){owner->text, owner->number_size});
+}
+
 /* True when there is nothing more to be done for this reply. */
 static bool try_held(struct px_clients *clients, struct held *held)
 {
-    const struct seen *owner =
-        find_session(clients, px_scan_member(px_msg_parent(held->msg), "session"));
-    if (owner != NULL) {
-        held->sent |=
-            send_to(clients, held->msg, (struct px_span){owner->text, owner->number_size});
+    if (find_owner(clients, held->msg) != NULL) {
+        held->sent |= send_to_owner(clients, held->msg);
         return true;
     }
     offer(clients, held);
@@ -238,7 +261,7 @@ void px_clients_send(struct px_clients *clients, struct px_msg *msg)
         hold(clients, msg);
         return;
     }
-    clients->port->unroutable++;
+    clients->port->unroutable += !send_to_owner(clients, msg);
     px_msg_destroy(msg);
 }
 
@@ -262,10 +285,7 @@ void px_clients_destroy(struct px_clients *clients)
         drop_held(clients, clients->held);
     free(clients->peers);
     struct seen *seen, *next;
-    HASH_CLEAR(hh_session, clients->by_session);
-    HASH_ITER(hh, clients->seen, seen, next) {
-        HASH_DEL(clients->seen, seen);
-        free(seen);
-    }
+    HASH_ITER(hh, clients->seen, seen, next)
+        forget_seen(clients, seen);
     free(clients);
 }

@@ -303,6 +303,8 @@ struct px_port {
     struct px_loop *loop;
     struct px_link *link; /* NULL: it is never paced */
     bool blocked;         /* what comes has nowhere to go: it waits in the socket */
+    bool owes;            /* what was sent again is handled even if it did arrive: it is the reply
+                           * to it that may have been lost */
     enum px_mark again;   /* what is handled was sent before, and maybe did not arrive */
     unsigned long received, malformed, forged, unroutable;
     unsigned long long bytes;
@@ -356,7 +358,8 @@ void px_clients_destroy(struct px_clients *clients);
  * (PX_NAMES), which is counted and logged: it is to be dropped. */
 PX_MUST_USE bool px_clients_saw(struct px_clients *clients, const struct px_msg *msg);
 /* Frame 0 is the client's identity. Takes `msg`. A client that has gone does not get it; one that
- * comes back after the controller was restarted does. */
+ * has spoken through another connection since, or comes back after the controller was restarted,
+ * does. */
 void px_clients_send(struct px_clients *clients, struct px_msg *msg);
 
 /* ---- relay (relay.c) ------------------------------------------------------- */

@@ -43,7 +43,7 @@ static bool is_good(struct px_port *port, struct px_msg *msg)
     port->again = port->least_idents > 0 ? take_mark(port, msg) : PX_MARK_NONE;
     if (px_session_verify(port->session, msg, &err) != 0) {
         if (port->again && err.code == PX_EEXIST)
-            return false; /* as is hoped */
+            return port->owes; /* as is hoped */
         port->forged++;
         px_log_limited(&port->limiter, PX_WARN, "message-unauthorized",
                        "socket=%s dropped=%lu why=\"%s\"", port->name, port->forged, err.text);

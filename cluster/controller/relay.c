@@ -94,6 +94,7 @@ struct px_relay *px_relay_create(const struct px_shared *shared, const char *nam
     relay->out.socket = out;
     relay->out.handle = on_reply;
     relay->route = px_route_create(shared->loop, &relay->out, shared->traffic, on_unsent, relay);
+    relay->in.owes = noted; /* the hub has the replies */
     relay->clients = px_clients_create(shared, &relay->in, first);
     px_port_watch_paced(&relay->in, shared->loop, noted ? shared->link : NULL);
     px_port_watch(&relay->out, shared->loop);

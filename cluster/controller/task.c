@@ -443,6 +443,7 @@ struct px_tasks *px_tasks_create(const struct px_shared *shared, struct px_socke
     tasks->out.least_idents = 2;
     tasks->out.handle = on_result;
     tasks->route = px_route_create(shared->loop, &tasks->out, shared->traffic, on_unsent, tasks);
+    tasks->in.owes = true;
     tasks->clients = px_clients_create(shared, &tasks->in, first);
     tasks->comeback = px_comeback_create();
     tasks->schedule = px_schedule_create(&schedule_ops, tasks, px_scheme_find(scheme),

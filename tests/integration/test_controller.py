@@ -1367,6 +1367,45 @@ def test_what_a_lost_connection_took_with_it(peer):
     assert reply["parent_header"]["msg_id"] == sent["mux"]
 
 
+@pytest.mark.parametrize("name", ["task", "mux"])
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["answered-later", "answered-meanwhile"])
+def test_a_client_that_was_cut_off_gets_its_reply(peer, name, meanwhile):
+    """It connects anew and sends its request again: the controller has had that, and owes the reply."""
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    join(peer, "engine-a", told)
+    engine = peer.connect(zmq.ROUTER, peer.engine[name], "engine-a")
+    request = peer.session.serialize(peer.session.msg("apply_request"))
+    idents = [b"engine-a"] if name == "mux" else []
+    lost = peer.connect(zmq.DEALER, peer.client[name])
+    lost.send_multipart([*idents, *request])
+    assert engine.poll(DEADLINE * 1000)
+    to, msg = peer.session.recv(engine, mode=0)
+    lost.close()
+    client = peer.connect(zmq.DEALER, peer.client[name])
+
+    def answer():
+        peer.session.send(engine, "apply_reply", {"status": "ok"}, parent=msg, ident=to)
+
+    def unfinished():
+        state = peer.ask("queue_request", {"targets": None})["content"]["0"]
+        return state["queue"] + state["tasks"]
+
+    def received():
+        sockets = peer.ask("status_request", {})["content"]["sockets"]
+        return next(s["messages"] for s in sockets if (s["name"], s["side"]) == (name, "clients"))
+
+    wait_until(unfinished)
+    if meanwhile:
+        answer()
+        wait_until(lambda: not unfinished())
+    client.send_multipart([*idents, b"px.again", *request])
+    if not meanwhile:
+        wait_until(lambda: received() == 2)
+        answer()
+    reply = peer.receive(client)
+    assert (reply["parent_header"]["msg_id"], reply["content"]) == (msg["header"]["msg_id"], {"status": "ok"})
+
+
 def test_nobody_goes_by_a_name_of_ours(peer):
     """What an engine answers to such a name would be taken for its answer to the controller."""
     told = peer.connect(zmq.SUB, peer.client["notification"])
