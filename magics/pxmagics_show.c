@@ -220,6 +220,9 @@ static int on_output(struct px_show *show, size_t task, PyObject *event)
     const char *name = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_NAME));
     if (!name)
         return -1;
+    if (strncmp(name, "comm_", 5) == 0)
+        return px_discard(
+            PyObject_CallMethod(show->options.screen, "comm", "OO", show->options.result, event));
     const bool update = strcmp(name, "update_display_data") == 0;
     if (!update && strcmp(name, "display_data") != 0)
         return 0;

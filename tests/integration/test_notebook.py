@@ -269,5 +269,14 @@ def test_px_at_a_notebook(notebook, tmp_path):
         assert len(cell.find_elements(By.CSS_SELECTOR, ".output_png img")) == count
         assert "engines done" not in cell.text
         notebook.picture(f"px-figures-{count}")
+    # an engine's slider, moved on the page, moves there
+    cell = notebook.run("%%px -t 1\nimport ipywidgets\nslider = ipywidgets.IntSlider(5, 0, 10)\nslider")
+    handle = notebook.find(".ui-slider-handle, .noUi-handle", cell)
+    handle.click()
+    handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    wait_for(lambda: notebook.find(".widget-readout", cell).text == "7", PATIENCE, "the slider to move")
+    notebook.picture("px-slider")
+    cell = notebook.run("%px -t 1 slider.value")
+    wait_for(lambda: "]: 7" in cell.text, PATIENCE, "the value there")
     cell = notebook.run("print('alive')")
     assert notebook.output(cell).text == "alive"

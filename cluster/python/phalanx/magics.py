@@ -13,6 +13,7 @@ from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.utils.text import DollarFormatter
 
 from . import _magics, _non_interactive, error
+from .widgets import Relays
 
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -20,6 +21,8 @@ _ERRORS_SHOWN = 8  # different ones of one cell
 _ERROR_MOST = 65536  # bytes of one that are shown
 _KEPT = 16  # results of --noblock
 _PRINTS = 1  # what CALL_INTRINSIC_1 calls where an interactive statement ends
+
+_relays = Relays()
 
 # ---- where things are shown
 
@@ -50,6 +53,11 @@ class Screen:
         self._shell.display_pub.publish(
             data, metadata or {}, transient=transient or {}, update=update
         )
+
+    def comm(self, result, event):
+        """What an engine says to a front end's widget."""
+        if getattr(self._shell, "kernel", None) is not None:
+            _relays.from_engine(result._client, event)
 
     def clear(self):
         """Wipes the cell's output, unless it tells of a cluster that was started."""
