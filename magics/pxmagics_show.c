@@ -6,6 +6,9 @@
  * in a queue and is shown after the text that came before it; what its engine writes after it waits
  * behind it. The progress line stands at the end of stdout and is wiped before anything else is
  * written.
+ *
+ * Once an engine clears its output, front ends offer nothing to take back what is its and leave the
+ * others': from then on the cell is shown anew from the records, as often as people can follow.
  */
 #include "pxmagics.h"
 
@@ -14,6 +17,9 @@
 
 #define TELL_MS 40 /* text is told at most this often */
 #define PROGRESS_MS 1000
+#define REPAINT_MS                                                                                 \
+    100 /* a cell whose engines clear their output is shown anew at most this often, */
+#define REPAINT_SHARE 10 /* and takes up a tenth of the time with that */
 
 struct px_show {
     struct px_follow options;
@@ -25,6 +31,12 @@ struct px_show {
     bool color, progress;
     bool written; /* something else than the progress line */
     struct {
+        bool on;    /* an engine has cleared its output: the cell is shown anew when that changes */
+        bool dirty; /* it has changed */
+        int64_t next_ms;
+        struct px_buf notes; /* our own lines, which stay */
+    } repaint;
+    struct {
         int *ids; /* engines that are lost for one reason, which is not said yet */
         size_t count;
         struct px_buf why;
@@ -34,6 +46,15 @@ struct px_show {
 };
 
 /* ---- the screen --------------------------------------------------------------------- */
+
+static bool screen_has(PyObject *screen, const char *name)
+{
+    PyObject *value = PyObject_GetAttrString(screen, name);
+    const bool yes = value && PyObject_IsTrue(value) == 1;
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return yes;
+}
 
 static int write_stream(struct px_show *show, const char *name, const struct px_buf *text)
 {
@@ -109,6 +130,7 @@ int px_show_note(struct px_show *show, const struct px_buf *text)
     struct px_buf told[2] = {0};
     px_teller_break(show->teller, told);
     px_buf_append(&told[1], text->data, text->size);
+    px_buf_append(&show->repaint.notes, text->data, text->size);
     return write_told(show, told);
 }
 
@@ -215,6 +237,26 @@ static PyObject *event_content(PyObject *event)
 
 /* ---- events --------------------------------------------------------------------------------- */
 
+static int on_change(struct px_show *show)
+{
+    show->repaint.dirty = true;
+    return 0;
+}
+
+/* With "wait" nothing changes before there is other output in its place. */
+static int on_clear(struct px_show *show, PyObject *event)
+{
+    if (!screen_has(show->options.screen, "clears"))
+        return 0;
+    PyObject *content = event_content(event);
+    PyObject *wait = content ? PyDict_GetItemString(content, "wait") : NULL; /* borrowed */
+    if (content && (wait != Py_True || !show->repaint.on))
+        show->repaint.on = show->repaint.dirty = true; /* what was on its way is shown so, too */
+    show->progress &= !show->repaint.on;
+    Py_XDECREF(content);
+    return content ? 0 : -1;
+}
+
 static int on_output(struct px_show *show, size_t task, PyObject *event)
 {
     const char *name = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_NAME));
@@ -223,9 +265,13 @@ static int on_output(struct px_show *show, size_t task, PyObject *event)
     if (strncmp(name, "comm_", 5) == 0)
         return px_discard(
             PyObject_CallMethod(show->options.screen, "comm", "OO", show->options.result, event));
+    if (strcmp(name, "clear_output") == 0)
+        return on_clear(show, event);
     const bool update = strcmp(name, "update_display_data") == 0;
     if (!update && strcmp(name, "display_data") != 0)
         return 0;
+    if (show->repaint.on)
+        return on_change(show);
     PyObject *content = event_content(event);
     if (content)
         px_queue_display(show->queue, task, content, update);
@@ -300,6 +346,8 @@ int px_show_event(struct px_show *show, PyObject *event)
         return PyErr_Occurred() ? -1 : 0;
     switch (type) {
     case PHALANX_STREAM:
+        if (show->repaint.on)
+            return on_change(show);
         name = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_NAME));
         return name ? px_show_text(show, task, strcmp(name, "stderr") == 0 ? PX_STDERR : PX_STDOUT,
                                    PyStructSequence_GET_ITEM(event, EV_TEXT))
@@ -360,6 +408,36 @@ int px_show_past(struct px_show *show)
     return status;
 }
 
+static int show_rest_of_queue(struct px_show *show)
+{
+    while (!px_queue_is_empty(show->queue))
+        if (show_queue(show) < 0)
+            return -1;
+    return 0;
+}
+
+static int repaint(struct px_show *show)
+{
+    struct px_buf told[2] = {0};
+    const int64_t now_ms = px_now_ms();
+    if ((show->written || show->progress_width) &&
+        px_discard(PyObject_CallMethod(show->options.screen, "replace", NULL)) < 0)
+        return -1;
+    show->repaint.dirty = false;
+    show->progress_width = 0;
+    px_teller_destroy(show->teller);
+    px_queue_destroy(show->queue);
+    show->teller = px_teller_create(show->engines, show->count, show->options.fold);
+    show->queue = px_queue_create(show->count, show->options.fold);
+    px_buf_append(&told[1], show->repaint.notes.data, show->repaint.notes.size);
+    if (write_told(show, told) < 0 || px_show_past(show) < 0 || show_rest_of_queue(show) < 0 ||
+        tell(show, true) < 0)
+        return -1;
+    const int64_t took_ms = px_now_ms() - now_ms, pause_ms = REPAINT_SHARE * took_ms;
+    show->repaint.next_ms = now_ms + took_ms + (pause_ms > REPAINT_MS ? pause_ms : REPAINT_MS);
+    return 0;
+}
+
 /* ---- as time goes by ------------------------------------------------------------------------- */
 
 static int show_progress(struct px_show *show, const int *pending, size_t pending_count)
@@ -383,6 +461,10 @@ int px_show_due(struct px_show *show, const int *pending, size_t pending_count)
     const int64_t now_ms = px_now_ms();
     if (tell_lost(show) < 0)
         return -1;
+    if (show->repaint.on)
+        return show->options.stream && show->repaint.dirty && now_ms >= show->repaint.next_ms
+                   ? repaint(show)
+                   : 0;
     if (show->options.stream) {
         const bool waiting = px_teller_due(show->teller) != INT64_MAX;
         if (now_ms >= px_queue_due(show->queue, show->ended) && show_queue(show) < 0)
@@ -401,6 +483,8 @@ int px_show_due(struct px_show *show, const int *pending, size_t pending_count)
 int64_t px_show_next_ms(const struct px_show *show)
 {
     int64_t next = show->progress ? show->progress_ms : INT64_MAX;
+    if (show->repaint.on)
+        return show->options.stream && show->repaint.dirty ? show->repaint.next_ms : INT64_MAX;
     if (show->options.stream) {
         int64_t text = px_teller_due(show->teller);
         if (text != INT64_MAX && text < show->told_ms + TELL_MS)
@@ -440,10 +524,10 @@ int px_show_rest(struct px_show *show)
     if (!options->stream && options->group >= 0)
         return px_discard(PyObject_CallMethod(options->result, "display_outputs", "s",
                                               px_group_names[options->group]));
-    while (!px_queue_is_empty(show->queue)) {
-        if (show_queue(show) < 0)
-            return -1;
-    }
+    if (show->repaint.dirty && repaint(show) < 0)
+        return -1;
+    if (show_rest_of_queue(show) < 0)
+        return -1;
     if (add_stray_errors(show) < 0 || tell(show, true) < 0)
         return -1;
     px_teller_break(show->teller, told);
@@ -459,15 +543,6 @@ int px_show_rest(struct px_show *show)
 
 /* ---- create, destroy ----------------------------------------------------------------------------
  */
-
-static bool screen_has(PyObject *screen, const char *name)
-{
-    PyObject *value = PyObject_GetAttrString(screen, name);
-    const bool yes = value && PyObject_IsTrue(value) == 1;
-    Py_XDECREF(value);
-    PyErr_Clear();
-    return yes;
-}
 
 struct px_show *px_show_create(const struct px_follow *options, phalanx_result *result)
 {
@@ -495,6 +570,7 @@ void px_show_destroy(struct px_show *show)
     px_teller_destroy(show->teller);
     px_queue_destroy(show->queue);
     px_buf_fini(&show->lost.why);
+    px_buf_fini(&show->repaint.notes);
     free(show->lost.ids);
     free(show->ended);
     free(show->engines);

@@ -183,6 +183,7 @@ def notebook(request, tmp_path_factory):
         notebook = Notebook(KERNELS[request.param], kernel_env, folder)
         if request.param == "ipykernel":
             assert notebook.run("%load_ext phalanx") == []
+        assert notebook.run("%pxconfig --progress-after=-1") == []  # a busy machine's cells take seconds
         yield notebook
         notebook.close()
     finally:
@@ -751,7 +752,7 @@ def test_the_progress_of_a_recalled_run_leaves_nothing(notebook, tmp_path):
         if "0 of 2 engines done" in text:
             gate.touch()
     notebook.kc.get_shell_msg(timeout=60)
-    notebook.run("%pxconfig --progress-after 1")
+    notebook.run("%pxconfig --progress-after=-1")
     assert "after" in text and "engines done" not in text
 
 
@@ -983,6 +984,64 @@ def as_statement(cell):
     line, _, body = cell.partition("\n")
     name, _, options = line.removeprefix("%%").partition(" ")
     return f"get_ipython().run_cell_magic({name!r}, {options!r}, {body!r})"
+
+
+# ---- cleared output ------------------------------------------------------------------------
+
+
+def test_an_engine_clears_what_is_its_own(notebook):
+    notebook.scatter("place")
+    cell = ("%%px\nfrom IPython.display import clear_output, display\nprint('first'); display('shown')\n"
+            "if place == 0:\n    clear_output({}); {}")
+    left = [("stdout", "[stdout:1] \nfirst\n"), ("display_data", {"text/plain": "[output:1]"}),
+            ("display_data", {"text/plain": "'shown'"})]
+    assert notebook.run(cell.format("", "pass")) == left
+    assert notebook.run("%pxresult") == left
+    left[0] = ("stdout", "[stdout:0] \nsecond\n[stdout:1] \nfirst\n")
+    assert notebook.run(cell.format("wait=True", "print('second')")) == left
+    kinds = [kind for kind, _ in notebook.run(cell.format("wait=True", "pass"))]  # for what never comes
+    assert kinds == ["stdout", "display_data", "display_data"]
+
+
+def test_a_cleared_cell_is_shown_anew_while_it_runs(notebook, tmp_path):
+    gate = tmp_path / "gate"
+    cell = notebook.send(
+        "%%px\nimport os, time\nfrom IPython.display import clear_output\n"
+        "for i in range(3):\n    clear_output(wait=True); print('step', i)\n"
+        f"while not os.path.exists({str(gate)!r}): time.sleep(0.02)\nprint('end')")
+    text = ""
+    for kind, content in notebook.outputs(cell):
+        text = "" if kind == "clear_output" else text + content["text"]
+        if text == "[stdout:0-1] \nstep 2\n":
+            gate.touch()
+    assert text == "[stdout:0-1] \nstep 2\nend\n" and gate.exists()
+    notebook.kc.get_shell_msg(timeout=60)
+
+
+def test_our_own_lines_are_not_cleared(notebook):
+    cell = notebook.send(
+        "%%px\nimport time\nfrom IPython.display import clear_output\nclear_output()\n"
+        "try:\n    print('before', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    clear_output(); print('after')")
+    shown, interrupted = {"stdout": "", "stderr": ""}, False
+    for kind, content in notebook.outputs(cell):
+        if kind == "clear_output":
+            shown = dict.fromkeys(shown, "")
+        else:
+            shown[content["name"]] += content["text"]
+        if shown["stdout"] == "[stdout:0-1] \nbefore\n" and not interrupted:
+            notebook.km.interrupt_kernel()
+            interrupted = True
+    assert shown == {"stdout": "[stdout:0-1] \nafter\n",
+                     "stderr": "%px: sent SIGINT to engines 0-1; interrupt again to leave them\n"}
+    notebook.kc.get_shell_msg(timeout=60)
+
+
+def test_a_display_is_remembered_as_it_ends(notebook):
+    cell = "%%px -t 0\nh = display('one', display_id='it'); h.update('two'); display('three')"
+    shown = notebook.run(cell)
+    assert [data["text/plain"] for _, data in shown] == ["[output:0]", "'two'", "[output:0]", "'three'"]
+    assert notebook.run("%pxresult") == shown
 
 
 @pytest.fixture

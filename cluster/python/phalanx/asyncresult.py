@@ -161,7 +161,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             self._arrived(event.task)
             task.reply = event
         elif event.type == _phalanx.STREAM:
-            text = task.text("stderr" if event.name == "stderr" else "stdout")
+            text = task.more_text("stderr" if event.name == "stderr" else "stdout")
             self._add_once(event, text.size, text.add, event.text)
         elif event.type == _phalanx.IDLE:
             task.finished = True
@@ -170,7 +170,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         elif event.name == "data_message":
             task.data.update(canning.unpack_result(event.buffers))
         elif event.name == "display_data":
-            outputs = task.outputs
+            outputs = task.more_outputs()
             self._add_once(event, outputs.__len__, outputs.append, json.loads(event.content))
         elif event.name in output_handlers:
             output_handlers[event.name](task, json.loads(event.content))

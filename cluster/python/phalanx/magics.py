@@ -59,6 +59,15 @@ class Screen:
         if getattr(self._shell, "kernel", None) is not None:
             _relays.from_engine(result._client, event)
 
+    @property
+    def clears(self):
+        """Whether a cell's output can be replaced."""
+        return getattr(self._shell, "kernel", None) is not None
+
+    def replace(self):
+        """What is written next stands in the place of all that this cell has shown."""
+        self._shell.display_pub.clear_output(wait=True)
+
     def clear(self):
         """Wipes the cell's output, unless it tells of a cluster that was started."""
         if not self._cluster.take_news():
@@ -84,6 +93,9 @@ class CellScreen(Screen):
 
     def write(self, name, text):
         self._send("stream", {"name": name, "text": text})
+
+    def replace(self):
+        self._send("clear_output", {"wait": True})
 
     def display(self, data, metadata, transient, update):
         kind = "update_display_data" if update else "display_data"

@@ -182,13 +182,14 @@ class Task:
 
     __slots__ = (
         "reply", "finished", "stdout", "stderr", "execute_input", "execute_result", "error", "value",
-        "unpacked", "metadata", "_outputs", "_data",
+        "unpacked", "metadata", "clearing", "_outputs", "_data",
     )
 
     def __init__(self):
         self.reply = self.execute_input = self.execute_result = self.error = None
         self.value = self.metadata = None
         self.finished = self.unpacked = False
+        self.clearing = False  # by the next output: clear_output(wait=True)
         self.stdout = self.stderr = self._outputs = self._data = None
 
     @property
@@ -205,11 +206,24 @@ class Task:
             self._data = {}
         return self._data
 
-    def text(self, stream):
-        """The Text of "stdout" or "stderr"."""
+    def more_text(self, stream):
+        """The Text of "stdout" or "stderr", to which more has come."""
+        if self.clearing:
+            self.clear()
         if getattr(self, stream) is None:
             setattr(self, stream, Text())
         return getattr(self, stream)
+
+    def more_outputs(self):
+        """The list of displays, to which one has come."""
+        if self.clearing:
+            self.clear()
+        return self.outputs
+
+    def clear(self):
+        """Forgets what it has printed and shown."""
+        self.stdout = self.stderr = self._outputs = None
+        self.clearing = False
 
 
 def _on_execute_result(task, content):
@@ -224,7 +238,23 @@ def _on_error(task, content):
     task.error = error.from_reply(content)
 
 
+def _on_clear_output(task, content):
+    if content.get("wait"):
+        task.clearing = True
+    else:
+        task.clear()
+
+
+def _on_update(task, content):
+    known = (content.get("transient") or {}).get("display_id")
+    for output in task.outputs:
+        if known is not None and (output.get("transient") or {}).get("display_id") == known:
+            output.update(data=content.get("data"), metadata=content.get("metadata"))
+
+
 output_handlers = {
+    "clear_output": _on_clear_output,
+    "update_display_data": _on_update,
     "execute_result": _on_execute_result,
     "execute_input": _on_execute_input,
     "error": _on_error,
