@@ -263,20 +263,22 @@ void px_thread_wait_for_hits(struct px_python *self)
 
 /* GIL. Until CPython 3.12 the state of a thread that is being started has the id of the one that
  * starts it, up to the moment it runs. What is raised by that id would be raised there: the thread
- * would end before it begins, and who waits for it to begin would wait for ever. */
-static bool starts_another(pthread_t thread)
+ * would end before it begins, and who waits for it to begin would wait for ever.
+ * A thread that comes from C needs no GIL to put its state in front of the list, and in 3.11
+ * nothing is seen behind it before it has done so: who does not see `thread` looks again. */
+static bool may_start_another(pthread_t thread)
 {
     int count = 0;
     PyThreadState *state = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
     for (; state; state = PyThreadState_Next(state))
         count += state->thread_id == (unsigned long)thread;
-    return count > 1;
+    return count != 1;
 }
 
 static struct px_thread *find_settled(struct px_python *self, pthread_t id)
 {
     struct px_thread *thread = find(self, id);
-    while (thread && starts_another(id)) {
+    while (thread && may_start_another(id)) {
         Py_BEGIN_ALLOW_THREADS const struct timespec moment = {.tv_nsec = 100000};
         nanosleep(&moment, NULL);
         Py_END_ALLOW_THREADS thread = find(self, id);
