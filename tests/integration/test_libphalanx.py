@@ -75,7 +75,9 @@ def test_nothing_but_the_header_is_exported(prefix):
 def test_the_library_is_versioned_and_free_of_python(prefix):
     dynamic = output("readelf", "-d", prefix / "lib" / "libphalanx.so")
     assert "SONAME" in dynamic and "[libphalanx.so.0]" in dynamic
-    assert "python" not in dynamic and "RUNPATH" not in dynamic and "RPATH" not in dynamic
+    assert "python" not in dynamic
+    # With ThreadSanitizer there is one, of the libzmq in the build's own directory.
+    assert ("RUNPATH" in dynamic or "RPATH" in dynamic) == (SANITIZE == "thread")
 
 
 @pytest.mark.parametrize("language", ["c", "c++"])
