@@ -142,6 +142,10 @@ def test_a_page_keeps_up(notebook):
     where = begin(notebook)
     notebook.send("%px -a -t 0 import os; os.kill(os.getpid(), 9)")
     pages(notebook, where, lambda text: text.startswith("1 engine, "))
+    notebook.send("%pxcluster restart -n 3")
+    pages(notebook, where, lambda text: text.startswith("3 engines, "))
+    notebook.send("%px pass")
+    pages(notebook, where, lambda text: done(text) == 2)  # of the three
     notebook.send("%pxcluster stop")
     pages(notebook, where, lambda text: text.endswith("\nthe cluster has ended"))
     names = "import threading; print([t.name for t in threading.enumerate()])"

@@ -2,6 +2,7 @@
 """%pxcluster: the cluster that %px runs on, managed from a notebook."""
 
 import json
+import sys
 
 from IPython.core.error import UsageError
 
@@ -82,6 +83,10 @@ def _restart(cluster, words):
     count = _count(words)
     before = cluster.stop()
     cluster.start(count or before)
+    watch = sys.modules.get(__package__ + ".watch")
+    client = cluster.existing()
+    if watch and client is not None:
+        watch.follow(client, _ends(cluster, client))
 
 
 def _status(cluster, words):
@@ -103,7 +108,12 @@ def _watch(cluster, words):
     client = _running(cluster)
     if not in_kernel():
         raise error.KernelError("only a notebook can show that; see 'pxcluster status --watch=1'")
-    watch.watch(client, lambda: client._raw.closed or cluster.has_ended(client))
+    watch.watch(client, _ends(cluster, client))
+
+
+def _ends(cluster, client):
+    """Says whether the cluster has ended."""
+    return lambda: client._raw.closed or cluster.has_ended(client)
 
 
 def _asked(client):

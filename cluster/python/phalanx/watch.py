@@ -149,16 +149,30 @@ class Watch:
     ended: called now and then; true when the cluster is no more."""
 
     def __init__(self, client, ended):
+        self._meet(client, ended)
+        self._page = None
+        self._handle = display(self._shown(), display_id=True)
+        self._begin()
+
+    def _meet(self, client, ended):
         self._client, self._ended = client, ended
         self._rates = Rates()
-        self._stopped = threading.Event()
         self._over = ""  # why
         self._state = state_of(client)
         self._asks = "tasks" in self._state  # of an ipcontroller one asks otherwise
         self._rates.look(self._state["engines"], time.monotonic())
-        self._page = None
-        self._handle = display(self._shown(), display_id=True)
-        threading.Thread(target=self._run, name="phalanx-watch", daemon=True).start()
+
+    def _begin(self):
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="phalanx-watch", daemon=True)
+        self._thread.start()
+
+    def go_on(self, client, ended):
+        """In the same place, with another cluster."""
+        self.end()
+        self._thread.join()
+        self._meet(client, ended)
+        self._begin()
 
     def end(self, why="no longer watched"):
         """What is shown stays as it is, and says so."""
@@ -209,6 +223,12 @@ def watch(client, ended):
     global _current
     unwatch()
     _current = Watch(client, ended)
+
+
+def follow(client, ended):
+    """Where a cluster was watched until it ended, goes on with the one in its place."""
+    if _current is not None:
+        _current.go_on(client, ended)
 
 
 def unwatch():
