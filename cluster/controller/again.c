@@ -69,8 +69,11 @@ static struct px_msg *answer_for(struct px_hub *hub, struct px_span client,
     px_msg_append(msg, client.data, client.size);
     px_msg_append(msg, engine.data, engine.size);
     px_msg_append_frames(msg, reply, idents, px_msg_count(reply) - idents);
-    if (px_msg_locate(msg, NULL) == 0)
-        px_session_resign(hub->session, msg);
+    if (px_msg_locate(msg, NULL) != 0)
+        return msg;
+    struct px_span parent = px_msg_header(request); /* the database on disk does not keep it */
+    px_msg_replace(msg, px_msg_ident_count(msg) + 3, parent.data, parent.size);
+    px_session_resign(hub->session, msg);
     return msg;
 }
 
