@@ -42,9 +42,10 @@
  *      "registering": how many, "deaths": the last hundred [{"id", "uuid", "cause", "ago_s"}],
  *      "tasks": {"direct", "unassigned", of the scheduler "blocked", "waiting", "running",
  *                "submitted", "succeeded", "failed", ...},
- *      "database": {"kind", "records", "bytes", "lost"}, "memory": {"resident_bytes"},
+ *      "database": {"kind", "records", "bytes", "lost"},
+ *      "memory": {"resident_bytes", "unread_bytes" (replies that clients have not read)},
  *      "sockets": [{"name", "side", "messages", "bytes", "malformed", "bad_signatures",
- *                   "oversized", "dropped"}], messages being those that came in,
+ *                   "oversized", "dropped", "cut" (PX_UNREAD)}], messages being those that came in,
  *      "hearts": {...}, "broadcast": {...}, "link": {...}}
  *
  * An engine's registration_request says where it is: "px": {"host", "pid"}.
@@ -108,6 +109,13 @@
  * for the request until then, statuses aside. Absent for none.
  */
 #define PX_OUTPUTS "px_outputs"
+
+/*
+ * Ours: in the content of an error that stands for a reply, when its client had left too much
+ * unread for another to be kept. Who can send its request again (PX_AGAIN) gets the reply that is
+ * on record.
+ */
+#define PX_UNREAD "px_unread"
 
 /*
  * Ours: behind its subscription to all output a client subscribes to a topic of its own,

@@ -84,6 +84,7 @@ bool px_engines_sync(struct px_engines *engines, const json_t *content);
 /* Alive or remembered; NULL when unknown. */
 const struct px_engine *px_engines_find(const struct px_engines *engines, struct px_span uuid);
 const struct px_engine *px_engines_find_id(const struct px_engines *engines, int id);
+bool px_engines_alive(const struct px_engines *engines, int id);
 bool px_engine_has(const struct px_engine *engine, const char *feature);
 /* The ids alive, ascending; the caller frees. */
 int *px_engines_ids(const struct px_engines *engines, size_t *count);
@@ -337,10 +338,18 @@ void px_io_attach(struct phalanx_client *client);
 void *px_io_main(void *client);
 /* A task enters the table and its message (taken; NULL: another task's goes for it) is sent. */
 void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg);
-/* Its request is not needed any more. */
-void px_io_let_go(struct phalanx_client *client, struct px_task *task);
 /* Files the batch: at the end of every callback. */
 void px_io_flush(struct phalanx_client *client);
+/* Sends a request, or keeps it until a connection is mended; where it may have to be sent again, a
+ * copy is kept. False when it cannot be sent, and *msg is still the caller's. */
+PX_MUST_USE bool px_kept_send(struct phalanx_client *client, struct px_task *task,
+                              struct px_msg **msg);
+/* Sends again, in the order of submission, what has not been answered. */
+void px_kept_send_all(struct phalanx_client *client);
+/* The same of one, for the reply that the controller has. False when it cannot be. */
+PX_MUST_USE bool px_kept_ask_again(struct phalanx_client *client, struct px_task *task);
+/* Its request is not needed any more. */
+void px_kept_let_go(struct phalanx_client *client, struct px_task *task);
 /* Sends what is held back. */
 void px_io_send_held(struct phalanx_client *client);
 /* Starts asking after the hub while somebody waits, and tidies up. */

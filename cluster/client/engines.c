@@ -140,6 +140,12 @@ const struct px_engine *px_engines_find_id(const struct px_engines *engines, int
     return engine;
 }
 
+bool px_engines_alive(const struct px_engines *engines, int id)
+{
+    const struct px_engine *engine = px_engines_find_id(engines, id);
+    return engine && engine->alive;
+}
+
 bool px_engine_has(const struct px_engine *engine, const char *feature)
 {
     size_t i;

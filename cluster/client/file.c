@@ -63,7 +63,7 @@ static void unlist(struct phalanx_client *client, struct px_task *task)
 {
     struct phalanx_result *result = touch(client, task); /* keeps it until the flush */
     HASH_DEL(client->tasks, task);
-    px_io_let_go(client, task);
+    px_kept_let_go(client, task);
     task->listed = false;
     if (task->waiting)
         DL_DELETE(client->waiting, task);
@@ -96,7 +96,7 @@ static void finish(struct phalanx_client *client, struct px_task *task)
 static void count_reply(struct phalanx_client *client, struct px_task *task)
 {
     task->replied = true;
-    px_io_let_go(client, task);
+    px_kept_let_go(client, task);
     touch(client, task)->staged.replied++;
 }
 
@@ -265,6 +265,14 @@ static struct reply_says read_metadata(struct px_span metadata)
     return says;
 }
 
+/* The controller did not keep the reply for us. */
+static bool is_left_unread(const struct px_msg *reply)
+{
+    static const char *const keys[] = {PX_UNREAD};
+    struct px_span value;
+    return px_scan(px_msg_content(reply), keys, &value, 1) == 0 && value.data;
+}
+
 void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
 {
     struct px_task *task = find_task(client, px_msg_parent(msg));
@@ -274,6 +282,11 @@ void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
         return;
     }
     const struct px_span status = px_scan_member(px_msg_content(msg), "status");
+    const bool failed = !px_span_equal(status, "ok");
+    if (failed && is_left_unread(msg) && px_kept_ask_again(client, task)) {
+        px_msg_destroy(msg);
+        return;
+    }
     const struct reply_says says = read_metadata(px_msg_metadata(msg));
     const struct px_engine *speaks = px_engines_find(&client->engines, header.session);
     const struct px_engine *engine =
@@ -287,7 +300,6 @@ void px_file_reply(struct phalanx_client *client, struct px_msg *msg)
                      task->idle_from != task->reply_from;
 
     struct phalanx_message *reply = px_event_create_new(PHALANX_REPLY, msg);
-    const bool failed = !px_span_equal(status, "ok");
     reply->event.failed = failed;
     reply->event.engine = engine ? engine->id : task->engine;
     const struct phalanx_event kept = reply->event;

@@ -48,90 +48,6 @@ void px_io_flush(struct phalanx_client *client)
 
 /* ---- sending -------------------------------------------------------------------- */
 
-static bool is_alive(const struct phalanx_client *client, int id)
-{
-    const struct px_engine *engine = px_engines_find_id(&client->engines, id);
-    return engine && engine->alive;
-}
-
-void px_io_let_go(struct phalanx_client *client, struct px_task *task)
-{
-    if (!task->request)
-        return;
-    DL_DELETE2(client->kept, task, kept_prev, kept_next);
-    client->kept_bytes -= px_msg_bytes(task->request) + PX_KEPT_EACH;
-    if (task->unsent) /* nobody waits for it, but it is to be done */
-        (void)!px_io_post(client, task->channel, &task->request);
-    px_msg_destroy(task->request);
-    task->request = NULL;
-    task->unsent = false;
-}
-
-static bool is_full(const struct phalanx_client *client)
-{
-    return client->kept_bytes > PX_KEPT_BYTES && client->kept->kept_next && !client->kept->unsent;
-}
-
-/* Takes `msg`. */
-static void keep(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
-{
-    task->request = msg;
-    DL_APPEND2(client->kept, task, kept_prev, kept_next);
-    client->kept_bytes += px_msg_bytes(msg) + PX_KEPT_EACH;
-    while (is_full(client))
-        px_io_let_go(client, client->kept);
-}
-
-static bool is_sent_again(const struct phalanx_client *client, const struct px_task *task)
-{
-    return client->era != 0 &&
-           (task->channel == PX_CHANNEL_MUX || task->channel == PX_CHANNEL_TASK);
-}
-
-/* False when it cannot be sent, and *msg is still the caller's. */
-static bool send_request(struct phalanx_client *client, struct px_task *task, struct px_msg **msg)
-{
-    if (is_sent_again(client, task) && client->doubtful) {
-        task->unsent = true;
-        keep(client, task, *msg);
-        *msg = NULL;
-        return true;
-    }
-    if (is_sent_again(client, task) && !task->lent)
-        keep(client, task, px_msg_copy(*msg));
-    return px_io_post(client, task->channel, msg) == PX_SENT;
-}
-
-static void send_again(struct phalanx_client *client, struct px_task *task)
-{
-    const bool first = task->unsent;
-    struct px_msg *msg =
-        first ? px_msg_copy(task->request) : px_msg_marked(task->request, PX_AGAIN);
-    task->unsent = false;
-    if (first && task->lent)
-        px_io_let_go(client, task);
-    if (px_io_post(client, task->channel, &msg) != PX_SENT)
-        px_msg_destroy(msg);
-}
-
-/* In the order of submission. */
-static void send_all_again(struct phalanx_client *client)
-{
-    size_t count = 0;
-    struct px_task *task, *next;
-    client->doubtful = false;
-    client->away_ms = 0;
-    DL_FOREACH_SAFE2(client->kept, task, next, kept_next)
-    {
-        if ((task->engine >= 0 && !is_alive(client, task->engine)) ||
-            (client->era == 0 && !task->unsent))
-            continue;
-        send_again(client, task);
-        count++;
-    }
-    px_log(PX_DEBUG, "requests.again", "count=%zu", count);
-}
-
 void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_msg *msg)
 {
     if (atomic_load(&task->result->freed)) { /* sent, and what comes of it is nobody's */
@@ -144,9 +60,9 @@ void px_io_send(struct phalanx_client *client, struct px_task *task, struct px_m
     atomic_fetch_add(&task->result->refs, 1);
     if (client->gone)
         px_file_lost(client, task, "the controller was shut down");
-    else if (task->engine >= 0 && !is_alive(client, task->engine))
+    else if (task->engine >= 0 && !px_engines_alive(&client->engines, task->engine))
         px_file_lost(client, task, NULL);
-    else if (msg && !send_request(client, task, &msg))
+    else if (msg && !px_kept_send(client, task, &msg))
         px_file_lost(client, task, "it could not be sent");
     px_msg_destroy(msg);
 }
@@ -351,7 +267,7 @@ static void on_death(struct px_loop *loop, void *ctx)
     struct px_task *task, *next;
     HASH_ITER(hh, client->tasks, task, next) {
         if (task->channel != PX_CHANNEL_TASK && task->engine >= 0 && !task->replied &&
-            !is_alive(client, task->engine)) {
+            !px_engines_alive(&client->engines, task->engine)) {
             bereave(task);
             px_file_lost(client, task, NULL);
         }
@@ -393,7 +309,7 @@ static void on_connection_reply(struct phalanx_client *client, const struct px_m
     if (before != 0 && client->era != 0 && client->era != before)
         fail_sent(client, "the controller was started anew, and knows nothing of it");
     if (client->doubtful && !is_deaf(client))
-        send_all_again(client);
+        px_kept_send_all(client);
 }
 
 static void on_registration_notification(struct phalanx_client *client, json_t *content)

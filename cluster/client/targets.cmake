@@ -5,7 +5,7 @@ set(DIR ${CMAKE_CURRENT_LIST_DIR})
 px_embed(PX_CALL ${DIR}/call.py)
 
 px_library(px_client
-  SOURCES ${DIR}/call.c ${PX_CALL} ${DIR}/client.c ${DIR}/dial.c ${DIR}/io.c ${DIR}/file.c ${DIR}/submit.c ${DIR}/result.c
+  SOURCES ${DIR}/call.c ${PX_CALL} ${DIR}/client.c ${DIR}/dial.c ${DIR}/io.c ${DIR}/kept.c ${DIR}/file.c ${DIR}/submit.c ${DIR}/result.c
           ${DIR}/bundles.c ${DIR}/engines.c ${DIR}/unescape.c
   LIBS px_wire px_loop PkgConfig::JANSSON Threads::Threads)
 target_include_directories(px_client PUBLIC ${CMAKE_SOURCE_DIR}/cluster)

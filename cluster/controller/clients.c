@@ -253,7 +253,7 @@ static void hold(struct px_clients *clients, struct px_msg *msg)
 
 void px_clients_send(struct px_clients *clients, struct px_msg *msg)
 {
-    if (px_socket_post(clients->port->socket, &msg) == PX_SENT)
+    if (px_port_post(clients->port, &msg) == PX_SENT)
         return;
     /* One that was here since the restart has gone. */
     bool gone = clients->return_ms == 0 || find_seen(clients, px_msg_frame(msg, 0)) != NULL;

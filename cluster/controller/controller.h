@@ -61,6 +61,7 @@ struct px_settings {
     /* tasks */
     const char *scheme;
     int hwm;             /* PX_HWM_UNSAID: one, and a few when they are very short */
+    int unread_mb;       /* replies that clients have not read; 0: by the machine's memory */
     int broadcast_depth; /* accepted for ipcontroller's sake; ours is flat */
     /* database */
     int db;
@@ -110,6 +111,7 @@ struct px_sockets {
     struct px_socket *mux_in, *mux_out, *control_in, *control_out, *task_in, *task_out;
     struct px_socket *iopub_in, *iopub_out, *broadcast_in, *broadcast_out;
     struct px_socket *ping, *pong;
+    struct px_unread *unread;       /* what clients have not read of replies */
     uint32_t mux_first, task_first; /* with --restore: the numbers of their first connections */
     struct px_cluster_connection client, engine; /* what the two files say */
     char client_path[PX_PATH_SIZE], engine_path[PX_PATH_SIZE], engines_path[PX_PATH_SIZE];
@@ -258,6 +260,12 @@ struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
 bool px_is_ours(struct px_span header);
 /* What is said of a request that did not get to its engine; owned by the caller. */
 char *px_say_unsent(struct px_span engine);
+/* Adds `, "key": number` to the content of such a reply, and signs it anew. */
+void px_error_reply_add(struct px_session *session, struct px_msg *reply, const char *key,
+                        int number);
+/* In the place of a reply, client | ... or client, engine | ..., that its client has no room for:
+ * PX_UNREAD (protocol.h). */
+struct px_msg *px_unread_reply(struct px_session *session, const struct px_msg *reply);
 /* To an engine that a former controller has left, or whose connection was lost: any request that it
  * answers in its turn, and that does nothing. When its answer comes, everything sent to it before
  * on that socket has been answered or is lost. `number` is from 1. */
@@ -306,7 +314,8 @@ struct px_port {
     bool owes;            /* what was sent again is handled even if it did arrive: it is the reply
                            * to it that may have been lost */
     enum px_mark again;   /* what is handled was sent before, and maybe did not arrive */
-    unsigned long received, malformed, forged, unroutable;
+    unsigned long received, malformed, forged, unroutable, cut;
+    int64_t cut_ms; /* when the last was */
     unsigned long long bytes;
     struct px_log_limiter limiter;
 };
@@ -322,7 +331,10 @@ void px_port_watch_paced(struct px_port *port, struct px_loop *loop, struct px_l
 size_t px_port_drain(struct px_port *port);
 /* The same, again and again, but not for ever: a flood must not keep the thread. */
 void px_port_drain_all(struct px_port *port);
-/* Sends; a peer that is not there any more loses the message, which is counted. Takes `msg`. */
+/* Sends to a client, or an error in its place when too much is unread; for the rest as
+ * px_socket_post(). */
+PX_MUST_USE enum px_sent px_port_post(struct px_port *port, struct px_msg **msg);
+/* The same; a peer that is not there any more loses the message, which is counted. Takes `msg`. */
 void px_port_send(struct px_port *port, struct px_msg *msg);
 /* Adds what was counted to the list "sockets" of a report, as status_reply has it (protocol.h). */
 void px_port_report(const struct px_port *port, const char *side, json_t *report);

@@ -9,6 +9,7 @@
 #include "protocol.h"
 
 #define DRAIN_TURNS 64
+#define SPELL_MS 60000 /* a line of the log for each in which replies are cut */
 #define TURN_MS 5 /* then others get theirs: a broadcast to a thousand engines takes some ten */
 
 static enum px_mark mark_of(struct px_span ident)
@@ -127,9 +128,32 @@ void px_port_watch_paced(struct px_port *port, struct px_loop *loop, struct px_l
     watch(port);
 }
 
+static void note_cut(struct px_port *port, struct px_span session)
+{
+    const int64_t now_ms = px_now_ms();
+    port->cut++;
+    if (port->cut == 1 || now_ms - port->cut_ms > SPELL_MS)
+        px_log(PX_WARN, "client-slow",
+               "socket=%s session=%.*s why=\"it does not read: replies are left to the database\"",
+               port->name, (int)session.size, session.data);
+    port->cut_ms = now_ms;
+}
+
+enum px_sent px_port_post(struct px_port *port, struct px_msg **msg)
+{
+    enum px_sent sent = px_socket_post(port->socket, msg);
+    if (sent != PX_WOULD_BLOCK)
+        return sent;
+    note_cut(port, px_scan_member(px_msg_parent(*msg), "session"));
+    struct px_msg *cut = px_unread_reply(port->session, *msg);
+    px_msg_destroy(*msg);
+    *msg = cut;
+    return px_socket_post(port->socket, msg);
+}
+
 void px_port_send(struct px_port *port, struct px_msg *msg)
 {
-    if (px_socket_send(port->socket, &msg) == PX_SENT)
+    if (px_port_post(port, &msg) == PX_SENT)
         return;
     port->unroutable++;
     px_msg_destroy(msg);
@@ -138,10 +162,10 @@ void px_port_send(struct px_port *port, struct px_msg *msg)
 void px_port_report(const struct px_port *port, const char *side, json_t *report)
 {
     json_t *counters = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "name", port->name, "side", side, "messages",
-        (json_int_t)port->received, "bytes", (json_int_t)port->bytes, "malformed",
+        "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name", port->name, "side", side,
+        "messages", (json_int_t)port->received, "bytes", (json_int_t)port->bytes, "malformed",
         (json_int_t)(port->malformed + px_socket_broken(port->socket)), "bad_signatures",
         (json_int_t)port->forged, "oversized", (json_int_t)px_socket_oversized(port->socket),
-        "dropped", (json_int_t)port->unroutable);
+        "dropped", (json_int_t)port->unroutable, "cut", (json_int_t)port->cut);
     json_array_append_new(json_object_get(report, "sockets"), counters);
 }

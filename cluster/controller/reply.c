@@ -51,6 +51,31 @@ struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
     return msg;
 }
 
+void px_error_reply_add(struct px_session *session, struct px_msg *reply, const char *key,
+                        int number)
+{
+    struct px_span old = px_msg_content(reply);
+    struct px_buf content = {0};
+    px_buf_append(&content, old.data, old.size - 1);
+    px_buf_printf(&content, ", \"%s\": %d}", key, number);
+    px_msg_replace(reply, px_msg_ident_count(reply) + 5, content.data, content.size);
+    px_session_resign(session, reply);
+    px_buf_fini(&content);
+}
+
+struct px_msg *px_unread_reply(struct px_session *session, const struct px_msg *reply)
+{
+    struct px_span engine = {0};
+    if (px_msg_ident_count(reply) > 1)
+        engine = px_msg_ident(reply, 1);
+    struct px_msg *msg = px_error_reply(
+        session, px_msg_ident(reply, 0), engine, px_msg_parent(reply), "RuntimeError",
+        "too much was left unread for this reply to be kept: get_result() has it while the task "
+        "database does");
+    px_error_reply_add(session, msg, PX_UNREAD, 1);
+    return msg;
+}
+
 bool px_is_ours(struct px_span header)
 {
     static const char *const keys[] = {"version"};

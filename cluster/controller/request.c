@@ -32,7 +32,12 @@ void px_hub_send(struct px_hub *hub, struct px_socket *socket, struct px_draft *
     struct px_msg *msg = px_session_build(hub->session, draft);
     if (buffers != NULL)
         px_msg_append_frames(msg, buffers, 0, px_msg_count(buffers));
-    if (px_socket_send(socket, &msg) != PX_SENT)
+    const enum px_sent sent = px_socket_send(socket, &msg);
+    if (sent == PX_WOULD_BLOCK)
+        px_log_limited(&hub->limiter, PX_WARN, "client-slow",
+                       "socket=query why=\"it does not read: a reply of %zu bytes is dropped\"",
+                       px_msg_bytes(msg));
+    if (sent != PX_SENT)
         px_msg_destroy(msg);
     free(text);
     json_decref(content);

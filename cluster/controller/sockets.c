@@ -24,6 +24,8 @@
  * be large; notifications are small and few, and a client that misses one is wrong for good.
  * LIMIT: ZeroMQ counts messages, not bytes: ten thousand displays of 100 kB are a gigabyte. */
 #define OUTPUT_HWM 10000
+/* Of replies, unless settings say so: a client may be suspended for a night. */
+#define MOST_UNREAD ((size_t)4 << 30)
 #define NOTIFICATION_HWM 200000
 
 /* Ports for one side, then for both. */
@@ -157,6 +159,8 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         px_socket_set_hwm(*socket, OUTPUT_HWM); /* while clients have no room (iopub.c) */
     else if (plan->type == PX_XPUB || plan->type == PX_PUB)
         px_socket_set_hwm(*socket, NOTIFICATION_HWM);
+    if (type == PX_ROUTER && (file == &sockets->client || plan == &query_plan))
+        px_socket_count_unread(*socket, sockets->unread);
     if (socket == &sockets->pong)
         px_socket_set_largest(*socket, LARGEST_PONG);
     if (socket == &sockets->query)
@@ -332,6 +336,14 @@ static int bind_all(struct px_sockets *sockets, const struct px_settings *settin
                      settings, err);
 }
 
+static size_t unread_bytes(const struct px_settings *settings)
+{
+    const size_t quarter = (size_t)sysconf(_SC_PHYS_PAGES) / 4 * (size_t)sysconf(_SC_PAGESIZE);
+    if (settings->unread_mb > 0)
+        return (size_t)settings->unread_mb << 20;
+    return quarter < MOST_UNREAD ? quarter : MOST_UNREAD;
+}
+
 int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settings,
                     const char *profile_dir, struct px_error *err)
 {
@@ -345,6 +357,7 @@ int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settin
     sockets->context = px_context_create(1);
     if (sockets->context == NULL)
         return px_fail(err, PX_EIO, "no ZeroMQ context");
+    sockets->unread = px_unread_create(unread_bytes(settings));
     px_blocks_use();
     px_sockets_guard();
     px_pid_keep();
@@ -415,6 +428,7 @@ void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *setti
     close_plan(sockets, client_plan, PX_COUNT(client_plan), &sockets->client);
     if (sockets->context != NULL)
         px_context_destroy(sockets->context);
+    px_unread_destroy(sockets->unread);
     px_cluster_connection_fini(&sockets->client);
     px_cluster_connection_fini(&sockets->engine);
 }

@@ -95,7 +95,9 @@ static void add_rest(const struct px_hub *hub, json_t *status)
                         json_real((double)(px_now_ms() - hub->started_ms) / 1e3));
     json_object_set_new(status, "scheme", json_string(settings->scheme));
     json_object_set_new(status, "curve", json_boolean(hub->sockets->curve_secret[0] != 0));
-    json_object_set_new(status, "memory", json_pack("{s:I}", "resident_bytes", resident_bytes()));
+    json_object_set_new(status, "memory",
+                        json_pack("{s:I, s:I}", "resident_bytes", resident_bytes(), "unread_bytes",
+                                  (json_int_t)px_unread_bytes(hub->sockets->unread)));
     json_object_set_new(status, "database",
                         json_pack("{s:s, s:I, s:I, s:I}", "kind", kinds[settings->db], "records",
                                   (json_int_t)px_db_count(hub->db), "bytes",

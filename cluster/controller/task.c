@@ -69,27 +69,15 @@ static void put_loss(const struct farewell *farewell, const struct px_worker *on
         px_buf_printf(out, "Engine b'%s' died while running task '%s'", on->uuid, msg_id);
 }
 
-/* "px_begun": how many items of a task that has items were begun: the last of them was running; 0 for
- * another task than the one that ran. */
-static void add_begun(struct px_tasks *tasks, struct px_msg *reply, int begun)
-{
-    struct px_span old = px_msg_content(reply);
-    struct px_buf content = {0};
-    px_buf_append(&content, old.data, old.size - 1);
-    px_buf_printf(&content, ", \"px_begun\": %d}", begun);
-    px_msg_replace(reply, px_msg_ident_count(reply) + 5, content.data, content.size);
-    px_session_resign(tasks->shared.session, reply);
-    px_buf_fini(&content);
-}
-
-/* begun: < 0 for nothing. */
+/* "px_begun": how many items of a task that has items were begun: the last of them was running; 0
+ * for another task than the one that ran; `begun` < 0 for nothing. */
 static void send_error(struct px_tasks *tasks, const struct px_msg *request, struct px_span engine,
                        const char *ename, const char *evalue, int begun)
 {
     struct px_msg *msg = px_error_reply(tasks->shared.session, px_msg_ident(request, 0), engine,
                                         px_msg_header(request), ename, evalue);
     if (begun >= 0)
-        add_begun(tasks, msg, begun);
+        px_error_reply_add(tasks->shared.session, msg, "px_begun", begun);
     px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
     px_clients_send(tasks->clients, msg);
 }

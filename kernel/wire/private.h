@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Private to kernel/wire: what a message is made of, and a socket. message.c owns the first;
- * session.c fills in frames, socket.c sends and receives them, bundle.c several messages at once.
+ * session.c fills in frames, socket.c sends and receives them, bundle.c several messages at once,
+ * unread.c counts what was sent.
  */
 #ifndef PX_WIRE_PRIVATE_H
 #define PX_WIRE_PRIVATE_H
@@ -42,6 +43,15 @@ struct px_bundles {
     struct px_buf out;
 };
 
+/* ---- what peers have not read (unread.c) ---- */
+
+struct px_readers {
+    struct px_unread *store; /* NULL: nothing is counted */
+    struct px_reader *table; /* by identity */
+    struct px_reader *now;   /* whose message is being sent */
+    size_t sweep_at;
+};
+
 struct px_socket {
     void *handle;
     void *context;
@@ -50,7 +60,14 @@ struct px_socket {
     bool bounded; /* px_socket_set_bounded */
     bool used;    /* since its loop last asked: a call may have taken its descriptor's edge */
     struct px_bundles bundles;
+    struct px_readers readers;
 };
+
+/* Whether the peer in frame 0 may be sent this; what is sent next is his. */
+bool px_readers_have_room(struct px_readers *readers, const struct px_msg *msg);
+/* Counts what follows the identity, until libzmq has sent it. */
+void px_readers_count(struct px_readers *readers, struct px_msg *rest);
+void px_readers_fini(struct px_readers *readers);
 
 /* Takes a message that is a bundle, to be taken apart. */
 bool px_bundle_open(struct px_socket *socket, struct px_msg *msg);

@@ -95,6 +95,7 @@ void px_socket_destroy(struct px_socket *socket)
         return;
     px_socket_flush(socket);
     px_bundles_fini(&socket->bundles);
+    px_readers_fini(&socket->readers);
     zmq_close(socket->handle);
     free(socket);
 }
@@ -116,6 +117,11 @@ void px_socket_set_bounded(struct px_socket *socket, int messages)
     set_int(socket, ZMQ_SNDHWM, messages);
     set_int(socket, ZMQ_XPUB_NODROP, 1); /* else a message is lost without a word */
     socket->bounded = true;
+}
+
+void px_socket_count_unread(struct px_socket *socket, struct px_unread *store)
+{
+    socket->readers.store = store;
 }
 
 void px_socket_set_welcome(struct px_socket *socket, struct px_span frame)
@@ -387,13 +393,17 @@ static int send_frame(struct px_socket *socket, zmq_msg_t *frame, bool more)
 
 enum px_sent px_socket_send_first(struct px_socket *socket, struct px_msg *msg)
 {
+    if (!px_readers_have_room(&socket->readers, msg))
+        return PX_WOULD_BLOCK;
     socket->used = true;
-    return send_frame(socket, &msg->frames[msg->first], true) < 0 ? refused() : PX_SENT;
+    const bool more = msg->first + 1 < msg->end;
+    return send_frame(socket, &msg->frames[msg->first], more) < 0 ? refused() : PX_SENT;
 }
 
 void px_socket_send_rest(struct px_socket *socket, struct px_msg *rest)
 {
     socket->used = true;
+    px_readers_count(&socket->readers, rest);
     for (size_t i = rest->first; i < rest->end; i++)
         if (send_frame(socket, &rest->frames[i], i + 1 < rest->end) < 0)
             break; /* the peer went away inside the message: libzmq drops the whole of it */
@@ -404,9 +414,9 @@ enum px_sent px_socket_offer(struct px_socket *socket, struct px_msg **msg)
 {
     struct px_msg *m = *msg;
     px_socket_flush(socket);
-    socket->used = true;
-    if (send_frame(socket, &m->frames[m->first], m->first + 1 < m->end) < 0)
-        return refused();
+    const enum px_sent sent = px_socket_send_first(socket, m);
+    if (sent != PX_SENT)
+        return sent;
     px_msg_drop_front(m, 1);
     px_socket_send_rest(socket, m);
     *msg = NULL;

@@ -279,6 +279,19 @@ PX_MUST_USE enum px_sent px_socket_send(struct px_socket *socket, struct px_msg 
 PX_MUST_USE enum px_sent px_socket_offer(struct px_socket *socket, struct px_msg **msg);
 
 /*
+ * What peers of ROUTERs have not taken yet, in bytes: of all sockets that count for one store,
+ * which may belong to several threads. When it is as much as `most_bytes`, px_socket_send() and
+ * px_socket_post() refuse with PX_WOULD_BLOCK what is for a peer who has left a megabyte unread;
+ * messages of 4 KB and less have 256 MB more. What is refused is not queued: the caller says
+ * so.
+ */
+struct px_unread *px_unread_create(size_t most_bytes);
+void px_unread_destroy(struct px_unread *store); /* NULL allowed; before or after its sockets */
+size_t px_unread_bytes(const struct px_unread *store); /* any thread */
+void px_socket_count_unread(struct px_socket *socket,
+                            struct px_unread *store); /* before it sends */
+
+/*
  * Bundles: small messages to one peer go together, as one of libzmq's (bundle.c). A socket that takes
  * them gives out their messages one by one; to a peer from which it has had one, or that it has
  * greeted, px_socket_post() sends such. Greet only who is known to understand it. What px_socket_post()

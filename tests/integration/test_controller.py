@@ -1607,6 +1607,98 @@ def test_large_output_for_a_subscriber_who_does_not_read_is_bounded(cluster):
     peer.close()
 
 
+@pytest.mark.parametrize("options", [[], [*KEPT, "--DictDB.record_limit=2"]], ids=["memory", "sqlite"])
+def test_replies_for_a_client_who_does_not_read_are_bounded(cluster, options):
+    """What is not kept for it is told, and it gets the reply from the database when it asks again."""
+    cluster.start("--ping=3000", "--unread=8", *options)
+    peer = Peer(cluster)
+    told = peer.connect(zmq.SUB, peer.client["notification"])
+    join(peer, "engine-a", told)
+    engine = peer.connect(zmq.ROUTER, peer.engine["mux"], "engine-a")
+    slow = peer.context.socket(zmq.DEALER)
+    slow.linger, slow.rcvhwm, slow.rcvbuf = 0, 1, 4096
+    slow.connect(f"tcp://127.0.0.1:{peer.client['mux']}")
+    requests = {}
+    for _ in range(40):
+        msg = peer.session.msg("apply_request")
+        requests[msg["header"]["msg_id"]] = [b"engine-a", *peer.session.serialize(msg)]
+    buffer = bytes(1 << 20)
+    for request in requests.values():
+        slow.send_multipart(request)
+        assert engine.poll(DEADLINE * 1000)
+        to, msg = peer.session.recv(engine, mode=0)
+        peer.session.send(engine, "apply_reply", {"status": "ok"}, parent=msg, ident=to, buffers=[buffer])
+    wait_until(lambda: peer.ask("queue_request", {"targets": None})["content"]["0"]["completed"] == 40)
+    wait_until(lambda: "client-slow" in cluster.log())
+    status = peer.ask("status_request", {})["content"]
+    assert 0 < status["memory"]["unread_bytes"] < 10 << 20
+    other = peer.connect(zmq.DEALER, peer.client["mux"])  # who reads is not concerned
+    peer.session.send(other, "apply_request", content={}, ident=b"engine-a")
+    to, msg = peer.session.recv(engine, mode=0)
+    peer.session.send(engine, "apply_reply", {"status": "ok"}, parent=msg, ident=to, buffers=[buffer])
+    assert peer.receive(other)["content"] == {"status": "ok"}
+    cut = []
+    for msg_id in requests:
+        reply = peer.receive(slow)
+        assert reply["parent_header"]["msg_id"] == msg_id
+        if reply["content"]["status"] != "ok":
+            assert reply["content"]["ename"] == "RuntimeError" and reply["content"]["px_unread"]
+            cut.append(msg_id)
+    assert 20 < len(cut) < 40
+    for msg_id in cut:
+        uuid, *request = requests[msg_id]
+        slow.send_multipart([uuid, b"px.again", *request])
+        reply = peer.receive(slow)
+        assert (reply["parent_header"]["msg_id"], reply["content"]) == (msg_id, {"status": "ok"})
+        assert len(reply["buffers"][0]) == len(buffer)
+    wait_until(lambda: peer.ask("status_request", {})["content"]["memory"]["unread_bytes"] < 10_000)
+    peer.close()
+
+
+STOPPED_CLIENT = """
+import os, select, signal, sys
+import phalanx
+rc = phalanx.Client(sys.argv[1])
+rc.wait_for_engines(1, timeout=60)
+def hold(gate):
+    import os, select
+    while not os.path.exists(gate):
+        select.select([], [], [], 0.02)
+held = rc[0].apply_async(hold, sys.argv[2])
+results = [rc.load_balanced_view().apply_async(bytes, 1 << 20) for _ in range(40)]
+results += [rc[0].apply_async(bytes, 1 << 20) for _ in range(40)]
+while len(rc.hub_history()) < 81:
+    select.select([], [], [], 0.02)
+os.kill(os.getpid(), signal.SIGSTOP)
+assert [len(result.get(60)) for result in results] == 80 * [1 << 20]
+"""
+
+
+def test_a_client_that_was_stopped_gets_its_results(cluster, tmp_path):
+    """More than the controller keeps for it: the database has them."""
+    four = pytest.importorskip("four")
+    cluster.start("--unread=8", "--sqlitedb", "--DictDB.record_limit=2")
+    cluster.add_ours(1)
+    gate = tmp_path / "gate"
+    client = subprocess.Popen(
+        ["/usr/bin/python3", "-c", STOPPED_CLIENT, cluster.security("ipcontroller-client.json"), str(gate)],
+        env=four.script_environment(cluster.env), start_new_session=True)
+    cluster.engines.append(client)
+
+    def state():
+        with open(f"/proc/{client.pid}/stat") as file:
+            return file.read().rsplit(")")[1].split()[0]
+
+    wait_until(lambda: state() == "T")
+    gate.touch()
+    peer = Peer(cluster)
+    wait_until(lambda: peer.ask("queue_request", {"targets": None})["content"]["0"]["completed"] == 81)
+    wait_until(lambda: "client-slow" in cluster.log())
+    client.send_signal(signal.SIGCONT)
+    assert client.wait(DEADLINE) == 0
+    peer.close()
+
+
 def test_a_pong_that_is_none_ends_its_connection(peer):
     """It is not signed: what comes there is not kept until it is looked at."""
     pong = peer.connect(zmq.DEALER, peer.engine["hb_pong"], "engine-a")
