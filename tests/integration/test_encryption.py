@@ -5,7 +5,6 @@ import subprocess
 
 import pytest
 import zmq
-import zmq.asyncio
 import zmq.utils.monitor
 from conftest import wait_for
 from kernels import PXKERNEL, TIMEOUT, Kernel, Manager
@@ -38,7 +37,8 @@ class Keys(Manager):
             json.dump(info, file)
 
     def client(self, **options):
-        context = zmq.asyncio.Context.shadow(self.context.underlying)
+        kind = self.client_factory.class_traits()["context"].klass  # jupyter_client 7: asyncio's
+        context = kind.shadow(self.context.underlying)
         give_keys(context, self.keys)
         return super().client(context=context, **options)
 

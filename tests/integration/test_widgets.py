@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from conftest import wait_for
 from test_magics import notebook  # noqa: F401: fixture
 
 phalanx = pytest.importorskip("phalanx")
@@ -106,7 +107,7 @@ def test_a_cell_that_nobody_waits_for(page):
 def test_the_front_end_closes(page):
     (comm_id,) = page.open(0)
     page.send("comm_close", comm_id, {})
-    assert comm_id not in page.info()
+    wait_for(lambda: comm_id not in page.info(), what="the comm to be closed")
     assert page.notebook.texts("%px -t 0 heard")[-1].endswith("['closed']")
 
 
