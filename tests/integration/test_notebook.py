@@ -278,5 +278,11 @@ def test_px_at_a_notebook(notebook, tmp_path):
     notebook.picture("px-slider")
     cell = notebook.run("%px -t 1 slider.value")
     wait_for(lambda: "]: 7" in cell.text, PATIENCE, "the value there")
+    cell = notebook.run("%px -t 1 ipywidgets.interact(lambda n: n * n, n=(0, 10));")
+    handle = notebook.find(".ui-slider-handle, .noUi-handle", cell)
+    handle.click()
+    handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    wait_for(lambda: "49" in cell.text, PATIENCE, "the square of 7, from there")
+    notebook.picture("px-interact")
     cell = notebook.run("print('alive')")
     assert notebook.output(cell).text == "alive"

@@ -59,6 +59,7 @@ class Page:
     def send(self, kind, comm_id, data, buffers=()):
         message = self.kc.session.msg(kind, {"comm_id": comm_id, "data": data})
         self.kc.session.send(self.kc.shell_channel.socket, message, buffers=list(buffers))
+        return message["header"]["msg_id"]
 
     def back(self, comm_id, data, buffers=()):
         """Sends, and waits until it comes back from the engine."""
@@ -104,6 +105,30 @@ def test_a_cell_that_nobody_waits_for(page):
     page.back(comm_id, "late")
 
 
+def test_what_a_callback_prints_belongs_to_the_message(page):
+    """As `with Output():` has it, which asks the front end for what follows a message, by its id."""
+    (comm_id,) = page.open(0)
+    assert page.notebook.run("""%%px -t 0
+from IPython.display import clear_output, display
+def called(message):
+    comm.send({"state": {"msg_id": message["header"]["msg_id"]}})
+    clear_output(wait=True); print("called"); display("it")
+    comm.send({"state": {"msg_id": ""}})
+comm.on_msg(called)""") == []
+    asked = page.send("comm_msg", comm_id, {})
+    seen = []
+    while not seen or seen[-1] != ("comm_msg", {"state": {"msg_id": ""}}):
+        message = page.kc.get_iopub_msg(timeout=TIMEOUT)
+        if message["msg_type"] in ("comm_msg", "stream", "display_data", "clear_output"):
+            content = message["content"]
+            seen.append((message["msg_type"], content.get("data") or content.get("text") or content))
+            if message["msg_type"] != "comm_msg":
+                assert message["parent_header"]["msg_id"] == asked
+    assert seen == [("comm_msg", {"state": {"msg_id": asked}}), ("clear_output", {"wait": True}),
+                    ("stream", "called\n"), ("display_data", {"text/plain": "'it'"}),
+                    ("comm_msg", {"state": {"msg_id": ""}})]
+
+
 def test_the_front_end_closes(page):
     (comm_id,) = page.open(0)
     page.send("comm_close", comm_id, {})
@@ -146,7 +171,7 @@ made = []
 
 def told(relays, engine, kind, content):
     relays.from_engine(phalanx, phalanx._phalanx.Event((
-        phalanx._phalanx.OUTPUT, 0, engine, False, False, kind, None, content, "{}", "{}", [], 0.0)))
+        phalanx._phalanx.OUTPUT, 0, engine, False, False, kind, None, content, "{}", "{}", [], 0.0)), None)
 
 
 @pytest.fixture

@@ -57,21 +57,28 @@ class Screen:
     def comm(self, result, event):
         """What an engine says to a front end's widget."""
         if getattr(self._shell, "kernel", None) is not None:
-            _relays.from_engine(result._client, event)
+            _relays.from_engine(result._client, event, lambda: later(self))
 
     @property
     def clears(self):
         """Whether a cell's output can be replaced."""
         return getattr(self._shell, "kernel", None) is not None
 
-    def replace(self):
+    def replace(self, wait=True):
         """What is written next stands in the place of all that this cell has shown."""
-        self._shell.display_pub.clear_output(wait=True)
+        self._shell.display_pub.clear_output(wait=wait)
 
     def clear(self):
         """Wipes the cell's output, unless it tells of a cluster that was started."""
         if not self._cluster.take_news():
             self._shell.display_pub.clear_output()
+
+
+def later(screen):
+    """The same for what comes after the request that is handled now, and belongs to it."""
+    base = sys.modules.get("ipykernel.kernelbase")  # ours ties threads and contexts to requests
+    theirs = base is not None and isinstance(getattr(screen._shell, "kernel", None), base.Kernel)
+    return CellScreen(screen._shell, screen._cluster) if theirs else screen
 
 
 class CellScreen(Screen):
@@ -94,8 +101,8 @@ class CellScreen(Screen):
     def write(self, name, text):
         self._send("stream", {"name": name, "text": text})
 
-    def replace(self):
-        self._send("clear_output", {"wait": True})
+    def replace(self, wait=True):
+        self._send("clear_output", {"wait": wait})
 
     def display(self, data, metadata, transient, update):
         kind = "update_display_data" if update else "display_data"
@@ -290,9 +297,7 @@ class Face:
 
     def follow_later(self, result, fold):
         """Shows a result's output in the cell that runs now, as it comes, while others run."""
-        base = sys.modules.get("ipykernel.kernelbase")  # ours knows which cell started a thread
-        theirs = base is not None and isinstance(getattr(self.shell, "kernel", None), base.Kernel)
-        screen = CellScreen(self.shell, _default) if theirs else self._screen
+        screen = later(self._screen)
         magics = _magics.Magics(self.shell, self)
         threading.Thread(
             target=self._follow, args=(magics, screen, result, fold), daemon=True

@@ -4,13 +4,17 @@
 A widget lives in two places that talk over a comm (Jupyter's messaging, "Custom Messages"). What an
 engine opens in a cell that is followed is opened here, too, under the same id and as this kernel's
 own. What the engine sends there goes on to the front end; what the front end sends, back to the engine.
+What the engine prints and shows because of that belongs to the front end's message, as that of a
+callback in the kernel itself does: front ends put it where an Output widget asks for it by the message's id.
 """
 
+import contextvars
 import json
 import weakref
 
 from . import _phalanx, error
 
+KINDS = frozenset(("comm_open", "comm_msg", "comm_close"))
 MOST = 4096  # comms that are open; of more the oldest are closed
 
 
@@ -26,8 +30,8 @@ def _create(**options):
 class _Relay:
     """A comm of an engine's: the front end's side of it is `comm`."""
 
-    def __init__(self, relays, client, engine, comm):
-        self.relays, self.engine, self.comm = relays, engine, comm
+    def __init__(self, relays, client, engine, comm, later):
+        self.relays, self.engine, self.comm, self.later = relays, engine, comm, later
         self.client = weakref.ref(client)
         comm.on_msg(lambda message: self.to_engine("comm_msg", message))
         comm.on_close(lambda message: self.to_engine("comm_close", message))
@@ -46,18 +50,35 @@ class _Relay:
             )
         except (IndexError, _phalanx.ClosedError, error.EngineError):
             raw = None
-        if raw:
-            client._watcher.watch(raw, lambda: self._answered(client, raw))
-        else:
+        if not raw:
             self.relays.close(self.comm.comm_id)
+            return
+        names = raw.task_id(0), message.get("header", {}).get("msg_id")
+        context, screen = contextvars.copy_context(), self.later()
+        client._watcher.watch(raw, lambda: context.run(self._answered, client, raw, screen, names))
 
-    def _answered(self, client, raw):
-        """What the engine has published because of it."""
+    def _answered(self, client, raw, screen, names):
+        """Publishes what the engine has published because of it. names: what the message is called
+        there and here."""
         event = raw.next()
         while event is not None:
-            if event.name in self.relays.kinds:
-                self.relays.from_engine(client, event)
+            if event.name in KINDS:
+                self.relays.from_engine(client, event, self.later, names)
+            elif event.type == _phalanx.STREAM:
+                screen.write(event.name, event.text)
+            elif event.type == _phalanx.OUTPUT:
+                _show(screen, event.name, json.loads(event.content))
             event = raw.next()
+
+
+def _show(screen, kind, content):
+    if kind in ("display_data", "update_display_data"):
+        screen.display(content.get("data") or {}, content.get("metadata"), content.get("transient"),
+                       kind == "update_display_data")
+    elif kind == "clear_output":
+        screen.replace(bool(content.get("wait")))
+    elif kind == "error":
+        screen.write("stderr", "\n".join(map(str, content.get("traceback", ()))) + "\n")
 
 
 class Relays:
@@ -65,20 +86,27 @@ class Relays:
 
     def __init__(self):
         self._open = {}  # comm_id: _Relay, in the order of their coming
-        self.kinds = {"comm_open": self._opened, "comm_msg": self._sent, "comm_close": self._closed}
 
-    def from_engine(self, client, event):
-        """event: a comm_* of an engine. What is none of ours, or makes no sense, is passed over."""
+    def from_engine(self, client, event, later, names=(None, None)):
+        """event: a comm_* of an engine. What is none of ours, or makes no sense, is passed over.
+        later(): a screen for what belongs to the request that is handled then."""
         content = json.loads(event.content)
         if isinstance(content, dict) and isinstance(content.get("comm_id"), str):
+            data = content.get("data")
+            state = data.get("state") if isinstance(data, dict) else None
+            if names[0] and isinstance(state, dict) and state.get("msg_id") == names[0]:
+                state["msg_id"] = names[1]
             message = {
-                "data": content.get("data"),
+                "data": data,
                 "metadata": json.loads(event.metadata),
                 "buffers": [memoryview(buffer) for buffer in event.buffers],
             }
-            self.kinds[event.name](client, event.engine, content, message)
+            if event.name == "comm_open":
+                self._opened(client, event.engine, content, message, later)
+            else:
+                self._told(event.engine, event.name, content["comm_id"], message)
 
-    def _opened(self, client, engine, content, message):
+    def _opened(self, client, engine, content, message, later):
         comm_id = content["comm_id"]
         if comm_id in self._open:
             return
@@ -86,19 +114,14 @@ class Relays:
             comm_id=comm_id, target_name=str(content.get("target_name")),
             target_module=content.get("target_module"), **message,
         )
-        self._open[comm_id] = _Relay(self, client, engine, comm)
+        self._open[comm_id] = _Relay(self, client, engine, comm, later)
         if len(self._open) > MOST:
             self.close(next(iter(self._open)))
 
-    def _sent(self, client, engine, content, message):
-        relay = self._open.get(content["comm_id"])
+    def _told(self, engine, kind, comm_id, message):
+        relay = self._open.get(comm_id)
         if relay is not None and relay.engine == engine:
-            relay.comm.send(**message)
-
-    def _closed(self, client, engine, content, message):
-        relay = self._open.get(content["comm_id"])
-        if relay is not None and relay.engine == engine:
-            self.close(content["comm_id"], **message)
+            relay.comm.send(**message) if kind == "comm_msg" else self.close(comm_id, **message)
 
     def forget(self, comm_id):
         """It is closed, or will be."""
