@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,12 +43,12 @@ struct capture_end {
 struct px_capture {
     pthread_mutex_t lock; /* held while text is read and given away, so that it keeps its order */
     struct capture_end ends[2]; /* by enum px_stream */
-    bool begun;
+    atomic_bool begun;          /* threads that outlive the language look, too */
     char *buffer; /* CHARACTER + READ_SIZE bytes, there once needed */
 };
 
 /* A fork handler has no context argument. */
-static struct px_capture *in_force;
+static _Atomic(struct px_capture *) in_force;
 
 static void close_end(int *fd)
 {

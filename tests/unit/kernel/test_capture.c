@@ -134,17 +134,18 @@ static void test_descriptors_are_given_back(void **state)
 /* More than the pipes hold, while a reader reads as the service thread does. */
 struct reader {
     struct fixture *f;
+    bool all;
     atomic_bool stop;
 };
 
 static void *read_on(void *ctx)
 {
     struct reader *reader = ctx;
-    while (!atomic_load(&reader->stop)) {
+    do {
         struct pollfd wake = {.fd = px_capture_fd(reader->f->capture, PX_STDOUT), .events = POLLIN};
         poll(&wake, 1, 10);
-        px_capture_drain(reader->f->capture, false, take, reader->f);
-    }
+        px_capture_drain(reader->f->capture, reader->all, take, reader->f);
+    } while (!atomic_load(&reader->stop));
     return NULL;
 }
 
@@ -164,6 +165,20 @@ static void test_a_verbose_library_is_not_held_up(void **state)
     assert_int_equal(f->taken, 2000 * sizeof line);
 }
 
+/* For ThreadSanitizer: a subshell whose cell ends late replies while the language has ended. */
+static void test_a_thread_may_outlive_it(void **state)
+{
+    struct fixture *f = *state;
+    struct reader reader = {.f = f, .all = true};
+    pthread_t thread;
+    assert_int_equal(write(1, "late", 4), 4);
+    assert_int_equal(pthread_create(&thread, NULL, read_on, &reader), 0);
+    px_capture_end(f->capture);
+    atomic_store(&reader.stop, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(f->taken, 4);
+}
+
 int main(void)
 {
 #define CAPTURED(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -175,6 +190,7 @@ int main(void)
         CAPTURED(test_the_log_goes_where_2_went),
         CAPTURED(test_descriptors_are_given_back),
         CAPTURED(test_a_verbose_library_is_not_held_up),
+        CAPTURED(test_a_thread_may_outlive_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
