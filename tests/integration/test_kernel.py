@@ -443,6 +443,9 @@ def test_help_and_version(run):
 
 # ---- install ---------------------------------------------------------------------------
 
+ENCRYPTION = {"supported_encryption": ["curve"]}
+
+
 def test_install_writes_a_kernelspec_that_jupyter_starts(run, env, tmp_path):
     env["JUPYTER_DATA_DIR"] = str(tmp_path / "data")
     run("pxkernel", "install", "--user", "--language", "echo")
@@ -450,7 +453,7 @@ def test_install_writes_a_kernelspec_that_jupyter_starts(run, env, tmp_path):
     assert spec["argv"][0] == str(PXKERNEL.resolve())
     assert spec["argv"][-2:] == ["-f", "{connection_file}"]
     assert spec["display_name"] == "Python (Phalanx)"
-    assert spec["interrupt_mode"] == "message" and spec["metadata"] == {"debugger": False}
+    assert spec["interrupt_mode"] == "message" and spec["metadata"] == {"debugger": False, **ENCRYPTION}
     listed = run("/usr/bin/python3", "-c",
                  "import json; from jupyter_client.kernelspec import KernelSpecManager\n"
                  "print(json.dumps(KernelSpecManager().get_all_specs()))")
@@ -463,7 +466,7 @@ def test_install_prefix_name_and_python(run, tmp_path):
     spec = json.loads((tmp_path / "p/share/jupyter/kernels/lab/kernel.json").read_text())
     assert spec["argv"][1:3] == ["--python", "/usr/bin/python3"]
     assert spec["display_name"] == "Lab" and spec["language"] == "python"
-    assert spec["metadata"] == {"debugger": find_spec("debugpy") is not None}
+    assert spec["metadata"] == {"debugger": find_spec("debugpy") is not None, **ENCRYPTION}
 
 
 def test_install_sets_the_kernels_environment(run, tmp_path):
