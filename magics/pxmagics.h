@@ -133,6 +133,8 @@ struct px_queue *px_queue_create(size_t tasks, bool fold);
 void px_queue_destroy(struct px_queue *queue);
 bool px_queue_is_empty(const struct px_queue *queue);
 void px_queue_display(struct px_queue *queue, size_t task, PyObject *content, bool update);
+/* The pages of a reply's content, as displays. -1 with an exception. */
+int px_queue_pages(struct px_queue *queue, size_t task, PyObject *content);
 /* False, and nothing done, when no display of this task stands before the text. */
 bool px_queue_text(struct px_queue *queue, size_t task, enum px_stream stream, PyObject *text);
 /* When it is to be shown; INT64_MAX when it is empty. `ended`: by task. */

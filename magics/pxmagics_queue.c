@@ -113,6 +113,28 @@ void px_queue_display(struct px_queue *queue, size_t task, PyObject *content, bo
     add(queue, &item);
 }
 
+static int add_page(struct px_queue *queue, size_t task, PyObject *payload)
+{
+    PyObject *source = PyDict_Check(payload) ? PyDict_GetItemString(payload, "source") : NULL;
+    PyObject *data = source ? PyDict_GetItemString(payload, "data") : NULL; /* both borrowed */
+    if (!data || !PyUnicode_Check(source) || PyUnicode_CompareWithASCIIString(source, "page") != 0)
+        return 0;
+    PyObject *content = Py_BuildValue("{sO}", "data", data);
+    if (content)
+        px_queue_display(queue, task, content, false);
+    Py_XDECREF(content);
+    return content ? 0 : -1;
+}
+
+int px_queue_pages(struct px_queue *queue, size_t task, PyObject *content)
+{
+    PyObject *payload = PyDict_GetItemString(content, "payload"); /* borrowed */
+    int status = 0;
+    for (Py_ssize_t i = 0; payload && PyList_Check(payload) && i < PyList_GET_SIZE(payload); i++)
+        status |= add_page(queue, task, PyList_GET_ITEM(payload, i));
+    return status;
+}
+
 bool px_queue_text(struct px_queue *queue, size_t task, enum px_stream stream, PyObject *text)
 {
     const struct item item = {.task = task, .content = text, .number = (int)stream};

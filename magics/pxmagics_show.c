@@ -237,6 +237,18 @@ static PyObject *event_content(PyObject *event)
 
 /* ---- events --------------------------------------------------------------------------------- */
 
+/* What a reply has for a pager, as after "len?". */
+static int on_reply(struct px_show *show, size_t task, PyObject *event)
+{
+    const char *text = PyUnicode_AsUTF8(PyStructSequence_GET_ITEM(event, EV_CONTENT));
+    if (!text || !strstr(text, "\"page\""))
+        return text ? 0 : -1;
+    PyObject *content = event_content(event);
+    const int status = content ? px_queue_pages(show->queue, task, content) : -1;
+    Py_XDECREF(content);
+    return status;
+}
+
 static int on_change(struct px_show *show)
 {
     show->repaint.dirty = true;
@@ -355,8 +367,9 @@ int px_show_event(struct px_show *show, PyObject *event)
     case PHALANX_OUTPUT:
         return on_output(show, task, event);
     case PHALANX_REPLY:
-        return PyStructSequence_GET_ITEM(event, EV_LOST) == Py_True ? on_loss(show, task, event)
-                                                                    : 0;
+        if (PyStructSequence_GET_ITEM(event, EV_LOST) == Py_True)
+            return on_loss(show, task, event);
+        return show->repaint.on ? on_change(show) : on_reply(show, task, event);
     case PHALANX_IDLE:
         end_task(show, task);
         return 0;
@@ -387,6 +400,12 @@ static int past_outputs(struct px_show *show, size_t task, PyObject *record)
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(outputs); i++)
         px_queue_display(show->queue, task, PyList_GET_ITEM(outputs, i), false);
     Py_XDECREF(outputs);
+    PyObject *reply = status == 0 ? PyObject_GetAttrString(record, "reply") : NULL;
+    if (status == 0)
+        status = reply ? 0 : -1;
+    if (reply && reply != Py_None)
+        status = on_reply(show, task, reply);
+    Py_XDECREF(reply);
     return status;
 }
 

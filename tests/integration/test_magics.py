@@ -986,6 +986,14 @@ def as_statement(cell):
     return f"get_ipython().run_cell_magic({name!r}, {options!r}, {body!r})"
 
 
+def test_what_goes_to_a_pager_is_shown(notebook):
+    shown = notebook.run("%%px\nlen?")
+    assert [kind for kind, _ in shown] == ["display_data"] * 2
+    assert shown[0][1] == {"text/plain": "[output:0-1]"}
+    assert "Return the number of items in a container." in shown[1][1]["text/plain"]
+    assert notebook.run("%pxresult") == shown
+
+
 # ---- cleared output ------------------------------------------------------------------------
 
 
