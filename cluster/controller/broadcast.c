@@ -26,6 +26,9 @@
 
 #define MAX_COLLECTIONS 4096
 #define MAX_BROADCAST_TARGETS 65536
+#define MAX_COPIED_BYTES                                                                           \
+    ((size_t)256 << 20) /* of headers and metadata: each target has its own                        \
+                         */
 #define MAX_COLLECTED_BYTES ((size_t)2 << 30)
 #define MAX_COLLECTED_FRAMES (PX_MAX_FRAMES - 64) /* with what comes before the buffers */
 
@@ -108,7 +111,7 @@ static void fail_collection(struct px_broadcast *broadcast, struct collection *c
 
 /* What a request asks for, checked. */
 struct request {
-    json_t *metadata; /* without targets, with original_msg_id */
+    char *metadata; /* without targets, with original_msg_id */
     json_t *targets;
     struct px_header header;
     bool coalescing;
@@ -127,20 +130,41 @@ static int read_request(const struct px_msg *msg, struct request *out, struct px
     if (px_header_scan(px_msg_header(msg), &header, err) != 0)
         return -1;
     out->header = header;
-    out->metadata = px_json_parse(px_msg_metadata(msg), err);
-    if (out->metadata == NULL)
+    json_t *metadata = px_json_parse(px_msg_metadata(msg), err);
+    if (metadata == NULL)
         return -1;
-    out->coalescing = json_is_true(json_object_get(out->metadata, "is_coalescing"));
-    out->targets = json_incref(json_object_get(out->metadata, "targets"));
+    out->coalescing = json_is_true(json_object_get(metadata, "is_coalescing"));
+    out->targets = json_incref(json_object_get(metadata, "targets"));
+    json_object_del(metadata, "targets");
+    json_object_set_new(metadata, "original_msg_id",
+                        json_stringn(header.msg_id.data, header.msg_id.size));
+    out->metadata = json_dumps(metadata, 0);
+    json_decref(metadata);
+    return 0;
+}
+
+/* What is copied for each target. */
+static bool is_bounded(const struct request *request, size_t each)
+{
+    const size_t count = json_array_size(request->targets);
+    return count == 0 || each <= MAX_COPIED_BYTES / count;
+}
+
+static int check_request(const struct px_msg *msg, const struct request *out, struct px_error *err)
+{
     if (!json_is_array(out->targets) || json_array_size(out->targets) > MAX_BROADCAST_TARGETS)
         return px_fail(err, PX_EINVAL, "a broadcast without a list of targets");
     for (size_t i = 0; i < json_array_size(out->targets); i++) {
         if (!is_target(json_array_get(out->targets, i)))
             return px_fail(err, PX_EINVAL, "a broadcast target that is not [uuid, id]");
     }
-    json_object_del(out->metadata, "targets");
-    json_object_set_new(out->metadata, "original_msg_id",
-                        json_stringn(out->header.msg_id.data, out->header.msg_id.size));
+    const size_t each =
+        px_msg_header(msg).size + (out->metadata != NULL ? strlen(out->metadata) : 0);
+    if (!is_bounded(out, each))
+        return px_fail(err, PX_ELIMIT,
+                       "header and metadata of %zu bytes, once for each of %zu targets, are more "
+                       "than %zu MB",
+                       each, json_array_size(out->targets), MAX_COPIED_BYTES >> 20);
     return 0;
 }
 
@@ -210,7 +234,7 @@ static void write_metadata(struct px_buf *out, struct px_span rest, const json_t
 static void send_to_all(struct px_broadcast *broadcast, const struct px_msg *msg,
                         const struct request *request)
 {
-    char *rest = json_dumps(request->metadata, 0);
+    const char *rest = request->metadata;
     struct px_buf header = {0}, metadata = {0};
     size_t at = px_msg_ident_count(msg) + 2; /* of the header, while no uuid is in front */
     for (size_t i = 0; rest != NULL && i < json_array_size(request->targets); i++) {
@@ -227,7 +251,6 @@ static void send_to_all(struct px_broadcast *broadcast, const struct px_msg *msg
     }
     px_buf_fini(&header);
     px_buf_fini(&metadata);
-    free(rest);
 }
 
 /* One reply for a collection, and for what does not say whom it is for; else one for each that can
@@ -238,7 +261,8 @@ static void refuse(struct px_broadcast *broadcast, const struct px_msg *msg,
     struct px_span client = px_msg_ident(msg, 0), none = {0};
     struct px_session *session = broadcast->shared.session;
     struct px_buf header = {0};
-    bool each = request->targets != NULL && !request->coalescing;
+    bool each = request->targets != NULL && !request->coalescing &&
+                is_bounded(request, px_msg_header(msg).size);
     if (!each)
         px_port_send(&broadcast->in,
                      px_error_reply(session, client, none, px_msg_header(msg), "ValueError", why));
@@ -259,7 +283,7 @@ static void on_request(void *ctx, struct px_msg **msg)
     struct px_broadcast *broadcast = ctx;
     struct request request = {0};
     struct px_error err;
-    if (read_request(*msg, &request, &err) == 0) {
+    if (read_request(*msg, &request, &err) == 0 && check_request(*msg, &request, &err) == 0) {
         if (request.coalescing && json_array_size(request.targets) > 0)
             collect(broadcast, px_msg_ident(*msg, 0), &request);
         send_to_all(broadcast, *msg, &request);
@@ -270,7 +294,7 @@ static void on_request(void *ctx, struct px_msg **msg)
         if (request.header.msg_id.size > 0)
             refuse(broadcast, *msg, &request, err.text);
     }
-    json_decref(request.metadata);
+    free(request.metadata);
     json_decref(request.targets);
 }
 

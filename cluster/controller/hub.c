@@ -140,7 +140,7 @@ static void take_request(struct px_hub *hub, struct px_msg *msg)
     if (request.content != NULL)
         answer(&request);
     else
-        px_request_fail(&request, "hub_error", "ValueError", "content is not a JSON object");
+        px_request_fail(&request, "hub_error", "ValueError", err.text);
     json_decref(request.content);
 }
 

@@ -90,6 +90,8 @@ static int read_parsed(struct px_span metadata, struct px_task_spec *spec, struc
 int px_task_read_spec(struct px_span metadata, struct px_task_spec *spec, struct px_error *err)
 {
     struct px_span values[SUBMIT_KEYS];
+    if (px_json_bounded(metadata, err) != 0)
+        return -1;
     if (px_scan(metadata, submit_keys, values, SUBMIT_KEYS) == 0)
         return read_values(values, spec, err);
     return read_parsed(metadata, spec, err);

@@ -284,9 +284,38 @@ size_t px_msg_first_buffer(const struct px_msg *msg)
     return msg->delimiter - msg->first + BUFFERS;
 }
 
+/* Behind a string, whose first quote is at `at`. */
+static const char *skip_string(const char *at, const char *end)
+{
+    for (at++; at < end && *at != '"'; at++)
+        at += *at == '\\';
+    return at + 1;
+}
+
+/* There is a comma or a bracket before each value. */
+int px_json_bounded(struct px_span text, struct px_error *err)
+{
+    const char *at = text.data, *end = text.data + text.size;
+    if (text.size < PX_MAX_JSON_VALUES)
+        return 0;
+    for (size_t count = 0; at < end;) {
+        if (*at == '"') {
+            at = skip_string(at, end);
+            continue;
+        }
+        count += *at == ',' || *at == '[' || *at == '{';
+        if (count > PX_MAX_JSON_VALUES)
+            return px_fail(err, PX_ELIMIT, "more than %u values in JSON", PX_MAX_JSON_VALUES);
+        at++;
+    }
+    return 0;
+}
+
 json_t *px_json_parse(struct px_span text, struct px_error *err)
 {
     json_error_t where;
+    if (px_json_bounded(text, err) != 0)
+        return NULL;
     json_t *value = json_loadb(text.data, text.size, JSON_ALLOW_NUL, &where);
     if (!value) {
         px_fail(err, PX_EINVAL, "not JSON: %s at byte %d", where.text, where.position);

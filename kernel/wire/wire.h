@@ -37,6 +37,7 @@
 #define PX_MAX_HEADER (64u << 10)       /* header and parent header; real ones have 210 bytes */
 #define PX_MAX_JSON (256u << 20)        /* metadata, content */
 #define PX_MAX_FRAME ((int64_t)4 << 30) /* any frame: ZMQ_MAXMSGSIZE */
+#define PX_MAX_JSON_VALUES (4u << 20)   /* some fifty bytes each, once parsed */
 #define PX_MAX_JSON_DEPTH 512           /* the scanner; jansson has its own limit of 2048 */
 #define PX_REPLAY_WINDOW 65536 /* signatures remembered, as jupyter_client's digest history */
 
@@ -91,8 +92,11 @@ struct px_span px_msg_buffer(const struct px_msg *msg, size_t index);
 /* Index of the first buffer among all frames, for px_msg_append_frames. */
 size_t px_msg_first_buffer(const struct px_msg *msg);
 
-/* Parses a JSON frame with jansson; new reference. PX_EINVAL when it is not an object. */
+/* Parses a JSON frame with jansson; new reference. PX_EINVAL when it is not an object, PX_ELIMIT
+ * when it has more than PX_MAX_JSON_VALUES. Any thread. */
 json_t *px_json_parse(struct px_span text, struct px_error *err);
+/* -1 with that PX_ELIMIT, for whoever parses a part of it. Pure. */
+PX_MUST_USE int px_json_bounded(struct px_span text, struct px_error *err);
 
 /* ---- scan: a few fields of a JSON object, without a parse -------------- */
 

@@ -1315,6 +1315,9 @@ def test_requests_that_are_refused_are_answered(peer):
     broadcast = peer.connect(zmq.DEALER, peer.client["broadcast"])
     assert ask_raw(peer, broadcast, b'{"targets": NaN}') == "ValueError"
     assert ask_raw(peer, broadcast, b'{"targets": 1, "is_coalescing": true}') == "ValueError"
+    many = json.dumps({"targets": [[f"nobody-{n}", n] for n in range(3000)], "is_coalescing": True,
+                       "x": 100_000 * "x"})
+    assert ask_raw(peer, broadcast, many.encode()) == "ValueError"
     queue = {"targets": None}
     wait_until(lambda: peer.ask("queue_request", queue)["content"]["unassigned"] == 0)
 

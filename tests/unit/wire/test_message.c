@@ -146,6 +146,28 @@ static void json_must_be_an_object(void **state)
     json_decref(good);
 }
 
+static void values_in_json_are_bounded(void **state)
+{
+    (void)state;
+    struct px_error err;
+    struct px_buf many = {0}, string = {0};
+    px_buf_text(&many, "{\"a\": [0");
+    px_buf_text(&string, "{\"a\": \"\\\"");
+    for (unsigned i = 0; i <= PX_MAX_JSON_VALUES; i++) {
+        px_buf_text(&many, ",0");
+        px_buf_text(&string, ",[");
+    }
+    px_buf_text(&many, "]}");
+    px_buf_text(&string, "\"}");
+    assert_null(px_json_parse(px_buf_span(&many), &err));
+    assert_int_equal(err.code, PX_ELIMIT);
+    json_t *good = px_json_parse(px_buf_span(&string), &err);
+    assert_non_null(good);
+    json_decref(good);
+    px_buf_fini(&many);
+    px_buf_fini(&string);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -156,6 +178,7 @@ int main(void)
         cmocka_unit_test(a_header_has_a_limit),
         cmocka_unit_test(copies_share_bytes_until_the_last),
         cmocka_unit_test(json_must_be_an_object),
+        cmocka_unit_test(values_in_json_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
