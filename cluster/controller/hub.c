@@ -228,28 +228,6 @@ void px_hub_changed(struct px_hub *hub, struct px_record *record)
         hub->flush = px_loop_timer(hub->loop, hub->settings->commit_ms, 0, on_flush, hub);
 }
 
-struct walk {
-    struct px_hub *hub;
-    px_record_fn *each;
-    void *ctx;
-    size_t seen;
-    bool ended;
-};
-
-static bool walk_on(struct px_record *record, void *ctx)
-{
-    struct walk *walk = ctx;
-    walk->ended = walk->seen++ % PX_LOOK_EVERY == PX_LOOK_EVERY - 1 && px_hub_is_ending(walk->hub);
-    return !walk->ended && walk->each(record, walk->ctx);
-}
-
-bool px_hub_each_of(struct px_hub *hub, const json_t *ids, px_record_fn *each, void *ctx)
-{
-    struct walk walk = {.hub = hub, .each = each, .ctx = ctx};
-    px_db_each_of(hub->db, ids, walk_on, &walk);
-    return !walk.ended;
-}
-
 /* A bounded number of batches a turn, so that requests are answered while traffic floods; the bell
  * rings on while there are more. */
 static void on_notes(struct px_loop *loop, void *ctx)

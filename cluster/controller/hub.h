@@ -309,10 +309,6 @@ struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
 /* Books a request as unfinished with `member`, or unassigned for NULL. */
 void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux);
 void px_hub_unbook(struct px_hub *hub, struct px_job *job);
-/* px_db_each_of(), unless the controller is told to end meanwhile: false then, and the answer is
- * not to be had. */
-PX_MUST_USE bool px_hub_each_of(struct px_hub *hub, const json_t *ids, px_record_fn *each,
-                                void *ctx);
 /* Whether it is told to end: to be asked after so many records in what may take long. */
 #define PX_LOOK_EVERY 256
 bool px_hub_is_ending(const struct px_hub *hub);
@@ -345,11 +341,12 @@ void px_request_fail(const struct px_request *request, const char *type, const c
 void px_request_missing(const struct px_request *request, const char *key);
 json_t *px_error_json(const char *ename, const char *evalue);
 
-/* All records (scan.c): `each` as for px_db_each(), then `done`, once, in this call or a later one.
- * It answers the request, and frees `ctx`. Not `whole`: the controller is to end. */
+/* All records, or those of the keys of `ids` (scan.c): `each` as for px_db_each(), then `done`,
+ * once, in this call or a later one. It answers the request, and frees `ctx`. Not `whole`: the
+ * controller is to end. */
 typedef void px_scan_done_fn(const struct px_request *request, void *ctx, bool whole);
-void px_hub_scan(const struct px_request *request, px_record_fn *each, px_scan_done_fn *done,
-                 void *ctx);
+void px_hub_scan(const struct px_request *request, json_t *ids, px_record_fn *each,
+                 px_scan_done_fn *done, void *ctx);
 void px_scans_fini(struct px_hub *hub); /* answers those that have not ended */
 
 typedef void px_request_fn(const struct px_request *request);

@@ -272,7 +272,7 @@ static void on_queue_request(const struct px_request *request)
     struct targets targets = {0};
     if (read_targets(request, &targets) == 0) {
         if (px_truth(json_object_get(request->content, "verbose")))
-            px_hub_scan(request, add_completed, on_completed, completed_lists(&targets));
+            px_hub_scan(request, NULL, add_completed, on_completed, completed_lists(&targets));
         else
             reply_queues(request, &targets, NULL);
     }

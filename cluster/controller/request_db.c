@@ -71,7 +71,7 @@ static void on_dated(const struct px_request *request, void *ctx, bool whole)
 static void on_history_request(const struct px_request *request)
 {
     if (px_db_stores(request->hub->db))
-        px_hub_scan(request, add_dated, on_dated, px_alloc(sizeof(struct history)));
+        px_hub_scan(request, NULL, add_dated, on_dated, px_alloc(sizeof(struct history)));
     else
         px_request_fail(request, "history_reply", "NoData", PX_NO_DATA);
 }
@@ -213,10 +213,8 @@ static void on_db_request(const struct px_request *request)
     json_t *ids = search->failed ? NULL : px_query_ids(search->query);
     if (search->failed)
         on_found(request, search, true);
-    else if (ids != NULL)
-        on_found(request, search, px_hub_each_of(request->hub, ids, add_found, search));
     else
-        px_hub_scan(request, add_found, on_found, search);
+        px_hub_scan(request, ids, add_found, on_found, search);
     json_decref(ids);
 }
 
@@ -291,7 +289,7 @@ static void purge_finished(const struct px_request *request, json_t *uuids, json
     struct purge *purge = px_alloc(sizeof(*purge));
     *purge = (struct purge){.db = request->hub->db, .uuids = uuids, .wrong = wrong};
     if (uuids == NULL || json_object_size(uuids) > 0)
-        px_hub_scan(request, purge_one, on_purged, purge);
+        px_hub_scan(request, NULL, purge_one, on_purged, purge);
     else
         on_purged(request, purge, true);
 }

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * scan: looks at all records. A file may have millions of them; so of those on disk a few
- * milliseconds' worth are looked at in a turn, and between turns the hub hears engines and answers
- * others. One scan at a time, in the order of the requests. A record that comes while the scan is
- * under way may be in it or not; no other is left out, or given twice.
+ * scan: looks at all records, or at many. A file may have millions of them; so of those on disk a
+ * few milliseconds' worth are looked at in a turn, and between turns the hub hears engines and
+ * answers others. One scan at a time, in the order of the requests. A record that comes while the
+ * scan is under way may be in it or not; no other is left out, or given twice.
  */
 #include "hub.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <utlist.h>
 
 #define TURN_MS 5
+#define AT_ONCE 32 /* ids, some 30 us each */
+#define FEW 128    /* for these nobody waits until other scans have ended */
 
 struct px_scan {
     struct px_request request; /* of its own */
@@ -18,6 +21,10 @@ struct px_scan {
     px_scan_done_fn *done;
     void *ctx;
     int64_t row;
+    json_t *ids;       /* NULL: all records */
+    const char **keys; /* of `ids`, in order */
+    size_t key_count, at;
+    bool ended; /* `each` wants no more */
     struct px_scan *prev, *next;
 };
 
@@ -26,9 +33,54 @@ static void end_scan(struct px_scan *scan, bool whole)
     struct px_hub *hub = scan->request.hub;
     DL_DELETE(hub->scans, scan);
     scan->done(&scan->request, scan->ctx, whole);
+    json_decref(scan->ids);
+    free(scan->keys);
     json_decref(scan->request.content);
     px_msg_destroy((struct px_msg *)scan->request.msg);
     free(scan);
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static void sort_keys(struct px_scan *scan)
+{
+    const char *key;
+    json_t *value;
+    scan->keys = px_alloc((json_object_size(scan->ids) + 1) * sizeof(*scan->keys));
+    json_object_foreach(scan->ids, key, value)
+        scan->keys[scan->key_count++] = key;
+    qsort(scan->keys, scan->key_count, sizeof(*scan->keys), compare_keys);
+}
+
+static bool give(struct px_record *record, void *ctx)
+{
+    struct px_scan *scan = ctx;
+    scan->ended = !scan->each(record, scan->ctx);
+    return !scan->ended;
+}
+
+/* False when there is nothing more to look at. */
+static bool look_at_ids(struct px_scan *scan)
+{
+    const int64_t until_ms = px_now_ms() + TURN_MS;
+    while (scan->at < scan->key_count && !scan->ended && px_now_ms() < until_ms) {
+        json_t *some = json_object();
+        for (size_t i = 0; i < AT_ONCE && scan->at < scan->key_count; i++)
+            json_object_set_new(some, scan->keys[scan->at++], json_null());
+        px_db_each_of(scan->request.hub->db, some, give, scan);
+        json_decref(some);
+    }
+    return scan->at < scan->key_count && !scan->ended;
+}
+
+static bool look(struct px_scan *scan)
+{
+    if (scan->ids != NULL)
+        return look_at_ids(scan);
+    return px_db_scan(scan->request.hub->db, &scan->row, TURN_MS, scan->each, scan->ctx);
 }
 
 static void on_turn(struct px_loop *loop, void *ctx)
@@ -37,18 +89,21 @@ static void on_turn(struct px_loop *loop, void *ctx)
     struct px_scan *scan = hub->scans;
     if (px_hub_is_ending(hub))
         end_scan(scan, false);
-    else if (!px_db_scan(hub->db, &scan->row, TURN_MS, scan->each, scan->ctx))
+    else if (!look(scan))
         end_scan(scan, true);
     hub->scan_timer = hub->scans ? px_loop_timer(loop, 0, 0, on_turn, hub) : NULL;
 }
 
-void px_hub_scan(const struct px_request *request, px_record_fn *each, px_scan_done_fn *done,
-                 void *ctx)
+void px_hub_scan(const struct px_request *request, json_t *ids, px_record_fn *each,
+                 px_scan_done_fn *done, void *ctx)
 {
     struct px_hub *hub = request->hub;
     struct px_header header;
-    if (hub->store == NULL) {
-        px_db_each(hub->db, each, ctx);
+    if (hub->store == NULL || (ids != NULL && json_object_size(ids) <= FEW)) {
+        if (ids != NULL)
+            px_db_each_of(hub->db, ids, each, ctx);
+        else
+            px_db_each(hub->db, each, ctx);
         done(request, ctx, true);
         return;
     }
@@ -60,6 +115,9 @@ void px_hub_scan(const struct px_request *request, px_record_fn *each, px_scan_d
     scan->request.type = px_header_scan(px_msg_header(msg), &header, NULL) == 0
                              ? header.msg_type
                              : (struct px_span){0};
+    scan->ids = json_incref(ids);
+    if (ids != NULL)
+        sort_keys(scan);
     DL_APPEND(hub->scans, scan);
     if (hub->scan_timer == NULL)
         hub->scan_timer = px_loop_timer(hub->loop, 0, 0, on_turn, hub);

@@ -976,6 +976,12 @@ def test_looking_at_many_records_holds_nobody(cluster):
                        FROM "ipython-tasks", n""")
         db.commit()
     peer = Peer(cluster)
+    named = {"msg_id": {"$in": [f"copy-{n}" for n in range(1, count + 1)]}}
+    for msg_type in ["db_request", "connection_request"]:
+        peer.session.send(peer.query, msg_type, content={"query": named, "keys": ["msg_id"]})
+    assert peer.receive(peer.query)["msg_type"] == "connection_reply"
+    reply = peer.receive(peer.query)
+    assert [record["msg_id"] for record in reply["content"]["records"]] == sorted(named["msg_id"]["$in"])
     for msg_type in ["history_request", "db_request", "connection_request"]:
         peer.session.send(peer.query, msg_type, content={"query": {}, "keys": ["msg_id"]})
     assert rc[0].apply_sync(int, "8") == 8
