@@ -130,7 +130,7 @@ static int choose_table(struct px_store *store, struct px_error *err)
 static sqlite3_stmt *prepare(sqlite3 *db, const char *format, const char *table)
 {
     sqlite3_stmt *statement = NULL;
-    char *sql = sqlite3_mprintf(format, table);
+    char *sql = sqlite3_mprintf(format, table, table); /* some name it twice */
     if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL) != SQLITE_OK)
         px_log(PX_ERROR, "database", "why=\"%s\"", sqlite3_errmsg(db));
     sqlite3_free(sql);
@@ -467,9 +467,8 @@ void px_store_finished(struct px_store *store, size_t most, px_finished_fn *each
 {
     sqlite3_stmt *statement = prepare(
         store->reader,
-        "SELECT msg_id, engine_uuid, result_metadata, result_content FROM (SELECT rowid AS "
-        "n, * FROM \"%w\" WHERE result_header IS NOT NULL ORDER BY n DESC LIMIT ?) ORDER BY "
-        "n",
+        "SELECT msg_id, engine_uuid, result_metadata, result_content FROM \"%w\" WHERE "
+        "result_header IS NOT NULL AND rowid > (SELECT max(rowid) FROM \"%w\") - ? ORDER BY rowid",
         store->table);
     if (statement != NULL)
         sqlite3_bind_int64(statement, 1, (sqlite3_int64)most);

@@ -167,7 +167,7 @@ void px_store_unfinished(struct px_store *store, bool (*each)(struct px_record *
  * there may be more. */
 PX_MUST_USE bool px_store_some(struct px_store *store, int64_t *row, int64_t ms,
                                bool (*each)(struct px_record *record, void *ctx), void *ctx);
-/* The last `most` finished ones, in the order of their making. */
+/* The finished ones among the last `most`, in the order of their making. */
 typedef void px_finished_fn(void *ctx, struct px_span msg_id, struct px_span engine_uuid,
                             struct px_span metadata, struct px_span content);
 void px_store_finished(struct px_store *store, size_t most, px_finished_fn *each, void *ctx);
