@@ -17,9 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FAIR_BYTES                                                                                 \
-    ((size_t)1 << 20)     /* so much anybody may leave unread, however much others do              \
-                           */
+/* So much anybody may leave unread, however much others do. */
+#define FAIR_BYTES ((size_t)1 << 20)
 #define SMALL_BYTES 4096u /* of such there may be more: they say what is lacking */
 #define MORE_BYTES ((size_t)256 << 20)
 #define FRAME_BYTES 100u /* what a frame costs beside its bytes */
