@@ -685,6 +685,7 @@ def test_answers_whatever_python_does(hub, start, code):
     assert engines.end()[0] == 0
 
 
+@pytest.mark.prompt
 def test_answers_while_large_buffers_pass(hub, start):
     hub.write()
     start()
@@ -707,6 +708,7 @@ def run_until_go(hub, uuid, code):
 
 # ---- where it is, and why it died ---------------------------------------------------------------
 
+@pytest.mark.prompt
 @pytest.mark.parametrize("code", [
     "def f():\n    import time; time.sleep(60)\nf()",
     "def f():\n    while True: pass\nf()",
@@ -735,6 +737,7 @@ def test_stacks_of_a_busy_engine(hub, start, code):
         assert content["busy"]["msg_type"] == "execute_request" and content["busy"]["since_s"] >= 0
 
 
+@pytest.mark.prompt
 def test_stacks_of_every_thread(hub, start):
     hub.write()
     start(language="python")
@@ -801,7 +804,7 @@ def memory_group(limit_bytes):
     return None
 
 
-not_sanitized = pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""),
+not_sanitized = pytest.mark.skipif("PX_ASAN_OPTIONS" in os.environ,
                                    reason="the sanitizer's shadow is too large")
 
 

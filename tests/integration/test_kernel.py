@@ -169,6 +169,7 @@ def switches(pid):
     return [line for line in lines if line.startswith("voluntary_ctxt_switches")]
 
 
+@pytest.mark.prompt
 def test_a_kernel_with_nothing_to_do_does_not_wake_up(both):
     kernel, words = both
     kernel.run(words["result"])
@@ -639,6 +640,7 @@ def test_a_history_that_is_locked_meanwhile_keeps_no_cell_waiting(python, ipytho
     assert history[0] == "first = 1" and history[-2:] == ["second = 2", "third = 3"]
 
 
+@pytest.mark.prompt
 def test_a_locked_history_file_is_left_alone(python, start, ipython_dir):
     python.run("first = 1")
     wait_for(lambda: history_of(ipython_dir) == ["first = 1"], what="the history written")
