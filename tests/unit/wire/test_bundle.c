@@ -162,7 +162,7 @@ static void whoever_was_greeted_answers_in_bundles(void **state)
 {
     const struct pair *p = *state;
     for (int i = 0; i < CROWD; i++) { /* who have gone make room */
-        char other[16];
+        char other[24];
         snprintf(other, sizeof other, "other %d", i);
         px_socket_greet(p->router, other);
     }
