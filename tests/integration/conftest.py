@@ -115,6 +115,16 @@ def ipython_dir(tmp_path):
             os.kill(pid, signal.SIGKILL)
 
 
+def programs_env(env):
+    """A copy of env for programs. Under a sanitizer pytest has its runtime preloaded and does not look
+    for leaks. Programs of ours have their own, and do; others need none, and are slow with one."""
+    env = dict(env)
+    if "PX_ASAN_OPTIONS" in os.environ:
+        env.pop("LD_PRELOAD", None)
+        env["ASAN_OPTIONS"] = os.environ["PX_ASAN_OPTIONS"]
+    return env
+
+
 @pytest.fixture
 def env(ipython_dir, tmp_path):
     """The environment for programs under test."""
@@ -123,10 +133,7 @@ def env(ipython_dir, tmp_path):
     env["HOME"] = str(tmp_path)
     env["PATH"] = f"{BIN}:{env.get('PATH', '/usr/bin:/bin')}"
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PYTHONPATH), env.get("PYTHONPATH")]))
-    # Under a sanitizer pytest has its runtime preloaded and does not look for leaks; programs do.
-    if "PX_ASAN_OPTIONS" in os.environ:
-        env.pop("LD_PRELOAD", None)
-        env["ASAN_OPTIONS"] = os.environ["PX_ASAN_OPTIONS"]
+    env = programs_env(env)
     # An in-process stock client looks for profiles in the same place.
     saved = os.environ.get("IPYTHONDIR")
     os.environ["IPYTHONDIR"] = str(ipython_dir)

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import conftest
-from conftest import BIN, PYTHONPATH, stock_controller, wait_for
+from conftest import BIN, PYTHONPATH, programs_env, stock_controller, wait_for
 
 phalanx = pytest.importorskip("phalanx")
 
@@ -17,10 +17,7 @@ def environment(directory):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("IPP_", "JUPYTER", "IPYTHON"))}
     env["IPYTHONDIR"] = str(directory)
     env["PATH"] = f"{BIN}:{env['PATH']}"
-    if "PX_ASAN_OPTIONS" in os.environ:
-        env.pop("LD_PRELOAD", None)
-        env["ASAN_OPTIONS"] = os.environ["PX_ASAN_OPTIONS"]
-    return env
+    return programs_env(env)
 
 
 def script_environment(env):

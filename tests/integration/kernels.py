@@ -5,7 +5,7 @@ import os
 from queue import Empty
 
 import pytest
-from conftest import BIN, PYTHONPATH
+from conftest import BIN, PYTHONPATH, programs_env
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
@@ -109,10 +109,7 @@ def shared(tmp_path_factory):
     directory = tmp_path_factory.mktemp("shared")
     env = {**os.environ, "IPYTHONDIR": str(directory / "ipython"), "HOME": str(directory),
            "PYTHONPATH": str(PYTHONPATH)}
-    if "PX_ASAN_OPTIONS" in env:
-        env.pop("LD_PRELOAD", None)
-        env["ASAN_OPTIONS"] = env["PX_ASAN_OPTIONS"]
-    kernel = Kernel(env, directory)
+    kernel = Kernel(programs_env(env), directory)
     yield kernel
     kernel.close()
 

@@ -20,7 +20,7 @@ import time
 
 import pytest
 
-from conftest import wait_for
+from conftest import programs_env, wait_for
 from jupyter_client.session import Session
 
 ipp = pytest.importorskip("ipyparallel")
@@ -45,8 +45,8 @@ class Cluster:
         self.profile_dir = str(folder / "profile_default")
         self.log_path = str(folder / "controller.log")
         # Engines find this module, which the functions below belong to.
-        self.env = dict(os.environ, IPYTHONDIR=str(folder),
-                        PYTHONPATH=os.path.dirname(os.path.abspath(__file__)))
+        self.env = programs_env({**os.environ, "IPYTHONDIR": str(folder),
+                                 "PYTHONPATH": os.path.dirname(os.path.abspath(__file__))})
         self.controller = None
         self.engines = []
         self.clients = []

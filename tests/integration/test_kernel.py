@@ -18,7 +18,7 @@ from queue import Empty
 import jupyter_kernel_test
 import pytest
 import zmq
-from conftest import alive, processes_with, wait_for
+from conftest import alive, processes_with, programs_env, wait_for
 from kernels import PXKERNEL, TIMEOUT, Kernel, echo, python, start  # noqa: F401: fixtures
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
@@ -495,10 +495,7 @@ class Conformance(jupyter_kernel_test.KernelTests):
         cls = request.cls
         directory = tmp_path_factory.mktemp("kernel")
         env = {**os.environ, "IPYTHONDIR": str(directory / "ipython"), "HOME": str(directory)}
-        if "PX_ASAN_OPTIONS" in env:
-            env.pop("LD_PRELOAD", None)
-            env["ASAN_OPTIONS"] = env["PX_ASAN_OPTIONS"]
-        kernel = Kernel(env, directory, *cls.options)
+        kernel = Kernel(programs_env(env), directory, *cls.options)
         cls.km, cls.kc = kernel.km, kernel.kc
         yield
         kernel.close()

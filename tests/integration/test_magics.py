@@ -11,7 +11,7 @@ import time
 import pytest
 
 import conftest
-from conftest import BIN, PYTHON, PYTHONPATH, wait_for
+from conftest import BIN, PYTHON, PYTHONPATH, programs_env, wait_for
 from said import by_engine, on_a_terminal, plain, shown_text
 
 manager = pytest.importorskip("jupyter_client.manager")
@@ -157,15 +157,6 @@ def kill_leftovers(directory):
             os.kill(pid, signal.SIGKILL)
         except OSError:
             pass
-
-
-def programs_env(env):
-    """Under a sanitizer the test's process has its runtime preloaded; programs have their own."""
-    env = dict(env)
-    if "PX_ASAN_OPTIONS" in os.environ:
-        env.pop("LD_PRELOAD", None)
-        env["ASAN_OPTIONS"] = os.environ["PX_ASAN_OPTIONS"]
-    return env
 
 
 @pytest.fixture(scope="module", params=list(KERNELS))

@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 import zmq
-from conftest import BIN, stock_controller, wait_for
+from conftest import BIN, programs_env, stock_controller, wait_for
 from jupyter_client.session import Session
 
 ipp = pytest.importorskip("ipyparallel")
@@ -35,7 +35,7 @@ class Hub:
         self.log = open(folder / "log", "wb")
         self.process = subprocess.Popen(
             [*command, "--profile-dir", str(folder / "profile"), "--ping=200", *options],
-            env=dict(os.environ, IPYTHONDIR=str(folder)), stdin=subprocess.DEVNULL,
+            env=programs_env({**os.environ, "IPYTHONDIR": str(folder)}), stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=self.log, start_new_session=True)
         self.client = self.file("client")
         self.engine = self.file("engine")

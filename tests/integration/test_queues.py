@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, wait_for
+from conftest import ROOT, programs_env, wait_for
 from test_launchers import CODE, NASTY, end, failure, free_port, ipcluster, listed
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
@@ -83,12 +83,12 @@ class Slurm:
     def start(self, program, *arguments):
         path = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin")
         self.daemons.append(subprocess.Popen(
-            [path, *arguments], env={**os.environ, "SLURM_CONF": str(self.conf)}, cwd=self.directory,
+            [path, *arguments], env=programs_env({**os.environ, "SLURM_CONF": str(self.conf)}), cwd=self.directory,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=open(self.directory / f"{program}.log", "w")))
 
     def say(self, *words):
-        return subprocess.run(words, env={**os.environ, "SLURM_CONF": str(self.conf)}, text=True,
+        return subprocess.run(words, env=programs_env({**os.environ, "SLURM_CONF": str(self.conf)}), text=True,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, timeout=30).stdout.strip()
 
@@ -233,9 +233,10 @@ class Sge:
         self.directory = directory
         self.package = QUEUES / "sge" / "usr"
         self.daemons = []
-        self.env = {**os.environ, "SGE_ROOT": str(directory), "SGE_CELL": "default", "SGE_ND": "1",
-                    "SGE_QMASTER_PORT": str(free_port()), "SGE_EXECD_PORT": str(free_port()),
-                    "PATH": f"{directory}/bin:{os.environ['PATH']}"}
+        self.env = programs_env({
+            **os.environ, "SGE_ROOT": str(directory), "SGE_CELL": "default", "SGE_ND": "1",
+            "SGE_QMASTER_PORT": str(free_port()), "SGE_EXECD_PORT": str(free_port()),
+            "PATH": f"{directory}/bin:{os.environ['PATH']}"})
         self.loading = {**self.env, "LD_LIBRARY_PATH": str(self.package / "lib" / "gridengine")}
         for name in ("bin", "spool/job_scripts", "execd", "default/common"):
             (directory / name).mkdir(parents=True)

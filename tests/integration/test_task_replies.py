@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import zmq
-from conftest import BIN, stock_controller, wait_for
+from conftest import BIN, programs_env, stock_controller, wait_for
 from jupyter_client.session import Session
 
 pytest.importorskip("ipyparallel")
@@ -311,8 +311,7 @@ SCENARIOS = [unknown_dependencies, failed_dependency, follow_in_two_places, time
 
 @contextlib.contextmanager
 def both(tmp_path_factory, *options, kind=Side):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("IPP_", "IPYTHON"))}
-    env.pop("LD_PRELOAD", None)
+    env = programs_env({k: v for k, v in os.environ.items() if not k.startswith(("IPP_", "IPYTHON"))})
     opened = {}
     try:
         commands = {"theirs": stock_controller(), "ours": [str(BIN / "pxcontroller")]}
