@@ -20,6 +20,7 @@ KERNELS = {
     "pxkernel": [str(BIN / "pxkernel"), "-f", "{connection_file}"],
     "ipykernel": [PYTHON, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
 }
+EACH_KERNEL = ["pxkernel", pytest.param("ipykernel", marks=pytest.mark.stock)]
 
 
 class Notebook:
@@ -159,7 +160,7 @@ def kill_leftovers(directory):
             pass
 
 
-@pytest.fixture(scope="module", params=list(KERNELS))
+@pytest.fixture(scope="module", params=EACH_KERNEL)
 def notebook(request, tmp_path_factory):
     """A notebook with two engines."""
     if not (BIN / "pxcluster").exists():
@@ -1187,7 +1188,7 @@ def loses_its_controller(notebook):
     assert notebook.run("%px 6 * 7")[0][1].startswith("No cluster is running: starting one of")
 
 
-@pytest.mark.parametrize("kernel", list(KERNELS))
+@pytest.mark.parametrize("kernel", EACH_KERNEL)
 def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
     env = environment(tmp_path / "ipython")
     kernel_env = programs_env(env) if kernel == "pxkernel" else env
@@ -1219,7 +1220,7 @@ def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
         kill_leftovers(tmp_path / "ipython")
 
 
-@pytest.mark.parametrize("kernel", list(KERNELS))
+@pytest.mark.parametrize("kernel", EACH_KERNEL)
 def test_a_killed_kernel_takes_its_cluster_along(kernel, tmp_path):
     env = environment(tmp_path / "ipython")
     kernel_env = programs_env(env) if kernel == "pxkernel" else env
