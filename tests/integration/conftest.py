@@ -63,7 +63,7 @@ if str(PYTHONPATH) not in sys.path:
     sys.path.insert(0, str(PYTHONPATH))
 
 
-def wait_for(condition, timeout=20.0, what=None):
+def wait_for(condition, timeout=60.0, what=None):
     """Returns the condition's first true value; fails at the deadline."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()

@@ -10,7 +10,7 @@ from conftest import BIN, wait_for
 from jupyter_client.session import Session
 
 PXENGINE = BIN / "pxengine"
-TIMEOUT = 20
+TIMEOUT = 60
 
 
 class Hub:

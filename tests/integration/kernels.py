@@ -10,7 +10,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
 PXKERNEL = BIN / "pxkernel"
-TIMEOUT = 30
+TIMEOUT = 60
 
 class Manager(KernelManager):
     """Starts pxkernel by its path, with options."""
