@@ -8,6 +8,7 @@ environment when the test ends is killed; for a test that starts programs this i
 because a program of ours leaves nothing behind.
 """
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -28,6 +29,36 @@ PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.execu
 
 STOCK_CONTROLLER = f"{PYTHON} -m ipyparallel.controller"
 STOCK_ENGINE = f"{PYTHON} -m ipyparallel.engine"
+
+# Files whose tests are long and start what they need themselves: each goes to whoever is free.
+APART = ["test_suite.py", "test_newer.py"]
+
+# The others whose tests take longest, longest first: they begin a run, so that none is its end.
+LONGEST = [f"test_{name}.py" for name in (
+    "controller engine launch kernel magics mixed queues views output notebook client_process launchers "
+    "client batch python client_ends").split()]
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; the tests of those apart, which mostly wait, are spread between them."""
+    place = {file: number for number, file in enumerate(LONGEST)}
+    apart = itertools.count()
+    items.sort(key=lambda item: next(apart) if item.path.name in APART
+               else place.get(item.path.name, sys.maxsize))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests run in one worker, so that its fixtures are set up once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return nodeid if file.rpartition("/")[2] in APART else file
+
+    return Scheduler(config, log)
+
 
 _held = []  # sockets whose names say which ports are this process's
 
