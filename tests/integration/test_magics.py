@@ -1282,11 +1282,11 @@ def test_a_controller_that_is_killed(tmp_path):
         controller = start_controller(env)
         subprocess.Popen([BIN / "pxengine", "-n", "2"], env=programs_env(env),
                          stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        state = tmp_path / "ipython" / "profile_default" / "log" / "engines.json"
+        wait_for(lambda: state.exists() and len(json.loads(state.read_text())["engines"]) == 2,
+                 what="the engines in the controller's books")
         notebook = Notebook(KERNELS["pxkernel"], programs_env(env), tmp_path)
         assert notebook.texts("%px 1")[0].endswith(": 1")
-        state = tmp_path / "ipython" / "profile_default" / "log" / "engines.json"
-        wait_for(lambda: state.exists() and len(json.loads(state.read_text())["engines"]) == 2, 20,
-                 "the engines in the controller's books")
         said, killed = "", False
         cell = waiting_cell(gate, "--progress-after=-1") + "\n6 * 7"
         for kind, content in notebook.outputs(notebook.send(cell)):
