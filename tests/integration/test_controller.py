@@ -1133,7 +1133,7 @@ class Peer:
 
 @pytest.fixture
 def peer(cluster):
-    cluster.start("--ping=3000")
+    cluster.start("--ping=3000", "--HeartMonitor.max_heartmonitor_misses=100")
     peer = Peer(cluster)
     yield peer
     peer.close()
