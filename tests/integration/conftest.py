@@ -8,6 +8,7 @@ environment when the test ends is killed; for a test that starts programs this i
 because a program of ours leaves nothing behind.
 """
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -63,11 +64,10 @@ def pytest_xdist_make_scheduler(config, log):
 _held = []  # sockets whose names say which ports are this process's
 
 
-def stock_controller(count=40):
-    """The command of ipyparallel's controller. It looks for free ports first, and its processes bind
-    them later, when another program may have them: it is given some that the system gives nobody,
-    and no other test."""
-    for low in range(10_000, 32_000, count):
+def hold_ports(lows, count):
+    """The first of these from which on `count` ports are free. The system gives them nobody, and no
+    other test takes them while this process lasts: who looks for free ports binds them later."""
+    for low in lows:
         held = socket.socket(socket.AF_UNIX)
         try:
             held.bind(f"\0px-test-ports-{low}")
@@ -77,8 +77,21 @@ def stock_controller(count=40):
             held.close()
             continue
         _held.append(held)
-        return [*STOCK_CONTROLLER.split(), f"--ports={low}-{low + count - 1}"]
-    pytest.fail("no ports for ipcontroller")
+        return low
+    pytest.fail("no free ports")
+
+
+def stock_controller():
+    """The command of ipyparallel's controller, whose processes bind the ports that it chose."""
+    low = hold_ports(range(10_000, 20_000, 40), 40)
+    return [*STOCK_CONTROLLER.split(), f"--ports={low}-{low + 39}"]
+
+
+@functools.lru_cache(maxsize=None)
+def kernel_ports():
+    """An iterator over ports for the kernels of this process."""
+    low = hold_ports(range(20_000, 32_000, 400), 400)
+    return itertools.cycle(range(low, low + 400))
 
 
 # Under nohup, or behind `&` in a script, the tests' programs would inherit signals that are ignored.
