@@ -255,13 +255,14 @@ void px_clients_send(struct px_clients *clients, struct px_msg *msg)
 {
     if (px_port_post(clients->port, &msg) == PX_SENT)
         return;
-    /* One that was here since the restart has gone. */
-    bool gone = clients->return_ms == 0 || find_seen(clients, px_msg_frame(msg, 0)) != NULL;
-    if (!gone && clients->held_count < MAX_HELD) {
+    /* One that was here has gone. Who never was is the hub, that resubmits, or from before a
+     * restart. */
+    const bool was_here = find_seen(clients, px_msg_frame(msg, 0)) != NULL;
+    if (!was_here && clients->return_ms != 0 && clients->held_count < MAX_HELD) {
         hold(clients, msg);
         return;
     }
-    clients->port->unroutable += !send_to_owner(clients, msg);
+    clients->port->unroutable += !(was_here && send_to_owner(clients, msg));
     px_msg_destroy(msg);
 }
 
