@@ -24,11 +24,10 @@
 #include <string.h>
 #include <uthash.h>
 
+/* Of headers and metadata, of which each target has its own. */
+#define MAX_COPIED_BYTES ((size_t)256 << 20)
 #define MAX_COLLECTIONS 4096
 #define MAX_BROADCAST_TARGETS 65536
-#define MAX_COPIED_BYTES                                                                           \
-    ((size_t)256 << 20) /* of headers and metadata: each target has its own                        \
-                         */
 #define MAX_COLLECTED_BYTES ((size_t)2 << 30)
 #define MAX_COLLECTED_FRAMES (PX_MAX_FRAMES - 64) /* with what comes before the buffers */
 
