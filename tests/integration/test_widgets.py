@@ -169,8 +169,8 @@ class Comm:
 made = []
 
 
-def told(relays, engine, kind, content):
-    relays.from_engine(phalanx, phalanx._phalanx.Event((
+def told(relays, engine, kind, content, client=phalanx):
+    relays.from_engine(client, phalanx._phalanx.Event((
         phalanx._phalanx.OUTPUT, 0, engine, False, False, kind, None, content, "{}", "{}", [], 0.0)), None)
 
 
@@ -204,3 +204,18 @@ def test_the_oldest_of_too_many_is_closed(relays):
     for number in range(widgets.MOST + 2):
         told(relays, 0, "comm_open", '{"comm_id": "%d", "data": 1}' % number)
     assert [comm.closed for comm in made] == [True, True] + [False] * widgets.MOST
+
+
+def test_an_engine_that_is_gone_closes_its_comm(relays):
+    class Client:
+        class _raw:
+            @staticmethod
+            def submit(*args, **options):
+                raise IndexError("engine 0 is not there")
+
+    told(relays, 0, "comm_open", '{"comm_id": "a", "data": 1}', Client)
+    told(relays, 1, "comm_open", '{"comm_id": "b", "data": 1}', Client)
+    made[0].hear({"content": {"data": {}}})
+    assert [comm.closed for comm in made] == [True, False]
+    told(relays, 0, "comm_msg", '{"comm_id": "a", "data": 2}', Client)  # is none of ours any more
+    assert made[0].sent == [1]
