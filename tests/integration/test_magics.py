@@ -1169,6 +1169,8 @@ def loses_its_cluster(notebook, env):
     assert notebook.run("6 * 7")[0][1]["text/plain"] == "42"
     shown = notebook.run("%px 6 * 7")
     assert shown[0][1].startswith("No cluster is running: starting one of")
+    assert notebook.run("phalanx.Client().ids == list(range(%d))" % len(os.sched_getaffinity(0))
+                        )[0][1]["text/plain"] == "True"  # of the new one
 
 
 def loses_its_controller(notebook):
@@ -1210,6 +1212,8 @@ def test_starts_a_cluster_and_ends_it(kernel, tmp_path):
         notebook.kc.get_shell_msg(timeout=60)
         text, = notebook.texts("%px 1")
         assert text.startswith("Out[0-%d:" % (engines - 1) if engines > 1 else "Out[0:")
+        mine = "import phalanx\nwith phalanx.Client() as rc: print(rc[0].apply_sync(pow, 2, 5))"
+        assert notebook.said(mine)[0] == "32\n"
         if kernel == "pxkernel":  # the same code in both
             loses_its_cluster(notebook, env)
             loses_its_controller(notebook)

@@ -30,6 +30,8 @@ CONNECT_SECONDS = 10
 LOSS_SECONDS = 10  # within which others come in the place of engines that go while one waits
 ORPHANS = 64  # results that nobody holds are looked through when there are so many of them
 
+session_cluster = None  # the id of the cluster that %px has started, which ends with this process
+
 _open_clients = weakref.WeakValueDictionary()  # by a number that grows
 _numbers = itertools.count()
 
@@ -55,7 +57,8 @@ class Client(HubFace):
     """A connection to a controller, pxcontroller or ipcontroller.
 
     connection_info: path of an ipcontroller-client.json, or its contents as a dictionary;
-    otherwise the file is found by profile (or profile_dir) and cluster_id.
+    otherwise the file is found by profile (or profile_dir) and cluster_id. Without any of them it is
+    the cluster that %px has started here, if it has.
     timeout: seconds to wait for the controller, and for its file to appear.
     sshserver: "user@host:port" through which to reach the controller, by the system's ssh with its
     configuration; sshkey: a private key's file for it; password: what ssh asks for, if it does.
@@ -95,6 +98,8 @@ class Client(HubFace):
         self._tunnel, self._password = None, password
         file = connection_info or connection_file or url_file or url_or_file
         file = self._written(file) if isinstance(file, dict) else file and os.fspath(file)
+        if not (file or profile or profile_dir or ipython_dir or cluster_id):
+            cluster_id = self._session_cluster()
         key = curve_serverkey or os.environ.get("IPP_CURVE_SERVERKEY")
         self._server_key = key.decode() if isinstance(key, bytes) else key
         self._connect(
@@ -152,6 +157,15 @@ class Client(HubFace):
         if info.get("curve_serverkey"):
             return file
         return self._written({**info, "curve_serverkey": self._server_key})
+
+    @staticmethod
+    def _session_cluster():
+        """The id of this process's own cluster, while it is there."""
+        from .tunnel import cluster_file, connection_file
+
+        where = None, None, None, session_cluster
+        files = cluster_file(*where), connection_file(*where)
+        return session_cluster if session_cluster and all(map(os.path.exists, files)) else None
 
     @staticmethod
     def _is_starting(where):
