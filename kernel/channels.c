@@ -16,6 +16,8 @@
 #define _GNU_SOURCE
 #include "channels.h"
 
+#include "handshake.h"
+
 #include <errno.h>
 #include <jansson.h>
 #include <signal.h>
@@ -367,6 +369,9 @@ static int set_up(struct px_channels *channels, const char *path, const struct p
     if (bind_all(channels, err) < 0)
         return -1;
     if (choose && px_kernel_connection_write(path, connection, err) < 0)
+        return -1;
+    if (connection->registration_port &&
+        px_handshake(channels->context, channels->session, connection, err) < 0)
         return -1;
     if (create_kernel(channels, ops, output, debugger, err) < 0)
         return -1;

@@ -11,9 +11,9 @@ struct px_channels;
 
 /*
  * Binds the sockets that the connection file `path` names, chooses ports where it says 0 and then
- * writes them into the file, and starts the service thread: from now on kernel_info is
- * answered. `debugger`: debug_requests go to the language. Ends when px_channels_close() is called,
- * or by itself as px_service_end() says.
+ * writes them into the file, tells them to the launcher where it is a registration file, and
+ * starts the service thread: from now on kernel_info is answered. `debugger`: debug_requests go to
+ * the language. Ends when px_channels_close() is called, or by itself as px_service_end() says.
  */
 struct px_channels *px_channels_open(const char *path, const struct px_interp_ops *ops,
                                      const struct px_output_config *output, bool debugger,

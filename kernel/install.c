@@ -174,11 +174,11 @@ static bool has_debugger(const struct options *options)
 static char *kernel_json(const struct options *options, const char *program, struct px_error *err)
 {
     const char *language = options->language ? options->language : px_languages[0]->name;
-    json_t *spec =
-        json_pack("{s:o, s:s, s:s, s:s, s:{s:b, s:[s]}, s:o}", "argv", command(options, program),
-                  "display_name", options->display_name, "language", language, "interrupt_mode",
-                  "message", "metadata", "debugger", has_debugger(options), "supported_encryption",
-                  "curve", "env", environment(options));
+    json_t *spec = json_pack(
+        "{s:o, s:s, s:s, s:s, s:s, s:{s:b, s:[s]}, s:o}", "argv", command(options, program),
+        "display_name", options->display_name, "language", language, "interrupt_mode", "message",
+        "kernel_protocol_version", PX_PROTOCOL_VERSION, "metadata", "debugger",
+        has_debugger(options), "supported_encryption", "curve", "env", environment(options));
     char *text = spec ? json_dumps(spec, JSON_INDENT(1)) : NULL;
     json_decref(spec);
     if (!text)

@@ -12,4 +12,4 @@ px_library(px_service SOURCES service.c LIBS px_kernel px_loop Threads::Threads)
 px_library(px_program SOURCES program.c LIBS px_interp px_python)
 target_compile_definitions(px_program PRIVATE PX_PYTHON_DIR="${PX_PYTHON_DIR}")
 
-px_program(pxkernel SOURCES main.c crash.c channels.c install.c LIBS px_service px_program)
+px_program(pxkernel SOURCES main.c crash.c channels.c handshake.c install.c LIBS px_service px_program)

@@ -24,9 +24,9 @@
 #define MAX_FILE (1u << 20) /* real ones have under 1 KB */
 #define MAX_LOCAL 80        /* of the 107 bytes that such an address may have */
 
-/* TEXT_OR_NULL and TEXT_OR_NONE may be null or lack; the one is written as null then, the other
- * not. */
-enum field_type { PORT, PORTS, TEXT, TEXT_OR_NULL, TEXT_OR_NONE };
+/* A PORT_OR_NONE that is 0 is not written. TEXT_OR_NULL and TEXT_OR_NONE may be null or lack; the
+ * one is written as null then, the other not. */
+enum field_type { PORT, PORT_OR_NONE, PORTS, TEXT, TEXT_OR_NULL, TEXT_OR_NONE };
 enum { CLIENT = 1, ENGINE = 2, BOTH = 3 };
 
 struct field {
@@ -69,6 +69,7 @@ static const struct field kernel_fields[] = {
     {"stdin_port", PORT, AT(stdin_port), BOTH, 0, NULL},
     {"control_port", PORT, AT(control_port), BOTH, 0, NULL},
     {"hb_port", PORT, AT(hb_port), BOTH, 0, NULL},
+    {"registration_port", PORT_OR_NONE, AT(registration_port), BOTH, 0, NULL},
     {"ip", TEXT, AT(ip), BOTH, 0, "127.0.0.1"},
     {"key", TEXT, AT(key), BOTH, 0, ""},
     {"transport", TEXT, AT(transport), BOTH, 0, "tcp"},
@@ -141,6 +142,7 @@ static int read_field(const json_t *object, const struct field *field, int role,
     }
     switch (field->type) {
     case PORT:
+    case PORT_OR_NONE:
         return read_port(value, field, name, place, err);
     case PORTS:
         return read_ports(value, field, name, out, err);
@@ -183,6 +185,8 @@ static json_t *field_value(const struct field *field, int role, const void *conn
     switch (field->type) {
     case PORT:
         return json_integer(*(const int *)place);
+    case PORT_OR_NONE:
+        return *(const int *)place ? json_integer(*(const int *)place) : NULL;
     case PORTS: {
         if (role == CLIENT)
             return json_integer(cluster->broadcast[0]);
@@ -256,6 +260,8 @@ int px_kernel_connection_read(const char *path, struct px_kernel_connection *out
                          out->transport);
     if (result == 0)
         result = check_curve(path, out, err);
+    if (result == 0 && out->registration_port)
+        out->shell_port = out->control_port = out->stdin_port = out->iopub_port = out->hb_port = 0;
     if (result < 0)
         px_kernel_connection_fini(out);
     return result;

@@ -334,13 +334,16 @@ void *px_socket_raw(struct px_socket *socket); /* the libzmq handle, for tests *
 
 /* A kernel's connection file (jupyter_client, "Connection files"). Strings are owned. The keys,
  * which make all channels encrypted, are Z85 and a pair, or NULL (jupyter_client 8.9, "Transport
- * security for kernels"). */
+ * security for kernels"). With a registration_port, which is 0 otherwise, the file is a
+ * registration file (Jupyter Enhancement Proposal 66): the kernel tells its ports there. */
 struct px_kernel_connection {
     char *transport, *ip, *key, *signature_scheme, *kernel_name, *curve_publickey, *curve_secretkey;
     int shell_port, control_port, stdin_port, iopub_port, hb_port;
+    int registration_port;
 };
 /* PX_ENOENT, PX_EIO, PX_EINVAL with a sentence that names the file and the key. Zero ports are
- * allowed: the kernel chooses and writes them. */
+ * allowed: the kernel chooses and writes them. Those of a registration file, which an earlier
+ * kernel wrote, are read as 0. */
 PX_MUST_USE int px_kernel_connection_read(const char *path, struct px_kernel_connection *out,
                                           struct px_error *err);
 PX_MUST_USE int px_kernel_connection_write(const char *path,

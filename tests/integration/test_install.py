@@ -68,6 +68,7 @@ def test_sys_prefix_belongs_to_the_active_environment(run, env, environments, tm
     assert spec_of(where)["argv"] == [str(PXKERNEL.resolve()), "--python", str(where / "bin/python"), "-f",
                                       "{connection_file}"]
     assert spec_of(where)["metadata"]["supported_encryption"] == ["curve"]
+    assert spec_of(where)["kernel_protocol_version"] == "5.5"
     del env["VIRTUAL_ENV"]  # a Jupyter from elsewhere starts it
     assert ask(where, "phalanx", env, tmp_path, "__import__('which_one').name") == "'one'"
 

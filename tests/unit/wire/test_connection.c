@@ -142,6 +142,32 @@ static void a_kernels_file(void **state)
     rmdir(dir);
 }
 
+/* Ports in it are an earlier kernel's. */
+static void a_registration_file(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/px-test-XXXXXX", path[64];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/registration.json", dir);
+    assert_int_equal(px_file_write(path, 0600, PX_SPAN("{\"registration_port\": 7}"), NULL), 0);
+    struct px_kernel_connection k;
+    struct px_error err;
+    assert_int_equal(px_kernel_connection_read(path, &k, &err), 0);
+    assert_int_equal(k.registration_port, 7);
+    k.shell_port = 5;
+    assert_int_equal(px_kernel_connection_write(path, &k, &err), 0);
+    px_kernel_connection_fini(&k);
+    assert_int_equal(px_kernel_connection_read(path, &k, &err), 0);
+    assert_int_equal(k.registration_port, 7);
+    assert_int_equal(k.shell_port, 0);
+    px_kernel_connection_fini(&k);
+    assert_int_equal(px_file_write(path, 0600, PX_SPAN("{\"registration_port\": 65536}"), NULL), 0);
+    assert_int_equal(px_kernel_connection_read(path, &k, &err), -1);
+    assert_non_null(strstr(err.text, "\"registration_port\" is not a port number"));
+    unlink(path);
+    rmdir(dir);
+}
+
 /* The client chooses the keys; what the kernel writes back has them still. */
 static void a_kernels_keys(void **state)
 {
@@ -242,6 +268,7 @@ int main(void)
         cmocka_unit_test(other_packers_are_refused),
         cmocka_unit_test(what_is_written_is_read_and_private),
         cmocka_unit_test(a_kernels_file),
+        cmocka_unit_test(a_registration_file),
         cmocka_unit_test(a_kernels_keys),
         cmocka_unit_test(an_interface_must_have_a_form),
         cmocka_unit_test(a_local_address_is_preferred),
