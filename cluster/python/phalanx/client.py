@@ -30,8 +30,6 @@ CONNECT_SECONDS = 10
 LOSS_SECONDS = 10  # within which others come in the place of engines that go while one waits
 ORPHANS = 64  # results that nobody holds are looked through when there are so many of them
 
-session_cluster = None  # the id of the cluster that %px has started, which ends with this process
-
 _open_clients = weakref.WeakValueDictionary()  # by a number that grows
 _numbers = itertools.count()
 
@@ -99,7 +97,9 @@ class Client(HubFace):
         file = connection_info or connection_file or url_file or url_or_file
         file = self._written(file) if isinstance(file, dict) else file and os.fspath(file)
         if not (file or profile or profile_dir or ipython_dir or cluster_id):
-            cluster_id = self._session_cluster()
+            from .tunnel import session_cluster
+
+            cluster_id = session_cluster()
         key = curve_serverkey or os.environ.get("IPP_CURVE_SERVERKEY")
         self._server_key = key.decode() if isinstance(key, bytes) else key
         self._connect(
@@ -157,15 +157,6 @@ class Client(HubFace):
         if info.get("curve_serverkey"):
             return file
         return self._written({**info, "curve_serverkey": self._server_key})
-
-    @staticmethod
-    def _session_cluster():
-        """The id of this process's own cluster, while it is there."""
-        from .tunnel import cluster_file, connection_file
-
-        where = None, None, None, session_cluster
-        files = cluster_file(*where), connection_file(*where)
-        return session_cluster if session_cluster and all(map(os.path.exists, files)) else None
 
     @staticmethod
     def _is_starting(where):

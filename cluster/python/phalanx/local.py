@@ -14,7 +14,7 @@ import sys
 import time
 import weakref
 
-from . import _phalanx, client as clients, error
+from . import _phalanx, error, tunnel
 from .client import Client, newest
 from .cluster import find_pxcluster, run, run_with_parent, wait_until
 
@@ -160,7 +160,7 @@ class DefaultCluster:
             "--engines", "local", "--cluster-id", cluster_id,
         )
         self._own = cluster_id, count
-        clients.session_cluster = cluster_id  # that Client() connects to
+        tunnel.started = cluster_id  # that Client() connects to
         atexit.register(self._stop_own, program, cluster_id, os.getpid())
         client = Client(cluster_id=cluster_id, timeout=CONNECT_SECONDS)
         self._await_engines(client, count)

@@ -21,6 +21,8 @@ PORTS = ("registration", "control", "mux", "task", "iopub", "notification", "bro
 LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "*")
 CONNECT_SECONDS = 30
 
+started = None  # the id of a cluster that ends with this process
+
 
 def profile_directory(profile, profile_dir, ipython_dir):
     """Where a profile's files are; empty values: the default."""
@@ -43,6 +45,13 @@ def connection_file(*where):
 def cluster_file(*where):
     """The cluster's file of (profile, profile_dir, ipython_dir, cluster_id)."""
     return _security_file(lambda i: "cluster-%s.json" % i, where)
+
+
+def session_cluster():
+    """The id of the cluster that %px has started for this process, while it is there; else None."""
+    where = None, None, None, started
+    there = started and all(map(os.path.exists, (cluster_file(*where), connection_file(*where))))
+    return started if there else None
 
 
 def write_connection(info):
