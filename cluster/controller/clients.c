@@ -255,8 +255,11 @@ void px_clients_send(struct px_clients *clients, struct px_msg *msg)
 {
     if (px_port_post(clients->port, &msg) == PX_SENT)
         return;
-    /* One that was here has gone. Who never was is the hub, that resubmits, or from before a
-     * restart. */
+    if (px_span_equal(px_msg_frame(msg, 0), PX_RESUBMIT)) {
+        px_msg_destroy(msg);
+        return;
+    }
+    /* One that was here has gone. Who never was is from before a restart. */
     const bool was_here = find_seen(clients, px_msg_frame(msg, 0)) != NULL;
     if (!was_here && clients->return_ms != 0 && clients->held_count < MAX_HELD) {
         hold(clients, msg);

@@ -369,9 +369,11 @@ void px_clients_destroy(struct px_clients *clients);
 /* A request came from a client: identity | message. False when it goes by a name of ours
  * (PX_NAMES), which is counted and logged: it is to be dropped. */
 PX_MUST_USE bool px_clients_saw(struct px_clients *clients, const struct px_msg *msg);
+/* The client of tasks that the hub submits again: who has asked for them reads the books. */
+#define PX_RESUBMIT PX_NAMES "resubmit"
 /* Frame 0 is the client's identity. Takes `msg`. A client that has gone does not get it; one that
  * has spoken through another connection since, or comes back after the controller was restarted,
- * does. */
+ * does. PX_RESUBMIT is nobody. */
 void px_clients_send(struct px_clients *clients, struct px_msg *msg);
 
 /* ---- relay (relay.c) ------------------------------------------------------- */

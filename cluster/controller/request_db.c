@@ -332,9 +332,6 @@ static void on_purge_request(const struct px_request *request)
 
 /* ---- resubmit_request ------------------------------------------------------ */
 
-/* Nobody's routing id: replies to it are dropped; the client asks for the result instead. */
-#define RESUBMIT_IDENT "px.resubmit"
-
 /* What of the old metadata says how the buffers are to be read; the rest is left out. */
 static struct px_span reading_metadata(const struct px_record *record)
 {
@@ -347,7 +344,7 @@ static struct px_span reading_metadata(const struct px_record *record)
 /* The stored request under a new id; its header is the parent too. */
 static struct px_msg *renewed(struct px_hub *hub, const struct px_record *record, char **new_id)
 {
-    struct px_span ident = PX_SPAN(RESUBMIT_IDENT);
+    struct px_span ident = PX_SPAN(PX_RESUBMIT);
     json_t *header = px_json_parse(px_msg_header(record->request), NULL);
     const char *type = json_string_value(json_object_get(header, "msg_type"));
     struct px_draft draft = {.idents = &ident,

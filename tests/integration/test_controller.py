@@ -1141,6 +1141,34 @@ def peer(cluster):
     peer.close()
 
 
+def test_the_reply_to_a_resubmitted_task_is_nobodys(cluster):
+    """Also after a restart, when a reply to an unknown client may be somebody's who comes back."""
+    cluster.start()
+    cluster.add_engines(1)
+    cluster.client(1).close()
+    cluster.wait_for_state(1)
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--restore")
+    cluster.client(1)
+    with contextlib.closing(Peer(cluster)) as peer:
+        client = peer.connect(zmq.DEALER, peer.client["task"])
+
+        def run():
+            msg_id = peer.session.send(client, "apply_request", content={})["header"]["msg_id"]
+            assert peer.receive(client)["parent_header"]["msg_id"] == msg_id
+            return msg_id
+
+        def is_done(msg_id):
+            return peer.ask("result_request", {"msg_ids": [msg_id], "status_only": True})["content"]["completed"]
+
+        first = run()
+        wait_until(lambda: is_done(first))
+        again = peer.ask("resubmit_request", {"msg_ids": [first]})["content"]["resubmitted"][first]
+        wait_until(lambda: is_done(again))
+        run()
+
+
 @pytest.mark.parametrize("msg_type, content, reply, ename, evalue", [
     ("nonsense", {}, "hub_error", "KeyError", "\"Bad Message Type: 'nonsense'\""),
     ("queue_request", {}, "hub_error", "KeyError", "'targets'"),
