@@ -322,7 +322,7 @@ static int add_loss(struct px_show *show, size_t task, const char *text)
     if (lost)
         why = strchr(lost, ':') + 2;
     else if (strncmp(text, "Engine ", 7) == 0) /* it has no obituary */
-        why = "died while running this cell, no cause is known";
+        why = "gone while running this cell, by exit(), a shutdown or a death that nobody saw";
     if (show->lost.count && strcmp(why, show->lost.why.data) != 0 && tell_lost(show) < 0)
         return -1;
     px_buf_clear(&show->lost.why);
