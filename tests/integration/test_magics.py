@@ -473,6 +473,22 @@ def test_a_name_that_is_known_here_only(notebook):
     assert "--push" not in trace
 
 
+def test_a_call_that_fails_shows_its_cell(notebook):
+    """Engines have the code of what was typed here, and not its source."""
+    notebook.run("here_only = 0\ndef inverse(x):\n    return 1 / (x - 3)\n"
+                 "def shifted(x): return x + here_only\n"
+                 "import phalanx; rc = phalanx.Client(); balanced = rc.load_balanced_view()")
+    cell = notebook.run("get_ipython().execution_count")[0][1]["text/plain"]
+    trace = plain("\n".join(notebook.error("balanced.map_sync(inverse, range(9))")["traceback"]))
+    frame = f"Cell In [{int(cell) - 1}], line 3, in inverse(x)\n"
+    assert f"{frame}      1 here_only = 0\n      2 def inverse(x):\n" \
+           "----> 3     return 1 / (x - 3)\n      4 def shifted" in trace
+    assert re.match(r"\[[01]:apply, item 3\]:", trace) and trace.count("File ") == 0
+    trace = plain("\n".join(notebook.error("rc[0].apply_sync(shifted, 5)")["traceback"]))
+    assert "here_only is known here, and not on engine 0: client[:].push({'here_only'" in trace
+    notebook.run("rc.close()")
+
+
 def test_one_engine_fails_and_the_other_is_shown(notebook):
     notebook.scatter("me")
     shown = notebook.run("%%px\nprint('said')\n10 // me")

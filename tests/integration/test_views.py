@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -1177,3 +1178,35 @@ def test_what_was_fetched_is_forgotten(rc, balanced):
     for history in rc.history, balanced.history:
         assert HISTORY_KEPT <= len(history) <= 2 * HISTORY_KEPT
         assert history[-1] == str(5 * HISTORY_KEPT - 1)
+
+
+def test_an_exception_of_a_map_says_of_which_elements(balanced, view):
+    def items(e):
+        return e.engine_info["items"]
+
+    def fails(x):
+        return 1 / (x % 50 - 7)
+
+    for more, wanted in ({}, 7), ({"chunksize": 4}, 4):
+        kept = balanced.map_sync(fails, range(20), return_exceptions=True, **more)
+        error, = (value for value in kept if isinstance(value, phalanx.RemoteError))
+        assert items(error) == range(wanted, wanted + more.get("chunksize", 1))
+    with pytest.raises(phalanx.CompositeError) as caught:
+        balanced.map_sync(fails, range(1000))
+    assert [list(info["items"]) for *_, info in caught.value.elist] == [[n] for n in range(7, 1000, 50)]
+    assert re.match(r"\[.*:apply, items 7,57,107,(\d+,)+\.\.\.\]: \(20 times the same\)",
+                    caught.value.render_traceback()[0])
+    with pytest.raises(phalanx.RemoteError) as caught:
+        list(balanced.imap(fails, range(1000)))
+    assert items(caught.value) == range(7, 8)
+    with pytest.raises(phalanx.CompositeError, match=r"\[\d+:apply, items 0-9\]: ZeroDiv"):
+        view.map_sync(fails, range(40))
+    with pytest.raises(phalanx.CompositeError, match=r"\[\d+:apply\]: NameError"):
+        view.gather("nowhere").get()
+
+
+def test_a_result_that_cannot_be_sent(view):
+    with pytest.raises(phalanx.CompositeError) as caught:
+        view.apply_sync(lambda: (n for n in ()))
+    assert "the result, a generator, cannot be sent back" in str(caught.value)
+    assert "File " not in "\n".join(caught.value.render_traceback())

@@ -259,15 +259,21 @@ class _Values:
             self.next += 1
 
     def values(self, batch, reply, values, errors):
-        info = {"engine_id": reply.engine, "method": "apply"}
         for index, ename, evalue, traceback in errors:
+            item = batch.first + index
+            info = {
+                "engine_id": reply.engine, "method": "apply", "items": range(item, item + 1),
+            }
             values[index] = error.RemoteError(ename, evalue, "\n".join(traceback), info)
         for index, value in enumerate(values, batch.first):
             self._put(index, value)
 
     def failed(self, batch, reply):
         e = error.from_reply(json.loads(reply.content), reply.engine)
-        for index in range(batch.first, batch.first + batch.count):
+        items = range(batch.first, batch.first + batch.count)
+        if isinstance(e, error.RemoteError):
+            e.engine_info["items"] = items
+        for index in items:
             self._put(index, e)
 
     def sent(self, batch):

@@ -4,7 +4,7 @@
 import pickle
 import weakref
 
-from .canning import PrePickled, Reference
+from .canning import PrePickled, Reference, is_refusal
 
 LENT_BYTES = 65536  # from this size on the C library sends a buffer where it lies
 
@@ -42,11 +42,13 @@ def _culprit(form, f, args, kwargs):
 def _explained(e, form, f, args, kwargs):
     """`e` with a sentence that says what to do about it."""
     kind = type(e) if type(e) in _REFUSALS else pickle.PicklingError
-    return kind(
+    explained = kind(
         "%s: %s cannot be sent to an engine. Make it there instead (view.execute), pass what it is "
         "made from, or refer to it by name (phalanx.Reference)"
         % (e, _culprit(form, f, args, kwargs))
     )
+    explained.__cause__ = None if is_refusal(e) else e
+    return explained
 
 
 def pack(form, f, args, kwargs, function=None):
@@ -55,7 +57,7 @@ def pack(form, f, args, kwargs, function=None):
     try:
         return form.pack_call(function or form.pack_function(f), args, kwargs)
     except _REFUSALS as e:
-        raise _explained(e, form, f, args, kwargs) from e
+        raise _explained(e, form, f, args, kwargs)
 
 
 def prepare(form, f):
@@ -64,7 +66,7 @@ def prepare(form, f):
     try:
         return form.prepare(f)
     except _REFUSALS as e:
-        raise _explained(e, form, f, (), {}) from e
+        raise _explained(e, form, f, (), {})
 
 
 def pack_map(form, mapping, function, parts):
@@ -72,7 +74,7 @@ def pack_map(form, mapping, function, parts):
     try:
         return form.pack_map(mapping, function, parts)
     except _REFUSALS as e:
-        raise _explained(e, form, len, parts, {}) from e
+        raise _explained(e, form, len, parts, {})
 
 
 def lend(buffers):

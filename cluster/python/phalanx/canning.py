@@ -15,6 +15,7 @@ import functools
 import importlib
 import io
 import pickle
+import re
 import secrets
 import sys
 import types
@@ -373,6 +374,12 @@ uncan_map = {CannedObject: lambda obj, g: obj.get_object(g), dict: uncan_dict}
 
 
 # ---- pickling --------------------------------------------------------------------------------
+
+
+def is_refusal(e):
+    """Whether pickle says, in its own words, that something cannot be pickled: then where it said so
+    is of no interest."""
+    return re.match("(cannot|Can't) (pickle|get) ", str(e)) is not None
 
 
 _CODE_FIELDS = (

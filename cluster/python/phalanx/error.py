@@ -9,10 +9,11 @@ kind of `except` catches them.
 
 import builtins
 import concurrent.futures
-import os
 import re
 import sys
 import traceback
+
+from .tracebacks import advice, lines_of, ranges, shorter
 
 
 class IPythonError(Exception):
@@ -76,7 +77,8 @@ class RemoteError(KernelError):
     """An exception that was raised on an engine.
 
     ename, evalue: its class name and its text; traceback: the remote traceback as one string;
-    engine_info: {"engine_id", "engine_uuid", "method"} where known.
+    engine_info: {"engine_id", "engine_uuid", "method"} where known; of a map's task "items", too: the
+    range of its elements' numbers.
     """
 
     ename = None
@@ -106,8 +108,8 @@ class RemoteError(KernelError):
 
     def render_traceback(self):
         """The remote traceback as a list of lines."""
-        lines = (self.traceback or "").splitlines() or [str(self)]
-        lines += missing_module(self.ename, self.evalue)
+        lines = lines_of(self.traceback or "") or [str(self)]
+        lines += advice(self.ename, self.evalue, _engines([self.engine_info]))
         label = _engine_label(self.engine_info)
         return [label + ":"] + lines if label else lines
 
@@ -120,27 +122,19 @@ class RemoteError(KernelError):
         print("\n".join(self.render_traceback()))
 
 
-def missing_module(ename, evalue):
-    """What to do about a module that engines lack and this process has: lines, mostly none."""
-    found = re.fullmatch(r"No module named '(\w+)'", str(evalue or ""))
-    module = sys.modules.get(found[1]) if found and ename == "ModuleNotFoundError" else None
-    spec = getattr(module, "__spec__", None)
-    if spec is None or not spec.origin or not os.path.isabs(spec.origin):
-        return []
-    directory = os.path.dirname(spec.origin)
-    if spec.submodule_search_locations is not None:
-        directory = os.path.dirname(directory)
-    return [
-        "%s is a module here, of %s. Engines that see this directory find it there after" % (
-            found[1], directory),
-        "    view.execute(%r, block=True)" % ("import sys; sys.path.append(%r)" % directory),
-    ]
-
-
-def _engine_label(info):
-    if not info or info.get("engine_id") is None:
+def _engine_label(*infos):
+    """"[0-2:apply, item 5]", or "" where no engine is known."""
+    engines = _engines(infos)
+    if not engines:
         return ""
-    return "[%s:%s]" % (info["engine_id"], info.get("method") or "apply")
+    items = sorted({item for info in infos if info for item in info.get("items", ())})
+    said = ", item%s %s" % ("" if len(items) == 1 else "s", shorter(ranges(items))) if items else ""
+    return "[%s:%s%s]" % (ranges(engines), infos[0].get("method") or "apply", said)
+
+
+def _engines(infos):
+    """The ids of those that are known."""
+    return [i["engine_id"] for i in infos if i and i.get("engine_id") is not None]
 
 
 def _named(name, base):
@@ -193,29 +187,33 @@ class CompositeError(RemoteError):
     def __repr__(self):
         return "%s(%i)" % (type(self).__name__, len(self.elist))
 
-    def _render_one(self, entry):
-        ename, evalue, traceback, info = entry
-        lines = (traceback or "").splitlines() or ["%s: %s" % (ename, evalue)]
-        return [self._engine_str(info)] + lines + missing_module(ename, evalue)
+    @staticmethod
+    def _render_group(group):
+        """The lines of what was raised alike."""
+        ename, evalue, traceback, _ = group[0]
+        lines = lines_of(traceback or "") or ["%s: %s" % (ename, evalue)]
+        return lines + advice(ename, evalue, _engines(info for _, _, _, info in group))
 
     def _alike(self):
-        """The exceptions in groups of those that look the same, but for cells' numbers and
-        addresses, in order of their first ones."""
-        groups = {}
+        """The exceptions in groups of those that look the same, but for colours, cells' numbers
+        and addresses, in order of their first ones."""
+        groups, looks = {}, {}
         for entry in self.elist:
-            ename, evalue, traceback, _ = entry
-            text = traceback or "%s: %s" % (ename, evalue)
-            groups.setdefault((ename, _volatile.sub("", text)), []).append(entry)
+            text = entry[2] or "%s: %s" % entry[:2]
+            if text not in looks:
+                looks[text] = _volatile.sub("", _color.sub("", "\n".join(lines_of(text))))
+            groups.setdefault((entry[0], looks[text]), []).append(entry)
         return list(groups.values())
 
     def render_traceback(self, excid=None):
         """The tracebacks, each once however many engines raised it, at most tb_limit of them, or
         that of one exception, as a list of lines."""
         if excid is not None:
-            return self._render_one(self._entry(excid))
+            entry = self._entry(excid)
+            return [self._engine_str(entry[3])] + self._render_group([entry])
         lines, groups = [], self._alike()
         for group in groups[: self.tb_limit]:
-            lines += [_group_label(group)] + self._render_one(group[0])[1:] + [""]
+            lines += [_group_label(group)] + self._render_group(group) + [""]
         left = sum(len(group) for group in groups[self.tb_limit :])
         if left:
             lines.append("... %i more exceptions ..." % left)
@@ -257,32 +255,19 @@ class AlreadyDisplayedError(RemoteError):
         return [str(self)]
 
 
-# What differs between engines in tracebacks that are the same: colours are kept.
+# What differs between engines in tracebacks that are the same.
+_color = re.compile(r"\x1b\[[0-9;]*m")
 _volatile = re.compile(
-    r"(?:In|Input In|Cell In) ?\s*(?:\x1b\[[0-9;]*m)*\[[^]]*\]|<ipython-input-[^>]*>|0x[0-9a-fA-F]+"
+    r"(?:In|Input In|Cell In) ?\s*\[[^]]*\]|<ipython-input-[^>]*>|0x[0-9a-fA-F]+"
     r"|/tmp/ipykernel_\d+/\d+\.py"
 )
 
 
-def _ranges(numbers):
-    """"0-3,7" of [0, 1, 2, 3, 7]."""
-    out = []
-    for n in sorted(set(numbers)):
-        if out and out[-1][1] == n - 1:
-            out[-1][1] = n
-        else:
-            out.append([n, n])
-    return ",".join(str(a) if a == b else "%d-%d" % (a, b) for a, b in out)
-
-
 def _group_label(group):
     """Where the exceptions of a group were raised."""
-    infos = [info for _, _, _, info in group]
-    engines = [info["engine_id"] for info in infos if info and info.get("engine_id") is not None]
-    if not engines:
-        return "[Engine Exception]: "
+    label = _engine_label(*(info for _, _, _, info in group))
     count = "" if len(group) == 1 else " (%d times the same)" % len(group)
-    return "[%s:%s]:%s" % (_ranges(engines), infos[0].get("method") or "apply", count)
+    return label + ":" + count if label else "[Engine Exception]: "
 
 
 # What schedulers say by a name alone.

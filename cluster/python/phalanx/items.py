@@ -114,6 +114,9 @@ class AsyncMapResult(mapresult.AsyncMapResult):
     def _read(self, index, task):
         return super()._read(index, task) if task.reply.failed else task.reply.buffers
 
+    def _items_of(self, index):
+        return range(index, index + 1)
+
     def _value(self, index):
         """As a part of the map has it: in a list."""
         if index in self._tasks.own:

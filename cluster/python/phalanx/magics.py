@@ -13,9 +13,9 @@ from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.utils.text import DollarFormatter
 
 from . import _magics, _non_interactive, error
+from .tracebacks import advice, lines_of
 from .widgets import Relays
 
-_MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ERRORS_SHOWN = 8  # different ones of one cell
 _ERROR_MOST = 65536  # bytes of one that are shown
@@ -162,16 +162,8 @@ def _error_lines(group, scope):
     ranges = _magics.ranges(ids) if ids else ""
     label = "[%s:%s]:" % (ranges, infos[0].get("method") or "execute") if ids else None
     lines = [label] if label else []
-    text = traceback or "%s: %s" % (ename, evalue)
-    lines += _magics.bounded(text, _ERROR_MOST).splitlines()
-    lines += error.missing_module(ename, evalue)
-    missing = _MISSING_NAME.match(evalue or "") if ename == "NameError" else None
-    if missing and missing[1] in scope and not missing[1].startswith("_"):
-        lines.append(
-            "%s is known here, and not on engine%s %s: '%%%%px --push %s' sends it"
-            % (missing[1], "" if len(ids) == 1 else "s", ranges, missing[1])
-        )
-    return lines
+    lines += lines_of(_magics.bounded(traceback or "%s: %s" % (ename, evalue), _ERROR_MOST))
+    return lines + advice(ename, evalue, ids, scope)
 
 
 def _told(exception):

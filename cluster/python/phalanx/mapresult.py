@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """AsyncMapResult: the results of a map, whose tasks each have a part of the elements."""
 
+from itertools import accumulate
+
 from . import error
 from .asyncresult import AsyncResult
 from .canning import is_array
@@ -12,6 +14,7 @@ class AsyncMapResult(AsyncResult):
 
     _chunked = True
     _joined = None  # the elements, once they were joined to a list
+    _starts = None  # where each task's elements begin, once somebody asked
 
     def __init__(self, client, raw, unpack, joiner, ordered=True, sizes=None, **kwargs):
         super().__init__(client, raw, unpack, **kwargs)
@@ -28,6 +31,20 @@ class AsyncMapResult(AsyncResult):
             return self._replied
         self._pump()
         return sum(self._sizes[index] for index in self._order)
+
+    def _read(self, index, task):
+        value = super()._read(index, task)
+        if isinstance(value, error.RemoteError):
+            value.engine_info["items"] = self._items_of(index)
+        return value
+
+    def _items_of(self, index):
+        """Which elements a task has, a range; none where it has a part of unknown size."""
+        if self._sizes is None:
+            return range(0)
+        if self._starts is None:
+            self._starts = [0, *accumulate(self._sizes)]
+        return range(*self._starts[index : index + 2])
 
     def _reconstruct(self, values):
         if self._joined is not None:

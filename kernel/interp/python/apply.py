@@ -209,13 +209,25 @@ class Apply:
 
     def pack(self, value):
         """The buffers of a result, in ipyparallel's form."""
-        return self.canning.serialize_object(value)
+        return self._packed(self.canning.serialize_object, value)
 
     def pack5(self, value):
         """The same in our own form."""
         if self._pickle5 is None:
             self._pickle5 = importlib.import_module("_phalanx_wire.pickle5")
-        return self._pickle5.dumps(value, self._pickle5._is_simple(value))
+        pickle5 = self._pickle5
+        return self._packed(lambda value: pickle5.dumps(value, pickle5._is_simple(value)), value)
+
+    def _packed(self, pack, value):
+        try:
+            return pack(value)
+        except Exception as e:
+            if not self.canning.is_refusal(e):
+                raise
+            raise type(e)(
+                f"{e}: the result, a {type(value).__name__}, cannot be sent back. Keep it on the engine"
+                " under a name, or return what it is made of"
+            ) from None
 
 
 def create(bridge):

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What this process adds to engines' tracebacks: the source of functions that were typed here, which
+engines do not have, and what to do about names and modules that only this process knows."""
+
+import linecache
+import os
+import re
+import sys
+
+_CONTEXT = 2  # lines of source before and behind the one that raised
+_LONG = 60  # characters of a list of numbers
+_COLOR = r"(?:\x1b\[[0-9;]*m)*"
+_FRAME = re.compile(r"File %s([^\x1b]+):(\d+)%s(, in .*)" % (_COLOR, _COLOR))  # as IPython 8 has it
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+_MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
+_NOT_IN_MAIN = re.compile(r"Can't get attribute '(\w+)' on <module '__main__'")
+_MISSING_MODULE = re.compile(r"No module named '(\w+)'")
+
+
+def ranges(numbers):
+    """"0-3,7" of [0, 1, 2, 3, 7]."""
+    out = []
+    for n in sorted(set(numbers)):
+        if out and out[-1][1] == n - 1:
+            out[-1][1] = n
+        else:
+            out.append([n, n])
+    return ",".join(str(a) if a == b else "%d-%d" % (a, b) for a, b in out)
+
+
+def shorter(text):
+    """The same without its later parts, where it is long."""
+    return text if len(text) <= _LONG else text[: text.rindex(",", 0, _LONG) + 1] + "..."
+
+
+# ---- frames
+
+
+def lines_of(traceback):
+    """A traceback's lines, with the source of cells and without the frames of this package."""
+    lines, skips = [], False
+    told = traceback.splitlines()
+    for line, following in zip(told, told[1:] + [""]):
+        frame = _FRAME.match(line)
+        if frame:
+            skips = frame[1].startswith(_OURS)
+        if not skips:
+            bare = frame and not following
+            lines += _with_source(line, frame[1], int(frame[2]), frame[3]) if bare else [line]
+        skips = skips and bool(line)
+    return lines
+
+
+def _with_source(line, file, number, rest):
+    """The lines of a frame whose source the engine has not got."""
+    source = linecache.getlines(file)
+    if not 0 < number <= len(source):
+        return [line]
+    cell = _cell(file)
+    lines = ["%s, line %d%s" % (cell, number, rest) if cell else line]
+    first, last = max(1, number - _CONTEXT), min(len(source), number + _CONTEXT)
+    for n in range(first, last + 1):
+        label = str(n) if n != number else "-" * (5 - len(str(n))) + "> %d" % n
+        lines.append("%7s %s" % (label, source[n - 1].rstrip()))
+    return lines
+
+
+def _cell(file):
+    """"Cell In [3]", where that is the file name of an input of this process's IPython."""
+    from .display import current_shell
+
+    numbers = getattr(getattr(current_shell(), "compile", None), "_filename_map", {})
+    return "Cell In [%s]" % numbers[file] if file in numbers else None
+
+
+# ---- advice
+
+
+def advice(ename, evalue, engines, scope=None):
+    """What to do about what engines lack and this process has: lines, mostly none. engines: their
+    ids. scope: what a cell of %%px may push; None: it was a call."""
+    evalue = str(evalue or "")
+    if ename == "ModuleNotFoundError":
+        return _missing_module(evalue)
+    pattern = {"NameError": _MISSING_NAME, "AttributeError": _NOT_IN_MAIN}.get(ename)
+    found = pattern and pattern.match(evalue)
+    known = vars(sys.modules["__main__"]) if scope is None else scope
+    if not found or found[1] not in known or found[1].startswith("_"):
+        return []
+    where = "engine%s %s" % ("" if len(set(engines)) == 1 else "s", ranges(engines))
+    return _missing_name(found[1], where if engines else "engines", ename, scope is None)
+
+
+def _missing_name(name, where, ename, is_call):
+    there = "%s is known here, and not on %s: " % (name, where)
+    if ename == "AttributeError":
+        return [there + "'%%px --local' above its definition has both define it"]
+    if not is_call:
+        return [there + "'%%%%px --push %s' sends it" % name]
+    return [
+        there + "client[:].push({'%s': %s}) sends it." % (name, name),
+        "After client[:].use_cloudpickle() functions take along what they use.",
+    ]
+
+
+def _missing_module(evalue):
+    found = _MISSING_MODULE.fullmatch(evalue)
+    module = sys.modules.get(found[1]) if found else None
+    spec = getattr(module, "__spec__", None)
+    if spec is None or not spec.origin or not os.path.isabs(spec.origin):
+        return []
+    directory = os.path.dirname(spec.origin)
+    if spec.submodule_search_locations is not None:
+        directory = os.path.dirname(directory)
+    return [
+        "%s is a module here, of %s. Engines that see this directory find it there after" % (
+            found[1], directory),
+        "    view.execute(%r, block=True)" % ("import sys; sys.path.append(%r)" % directory),
+    ]
