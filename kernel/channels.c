@@ -64,18 +64,24 @@ static const struct px_handler handlers[] = {
 
 /* ---- in and out ---- */
 
+static void drop_unsent(struct px_channels *channels, enum px_channel channel, struct px_msg **msg)
+{
+    if (!*msg)
+        return;
+    px_log_limited(&channels->unsent, PX_INFO, "message.unsent", "channel=%d why=\"client gone\"",
+                   (int)channel);
+    px_msg_destroy(*msg);
+    *msg = NULL;
+}
+
 static void send_message(void *ctx, enum px_channel channel, struct px_msg **msg)
 {
     struct px_channels *channels = ctx;
     struct px_socket *socket = channels->sockets[channel];
     const enum px_sent sent = channel == PX_IOPUB ? px_kernel_offer(channels->kernel, socket, msg)
                                                   : px_socket_send(socket, msg);
-    if (!*msg || (channel == PX_IOPUB && sent == PX_WOULD_BLOCK))
-        return;
-    px_log_limited(&channels->unsent, PX_INFO, "message.unsent", "channel=%d why=\"client gone\"",
-                   (int)channel);
-    px_msg_destroy(*msg);
-    *msg = NULL;
+    if (channel != PX_IOPUB || sent != PX_WOULD_BLOCK)
+        drop_unsent(channels, channel, msg);
 }
 
 static void receive(struct px_channels *channels, enum px_channel channel)
@@ -115,7 +121,8 @@ static void on_stdin(struct px_loop *loop, void *ctx)
 }
 
 /* A frame of 1 and the topic: a subscription (zmq_socket(3), ZMQ_XPUB). It comes from whoever can
- * connect, so it decides nothing but to whom the answer goes: those who subscribe to that topic. */
+ * connect, so it decides nothing but to whom the answer goes: those who subscribe to that topic and
+ * have room. How long a slow reader has been waited for is not counted by it. */
 static void welcome(struct px_channels *channels, struct px_span frame)
 {
     if (!frame.size || frame.data[0] != 1 || frame.size > 1 + PX_MAX_IDENTITY)
@@ -132,7 +139,8 @@ static void welcome(struct px_channels *channels, struct px_span frame)
                                    .content = px_span_of(text)};
     struct px_msg *msg = px_session_build(channels->session, &draft);
     free(text);
-    send_message(channels, PX_IOPUB, &msg);
+    if (px_socket_send(channels->sockets[PX_IOPUB], &msg) != PX_SENT)
+        drop_unsent(channels, PX_IOPUB, &msg);
 }
 
 static void on_subscription(struct px_loop *loop, void *ctx)

@@ -2,6 +2,7 @@
 """What a cell prints, by whatever means, in the kernel and on an engine: where it goes, in which
 order, under which request, and how much of it."""
 import os
+import queue
 import re
 import signal
 import time
@@ -398,6 +399,36 @@ def test_a_front_end_that_does_not_read_harms_nobody_and_hears_of_it(make):
     assert "[phalanx: a front end reads too slowly and missed messages]\n" in errors
     assert resident_kb(side.pid) - before < 60_000
     slow.close()
+
+
+@pytest.mark.parametrize("topic", [b"", b"display_data"])
+def test_who_subscribes_while_another_does_not_read_is_welcomed_and_delays_nobody(make, topic):
+    side = make("kernel")
+    address = f"tcp://127.0.0.1:{side.kernel.kc.get_connection_info()['iopub_port']}"
+    with zmq.Context.instance().socket(zmq.SUB) as slow, zmq.Context.instance().socket(zmq.SUB) as late:
+        slow.linger, slow.rcvhwm, slow.rcvbuf = 0, 1, 4096
+        slow.subscribe(topic)
+        slow.connect(address)
+        late.connect(address)
+        assert slow.poll(TIMEOUT * 1000)  # it is there, and reads no further
+        msg_id = side.send("import _phalanx_host as host\n"
+                           "text = '{\"data\": {\"text/plain\": \"' + 'x' * 3000 + '\"}, \"metadata\": {}}'\n"
+                           "for _ in range(20000): host.publish(host.DISPLAY_DATA, text, '{}')")
+        end, shown = time.monotonic() + TIMEOUT, 0
+        while time.monotonic() < end:
+            try:
+                msg = side.kernel.kc.get_iopub_msg(timeout=0.5)
+            except queue.Empty:  # the cell waits for the slow one
+                late.subscribe(b"elsewhere")
+                assert late.poll(TIMEOUT * 1000)
+                assert b"iopub_welcome" in late.recv_multipart()[3]
+                late.unsubscribe(b"elsewhere")
+                continue
+            shown += msg["msg_type"] == "display_data"
+            if (msg["parent_header"].get("msg_id") == msg_id
+                    and msg["content"].get("execution_state") == "idle"):
+                break
+        assert shown == 20000
 
 
 # ---- the end ------------------------------------------------------------------------------
