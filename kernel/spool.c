@@ -45,7 +45,7 @@ struct px_spool_file {
     char *path;       /* NULL until the thread has made it */
     int fd;
     struct px_buf pending;
-    uint64_t kept; /* bytes written or pending */
+    uint64_t kept; /* bytes written or pending, of the total */
     bool writing;  /* the thread does */
     bool cut;      /* some text is not here */
     bool released; /* nobody adds to it any more */
@@ -258,12 +258,29 @@ static void give_spare(struct px_spool *spool, struct px_buf *memory)
         px_buf_fini(memory);
 }
 
-/* The lock is not held. 0, or an errno. */
+/* The lock is not held. 0, or an errno, with how much the file holds then. */
 static int write_text(struct px_spool *spool, struct px_spool_file *file, const struct px_buf *text,
-                      int *fd, char **path)
+                      int *fd, char **path, uint64_t *held)
 {
-    const int why = file->path ? 0 : make_file(spool, file->name, fd, path);
-    return why ? why : px_fd_write(*fd, px_buf_span(text)) < 0 ? errno : 0;
+    struct stat about;
+    int why = file->path ? 0 : make_file(spool, file->name, fd, path);
+    if (!why && px_fd_write(*fd, px_buf_span(text)) < 0)
+        why = errno;
+    *held = why && *fd >= 0 && fstat(*fd, &about) == 0 ? (uint64_t)about.st_size : 0;
+    return why;
+}
+
+/* With the lock held: the file ends where the disk took no more. */
+static void end_file(struct px_spool *spool, struct px_spool_file *file, const char *why,
+                     uint64_t held)
+{
+    cut(file, why);
+    spool->pending -= file->pending.size;
+    px_buf_clear(&file->pending);
+    if (held < file->kept) {
+        spool->total -= file->kept - held;
+        file->kept = held;
+    }
 }
 
 /* With the lock held, which is given up while the disk is waited for. */
@@ -272,11 +289,12 @@ static void write_pending(struct px_spool *spool, struct px_spool_file *file)
     struct px_buf text = file->pending;
     int fd = file->fd;
     char *path = NULL;
+    uint64_t held;
     file->pending = spool->spare;
     spool->spare = (struct px_buf){0};
     file->writing = true;
     pthread_mutex_unlock(&spool->lock);
-    const int why = write_text(spool, file, &text, &fd, &path);
+    const int why = write_text(spool, file, &text, &fd, &path, &held);
     pthread_mutex_lock(&spool->lock);
     file->writing = false;
     if (path) {
@@ -285,9 +303,7 @@ static void write_pending(struct px_spool *spool, struct px_spool_file *file)
         spool->files++;
     }
     if (why)
-        cut(file, strerror(why));
-    if (why && !file->path)
-        file->kept = 0;
+        end_file(spool, file, strerror(why), held);
     spool->pending -= text.size;
     px_buf_clear(&text);
     give_spare(spool, &text);

@@ -7,9 +7,11 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -182,6 +184,51 @@ static void test_without_a_directory_text_is_said_to_be_lost(void **state)
     setenv("TMPDIR", folder, 1);
 }
 
+static void test_what_could_not_be_kept_takes_no_room(void **state)
+{
+    (void)state;
+    char *missing = px_format("%s/missing", folder);
+    setenv("TMPDIR", missing, 1);
+    struct px_spool *spool = px_spool_create(MB);
+    for (int i = 0; i < 5; i++) {
+        struct px_spool_file *lost = px_spool_open(spool, "stdout");
+        fill(spool, lost, MB / 2);
+        px_spool_settle(spool, PATIENCE_MS);
+        px_spool_release(spool, lost);
+    }
+    assert_int_equal(mkdir(missing, 0700), 0);
+    struct px_spool_file *file = px_spool_open(spool, "stdout");
+    fill(spool, file, MB);
+    px_spool_settle(spool, PATIENCE_MS);
+    free(path_of(spool, file));
+    px_spool_release(spool, file);
+    px_spool_destroy(spool);
+    setenv("TMPDIR", folder, 1);
+    free(missing);
+}
+
+static void test_what_a_full_disk_has_taken_is_told(void **state)
+{
+    (void)state;
+    struct rlimit before, narrow;
+    getrlimit(RLIMIT_FSIZE, &before);
+    narrow = before;
+    narrow.rlim_cur = MB / 2;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &narrow);
+    struct px_spool *spool = px_spool_create(2 * MB);
+    struct px_spool_file *file = px_spool_open(spool, "stdout");
+    fill(spool, file, MB);
+    px_spool_settle(spool, PATIENCE_MS);
+    setrlimit(RLIMIT_FSIZE, &before);
+    signal(SIGXFSZ, SIG_DFL);
+    char *text = describe(spool, file);
+    assert_int_equal(strncmp(text, "its first 0.5 MB are in ", 24), 0);
+    free(text);
+    px_spool_release(spool, file);
+    px_spool_destroy(spool);
+}
+
 /* A thread of the spool would: beside it the user's code may be in setenv(3), which allows none. */
 static void test_the_environment_is_not_read_later(void **state)
 {
@@ -302,6 +349,8 @@ int main(void)
         cmocka_unit_test(test_older_files_make_room),
         cmocka_unit_test(test_many_files_do_not_add_up),
         cmocka_unit_test(test_without_a_directory_text_is_said_to_be_lost),
+        cmocka_unit_test(test_what_could_not_be_kept_takes_no_room),
+        cmocka_unit_test(test_what_a_full_disk_has_taken_is_told),
         cmocka_unit_test(test_the_environment_is_not_read_later),
         cmocka_unit_test(test_files_stay_for_a_week),
         cmocka_unit_test(test_no_more_than_some_stay),
