@@ -19,6 +19,9 @@
 /* Unwritten records may pass the limit of records by this factor. */
 #define PATIENCE 100
 
+/* SQLite stores 10^9 bytes in a cell; pickled, buffers take some more than their bytes. */
+#define ROW_BYTES ((size_t)900 << 20)
+
 /* Dropped, and perhaps still in the file. */
 struct tombstone {
     unsigned long number;
@@ -356,6 +359,11 @@ void px_db_each_of(struct px_db *db, const json_t *ids, px_record_fn *each, void
 bool px_db_stores(const struct px_db *db)
 {
     return db->kind != PX_DB_NONE;
+}
+
+bool px_db_may_keep(const struct px_db *db, const struct px_msg *msg)
+{
+    return db->store == NULL || px_msg_bytes(msg) <= ROW_BYTES;
 }
 
 size_t px_db_count(const struct px_db *db)

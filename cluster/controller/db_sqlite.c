@@ -144,17 +144,17 @@ static bool is_blob(size_t column)
     return column == PX_COL_BUFFERS || column == PX_COL_RESULT_BUFFERS;
 }
 
-static void bind_cell(sqlite3_stmt *statement, size_t column, const struct px_row *row)
+/* SQLITE_TOOBIG, for more than SQLite stores in one cell. */
+static int bind_cell(sqlite3_stmt *statement, size_t column, const struct px_row *row)
 {
     const struct px_buf *buf = &row->cells[column];
     int index = (int)column + 1;
     if (!row->present[column])
-        sqlite3_bind_null(statement, index);
-    else if (is_blob(column))
-        sqlite3_bind_blob64(statement, index, buf->data, buf->size, SQLITE_STATIC);
-    else
-        sqlite3_bind_text64(statement, index, buf->data ? buf->data : "", buf->size, SQLITE_STATIC,
-                            SQLITE_UTF8);
+        return sqlite3_bind_null(statement, index);
+    if (is_blob(column))
+        return sqlite3_bind_blob64(statement, index, buf->data, buf->size, SQLITE_STATIC);
+    return sqlite3_bind_text64(statement, index, buf->data ? buf->data : "", buf->size,
+                               SQLITE_STATIC, SQLITE_UTF8);
 }
 
 /* A row that is there already keeps its place: rows are in the order of their making. */
@@ -185,9 +185,11 @@ static int carry_out(struct px_store *store, sqlite3_stmt *put, sqlite3_stmt *dr
 {
     sqlite3_stmt *statement = work->kind == PUT ? put : drop;
     size_t cells = work->kind == PUT ? PX_COLUMNS : 1;
-    for (size_t i = 0; i < cells; i++)
-        bind_cell(statement, i, &work->row);
-    int code = sqlite3_step(statement) & 0xff;
+    int code = SQLITE_OK;
+    for (size_t i = 0; i < cells && code == SQLITE_OK; i++)
+        code = bind_cell(statement, i, &work->row);
+    if (code == SQLITE_OK)
+        code = sqlite3_step(statement) & 0xff;
     bool skip = is_of_the_row(code);
     if (skip) {
         store->failed++;

@@ -180,6 +180,8 @@ struct px_db *px_db_create(enum px_db_kind kind, struct px_store *store, size_t 
                            double size_limit, double cull_fraction);
 void px_db_destroy(struct px_db *db);      /* posts what is not written yet */
 bool px_db_stores(const struct px_db *db); /* false for --nodb */
+/* False for a message so large that its buffers do not go into one row of the store. */
+bool px_db_may_keep(const struct px_db *db, const struct px_msg *msg);
 /* Valid until the next call of px_db_get, px_db_want or px_db_resize. */
 struct px_record *px_db_get(struct px_db *db, struct px_span msg_id);
 /* The record of that id, made if there is none. NULL when nothing is stored. May cull others. */

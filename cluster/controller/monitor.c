@@ -35,10 +35,13 @@ static void store_reply(struct px_hub *hub, const struct px_note *note, struct p
     px_date_now(record->received);
     px_hub_changed(hub, record);
     px_record_set_engine(record, engine);
-    if (note->no_body) {
+    if (note->no_body || !px_db_may_keep(hub->db, note->msg)) {
         if (record->reply == NULL)
             px_record_lose(record, engine, "ResultNotKept",
-                           "the task has ended, but the hub was too far behind to keep its result");
+                           note->no_body ? "the task has ended, but the hub was too far behind to "
+                                           "keep its result"
+                                         : "the task has ended, but its result is too large for "
+                                           "the task database");
         return;
     }
     size_t before = record->reply ? px_msg_bytes(record->reply) : 0;
