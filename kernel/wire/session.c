@@ -23,6 +23,7 @@
 #include <unistd.h>
 #include <uuid/uuid.h>
 
+#define MOST_ID 127
 #define SET_SIZE (2 * PX_REPLAY_WINDOW) /* open addressing, at most half full; power of two */
 
 struct replay {
@@ -32,7 +33,7 @@ struct replay {
 };
 
 struct px_session {
-    char id[128];
+    char id[MOST_ID + 1];
     char *fixed;      /* the header's text between msg_type and date: username and session */
     EVP_MAC_CTX *mac; /* NULL without a key */
     size_t digest_size;
@@ -177,9 +178,22 @@ static bool remember(struct replay *replay, uint64_t mark)
 
 /* ---- session ---- */
 
+/* It is written into JSON as it is. */
+static bool is_id(const char *text)
+{
+    const char *end = text;
+    while (*end >= ' ' && *end <= '~' && *end != '"' && *end != '\\')
+        end++;
+    return *end == 0 && end - text <= MOST_ID;
+}
+
 struct px_session *px_session_create(const char *key, const char *scheme, const char *id,
                                      struct px_error *err)
 {
+    if (id && !is_id(id)) {
+        px_fail(err, PX_EINVAL, "a session's id is ASCII without quotes, and not longer than 127");
+        return NULL;
+    }
     struct px_session *session = px_alloc(sizeof *session);
     session->pid = getpid();
     if (id)

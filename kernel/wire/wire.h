@@ -133,7 +133,8 @@ void px_id_random(char out[PX_ID_SIZE]);
 /*
  * `key` may be empty: then signatures are empty and nothing is verified, replays included
  * (as jupyter_client). `scheme` is "hmac-<hash>", NULL for hmac-sha256. `id` NULL for a random one.
- * PX_EINVAL for an unknown scheme. Belongs to one thread.
+ * PX_EINVAL for an unknown scheme, and for an id that is not ASCII, has quotes or a backslash, or
+ * more than 127 characters. Belongs to one thread.
  */
 struct px_session *px_session_create(const char *key, const char *scheme, const char *id,
                                      struct px_error *err);

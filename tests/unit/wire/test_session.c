@@ -144,6 +144,24 @@ static void unknown_schemes_are_refused(void **state)
 }
 
 /* The window holds the last PX_REPLAY_WINDOW messages and no more. */
+static void ids_that_would_spoil_a_header_are_refused(void **state)
+{
+    (void)state;
+    char longest[129];
+    memset(longest, 'x', sizeof longest);
+    longest[128] = 0;
+    const char *const wrong[] = {"a\"b", "a\\", "a\nb", "\xc3\xa9", longest};
+    for (size_t i = 0; i < PX_COUNT(wrong); i++) {
+        struct px_error err;
+        assert_null(px_session_create(KEY, NULL, wrong[i], &err));
+        assert_int_equal(err.code, PX_EINVAL);
+    }
+    longest[127] = 0;
+    struct px_session *session = px_session_create(KEY, NULL, longest, NULL);
+    assert_string_equal(px_session_id(session), longest);
+    px_session_destroy(session);
+}
+
 static void replays_are_refused_within_the_window(void **state)
 {
     (void)state;
@@ -223,6 +241,7 @@ int main(void)
         cmocka_unit_test(a_header_has_all_six_fields),
         cmocka_unit_test(without_a_key_nothing_is_checked),
         cmocka_unit_test(unknown_schemes_are_refused),
+        cmocka_unit_test(ids_that_would_spoil_a_header_are_refused),
         cmocka_unit_test(replays_are_refused_within_the_window),
         cmocka_unit_test(a_forgotten_message_may_come_again),
         cmocka_unit_test(ids_have_their_form),
