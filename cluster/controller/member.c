@@ -447,8 +447,12 @@ void px_on_registration_request(const struct px_request *request)
         px_request_fail(request, "hub_error", "TypeError", "an engine's id must be an integer");
         return;
     }
-    if (!is_uuid(uuid) || HASH_COUNT(hub->pending) >= MAX_PENDING) {
+    if (!is_uuid(uuid)) {
         px_request_fail(request, "hub_error", "ValueError", "an engine's uuid must be ASCII");
+        return;
+    }
+    if (HASH_COUNT(hub->pending) >= MAX_PENDING) {
+        px_request_fail(request, "hub_error", "RuntimeError", "too many engines register at once");
         return;
     }
     struct px_span name = px_span_of(json_string_value(uuid));
