@@ -30,14 +30,13 @@ static void engine_free(struct px_engines *engines, struct px_engine *engine)
 
 static void forget_oldest_dead(struct px_engines *engines)
 {
-    const size_t known = HASH_CNT(by_uuid, engines->by_uuid);
-    if (known - engines->alive <= PX_DEAD_ENGINES)
-        return;
-    struct px_engine *engine = engines->by_uuid; /* in order of arrival */
-    while (engine && engine->alive)
-        engine = engine->by_uuid.next;
-    if (engine)
-        engine_free(engines, engine);
+    struct px_engine *engine, *next;
+    HASH_ITER(by_uuid, engines->by_uuid, engine, next) { /* in order of arrival */
+        if (HASH_CNT(by_uuid, engines->by_uuid) - engines->alive <= PX_DEAD_ENGINES)
+            return;
+        if (!engine->alive)
+            engine_free(engines, engine);
+    }
 }
 
 bool px_engines_add(struct px_engines *engines, const char *uuid, int id, json_t *features)

@@ -77,6 +77,25 @@ static void forgets_the_oldest_dead(void **state)
     px_engines_fini(&engines);
 }
 
+/* A controller that comes back has numbered all anew. */
+static void forgets_many_at_once(void **state)
+{
+    (void)state;
+    struct px_engines engines = {0};
+    json_t *none = json_pack("{s:{}}", "engines");
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < PX_DEAD_ENGINES; i++) {
+            char uuid[32];
+            snprintf(uuid, sizeof uuid, "e%d-%d", round, i);
+            px_engines_add(&engines, uuid, round * PX_DEAD_ENGINES + i, NULL);
+        }
+        assert_true(px_engines_sync(&engines, none));
+        assert_int_equal(HASH_CNT(by_uuid, engines.by_uuid), PX_DEAD_ENGINES);
+    }
+    json_decref(none);
+    px_engines_fini(&engines);
+}
+
 static void follows_a_connection_reply(void **state)
 {
     (void)state;
@@ -100,9 +119,9 @@ static void follows_a_connection_reply(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lists_ids_ascending),        cmocka_unit_test(refuses_what_cannot_be),
-        cmocka_unit_test(remembers_the_dead),         cmocka_unit_test(forgets_the_oldest_dead),
-        cmocka_unit_test(follows_a_connection_reply),
+        cmocka_unit_test(lists_ids_ascending),  cmocka_unit_test(refuses_what_cannot_be),
+        cmocka_unit_test(remembers_the_dead),   cmocka_unit_test(forgets_the_oldest_dead),
+        cmocka_unit_test(forgets_many_at_once), cmocka_unit_test(follows_a_connection_reply),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
