@@ -173,10 +173,10 @@ struct px_log_limiter {
 void px_log_limited(struct px_log_limiter *limiter, enum px_level level, const char *event,
                     const char *fmt, ...) PX_PRINTF(4, 5);
 
-/* Parses "10".."50", "debug", "info", "warn(ing)", "error". Returns -1 if it is neither. */
 /* A text of many lines that belongs to the line before, as it is: a stack, say. Ends with a newline
  * whether it has one or not. */
 void px_log_text(enum px_level level, const char *text, size_t size);
+/* Parses "10".."50", "debug", "info", "warn(ing)", "error". Returns -1 if it is neither. */
 int px_log_parse_level(const char *text);
 
 /* ---- options --------------------------------------------------------- */

@@ -15,6 +15,7 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -150,11 +151,29 @@ void px_log_limited(struct px_log_limiter *limiter, enum px_level level, const c
     *limiter = (struct px_log_limiter){.next_ms = now + 1000};
 }
 
+/* As many lines of the text as a pipe takes that can be written; of a longer line, as much. */
+static size_t some_lines(const char *text, size_t size)
+{
+    if (size <= PIPE_BUF)
+        return size;
+    const char *last = memrchr(text, '\n', PIPE_BUF);
+    return last ? (size_t)(last + 1 - text) : PIPE_BUF;
+}
+
 void px_log_text(enum px_level level, const char *text, size_t size)
 {
-    if ((int)level < atomic_load(&least_level) || size == 0 || !is_writable())
+    if ((int)level < atomic_load(&least_level) || size == 0)
         return;
-    dprintf(px_log_fd(), "%.*s%s", (int)size, text, text[size - 1] == '\n' ? "" : "\n");
+    const bool ended = text[size - 1] == '\n';
+    while (size > 0 && is_writable()) {
+        const ssize_t written = write(px_log_fd(), text, some_lines(text, size));
+        if (written < 0 && errno != EINTR)
+            return;
+        text += written > 0 ? written : 0;
+        size -= written > 0 ? (size_t)written : 0;
+    }
+    if (size == 0 && !ended && is_writable())
+        (void)!write(px_log_fd(), "\n", 1);
 }
 
 int px_log_parse_level(const char *text)

@@ -131,12 +131,10 @@ static void levels_have_names_and_numbers(void **state)
     assert_int_equal(px_log_parse_level("3x"), -1);
 }
 
-/* What an unread log holds is lost, and that is said. */
-static void a_log_that_nobody_reads_holds_nobody(void **state)
+/* The log goes into a pipe that is full. Returns where it went before. */
+static int fill_log(int ends[2])
 {
-    (void)state;
-    int ends[2];
-    char bytes[4096] = {0};
+    static const char bytes[4096];
     const int before = px_log_fd();
     assert_int_equal(pipe(ends), 0);
     fcntl(ends[1], F_SETFL, O_NONBLOCK);
@@ -144,6 +142,16 @@ static void a_log_that_nobody_reads_holds_nobody(void **state)
         continue;
     fcntl(ends[1], F_SETFL, 0);
     px_log_set_fd(ends[1]);
+    return before;
+}
+
+/* What an unread log holds is lost, and that is said. */
+static void a_log_that_nobody_reads_holds_nobody(void **state)
+{
+    (void)state;
+    int ends[2];
+    char bytes[4096] = {0};
+    const int before = fill_log(ends);
     for (int i = 0; i < 3; i++)
         px_log(PX_ERROR, "unread", NULL);
     assert_int_equal(read(ends[0], bytes, sizeof bytes), sizeof bytes);
@@ -155,6 +163,30 @@ static void a_log_that_nobody_reads_holds_nobody(void **state)
     px_log_set_fd(before);
     assert_true(size > 0 && size < (ssize_t)sizeof bytes);
     assert_non_null(strstr(strchr(bytes, '|'), "| read a=1 lines_lost=3\n"));
+    close(ends[0]);
+    close(ends[1]);
+}
+
+/* There is room for its beginning. */
+static void a_long_text_in_the_log_holds_nobody(void **state)
+{
+    (void)state;
+    int ends[2];
+    char bytes[4096], lines[16000];
+    for (size_t i = 0; i < sizeof lines; i++)
+        lines[i] = i % 100 == 99 ? '\n' : 'x';
+    const int before = fill_log(ends);
+    assert_int_equal(read(ends[0], bytes, sizeof bytes), sizeof bytes);
+    alarm(20);
+    px_log_text(PX_ERROR, lines, sizeof lines);
+    alarm(0);
+    px_log_set_fd(before);
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    ssize_t size = 0;
+    for (ssize_t more; (more = read(ends[0], bytes, sizeof bytes)) > 0;)
+        size = more;
+    assert_int_equal(size, 4000); /* whole lines */
+    assert_memory_equal(bytes, lines, 4000);
     close(ends[0]);
     close(ends[1]);
 }
@@ -171,6 +203,7 @@ int main(void)
         cmocka_unit_test(the_nearest_name),
         cmocka_unit_test(levels_have_names_and_numbers),
         cmocka_unit_test(a_log_that_nobody_reads_holds_nobody),
+        cmocka_unit_test(a_long_text_in_the_log_holds_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
