@@ -19,6 +19,7 @@
  */
 #include "controller.h"
 #include "protocol.h"
+#include "schedule.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -135,11 +136,11 @@ static int read_request(const struct px_msg *msg, struct request *out, struct px
     out->coalescing = json_is_true(json_object_get(metadata, "is_coalescing"));
     out->targets = json_incref(json_object_get(metadata, "targets"));
     json_object_del(metadata, "targets");
-    json_object_set_new(metadata, "original_msg_id",
-                        json_stringn(header.msg_id.data, header.msg_id.size));
+    const int named = json_object_set_new(metadata, "original_msg_id",
+                                          json_stringn(header.msg_id.data, header.msg_id.size));
     out->metadata = json_dumps(metadata, 0);
     json_decref(metadata);
-    return 0;
+    return named == 0 ? 0 : px_fail(err, PX_EINVAL, "a broadcast's msg_id is not UTF-8");
 }
 
 /* What is copied for each target. */
@@ -154,8 +155,12 @@ static int check_request(const struct px_msg *msg, const struct request *out, st
     if (!json_is_array(out->targets) || json_array_size(out->targets) > MAX_BROADCAST_TARGETS)
         return px_fail(err, PX_EINVAL, "a broadcast without a list of targets");
     for (size_t i = 0; i < json_array_size(out->targets); i++) {
-        if (!is_target(json_array_get(out->targets, i)))
+        const json_t *pair = json_array_get(out->targets, i);
+        if (!is_target(pair))
             return px_fail(err, PX_EINVAL, "a broadcast target that is not [uuid, id]");
+        if (out->header.msg_id.size + 1 + json_string_length(json_array_get(pair, 0)) >
+            PX_MAX_MSG_ID)
+            return px_fail(err, PX_ELIMIT, "a msg_id that is too long with a target's uuid");
     }
     const size_t each =
         px_msg_header(msg).size + (out->metadata != NULL ? strlen(out->metadata) : 0);

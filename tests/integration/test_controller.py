@@ -1330,9 +1330,10 @@ def test_replays_are_refused(peer):
 # ---- what cannot be done is answered ------------------------------------------------------------
 
 
-def ask_raw(peer, socket, metadata):
+def ask_raw(peer, socket, metadata, msg_id=None):
     """An apply_request whose metadata no JSON library would write."""
     header = peer.session.msg_header("apply_request")
+    header["msg_id"] = msg_id or header["msg_id"]
     frames = [json.dumps(header, default=str).encode(), b"{}", metadata, b"{}"]
     socket.send_multipart([b"<IDS|MSG>", peer.session.sign(frames), *frames, b"buffer"])
     reply = peer.receive(socket)
@@ -1354,6 +1355,8 @@ def test_requests_that_are_refused_are_answered(peer):
     many = json.dumps({"targets": [[f"nobody-{n}", n] for n in range(3000)], "is_coalescing": True,
                        "x": 100_000 * "x"})
     assert ask_raw(peer, broadcast, many.encode()) == "ValueError"
+    long = b'{"targets": [["engine", 0]], "is_coalescing": true}'  # no engine takes an id of 256
+    assert ask_raw(peer, broadcast, long, 249 * "x") == "ValueError"
     queue = {"targets": None}
     wait_until(lambda: peer.ask("queue_request", queue)["content"]["unassigned"] == 0)
 
