@@ -12,6 +12,7 @@
  * outlives the fork server: when that is killed, the pipe between them ends, and the nanny
  * unregisters the engines that go down with it.
  */
+#define _GNU_SOURCE
 #include "engine.h"
 
 #include "protocol.h"
@@ -154,10 +155,8 @@ static void become_nanny(void)
 int px_nanny_start(const struct px_cluster_connection *connection, pid_t *pid, struct px_error *err)
 {
     int ends[2];
-    if (pipe(ends) < 0)
+    if (pipe2(ends, O_CLOEXEC) < 0)
         return px_fail(err, PX_EIO, "no pipe: %s", strerror(errno));
-    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
-    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
     *pid = fork();
     if (*pid == 0) {
         struct nanny nanny = {.connection = connection};
