@@ -288,8 +288,8 @@ size_t px_msg_first_buffer(const struct px_msg *msg)
 static const char *skip_string(const char *at, const char *end)
 {
     for (at++; at < end && *at != '"'; at++)
-        at += *at == '\\';
-    return at + 1;
+        at += *at == '\\' && at + 1 < end;
+    return at < end ? at + 1 : end;
 }
 
 /* There is a comma or a bracket before each value. */
