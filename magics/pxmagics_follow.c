@@ -274,7 +274,8 @@ static int check_contact(struct run *run)
     } else if (away && !told) {
         char until[16];
         const time_t end = time(NULL) + (time_t)(left_ms / 1000);
-        strftime(until, sizeof until, "%H:%M:%S", localtime(&end));
+        struct tm local;
+        strftime(until, sizeof until, "%H:%M:%S", localtime_r(&end, &local));
         px_render_away(&text, until, !run->options->background);
     }
     run->answered = false;
