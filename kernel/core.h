@@ -82,10 +82,10 @@ struct px_request *px_queue_remove(struct px_queue *queue,
 
 struct px_question;
 
-/* Any thread of the language: host.input, which see. */
 /* Whether a person may be at the other end, as of all a kernel's requests and of few of an
  * engine's. */
 bool px_has_front_end(const struct px_kernel *kernel, const struct px_request *request);
+/* Any thread of the language: host.input, which see. */
 PX_MUST_USE int px_host_input(void *ctx, struct px_parent *parent, const struct px_ask *ask,
                               struct px_buf *line, struct px_error *err);
 /* With the kernel's lock: those who wait for an answer look around; NULL: of whatever request. */

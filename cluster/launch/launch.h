@@ -22,7 +22,6 @@
  *     template.c     a job's script from one of the user's
  *     proxy.c        what ssh.c and mpi.c share: local processes that stand for engines
  *     hosts.c        which host gets how many engines
- *     run.c          a short question to a program
  *     logs.c         what logs tell
  *     argv.c         command lines of controllers and engines
  *     config.c       options that a profile's ipcluster_config.py sets
