@@ -241,9 +241,9 @@ struct px_service *px_service_create(const struct px_service_calls *calls, struc
     service->term_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     service->words_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     service->said_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    service->loop = px_loop_create(err);
+    service->loop = px_loop_create();
     if (service->finish_fd < 0 || service->term_fd < 0 || service->words_fd < 0 ||
-        service->said_fd < 0 || !service->loop) {
+        service->said_fd < 0) {
         px_fail(err, PX_EIO, "no eventfd: %s", strerror(errno));
         px_service_destroy(service);
         return NULL;

@@ -38,9 +38,9 @@ static void show_error(struct phalanx_error *out, const struct px_error *err)
 
 static int start_thread(struct phalanx_client *client, struct px_error *err)
 {
-    client->loop = px_loop_create(err);
+    client->loop = px_loop_create();
     client->bell = px_doorbell_create(err);
-    if (!client->loop || !client->bell)
+    if (!client->bell)
         return -1;
     px_io_attach(client);
     /* Signals are for the threads that wait, never for this one. */

@@ -341,8 +341,8 @@ struct px_hub *px_hub_create(struct px_sockets *sockets, struct px_link *link,
                            settings->size_limit, settings->cull_fraction);
     const struct px_cluster_connection *file = &sockets->client;
     hub->session = px_session_create(file->key, file->signature_scheme, settings->ident, err);
-    hub->loop = hub->session ? px_loop_create(err) : NULL;
-    if (hub->loop == NULL || watch_signals(hub, err) != 0) {
+    hub->loop = px_loop_create();
+    if (hub->session == NULL || watch_signals(hub, err) != 0) {
         px_hub_destroy(hub);
         return NULL;
     }

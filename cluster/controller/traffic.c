@@ -292,20 +292,16 @@ struct px_traffic *px_traffic_create(const struct px_traffic_config *config, str
     traffic->shared.traffic = traffic;
     traffic->shared.link = config->link;
     traffic->shared.return_ms = config->restored ? px_now_ms() + PX_ROUTE_PATIENCE_MS : 0;
-    traffic->shared.loop = px_loop_create(err);
-    if (traffic->shared.loop == NULL)
-        goto fail;
+    traffic->shared.loop = px_loop_create();
     traffic->shared.session = px_session_create(config->key, config->signature_scheme, NULL, err);
-    if (traffic->shared.session == NULL)
-        goto fail;
+    if (traffic->shared.session == NULL) {
+        px_traffic_destroy(traffic);
+        return NULL;
+    }
     px_link_attach(config->link, traffic->shared.loop);
     px_loop_fd(traffic->shared.loop, px_doorbell_fd(config->link->to_traffic), on_bell, traffic);
     make_parts(traffic, config);
     return traffic;
-
-fail:
-    px_traffic_destroy(traffic);
-    return NULL;
 }
 
 int px_traffic_run(struct px_traffic *traffic, struct px_error *err)

@@ -411,8 +411,10 @@ static int start(struct forkserver *server, struct px_error *err)
     if (server->config->ready_fd >= 0)
         fcntl(server->config->ready_fd, F_SETFD, FD_CLOEXEC);
     server->nanny_fd = px_nanny_start(server->config->engine.connection, &server->nanny, err);
-    server->loop = server->nanny_fd < 0 ? NULL : px_loop_create(err);
-    if (!server->loop || watch_signals(server, err) < 0)
+    if (server->nanny_fd < 0)
+        return -1;
+    server->loop = px_loop_create();
+    if (watch_signals(server, err) < 0)
         return -1;
     px_loop_fd(server->loop, server->reports[0], on_reports, server);
     if (server->config->stop_on_eof)

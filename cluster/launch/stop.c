@@ -45,9 +45,7 @@ static void on_done(struct px_loop *loop, void *ctx)
 static int end_sets(struct px_set *const *sets, size_t count, int64_t grace_ms,
                     struct px_error *err)
 {
-    struct px_loop *loop = px_loop_create(err);
-    if (!loop)
-        return -1;
+    struct px_loop *loop = px_loop_create();
     struct px_stopper *stopper = px_stopper_start(loop, sets, count, grace_ms, on_done, NULL);
     const int result = px_loop_run(loop, err);
     px_stopper_destroy(stopper);

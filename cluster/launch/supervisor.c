@@ -489,7 +489,7 @@ static void init(struct supervisor *sv, const struct px_plan *plan)
                               .channel = plan->channel};
     /* ipyparallel's begin with the time, too; by the pid this process is found (clusterfile.c). */
     snprintf(sv->set_id, sizeof sv->set_id, "%ld-%ld", (long)time(NULL), (long)getpid());
-    sv->loop = px_loop_create(NULL);
+    sv->loop = px_loop_create();
     if (sv->channel >= 0)
         sv->channel_watch = px_loop_fd(sv->loop, sv->channel, on_hangup, sv);
     else if (plan->stop_on_eof)

@@ -66,9 +66,8 @@ struct px_loop {
     bool stopping;
 };
 
-struct px_loop *px_loop_create(struct px_error *err)
+struct px_loop *px_loop_create(void)
 {
-    (void)err; /* nothing here can fail yet; kept so that callers need not change */
     struct px_loop *loop = px_alloc(sizeof *loop);
     sigemptyset(&loop->signals);
     loop->signal_fd = -1;

@@ -25,7 +25,7 @@ struct px_timer;
 
 typedef void px_loop_fn(struct px_loop *loop, void *ctx);
 
-struct px_loop *px_loop_create(struct px_error *err);
+struct px_loop *px_loop_create(void);
 void px_loop_destroy(struct px_loop *loop); /* NULL allowed; frees watches and timers left */
 
 /* Runs until px_loop_stop(). Returns -1 if polling itself fails. */

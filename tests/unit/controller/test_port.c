@@ -79,7 +79,7 @@ static unsigned long play(unsigned notes, struct fixture *f)
                                .ctx = f,
                                .after = after_batch,
                                .after_ctx = f};
-    f->loop = px_loop_create(NULL);
+    f->loop = px_loop_create();
     assert_int_equal(px_link_init(&f->link, NULL), 0);
     assert_int_equal(px_socket_bind_port(f->port.socket, "tcp://127.0.0.1", &number, NULL), 0);
     snprintf(endpoint, sizeof(endpoint), "tcp://127.0.0.1:%d", number);

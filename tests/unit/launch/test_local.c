@@ -86,7 +86,7 @@ static int setup(void **state)
     mkdir(log, 0700);
     free(log);
     snprintf(fixture->program, sizeof fixture->program, "%s/pxengine", fixture->dir);
-    fixture->loop = px_loop_create(NULL);
+    fixture->loop = px_loop_create();
     *state = fixture;
     return px_place_make(fixture->dir, "", &fixture->place, NULL) < 0 ||
                    px_loop_signal(fixture->loop, SIGCHLD, on_child, fixture, NULL) < 0

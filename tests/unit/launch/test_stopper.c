@@ -55,7 +55,7 @@ static void run(struct fake *fakes, size_t count, int64_t grace_ms, bool hurry,
         fakes[i].story = &story;
         sets[i + 1] = &fakes[i].base; /* sets[0] stays NULL, which is allowed */
     }
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     struct px_stopper *stopper = px_stopper_start(loop, sets, count + 1, grace_ms, on_done, &story);
     if (hurry)
         px_loop_timer(loop, 0, 0, on_hurry, &stopper); /* after the stopper's first look */

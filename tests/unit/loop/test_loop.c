@@ -36,7 +36,7 @@ static void timers_run_in_order(void **state)
 {
     (void)state;
     struct record record = {.size = 0};
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     struct mark marks[] = {{&record, '!'}, {&record, 'b'}, {&record, 'c'}, {&record, 'a'}};
     px_loop_timer(loop, 30, 0, on_mark, &marks[0]);
     px_loop_timer(loop, 10, 0, on_mark, &marks[1]);
@@ -53,7 +53,7 @@ static void each_callback_is_settled(void **state)
 {
     (void)state;
     struct record record = {.size = 0};
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     struct mark marks[] = {{&record, 'a'}, {&record, '!'}, {&record, '.'}};
     int ends[2][2];
     for (int i = 0; i < 2; i++) {
@@ -77,7 +77,7 @@ static void many_timers_keep_their_order(void **state)
 {
     (void)state;
     struct record record = {.size = 0};
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     static struct mark marks[200];
     struct px_timer *timers[200];
     for (int i = 0; i < 200; i++) {
@@ -108,7 +108,7 @@ static void a_periodic_timer_cancels_itself(void **state)
 {
     (void)state;
     struct record record = {.size = 0};
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     record.timer = px_loop_timer(loop, 0, 1, on_period, &record);
     assert_int_equal(px_loop_run(loop, NULL), 0);
     assert_int_equal(record.calls, 3);
@@ -131,7 +131,7 @@ static void a_removed_watch_is_not_called(void **state)
     int ends[2];
     assert_int_equal(pipe(ends), 0);
     assert_int_equal(write(ends[1], "x", 1), 1);
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     struct record record = {.size = 0};
     record.watch = px_loop_fd(loop, ends[0], on_readable, &record);
     record.other = px_loop_fd(loop, ends[0], on_readable, &record);
@@ -154,7 +154,7 @@ static void a_hangup_wakes(void **state)
     int ends[2], calls = 0;
     assert_int_equal(pipe(ends), 0);
     close(ends[1]);
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     px_loop_fd(loop, ends[0], on_hangup, &calls);
     assert_int_equal(px_loop_run(loop, NULL), 0);
     assert_int_equal(calls, 1);
@@ -171,7 +171,7 @@ static void on_signo(struct px_loop *loop, int signo, void *ctx)
 static void signals_arrive_on_the_loop(void **state)
 {
     (void)state;
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     int seen_one = 0, seen_two = 0;
     assert_int_equal(px_loop_signal(loop, SIGUSR1, on_signo, &seen_one, NULL), 0);
     assert_int_equal(px_loop_signal(loop, SIGUSR2, on_signo, &seen_two, NULL), 0);
@@ -262,7 +262,7 @@ static void pass_all(bool told)
                           .out = pair_socket(context, "inproc://out", true)};
     struct relay peer = {.in = pair_socket(context, "inproc://in", false),
                          .out = pair_socket(context, "inproc://out", false)};
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     px_loop_socket(loop, (struct px_pollable){relay.in, told ? &relay.in_used : NULL, NULL},
                    on_pass, &relay);
     px_loop_socket(loop, (struct px_pollable){relay.out, told ? &relay.out_used : NULL, NULL},
@@ -298,7 +298,7 @@ static void a_hangup_that_is_ignored_stays_so(void **state)
 {
     (void)state;
     int calls = 0;
-    struct px_loop *loop = px_loop_create(NULL);
+    struct px_loop *loop = px_loop_create();
     void (*before)(int) = signal(SIGHUP, SIG_IGN);
     assert_int_equal(px_loop_signal(loop, SIGHUP, count_signal, &calls, NULL), 0);
     assert_int_equal(px_loop_signal(loop, SIGUSR2, count_signal, &calls, NULL), 0);
