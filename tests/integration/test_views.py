@@ -4,6 +4,7 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import gc
 import io
 import itertools
@@ -1203,6 +1204,34 @@ def test_an_exception_of_a_map_says_of_which_elements(balanced, view):
         view.map_sync(fails, range(40))
     with pytest.raises(phalanx.CompositeError, match=r"\[\d+:apply\]: NameError"):
         view.gather("nowhere").get()
+
+
+def test_functions_that_decorators_and_classes_make(view):
+    """Their globals are not those of the module that they say they are of."""
+    @contextlib.contextmanager
+    def five():
+        yield 5
+
+    @dataclasses.dataclass
+    class Record:
+        a: int
+
+    pair = collections.namedtuple("pair", "a b")
+    namespace = {"k": 3}
+    exec("def of_its_own(x): return x + k", namespace)
+
+    def enter():
+        with five() as value:
+            return value
+
+    assert view.apply_sync(enter) == [5] * 4
+    if view.client._form(view.targets).METADATA:  # our own, with cloudpickle
+        pytest.importorskip("cloudpickle")
+        said = view.apply_sync(lambda: repr(Record(1))) + view.apply_sync(repr, Record(1))
+        said += map(repr, view.apply_sync(lambda: Record(1)))
+        assert [text.rpartition(".")[2] for text in said] == ["Record(a=1)"] * 12
+        assert view.apply_sync(lambda p: p._replace(b=7), pair(1, 2)) == [(1, 7)] * 4
+        assert view.apply_sync(namespace["of_its_own"], 4) == [7] * 4
 
 
 def test_a_result_that_cannot_be_sent(view):

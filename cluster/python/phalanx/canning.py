@@ -193,7 +193,7 @@ class CannedFunction(CannedObject):
         annotations = annotations_of(f)
         self.annotations = can_dict(annotations) if annotations else None
         self.closure = tuple(can(cell) for cell in f.__closure__) if f.__closure__ else None
-        self.module = f.__module__ or "__main__"
+        self.module = home_of(f) or f.__module__ or "__main__"
         self.__name__ = f.__name__
         self.buffers = []
 
@@ -304,6 +304,17 @@ def found_by_name(f):
     for part in f.__qualname__.split("."):
         target = getattr(target, part, None)
     return target is f
+
+
+def home_of(f):
+    """The module in whose namespace a function that travels as code finds its names on the engine.
+    None: its own globals are no module's. Decorators of modules give functions that say that they are
+    of the module of what they wrap."""
+    name = f.__globals__.get("__name__") or ""
+    said = name if "__wrapped__" in f.__dict__ else f.__module__ or "__main__"
+    if name and (name.startswith("__") or said.startswith("__")):
+        return "__main__"
+    return name if vars(sys.modules.get(name, _canning)) is f.__globals__ else None
 
 
 def _can_function(f):

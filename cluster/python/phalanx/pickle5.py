@@ -60,8 +60,9 @@ _cell_type = _Attribute("types", "CellType")
 
 
 def _reduce_function(f):
-    home = f.__module__ or "__main__"
-    home = "__main__" if home.startswith("__") else home
+    home = canning.home_of(f)
+    if home is None:
+        return NotImplemented  # cloudpickle's work, which takes the globals along
     args = (f.__code__, _Namespace(home), f.__name__, f.__defaults__, f.__closure__)
     slots = {
         "__kwdefaults__": f.__kwdefaults__,
