@@ -52,6 +52,17 @@ def start_theirs(env):
     return 4
 
 
+def recorded(rc, msg_ids, *keys):
+    """Waits until the hub has one of these of each task: it may have learned of the end before."""
+    query = {"msg_id": {"$in": msg_ids}}
+
+    def is_so():
+        records = rc.db_query(query, list(keys))
+        return len(records) == len(msg_ids) and all(any(map(r.get, keys)) for r in records)
+
+    wait_for(is_so, 60, f"the hub to know {' or '.join(keys)}")
+
+
 @contextlib.contextmanager
 def cluster(directory, start):
     """(the client's connection file, number of engines, environment) of what start(env) started

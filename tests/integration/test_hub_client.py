@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from conftest import PYTHON, processes_with, wait_for
-from four import balanced, phalanx, rc, script_environment, view, where  # noqa: F401: fixtures
+from four import (balanced, phalanx, rc, recorded, script_environment, view,  # noqa: F401: fixtures
+                  where)
 
 numpy = pytest.importorskip("numpy")
 error = phalanx.error
@@ -146,6 +147,8 @@ def test_results_of_another_client(rc, where):
         assert result.wait_for_output(60)
     failed.wait(60)
     known(rc, done.msg_ids + said.msg_ids + failed.msg_ids)
+    recorded(rc, said.msg_ids, "execute_result")
+    recorded(rc, mute.msg_ids, "execute_input")
     with phalanx.Client(where[0]) as other:
         other.wait_for_engines(4, timeout=60)
         result = other.get_result(done.msg_ids[0], owner=False)

@@ -21,7 +21,7 @@ import warnings
 import pytest
 
 from conftest import PYTHONPATH, wait_for
-from four import balanced, phalanx, rc, view, where  # noqa: F401: fixtures
+from four import balanced, phalanx, rc, recorded, view, where  # noqa: F401: fixtures
 
 numpy = pytest.importorskip("numpy")
 magics = pytest.importorskip("phalanx._magics")
@@ -788,6 +788,7 @@ def test_output_that_came_before(rc, where):
     result.wait_for_output(60)
     shown = []
     other = phalanx.Client(where[0])
+    recorded(other, result.msg_ids, "execute_result", "error")  # which come last
     stored = other.get_result(result.msg_ids)
     stored.get(60, return_exceptions=True)
     for streamed in (result, rc.get_result(result.msg_ids[1]), stored):
