@@ -81,10 +81,15 @@ def hold_ports(lows, count):
     pytest.fail("no free ports")
 
 
+def controller_ports():
+    """An option of either controller: ports that are still free when another takes its place."""
+    low = hold_ports(range(10_000, 20_000, 40), 40)
+    return f"--ports={low}-{low + 39}"
+
+
 def stock_controller():
     """The command of ipyparallel's controller, whose processes bind the ports that it chose."""
-    low = hold_ports(range(10_000, 20_000, 40), 40)
-    return [*STOCK_CONTROLLER.split(), f"--ports={low}-{low + 39}"]
+    return [*STOCK_CONTROLLER.split(), controller_ports()]
 
 
 @functools.lru_cache(maxsize=None)
@@ -92,6 +97,13 @@ def kernel_ports():
     """An iterator over ports for the kernels of this process."""
     low = hold_ports(range(20_000, 32_000, 400), 400)
     return itertools.cycle(range(low, low + 400))
+
+
+def give_ports(manager):
+    """Has a manager of jupyter_client use some of these: what it finds free may soon be taken."""
+    manager.cache_ports = False
+    for name in ("shell", "iopub", "stdin", "hb", "control"):
+        setattr(manager, name + "_port", next(kernel_ports()))
 
 
 # Under nohup, or behind `&` in a script, the tests' programs would inherit signals that are ignored.

@@ -5,7 +5,7 @@ import os
 from queue import Empty
 
 import pytest
-from conftest import BIN, PYTHONPATH, kernel_ports, programs_env
+from conftest import BIN, PYTHONPATH, give_ports, programs_env
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
@@ -32,9 +32,7 @@ class Kernel:
         self.early = {}  # replies that nobody has asked for yet
         self.km = self.manager(connection_file=str(directory / "kernel.json"))
         self.km.options = options
-        self.km.cache_ports = False  # of ports that it finds free
-        for name in ("shell", "iopub", "stdin", "hb", "control"):
-            setattr(self.km, name + "_port", next(kernel_ports()))
+        give_ports(self.km)
         self.km.start_kernel(env=env, cwd=str(directory))
         self.kc = self.km.client()
         self.kc.start_channels()

@@ -20,7 +20,7 @@ import time
 
 import pytest
 
-from conftest import programs_env, wait_for
+from conftest import controller_ports, programs_env, wait_for
 from jupyter_client.session import Session
 
 ipp = pytest.importorskip("ipyparallel")
@@ -189,7 +189,7 @@ def test_whoever_comes_when_no_descriptor_is_free_is_turned_away(cluster, family
 
 
 def test_reuse_keeps_key_and_ports(cluster):
-    cluster.start("--reuse")
+    cluster.start(controller_ports(), "--reuse")
     with open(cluster.security("ipcontroller-client.json")) as file:
         before = json.load(file)
     cluster.controller.terminate()
@@ -768,7 +768,7 @@ def test_stopped_heart(cluster):
 
 
 def test_restore_after_kill(cluster):
-    cluster.start()
+    cluster.start(controller_ports())
     cluster.add_engines(2)
     rc = cluster.client(2)
     pids = rc[:].apply_sync(os.getpid)
@@ -801,7 +801,7 @@ def test_unfinished_tasks_come_back(cluster, tmp_path, ours):
     """kill -9 while tasks run, wait their turn and wait for others: each is run once, and the
     client, which has been waiting all the while, gets every result."""
     options = ["--sqlitedb", "--SQLiteDB.commit_ms=0"]
-    cluster.start(*options)
+    cluster.start(controller_ports(), *options)
     cluster.add_engines(2)
     rc = cluster.client(2)
     if ours:
@@ -853,7 +853,7 @@ def test_unfinished_tasks_come_back(cluster, tmp_path, ours):
 def test_lost_tasks_are_sent_again(cluster, tmp_path):
     """The books say that an engine was sent a task which it never got."""
     options = ["--sqlitedb", "--SQLiteDB.commit_ms=0"]
-    cluster.start(*options)
+    cluster.start(controller_ports(), *options)
     cluster.add_engines(1)
     rc = cluster.client(1)
     view = rc.load_balanced_view()
@@ -883,7 +883,7 @@ def test_lost_direct_requests_fail(cluster, tmp_path):
     """The books say that an engine was sent a direct request which it never got, or to which its
     reply has been lost: the client that waits is told. One that its engine has is answered."""
     options = ["--sqlitedb", "--SQLiteDB.commit_ms=0"]
-    cluster.start(*options)
+    cluster.start(controller_ports(), *options)
     cluster.add_engines(2)
     rc = cluster.client(2)
     gate = str(tmp_path / "gate")
@@ -918,7 +918,7 @@ KEPT = ["--sqlitedb", "--SQLiteDB.commit_ms=0"]
 def test_what_was_under_way_is_sent_again(cluster, tmp_path, ours, options):
     """Replies that a controller was sent, and requests that it never read, are lost when it is
     killed. Engines of ours send theirs again, clients of ours as well; nothing is run twice."""
-    cluster.start(*options)
+    cluster.start(controller_ports(), *options)
     cluster.add_ours(2)
     rc = cluster.client(2)
     if ours:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import zmq
 import conftest
-from conftest import PYTHON, alive, stock_controller as stock_command, wait_for
+from conftest import PYTHON, alive, controller_ports, stock_controller as stock_command, wait_for
 from hub import TIMEOUT, Engines, Hub
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
@@ -1077,7 +1077,7 @@ def client_of(file, engines):
 @pytest.mark.parametrize("restore", [True, False], ids=["restored", "forgotten"])
 def test_engines_come_back_to_a_controller_that_was_killed(controller, start, ipython_dir, restore):
     """Same processes, same names in them, same ids; a task that ran meanwhile goes on."""
-    file = controller("--reuse")
+    file = controller("--reuse", controller_ports())
     engines = start("-n", 2, language="python")
     pids = dict(engines.registered() for _ in range(2))
     with client_of(file, 2) as rc:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON
+from conftest import PYTHON, give_ports
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 from kernels import PXKERNEL, TIMEOUT
@@ -38,6 +38,7 @@ def ask(prefix, name, env, directory, code):
     specs = KernelSpecManager(kernel_dirs=[str(prefix / "share/jupyter/kernels")])
     manager = KernelManager(kernel_name=name, kernel_spec_manager=specs,
                             connection_file=str(directory / f"{name}.json"))
+    give_ports(manager)
     manager.start_kernel(env=env)
     client = manager.client()
     client.start_channels()

@@ -34,6 +34,7 @@ class Notebook:
             {"argv": argv, "display_name": "test", "language": "python", "interrupt_mode": mode}))
         self.km = manager.KernelManager(kernel_name="under_test")
         self.km.kernel_spec_manager.kernel_dirs = [str(folder / "kernels")]
+        conftest.give_ports(self.km)
         self.km.start_kernel(env=env, cwd=str(folder))
         self.kc = self.km.client()
         self.kc.start_channels()
@@ -1299,7 +1300,7 @@ def test_a_controller_that_is_killed(tmp_path):
     env = environment(tmp_path / "ipython")
     gate = tmp_path / "gate"
     try:
-        controller = start_controller(env)
+        controller = start_controller(env, conftest.controller_ports())
         subprocess.Popen([BIN / "pxengine", "-n", "2"], env=programs_env(env),
                          stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         state = tmp_path / "ipython" / "profile_default" / "log" / "engines.json"
@@ -1320,9 +1321,10 @@ def test_a_controller_that_is_killed(tmp_path):
             if "is back" in said:
                 gate.touch()
         said = shown_text(said)
-        assert re.search(r"%px: the controller cannot be reached; waiting for it until \d\d:\d\d:\d\d; "
-                         r"an interrupt ends the cell\n(.*\n)*%px: the controller is back, after \d+ s\n"
-                         r"(.*\n)*\[stdout:0-1\] \nafter\n.*: 42$", said), said
+        back = re.search(r"%px: the controller cannot be reached; waiting for it until \d\d:\d\d:\d\d; "
+                         r"an interrupt ends the cell\n(?:.*\n)*%px: the controller is back, after \d+ s\n"
+                         r"((?:.*\n)*).*: 42$", said)
+        assert back and by_engine(back[1]) == {0: "after\n", 1: "after\n"}, said
         notebook.kc.get_shell_msg(timeout=60)
 
         gate.unlink()
