@@ -173,6 +173,20 @@ def test_sync_imports(view):
     assert said == [""]
 
 
+def test_sync_imports_under_other_names(view):
+    view.clear()
+    with printed() as said, view.sync_imports():
+        import colorsys as cs
+        import concurrent.futures as cf  # noqa: F401
+        from collections import OrderedDict as O, deque  # noqa: F401, E741
+        print(cs.ONE_THIRD < 1)
+    assert said == ["True\nimporting colorsys as cs on engine(s)\n"
+                    "importing concurrent.futures as cf on engine(s)\n"
+                    "importing OrderedDict as O, deque from collections on engine(s)\n"]
+    assert view.pull(["cs.ONE_THIRD > 0", "cf.Future.__name__", "len(O(a=deque()))"]) \
+           == [[True, "Future", 1]] * 4
+
+
 def test_picklers(view):
     pytest.importorskip("cloudpickle")
     view.execute("_where = 'engine'")

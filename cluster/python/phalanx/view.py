@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import contextmanager
 
-from . import _phalanx, calls, canning, maps, pickle5
+from . import _phalanx, calls, canning, imports, maps, pickle5
 from .asyncresult import AsyncResult
 from .canning import engine_function
 from .futures import ViewExecutor
@@ -43,17 +43,8 @@ def _map(f, *sequences):
 
 
 @engine_function
-def _import(name, names):
-    import importlib
-    import sys
-
-    scope = globals()
-    module = importlib.import_module(name)
-    for key in names:
-        scope[key] = getattr(module, key)
-    if not names:
-        top = name.partition(".")[0]
-        scope[top] = sys.modules[top]
+def _import(statement):
+    exec(statement, globals())
 
 
 @engine_function
@@ -464,8 +455,8 @@ class DirectView(View):
 
     @contextmanager
     def sync_imports(self, local=True, quiet=False):
-        """Imports in the `with` block happen on my engines as well as here. `import x as y` is
-        `import x` there. quiet: says nothing. RemoteError where a module is missing there."""
+        """Imports in the `with` block happen on my engines as well as here. quiet: says nothing.
+        RemoteError where a module is missing there."""
         if not local:
             raise NotImplementedError(
                 "imports on engines alone are not made with sync_imports; use view.execute"
@@ -476,7 +467,7 @@ class DirectView(View):
         def spy(name, scope=None, local_scope=None, fromlist=(), level=0):
             module = original(name, scope, local_scope, fromlist or (), level)
             if sys._getframe(1) is user and level == 0:
-                wanted.append((name, tuple(fromlist or ())))
+                wanted.append(imports.statement(user, name, fromlist or ()))
             return module
 
         builtins.__import__ = spy
@@ -485,11 +476,12 @@ class DirectView(View):
         finally:
             builtins.__import__ = original
         results = []
-        for name, names in dict.fromkeys(wanted):
+        for what, module in dict.fromkeys(wanted):
             if not quiet:
-                what = "%s from %s" % (",".join(names), name) if names else name
-                print("importing %s on engine(s)" % what)
-            results.append(self.apply_async(_import, name, names))
+                origin = " from " + module if module else ""
+                print("importing %s%s on engine(s)" % (what, origin))
+            start = "from %s " % module if module else ""
+            results.append(self.apply_async(_import, "%simport %s" % (start, what)))
         for result in results:
             result.get()
 
