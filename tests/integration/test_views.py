@@ -1249,6 +1249,18 @@ def test_functions_that_decorators_and_classes_make(view):
         assert view.apply_sync(namespace["of_its_own"], 4) == [7] * 4
 
 
+def test_tasks_find_what_was_pushed_before(balanced, rc):
+    view, failed = rc[:], 0
+    for n in range(40):
+        if n % 2:
+            view[f"pushed_{n}"] = n
+        else:
+            view.execute(f"pushed_{n} = {n}")
+        kept = balanced.map_sync(eval, [f"pushed_{n}"] * 8, return_exceptions=True)
+        failed += kept != [n] * 8
+    assert failed < 3  # it is a matter of time
+
+
 def test_a_result_that_cannot_be_sent(view):
     with pytest.raises(phalanx.CompositeError) as caught:
         view.apply_sync(lambda: (n for n in ()))

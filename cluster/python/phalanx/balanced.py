@@ -67,6 +67,8 @@ class LoadBalancedView(View):
         return super().set_flags(**flags)
 
     def _scope(self):
+        """(ids, form) for what is submitted next, after what engines were told before."""
+        self.client._ahead.settle()
         ids = None if self.targets is None else self.client._ids_of(self.targets)
         return ids, self.client._form(ids)
 

@@ -22,6 +22,7 @@ from .display import current_shell, progress_bar
 from .futures import Watcher
 from .hub import HubFace
 from .hubresult import JoinedResult
+from .order import Ahead
 from .tasks import new_metadata
 from .view import DirectView
 
@@ -109,7 +110,7 @@ class Client(HubFace):
         self.results, self.metadata = {}, defaultdict(new_metadata)
         self._live = {}  # id: weak reference to a result, of tasks whose outcome counts
         self._orphans, self._orphan_limit = set(), ORPHANS
-        self._watcher = Watcher(self._raw)
+        self._watcher, self._ahead = Watcher(self._raw), Ahead()
         self._number = next(_numbers)
         _open_clients[self._number] = self
         shell = current_shell()

@@ -303,6 +303,8 @@ class DirectView(View):
             buffers, lent = calls.lend(buffers)
         raw = self._apply(form, buffers, ids, route=self._route)
         del buffers
+        if f is _push:
+            self.client._ahead.add(raw)
         result = self._sent(self._result(raw, form, name_of(f), ids, single), lent)
         return self._finish(result, block)
 
@@ -317,6 +319,7 @@ class DirectView(View):
             _phalanx.EXECUTE, self._route, targets=ids, code=code, silent=silent,
             metadata=self._metadata(quiet=quiet, label=label),
         )
+        self.client._ahead.add(raw)
         result = self._result(raw, form, "execute", ids, single, method="execute")
         self._sent(result, label=label)
         if not silent:
@@ -419,6 +422,7 @@ class DirectView(View):
                 buffers, refs = calls.lend(buffers)
                 lent += refs
             raw = self._apply(form, buffers, [target], raw)
+        self.client._ahead.add(raw)
         result = self._sent(self._result(raw, form, "scatter", ids, False), lent or None)
         if not (self.block if block is None else block):
             return result

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tasks after what their engines were told before: names that were pushed, code that was executed.
+
+The two go to an engine on different ways, and the later one may be the faster.
+"""
+
+from collections import deque
+
+from . import _phalanx
+from .deadlines import end_of, seconds_left
+
+SECONDS = 0.2  # an idle engine has answered in one; a busy one has got it by then, and keeps the order
+MOST = 64
+
+
+class Ahead:
+    """Requests, of type _phalanx.Result, that tasks should not overtake."""
+
+    def __init__(self):
+        self._requests = deque(maxlen=MOST)
+
+    def add(self, request):
+        """Takes note of a request that was sent."""
+        while self._requests and not self._requests[0].running:
+            self._requests.popleft()
+        self._requests.append(request)
+
+    def settle(self):
+        """Gives them the time to arrive, once."""
+        if not self._requests:
+            return
+        end = end_of(SECONDS)
+        while self._requests:
+            self._requests.popleft().wait(_phalanx.REPLIES, seconds_left(end))
