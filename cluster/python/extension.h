@@ -38,12 +38,12 @@ struct px_notice {
 /* A client and what outlives its Python object while results are around. Freed with its last user.
  */
 struct px_handle {
-    int users;                         /* GIL */
-    unsigned forks;                    /* of the process whose thread serves it: see handle.c */
-    phalanx_client *client;            /* NULL once closed */
-    atomic_ulong ender;                /* the thread that ends the interpreter; 0: none */
-    bool warned;                       /* GIL: that the controller is out of reach */
-    _Atomic(struct px_lease *) leases; /* sent; waiting for the GIL */
+    int users;                           /* GIL */
+    unsigned forks;                      /* of the process whose thread serves it: see handle.c */
+    phalanx_client *client;              /* NULL once closed */
+    atomic_ulong ender;                  /* the thread that ends the interpreter; 0: none */
+    bool warned;                         /* GIL: that the controller is out of reach */
+    _Atomic(struct px_lease *) leases;   /* sent; waiting for the GIL */
     _Atomic(struct px_notice *) notices; /* posted, the last one first */
     sem_t noticed;                       /* posted with each of them, and by closing */
 };
@@ -97,6 +97,18 @@ bool px_timeout(PyObject *seconds, int64_t *out);
 int px_wait_python(const struct px_handle *handle,
                    enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), int (*look)(void *ctx),
                    void *ctx, int64_t timeout_ms);
+
+/* A message that an event and its buffers share. GIL. */
+struct px_shared_message {
+    int users;
+    phalanx_message *message;
+};
+void px_shared_drop(struct px_shared_message *shared);
+/* The Event of a message; its buffers alone, as a list of Buffer. NULL with an exception. */
+PyObject *px_event_build(struct px_module *module, struct px_shared_message *shared,
+                         const struct phalanx_event *event);
+PyObject *px_buffers_of(struct px_module *module, struct px_shared_message *shared,
+                        const struct phalanx_event *event);
 
 /* A Result; takes `result`. */
 PyObject *px_result_wrap_new(struct px_module *module, struct px_handle *handle,

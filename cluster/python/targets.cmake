@@ -4,7 +4,7 @@ set(DIR ${CMAKE_CURRENT_LIST_DIR})
 set(PX_PACKAGE_DIR ${CMAKE_BINARY_DIR}/python/phalanx)
 
 Python3_add_library(_phalanx MODULE WITH_SOABI ${DIR}/_phalanx.c ${DIR}/client.c ${DIR}/result.c
-  ${DIR}/handle.c)
+  ${DIR}/event.c ${DIR}/handle.c)
 target_link_libraries(_phalanx PRIVATE px_options phalanx)
 set_target_properties(_phalanx PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY ${PX_PACKAGE_DIR} INSTALL_RPATH "$ORIGIN/../../..")
