@@ -201,13 +201,16 @@ static PyObject *finish(struct px_magics *self, const struct px_line *line, PyOb
         .timeout = said_number(line->timeout, config->timeout, -1),
         .signal = signal,
     };
+    const bool shown = block || px_said(line->stream, config->stream, 0) == 1;
+    if (px_discard(PyObject_CallMethod(self->face, "mind", "OOO", result, screen,
+                                       shown ? Py_True : Py_False)) < 0)
+        return NULL;
     if (block)
         return px_follow(&options);
     if (px_discard(PyObject_CallMethod(self->face, "keep", "O", result)) < 0)
         return NULL;
-    if (px_said(line->stream, config->stream, 0) == 1 &&
-        px_discard(PyObject_CallMethod(self->face, "follow_later", "OO", result,
-                                       options.fold ? Py_True : Py_False)) < 0)
+    if (shown && px_discard(PyObject_CallMethod(self->face, "follow_later", "OO", result,
+                                                options.fold ? Py_True : Py_False)) < 0)
         return NULL;
     return Py_NewRef(result);
 }

@@ -117,6 +117,7 @@ struct phalanx_message {
     struct px_msg *msg;         /* holds the buffers; may be NULL */
     struct px_buf stream;       /* a stream's text */
     struct phalanx_buffer *buffers;
+    char *parent; /* of late output; NULL otherwise */
     size_t bytes;
     char text[];
 };
@@ -285,6 +286,7 @@ struct phalanx_client {
     struct px_session *in; /* verifies */
     struct px_task *tasks; /* outstanding, by msg_id */
     struct px_task *waiting;
+    struct px_task *late; /* stands for those that have ended; NULL: their output is dropped */
     struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *goodbye_timer;
     struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that requests and output need */
     struct px_task *kept;                         /* tasks with their requests, the oldest first */
@@ -354,6 +356,8 @@ void px_kept_let_go(struct phalanx_client *client, struct px_task *task);
 void px_io_send_held(struct phalanx_client *client);
 /* Starts asking after the hub while somebody waits, and tidies up. */
 void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused);
+/* From now on late output is filed to `result`, whose one task stands for those that have ended. */
+void px_io_take_late(struct phalanx_client *client, struct phalanx_result *result);
 /* Drops the tasks of a freed result. */
 void px_io_forget(struct phalanx_client *client, struct phalanx_result *result);
 /* Fails everything and ends the loop. */
@@ -380,6 +384,8 @@ void px_file_output(struct phalanx_client *client, struct px_msg *msg);
 void px_file_lost(struct phalanx_client *client, struct px_task *task, const char *why);
 /* Lets go of a task without a word; its result learns that it was closed if `closed`. */
 void px_file_drop(struct phalanx_client *client, struct px_task *task, bool closed);
+/* Lets go of the task that stands for those that have ended, if there is one. */
+void px_file_drop_late(struct phalanx_client *client, bool closed);
 /* Ends the tasks whose output is overdue; sets the next timer. */
 void px_file_overdue(struct phalanx_client *client);
 

@@ -11,7 +11,8 @@
  *
  * An idle that precedes the reply counts only if the reply then comes from the same engine: the
  * scheduler may have sent the task to another one first, and that attempt ended with idle too.
- * Messages that belong to no outstanding task are dropped.
+ * Output of no outstanding task goes to the result of phalanx_late, if somebody has asked for that;
+ * whatever else belongs to none is dropped.
  *
  * An engine of ours says in its reply how many messages of output it has sent (PX_OUTPUTS). When
  * fewer have come by the end, a line on the task's stderr says so.
@@ -104,6 +105,16 @@ void px_file_drop(struct phalanx_client *client, struct px_task *task, bool clos
 {
     touch(client, task)->staged.closed |= closed;
     unlist(client, task);
+}
+
+void px_file_drop_late(struct phalanx_client *client, bool closed)
+{
+    if (!client->late)
+        return;
+    struct phalanx_result *result = touch(client, client->late); /* keeps it until the flush */
+    result->staged.closed |= closed;
+    client->late = NULL;
+    px_result_unref(result);
 }
 
 /* ipyparallel's words where the hub gave no cause. */
@@ -341,6 +352,9 @@ static void stage_output(struct phalanx_client *client, struct px_task *task,
     if (px_header_scan(px_msg_header(msg), &header, NULL) == 0)
         engine = speaker(client, header.session, px_msg_metadata(msg));
     message->event.engine = engine ? engine->id : task->engine;
+    if (task == client->late && px_header_scan(px_msg_parent(msg), &header, NULL) == 0)
+        message->event.parent = message->parent =
+            px_strndup(header.msg_id.data, header.msg_id.size);
     stage(client, task, message);
     if (task->waiting)
         await_output(client, task);
@@ -407,6 +421,7 @@ void px_file_output(struct phalanx_client *client, struct px_msg *msg)
 {
     struct px_task *task = find_task(client, px_msg_parent(msg));
     struct px_header header;
+    task = task ? task : client->late;
     if (!task || px_header_scan(px_msg_header(msg), &header, NULL) < 0)
         px_msg_destroy(msg);
     else if (px_span_equal(header.msg_type, "status"))

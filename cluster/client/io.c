@@ -464,8 +464,17 @@ static void on_bell(struct px_loop *loop, void *ctx)
     px_io_flush(client);
 }
 
+void px_io_take_late(struct phalanx_client *client, struct phalanx_result *result)
+{
+    px_file_drop_late(client, true);
+    atomic_fetch_add(&result->refs, 1);
+    client->late = result->tasks[0];
+}
+
 void px_io_forget(struct phalanx_client *client, struct phalanx_result *result)
 {
+    if (client->late && client->late->result == result)
+        px_file_drop_late(client, false);
     for (size_t i = 0; i < result->count; i++) {
         if (result->tasks[i]->listed)
             px_file_drop(client, result->tasks[i], false);
@@ -479,6 +488,7 @@ void px_io_close(struct phalanx_client *client, struct phalanx_result *unused)
     struct px_task *task, *next;
     HASH_ITER(hh, client->tasks, task, next)
         px_file_drop(client, task, true);
+    px_file_drop_late(client, true);
     px_loop_stop(client->loop);
 }
 

@@ -197,6 +197,7 @@ struct phalanx_event {
     const struct phalanx_buffer *buffers; /* of the message; valid as long as the event */
     size_t buffer_count;
     double received; /* when it arrived: seconds since 1970, UTC */
+    const char *parent; /* of phalanx_late's: the msg_id of the task; NULL otherwise */
 };
 
 /*
@@ -251,6 +252,13 @@ PHALANX_API enum phalanx_code phalanx_wait_more(phalanx_result *result, size_t s
  * the result is freed. Any thread.
  */
 PHALANX_API void phalanx_notify(phalanx_result *result, void (*done)(void *hint), void *hint);
+/*
+ * A result to which output is filed that comes when its task has ended, or is nobody's any more:
+ * what threads write that the task has left behind. Its one task never ends; otherwise it is as
+ * others, and the caller's. One for a client: the last that was asked for. NULL when the client is
+ * closed. Any thread.
+ */
+PHALANX_API phalanx_result *phalanx_late(phalanx_client *client);
 /* Keeps the result's counters and waits, and drops the events that it has and that will come: for
  * whoever wants to know that tasks end, and not how. Not while another thread reads events. */
 PHALANX_API void phalanx_discard(phalanx_result *result);

@@ -218,6 +218,7 @@ void phalanx_message_free(phalanx_message *message)
     px_msg_destroy(message->msg);
     px_buf_fini(&message->stream);
     free(message->buffers);
+    free(message->parent);
     free(message);
 }
 
@@ -417,6 +418,26 @@ size_t phalanx_finished(const phalanx_result *result)
     const size_t count = result->finished;
     pthread_mutex_unlock(&result->client->lock);
     return count;
+}
+
+phalanx_result *phalanx_late(phalanx_client *client)
+{
+    if (px_client_inherited(client))
+        return NULL;
+    struct phalanx_result *result = px_result_create(client);
+    struct px_task *task = px_alloc(sizeof *task + 1);
+    task->result = result;
+    task->engine = -1;
+    atomic_fetch_add(&result->refs, 1); /* the command's */
+    pthread_mutex_lock(&client->lock);
+    px_result_append(result, task);
+    const bool posted = px_client_post_result(client, result, px_io_take_late);
+    pthread_mutex_unlock(&client->lock);
+    if (posted)
+        return result;
+    px_result_unref(result);
+    px_result_unref(result);
+    return NULL;
 }
 
 /* ---- lifetime ------------------------------------------------------------------------------ */

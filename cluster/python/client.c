@@ -368,6 +368,19 @@ static PyObject *client_notices(PyObject *object, PyObject *seconds)
     return px_notices_take(handle, timeout_ms);
 }
 
+static PyObject *client_late(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct px_module *module;
+    struct px_handle *handle = handle_of(object, &module);
+    phalanx_result *result = handle ? phalanx_late(handle->client) : NULL;
+    if (result)
+        return px_result_wrap_new(module, handle, result);
+    if (handle)
+        PyErr_SetString(module->closed_error, "The client was closed");
+    return NULL;
+}
+
 static PyObject *client_closed(PyObject *object, void *unused)
 {
     (void)unused;
@@ -410,6 +423,9 @@ static PyMethodDef client_methods[] = {
     {"notices", client_notices, METH_O,
      "notices(timeout): the keys given to Result.notify whose results have all replies; waits for "
      "the first one. None at the end of `timeout` seconds, or of the client."},
+    {"late", client_late, METH_NOARGS,
+     "late(): a Result that never ends, of output that comes when its task has ended; each Event "
+     "says by `parent` whose it is."},
     {NULL, NULL, 0, NULL},
 };
 

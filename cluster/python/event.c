@@ -77,7 +77,9 @@ static PyObject *buffer_create(struct px_module *module, struct px_shared_messag
 
 /* ---- Event ------------------------------------------------------------------- */
 
-static PyStructSequence_Field event_fields[] = {
+enum { EVENT_FIELDS = 13 };
+
+static PyStructSequence_Field event_fields[EVENT_FIELDS + 1] = {
     {"type", "STREAM, OUTPUT, REPLY or IDLE"},
     {"task", "index of the task in its result"},
     {"engine", "id, -1 when not known"},
@@ -90,6 +92,7 @@ static PyStructSequence_Field event_fields[] = {
     {"header", "JSON text"},
     {"buffers", "list of Buffer"},
     {"received", "seconds since 1970"},
+    {"parent", "of Client.late(): the msg_id of the task"},
     {NULL, NULL},
 };
 
@@ -97,7 +100,7 @@ PyStructSequence_Desc px_event_desc = {
     .name = "phalanx._phalanx.Event",
     .doc = "Something that arrived for a result.",
     .fields = event_fields,
-    .n_in_sequence = 12,
+    .n_in_sequence = EVENT_FIELDS - 1, /* parent by name only */
 };
 
 static PyObject *text_of(const char *text, size_t size)
@@ -132,7 +135,7 @@ PyObject *px_event_build(struct px_module *module, struct px_shared_message *sha
     PyObject *self = PyStructSequence_New(module->event_type);
     if (!self)
         return NULL;
-    PyObject *const values[] = {
+    PyObject *const values[EVENT_FIELDS] = {
         PyLong_FromLong(event->type),
         PyLong_FromSize_t(event->task),
         PyLong_FromLong(event->engine),
@@ -145,9 +148,10 @@ PyObject *px_event_build(struct px_module *module, struct px_shared_message *sha
         string_of(event->header),
         px_buffers_of(module, shared, event),
         PyFloat_FromDouble(event->received),
+        string_of(event->parent),
     };
     bool whole = true;
-    for (Py_ssize_t i = 0; i < 12; i++) {
+    for (Py_ssize_t i = 0; i < EVENT_FIELDS; i++) {
         whole &= values[i] != NULL;
         PyStructSequence_SetItem(self, i, values[i] ? values[i] : Py_NewRef(Py_None));
     }

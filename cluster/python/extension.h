@@ -98,6 +98,11 @@ int px_wait_python(const struct px_handle *handle,
                    enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), int (*look)(void *ctx),
                    void *ctx, int64_t timeout_ms);
 
+/* The same for ever, for a thread that handles no signals: nothing wakes it in vain. */
+enum phalanx_code px_wait_undisturbed(const struct px_handle *handle,
+                                      enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms),
+                                      void *ctx);
+
 /* A message that an event and its buffers share. GIL. */
 struct px_shared_message {
     int users;

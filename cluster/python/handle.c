@@ -307,6 +307,20 @@ int64_t px_clock_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+enum phalanx_code px_wait_undisturbed(const struct px_handle *handle,
+                                      enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms),
+                                      void *ctx)
+{
+    enum phalanx_code code = PHALANX_EINTR;
+    PyThreadState *state = PyEval_SaveThread();
+    while (code == PHALANX_EINTR)
+        code = wait(ctx, -1);
+    if (is_stopped(handle))
+        stop();
+    PyEval_RestoreThread(state);
+    return code;
+}
+
 int px_wait_python(const struct px_handle *handle,
                    enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms), int (*look)(void *ctx),
                    void *ctx, int64_t timeout_ms)

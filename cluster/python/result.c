@@ -208,6 +208,17 @@ static PyObject *waited(struct result *self, const struct px_module *module, int
     return PyBool_FromLong(code == PHALANX_OK);
 }
 
+static PyObject *result_sleep(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct result *self = (struct result *)object;
+    struct px_module *module = px_module_of(Py_TYPE(object));
+    if (!module || !usable(self))
+        return NULL;
+    struct waiting waiting = {.result = self->result, .until = PHALANX_EVENT};
+    return waited(self, module, (int)px_wait_undisturbed(self->handle, wait_result, &waiting));
+}
+
 static PyObject *result_wait(PyObject *object, PyObject *args)
 {
     struct result *self = (struct result *)object;
@@ -404,6 +415,8 @@ static PyMethodDef result_methods[] = {
      "value(unpack, timeout): what unpack makes of the buffers of the reply, if there is one task "
      "that ended well within `timeout` seconds and printed nothing before. NotImplemented "
      "otherwise. All events are next()'s yet."},
+    {"sleep", result_sleep, METH_NOARGS,
+     "sleep(): waits for an event, in a thread that handles no signals and warns of nothing."},
     {"notify", result_notify, METH_O,
      "notify(key): Client.notices gives `key` once every task has its reply. Once a result."},
     {"discard", result_discard, METH_NOARGS,

@@ -542,6 +542,24 @@ def test_noblock_shows_as_it_comes(notebook, tmp_path):
     notebook.run("ar.get()")
 
 
+@pytest.mark.parametrize("option", ["", "--noblock --stream "])
+def test_what_threads_write_when_their_cell_has_ended(notebook, tmp_path, option):
+    """Below the cell that began them, while the next cells run, and in its result."""
+    gate = tmp_path / "gate"
+    code = (f"import os, threading, time\ndef wait():\n    while not os.path.exists({str(gate)!r}):\n"
+            "        time.sleep(0.01)\n    print('late'); print('too')\n"
+            "threading.Thread(target=wait).start(); print('one')")
+    first = notebook.send(f"%%px {option}-o begun\n{code}")
+    assert all(kind in ("stream", "execute_result") for kind, _ in notebook.outputs(first))
+    notebook.run("begun.wait_for_output(); begun.wait_for_output()")
+    assert by_engine(notebook.said("%px 'between'\n%px print('between')")[0]) == {
+        0: "between\n", 1: "between\n"}
+    gate.touch()
+    late = notebook.late_output(first, lambda text: by_engine(text) == {0: "late\ntoo\n", 1: "late\ntoo\n"})
+    assert late == "[stdout:0-1] \nlate\ntoo\n"
+    assert notebook.run("begun.stdout == ['one\\nlate\\ntoo\\n'] * 2")[0][1]["text/plain"] == "True"
+
+
 def test_out_and_local(notebook):
     assert notebook.said("%%px --out kept -t 0\nprint('k')")[0] == "[stdout:0] \nk\n"
     assert notebook.said("print(kept.stdout)")[0] == "k\n\n"
@@ -1181,7 +1199,7 @@ def loses_its_cluster(notebook, env):
     notebook.kc.get_shell_msg(timeout=60)
     # Engines that end interrupt what runs, and may have the time to say so.
     if "KeyboardInterrupt" not in error["evalue"]:
-        assert re.search("%px: lost engine.* died while running (task|this cell)", said), said
+        assert re.search("%px: lost engine.* (died while running task|gone while running this cell)", said), said
         assert "EngineError" in error["evalue"] or error["ename"] == "EngineError"
     assert notebook.run("6 * 7")[0][1]["text/plain"] == "42"
     shown = notebook.run("%px 6 * 7")

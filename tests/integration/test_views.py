@@ -907,7 +907,7 @@ def test_an_unfinished_line_is_waited_with_at_rest(view, gate):
     screen, looks = Screen(), []
     screen.progress = True
     face = types.SimpleNamespace(
-        screen=lambda: screen, keep=lambda result: None, outcome=lambda *args: None,
+        screen=lambda: screen, keep=lambda result: None, mind=lambda *args: None, outcome=lambda *args: None,
         stray_errors=lambda result: [])
     shown = magics.Magics(None, face, view)
     shown.pxconfig("--progress-after 0.1")

@@ -155,14 +155,15 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         for listener in self._listeners:
             listener(event)
 
-    def _file(self, event):
+    def _file(self, event, add_once=None):
+        add_once = add_once or self._add_once
         task = self._tasks[event.task]
         if event.type == _phalanx.REPLY:
             self._arrived(event.task)
             task.reply = event
         elif event.type == _phalanx.STREAM:
             text = task.more_text("stderr" if event.name == "stderr" else "stdout")
-            self._add_once(event, text.size, text.add, event.text)
+            add_once(event, text.size, text.add, event.text)
         elif event.type == _phalanx.IDLE:
             task.finished = True
             if task.metadata is not None:  # an ExecuteReply that was handed out shows its output
@@ -171,7 +172,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             task.data.update(canning.unpack_result(event.buffers))
         elif event.name == "display_data":
             outputs = task.more_outputs()
-            self._add_once(event, outputs.__len__, outputs.append, json.loads(event.content))
+            add_once(event, outputs.__len__, outputs.append, json.loads(event.content))
         elif event.name in output_handlers:
             output_handlers[event.name](task, json.loads(event.content))
 

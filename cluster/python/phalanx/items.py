@@ -92,9 +92,9 @@ class AsyncMapResult(mapresult.AsyncMapResult):
     def _make_tasks(self):
         return Tasks(len(self._raw))
 
-    def _file(self, event):
+    def _file(self, event, add_once=None):
         if not isinstance(event, Part):
-            super()._file(event)
+            super()._file(event, add_once)
             return
         self._tasks.put(event)
         indices = range(event.first, event.first + len(event.values))

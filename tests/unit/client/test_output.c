@@ -86,6 +86,52 @@ static void bounds_output_that_nobody_reads(void **state)
     free(text);
 }
 
+/* An engine's threads may write when their task has ended, or when its result is gone. */
+static void late_output_is_told_apart(void **state)
+{
+    static const char a[] = "{\"name\": \"stdout\", \"text\": \"a\"}";
+    struct pair *pair = *state;
+    struct phalanx_event event;
+    phalanx_result *late = phalanx_late(pair->client), *result = submit_one(pair->client);
+    struct px_msg *request = fake_request(pair->fake, FAKE_MUX);
+    fake_publish(pair->fake, "E0", request, "stream", a);
+    expect(result, PHALANX_STREAM, &event);
+    assert_null(event.parent);
+    fake_reply(pair->fake, FAKE_MUX, "E0", request, OK_REPLY);
+    fake_idle(pair->fake, "E0", request);
+    assert_int_equal(phalanx_wait(result, PHALANX_FINISHED, FAKE_TIMEOUT_MS), PHALANX_OK);
+    assert_int_equal(phalanx_wait(late, PHALANX_EVENT, 0), PHALANX_ETIME);
+    char *id = px_strdup(phalanx_task_id(result, 0));
+    for (int i = 0; i < 2; i++) {
+        fake_publish(pair->fake, "E0", request, "stream", a);
+        fake_idle(pair->fake, "E0", request);
+        expect(late, PHALANX_STREAM, &event);
+        assert_string_equal(event.text, "a");
+        assert_string_equal(event.parent, id);
+        assert_int_equal(event.engine, 0);
+        phalanx_result_free(i == 0 ? result : NULL);
+    }
+    phalanx_result *instead = phalanx_late(pair->client);
+    assert_int_equal(phalanx_wait(late, PHALANX_EVENT, FAKE_TIMEOUT_MS), PHALANX_ECLOSED);
+    phalanx_result_free(late);
+    fake_publish(pair->fake, "E0", request, "stream", a);
+    expect(instead, PHALANX_STREAM, &event);
+    phalanx_result_free(instead);
+    fake_publish(pair->fake, "E0", request, "stream", a);
+    free(id);
+    px_msg_destroy(request);
+}
+
+static void late_output_ends_with_the_client(void **state)
+{
+    struct pair *pair = *state;
+    phalanx_client *client = fake_connect(pair->fake);
+    phalanx_result *late = phalanx_late(client);
+    phalanx_close(client);
+    assert_int_equal(phalanx_wait(late, PHALANX_EVENT, FAKE_TIMEOUT_MS), PHALANX_ECLOSED);
+    phalanx_result_free(late);
+}
+
 /* A client that knows that its iopub connection is lost. */
 static phalanx_client *connect_and_go_deaf(struct fake *fake)
 {
@@ -132,6 +178,8 @@ int main(void)
         WITH_PAIR(output_that_was_lost_is_told),
         WITH_PAIR(output_that_came_is_not_told),
         WITH_PAIR(bounds_output_that_nobody_reads),
+        WITH_PAIR(late_output_is_told_apart),
+        WITH_PAIR(late_output_ends_with_the_client),
         WITH_PAIR(requests_wait_for_iopub_that_was_lost),
         WITH_PAIR(requests_do_not_wait_for_iopub_for_ever),
     };

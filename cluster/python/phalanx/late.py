@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Output that comes when its cell has ended, from threads that it has left behind on engines.
+
+It goes where the cell's other output went: below the cell, and into its result, if that is still
+there. One thread of a client reads it, which begins with the first cell, and which nothing else
+wakes.
+"""
+
+import contextvars
+import threading
+import time
+import weakref
+from collections import deque
+from functools import cached_property
+
+from . import _magics, _phalanx
+from .feed import moved
+
+CELLS = 64  # whose late output is shown: the last ones
+GATHER_SECONDS = 0.15  # for engines that say the same to be shown as one
+
+
+class _Cell:
+    """A cell whose late output is wanted. screen: None when it is only filed."""
+
+    def __init__(self, result, screen):
+        self._result, self._raw = weakref.ref(result), result._raw
+        self._screen = screen
+        self._context = contextvars.copy_context()  # by which what is written is the cell's
+        self._label, self._mid_line = "", False
+
+    @cached_property
+    def places(self):
+        """The tasks' indices, by msg_id."""
+        return {self._raw.task_id(index): index for index in range(len(self._raw))}
+
+    def file(self, event):
+        result = self._result()
+        if result is not None:
+            with result._lock:
+                result._file(event, lambda event, size, add, output: add(output))
+
+    def show(self, events):
+        if self._screen is not None:
+            self._context.run(self._show, events)
+
+    def _show(self, events):
+        said = {}  # (stream, engine): text
+        for event in events:
+            if event.type == _phalanx.STREAM:
+                key = event.name, event.engine
+                said[key] = said.get(key, "") + event.text
+        alike = {}  # (stream, text): engines
+        for (stream, engine), text in said.items():
+            alike.setdefault((stream, text), []).append(engine)
+        for (stream, text), engines in alike.items():
+            self._write(stream, "[%s:%s] \n" % (stream, _magics.ranges(engines)), text)
+
+    def _write(self, stream, label, text):
+        if label != self._label:
+            self._label, text = label, "\n" * self._mid_line + label + text
+        self._mid_line = not text.endswith("\n")
+        self._screen.write(stream, text)
+
+
+class Late:
+    """What a client reads of its cells' late output."""
+
+    _thread = None
+
+    def __init__(self, raw_client):
+        self._client = raw_client
+        self._cells = deque(maxlen=CELLS)
+
+    def mind(self, result, screen):
+        self._cells.append(_Cell(result, screen))
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, args=(self._client.late(),), name="phalanx-late", daemon=True
+            )
+            self._thread.start()
+
+    def _run(self, raw):
+        try:
+            while raw.sleep():
+                time.sleep(GATHER_SECONDS)
+                self._take(raw)
+        except _phalanx.ClosedError:
+            self._take(raw)
+
+    def _take(self, raw):
+        shown = {}  # cell: events
+        while (event := raw.next()) is not None:
+            for cell in reversed(tuple(self._cells)):
+                if event.parent in cell.places:
+                    event = moved(event, cell.places[event.parent])
+                    cell.file(event)
+                    shown.setdefault(cell, []).append(event)
+                    break
+        for cell, events in shown.items():
+            cell.show(events)
+
+
+def mind(result, screen):
+    """From now on late output of `result` is filed there, and written to `screen`, if that is not None,
+    as what the running cell writes."""
+    known = result._client.__dict__
+    late = known.get("_late") or known.setdefault("_late", Late(result._client._raw))
+    late.mind(result, screen)
