@@ -215,19 +215,31 @@ static void refuse_spec(struct px_tasks *tasks, const struct px_msg *msg, const 
     send_error(tasks, msg, (struct px_span){0}, "ValueError", why, -1);
 }
 
+/* Of others an engine may not know the type, and would give no answer: it would count as busy for
+ * ever. */
+static bool is_task(struct px_span msg_type)
+{
+    return px_span_equal(msg_type, PX_APPLY_REQUEST) || px_span_equal(msg_type, PX_EXECUTE_REQUEST);
+}
+
 /* Reads what is asked of a task. -1: it was refused. */
 static int read_task(struct px_tasks *tasks, const struct px_msg *msg, struct px_header *header,
                      struct px_task_spec *spec)
 {
     struct px_error err;
     int rc = px_header_scan(px_msg_header(msg), header, &err);
+    if (rc == 0 && !px_is_utf8(px_msg_header(msg)))
+        rc = px_fail(&err, PX_EINVAL, "the header is not UTF-8");
     if (rc == 0 && px_schedule_holds(tasks->schedule, header->msg_id)) /* its client has that one */
         rc = px_fail(&err, PX_EEXIST, "a task of that id is unfinished");
     if (rc != 0) {
         refuse(tasks, err.text);
         return -1;
     }
-    rc = px_task_read_spec(px_msg_metadata(msg), spec, &err);
+    if (is_task(header->msg_type))
+        rc = px_task_read_spec(px_msg_metadata(msg), spec, &err);
+    else
+        rc = px_fail(&err, PX_EINVAL, "a task is an apply_request or an execute_request");
     if (rc != 0)
         refuse_spec(tasks, msg, err.text);
     return rc;

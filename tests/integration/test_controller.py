@@ -1866,6 +1866,22 @@ def test_garbage_everywhere_is_dropped(cluster):
     assert cluster.controller.poll() is None
 
 
+def test_a_task_that_no_engine_answers_takes_no_engine(cluster):
+    cluster.start()
+    cluster.add_ours(1)
+    rc = cluster.client(1)
+    peer = Peer(cluster)
+    task = peer.connect(zmq.DEALER, peer.client["task"])
+    header = json.dumps(peer.session.msg_header("apply_request"), default=str).encode()
+    frames = [header.replace(b'"username": "', b'"username": "\xff'), b"{}", b"{}", b"{}"]
+    task.send_multipart([b"<IDS|MSG>", peer.session.sign(frames), *frames])
+    peer.session.send(task, "frobnicate_request", content={})
+    reply = peer.receive(task)
+    assert reply["content"]["ename"] == "ValueError" and "apply_request" in reply["content"]["evalue"]
+    assert rc.load_balanced_view().apply_async(lambda: 1).get(DEADLINE) == 1
+    peer.close()
+
+
 NONSENSE = [None, True, -1, 0, 1e308, 2**70, "", "x", "all", "\ud7ff\0", "x" * 3000, [], [[]], [None],
             ["x", 0, {}], {}, {"a": {"b": []}}, {"$in": 3}, {"dependencies": "x"}, {"": None},
             [["engine-a", 0]], [["engine-a", 10**30]], {"$lt": {}}, {"all": [], "success": 0}]
