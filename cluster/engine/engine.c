@@ -135,7 +135,7 @@ static void publish(struct engine *engine, struct px_msg **msg)
 {
     if (!is_heard(engine))
         return;
-    struct px_msg *copy = engine->front ? px_msg_copy(*msg) : NULL;
+    struct px_msg *copy = engine->front ? px_msg_copy(*msg) : NULL; /* it goes to both */
     const enum px_sent sent = px_kernel_offer(engine->kernel, engine->sockets[IOPUB], msg);
     if (copy && sent != PX_WOULD_BLOCK)
         (void)px_front_send(engine->front, PX_IOPUB, &copy);

@@ -174,18 +174,17 @@ void px_front_serve(struct engine *engine, struct px_loop *loop)
 
 bool px_front_send(struct px_front *front, enum px_channel channel, struct px_msg **msg)
 {
-    struct px_msg *mine = channel == PX_IOPUB ? px_msg_copy(*msg) : NULL;
-    if (!mine && !px_span_equal(px_msg_ident(*msg, 0), PX_FRONT))
-        return false;
-    if (!mine) {
-        mine = *msg;
-        *msg = NULL;
-        px_msg_drop_front(mine, 1);
+    if (channel != PX_IOPUB) {
+        if (!px_span_equal(px_msg_ident(*msg, 0), PX_FRONT))
+            return false;
+        px_msg_drop_front(*msg, 1);
     }
-    const enum px_sent sent = px_socket_send(front->sockets[channel], &mine);
-    if (sent != PX_SENT && sent != PX_SENT_TO_SOME)
-        px_msg_destroy(mine); /* whoever asked has gone */
-    return !*msg;
+    const enum px_sent sent = px_socket_send(front->sockets[channel], msg);
+    if (sent != PX_SENT && sent != PX_SENT_TO_SOME) {
+        px_msg_destroy(*msg); /* whoever asked has gone */
+        *msg = NULL;
+    }
+    return true;
 }
 
 void px_front_close(struct engine *engine)

@@ -124,7 +124,7 @@ void px_again_fini(struct px_again *again); /* its loop ends, too */
 PX_MUST_USE int px_front_bind(void *engine, const char *path, struct px_error *err);
 /* The rest on the service thread. The loop that serves the sockets once they are bound. */
 void px_front_serve(struct engine *engine, struct px_loop *loop);
-/* True if the message was a front end's, and is gone; what is published goes to both. */
+/* Takes the message if it is a front end's, or published. */
 bool px_front_send(struct px_front *front, enum px_channel channel, struct px_msg **msg);
 void px_front_close(struct engine *engine);
 
