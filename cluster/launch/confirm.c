@@ -23,8 +23,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAX_LINE 1024
-
 struct px_confirm {
     struct px_loop *loop;
     struct px_watch *watch;
@@ -84,10 +82,14 @@ PX_NORETURN static void run_child(const struct question *question, pid_t parent,
 
 /* ---- in the supervisor ---- */
 
-static void on_line(struct px_confirm *confirm, const char *line)
+/* A callback may end the start; the object lives until the supervisor does. */
+static void on_line(void *ctx, const char *line)
 {
+    struct px_confirm *confirm = ctx;
     const struct px_confirm_events *events = &confirm->events;
     int count;
+    if (confirm->told)
+        return;
     if (strcmp(line, "connected") == 0) {
         events->connected(events->ctx);
         return;
@@ -101,23 +103,10 @@ static void on_line(struct px_confirm *confirm, const char *line)
         events->failed(line, events->ctx);
 }
 
-/* The next whole line, or NULL; caller frees. */
-static char *next_line(struct px_confirm *confirm)
-{
-    char *end = confirm->line.size ? memchr(confirm->line.data, '\n', confirm->line.size) : NULL;
-    if (!end)
-        return NULL;
-    const size_t size = (size_t)(end - confirm->line.data);
-    char *line = px_strndup(confirm->line.data, size);
-    memmove(confirm->line.data, end + 1, confirm->line.size - size - 1);
-    confirm->line.size -= size + 1;
-    return line;
-}
-
 static void on_answer(struct px_loop *loop, void *ctx)
 {
     struct px_confirm *confirm = ctx;
-    char bytes[MAX_LINE];
+    char bytes[1024];
     const ssize_t size = read(confirm->fd, bytes, sizeof bytes);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         return;
@@ -129,11 +118,7 @@ static void on_answer(struct px_loop *loop, void *ctx)
                                    confirm->events.ctx);
         return;
     }
-    if (confirm->line.size < MAX_LINE)
-        px_buf_append(&confirm->line, bytes, (size_t)size);
-    /* A callback may end the start; the object lives until the supervisor does. */
-    for (char *line; !confirm->told && (line = next_line(confirm)); free(line))
-        on_line(confirm, line);
+    px_lines_take(&confirm->line, bytes, (size_t)size, on_line, confirm);
 }
 
 struct px_confirm *px_confirm_start(struct px_loop *loop, const struct px_place *place,

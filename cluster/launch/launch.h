@@ -23,6 +23,7 @@
  *     proxy.c        what ssh.c and mpi.c share: local processes that stand for engines
  *     hosts.c        which host gets how many engines
  *     logs.c         what logs tell
+ *     lines.c        what other processes say, line by line
  *     argv.c         command lines of controllers and engines
  *     config.c       options that a profile's ipcluster_config.py sets
  *     process.c      one process: start it, is it still the same one, signal it
@@ -146,6 +147,28 @@ char *px_program_path(const char *program);
 void px_log_tail(const char *path, struct px_buf *out);
 /* Whether a line of it holds `text`. */
 bool px_log_says(const char *path, const char *text);
+
+/* ---- lines (lines.c) ------------------------------------------------------------ */
+
+typedef void px_line_fn(void *ctx, const char *line);
+/* Calls `fn` with each whole line, without its end, of what is in `rest` and then in `bytes`; an
+ * unfinished one stays in `rest`. */
+void px_lines_take(struct px_buf *rest, const char *bytes, size_t size, px_line_fn *fn, void *ctx);
+
+enum px_report_kind {
+    PX_REPORT_NONE,
+    PX_REPORT_STARTED,
+    PX_REPORT_REGISTERED,
+    PX_REPORT_EXITED,
+};
+/* A line of a fork server's. */
+struct px_report {
+    enum px_report_kind kind;
+    int id;          /* registered */
+    pid_t pid;       /* 2 at least */
+    const char *why; /* exited: within the line */
+};
+struct px_report px_report_read(const char *line);
 
 /* ---- sets of processes --------------------------------------------------------- */
 

@@ -6,10 +6,8 @@
  * knows: engines that a pxengine forked, and whatever a cluster file names. Our own programs
  * are told a descriptor (--ready-fd) and say there, a line each,
  *
- *     ready                     the controller: files written, sockets bound
- *     started <pid>             an engine, by its fork server: it is to register
- *     registered <id> <pid>     an engine
- *     exited <pid> <why>        an engine, by its fork server
+ *     ready       the controller: files written, sockets bound
+ *     (lines.c)   a fork server: its engines
  *
  * One pxengine serves all engines of a set. Any other program named with --controller-cmd or
  * --engine-cmd is started as ipyparallel starts its own: one process an
@@ -27,8 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAX_READY_LINE 1024 /* "exited", a pid and a phrase */
-#define TAIL_LOGS 3         /* logs shown; a hundred engines fail for one reason */
+#define TAIL_LOGS 3 /* logs shown; a hundred engines fail for one reason */
 #define MISSING_SHOWN 10
 #define MAX_LOG (1u << 20)                               /* of a program that gave up */
 #define REGISTERED_TEXT "Completed registration with id" /* ipyparallel's engine and ours */
@@ -158,37 +155,20 @@ static void on_exited(struct local_set *set, pid_t pid, const char *why)
         set->events.ended(&set->base, pid, why, set->events.ctx);
 }
 
-/* The word, then a number of at least `least`; moves *line behind them and the blanks after. */
-static bool take(const char **line, const char *word, long least, long *out)
+static void on_line(void *ctx, const char *line)
 {
-    const size_t size = strlen(word);
-    char *end;
-    if (strncmp(*line, word, size) != 0)
-        return false;
-    errno = 0;
-    *out = strtol(*line + size, &end, 10);
-    if (end == *line + size || errno || *out < least || *out > INT32_MAX)
-        return false;
-    *line = end + strspn(end, " ");
-    return true;
-}
-
-static void on_line(struct local_set *set, const char *line)
-{
-    const char *at = line;
-    long id, pid;
-    if (strncmp(line, "ready", 5) == 0) {
-        if (set->events.ready)
-            set->events.ready(&set->base, set->events.ctx);
-    } else if (take(&at, "started ", 1, &pid)) {
-        on_started(set, (pid_t)pid);
-    } else if (take(&at, "registered ", 0, &id) && take(&at, "", 1, &pid)) {
-        on_registered(set, (int)id, (pid_t)pid);
-    } else if (take(&at, "exited ", 1, &pid)) {
-        on_exited(set, (pid_t)pid, at);
-    } else {
+    struct local_set *set = ctx;
+    const struct px_report report = px_report_read(line);
+    if (report.kind == PX_REPORT_STARTED)
+        on_started(set, report.pid);
+    else if (report.kind == PX_REPORT_REGISTERED)
+        on_registered(set, report.id, report.pid);
+    else if (report.kind == PX_REPORT_EXITED)
+        on_exited(set, report.pid, report.why);
+    else if (strncmp(line, "ready", 5) != 0)
         px_log(PX_WARN, "ready.unknown", "line=\"%.80s\"", line);
-    }
+    else if (set->events.ready)
+        set->events.ready(&set->base, set->events.ctx);
 }
 
 /* One read's worth of lines. False when there is nothing more for now. */
@@ -202,16 +182,7 @@ static bool read_lines(struct local_set *set)
         close_ready(set);
         return false;
     }
-    for (ssize_t i = 0; i < size; i++) {
-        if (bytes[i] != '\n') {
-            if (set->line.size < MAX_READY_LINE)
-                px_buf_append(&set->line, &bytes[i], 1);
-            continue;
-        }
-        if (set->line.size)
-            on_line(set, set->line.data);
-        px_buf_clear(&set->line);
-    }
+    px_lines_take(&set->line, bytes, (size_t)size, on_line, set);
     return true;
 }
 

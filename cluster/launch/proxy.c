@@ -2,7 +2,7 @@
 /*
  * Sets of proxies: start them, read what they say, reap them and tell why they ended.
  *
- * Where a proxy talks, its lines are a fork server's (local.c), and the pids in them are another
+ * Where a proxy talks, its lines are a fork server's (lines.c), and the pids in them are another
  * host's: nothing here looks them up.
  */
 #define _GNU_SOURCE
@@ -17,7 +17,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAX_LINE 1024
 #define MAX_LOG (1u << 20)
 #define SHOWN 10 /* of many alike, in a report */
 
@@ -141,18 +140,22 @@ static void on_exited(struct px_proxy *proxy, pid_t pid, const char *why)
     set->events.ended(&set->base, 0, text, set->events.ctx);
 }
 
-static void on_line(struct px_proxy *proxy, const char *line)
+static void on_line(void *ctx, const char *line)
 {
-    long pid;
-    int id, at = 0;
-    if (sscanf(line, "started %ld", &pid) == 1 && pid > 1)
-        on_started(proxy, (pid_t)pid);
-    else if (sscanf(line, "registered %d %ld", &id, &pid) == 2 && id >= 0 && pid > 1)
-        on_registered(proxy, id, (pid_t)pid);
-    else if (sscanf(line, "exited %ld %n", &pid, &at) == 1 && at > 0)
-        on_exited(proxy, (pid_t)pid, line + at);
-    else /* a login shell's greeting, for one */
+    struct px_proxy *proxy = ctx;
+    const struct px_report report = px_report_read(line);
+    const bool first = !proxy->heard;
+    proxy->heard = true;
+    if (report.kind == PX_REPORT_STARTED)
+        on_started(proxy, report.pid);
+    else if (report.kind == PX_REPORT_REGISTERED)
+        on_registered(proxy, report.id, report.pid);
+    else if (report.kind == PX_REPORT_EXITED)
+        on_exited(proxy, report.pid, report.why);
+    else if (line[0]) /* a login shell's greeting, for one */
         px_log(PX_DEBUG, "proxy.unknown", "from=%s line=\"%.80s\"", proxy->label, line);
+    if (first && proxy->set->settled)
+        proxy->set->settled(proxy->set);
 }
 
 /* One read's worth. False when there is nothing more for now. */
@@ -166,20 +169,7 @@ static bool read_lines(struct px_proxy *proxy)
         close_stdout(proxy);
         return false;
     }
-    for (ssize_t i = 0; i < size; i++) {
-        if (bytes[i] != '\n') {
-            if (proxy->line.size < MAX_LINE)
-                px_buf_append(&proxy->line, &bytes[i], 1);
-            continue;
-        }
-        const bool first = !proxy->heard;
-        proxy->heard = true;
-        if (proxy->line.size)
-            on_line(proxy, proxy->line.data);
-        px_buf_clear(&proxy->line);
-        if (first && proxy->set->settled)
-            proxy->set->settled(proxy->set);
-    }
+    px_lines_take(&proxy->line, bytes, (size_t)size, on_line, proxy);
     return true;
 }
 

@@ -2,7 +2,7 @@
 # Included by cluster/CMakeLists.txt. Everything but main.c is a library, so that tests can link it.
 set(LAUNCH ${CMAKE_CURRENT_LIST_DIR})
 px_library(px_launch
-  SOURCES ${LAUNCH}/process.c ${LAUNCH}/logs.c ${LAUNCH}/hosts.c
+  SOURCES ${LAUNCH}/process.c ${LAUNCH}/logs.c ${LAUNCH}/lines.c ${LAUNCH}/hosts.c
           ${LAUNCH}/argv.c ${LAUNCH}/config.c ${LAUNCH}/local.c ${LAUNCH}/proxy.c ${LAUNCH}/ssh.c ${LAUNCH}/mpi.c
           ${LAUNCH}/batch.c ${LAUNCH}/template.c ${LAUNCH}/queues.c
           ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c

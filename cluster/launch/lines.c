@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What other processes say, a line each: whole lines out of what was read, and what a fork server's
+ * mean, whichever host it is on.
+ *
+ *     started <pid>             an engine: it is to register
+ *     registered <id> <pid>     an engine
+ *     exited <pid> <why>        an engine
+ */
+#include "launch.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST 1024 /* of a line; what is beyond is cut off */
+
+void px_lines_take(struct px_buf *rest, const char *bytes, size_t size, px_line_fn *fn, void *ctx)
+{
+    for (size_t i = 0; i < size; i++) {
+        if (bytes[i] != '\n') {
+            if (rest->size < MOST)
+                px_buf_append(rest, &bytes[i], 1);
+            continue;
+        }
+        fn(ctx, rest->size ? rest->data : "");
+        px_buf_clear(rest);
+    }
+}
+
+/* The word, then a number of at least `least`; moves *line behind them and the blanks after. */
+static bool take(const char **line, const char *word, long least, long *out)
+{
+    const size_t size = strlen(word);
+    char *end;
+    if (strncmp(*line, word, size) != 0)
+        return false;
+    errno = 0;
+    *out = strtol(*line + size, &end, 10);
+    if (end == *line + size || errno || *out < least || *out > INT32_MAX)
+        return false;
+    *line = end + strspn(end, " ");
+    return true;
+}
+
+struct px_report px_report_read(const char *line)
+{
+    struct px_report report = {.kind = PX_REPORT_NONE};
+    long id = 0, pid = 0;
+    if (take(&line, "started ", 2, &pid))
+        report.kind = PX_REPORT_STARTED;
+    else if (take(&line, "registered ", 0, &id) && take(&line, "", 2, &pid))
+        report.kind = PX_REPORT_REGISTERED;
+    else if (take(&line, "exited ", 2, &pid))
+        report.kind = PX_REPORT_EXITED;
+    report.id = (int)id;
+    report.pid = (pid_t)pid;
+    report.why = line;
+    return report;
+}
