@@ -560,6 +560,28 @@ def test_what_threads_write_when_their_cell_has_ended(notebook, tmp_path, option
     assert notebook.run("begun.stdout == ['one\\nlate\\ntoo\\n'] * 2")[0][1]["text/plain"] == "True"
 
 
+def test_what_threads_show_when_their_cell_has_ended(notebook, tmp_path):
+    gate = tmp_path / "gate"
+    code = (f"import os, threading, time\nfrom IPython.display import display\n"
+            f"handle = display('first', display_id=True)\n"
+            f"def wait():\n    while not os.path.exists({str(gate)!r}):\n        time.sleep(0.01)\n"
+            "    display('new'); handle.update('second')\n"
+            "threading.Thread(target=wait).start()")
+    first = notebook.send(f"%%px -t 0\n{code}")
+    places = [(content.get("transient") or {}).get("display_id") for kind, content in notebook.outputs(first)]
+    notebook.run("6 * 7")
+    gate.touch()
+    seen = []
+    while len(seen) < 3:
+        message = notebook.kc.get_iopub_msg(timeout=60)
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            content = message["content"]
+            assert message["parent_header"]["msg_id"] == first
+            seen.append((content["data"]["text/plain"], content["transient"].get("display_id")))
+    assert places[0] is None and places[1]
+    assert seen == [("[output:0]", None), ("'new'", None), ("'second'", places[1])]
+
+
 def test_out_and_local(notebook):
     assert notebook.said("%%px --out kept -t 0\nprint('k')")[0] == "[stdout:0] \nk\n"
     assert notebook.said("print(kept.stdout)")[0] == "k\n\n"

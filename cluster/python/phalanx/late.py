@@ -7,10 +7,12 @@ wakes.
 """
 
 import contextvars
+import json
 import threading
 import time
 import weakref
 from collections import deque
+from concurrent.futures._base import LOGGER
 from functools import cached_property
 
 from . import _magics, _phalanx
@@ -55,12 +57,24 @@ class _Cell:
             alike.setdefault((stream, text), []).append(engine)
         for (stream, text), engines in alike.items():
             self._write(stream, "[%s:%s] \n" % (stream, _magics.ranges(engines)), text)
+        for event in events:
+            if event.name in ("display_data", "update_display_data"):
+                self._display(event.engine, json.loads(event.content), event.name != "display_data")
 
     def _write(self, stream, label, text):
         if label != self._label:
             self._label, text = label, "\n" * self._mid_line + label + text
         self._mid_line = not text.endswith("\n")
         self._screen.write(stream, text)
+
+    def _display(self, engine, content, update):
+        if not isinstance(content.get("data"), dict):
+            return
+        known = (content.get("transient") or {}).get("display_id")
+        transient = {} if known is None else {"display_id": "engine%d-%s" % (engine, known)}
+        if not update:
+            self._screen.display({"text/plain": "[output:%d]" % engine}, None, None, False)
+        self._screen.display(content["data"], content.get("metadata"), transient, update)
 
 
 class Late:
@@ -81,12 +95,17 @@ class Late:
             self._thread.start()
 
     def _run(self, raw):
-        try:
-            while raw.sleep():
+        closed = False
+        while not closed:
+            try:
+                raw.sleep()
                 time.sleep(GATHER_SECONDS)
+            except _phalanx.ClosedError:
+                closed = True
+            try:
                 self._take(raw)
-        except _phalanx.ClosedError:
-            self._take(raw)
+            except Exception:  # what is shown next may be good again
+                LOGGER.exception("exception while late output was shown")
 
     def _take(self, raw):
         shown = {}  # cell: events
