@@ -1100,6 +1100,28 @@ def test_another_joblib_can_be_imported(tmp_path):
     run_alone(f"import sys, phalanx; sys.path.insert(0, {str(tmp_path)!r}); import joblib; joblib.mine")
 
 
+known_here, an_array = 5, numpy.arange(100_000)
+
+
+def test_functions_of_joblib_take_along_what_they_use(rc):
+    joblib = pytest.importorskip("joblib")
+    if not rc._form(None).METADATA:
+        pytest.skip("only in our own form")
+    rc.load_balanced_view().register_joblib_backend("phalanx")
+
+    def recursive(n):
+        return known_here if n == 0 else 1 + recursive(n - 1)
+
+    def of_arrays(a):
+        return int(a.sum() - an_array.sum()) + known_here
+
+    with joblib.parallel_backend("phalanx"):
+        assert joblib.Parallel()(joblib.delayed(recursive)(n) for n in range(4)) == [5, 6, 7, 8]
+        assert joblib.Parallel()(joblib.delayed(of_arrays)(an_array) for _ in range(2)) == [5, 5]
+        with pytest.raises(TypeError, match="a lock, cannot be sent|cannot pickle"):
+            joblib.Parallel()(joblib.delayed(id)(threading.Lock()) for _ in range(2))
+
+
 def test_joblib(rc):
     joblib = pytest.importorskip("joblib")
     phalanx.register_joblib_backend()

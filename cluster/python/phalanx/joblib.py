@@ -1,11 +1,26 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A backend of joblib: with joblib.parallel_backend("phalanx"): Parallel()(…)."""
 
+from joblib.externals import cloudpickle
 from joblib.parallel import (
     BACKENDS, AutoBatchingMixin, ParallelBackendBase, register_parallel_backend,
 )
 
-from . import error
+from . import canning, error, pickle5
+
+
+@canning.engine_function
+def _run(data, buffers):
+    import pickle
+
+    return pickle.loads(data, buffers=buffers)()
+
+
+def _whole(batch):
+    """(data, buffers) of a batch with all that its functions use, as joblib's own backends send it:
+    its users know nothing of engines' namespaces."""
+    buffers = []
+    return cloudpickle.dumps(batch, 5, buffer_callback=buffers.append), buffers
 
 
 class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
@@ -31,7 +46,7 @@ class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def apply_async(self, func, callback=None):
         """Sends a batch; callback(results) is called when it has ended well."""
-        result = self._view.apply_async(func)
+        result = self._view.apply_async(*self._call(func))
         self._running.add(result)
 
         def ended(result):
@@ -41,6 +56,15 @@ class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
 
         result.add_done_callback(ended)
         return result
+
+    def _call(self, batch):
+        """A function and its arguments for a batch."""
+        if canning.chosen is None and self._view._scope()[1] is pickle5:
+            try:
+                return _run, *_whole(batch)
+            except Exception:
+                pass  # then the view says what is wrong, or can do it
+        return (batch,)
 
     def abort_everything(self, ensure_ready=True):
         """Takes back what has not started."""
