@@ -1243,6 +1243,15 @@ def test_an_exception_of_a_map_says_of_which_elements(balanced, view):
         view.gather("nowhere").get()
 
 
+def test_frames_of_a_package_in_the_home_directory(monkeypatch):
+    """IPython writes ~ for it."""
+    monkeypatch.setenv("HOME", str(PYTHONPATH))
+    theirs = ["File ~/elsewhere.py:1, in f(x)", "----> 1 1 / x"]
+    told = ["File ~/phalanx/feed.py:83, in _run(f)", "---> 83 value = f(x)", "", *theirs]
+    remote = phalanx.RemoteError("ZeroDivisionError", "division by zero", "\n".join(told), {})
+    assert [line for line in remote.render_traceback() if line] == theirs
+
+
 def test_functions_that_decorators_and_classes_make(view):
     """Their globals are not those of the module that they say they are of."""
     @contextlib.contextmanager

@@ -44,10 +44,11 @@ def lines_of(traceback):
     for line, following in zip(told, told[1:] + [""]):
         frame = _FRAME.match(line)
         if frame:
-            skips = frame[1].startswith(_OURS)
+            file = os.path.expanduser(frame[1])  # IPython writes ~ for the home directory
+            skips = file.startswith(_OURS)
         if not skips:
             bare = frame and not following
-            lines += _with_source(line, frame[1], int(frame[2]), frame[3]) if bare else [line]
+            lines += _with_source(line, file, int(frame[2]), frame[3]) if bare else [line]
         skips = skips and bool(line)
     return lines
 
