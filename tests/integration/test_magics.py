@@ -490,6 +490,12 @@ def test_a_call_that_fails_shows_its_cell(notebook):
     notebook.run("rc.close()")
 
 
+def test_an_engine_has_nobody_to_ask(notebook):
+    trace = plain("\n".join(notebook.error("%px input('name? ')")["traceback"]))
+    assert "StdinNotImplementedError" in trace and "'%%px --push NAME' sends" in trace
+    assert "<phalanx>" not in trace
+
+
 def test_one_engine_fails_and_the_other_is_shown(notebook):
     notebook.scatter("me")
     shown = notebook.run("%%px\nprint('said')\n10 // me")

@@ -392,7 +392,10 @@ class Client(HubFace):
         if target < 0 and -target <= len(ids):
             target = ids[target]
         if target not in ids:
-            raise IndexError("No such engine: %i; there are %s" % (target, ids))
+            raise IndexError(
+                "No such engine: %i; there are %s. client.direct_view() is of those that there are at"
+                " each call" % (target, ids)
+            )
         return target
 
     # ---- for views and results

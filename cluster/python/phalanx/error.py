@@ -108,7 +108,7 @@ class RemoteError(KernelError):
 
     def render_traceback(self):
         """The remote traceback as a list of lines."""
-        lines = lines_of(self.traceback or "") or [str(self)]
+        lines = _lines(self.ename, self.evalue, self.traceback)
         lines += advice(self.ename, self.evalue, _engines([self.engine_info]))
         label = _engine_label(self.engine_info)
         return [label + ":"] + lines if label else lines
@@ -120,6 +120,12 @@ class RemoteError(KernelError):
     def print_traceback(self, excid=None):
         """Prints the remote traceback."""
         print("\n".join(self.render_traceback()))
+
+
+def _lines(ename, evalue, traceback):
+    """The lines of a traceback; where there is none, or a name alone, as schedulers send: what it is."""
+    lines = lines_of(traceback or "")
+    return lines if lines not in ([], [ename]) else ["%s: %s" % (ename, evalue)]
 
 
 def _engine_label(*infos):
@@ -191,7 +197,7 @@ class CompositeError(RemoteError):
     def _render_group(group):
         """The lines of what was raised alike."""
         ename, evalue, traceback, _ = group[0]
-        lines = lines_of(traceback or "") or ["%s: %s" % (ename, evalue)]
+        lines = _lines(ename, evalue, traceback)
         return lines + advice(ename, evalue, _engines(info for _, _, _, info in group))
 
     def _alike(self):

@@ -11,8 +11,12 @@ _CONTEXT = 2  # lines of source before and behind the one that raised
 _LONG = 60  # characters of a list of numbers
 _COLOR = r"(?:\x1b\[[0-9;]*m)*"
 _FRAME = re.compile(r"File %s([^\x1b]+):(\d+)%s(, in .*)" % (_COLOR, _COLOR))  # as IPython 8 has it
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep, "<phalanx>"  # the client's, the engine's
 
+_NOBODY_TO_ASK = [
+    "Nobody can be asked by an engine: '%%px --push NAME' sends it what was asked here. Where it is to",
+    "ask by itself, phalanx.bind_kernel() makes it a kernel for a front end of its own.",
+]
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _NOT_IN_MAIN = re.compile(r"Can't get attribute '(\w+)' on <module '__main__'")
 _MISSING_MODULE = re.compile(r"No module named '(\w+)'")
@@ -84,6 +88,8 @@ def advice(ename, evalue, engines, scope=None):
     evalue = str(evalue or "")
     if ename == "ModuleNotFoundError":
         return _missing_module(evalue)
+    if ename == "StdinNotImplementedError":
+        return _NOBODY_TO_ASK
     pattern = {"NameError": _MISSING_NAME, "AttributeError": _NOT_IN_MAIN}.get(ename)
     found = pattern and pattern.match(evalue)
     known = vars(sys.modules["__main__"]) if scope is None else scope
