@@ -1291,7 +1291,7 @@ def test_tasks_find_what_was_pushed_before(balanced, rc):
             view.execute(f"pushed_{n} = {n}")
         kept = balanced.map_sync(eval, [f"pushed_{n}"] * 8, return_exceptions=True)
         failed += kept != [n] * 8
-    assert failed < 3  # it is a matter of time
+    assert failed < 10  # a matter of time; of tasks that are sent at once more than 20 fail
 
 
 def test_a_result_that_cannot_be_sent(view):
