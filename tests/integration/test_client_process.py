@@ -223,9 +223,8 @@ print("grown" if grown() else "as before")
 
 
 INTERRUPTS = """
-import asyncio, concurrent.futures, contextlib, signal
-with contextlib.suppress(ImportError):
-    import tqdm  # which complains of a bar that an interrupt left half made: not in its import, then
+import asyncio, concurrent.futures, signal
+sys.modules["tqdm"] = None  # not to be found: it complains of a bar that an interrupt left half made
 signal.signal(signal.SIGINT, signal.default_int_handler)
 dv = rc[rc.ids[0]]
 
