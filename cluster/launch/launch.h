@@ -469,6 +469,8 @@ void px_clean_logs(const struct px_place *place, const char *keep);
 typedef int px_cluster_fn(const char *profile_dir, const char *path, void *ctx);
 /* Every cluster file of a profile, sorted. */
 int px_each_cluster_in(const char *profile_dir, px_cluster_fn *fn, void *ctx);
+/* Says on stderr which clusters of a profile run, a line each, to who asked for another. */
+void px_say_what_runs(const char *profile_dir);
 /* Every profile directory: the one that `options` names, or else all in the IPython directory. */
 int px_each_profile(const struct px_common_options *options,
                     int (*fn)(const char *profile_dir, void *ctx), void *ctx);

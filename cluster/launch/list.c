@@ -100,6 +100,32 @@ int px_each_profile(const struct px_common_options *options,
     return result;
 }
 
+static const char *id_of(const struct px_cluster *cluster)
+{
+    const json_t *part = json_object_get(cluster->file, "cluster");
+    const char *id = json_string_value(json_object_get(part, "cluster_id"));
+    return id ? id : "";
+}
+
+static int say_if_it_runs(const char *profile_dir, const char *path, void *ctx)
+{
+    struct px_cluster cluster;
+    (void)profile_dir;
+    (void)ctx;
+    if (px_cluster_load(path, &cluster, NULL) < 0)
+        return 0;
+    if (px_cluster_runs(&cluster))
+        fprintf(stderr, "pxcluster: there is one of %zu engine%s: --cluster-id='%s'\n",
+                cluster.engine_count, cluster.engine_count == 1 ? "" : "s", id_of(&cluster));
+    px_cluster_fini(&cluster);
+    return 0;
+}
+
+void px_say_what_runs(const char *profile_dir)
+{
+    px_each_cluster_in(profile_dir, say_if_it_runs, NULL);
+}
+
 /* ---- showing ---- */
 
 struct listing {
@@ -122,10 +148,9 @@ static const char *label(const struct listing *listing, const char *dir)
 static void show_row(const struct listing *listing, const char *dir,
                      const struct px_cluster *cluster)
 {
-    const char *id =
-        json_string_value(json_object_get(json_object_get(cluster->file, "cluster"), "cluster_id"));
+    const char *id = id_of(cluster);
     const struct px_launcher_ops *ops = px_launcher_find(cluster->launcher);
-    printf("%-16s %-32s %-7s %7zu %s\n", label(listing, dir), id && id[0] ? id : "''",
+    printf("%-16s %-32s %-7s %7zu %s\n", label(listing, dir), id[0] ? id : "''",
            cluster->controller ? "True" : "False", cluster->engine_count,
            ops ? ops->title : cluster->launcher);
 }

@@ -375,8 +375,11 @@ int px_command_status(int argc, char **argv)
     px_log_init("pxcluster", (enum px_level)options.common.log_level);
     if (px_place_find(&options.common, false, &place, &err) != 0)
         return say_no(PX_NOT_RUNNING, "no cluster", err.text);
-    if (access(place.client_file, R_OK) != 0)
-        return say_no(PX_NOT_RUNNING, "no controller runs", place.client_file);
+    if (access(place.client_file, R_OK) != 0) {
+        say_no(PX_NOT_RUNNING, "no controller runs", place.client_file);
+        px_say_what_runs(place.profile_dir);
+        return PX_NOT_RUNNING;
+    }
     const struct phalanx_options where = {.file = place.client_file,
                                           .timeout_ms = (int64_t)(options.timeout_s * 1e3)};
     phalanx_client *client = phalanx_connect(&where, &why);

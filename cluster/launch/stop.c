@@ -86,11 +86,13 @@ static int stop_cluster(const struct px_place *place)
     json_t *seen = px_clusterfile_read(place->file, NULL, NULL);
     if (px_cluster_load(place->file, &cluster, &err) < 0) {
         json_decref(seen);
-        if (err.code == PX_ENOENT)
+        if (err.code == PX_ENOENT) {
             fprintf(stderr, "pxcluster: no cluster%s is running: there is no %s\n", name,
                     place->file);
-        else
+            px_say_what_runs(place->profile_dir);
+        } else {
             fprintf(stderr, "pxcluster: %s\n", err.text);
+        }
         return err.code == PX_ENOENT ? PX_NOT_RUNNING : 1;
     }
     int status = 0;

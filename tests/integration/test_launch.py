@@ -187,6 +187,13 @@ def test_profiles_and_ids(cluster, run):
     listed = run("pxcluster", "list").stdout.splitlines()
     assert [line.split()[:4] for line in listed[1:]] == [["one", "''", "True", "1"],
                                                          ["one", "two", "True", "1"]]
+    there = "pxcluster: there is one of 1 engine: --cluster-id="
+    for command in "stop", "status":
+        said = run("pxcluster", command, "--profile=one", "--cluster-id=three", check=False)
+        assert said.returncode == 11
+        assert said.stderr.splitlines()[1:] == [there + "''", there + "'two'"]
+    with pytest.raises(FileNotFoundError, match=r"running\?.*; another one: Client.cluster_id='two'"):
+        phalanx.Client(profile_dir=str(one.client_file.parent.parent), cluster_id="three")
     run("pxcluster", "stop", "--profile=one", "two")
     assert not two.cluster_file.exists() and one.cluster_file.exists()
     run("pxcluster", "stop", "--profile=one", "--all")

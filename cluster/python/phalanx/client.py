@@ -143,9 +143,9 @@ class Client(HubFace):
             except FileNotFoundError as e:
                 # A named file is there or not; a cluster that is starting writes its own yet.
                 if file or seconds_left(end) == 0 or not self._is_starting(where):
-                    raise FileNotFoundError(
-                        "%s; is a cluster running? (pxcluster start)" % e
-                    ) from None
+                    from .tunnel import absent
+
+                    raise absent(e, None if file else where) from None
             threading.Event().wait(0.1)
 
     def _with_key(self, file, where):

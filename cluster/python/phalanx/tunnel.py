@@ -9,6 +9,7 @@ ssh's standard input is a pipe from here that `cat` at the other end reads.
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -52,6 +53,18 @@ def session_cluster():
     where = None, None, None, started
     there = started and all(map(os.path.exists, (cluster_file(*where), connection_file(*where))))
     return started if there else None
+
+
+def absent(e, where):
+    """FileNotFoundError for a connection file that `e` has not found, with what else there is. where:
+    None: the file itself was named."""
+    said = "%s; is a cluster running? (pxcluster start)" % e
+    with contextlib.suppress(OSError):
+        directory = os.path.dirname(cluster_file(*where)) if where else os.devnull
+        names = (re.fullmatch("cluster-(.*)[.]json", name) for name in os.listdir(directory))
+        others = ["Client(cluster_id=%r)" % name[1] for name in names if name]
+        said += "".join("; another one: " + other for other in sorted(others))
+    return FileNotFoundError(said)
 
 
 def write_connection(info):
@@ -124,7 +137,7 @@ class Tunnel:
         try:
             info = read_connection(file, where)
         except FileNotFoundError as e:
-            raise FileNotFoundError("%s; is a cluster running? (pxcluster start)" % e) from None
+            raise absent(e, None if file else where) from None
         server = server or info.get("ssh") or "localhost"
         address = info["interface"].partition("://")[2]
         if address in ("0.0.0.0", "*", "::"):
