@@ -284,5 +284,17 @@ def test_px_at_a_notebook(notebook, tmp_path):
     handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     wait_for(lambda: "49" in cell.text, PATIENCE, "the square of 7, from there")
     notebook.picture("px-interact")
+    # what threads write later stands below their cell
+    gate.unlink()
+    cell = notebook.run("%%px\nimport threading\ndef wait():\n"
+                        f"    while not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
+                        "    print('late')\nthreading.Thread(target=wait).start(); print('begun')")
+    wait_for(lambda: said(cell) == everyone("begun\n"), PATIENCE, "the cell's own words")
+    other = notebook.run("print('between')")
+    assert notebook.output(other).text == "between"
+    notebook.wait_idle()
+    gate.touch()
+    wait_for(lambda: said(cell) == everyone("begun\nlate\n"), PATIENCE, "the threads' words")
+    notebook.picture("px-late")
     cell = notebook.run("print('alive')")
     assert notebook.output(cell).text == "alive"
