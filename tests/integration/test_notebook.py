@@ -275,6 +275,7 @@ def test_px_at_a_notebook(notebook, tmp_path):
     handle.click()
     handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     wait_for(lambda: notebook.find(".widget-readout", cell).text == "7", PATIENCE, "the slider to move")
+    assert not cell.find_elements(By.CSS_SELECTOR, ".output_stderr")
     notebook.picture("px-slider")
     cell = notebook.run("%px -t 1 slider.value")
     wait_for(lambda: "]: 7" in cell.text, PATIENCE, "the value there")

@@ -111,6 +111,13 @@ def _stand_in(root, when_imported, canning):
     when_imported.change("ipyparallel", lambda real: importlib.import_module("ipyparallel.datapub"))
 
 
+def _trust_the_page(module):
+    """The notebook's page introduces itself to the notebook's kernel alone. Without that ipywidgets 6 and 7
+    take it that there is none, and say so wherever a widget is shown."""
+    if getattr(module.Widget, "_version_validated", True) is None:
+        module.Widget._version_validated = True
+
+
 def _wire(directory):
     """The package `phalanx` without its __init__, which would bring in the client."""
     package = types.ModuleType("_phalanx_wire")
@@ -132,6 +139,7 @@ class Apply:
         self._pickle5 = None
         self._taught = None
         _stand_in(os.path.join(directory, "stand_ins"), bridge.when_imported, self.canning)
+        bridge.when_imported.change("ipywidgets.widgets.widget", _trust_the_page)
 
     def _teach_real_package(self):
         """ipyparallel's own `uncan`, called by user code, is to know what we unpickled."""
