@@ -4,9 +4,9 @@
 import builtins
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from . import _phalanx, calls, canning, imports, maps, pickle5
+from . import _phalanx, calls, canning, error, imports, maps, pickle5
 from .asyncresult import AsyncResult
 from .canning import engine_function
 from .futures import ViewExecutor
@@ -159,13 +159,25 @@ class View:
         return result
 
     def _finish(self, result, block):
-        """The result, or what it is when `block`; Ctrl-C leaves the caller with the result."""
+        """The result, or what it is when `block`."""
         if not (self.block if block is None else block):
             return result
-        try:
+        with self._awaited(result):
             return result.get()
+
+    @contextmanager
+    def _awaited(self, result):
+        """An interrupt, while one waits in the block, takes back what has not started of a call."""
+        try:
+            yield
         except KeyboardInterrupt:
-            return result
+            with suppress(error.KernelError, _phalanx.ClosedError):
+                self.client.abort(result, result._targets, block=False)
+            raise KeyboardInterrupt(
+                "%d of %d tasks had ended. Those that had not started are taken back; those that run"
+                " go on, unless client.send_signal('SIGINT') interrupts what engines run"
+                % (result._replied, len(result))
+            ) from None
 
     # ---- maps
 
@@ -326,11 +338,9 @@ class DirectView(View):
             for task in result._tasks:  # an engine need not repeat it
                 task.execute_input = code
         if self.block if block is None else block:
-            try:
+            with self._awaited(result):
                 result.get()
                 result.wait_for_output()
-            except KeyboardInterrupt:
-                pass
         return result
 
     def run(self, filename, targets=None, block=None, label=None):
