@@ -11,10 +11,12 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import types
 import warnings
 
@@ -1041,6 +1043,8 @@ def test_the_same_traceback_is_shown_once(view):
     text = "\n".join(e.render_traceback())
     assert text.count("Traceback") == 1 and "(4 times the same)" in text
     assert f"[{view.targets[0]}-{view.targets[-1]}:execute]" in text
+    scripts = "".join(traceback.format_exception(e))  # what a script prints
+    assert "\x1b" not in scripts and "raise KeyError(17)" in scripts.split("direct cause")[0]
     with pytest.raises(phalanx.RemoteError, match="KeyError"):
         e.raise_exception(1)
     view.scatter("rank", view.targets, flatten=True)
@@ -1292,6 +1296,29 @@ def test_tasks_find_what_was_pushed_before(balanced, rc):
         kept = balanced.map_sync(eval, [f"pushed_{n}"] * 8, return_exceptions=True)
         failed += kept != [n] * 8
     assert failed < 10  # a matter of time; of tasks that are sent at once more than 20 fail
+
+
+def test_an_interrupt_ends_a_call_that_waits(rc, balanced, view, gate, tmp_path):
+    """What runs goes on, what waits is taken back."""
+    path, wait = str(tmp_path), gate.task
+
+    def task(n):
+        open(f"{path}/began_{n}", "w").close()
+        wait()
+
+    def interrupts(call):
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt, match=r"^0 of \d+ tasks had ended") as caught:
+            call()
+        assert caught.value.__suppress_context__
+
+    interrupts(lambda: balanced.map_sync(task, range(200), chunksize=1))
+    interrupts(lambda: view.apply_sync(wait))
+    interrupts(lambda: view.execute("1", block=True))
+    gate.open()
+    assert rc.wait(timeout=60)
+    assert 0 < len(list(tmp_path.glob("began_*"))) < 100
 
 
 def test_a_result_that_cannot_be_sent(view):

@@ -12,6 +12,7 @@ import concurrent.futures
 import re
 import sys
 import traceback
+import weakref
 
 from .tracebacks import advice, lines_of, ranges, shorter
 
@@ -73,6 +74,19 @@ class TaskRejectError(KernelError):
     """Raised by a task that wants to run on another engine."""
 
 
+class RemoteTraceback(Exception):
+    """The cause of a RemoteError, for who is shown the local traceback: the remote one."""
+
+    def __init__(self, error):
+        super().__init__()
+        self._error = weakref.ref(error)
+
+    def __str__(self):
+        error = self._error()
+        lines = error.render_traceback() if error is not None else []
+        return '\n"""\n%s\n"""' % _color.sub("", "\n".join(lines)).strip()
+
+
 class RemoteError(KernelError):
     """An exception that was raised on an engine.
 
@@ -92,6 +106,7 @@ class RemoteError(KernelError):
         self.evalue = evalue
         self.traceback = traceback
         self.engine_info = engine_info or {}
+        self.__cause__ = RemoteTraceback(self) if traceback and traceback != ename else None
 
     def __reduce__(self):
         return type(self), (self.ename, self.evalue, self.traceback, self.engine_info)
@@ -173,6 +188,7 @@ class CompositeError(RemoteError):
         self.msg = message
         self.elist = elist
         self.args = [e[0] for e in elist]
+        self.__cause__ = RemoteTraceback(self)
 
     def __reduce__(self):
         return type(self), (self.msg, self.elist)
