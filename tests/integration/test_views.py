@@ -798,6 +798,15 @@ def test_output_as_it_arrives(rc, gate):
     assert out.getvalue() == f"[stdout:{rc.ids[0]}] \nfirst\nsecond\n"
 
 
+def test_the_last_output_of_what_has_ended_is_shown(balanced):
+    for _ in range(10):
+        with printed() as said:
+            result = balanced.map_async(lambda n: print("item" * 50_000), range(8), chunksize=1)
+            with result.stream_output():
+                result.wait()
+        assert said[0].count("item") == 8 * 50_000
+
+
 def test_output_that_came_before(rc, where):
     code = "print('out')\n'value'\n%s"
     result = phalanx.AsyncResult.join(

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from . import _phalanx, error
 from .tasks import ExecuteReply
 
-STREAM_SECONDS = 0.05  # how long leaving stream_output() may take
+STREAM_SECONDS = 0.05  # how long leaving stream_output() may take while tasks run,
+LAST_OUTPUT_SECONDS = 2  # and when all have ended, whose last output may be on its way
 
 
 def current_shell():
@@ -186,6 +187,8 @@ def streaming(result):
     thread.start()
     try:
         yield result
+        if result.ready():
+            result.wait_for_output(LAST_OUTPUT_SECONDS)
     finally:
         left.set()
         thread.join()
