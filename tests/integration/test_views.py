@@ -1258,11 +1258,15 @@ def test_an_exception_of_a_map_says_of_which_elements(balanced, view):
         view.gather("nowhere").get()
 
 
-def test_frames_of_a_package_in_the_home_directory(monkeypatch):
+@pytest.mark.parametrize("form", [
+    "File {}:{}, in {}", "File \x1b[0;32m{}:{}\x1b[0m, in \x1b[0;36m{}\x1b[0m",
+    "\x1b[36mFile \x1b[39m\x1b[32m{}:{}\x1b[39m, in \x1b[36m{}\x1b[39m",
+], ids=["plain", "IPython 8", "IPython 9"])
+def test_frames_of_a_package_in_the_home_directory(monkeypatch, form):
     """IPython writes ~ for it."""
     monkeypatch.setenv("HOME", str(PYTHONPATH))
-    theirs = ["File ~/elsewhere.py:1, in f(x)", "----> 1 1 / x"]
-    told = ["File ~/phalanx/feed.py:83, in _run(f)", "---> 83 value = f(x)", "", *theirs]
+    theirs = [form.format("~/elsewhere.py", 1, "f(x)"), "----> 1 1 / x"]
+    told = [form.format("~/phalanx/feed.py", 83, "_run(f)"), "---> 83 value = f(x)", "", *theirs]
     remote = phalanx.RemoteError("ZeroDivisionError", "division by zero", "\n".join(told), {})
     assert [line for line in remote.render_traceback() if line] == theirs
 

@@ -10,7 +10,8 @@ import sys
 _CONTEXT = 2  # lines of source before and behind the one that raised
 _LONG = 60  # characters of a list of numbers
 _COLOR = r"(?:\x1b\[[0-9;]*m)*"
-_FRAME = re.compile(r"File %s([^\x1b]+):(\d+)%s(, in .*)" % (_COLOR, _COLOR))  # as IPython 8 has it
+# As IPython 8 and 9 have it.
+_FRAME = re.compile(r"%sFile %s([^\x1b]+):(\d+)%s(, in .*)" % (_COLOR, _COLOR, _COLOR))
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep, "<phalanx>"  # the client's, the engine's
 
 _NOBODY_TO_ASK = [
