@@ -157,7 +157,7 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
         px_socket_set_bounded(*socket, OUTPUT_HWM);
     else if (socket == &sockets->iopub_in)
         px_socket_set_hwm(*socket, OUTPUT_HWM); /* while clients have no room (iopub.c) */
-    else if (plan->type == PX_XPUB || plan->type == PX_PUB)
+    else if (plan->type == PX_XPUB)
         px_socket_set_hwm(*socket, NOTIFICATION_HWM);
     if (type == PX_ROUTER && (file == &sockets->client || plan == &query_plan))
         px_socket_count_unread(*socket, sockets->unread);

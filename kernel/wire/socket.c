@@ -24,6 +24,9 @@
 #define ZERO_COPY_RECV 10
 #define CONNECTIONS_AT_ONCE 4096 /* that wait to be accepted: engines start by the thousand */
 #define LINGER_MS 1000
+/* What comes to a publisher: topics, and the words of a handshake. They come from whoever can
+ * connect, and libzmq makes some 35 bytes of each byte of a topic. */
+#define MOST_TOPIC 4096
 #define FIRST_PORT_TRIES 100
 #define BUNDLES_AT_ONCE 16       /* without a message in them; then others get their turn */
 #define BEAT_MS 30000           /* rare enough for a thousand engines, and for batteries */
@@ -73,7 +76,7 @@ struct px_socket *px_socket_create(void *context, enum px_socket_type type, stru
     set_int(socket, ZMQ_LINGER, LINGER_MS);
     set_int(socket, ZMQ_SNDHWM, 0);
     set_int(socket, ZMQ_RCVHWM, 0);
-    const int64_t most = PX_MAX_FRAME;
+    const int64_t most = type == PX_XPUB ? MOST_TOPIC : PX_MAX_FRAME;
     zmq_setsockopt(handle, ZMQ_MAXMSGSIZE, &most, sizeof most);
     set_int(socket, ZMQ_BACKLOG, CONNECTIONS_AT_ONCE);
     if (socket->type == ZMQ_ROUTER)

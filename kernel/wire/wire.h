@@ -217,8 +217,8 @@ void px_sockets_guard(void);
 void px_pid_keep(void);
 
 /*
- * No high-water mark, LINGER 1000 ms, ZMQ_MAXMSGSIZE PX_MAX_FRAME. ROUTERs report peers
- * that are not there (ZMQ_ROUTER_MANDATORY): see px_socket_send.
+ * No high-water mark, LINGER 1000 ms, ZMQ_MAXMSGSIZE PX_MAX_FRAME, of XPUBs what topics need.
+ * ROUTERs report peers that are not there (ZMQ_ROUTER_MANDATORY): see px_socket_send.
  */
 struct px_socket *px_socket_create(void *context, enum px_socket_type type, struct px_error *err);
 void px_socket_destroy(struct px_socket *socket);                      /* NULL allowed */

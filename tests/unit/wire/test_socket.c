@@ -146,6 +146,38 @@ static void a_slow_subscriber_alone_goes_without(void **state)
     free(endpoint);
 }
 
+/* Whoever can connect may subscribe. */
+static void a_topic_has_a_length(void **state)
+{
+    struct pair *p = *state;
+    char topics[2][5001] = {0};
+    struct px_socket *publisher = px_socket_create(p->context, PX_XPUB, NULL), *subscribers[2];
+    int port = 0;
+    assert_int_equal(px_socket_bind_port(publisher, "tcp://127.0.0.1", &port, NULL), 0);
+    char *endpoint = px_format("tcp://127.0.0.1:%d", port);
+    memset(topics[0], 'x', 5000);
+    memset(topics[1], 'y', 200);
+    for (size_t i = 0; i < 2; i++) {
+        subscribers[i] = px_socket_create(p->context, PX_SUB, NULL);
+        px_socket_subscribe(subscribers[i], topics[i]);
+        assert_int_equal(px_socket_connect(subscribers[i], endpoint, NULL), 0);
+    }
+    size_t longest = 0, count = 0;
+    while (px_socket_wait(publisher, count ? 300 : DEADLINE_MS)) {
+        struct px_msg *msg = px_socket_recv(publisher);
+        const size_t size = msg ? px_msg_frame(msg, 0).size : 0;
+        longest = size > longest ? size : longest;
+        count += msg != NULL;
+        px_msg_destroy(msg);
+    }
+    px_socket_destroy(subscribers[0]);
+    px_socket_destroy(subscribers[1]);
+    px_socket_destroy(publisher);
+    free(endpoint);
+    assert_int_equal(count, 1);
+    assert_int_equal(longest, 1 + 200);
+}
+
 static int option(struct px_socket *socket, int which)
 {
     int value = -1;
@@ -199,6 +231,7 @@ int main(void)
                                         pair_teardown),
         cmocka_unit_test_setup_teardown(waiting_for_nobody_ends, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(silence_is_bounded_when_asked, pair_setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(a_topic_has_a_length, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(a_slow_subscriber_alone_goes_without, pair_setup,
                                         pair_teardown),
         cmocka_unit_test_setup_teardown(a_forked_child_is_known, pair_setup, pair_teardown),
