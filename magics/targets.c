@@ -12,20 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_space(char c)
-{
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '\f' || c == '\v';
-}
-
 /* ---- targets -------------------------------------------------------------------- */
 
 static bool parse_long(struct px_span text, long *out)
 {
     char copy[24];
-    while (text.size && is_space(text.data[0]))
-        text = (struct px_span){text.data + 1, text.size - 1};
-    while (text.size && is_space(text.data[text.size - 1]))
-        text.size--;
+    text = px_span_trim(text);
     if (text.size == 0 || text.size >= sizeof copy)
         return false;
     memcpy(copy, text.data, text.size);
@@ -33,16 +25,13 @@ static bool parse_long(struct px_span text, long *out)
     char *end;
     errno = 0;
     *out = strtol(copy, &end, 10);
-    return !*end && errno == 0 && labs(*out) <= INT_MAX && !is_space(copy[0]) && copy[0] != '+';
+    return end == copy + text.size && errno == 0 && *out >= -INT_MAX && *out <= INT_MAX &&
+           copy[0] != '+';
 }
 
 static bool is_blank(struct px_span text)
 {
-    for (size_t i = 0; i < text.size; i++) {
-        if (!is_space(text.data[i]))
-            return false;
-    }
-    return true;
+    return px_span_trim(text).size == 0;
 }
 
 /* Cuts off what is before the first `mark`; false when there is none: then `part` is all. */
@@ -102,10 +91,7 @@ static int parse_list(struct px_span text, struct px_targets *out, struct px_err
 int px_targets_parse(struct px_span text, struct px_targets *out, struct px_error *err)
 {
     *out = (struct px_targets){0};
-    while (text.size && is_space(text.data[text.size - 1]))
-        text.size--;
-    while (text.size && is_space(text.data[0]))
-        text = (struct px_span){text.data + 1, text.size - 1};
+    text = px_span_trim(text);
     if (px_span_equal(text, "all")) {
         out->kind = PX_TARGETS_ALL;
         return 0;

@@ -42,6 +42,7 @@ static const struct {
     {"::0", NULL},
     {"1:2:3:4", NULL},
     {"9999999999", NULL},
+    {"-9223372036854775808", NULL}, /* which has no absolute value */
     {"[2", NULL},
     {"0x2", NULL},
     {"+2", NULL},
