@@ -121,8 +121,7 @@ struct px_sockets {
 
 PX_MUST_USE int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settings,
                                 const char *profile_dir, struct px_error *err);
-PX_MUST_USE int px_sockets_write_files(struct px_sockets *sockets,
-                                       const struct px_settings *settings, struct px_error *err);
+PX_MUST_USE int px_sockets_write_files(struct px_sockets *sockets, struct px_error *err);
 /* Closes all; removes the files unless they are to be reused. */
 void px_sockets_fini(struct px_sockets *sockets, const struct px_settings *settings);
 

@@ -146,7 +146,7 @@ static int serve(struct px_sockets *sockets, const struct px_settings *settings,
         px_fail(err, PX_EIO, "cannot start a thread");
         goto done;
     }
-    rc = px_sockets_write_files(sockets, settings, err);
+    rc = px_sockets_write_files(sockets, err);
     if (rc == 0) {
         announce(sockets, profile_dir);
         say_ready(settings->ready_fd);

@@ -369,10 +369,8 @@ int px_sockets_bind(struct px_sockets *sockets, const struct px_settings *settin
     return bind_all(sockets, settings, err);
 }
 
-int px_sockets_write_files(struct px_sockets *sockets, const struct px_settings *settings,
-                           struct px_error *err)
+int px_sockets_write_files(struct px_sockets *sockets, struct px_error *err)
 {
-    (void)settings;
     if (sockets->reused)
         return 0;
     if (px_cluster_connection_write(sockets->engine_path, PX_ROLE_ENGINE, &sockets->engine, err) !=
