@@ -202,8 +202,8 @@ threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 ending()
 result.get()""", "", "KeyboardInterrupt\n"),
     "an error in atexit": (0, """
-atexit.register(lambda: 1 // 0)
-ending()""", "", "ZeroDivisionError: integer division or modulo by zero\n"),
+atexit.register(lambda: {}["gone"])
+ending()""", "", "KeyError: 'gone'\n"),
     "atexit uses the client": (0, """
 atexit.register(lambda: print(rc[:].apply_sync(abs, -1)))
 rc[:].abort(rc[:].apply_async(abs, -2))

@@ -276,7 +276,7 @@ def test_configured_code_runs_in_the_engine(hub, start, ipython_dir, file):
     topic, msg = hub.receive("iopub")
     while topic != [b"engine.0.stdout"]:
         topic, msg = hub.receive("iopub")
-    assert msg["content"]["text"] == f"{engines.registered()[1]}\n"
+    assert msg["content"]["text"].strip() == str(engines.registered()[1])
 
 
 def test_log_to_file(hub, start, ipython_dir):
