@@ -32,8 +32,9 @@ void px_loop_destroy(struct px_loop *loop); /* NULL allowed; frees watches and t
 PX_MUST_USE int px_loop_run(struct px_loop *loop, struct px_error *err);
 void px_loop_stop(struct px_loop *loop);
 
-/* Calls `fn` after each callback, before the loop waits, and when it ends: what was gathered goes out
- * (px_socket_flush), ahead of what the next callback sends by other sockets. One for a loop. */
+/* Calls `fn` after the timers of a turn, after each other callback, before the loop waits, and when
+ * it ends: what was gathered goes out (px_socket_flush), ahead of what the next callback sends by
+ * other sockets. One for a loop. */
 void px_loop_settle(struct px_loop *loop, px_loop_fn *fn, void *ctx);
 
 /* Calls `fn` while the ZeroMQ socket (px_socket_pollable) can be read. */
