@@ -184,11 +184,7 @@ static bool have_ended(const struct px_kernel *kernel)
 
 void px_subshells_end(struct px_kernel *kernel)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += END_MS * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
+    const struct timespec until = px_wait_until(END_MS);
     pthread_mutex_lock(&kernel->lock);
     kernel->closed = true;
     for (struct px_shell *shell = kernel->shells; shell; shell = shell->next) {

@@ -457,14 +457,7 @@ static void hurry(struct px_spool *spool)
 
 void px_spool_settle(struct px_spool *spool, int64_t timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += timeout_ms % 1000 * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    const struct timespec until = px_wait_until(timeout_ms);
     pthread_mutex_lock(&spool->lock);
     hurry(spool);
     while (spool->pending > 0 &&

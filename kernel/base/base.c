@@ -281,6 +281,12 @@ int64_t px_now_ms(void)
     return px_now_ns() / 1000000;
 }
 
+struct timespec px_wait_until(int64_t ms)
+{
+    const int64_t ns = px_now_ns() + ms * 1000000;
+    return (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+}
+
 /* Days since 1970-01-01 to a civil date, proleptic Gregorian; eras of 400 years from 0000-03-01. */
 static void civil_from_days(int64_t days, int *year, int *month, int *day)
 {

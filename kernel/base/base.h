@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #define PX_VERSION "0.1.0"
 
@@ -112,6 +113,8 @@ static inline struct px_span px_buf_span(const struct px_buf *buf)
 
 int64_t px_now_ms(void); /* monotonic; for deadlines and durations */
 int64_t px_now_ns(void); /* monotonic */
+/* So many milliseconds from now, for pthread_cond_timedwait() by CLOCK_MONOTONIC. */
+struct timespec px_wait_until(int64_t ms);
 #define PX_DATE_SIZE 32
 /* Wall clock, UTC: 2026-01-02T03:04:05.678901Z. Returns its length. */
 size_t px_date_now(char out[PX_DATE_SIZE]);
