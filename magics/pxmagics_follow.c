@@ -44,6 +44,23 @@ struct run {
 
 /* ---- events ---------------------------------------------------------------------------- */
 
+/* An Output widget's, of what is shown to nobody else: 1 when it was, 0 when it is not, -1 with an
+ * exception. */
+static int give_to_widget(struct run *run, size_t task, PyObject *event)
+{
+    PyObject *tasks = PyObject_GetAttrString(run->options->result, "_tasks");
+    PyObject *record = tasks ? PySequence_GetItem(tasks, (Py_ssize_t)task) : NULL;
+    PyObject *asked = record ? PyObject_CallMethod(record, "is_captured", "(O)", event) : NULL;
+    int status = asked ? asked == Py_True : -1;
+    if (status == 1 && px_discard(PyObject_CallMethod(run->options->screen, "captured", "OO",
+                                                      run->options->result, event)) < 0)
+        status = -1;
+    Py_XDECREF(asked);
+    Py_XDECREF(record);
+    Py_XDECREF(tasks);
+    return status;
+}
+
 static int on_event(struct run *run, PyObject *event)
 {
     const long type = PyLong_AsLong(PyStructSequence_GET_ITEM(event, EV_TYPE));
@@ -55,7 +72,9 @@ static int on_event(struct run *run, PyObject *event)
         if (failed && run->options->stream && run->errors_ms == INT64_MAX)
             run->errors_ms = px_now_ms() + ERRORS_MS;
     }
-    return px_show_event(run->show, event);
+    const bool output = type == PHALANX_STREAM || type == PHALANX_OUTPUT;
+    const int given = output && task < run->count ? give_to_widget(run, task, event) : 0;
+    return given ? (given < 0 ? -1 : 0) : px_show_event(run->show, event);
 }
 
 /* The AsyncResult calls it with each event that it files, whoever took it. */

@@ -284,6 +284,7 @@ def test_px_at_a_notebook(notebook, tmp_path):
     handle.click()
     handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     wait_for(lambda: "49" in cell.text, PATIENCE, "the square of 7, from there")
+    assert "25" not in cell.text  # what the cell itself had shown
     notebook.picture("px-interact")
     # what threads write later stands below their cell
     gate.unlink()

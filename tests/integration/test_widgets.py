@@ -6,6 +6,7 @@ import time
 import pytest
 
 from conftest import wait_for
+from said import by_engine
 from test_magics import notebook  # noqa: F401: fixture
 
 phalanx = pytest.importorskip("phalanx")
@@ -127,6 +128,35 @@ comm.on_msg(called)""") == []
     assert seen == [("comm_msg", {"state": {"msg_id": asked}}), ("clear_output", {"wait": True}),
                     ("stream", "called\n"), ("display_data", {"text/plain": "'it'"}),
                     ("comm_msg", {"state": {"msg_id": ""}})]
+
+
+@pytest.mark.parametrize("options", ["", "--noblock --stream"])
+def test_what_a_cell_prints_into_an_output_widget(page, options):
+    """It is asked for by the cell's id, a piece at a time; what others print meanwhile is not."""
+    opened = page.open("all")
+    asked = page.notebook.send(f"""%%px {options}
+from IPython.display import clear_output, display
+print("before")
+if comm.comm_id == {opened[0]!r}:
+    comm.send({{"method": "update", "state": {{"msg_id": get_ipython().get_parent()["header"]["msg_id"], "a": 1}}}})
+    clear_output(wait=True); print("captured", flush=True); display("it")
+    comm.send({{"method": "update", "state": {{"msg_id": ""}}}})
+print("after")""")
+    seen, text = [], ""
+    while not seen or by_engine(text) != {0: "before\nafter\n", 1: "before\nafter\n"} or len(seen) < 11:
+        message = page.kc.get_iopub_msg(timeout=TIMEOUT)
+        content = message["content"]
+        if message["msg_type"] == "stream" and content["text"] != "captured\n":
+            text += content["text"]
+        elif message["msg_type"] in ("stream", "clear_output", "display_data"):
+            assert message["parent_header"]["msg_id"] == asked
+            seen.append(message["msg_type"])
+        elif message["msg_type"] == "comm_msg" and content["comm_id"] == opened[0]:
+            seen.append(content["data"]["state"])
+    page.kc.get_shell_msg(timeout=TIMEOUT)
+    begin, end = {"msg_id": asked}, {"msg_id": ""}
+    assert seen == [{"a": 1}, begin, "clear_output", end, begin, "stream", end, begin, "display_data", end, {}]
+    assert by_engine(page.notebook.said("%pxresult")[0]) == {0: "before\nafter\n", 1: "before\nafter\n"}
 
 
 def test_the_front_end_closes(page):

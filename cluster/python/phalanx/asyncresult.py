@@ -157,7 +157,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
 
     def _file(self, event, add_once=None):
         add_once = add_once or self._add_once
-        task = self._tasks[event.task]
+        task = self._tasks[event.task].taking(event)
         if event.type == _phalanx.REPLY:
             self._arrived(event.task)
             task.reply = event

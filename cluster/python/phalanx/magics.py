@@ -57,7 +57,18 @@ class Screen:
     def comm(self, result, event):
         """What an engine says to a front end's widget."""
         if getattr(self._shell, "kernel", None) is not None:
-            _relays.from_engine(result._client, event, lambda: later(self))
+            captor = _relays.from_engine(result._client, event, lambda: later(self))
+            if captor is not None:
+                result._tasks[event.task].captor = captor or None
+
+    def captured(self, result, event):
+        """What an Output widget of an engine's is to show."""
+        _relays.to_output(self, result._tasks[event.task].captor, event)
+
+    @property
+    def request_id(self):
+        """By which front ends know what belongs to the cell."""
+        return self._shell.parent_header["header"]["msg_id"]
 
     @property
     def clears(self):
@@ -90,6 +101,10 @@ class CellScreen(Screen):
         super().__init__(shell, cluster)
         self._kernel = shell.kernel
         self._parent = shell.parent_header
+
+    @property
+    def request_id(self):
+        return self._parent["header"]["msg_id"]
 
     def _send(self, kind, content):
         kernel = self._kernel

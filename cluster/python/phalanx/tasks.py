@@ -177,12 +177,18 @@ class Text:
         return _overwritten.sub("", text) if "\r" in text else text
 
 
+# What an Output widget takes, by the names of events.
+CAPTURED = frozenset((
+    "stdout", "stderr", "display_data", "update_display_data", "clear_output", "error",
+))
+
+
 class Task:
     """One task's record: what has arrived for it."""
 
     __slots__ = (
         "reply", "finished", "stdout", "stderr", "execute_input", "execute_result", "error", "value",
-        "unpacked", "metadata", "clearing", "_outputs", "_data",
+        "unpacked", "metadata", "clearing", "captor", "_outputs", "_data",
     )
 
     def __init__(self):
@@ -190,7 +196,16 @@ class Task:
         self.value = self.metadata = None
         self.finished = self.unpacked = False
         self.clearing = False  # by the next output: clear_output(wait=True)
+        self.captor = None  # the comm of the Output widget that shows what comes now
         self.stdout = self.stderr = self._outputs = self._data = None
+
+    def is_captured(self, event):
+        """Whether an Output widget shows it, and nobody else."""
+        return self.captor is not None and event.name in CAPTURED
+
+    def taking(self, event):
+        """The record to file an event in: one that nobody keeps, for what is captured."""
+        return Task() if self.is_captured(event) else self
 
     @property
     def outputs(self):

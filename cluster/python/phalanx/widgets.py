@@ -6,6 +6,10 @@ engine opens in a cell that is followed is opened here, too, under the same id a
 own. What the engine sends there goes on to the front end; what the front end sends, back to the engine.
 What the engine prints and shows because of that belongs to the front end's message, as that of a
 callback in the kernel itself does: front ends put it where an Output widget asks for it by the message's id.
+
+What a cell itself prints on an engine into an Output widget, as interact() does at first, is asked for by
+the engine's request, of which front ends do not know. Several engines share a cell, so it is asked for by
+the cell's for each piece of output that is that engine's.
 """
 
 import contextvars
@@ -36,6 +40,10 @@ class _Relay:
         comm.on_msg(lambda message: self.to_engine("comm_msg", message))
         comm.on_close(lambda message: self.to_engine("comm_close", message))
 
+    def ask_for(self, msg_id):
+        """Has the widget, an Output, take what is published for a request; "" for none."""
+        self.comm.send({"method": "update", "state": {"msg_id": msg_id}, "buffer_paths": []})
+
     def to_engine(self, kind, message):
         """From the kernel's thread for requests. An engine that is gone closes the comm."""
         client = self.client()
@@ -64,14 +72,19 @@ class _Relay:
         while event is not None:
             if event.name in KINDS:
                 self.relays.from_engine(client, event, self.later, names)
-            elif event.type == _phalanx.STREAM:
-                screen.write(event.name, event.text)
-            elif event.type == _phalanx.OUTPUT:
-                _show(screen, event.name, json.loads(event.content))
+            else:
+                _show(screen, event)
             event = raw.next()
 
 
-def _show(screen, kind, content):
+def _show(screen, event):
+    if event.type == _phalanx.STREAM:
+        screen.write(event.name, event.text)
+    elif event.type == _phalanx.OUTPUT:
+        _show_output(screen, event.name, json.loads(event.content))
+
+
+def _show_output(screen, kind, content):
     if kind in ("display_data", "update_display_data"):
         screen.display(content.get("data") or {}, content.get("metadata"), content.get("transient"),
                        kind == "update_display_data")
@@ -89,13 +102,17 @@ class Relays:
 
     def from_engine(self, client, event, later, names=(None, None)):
         """event: a comm_* of an engine. What is none of ours, or makes no sense, is passed over.
-        later(): a screen for what belongs to the request that is handled then."""
-        content = json.loads(event.content)
+        later(): a screen for what belongs to the request that is handled then. Returns the comm of an
+        Output widget that takes what the engine's cell shows from now on; "" when it does no more; or None.
+        names: by what a request is known there and here."""
+        captor, content = None, json.loads(event.content)
         if isinstance(content, dict) and isinstance(content.get("comm_id"), str):
             data = content.get("data")
             state = data.get("state") if isinstance(data, dict) else None
             if names[0] and isinstance(state, dict) and state.get("msg_id") == names[0]:
                 state["msg_id"] = names[1]
+            elif not names[0] and isinstance(state, dict) and event.name == "comm_msg" and "msg_id" in state:
+                captor = state.pop("msg_id") and content["comm_id"]
             message = {
                 "data": data,
                 "metadata": json.loads(event.metadata),
@@ -105,6 +122,16 @@ class Relays:
                 self._opened(client, event.engine, content, message, later)
             else:
                 self._told(event.engine, event.name, content["comm_id"], message)
+        return captor
+
+    def to_output(self, screen, comm_id, event):
+        """Shows what an engine's cell has printed or displayed in that Output widget."""
+        relay = self._open.get(comm_id)
+        if relay is not None:
+            relay.ask_for(screen.request_id)
+        _show(screen, event)
+        if relay is not None:
+            relay.ask_for("")
 
     def _opened(self, client, engine, content, message, later):
         comm_id = content["comm_id"]
