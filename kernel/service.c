@@ -251,11 +251,6 @@ struct px_service *px_service_create(const struct px_service_calls *calls, struc
     px_loop_fd(service->loop, service->finish_fd, on_finish, service);
     px_loop_fd(service->loop, service->term_fd, on_term, service);
     px_loop_fd(service->loop, service->words_fd, on_last_words, service);
-    struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    term_fd = service->term_fd;
-    term_owner = getpid();
-    sigaction(SIGTERM, &action, NULL);
     return service;
 }
 
@@ -278,9 +273,20 @@ struct px_loop *px_service_loop(struct px_service *service)
     return service->loop;
 }
 
+/* Not before there is a thread to do it: a start that waits ends on SIGTERM, too. */
+static void take_sigterm(const struct px_service *service)
+{
+    struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    term_fd = service->term_fd;
+    term_owner = getpid();
+    sigaction(SIGTERM, &action, NULL);
+}
+
 int px_service_start(struct px_service *service, struct px_error *err)
 {
     sigset_t all, before;
+    take_sigterm(service);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     const int failed = pthread_create(&service->thread, NULL, service_thread, service);

@@ -35,6 +35,7 @@ struct px_loop *px_service_loop(struct px_service *service);
 
 /* Before the thread starts, or on it: from now on serves this kernel's outbox. */
 void px_service_adopt(struct px_service *service, struct px_kernel *kernel);
+/* Main thread. Until then SIGTERM ends the process at once, then as px_service_end() says. */
 PX_MUST_USE int px_service_start(struct px_service *service, struct px_error *err);
 
 /* Service thread: begins the end described above. `status` is for _exit. Repeated calls do nothing.

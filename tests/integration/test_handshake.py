@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Kernels that choose their own ports and tell them to their launcher (Jupyter Enhancement Proposal 66)."""
 import json
+import signal
 import subprocess
 
 import pytest
@@ -137,6 +138,14 @@ def test_a_launcher_may_be_silent(launch):
     assert kernel.wait(TIMEOUT) == 1
     said = kernel.stderr.read()
     assert said.count("\n") == 1 and "nobody at tcp://127.0.0.1" in said
+
+
+def test_a_kernel_whose_launcher_is_silent_can_be_ended(launch):
+    launcher = launch()
+    kernel = launcher.start()
+    launcher.hear()
+    kernel.terminate()
+    assert kernel.wait(TIMEOUT) == -signal.SIGTERM  # and not when its patience is at its end
 
 
 def test_an_address_that_is_none(launch):
