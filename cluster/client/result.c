@@ -428,6 +428,7 @@ phalanx_result *phalanx_late(phalanx_client *client)
     struct px_task *task = px_alloc(sizeof *task + 1);
     task->result = result;
     task->engine = -1;
+    task->settled = true; /* nobody's: an engine that is not known is not the last that spoke */
     atomic_fetch_add(&result->refs, 1); /* the command's */
     pthread_mutex_lock(&client->lock);
     px_result_append(result, task);

@@ -111,6 +111,9 @@ static void late_output_is_told_apart(void **state)
         assert_int_equal(event.engine, 0);
         phalanx_result_free(i == 0 ? result : NULL);
     }
+    fake_publish(pair->fake, "who is not known", request, "stream", a);
+    expect(late, PHALANX_STREAM, &event);
+    assert_int_equal(event.engine, -1);
     phalanx_result *instead = phalanx_late(pair->client);
     assert_int_equal(phalanx_wait(late, PHALANX_EVENT, FAKE_TIMEOUT_MS), PHALANX_ECLOSED);
     phalanx_result_free(late);
