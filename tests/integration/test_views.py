@@ -1334,6 +1334,19 @@ def test_an_interrupt_ends_a_call_that_waits(rc, balanced, view, gate, tmp_path)
     assert 0 < len(list(tmp_path.glob("began_*"))) < 100
 
 
+def test_tasks_are_taken_back_though_one_of_their_engines_is_gone(rc, gate):
+    gone = rc.ids[-1] + 1
+    runs = rc[0].apply_async(gate.task)
+    for take_back in (phalanx.AsyncResult.abort, phalanx.AsyncResult.cancel):
+        waits = rc[0].apply_async(int)
+        waits._targets.append(gone)
+        take_back(waits)
+        with pytest.raises(phalanx.TaskAborted):
+            waits.get(60)
+    gate.open()
+    runs.get(60)
+
+
 def test_a_result_that_cannot_be_sent(view):
     with pytest.raises(phalanx.CompositeError) as caught:
         view.apply_sync(lambda: (n for n in ()))

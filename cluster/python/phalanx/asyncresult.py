@@ -416,14 +416,14 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         TaskAborted. RuntimeError when all have ended."""
         if self.ready():
             raise TooLate("Can't abort, I am already done!")
-        return self._client.abort(self, targets=self._targets, block=True)
+        self._take_back(block=True)
 
     def cancel(self):
         """abort() as concurrent.futures knows it: whether the call is cancelled. False when it has
         ended, when it runs, and when no engine has said within 0.1 s that it was taken back: it may
         still wait in the controller. cancelled() knows later."""
         if not self.ready():
-            self._client.abort(self, targets=self._targets, block=False)
+            self._take_back()
             self.wait(CANCEL_SECONDS)
         return self.cancelled()
 

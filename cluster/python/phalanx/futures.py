@@ -172,8 +172,16 @@ class FutureFace(concurrent.futures.Future):
             return (yield from future)
         except asyncio.CancelledError:
             if not self.ready():
-                self._client.abort(self, targets=self._targets, block=False)
+                self._take_back()
             raise
+
+    def _take_back(self, block=False):
+        """client.abort() of my tasks on those of their engines that are there yet."""
+        targets, there = self._targets, self._client.ids
+        if targets is not None:
+            targets = [engine for engine in targets if engine in there]
+        if targets != []:
+            self._client.abort(self, targets, block)
 
     def _not_ours(self, *args):
         raise RuntimeError("the outcome of an AsyncResult is set by its engines alone")

@@ -172,7 +172,7 @@ class View:
             yield
         except KeyboardInterrupt:
             with suppress(error.KernelError, _phalanx.ClosedError):
-                self.client.abort(result, result._targets, block=False)
+                result._take_back()
             raise KeyboardInterrupt(
                 "%d of %d tasks had ended. Those that had not started are taken back; those that run"
                 " go on, unless client.send_signal('SIGINT') interrupts what engines run"
