@@ -27,6 +27,7 @@ from four import balanced, phalanx, rc, recorded, view, where  # noqa: F401: fix
 
 numpy = pytest.importorskip("numpy")
 magics = pytest.importorskip("phalanx._magics")
+from phalanx import order  # noqa: E402
 error = phalanx.error
 
 # The functions below travel as a notebook's do: as code of __main__.
@@ -1345,6 +1346,30 @@ def test_tasks_are_taken_back_though_one_of_their_engines_is_gone(rc, gate):
             waits.get(60)
     gate.open()
     runs.get(60)
+
+
+def test_tasks_wait_only_for_what_was_sent_just_before_them(monkeypatch):
+    class Request:
+        def __init__(self):
+            self.waits = []
+
+        @property
+        def running(self):  # while another thread takes all
+            ahead.settle()
+            return False
+
+        def wait(self, until, left):
+            self.waits.append(left)
+
+    ahead, first, second = order.Ahead(), Request(), Request()
+    monkeypatch.setattr(order, "SECONDS", 0)
+    ahead.add(first)
+    monkeypatch.setattr(order, "SECONDS", 3600)
+    ahead.add(second)
+    assert first.waits == [0]
+    ahead.settle()
+    ahead.settle()
+    assert first.waits == [0] and len(second.waits) == 1 and second.waits[0] > 3000
 
 
 def test_a_result_that_cannot_be_sent(view):

@@ -5,6 +5,7 @@ The two go to an engine on different ways, and the later one may be the faster.
 """
 
 from collections import deque
+from contextlib import suppress
 
 from . import _phalanx
 from .deadlines import end_of, seconds_left
@@ -18,17 +19,18 @@ class Ahead:
 
     def __init__(self):
         self._requests = deque(maxlen=MOST)
+        self._end = None  # of the time that the last of them has
 
     def add(self, request):
         """Takes note of a request that was sent."""
-        while self._requests and not self._requests[0].running:
-            self._requests.popleft()
+        with suppress(IndexError):  # none is left; another thread may have taken the last one
+            while not self._requests[0].running:
+                self._requests.popleft()
         self._requests.append(request)
+        self._end = end_of(SECONDS)
 
     def settle(self):
         """Gives them the time to arrive, once."""
-        if not self._requests:
-            return
-        end = end_of(SECONDS)
         while self._requests:
-            self._requests.popleft().wait(_phalanx.REPLIES, seconds_left(end))
+            with suppress(IndexError):  # another thread has taken it
+                self._requests.popleft().wait(_phalanx.REPLIES, seconds_left(self._end))
