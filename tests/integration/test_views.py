@@ -27,7 +27,7 @@ from four import balanced, phalanx, rc, recorded, view, where  # noqa: F401: fix
 
 numpy = pytest.importorskip("numpy")
 magics = pytest.importorskip("phalanx._magics")
-from phalanx import order  # noqa: E402
+from phalanx import late, order  # noqa: E402
 error = phalanx.error
 
 # The functions below travel as a notebook's do: as code of __main__.
@@ -1370,6 +1370,19 @@ def test_tasks_wait_only_for_what_was_sent_just_before_them(monkeypatch):
     ahead.settle()
     ahead.settle()
     assert first.waits == [0] and len(second.waits) == 1 and second.waits[0] > 3000
+
+
+def test_late_output_is_filed_behind_what_nobody_has_read(view, gate):
+    result = view.execute(
+        f"import os, threading\ndef wait():\n    while not os.path.exists({gate.path!r}):\n"
+        "        threading.Event().wait(0.01)\n    print('late')\n"
+        "print('first'); threading.Thread(target=wait).start()", silent=False, block=False)
+    late.mind(result, None)
+    assert result._raw.wait(phalanx._phalanx.FINISHED, 60)
+    gate.open()
+    tasks = result._tasks
+    wait_for(lambda: all("late" in str(task.stdout) for task in tasks), 60, "what comes late")
+    assert result.stdout == ["first\nlate\n"] * 4
 
 
 def test_a_result_that_cannot_be_sent(view):

@@ -40,6 +40,7 @@ class _Cell:
         result = self._result()
         if result is not None:
             with result._lock:
+                result._pump()  # what was written before it
                 result._file(event, lambda event, size, add, output: add(output))
 
     def show(self, events):
