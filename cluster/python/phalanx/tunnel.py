@@ -20,6 +20,7 @@ from . import error
 
 PORTS = ("registration", "control", "mux", "task", "iopub", "notification", "broadcast")
 LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "*")
+WHERE = "profile", "profile_dir", "ipython_dir"  # by which a cluster's id is said, as Client() knows them
 CONNECT_SECONDS = 30
 
 started = None  # the id of a cluster that ends with this process
@@ -62,7 +63,8 @@ def absent(e, where):
     with contextlib.suppress(OSError):
         directory = os.path.dirname(cluster_file(*where)) if where else os.devnull
         names = (re.fullmatch("cluster-(.*)[.]json", name) for name in os.listdir(directory))
-        others = ["Client(cluster_id=%r)" % name[1] for name in names if name]
+        given = "".join("%s=%r, " % it for it in zip(WHERE, where or ()) if it[1])
+        others = ["Client(%scluster_id=%r)" % (given, name[1]) for name in names if name]
         said += "".join("; another one: " + other for other in sorted(others))
     return FileNotFoundError(said)
 
