@@ -553,6 +553,7 @@ def test_noblock_shows_as_it_comes(notebook, tmp_path):
 def test_what_threads_write_when_their_cell_has_ended(notebook, tmp_path, option):
     """Below the cell that began them, while the next cells run, and in its result."""
     gate = tmp_path / "gate"
+    notebook.run("import phalanx.late; phalanx.late.GATHER_SECONDS = 1  # for engines that are delayed")
     code = (f"import os, threading, time\ndef wait():\n    while not os.path.exists({str(gate)!r}):\n"
             "        time.sleep(0.01)\n    print('late'); print('too')\n"
             "threading.Thread(target=wait).start(); print('one')")

@@ -1312,9 +1312,14 @@ def test_tasks_find_what_was_pushed_before(balanced, rc):
     assert failed < 10  # a matter of time; of tasks that are sent at once more than 20 fail
 
 
-def test_an_interrupt_ends_a_call_that_waits(rc, balanced, view, gate, tmp_path):
+def test_an_interrupt_ends_a_call_that_waits(rc, balanced, view, gate, tmp_path, monkeypatch):
     """What runs goes on, what waits is taken back."""
-    path, wait = str(tmp_path), gate.task
+    path, wait, get = str(tmp_path), gate.task, phalanx.AsyncResult.get
+
+    def get_and_be_interrupted(self, *args):
+        wait_for(lambda: any(tmp_path.glob("began_*")), 60, "tasks to begin")
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        return get(self, *args)
 
     def task(n):
         open(f"{path}/began_{n}", "w").close()
@@ -1322,11 +1327,11 @@ def test_an_interrupt_ends_a_call_that_waits(rc, balanced, view, gate, tmp_path)
 
     def interrupts(call):
         signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
         with pytest.raises(KeyboardInterrupt, match=r"^0 of \d+ tasks had ended") as caught:
             call()
         assert caught.value.__suppress_context__
 
+    monkeypatch.setattr(phalanx.AsyncResult, "get", get_and_be_interrupted)
     interrupts(lambda: balanced.map_sync(task, range(200), chunksize=1))
     interrupts(lambda: view.apply_sync(wait))
     interrupts(lambda: view.execute("1", block=True))
