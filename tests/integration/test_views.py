@@ -1063,6 +1063,15 @@ def test_the_same_traceback_is_shown_once(view):
     assert "\n".join(caught.value.render_traceback()).count("Traceback") == 4
 
 
+def test_an_error_without_a_remote_traceback_keeps_its_context():
+    with pytest.raises(phalanx.EngineError) as caught:
+        try:
+            {}["key"]
+        except KeyError:
+            raise error.from_reply({"ename": "EngineError", "evalue": "it died"})
+    assert "KeyError: 'key'" in "".join(traceback.format_exception(caught.value))
+
+
 # ---- executors -------------------------------------------------------------------------------
 
 

@@ -106,7 +106,8 @@ class RemoteError(KernelError):
         self.evalue = evalue
         self.traceback = traceback
         self.engine_info = engine_info or {}
-        self.__cause__ = RemoteTraceback(self) if traceback and traceback != ename else None
+        if traceback and traceback != ename:
+            self.__cause__ = RemoteTraceback(self)
 
     def __reduce__(self):
         return type(self), (self.ename, self.evalue, self.traceback, self.engine_info)
