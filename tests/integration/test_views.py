@@ -1281,7 +1281,7 @@ def test_frames_of_a_package_in_the_home_directory(monkeypatch, form):
     assert [line for line in remote.render_traceback() if line] == theirs
 
 
-def test_functions_that_decorators_and_classes_make(view):
+def test_functions_that_decorators_and_classes_make(view, monkeypatch):
     """Their globals are not those of the module that they say they are of."""
     @contextlib.contextmanager
     def five():
@@ -1292,7 +1292,8 @@ def test_functions_that_decorators_and_classes_make(view):
         a: int
 
     pair = collections.namedtuple("pair", "a b")
-    namespace = {"k": 3}
+    namespace = {"k": 3, "__name__": "no_module"}
+    monkeypatch.setitem(sys.modules, "no_module", None)
     exec("def of_its_own(x): return x + k", namespace)
 
     def enter():

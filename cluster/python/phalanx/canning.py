@@ -314,7 +314,7 @@ def home_of(f):
     said = name if "__wrapped__" in f.__dict__ else f.__module__ or "__main__"
     if name and (name.startswith("__") or said.startswith("__")):
         return "__main__"
-    return name if vars(sys.modules.get(name, _canning)) is f.__globals__ else None
+    return name if getattr(sys.modules.get(name), "__dict__", None) is f.__globals__ else None
 
 
 def _can_function(f):
