@@ -799,7 +799,8 @@ def test_output_as_it_arrives(rc, gate):
     assert out.getvalue() == f"[stdout:{rc.ids[0]}] \nfirst\nsecond\n"
 
 
-def test_the_last_output_of_what_has_ended_is_shown(balanced):
+def test_the_last_output_of_what_has_ended_is_shown(balanced, monkeypatch):
+    monkeypatch.setattr("phalanx.display.LAST_OUTPUT_SECONDS", 60)
     for _ in range(10):
         with printed() as said:
             result = balanced.map_async(lambda n: print("item" * 50_000), range(8), chunksize=1)
