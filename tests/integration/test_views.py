@@ -1346,6 +1346,7 @@ def test_an_interrupt_ends_a_call_that_waits(rc, balanced, view, gate, tmp_path,
     interrupts(lambda: balanced.map_sync(task, range(200), chunksize=1))
     interrupts(lambda: view.apply_sync(wait))
     interrupts(lambda: view.execute("1", block=True))
+    interrupts(lambda: view.scatter("part", range(4)))
     gate.open()
     assert rc.wait(timeout=60)
     assert 0 < len(list(tmp_path.glob("began_*"))) < 100

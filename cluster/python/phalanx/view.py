@@ -436,7 +436,8 @@ class DirectView(View):
         result = self._sent(self._result(raw, form, "scatter", ids, False), lent or None)
         if not (self.block if block is None else block):
             return result
-        result.get()
+        with self._awaited(result):
+            result.get()
         return None
 
     @staticmethod
