@@ -10,7 +10,9 @@ from contextlib import suppress
 from . import _phalanx
 from .deadlines import end_of, seconds_left
 
-SECONDS = 0.2  # an idle engine has answered in one; a busy one has got it by then, and keeps the order
+# By then an idle engine has answered, and a busy one has got it, and keeps the order. Not longer, as the
+# caller may be one that must not wait, such as an event loop.
+SECONDS = 0.03
 MOST = 64
 
 
