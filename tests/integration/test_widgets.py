@@ -180,8 +180,12 @@ def test_an_engine_closes(page):
 
 class Comm:
     def __init__(self, **options):
-        self.comm_id, self.sent, self.closed = options["comm_id"], [options["data"]], False
+        self.comm_id, self.sent, self.closed, self.hear = options["comm_id"], [], False, None
         made.append(self)
+
+    def open(self, data, **more):
+        assert self.hear  # the front end may answer at once
+        self.sent.append(data)
 
     def on_msg(self, function):
         self.hear = function

@@ -23,12 +23,12 @@ MOST = 4096  # comms that are open; of more the oldest are closed
 
 
 def _create(**options):
-    """A comm of the kernel that runs here."""
+    """A comm of the kernel that runs here, which is not open yet."""
     try:
         from comm import create_comm as create
     except ImportError:  # ipykernel up to 6.17
         from ipykernel.comm import Comm as create
-    return create(**options)
+    return create(primary=False, **options)
 
 
 class _Relay:
@@ -139,9 +139,10 @@ class Relays:
             return
         comm = _create(
             comm_id=comm_id, target_name=str(content.get("target_name")),
-            target_module=content.get("target_module"), **message,
+            target_module=content.get("target_module"),
         )
         self._open[comm_id] = _Relay(self, client, engine, comm, later)
+        comm.open(**message)  # last: the front end may answer at once, in another thread
         if len(self._open) > MOST:
             self.close(next(iter(self._open)))
 
