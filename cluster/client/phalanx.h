@@ -255,8 +255,8 @@ PHALANX_API void phalanx_notify(phalanx_result *result, void (*done)(void *hint)
 /*
  * A result to which output is filed that comes when its task has ended, or is nobody's any more:
  * what threads write that the task has left behind. Its one task never ends; otherwise it is as
- * others, and the caller's. One for a client: the last that was asked for. NULL when the client is
- * closed. Any thread.
+ * others, and the caller's. One for a client: when another is asked for, waits for this one end
+ * with PHALANX_ECLOSED. NULL when the client is closed. Any thread.
  */
 PHALANX_API phalanx_result *phalanx_late(phalanx_client *client);
 /* Keeps the result's counters and waits, and drops the events that it has and that will come: for
