@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /*
  * ZMQ_ZERO_COPY_RECV, which zmq.h shows to users of its draft interface only. By default a small
@@ -228,7 +229,8 @@ static bool is_ipc(const char *interface)
     return strncmp(interface, "ipc:", 4) == 0;
 }
 
-/* ipc has no wildcard port: try random numbers, as the names only have to differ. */
+/* ipc has no wildcard port: try random numbers, as the names only have to differ. libzmq binds to a
+ * name that somebody else has bound, too, who then hears nothing any more. */
 static int bind_free_ipc(struct px_socket *socket, const char *interface, int *port,
                          struct px_error *err)
 {
@@ -238,7 +240,9 @@ static int bind_free_ipc(struct px_socket *socket, const char *interface, int *p
         *port = 1 + number;
         char endpoint[PX_ENDPOINT_SIZE];
         snprintf(endpoint, sizeof endpoint, "%s-%d", interface, *port);
-        if (px_socket_bind(socket, endpoint, err) == 0)
+        if (access(endpoint + strlen("ipc://"), F_OK) == 0)
+            px_fail(err, PX_EEXIST, "cannot bind %s: there is one", endpoint);
+        else if (px_socket_bind(socket, endpoint, err) == 0)
             return 0;
     }
     *port = 0;

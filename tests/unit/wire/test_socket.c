@@ -3,6 +3,8 @@
 #include "pair.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -178,6 +180,39 @@ static void a_topic_has_a_length(void **state)
     assert_int_equal(longest, 1 + 200);
 }
 
+/* What libzmq would do: who has bound it already would hear nothing any more. */
+static void a_name_that_is_taken_is_not_chosen(void **state)
+{
+    struct pair *p = *state;
+    enum { TAKEN = 8192, CHOSEN = 100 };
+    struct px_socket *sockets[CHOSEN];
+    char folder[] = "/tmp/px-names-XXXXXX";
+    int least = INT_MAX;
+    assert_non_null(mkdtemp(folder));
+    char *interface = px_format("ipc://%s/s", folder);
+    for (int i = 1; i <= TAKEN; i++) {
+        char *name = px_format("%s/s-%d", folder, i);
+        close(open(name, O_CREAT | O_WRONLY, 0600));
+        free(name);
+    }
+    for (int i = 0; i < CHOSEN; i++) {
+        int port = 0;
+        sockets[i] = px_socket_create(p->context, PX_PUB, NULL);
+        assert_int_equal(px_socket_bind_port(sockets[i], interface, &port, NULL), 0);
+        least = port < least ? port : least;
+    }
+    for (int i = 0; i < CHOSEN; i++)
+        px_socket_destroy(sockets[i]);
+    for (int i = 1; i <= TAKEN; i++) {
+        char *name = px_format("%s/s-%d", folder, i);
+        unlink(name);
+        free(name);
+    }
+    free(interface);
+    rmdir(folder);
+    assert_true(least > TAKEN);
+}
+
 static int option(struct px_socket *socket, int which)
 {
     int value = -1;
@@ -232,6 +267,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(waiting_for_nobody_ends, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(silence_is_bounded_when_asked, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(a_topic_has_a_length, pair_setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(a_name_that_is_taken_is_not_chosen, pair_setup,
+                                        pair_teardown),
         cmocka_unit_test_setup_teardown(a_slow_subscriber_alone_goes_without, pair_setup,
                                         pair_teardown),
         cmocka_unit_test_setup_teardown(a_forked_child_is_known, pair_setup, pair_teardown),
