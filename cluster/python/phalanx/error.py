@@ -174,6 +174,7 @@ globals().update({cls.__name__: cls for cls in _stated.values()})
 
 
 _TEXT_MOST = 10000  # characters of one error in the text of a CompositeError
+_LOOKS_MOST = 1000  # different errors that are compared closely; more of them letter by letter
 
 
 class CompositeError(RemoteError):
@@ -223,7 +224,9 @@ class CompositeError(RemoteError):
         groups, looks = {}, {}
         for entry in self.elist:
             text = entry[2] or "%s: %s" % entry[:2]
-            if text not in looks:
+            if text not in looks and len(looks) >= _LOOKS_MOST:
+                looks[text] = text
+            elif text not in looks:
                 looks[text] = _volatile.sub("", _color.sub("", "\n".join(lines_of(text))))
             groups.setdefault((entry[0], looks[text]), []).append(entry)
         return list(groups.values())
