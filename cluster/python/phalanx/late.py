@@ -13,7 +13,6 @@ import time
 import weakref
 from collections import deque
 from concurrent.futures._base import LOGGER
-from functools import cached_property
 
 from . import _magics, _phalanx
 from .feed import moved
@@ -26,19 +25,14 @@ class _Cell:
     """A cell whose late output is wanted. screen: None when it is only filed."""
 
     def __init__(self, result, screen):
-        self._result, self._raw = weakref.ref(result), result._raw
-        self._screen = screen
+        self._result, self._screen = weakref.ref(result), screen
+        self.places = {result._task_id(index): index for index in range(len(result._raw))}
         self._context = contextvars.copy_context()  # by which what is written is the cell's
         self._label, self._mid_line = "", False
 
-    @cached_property
-    def places(self):
-        """The tasks' indices, by msg_id."""
-        return {self._raw.task_id(index): index for index in range(len(self._raw))}
-
     def file(self, event):
         result = self._result()
-        if result is not None:
+        if result is not None and event.name != "clear_output":  # what is shown stays, too
             with result._lock:
                 result._pump()  # what was written before it
                 result._file(event, lambda event, size, add, output: add(output))
@@ -57,7 +51,9 @@ class _Cell:
         for (stream, engine), text in said.items():
             alike.setdefault((stream, text), []).append(engine)
         for (stream, text), engines in alike.items():
-            self._write(stream, "[%s:%s] \n" % (stream, _magics.ranges(engines)), text)
+            known = [engine for engine in engines if engine >= 0]  # of others it was not told
+            label = "%s:%s" % (stream, _magics.ranges(known)) if known else stream
+            self._write(stream, "[%s] \n" % label, text)
         for event in events:
             if event.name in ("display_data", "update_display_data"):
                 self._display(event.engine, json.loads(event.content), event.name != "display_data")
