@@ -215,6 +215,15 @@ static void refuse_spec(struct px_tasks *tasks, const struct px_msg *msg, const 
     send_error(tasks, msg, (struct px_span){0}, "ValueError", why, -1);
 }
 
+/* The same where the books cannot have it, as they are JSON. */
+static void refuse_text(struct px_tasks *tasks, const struct px_msg *msg, const char *why)
+{
+    refuse(tasks, why);
+    px_clients_send(tasks->clients,
+                    px_error_reply(tasks->shared.session, px_msg_ident(msg, 0), (struct px_span){0},
+                                   px_msg_header(msg), "ValueError", why));
+}
+
 /* Of others an engine may not know the type, and would give no answer: it would count as busy for
  * ever. */
 static bool is_task(struct px_span msg_type)
@@ -228,8 +237,10 @@ static int read_task(struct px_tasks *tasks, const struct px_msg *msg, struct px
 {
     struct px_error err;
     int rc = px_header_scan(px_msg_header(msg), header, &err);
-    if (rc == 0 && !px_is_utf8(px_msg_header(msg)))
-        rc = px_fail(&err, PX_EINVAL, "the header is not UTF-8");
+    if (rc == 0 && !px_is_utf8(px_msg_header(msg))) {
+        refuse_text(tasks, msg, "the header is not UTF-8");
+        return -1;
+    }
     if (rc == 0 && px_schedule_holds(tasks->schedule, header->msg_id)) /* its client has that one */
         rc = px_fail(&err, PX_EEXIST, "a task of that id is unfinished");
     if (rc != 0) {

@@ -1875,6 +1875,9 @@ def test_a_task_that_no_engine_answers_takes_no_engine(cluster):
     header = json.dumps(peer.session.msg_header("apply_request"), default=str).encode()
     frames = [header.replace(b'"username": "', b'"username": "\xff'), b"{}", b"{}", b"{}"]
     task.send_multipart([b"<IDS|MSG>", peer.session.sign(frames), *frames])
+    reply = peer.receive(task)
+    assert reply["content"]["evalue"] == "the header is not UTF-8"
+    assert reply["parent_header"]["msg_id"] == json.loads(header)["msg_id"]
     peer.session.send(task, "frobnicate_request", content={})
     reply = peer.receive(task)
     assert reply["content"]["ename"] == "ValueError" and "apply_request" in reply["content"]["evalue"]
