@@ -430,8 +430,10 @@ static bool reap(struct local_set *set, size_t index)
 static void end_orphans(struct local_set *set)
 {
     for (size_t i = 0; i < set->member_count; i++)
-        if (!set->members[i].child && !set->members[i].ended)
+        if (!set->members[i].child && !set->members[i].ended) {
             px_process_signal_group(set->members[i].process, SIGKILL);
+            set->members[i].ended = true; /* nobody tells of it */
+        }
 }
 
 static size_t local_refresh(struct px_set *base)

@@ -510,9 +510,13 @@ def test_start_after_a_supervisor_was_killed(cluster, run):
 
 
 @ours
-def test_fork_server_killed(cluster, run):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_fork_server_killed(cluster, run, stopped):
+    """Its engines end by themselves, or, where they cannot, are ended."""
     where = cluster(2)
     engines = where.engine_pids
+    for pid in engines * stopped:
+        os.kill(pid, signal.SIGSTOP)
     os.kill(supervisor_of(engines[0]), signal.SIGKILL)
     wait_for(lambda: not any(map(alive, engines)), what="orphaned engines to end")
     assert alive(where.controller_pid)
