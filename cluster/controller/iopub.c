@@ -21,7 +21,7 @@
 
 #define LARGE_FRAME 4096
 #define MOST_HELD ((size_t)256 << 20)
-#define PATIENCE_MS 1000
+#define PATIENCE_MS 3000 /* who reads makes room for thousands at a time, now and then */
 #define RETRY_MS 5
 
 struct held_bytes {
