@@ -171,12 +171,13 @@ class View:
         try:
             yield
         except KeyboardInterrupt:
+            ended = result._replied  # what is taken back has a reply, too
             with suppress(error.KernelError, _phalanx.ClosedError):
                 result._take_back()
             raise KeyboardInterrupt(
                 "%d of %d tasks had ended. Those that had not started are taken back; those that run"
                 " go on, unless client.send_signal('SIGINT') interrupts what engines run"
-                % (result._replied, len(result))
+                % (ended, len(result))
             ) from None
 
     # ---- maps
