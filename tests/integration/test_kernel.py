@@ -357,7 +357,7 @@ def test_a_front_end_elsewhere_is_not_looked_for(env, tmp_path):
     lines = iter(kernel.stderr.readline, "")
     assert any("frontend.unwatched" in line for line in lines)
     kernel.terminate()
-    assert kernel.wait(TIMEOUT) == 0
+    assert kernel.wait(TIMEOUT) in (0, -signal.SIGTERM)  # which may come before somebody listens to it
     assert "frontend.gone" not in kernel.stderr.read()
 
 

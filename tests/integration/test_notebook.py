@@ -283,6 +283,7 @@ def test_px_at_a_notebook(notebook, tmp_path):
     handle = notebook.find(".ui-slider-handle, .noUi-handle", cell)
     handle.click()
     handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    wait_for(lambda: notebook.find(".widget-readout", cell).text == "7", PATIENCE, "the slider to move")
     wait_for(lambda: "49" in cell.text, PATIENCE, "the square of 7, from there")
     assert "25" not in cell.text  # what the cell itself had shown
     notebook.picture("px-interact")
