@@ -436,7 +436,7 @@ phalanx_result *phalanx_late(phalanx_client *client)
     pthread_mutex_unlock(&client->lock);
     if (posted)
         return result;
-    px_result_unref(result);
+    px_result_unref(result); /* the command's, which has not taken it */
     px_result_unref(result);
     return NULL;
 }

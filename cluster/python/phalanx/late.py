@@ -21,6 +21,12 @@ CELLS = 64  # whose late output is shown: the last ones
 GATHER_SECONDS = 0.15  # for engines that say the same to be shown as one
 
 
+def _label(name, engines):
+    """"[stdout:0-3]"; without numbers where the client has none for who speaks."""
+    known = [engine for engine in engines if engine >= 0]
+    return "[%s:%s]" % (name, _magics.ranges(known)) if known else "[%s]" % name
+
+
 class _Cell:
     """A cell whose late output is wanted. screen: None when it is only filed."""
 
@@ -51,9 +57,7 @@ class _Cell:
         for (stream, engine), text in said.items():
             alike.setdefault((stream, text), []).append(engine)
         for (stream, text), engines in alike.items():
-            known = [engine for engine in engines if engine >= 0]  # of others it was not told
-            label = "%s:%s" % (stream, _magics.ranges(known)) if known else stream
-            self._write(stream, "[%s] \n" % label, text)
+            self._write(stream, _label(stream, engines) + " \n", text)
         for event in events:
             if event.name in ("display_data", "update_display_data"):
                 self._display(event.engine, json.loads(event.content), event.name != "display_data")
@@ -70,7 +74,7 @@ class _Cell:
         known = (content.get("transient") or {}).get("display_id")
         transient = {} if known is None else {"display_id": "engine%d-%s" % (engine, known)}
         if not update:
-            self._screen.display({"text/plain": "[output:%d]" % engine}, None, None, False)
+            self._screen.display({"text/plain": _label("output", [engine])}, None, None, False)
         self._screen.display(content["data"], content.get("metadata"), transient, update)
 
 
