@@ -469,6 +469,20 @@ def test_retries(balanced, tmp_path):
 # ---- results ---------------------------------------------------------------------------------
 
 
+def test_metadata_by_id(rc, balanced, gate):
+    """client.metadata knows the tasks whose results somebody holds, at work or done."""
+    done = balanced.map_async(abs, range(-3, 0), chunksize=1)
+    assert done.get(60) == [3, 2, 1]
+    assert [rc.metadata[i] for i in done.msg_ids] == done.metadata
+    assert rc.metadata[done.msg_ids[1]].status == "ok"
+    working = rc[0].apply_async(gate.task, 5)
+    assert rc.metadata[working.msg_ids[0]].completed is None
+    gate.open()
+    assert working.get(60) == 5 and rc.metadata[working.msg_ids[0]].engine_id == rc.ids[0]
+    assert rc.metadata["no such task"].status is None and len(rc.metadata) == 1
+    rc.metadata.clear()
+
+
 def test_waiting(view, gate):
     result = view.apply_async(gate.task, 5)
     assert not result.ready() and not result.done() and result.running()

@@ -11,7 +11,6 @@ import signal
 import threading
 import types
 import weakref
-from collections import defaultdict
 
 from . import _non_interactive, _phalanx, canning, error, pickle5
 from .asyncresult import AsyncResult
@@ -20,10 +19,9 @@ from .broadcast import BroadcastView
 from .deadlines import end_of, seconds_left
 from .display import current_shell, progress_bar
 from .futures import Watcher
-from .hub import HubFace
+from .hub import HubFace, MetadataByID
 from .hubresult import JoinedResult
 from .order import Ahead
-from .tasks import new_metadata
 from .view import DirectView
 
 HISTORY_KEPT = 10_000  # of the ids of what was submitted the newest are kept, at least so many
@@ -107,7 +105,7 @@ class Client(HubFace):
             file, profile, profile_dir, ipython_dir, cluster_id, timeout, sshserver, sshkey
         )
         self.history = []
-        self.results, self.metadata = {}, defaultdict(new_metadata)
+        self.results, self.metadata = {}, MetadataByID(self)
         self._live = {}  # id: weak reference to a result, of tasks whose outcome counts
         self._orphans, self._orphan_limit = set(), ORPHANS
         self._watcher, self._ahead = Watcher(self._raw), Ahead()

@@ -2,14 +2,32 @@
 """What a Client asks its controller: states, results, history, the database of tasks."""
 
 import json
+import weakref
 
 from . import _phalanx, error
 from .asyncresult import AsyncResult
 from .deadlines import end_of, seconds_left
 from .hubresult import AsyncHubResult, JoinedResult, StoredResult, fetch_records, read_record
-from .tasks import date_of
+from .tasks import date_of, new_metadata
 
 _DATES = ("submitted", "started", "completed", "received")
+
+
+class MetadataByID(dict):
+    """Client.metadata: holds what the controller was asked for; of a task whose result somebody holds
+    it gives what is known at the time."""
+
+    def __init__(self, client):
+        super().__init__()
+        self._client = weakref.ref(client)
+
+    def __missing__(self, msg_id):
+        client = self._client()
+        result, index = client._known([msg_id]).get(msg_id, (None, 0)) if client else (None, 0)
+        if result is None:
+            return self.setdefault(msg_id, new_metadata())
+        result._pump()
+        return result._task_metadata(index)
 
 
 class HubFace:
@@ -145,7 +163,7 @@ class HubFace:
                     known[msg_id] = result, index
         for msg_id in missing.intersection(self.results):
             stored = StoredResult(self, [msg_id])
-            stored.fill(0, self.results[msg_id], self.metadata[msg_id])
+            stored.fill(0, self.results[msg_id], self.metadata.get(msg_id) or new_metadata())
             known[msg_id] = stored, 0
         return known
 
