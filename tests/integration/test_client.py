@@ -410,7 +410,7 @@ def test_metadata(rc):
 
 def test_queue_status(rc):
     status = rc.queue_status()
-    assert set(status) == {*rc.ids, "unassigned"}
+    assert list(status) == ["unassigned", *rc.ids]
     assert {"queue", "completed", "tasks"} <= set(status[rc.ids[0]])
 
 

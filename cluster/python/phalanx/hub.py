@@ -61,12 +61,13 @@ class HubFace:
     # ---- states
 
     def queue_status(self, targets="all", verbose=False):
-        """What the controller has queued: {engine id: {"queue", "completed", "tasks"}, …,
-        "unassigned"}; for one engine its entry alone. Numbers, or with `verbose` lists of ids."""
+        """What the controller has queued: {"unassigned": …, engine id: {"queue", "completed",
+        "tasks"}, …}, engines in order; for one engine its entry alone. Numbers, or with `verbose` lists of ids."""
         ids = None if isinstance(targets, str) and targets == "all" else self._ids_of(targets)
         reply = self._query("queue_request", {"targets": ids, "verbose": verbose})
         reply.pop("status")
-        status = {int(k) if k.isdigit() else k: v for k, v in reply.items()}
+        status = {"unassigned": reply.pop("unassigned")}
+        status.update(sorted((int(k), v) for k, v in reply.items()))
         return status[ids[0]] if isinstance(targets, int) else status
 
     def result_status(self, msg_ids, status_only=True):
