@@ -58,6 +58,9 @@ CELLS = [
      "asyncio.get_event_loop().is_running() else 'ran'", "ran"),
     ("from tqdm.autonotebook import tqdm as bar; bar.__module__", "tqdm.notebook"),
     ("from ipykernel.zmqshell import ZMQInteractiveShell as s; isinstance(get_ipython(), s)", "True"),
+    ("from IPython.terminal.interactiveshell import TerminalInteractiveShell as t\n"
+     "isinstance(get_ipython(), t)", "False"),
+    ("import IPython; IPython.terminal.debugger.set_trace.__name__", "set_trace"),
     ("import builtins; builtins.get_ipython is not None and __name__", "__main__"),
 ]
 

@@ -20,12 +20,29 @@ from _phalanx_bridge import Whole, describe, publish, publish_data
 
 class Embed(types.ModuleType):
     """IPython's terminal, which is more than half of its modules, and of which the package itself
-    needs only this name."""
+    needs only this name. It stays, as its neighbours import one another in circles that begin here."""
+
+    def _load(self):
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        module = importlib.import_module(self.__name__)
+        vars(self).update(vars(module))
+        return module
+
+    def __getattr__(self, name):
+        if name.startswith("__"):  # of whoever looks through all modules
+            raise AttributeError(name)
+        return getattr(self._load(), name)
 
     def embed(self, **options):
-        from IPython.terminal.embed import embed
+        return self._load().embed(**options)
 
-        return embed(**options)
+
+def _terminal_module(name):
+    """For the package IPython.terminal, all of which is there where IPython is imported whole."""
+    if name in ("debugger", "embed", "interactiveshell", "ipapp", "magics", "prompts"):
+        return importlib.import_module(f"IPython.terminal.{name}")
+    raise AttributeError(f"module 'IPython.terminal' has no attribute {name!r}")
 
 
 class Jedi(types.ModuleType):
@@ -59,6 +76,8 @@ def _import_ipython():
         for name, module in places.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+    sys.modules.setdefault("IPython.terminal.embed", places["IPython.terminal.embed"])
+    importlib.import_module("IPython.terminal").__getattr__ = _terminal_module
 
 
 _import_ipython()
