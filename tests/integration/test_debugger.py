@@ -2,6 +2,7 @@
 """The Debug Adapter Protocol through pxkernel, as a notebook's debugger speaks it."""
 import itertools
 import json
+import re
 from pathlib import Path
 
 import kernels
@@ -90,6 +91,12 @@ def test_it_is_announced_and_off_until_a_front_end_wants_it(kernel):
     for content in ({}, {"command": 3, "seq": "x"}, {"command": "dumpCell", "arguments": 4}):
         reply = kernel.reply(kernel.send("control", "debug_request", content), "control")
         assert not reply["content"].get("success")
+
+
+def test_libraries_know_a_cell_by_its_file(kernel):
+    """Those that keep what they made of a function ask whether a cell defined it."""
+    _, seen = kernel.run("import sys; sys._getframe().f_code.co_filename")
+    assert re.search(r"/ipykernel_\d+/\d+\.py", dict(seen)["execute_result"]["data"]["text/plain"])
 
 
 def test_a_cell_stands_still_and_goes_on(debug):

@@ -40,8 +40,9 @@ def _temporary():
         return "/tmp"
 
 
-# Of the names of cells' files. Nobody else can have made the directory, which few kernels need.
-PREFIX = os.path.join(_temporary(), f"phalanx_{os.urandom(6).hex()}", "")
+# Of the names of cells' files. By such a directory libraries know a cell: numba's caches, %lprun. Nobody
+# else can have made it, and few kernels need it.
+PREFIX = os.path.join(_temporary(), f"ipykernel_{int.from_bytes(os.urandom(6), 'big')}", "")
 
 
 def cell_name(code):
