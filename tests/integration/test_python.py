@@ -427,14 +427,17 @@ def test_many_kernels_share_one_history(start, ipython_dir):
 
 
 def test_completions_have_types(start):
-    """They are jedi's, which is imported for the first of them and not before."""
+    """They are jedi's, which is imported for the first of them and not before. It allows cells deep
+    recursion when it is imported: they have that from the beginning, and it stays as they change it."""
     kernel = start()
     assert kernel.run("import sys; assert 'jedi' not in sys.modules")[0]["status"] == "ok"
+    deep = "def down(n): return n and down(n - 1)\ndown(2000)\nsys.setrecursionlimit(5000)"
+    assert kernel.run(deep)[0]["status"] == "ok"
     kernel.run("%config IPCompleter.jedi_compute_type_timeout = 60000")
     reply = kernel.reply(kernel.kc.complete("import os\nos.getcw", 18))["content"]
     kinds = {k["text"]: k["type"] for k in reply["metadata"]["_jupyter_types_experimental"]}
     assert kinds.get("getcwd", kinds.get("os.getcwd")) == "function"
-    case = "import jedi; assert jedi.settings.case_insensitive_completion is False"
+    case = "import jedi; assert jedi.settings.case_insensitive_completion is False; down(4000)"
     assert kernel.run(case)[0]["status"] == "ok"
 
 

@@ -52,10 +52,14 @@ class Jedi(types.ModuleType):
     def __init__(self, name):
         super().__init__(name)
         self.settings = types.SimpleNamespace()
+        # It sets this when it is imported, which cells may count on and change.
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 3000))
 
     def __getattr__(self, name):
+        limit = sys.getrecursionlimit()
         import jedi
 
+        sys.setrecursionlimit(limit)
         vars(jedi.settings).update(vars(self.__dict__.pop("settings", types.SimpleNamespace())))
         return getattr(jedi, name)
 
