@@ -30,6 +30,16 @@ def test_names_are_a_scripts(side):
           "x = 1\nassert __main__.x == 1\n")
 
 
+@pytest.mark.parametrize("kind", ["kernel", "engine"])
+def test_modules_beside_a_notebook_may_have_names_of_the_library(make, monkeypatch, tmp_path, kind):
+    monkeypatch.chdir(tmp_path)
+    for name in ("random", "string", "queue", "decorator"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    (tmp_path / "beside.py").write_text("there = True\n")
+    check(make(kind), "import random, string\nassert random.random() < 1\n"
+                      "import beside\nassert beside.there\n")
+
+
 def test_signals_reach_the_users_handlers(side):
     seen = check(side,
                  "import os, signal, threading\n"

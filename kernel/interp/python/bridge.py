@@ -67,6 +67,14 @@ def _end_process_pools():
         ending.join(POOLS_SECONDS)
 
 
+def find_modules_here():
+    """In the working directory: behind the standard library, where IPython's shell puts it when it
+    starts. Modules that lie beside a notebook may have names like random.py."""
+    if "" not in sys.path:
+        parts = [os.path.basename(path) in ("site-packages", "dist-packages") for path in sys.path]
+        sys.path.insert(parts.index(True) if True in parts else 0, "")
+
+
 def _simple(value):
     """JSON for what the json module does not know."""
     if hasattr(value, "isoformat"):
@@ -162,8 +170,6 @@ class Bridge:
         io.TextIOBase.register(host.Stream)
         sys.stdout, sys.stderr = host.stdout, host.stderr
         sys.stdin = open(os.devnull, encoding="utf-8")
-        if "" not in sys.path:
-            sys.path.insert(0, "")
         if self.options["module_dir"]:
             sys.path.append(self.options["module_dir"])
             sys.path.append(os.path.join(self.options["module_dir"], "phalanx", "stand_ins"))
@@ -455,6 +461,8 @@ class Bridge:
         """The slow half of apply, for C. Startup files come before the first call."""
         if self._shell is not None or self._has_startup_files():
             self.shell
+        else:
+            find_modules_here()
         if sys.version_info >= (3, 14):
             self.loops.current  # which asyncio.ensure_future() wants and does not make any more
         return self.apply

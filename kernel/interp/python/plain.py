@@ -17,7 +17,7 @@ import threading
 import traceback
 
 import _phalanx_host as host
-from _phalanx_bridge import describe, publish
+from _phalanx_bridge import describe, find_modules_here, publish
 
 
 def missing(what):
@@ -68,7 +68,7 @@ class Plain:
         return True
 
     def px_start(self):
-        pass
+        find_modules_here()
 
     def px_stop(self):
         pass
