@@ -2,6 +2,7 @@
 """A client that is used while it is being used: from other threads, by signals' handlers, and by what
 the garbage collector runs; and Ctrl-C at the worst moment."""
 import concurrent.futures
+import importlib
 import threading
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from conftest import wait_for
 from four import balanced, phalanx, rc, view, where  # noqa: F401: fixtures
 from test_views import gate  # noqa: F401: a fixture
+
+ask = importlib.import_module("phalanx.ask")
 
 __name__ = "__main__"  # functions travel as code
 
@@ -145,3 +148,35 @@ def test_what_is_looked_at_after_the_clients_end_has_ended(where, gate):  # noqa
     done = concurrent.futures.wait([early, late], 20)
     assert not done.not_done
     assert isinstance(late.exception(), phalanx.error.EngineError)
+
+
+def test_stacks_that_come_while_nothing_was_there_yet(rc, monkeypatch):
+    able = [i for i in rc.ids if rc._raw.feature("stacks", [i])][:1]
+    if not able:
+        pytest.skip("engines that cannot tell")
+
+    class Late:
+        """A result whose answer comes right after it was asked for one in vain."""
+
+        def __init__(self, raw):
+            self._raw, self._asked = raw, False
+
+        def __getattr__(self, name):
+            return getattr(self._raw, name)
+
+        def next(self):
+            if self._asked:
+                return self._raw.next()
+            self._asked = True
+            assert self._raw.wait(phalanx._phalanx.FINISHED, 20)
+
+    class Client:
+        def __getattr__(self, name):
+            return getattr(raw, name)
+
+        def submit(self, *args, **kwargs):
+            return Late(raw.submit(*args, **kwargs))
+
+    raw = rc._raw
+    monkeypatch.setattr(rc, "_raw", Client())
+    assert ask.stacks(rc, able) == "engine %d: idle\n" % able[0]

@@ -52,13 +52,14 @@ def _ask_stacks(client, ids, seconds):
     deadline = time.monotonic() + seconds
     answers = {}
     while len(answers) < len(ids):
+        finished = raw.finished  # before what came is taken: what comes in between is taken next
         event = raw.next()
         if event is not None:
             if event.type == _phalanx.REPLY:
                 answers[ids[event.task]] = _read_stacks(ids[event.task], event)
             continue
         left = deadline - time.monotonic()
-        if left <= 0 or raw.finished == len(ids) or not raw.wait(_phalanx.EVENT, left):
+        if left <= 0 or finished == len(ids) or not raw.wait(_phalanx.EVENT, left):
             break
     return answers
 
