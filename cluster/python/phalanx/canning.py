@@ -24,6 +24,7 @@ BUFFER_THRESHOLD = 1024  # larger buffers leave the pickle
 METADATA = None  # what requests in this form say of it
 ITEM_THRESHOLD = 64  # containers of fewer items are looked into, one level deep
 
+SWITCHES = "use_dill", "use_cloudpickle", "use_pickle"  # ipyparallel's functions that choose a pickler
 _CANNING = "ipyparallel.serialize.canning"
 _CODEUTIL = "ipyparallel.serialize.codeutil"
 
@@ -200,6 +201,8 @@ class CannedFunction(CannedObject):
     def get_object(self, g=None):
         if not self.module.startswith("__"):
             g = namespace_of(self.module, self.code)
+        if self.module == _CANNING and self.__name__ in SWITCHES:
+            return g[self.__name__]  # which knows of this module
         f = types.FunctionType(
             self.code,
             {} if g is None else g,
@@ -324,9 +327,7 @@ def _can_function(f):
 
 
 def _can_class(cls):
-    if chosen is not None:
-        return cls
-    return CannedClass(cls) if cls.__module__ == "__main__" else cls
+    return CannedClass(cls) if chosen is None and cls.__module__ == "__main__" else cls
 
 
 can_map = {

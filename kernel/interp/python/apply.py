@@ -111,6 +111,22 @@ def _stand_in(root, when_imported, canning):
     when_imported.change("ipyparallel", lambda real: importlib.import_module("ipyparallel.datapub"))
 
 
+def _teach_real_package(canning, real):
+    """ipyparallel's own `uncan`, called by user code, is to know what we unpickled, and its switches
+    switch what packs results here, too."""
+    real.uncan_map[canning.CannedObject] = lambda obj, g: obj.get_object(g)
+
+    def switch(theirs, name):
+        def use():
+            theirs()
+            canning.use(name.removeprefix("use_"))
+
+        return use
+
+    for name in canning.SWITCHES:
+        setattr(real, name, switch(getattr(real, name), name))
+
+
 def _trust_the_page(module):
     """The notebook's page introduces itself to the notebook's kernel alone. Without that ipywidgets 6 and 7
     take it that there is none, and say so wherever a widget is shown."""
@@ -137,16 +153,10 @@ class Apply:
         self.user_ns = bridge.main.__dict__
         self.canning = _wire(directory)
         self._pickle5 = None
-        self._taught = None
+        teach = functools.partial(_teach_real_package, self.canning)
+        bridge.when_imported.change("ipyparallel.serialize.canning", teach)
         _stand_in(os.path.join(directory, "stand_ins"), bridge.when_imported, self.canning)
         bridge.when_imported.change("ipywidgets.widgets.widget", _trust_the_page)
-
-    def _teach_real_package(self):
-        """ipyparallel's own `uncan`, called by user code, is to know what we unpickled."""
-        real = sys.modules.get("ipyparallel.serialize.canning")
-        if real is not self._taught and hasattr(real, "uncan_map"):
-            self._taught = real
-            real.uncan_map[self.canning.CannedObject] = lambda obj, g: obj.get_object(g)
 
     # ---- called by C ---------------------------------------------------------
 
@@ -158,7 +168,6 @@ class Apply:
 
     def template(self, data):
         """template_of() the function in a pickle of ipyparallel's form."""
-        self._teach_real_package()
         value = self.canning.loads(data)
         if type(value) is self.canning.CannedFunction and not value.closure:
             value = value.get_object(self.user_ns)
@@ -189,13 +198,11 @@ class Apply:
 
     def function(self, buffers):
         """(function, how many buffers it took)."""
-        self._teach_real_package()
         function, left = self.canning.deserialize_object(buffers, self.user_ns)
         return function, len(buffers) - len(left)
 
     def arguments(self, count, positional, keys, buffers):
         """(args, kwargs) of the buffers behind the description."""
-        self._teach_real_package()
         if positional > len(buffers):
             raise ValueError("there are fewer buffers than the message says")
         args, kwargs = [], {}

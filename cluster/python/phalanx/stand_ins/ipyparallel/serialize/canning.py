@@ -10,7 +10,7 @@ from _phalanx_wire.canning import (
 )
 
 CannedBuffer = CannedMemoryView
-can_map, uncan_map = {}, {}
+can_map, uncan_map = {}, {CannedObject: lambda obj, g: obj.get_object(g)}
 _original_can_map = {FunctionType: CannedFunction}
 
 
