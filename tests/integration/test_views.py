@@ -5,11 +5,13 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import gc
 import io
 import itertools
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import threading
 import time
 import traceback
 import types
+import typing
 import warnings
 
 import pytest
@@ -249,6 +252,8 @@ def test_dill_of_ipyparallels_client(where):
         view = client[:]
         view.block = True
         uses_dill(view)
+        chosen = "getattr(__import__('sys').modules.get('_phalanx_wire.canning'), 'chosen', None)"
+        assert view.apply(eval, f"{chosen} is None") == [True] * 4
 
 
 # ---- broadcasts ------------------------------------------------------------------------------
@@ -1323,6 +1328,79 @@ def test_functions_that_decorators_and_classes_make(view, monkeypatch):
         assert [text.rpartition(".")[2] for text in said] == ["Record(a=1)"] * 12
         assert view.apply_sync(lambda p: p._replace(b=7), pair(1, 2)) == [(1, 7)] * 4
         assert view.apply_sync(namespace["of_its_own"], 4) == [7] * 4
+
+
+class Point(typing.NamedTuple):
+    x: int
+    y: int = 2
+
+    def sum(self):
+        return self.x + self.y
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    a: int
+    b: list = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slots:
+    a: int
+
+
+class Computed:
+    @functools.cached_property
+    def value(self):
+        return [42]
+
+
+@functools.lru_cache(maxsize=5)
+def cached(x):
+    return [x]
+
+
+@functools.singledispatch
+def kind_of(x):
+    return "an object"
+
+
+@kind_of.register
+def _(x: int):
+    return "an int"
+
+
+MEET = [
+    (lambda p: (p.sum(), p._replace(x=5).y, type(p)(7), type(p).__name__), Point(3),
+     (5, 2, (7, 2), "Point")),
+    (lambda r: (__import__("dataclasses").asdict(r), type(r)(2).b), Row(1, [2]), ({"a": 1, "b": [2]}, [])),
+    (lambda s: (s.a, [f.name for f in __import__("dataclasses").fields(s)]), Slots(1), (1, ["a"])),
+    (lambda c: c.value is c.value and c.value, Computed(), [42]),
+    (lambda f: (f(1) is f(1), f.cache_info().maxsize, f.__name__), cached, (True, 5, "cached")),
+    (lambda f: (f(1), f("a"), f.__name__), kind_of, ("an int", "an object", "kind_of")),
+]
+
+
+@pytest.mark.parametrize("use, value, expected", MEET, ids=[str(i) for i in range(len(MEET))])
+def test_what_notebooks_are_made_of(view, use, value, expected):
+    """Objects of classes that neither pickle nor cloudpickle makes again as they were."""
+    if not view.client._form(view.targets).METADATA:
+        pytest.skip("ipyparallel's form")
+    pytest.importorskip("cloudpickle")
+    assert view.apply_sync(use, value) == [expected] * 4
+    view["value_"] = value
+    assert [use(back) for back in view["value_"]] == [expected] * 4
+
+
+def test_classes_without_cloudpickle(view, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    monkeypatch.setattr(phalanx.pickle5, "_picklers", {})
+    if not view.client._form(view.targets).METADATA:
+        pytest.skip("ipyparallel's form")
+    for value in Row(1), Computed, [Slots(2)]:
+        with pytest.raises(pickle.PicklingError, match="Can't pickle the class .* of __main__: install"
+                           " cloudpickle for .*: argument 1, a .*, cannot be sent to an engine"):
+            view.apply_sync(len, value)
 
 
 def test_tasks_find_what_was_pushed_before(balanced, rc, monkeypatch):

@@ -7,10 +7,11 @@ concerned has said that it knows the feature "pickle5".
 
 Functions of __main__ travel as code, and see the user's namespace on the engine as their
 globals, as in ipyparallel. Functions of modules travel by name. Classes of __main__ are
-cloudpickle's work where it is installed. What the stream names is the standard library's
+cloudpickle's work, and do not travel where it is not installed. What the stream names is the standard library's
 alone, so nothing need be installed on the engine for it.
 """
 
+import collections
 import functools
 import io
 import marshal
@@ -57,6 +58,7 @@ class _Namespace:
 
 _function_type = _Attribute("types", "FunctionType")
 _cell_type = _Attribute("types", "CellType")
+_cache_info = _Attribute("functools", "_CacheInfo")
 
 
 def _reduce_function(f):
@@ -81,39 +83,95 @@ def _reduce_cell(cell):
         return _cell_type, ()
 
 
-def _reduce_main_class(cls):
-    skip = ("__dict__", "__weakref__", "__module__", "__qualname__")
-    members = {k: v for k, v in cls.__dict__.items() if k not in skip}
-    start = {"__module__": "__main__", "__qualname__": cls.__qualname__}
-    if "__slots__" in members:
-        start["__slots__"] = members["__slots__"]
-        for name in cls.__slots__:
-            members.pop(name, None)
-    return type(cls), (cls.__name__, cls.__bases__, start), (None, members)
+@canning.engine_function
+def _dispatching(function, registered):
+    """functools.singledispatch, again."""
+    import functools
+
+    function = functools.singledispatch(function)
+    for kind, implementation in registered:
+        function.register(kind, implementation)
+    return function
 
 
-def _override(obj, code=lambda obj: (marshal.loads, (marshal.dumps(obj),))):
-    """How this form pickles what pickle itself would get wrong; NotImplemented otherwise. code:
-    what it does with code objects."""
+def _reduce_any_function(f):
+    if canning.chosen is not None and f not in canning.engine_functions:
+        return NotImplemented
+    if found_by_name(f):
+        return NotImplemented
+    if f.__globals__ is vars(functools) and "registry" in f.__dict__:  # its cache is of weak references
+        registered = [item for item in f.registry.items() if item[0] is not object]
+        return _dispatching, (f.registry[object], registered)
+    return _reduce_function(f)
+
+
+def _reduce_cached(f):
+    """Of functools.lru_cache and cache. The cache of the copy is empty."""
+    if found_by_name(f):
+        return NotImplemented
+    limits = f.cache_parameters()
+    args = f.__wrapped__, limits["maxsize"], limits["typed"], _cache_info
+    return functools._lru_cache_wrapper, args, f.__dict__
+
+
+def _reduce_cached_property(p):
+    """Without its lock, which it has before Python 3.12."""
+    return functools.cached_property, (p.func,), {"attrname": p.attrname}
+
+
+def _reduce_class(cls):
+    if cls.__module__ == canning.WIRE_MODULE:
+        return getattr, (ModuleRef(canning.REAL_MODULE), cls.__name__)
+    bases = cls.__dict__.get("__orig_bases__")
+    if not bases or bases[0] is not getattr(sys.modules.get("typing"), "NamedTuple", None):
+        return NotImplemented
+    return NotImplemented if found_by_name(cls) else _reduce_named_tuple(cls)
+
+
+def _reduce_named_tuple(cls):
+    """A class made by typing.NamedTuple, which neither pickle nor cloudpickle makes again."""
+    plain = vars(collections.namedtuple("plain", cls._fields))
+    members = {k: v for k, v in vars(cls).items() if k not in plain and not k.startswith("__annot")}
+    members["__annotations__"] = canning.annotations_of(cls)
+    members["__qualname__"], members["__doc__"] = cls.__qualname__, cls.__doc__
+    make = functools.partial(
+        collections.namedtuple, cls.__name__, cls._fields, module=cls.__module__,
+        defaults=tuple(cls._field_defaults.values()),
+    )
+    return make, (), (None, members)
+
+
+def _reduce_mark(obj):
+    """One of the objects by whose identity dataclasses knows what a field is, by name."""
+    members = vars(sys.modules["dataclasses"])
+    name = next((name for name, value in members.items() if value is obj), None)
+    return NotImplemented if name is None else _Attribute("dataclasses", name).__reduce__()
+
+
+# How this form pickles what pickle itself, or cloudpickle, would get wrong.
+_reducers = {
+    types.FunctionType: _reduce_any_function,
+    types.CodeType: lambda obj: (marshal.loads, (marshal.dumps(obj),)),
+    types.CellType: _reduce_cell,
+    types.BuiltinMethodType: published_method,
+    types.MethodType: published_method,
+    Reference: lambda obj: (eval, (obj.name, _Namespace("__main__"))),
+    PrePickled: lambda obj: obj.packed(_Packed).__reduce__(),
+    type: _reduce_class,
+    functools._lru_cache_wrapper: _reduce_cached,
+    functools.cached_property: _reduce_cached_property,
+}
+
+
+def _override(obj):
+    """As pickle.Pickler.reducer_override."""
     kind = type(obj)
-    if kind is types.FunctionType:
-        if canning.chosen is not None and obj not in canning.engine_functions:
-            return NotImplemented
-        return NotImplemented if found_by_name(obj) else _reduce_function(obj)
-    if kind is types.CodeType:
-        return code(obj)
-    if kind is types.CellType:
-        return _reduce_cell(obj)
-    if kind is types.BuiltinMethodType or kind is types.MethodType:
-        return published_method(obj)
-    if kind is Reference:
-        return eval, (obj.name, _Namespace("__main__"))
+    if kind in _reducers:
+        return _reducers[kind](obj)
     if kind in canning.equivalents:
         return canning.equivalents[kind](obj).__reduce__()
-    if kind is PrePickled:
-        return obj.packed(_Packed).__reduce__()
-    if kind is type and obj.__module__ == canning.WIRE_MODULE:
-        return getattr, (ModuleRef(canning.REAL_MODULE), obj.__name__)
+    if kind.__module__ == "dataclasses":
+        return _reduce_mark(obj)
     canned = canning.users_canned(obj)
     return NotImplemented if canned is None else (_opened, (canned,))
 
@@ -124,7 +182,10 @@ class _PlainPickler(pickle.Pickler):
     def reducer_override(self, obj):
         reduced = self.override(obj)
         if reduced is NotImplemented and isinstance(obj, type) and obj.__module__ == "__main__":
-            return _reduce_main_class(obj)
+            raise pickle.PicklingError(
+                "Can't pickle the class %s of __main__: install cloudpickle for %s, or put the class "
+                "into a module" % (obj.__qualname__, sys.executable)
+            )
         return reduced
 
 
@@ -321,7 +382,7 @@ class Foreign:
     def __init__(self, who):
         self.who = who
 
-    def _refuse(self, obj=None):
+    def _refuse(self):
         raise pickle.PicklingError(
             "%s another Python than this process, %d.%d, and code travels only between equal ones; "
             "start engines with `pxcluster start --python=%s`, or call functions of modules"
@@ -330,9 +391,11 @@ class Foreign:
 
     def _dumps(self, obj):
         def overridden(obj):
+            if type(obj) is types.CodeType:
+                self._refuse()
             if type(obj) is PrePickled:
                 self._dumps(obj.obj)  # refused if there is code in it
-            return _override(obj, self._refuse)
+            return _override(obj)
 
         class Pickler(_pickler()):
             override = staticmethod(overridden)
