@@ -275,6 +275,27 @@ def test_a_thread_may_print_for_another_request(kernel):
     assert kernel.wait_for_output(first, "stream")["text"] == "of the first\n"
 
 
+def test_a_cell_knows_its_request_and_its_place_in_the_notebook(kernel):
+    content = {"code": "here = get_ipython().get_parent()\n"
+                       "print([here[part] for part in ('msg_type', 'metadata', 'content')])",
+               "silent": False, "store_history": True, "allow_stdin": False,
+               "user_expressions": {"seven": "7"}}
+    kernel.run("seen = []\nget_ipython().events.register('pre_run_cell', seen.append)")
+    said = []
+    for metadata in ({"cellId": "abc", "deletedCells": []}, {}, ["cellId"]):
+        msg = {**kernel.kc.session.msg("execute_request", content), "metadata": metadata}
+        kernel.kc.shell_channel.send(msg)
+        kernel.reply(msg["header"]["msg_id"])
+        said.append(text_of(kernel.until_idle(msg["header"]["msg_id"])).splitlines()[0])
+    shown = {key: content[key] for key in
+             ("code", "silent", "store_history", "allow_stdin", "user_expressions")}
+    assert said == [str(["execute_request", metadata, shown])
+                    for metadata in ({"cellId": "abc", "deletedCells": []}, {}, {})]
+    _, seen = kernel.run("get_ipython().events.unregister('pre_run_cell', seen.append)\n"
+                         "[info.cell_id for info in seen]")
+    assert dict(seen)["execute_result"]["data"]["text/plain"] == "['abc', None, None, None]"
+
+
 def comms_of(seen):
     return {c["target_name"] for kind, c in seen if kind == "comm_open"}
 

@@ -368,13 +368,16 @@ class Bridge:
 
     # ---- requests ----------------------------------------------------------
 
-    def execute(self, code, silent, store_history, allow_stdin, expressions):
+    def execute(self, code, silent, store_history, allow_stdin, expressions, metadata):
         shell, debugger = self.shell, self._debugger
         self.kernel._allow_stdin = bool(allow_stdin)
+        cell = self.kernel.begin(metadata, code=code, silent=bool(silent),
+                                 store_history=bool(store_history), allow_stdin=bool(allow_stdin),
+                                 user_expressions=expressions)
         if debugger is not None:
             debugger.cell_begins()
         with self.loops.running():
-            error = shell.px_execute(code, bool(silent), bool(store_history))
+            error = shell.px_execute(code, bool(silent), bool(store_history), cell)
             _end_debugger()
             if debugger is not None:
                 debugger.cell_ends()

@@ -36,15 +36,18 @@ void px_cell_execute(void *arg, const struct px_execute *request, struct px_outc
     px_parent_begin(self);
     PyObject *code = text_of(request->code);
     PyObject *expressions = text_of(request->user_expressions);
+    PyObject *metadata = text_of(request->metadata);
     PyObject *answer = NULL;
-    if (code && expressions)
-        answer = PyObject_CallMethod(self->bridge, "execute", "OiiiO", code, request->silent,
-                                     request->store_history, request->allow_stdin, expressions);
+    if (code && expressions && metadata)
+        answer = PyObject_CallMethod(self->bridge, "execute", "OiiiOO", code, request->silent,
+                                     request->store_history, request->allow_stdin, expressions,
+                                     metadata);
     if (!answer || unpack(answer, out) != 0)
         px_python_failed(self, "describe_cell", out);
     px_python_end_child(self, out->failed);
     Py_XDECREF(code);
     Py_XDECREF(expressions);
+    Py_XDECREF(metadata);
     Py_XDECREF(answer);
     px_python_leave(self);
 }

@@ -2,6 +2,7 @@
 """`get_ipython().kernel`: what code that was written for IPython's kernels and engines looks for."""
 
 import json
+import threading
 
 import _phalanx_host as host
 from _phalanx_bridge import publish
@@ -53,6 +54,12 @@ class Parent(dict):
     token = None
 
 
+def _object(text):
+    """What a request has as an object, whatever it is."""
+    value = json.loads(text or "{}")
+    return value if isinstance(value, dict) else {}
+
+
 class Kernel:
     """The kernel, by the names that IPython's own has for it."""
 
@@ -66,6 +73,13 @@ class Kernel:
         self.engine_id = self.int_id = -1
         self.ident = ""
         self.session = Session()
+        self._own = threading.local()  # of each thread's last cell
+
+    def begin(self, metadata, **content):
+        """A cell of this thread's, for get_parent(). Returns the notebook's id of it, or None."""
+        self._own.token = host.parent_variable.get(None)
+        self._own.metadata, self._own.content = metadata, content
+        return _object(metadata).get("cellId") if '"cellId"' in metadata else None
 
     @property
     def shell(self):
@@ -90,8 +104,13 @@ class Kernel:
 
     def get_parent(self, channel="shell"):
         header = json.loads(host.parent())
-        parent = Parent(header=header, parent_header={}, metadata={}, content={})
+        parent = Parent(header=header, msg_id=header.get("msg_id"), msg_type=header.get("msg_type"),
+                        parent_header={}, metadata={}, content={}, buffers=[])
         parent.token = host.parent_variable.get(None)
+        if parent.token is not None and parent.token is getattr(self._own, "token", None):
+            content = self._own.content
+            parent["metadata"] = _object(self._own.metadata)
+            parent["content"] = {**content, "user_expressions": _object(content["user_expressions"])}
         return parent
 
     def set_parent(self, ident, parent, channel="shell"):

@@ -77,7 +77,7 @@ class Plain:
         for name in [name for name in self.user_ns if not name.startswith("__")]:
             del self.user_ns[name]
 
-    def px_execute(self, code, silent, store_history):
+    def px_execute(self, code, silent, store_history, cell):
         error = None
         try:
             self._run(code, silent)

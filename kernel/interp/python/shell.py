@@ -411,14 +411,15 @@ class ZMQInteractiveShell(InteractiveShell):
     def px_stop(self):
         self.history_manager.px_close()
 
-    def px_execute(self, code, silent, store_history):
-        """None, or the error that ended the cell."""
+    def px_execute(self, code, silent, store_history, cell):
+        """None, or the error that ended the cell; `cell` is the notebook's id of it, or None."""
         own = self.px_own
         own.traceback = None
         own.interrupted = False
         try:
             try:
-                result = self.run_cell(code, store_history=store_history, silent=silent)
+                more = {} if cell is None else {"cell_id": cell}
+                result = self.run_cell(code, store_history=store_history, silent=silent, **more)
             finally:
                 host.spare(True)  # to the end of the request
         except BaseException as error:  # an interrupt outside the user's code, or a fault of IPython's
