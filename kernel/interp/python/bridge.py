@@ -184,12 +184,23 @@ class Bridge:
             environment.OwnPackage(self.options["module_dir"])
         self.when_imported = environment.create(host.parent_variable)
         self.when_imported.change("ipyparallel", self._know_bind_kernel)
+        self.when_imported.change("ipykernel.connect", self._know_connection_file)
         os.register_at_fork(after_in_child=self._in_child)
         self.main = sys.modules["__main__"]
 
     def _know_bind_kernel(self, module):
         """The real package's works in its own engines alone."""
         module.bind_kernel = self.bind_kernel
+
+    def _know_connection_file(self, module):
+        """By its name libraries learn which notebook this is."""
+        elsewhere = module.get_connection_file
+
+        def get_connection_file(app=None):
+            file = self.connection_file() if app is None else None
+            return file or elsewhere(app)
+
+        module.get_connection_file = get_connection_file
 
     def connection_file(self):
         """That of this kernel, or None for an engine that was not bound."""

@@ -41,10 +41,12 @@ class Session:
             content, metadata = msg_or_type["content"], msg_or_type["metadata"]
             buffers = buffers or msg_or_type.get("buffers")
             msg_or_type = msg_or_type["msg_type"]
-        kind = self.kinds.get(msg_or_type)
-        if kind is None:
+        if msg_or_type == "stream":
+            (host.stderr if content["name"] == "stderr" else host.stdout).write(content["text"])
+        elif msg_or_type in self.kinds:
+            publish(self.kinds[msg_or_type], content, metadata, buffers)
+        else:
             raise ValueError(f"a {msg_or_type!r} message cannot be sent from here")
-        publish(kind, content, metadata, buffers)
         return self.msg(msg_or_type, content, metadata=metadata)
 
 
@@ -101,6 +103,25 @@ class Kernel:
     @property
     def comm_manager(self):
         return self._bridge.comms
+
+    @property
+    def parent(self):
+        """The program, whose `connection_file` is asked for."""
+        return self.shell.parent
+
+    @property
+    def execution_count(self):
+        return self.shell.execution_count
+
+    def raw_input(self, prompt=""):
+        return self._bridge.input(prompt)
+
+    def getpass(self, prompt="", stream=None):
+        return self._bridge.getpass(prompt)
+
+    def send_response(self, stream, msg_or_type, content=None, ident=None, buffers=None, track=False,
+                      header=None, metadata=None, channel="shell"):
+        return self.session.send(stream, msg_or_type, content, buffers=buffers, metadata=metadata)
 
     def get_parent(self, channel="shell"):
         header = json.loads(host.parent())
