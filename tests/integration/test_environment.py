@@ -50,7 +50,11 @@ def test_signals_reach_the_users_handlers(side):
                  "signal.setitimer(signal.ITIMER_REAL, 0.01); assert came.wait(10); came.clear()\n"
                  "pid = os.fork() or os._exit(0)\n"
                  "os.waitpid(pid, 0); assert came.wait(10)\n"
-                 "signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n")
+                 "signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n"
+                 "for number in signal.Signals:\n"
+                 "    if number not in (signal.SIGKILL, signal.SIGSTOP):\n"
+                 "        before = signal.signal(number, signal.SIG_IGN)\n"
+                 "        assert signal.signal(number, before) == signal.SIG_IGN, number\n")
     assert seen.text() == "SIGUSR1\nSIGALRM\nSIGCHLD\n"
 
 

@@ -123,6 +123,25 @@ static int set_arguments(PyConfig *config, const struct px_interp_config *wanted
     return PyStatus_Exception(*status) ? -1 : 0;
 }
 
+/* Python is to find the default of SIGTERM, whose handler is C's by now: it would be None for
+ * signal(), which takes no None back from programs that restore what was there before theirs. */
+static PyStatus start(const PyConfig *config)
+{
+    const struct sigaction usual = {.sa_handler = SIG_DFL};
+    struct sigaction own;
+    sigset_t term, before;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &term, &before); /* one that comes now waits for its handler */
+    sigaction(SIGTERM, NULL, &own);
+    if (own.sa_handler != SIG_IGN)
+        sigaction(SIGTERM, &usual, NULL);
+    PyStatus status = Py_InitializeFromConfig(config);
+    sigaction(SIGTERM, &own, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return status;
+}
+
 static int initialize(const struct px_interp_config *wanted, struct px_error *err)
 {
     int result = -1;
@@ -136,7 +155,7 @@ static int initialize(const struct px_interp_config *wanted, struct px_error *er
         goto done;
     if (set_arguments(&config, wanted, &status) != 0)
         goto done;
-    status = Py_InitializeFromConfig(&config);
+    status = start(&config);
     if (PyStatus_Exception(status))
         goto done;
     result = 0;
