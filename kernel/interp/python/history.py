@@ -18,7 +18,8 @@ import threading
 import time
 
 import _phalanx_host as host
-from IPython.core.history import HistoryAccessor, HistoryManager
+from IPython.core.history import HistoryAccessor
+from IPython.core.history import HistoryManager as BaseHistoryManager
 from traitlets import default
 
 GATHER_S = 1.0
@@ -47,7 +48,7 @@ def _is_stopping():
     return getattr(thread, "_stop_now", False) or getattr(thread, "stop_now", False)
 
 
-class History(HistoryManager):
+class HistoryManager(BaseHistoryManager):
     _i = _ii = _iii = _i00 = ""  # plain attributes: nothing observes them, and each cell sets all
 
     def __init__(self, **traits):

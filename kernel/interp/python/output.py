@@ -7,7 +7,8 @@ import _phalanx_host as host
 from _phalanx_bridge import publish
 from IPython.core.displayhook import DisplayHook as BaseDisplayHook
 from IPython.core.displaypub import DisplayPublisher as BaseDisplayPublisher
-from IPython.core.formatters import BaseFormatter, DisplayFormatter
+from IPython.core.formatters import BaseFormatter
+from IPython.core.formatters import DisplayFormatter as BaseDisplayFormatter
 
 
 class Follower:
@@ -85,7 +86,7 @@ class DisplayHook(Follower, BaseDisplayHook):
             publish(host.EXECUTE_RESULT, content)
 
 
-class Formatters(DisplayFormatter):
+class DisplayFormatter(BaseDisplayFormatter):
     """Asks a value of Python's own types for its text alone, where nobody has given its type another
     form: to hear from each of a dozen formatters that it has none takes longer than a plain cell."""
 

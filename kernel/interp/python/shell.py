@@ -269,7 +269,7 @@ class ZMQInteractiveShell(InteractiveShell):
         self.builtin_trap = LockedBuiltins(shell=self)
 
     def init_display_formatter(self):
-        self.display_formatter = output.Formatters(parent=self)
+        self.display_formatter = output.DisplayFormatter(parent=self)
         self.configurables.append(self.display_formatter)
 
     def init_displayhook(self):
@@ -285,7 +285,8 @@ class ZMQInteractiveShell(InteractiveShell):
         self.register_magics(line_magics.KernelMagics)
 
     def init_history(self):
-        self.history_manager = self.bridge.embedded("history").History(shell=self, parent=self)
+        history = self.bridge.embedded("history")
+        self.history_manager = history.HistoryManager(shell=self, parent=self)
         self.configurables.append(self.history_manager)
 
     def init_data_pub(self):
@@ -523,6 +524,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
 
     def px_start(self, shell):
         self.shell = shell
+        shell.configurables.append(self)  # for %config
         self.init_path()
         self.init_gui_pylab()
         self.init_extensions()
