@@ -35,6 +35,7 @@
 #define LOOK_FIRST_MS 1000 /* then half as long again each time, up to */
 #define LOOK_AT_MOST_MS 20000
 #define LOOK_STOPPING_MS 200 /* while the job is being ended */
+#define WHAT_SIZE 300        /* of what a job does, and why */
 #define PATIENCE 3 /* times that a queue may not answer before a job being ended is given up */
 
 struct batch_set {
@@ -49,7 +50,8 @@ struct batch_set {
     int64_t pause_ms, looked_ms;
     bool local; /* only this host can reach the controller */
     bool ended, asked, killed;
-    bool complained; /* of the answer before this one, which was none */
+    bool complained;      /* of the answer before this one, which was none */
+    char told[WHAT_SIZE]; /* what the job did when this was last told */
     int silent;      /* times in a row that the queue did not answer */
 };
 
@@ -99,6 +101,7 @@ static int look(const struct batch_set *set, char *out, size_t size, struct px_e
     struct px_argv argv = {0};
     struct px_buf answer = {0}, complaints = {0};
     char nothing[] = "";
+    snprintf(out, size, "it has left the queue");
     px_batch_words(&argv, set->batch->ask, set->job, "");
     const int status = run_queue(argv.items, &answer, &complaints, err);
     int running = -1;
@@ -296,7 +299,7 @@ static int submit(struct batch_set *set, const struct px_set_spec *spec, struct 
 static void on_look(struct px_loop *loop, void *ctx)
 {
     struct batch_set *set = ctx;
-    char what[200], why[260];
+    char what[WHAT_SIZE], why[WHAT_SIZE + 60];
     struct px_error err;
     set->timer = NULL;
     if (set->ended || set->asked)
@@ -305,6 +308,10 @@ static void on_look(struct px_loop *loop, void *ctx)
     if (running < 0 && !set->complained)
         px_log(PX_WARN, "batch.no-answer", "job=%s why=\"%s\"", set->job, err.text);
     set->complained = running < 0;
+    if (running > 0 && strcmp(what, set->told) != 0) {
+        px_log(PX_INFO, "batch.state", "job=%s state=\"%s\"", set->job, what);
+        snprintf(set->told, sizeof set->told, "%s", what);
+    }
     if (running != 0) {
         set->pause_ms =
             set->pause_ms * 3 / 2 < LOOK_AT_MOST_MS ? set->pause_ms * 3 / 2 : LOOK_AT_MOST_MS;
@@ -397,7 +404,7 @@ static size_t batch_refresh(struct px_set *base)
 {
     struct batch_set *set = batch_of(base);
     const int64_t now = px_now_ms();
-    char what[200];
+    char what[WHAT_SIZE];
     if (set->ended)
         return 0;
     if (set->asked ? set->looked_ms && now - set->looked_ms < LOOK_STOPPING_MS : set->loop != NULL)
@@ -424,7 +431,7 @@ static void batch_tail(const struct px_set *base, struct px_buf *out)
 static void batch_missing(const struct px_set *base, struct px_buf *out)
 {
     const struct batch_set *set = batch_of(base);
-    char what[200];
+    char what[WHAT_SIZE];
     if (look(set, what, sizeof what, NULL) < 0)
         snprintf(what, sizeof what, "%s does not answer", base->ops->title);
     px_buf_printf(out, "job %s: %s, log %s\n", set->job, what, set->log);

@@ -53,8 +53,9 @@ bool px_batch_is_number(const struct px_batch *batch, const char *text);
 void px_batch_complaint(const char *program, const char *complaints, const char *answer, char *out,
                         size_t size);
 /*
- * Reads an answer, which it changes. `out` gets the state, with its reason, of the job's first part
- * that is not over, or of the last that is. Returns how many parts are not over.
+ * Reads an answer, which it changes. `out` gets the states of the job's parts that are not over, or
+ * if all are, of those; of each the first one with its reason. It is left as it is when nothing is
+ * told. Returns how many parts are not over.
  */
 int px_batch_read(const struct px_batch *batch, const char *job, char *answer, char *out,
                   size_t size);

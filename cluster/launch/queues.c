@@ -198,26 +198,47 @@ void px_batch_complaint(const char *program, const char *complaints, const char 
     free(own);
 }
 
+/* ---- states ---- */
+
+#define MOST_STATES 8
+
+/* Adds one unless its first word is there. */
+static void note(const char *states[MOST_STATES], const char *state)
+{
+    const size_t size = strcspn(state, " ");
+    for (size_t i = 0; i < MOST_STATES; i++) {
+        if (!states[i])
+            states[i] = state;
+        if (strncmp(states[i], state, size) == 0 && strcspn(states[i], " ") == size)
+            return;
+    }
+}
+
 int px_batch_read(const struct px_batch *batch, const char *job, char *answer, char *out,
                   size_t size)
 {
+    const char *lasting[MOST_STATES] = {0}, *over[MOST_STATES] = {0};
     char *rest = NULL, reason[160] = "";
     const char *why = batch->reason ? strstr(answer, batch->reason) : NULL;
     int running = 0;
     if (why)
         snprintf(reason, sizeof reason, " (%.*s)", (int)strcspn(why + strlen(batch->reason), "\n"),
                  why + strlen(batch->reason));
-    snprintf(out, size, "it has left the queue");
     for (char *line = strtok_r(answer, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         char word[32] = "";
         const char *state = batch->state(line, job);
         if (!state)
             continue;
         sscanf(state, "%31s", word);
-        if (running == 0)
-            snprintf(out, size, "%s%s", state, reason);
-        running += !matches(word, batch->over, false);
+        const bool ended = matches(word, batch->over, false);
+        note(ended ? over : lasting, state);
+        running += !ended;
     }
+    const char **told = running ? lasting : over;
+    size_t used = 0;
+    for (size_t i = 0; i < MOST_STATES && told[i] && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%s%s", used ? ", " : "", told[i],
+                                 i == 0 ? reason : "");
     return running;
 }
 

@@ -156,6 +156,9 @@ def test_engines_join_as_slurm_lets_them(slurm, cluster):
     assert "0 of 2 engines ready" in where.logs() and "others join as they start" in where.logs()
     assert f"job {job}: PENDING (JobHeldUser" in where.logs()
     assert "the controller listens on 127.0.0.1 alone" in where.logs()
+    slurm.say("scontrol", "release", f"{job}_2")
+    told = f'job={job} state="PENDING (JobHeldUser), RUNNING (None)"'
+    wait_for(lambda: told in where.logs(), what=told)
     slurm.say("scontrol", "release", job)
     with ipp.Client(str(where.client_file)) as rc:
         wait_for(lambda: len(rc.ids) == 2, 60, "both engines")

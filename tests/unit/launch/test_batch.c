@@ -59,10 +59,13 @@ static void test_states(void **state)
     } rows[] = {
         {&px_slurm_batch, "3", "PENDING (JobHeldUser)\n", 1, "PENDING (JobHeldUser)"},
         {&px_slurm_batch, "3", "COMPLETED (None)\nRUNNING (None)\nPENDING (Resources)\n", 2,
-         "RUNNING (None)"},
+         "RUNNING (None), PENDING (Resources)"},
+        {&px_slurm_batch, "3", "RUNNING (None)\nRUNNING (None)\n", 2, "RUNNING (None)"},
+        {&px_slurm_batch, "3", "COMPLETED (None)\nFAILED (NonZeroExitCode)\nFAILED (None)\n", 0,
+         "COMPLETED (None), FAILED (NonZeroExitCode)"},
         {&px_slurm_batch, "3", "FAILED (NonZeroExitCode)\n", 0, "FAILED (NonZeroExitCode)"},
         {&px_slurm_batch, "3", "", 0, "it has left the queue"},
-        {&px_sge_batch, "7", SGE_TABLE, 2, "r"},
+        {&px_sge_batch, "7", SGE_TABLE, 2, "r, qw"},
         {&px_sge_batch, "8", SGE_TABLE, 1, "hqw"},
         {&px_sge_batch, "9", SGE_TABLE, 0, "it has left the queue"},
         {&px_sge_batch, "9", "9\n", 0, "it has left the queue"},
@@ -79,7 +82,7 @@ static void test_states(void **state)
     };
     (void)state;
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
-        char what[100], *answer = px_strdup(rows[i].answer);
+        char what[100] = "it has left the queue", *answer = px_strdup(rows[i].answer);
         assert_int_equal(px_batch_read(rows[i].batch, rows[i].job, answer, what, sizeof what),
                          rows[i].running);
         assert_string_equal(what, rows[i].what);
