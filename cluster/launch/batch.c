@@ -130,7 +130,7 @@ static bool makes_room(const struct px_set_spec *spec, const struct px_batch *ba
 static bool is_array(const struct px_set_spec *spec, const struct px_batch *batch)
 {
     const bool room = batch->engines || makes_room(spec, batch),
-               together = batch->runner || px_command_is_ours(spec->command);
+               together = batch->passes || px_command_is_ours(spec->command);
     return spec->count > 1 && (spec->job.array || (!spec->job.script && !(room && together)));
 }
 
@@ -151,40 +151,23 @@ static int build_engines(struct px_argv *argv, const struct px_set_spec *spec,
 {
     if (px_argv_build(argv, spec, -1, err) < 0)
         return -1;
-    if (!batch->runner && !spec->job.script && px_command_is_ours(spec->command))
+    if (!batch->passes && !spec->job.script && px_command_is_ours(spec->command))
         px_argv_add_new(argv, px_format("-n%d", is_array(spec, batch) ? 1 : spec->count));
     return 0;
 }
 
-static void put_script(struct px_buf *text, const struct px_batch *batch,
-                       const struct px_argv *engines)
-{
-    char *cwd = getcwd(NULL, 0);
-    px_buf_text(text, "#!/bin/sh\n");
-    if (batch->runner) {
-        px_buf_printf(text, "exec %s \"$@\"", batch->runner);
-    } else {
-        px_buf_text(text, "cd");
-        px_argv_quote(text, cwd ? cwd : "/");
-        px_buf_text(text, " 2>/dev/null\nexec");
-        for (size_t i = 0; i < engines->count; i++)
-            px_argv_quote(text, engines->items[i]);
-    }
-    px_buf_text(text, "\n");
-    free(cwd);
-}
-
 /* The user's script, with ipyparallel's names for what it may name. */
 static int fill_script(struct px_buf *text, const struct px_set_spec *spec,
-                       const struct px_argv *engines, struct px_error *err)
+                       const struct px_batch *batch, const struct px_argv *engines,
+                       struct px_error *err)
 {
     char number[16];
     struct px_buf program = {0}, args = {0}, all = {0};
     snprintf(number, sizeof number, "%d", spec->count);
     px_buf_text(&args, "");
     for (size_t i = 0; i < engines->count; i++) {
-        px_argv_quote(i == 0 ? &program : &args, engines->items[i]);
-        px_argv_quote(&all, engines->items[i]);
+        batch->quote(i == 0 ? &program : &args, engines->items[i]);
+        batch->quote(&all, engines->items[i]);
     }
     const struct px_template_name names[] = {
         {"n", number},
@@ -208,13 +191,15 @@ static int write_script(const char *path, const struct px_set_spec *spec,
                         struct px_error *err)
 {
     struct px_buf text = {0};
+    char *cwd = getcwd(NULL, 0);
     int result = 0;
     if (spec->job.script)
-        result = fill_script(&text, spec, engines, err);
+        result = fill_script(&text, spec, batch, engines, err);
     else
-        put_script(&text, batch, engines);
+        batch->script(&text, engines, cwd ? cwd : "/");
     if (result == 0)
         result = px_file_write(path, 0700, px_buf_span(&text), err);
+    free(cwd);
     px_buf_fini(&text);
     return result;
 }
@@ -280,7 +265,7 @@ static int submit(struct batch_set *set, const struct px_set_spec *spec, struct 
         result = write_script(script, spec, batch, &engines, err);
     if (result == 0) {
         px_argv_add(&argv, script);
-        if (batch->runner && !spec->job.script)
+        if (batch->passes && !spec->job.script)
             px_argv_add_all(&argv, (const char *const *)engines.items);
         result = run_submit(argv.items, batch->carries ? connection : NULL, &answer, err);
         unlink(script); /* the queue has its own copy */

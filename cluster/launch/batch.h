@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * batch: queueing systems, each a row of what it does otherwise than the others. The functions here
- * read what its programs say; they are pure.
+ * read what its programs say and write what they run; they are pure.
  *
  * Words of a command may hold '@', for the value that they are about, and '#', for a signal's
  * number. Lists of words end with NULL.
@@ -21,8 +21,11 @@ struct px_batch {
     const char *const *array;   /* '@' jobs of one engine */
     /* How launch arguments begin that ask for the place of engines themselves; may be NULL. */
     const char *const *own;
-    /* What the script runs its arguments with. NULL: it gets none, and says the command itself. */
-    const char *runner;
+    /* Appends the script that runs this command in `cwd`, if that is there. */
+    void (*script)(struct px_buf *out, const struct px_argv *command, const char *cwd);
+    bool passes; /* the command is not in the script, which gets it as its arguments */
+    /* Appends a word as the user's own script has it; after a space where there is something. */
+    void (*quote)(struct px_buf *out, const char *word);
     bool carries; /* a job's environment is nobody else's to read: the connection goes in it */
     int id_size;  /* so much of a cluster's id fits into a job's name */
     const char *number; /* the characters of a job's number; it begins with a digit */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What differs among queueing systems: their rows, and how their programs' answers are read.
+ * What differs among queueing systems: their rows, their scripts, and how their programs' answers
+ * are read.
  *
  * LIMIT: of PBS only its dialect was tried, by Slurm's commands of those names; what OpenPBS does
  * otherwise is taken from its manual. Torque's qsub names arrays -t.
@@ -50,6 +51,24 @@ static char *sge_state(char *line, const char *job)
     return word;
 }
 
+/* ---- scripts ---- */
+
+static void srun_script(struct px_buf *out, const struct px_argv *command, const char *cwd)
+{
+    (void)command, (void)cwd;
+    px_buf_text(out, "#!/bin/sh\nexec srun \"$@\"\n");
+}
+
+static void shell_script(struct px_buf *out, const struct px_argv *command, const char *cwd)
+{
+    px_buf_text(out, "#!/bin/sh\ncd");
+    px_argv_quote(out, cwd);
+    px_buf_text(out, " 2>/dev/null\nexec");
+    for (size_t i = 0; i < command->count; i++)
+        px_argv_quote(out, command->items[i]);
+    px_buf_text(out, "\n");
+}
+
 /* ---- rows ---- */
 
 const struct px_batch px_slurm_batch = {
@@ -62,7 +81,9 @@ const struct px_batch px_slurm_batch = {
     .time = WORDS("--time=@"),
     .engines = WORDS("--ntasks=@"),
     .array = WORDS("--array=1-@", "--ntasks=1"),
-    .runner = "srun",
+    .script = srun_script,
+    .passes = true,
+    .quote = px_argv_quote,
     .carries = true,
     .id_size = 127,
     .number = DIGITS,
@@ -90,6 +111,8 @@ const struct px_batch px_pbs_batch = {
     .engines = WORDS("-l", "nodes=1:ppn=@"),
     .array = WORDS("-J", "1-@"),
     .own = WORDS("select=", "nodes="),
+    .script = shell_script,
+    .quote = px_argv_quote,
     .id_size = 6, /* a name has 15 characters at most, in old versions */
     .number = DIGITS LETTERS "[].-_",
     .ask = WORDS("qstat", "-f", "@"),
@@ -116,6 +139,8 @@ const struct px_batch px_sge_batch = {
     .time = WORDS("-l", "h_rt=@"),
     .array = WORDS("-t", "1-@"),
     .own = WORDS("-pe"),
+    .script = shell_script,
+    .quote = px_argv_quote,
     .id_size = 127,
     .number = DIGITS,
     .ask = WORDS("qstat", "-u", "$user"),

@@ -138,6 +138,28 @@ static void test_complaints(void **state)
     }
 }
 
+/* The script of a command that holds whatever may be in one. */
+static void test_scripts(void **state)
+{
+    static char *words[] = {"/p x", "", "it's", "\"a\"", "$HOME", "$(x)$$(y)", "#z"};
+    static const struct {
+        const struct px_batch *batch;
+        const char *text;
+    } rows[] = {
+        {&px_slurm_batch, "#!/bin/sh\nexec srun \"$@\"\n"},
+        {&px_pbs_batch, "#!/bin/sh\ncd '/a b' 2>/dev/null\n"
+                        "exec '/p x' '' 'it'\\''s' '\"a\"' '$HOME' '$(x)$$(y)' '#z'\n"},
+    };
+    const struct px_argv command = {.items = words, .count = PX_COUNT(words)};
+    (void)state;
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        struct px_buf text = {0};
+        rows[i].batch->script(&text, &command, "/a b");
+        assert_string_equal(text.data, rows[i].text);
+        px_buf_fini(&text);
+    }
+}
+
 static void test_words(void **state)
 {
     static const char *const words[] = {"a", "-l", "b=@.c", "#", "@", "", NULL};
@@ -200,9 +222,10 @@ static void test_templates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbers), cmocka_unit_test(test_states),
-        cmocka_unit_test(test_gone),    cmocka_unit_test(test_complaints),
-        cmocka_unit_test(test_words),   cmocka_unit_test(test_templates),
+        cmocka_unit_test(test_numbers),   cmocka_unit_test(test_states),
+        cmocka_unit_test(test_gone),      cmocka_unit_test(test_complaints),
+        cmocka_unit_test(test_scripts),   cmocka_unit_test(test_words),
+        cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
