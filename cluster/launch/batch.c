@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The launcher for engines in a queue: Slurm's, PBS's, SGE's (queues.c tells them apart).
+ * The launcher for engines in a queue: Slurm's, PBS's, SGE's or HTCondor's (queues.c tells them
+ * apart).
  *
  *     sbatch --parsable --job-name=... --ntasks=N [--launch-arg...] SCRIPT pxengine ...
  *     qsub -V -S /bin/sh ... -l nodes=1:ppn=N [--launch-arg...] SCRIPT
+ *     condor_submit -terse ... -append "queue N" [--launch-arg...] SCRIPT
  *
  * Slurm starts as many engines as there are tasks: the script is one constant line, srun "$@", and
  * the engines' command line goes from here to srun as separate words, through no shell. Others
@@ -14,8 +16,9 @@
  * A script of the user's (template.c) says itself what it needs and runs.
  *
  * In Slurm the connection goes with the job's environment, for nodes that do not share the
- * profile's directory. SGE shows that to every user (qstat -j), and keeps scripts where all can
- * read them; PBS has it among what qstat -f tells. Engines there read the connection file.
+ * profile's directory. SGE and HTCondor show that to every user (qstat -j, condor_q -long), and SGE
+ * keeps scripts where all can read them; PBS has it among what qstat -f tells. Engines there read
+ * the connection file.
  *
  * The queue is asked about the job: every two seconds at first, then less often. Ending it is its
  * programs' business, with signals as ipyparallel's launchers send them.
@@ -83,27 +86,27 @@ static struct batch_set *create(const struct px_launcher_ops *ops)
 
 /* Runs one of the queue's programs. Its complaint becomes the error. Returns its exit status, or
  * < 0 when it did not run to its end. */
-static int run_queue(char *const *argv, struct px_buf *out, struct px_buf *complaints,
-                     struct px_error *err)
+static int run_queue(const struct px_batch *batch, char *const *argv, struct px_buf *out,
+                     struct px_buf *complaints, struct px_error *err)
 {
     const int status = px_run_program(argv, ASK_MS, out, complaints, err);
     char line[300];
     if (status > 0) {
-        px_batch_complaint(argv[0], complaints->data, out->data, line, sizeof line);
+        px_batch_complaint(batch, argv[0], complaints->data, out->data, line, sizeof line);
         px_fail(err, PX_EIO, "%s", line);
     }
     return status;
 }
 
-/* As px_batch_read, of the set's job. -1: no answer. */
-static int look(const struct batch_set *set, char *out, size_t size, struct px_error *err)
+/* As px_batch_read, of what one of the queue's programs tells about the job. -1: no answer. */
+static int ask(const struct batch_set *set, const char *const *words, char *out, size_t size,
+               struct px_error *err)
 {
     struct px_argv argv = {0};
     struct px_buf answer = {0}, complaints = {0};
     char nothing[] = "";
-    snprintf(out, size, "it has left the queue");
-    px_batch_words(&argv, set->batch->ask, set->job, "");
-    const int status = run_queue(argv.items, &answer, &complaints, err);
+    px_batch_words(&argv, words, set->job, "");
+    const int status = run_queue(set->batch, argv.items, &answer, &complaints, err);
     int running = -1;
     if (status == 0 || px_batch_is_gone(set->batch, status, complaints.data))
         running =
@@ -111,6 +114,16 @@ static int look(const struct batch_set *set, char *out, size_t size, struct px_e
     px_buf_fini(&answer);
     px_buf_fini(&complaints);
     px_argv_fini(&argv);
+    return running;
+}
+
+/* How many of the job's parts are not over, and what they do or how they ended. -1: no answer. */
+static int look(const struct batch_set *set, char *out, size_t size, struct px_error *err)
+{
+    snprintf(out, size, "it has left the queue");
+    const int running = ask(set, set->batch->ask, out, size, err);
+    if (running == 0 && set->batch->past)
+        ask(set, set->batch->past, out, size, NULL);
     return running;
 }
 
@@ -153,6 +166,10 @@ static int build_engines(struct px_argv *argv, const struct px_set_spec *spec,
         return -1;
     if (!batch->passes && !spec->job.script && px_command_is_ours(spec->command))
         px_argv_add_new(argv, px_format("-n%d", is_array(spec, batch) ? 1 : spec->count));
+    for (size_t i = 0; i < argv->count && batch->one_line; i++)
+        if (strchr(argv->items[i], '\n'))
+            return px_fail(err, PX_EINVAL, "%s takes no line break in a word of a command",
+                           batch->submit);
     return 0;
 }
 
@@ -196,7 +213,7 @@ static int write_script(const char *path, const struct px_set_spec *spec,
     if (spec->job.script)
         result = fill_script(&text, spec, batch, engines, err);
     else
-        batch->script(&text, engines, cwd ? cwd : "/");
+        batch->script(&text, engines, cwd ? cwd : "/", is_array(spec, batch));
     if (result == 0)
         result = px_file_write(path, 0700, px_buf_span(&text), err);
     free(cwd);
@@ -204,10 +221,17 @@ static int write_script(const char *path, const struct px_set_spec *spec,
     return result;
 }
 
+/* Where a job writes; with a log for each of an array's, that of job `part`. Caller frees. */
+static char *log_path(const char *log, const struct px_batch *batch, const char *part)
+{
+    return batch->part ? px_format("%.*s-%s.log", (int)(strlen(log) - strlen(".log")), log, part)
+                       : px_strdup(log);
+}
+
 static int build_command(struct px_argv *argv, const struct px_set_spec *spec,
                          const struct px_batch *batch, const char *log, struct px_error *err)
 {
-    char number[16], *name = job_name(spec, batch);
+    char number[16], *name = job_name(spec, batch), *path = log_path(log, batch, batch->part);
     snprintf(number, sizeof number, "%d", spec->count);
     const bool array = is_array(spec, batch), own = spec->job.script;
     const struct {
@@ -217,7 +241,7 @@ static int build_command(struct px_argv *argv, const struct px_set_spec *spec,
         {batch->options, ""},
         {batch->plain, own ? NULL : ""},
         {batch->name, own ? NULL : name},
-        {batch->log, log},
+        {batch->log, path},
         {batch->array, array ? number : NULL},
         {batch->engines, own || array || makes_room(spec, batch) ? NULL : number},
         {batch->queue, spec->job.queue},
@@ -231,20 +255,21 @@ static int build_command(struct px_argv *argv, const struct px_set_spec *spec,
             px_batch_words(argv, rows[i].words, rows[i].value, "");
     px_argv_add_all(argv, spec->launch_args);
     free(name);
+    free(path);
     return result;
 }
 
 /* Runs the submitting program with the connection in this process's environment, for it to take
  * along: for a moment. An older one there is not for the job in any case. */
-static int run_submit(char *const *argv, char *connection, struct px_buf *answer,
-                      struct px_error *err)
+static int run_submit(const struct px_batch *batch, char *const *argv, char *connection,
+                      struct px_buf *answer, struct px_error *err)
 {
     struct px_buf complaints = {0};
-    if (connection)
+    if (batch->carries)
         putenv(connection);
     else
         unsetenv("IPP_CONNECTION_INFO");
-    const int status = run_queue(argv, answer, &complaints, err);
+    const int status = run_queue(batch, argv, answer, &complaints, err);
     unsetenv("IPP_CONNECTION_INFO");
     px_buf_fini(&complaints);
     return status == 0 ? 0 : -1;
@@ -267,7 +292,7 @@ static int submit(struct batch_set *set, const struct px_set_spec *spec, struct 
         px_argv_add(&argv, script);
         if (batch->passes && !spec->job.script)
             px_argv_add_all(&argv, (const char *const *)engines.items);
-        result = run_submit(argv.items, batch->carries ? connection : NULL, &answer, err);
+        result = run_submit(batch, argv.items, connection, &answer, err);
         unlink(script); /* the queue has its own copy */
     }
     if (result == 0 && !(set->job = px_batch_number(batch, answer.size ? answer.data : "")))
@@ -376,7 +401,8 @@ static void batch_signal(struct px_set *base, int signo)
     set->killed = signo == SIGKILL;
     px_batch_words(&argv, signo == SIGTERM || !batch->signal ? batch->end : batch->signal, set->job,
                    number);
-    if (run_queue(argv.items, &out, &complaints, &err) != 0)
+    const int status = run_queue(batch, argv.items, &out, &complaints, &err);
+    if (status != 0 && !px_batch_is_gone(batch, status, complaints.data))
         px_log(PX_WARN, "batch.signal", "job=%s why=\"%s\"", set->job, err.text);
     px_buf_fini(&out);
     px_buf_fini(&complaints);
@@ -408,9 +434,18 @@ static size_t batch_refresh(struct px_set *base)
 
 /* ---- reports ---- */
 
+/* Where each job of an array has its own, of the first that wrote anything. */
 static void batch_tail(const struct px_set *base, struct px_buf *out)
 {
-    px_log_tail(batch_of(base)->log, out);
+    const struct batch_set *set = batch_of(base);
+    const size_t before = out->size;
+    for (int i = 0; i < (set->batch->part ? set->count : 1) && out->size == before; i++) {
+        char part[16];
+        snprintf(part, sizeof part, "%d", i);
+        char *path = log_path(set->log, set->batch, part);
+        px_log_tail(path, out);
+        free(path);
+    }
 }
 
 static void batch_missing(const struct px_set *base, struct px_buf *out)
@@ -419,7 +454,9 @@ static void batch_missing(const struct px_set *base, struct px_buf *out)
     char what[WHAT_SIZE];
     if (look(set, what, sizeof what, NULL) < 0)
         snprintf(what, sizeof what, "%s does not answer", base->ops->title);
-    px_buf_printf(out, "job %s: %s, log %s\n", set->job, what, set->log);
+    char *path = log_path(set->log, set->batch, "*");
+    px_buf_printf(out, "job %s: %s, log %s\n", set->job, what, path);
+    free(path);
     if (set->local)
         px_buf_text(out, PX_LOCAL_HINT);
 }
@@ -443,3 +480,4 @@ static void batch_missing(const struct px_set *base, struct px_buf *out)
 BATCH_LAUNCHER(px_slurm_launcher, px_slurm_batch, "slurm", "Slurm");
 BATCH_LAUNCHER(px_pbs_launcher, px_pbs_batch, "pbs", "PBS");
 BATCH_LAUNCHER(px_sge_launcher, px_sge_batch, "sge", "SGE");
+BATCH_LAUNCHER(px_condor_launcher, px_condor_batch, "htcondor", "HTCondor");

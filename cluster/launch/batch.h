@@ -21,29 +21,36 @@ struct px_batch {
     const char *const *array;   /* '@' jobs of one engine */
     /* How launch arguments begin that ask for the place of engines themselves; may be NULL. */
     const char *const *own;
-    /* Appends the script that runs this command in `cwd`, if that is there. */
-    void (*script)(struct px_buf *out, const struct px_argv *command, const char *cwd);
-    bool passes; /* the command is not in the script, which gets it as its arguments */
-    /* Appends a word as the user's own script has it; after a space where there is something. */
+    /* Appends the script that runs this command in `cwd`, if that is there, as so many jobs as the
+     * queue is told elsewhere (`array`), or as one. */
+    void (*script)(struct px_buf *out, const struct px_argv *command, const char *cwd, bool array);
+    bool passes; /* the script has not got the command in it: it gets that as its arguments */
+    /* Appends a word as a script has it; after a space where there is something. */
     void (*quote)(struct px_buf *out, const char *word);
+    bool one_line; /* it cannot have a line break in it */
+    /* What stands for a job's number among those of an array, each of which has a log of its own;
+     * NULL: one log is for all. */
+    const char *part;
     bool carries; /* a job's environment is nobody else's to read: the connection goes in it */
     int id_size;  /* so much of a cluster's id fits into a job's name */
     const char *number; /* the characters of a job's number; it begins with a digit */
 
     /* ---- to ask about it ---- */
     const char *const *ask;
+    const char *const *past; /* the same, of one that has left the queue; NULL: nothing tells */
     /* The state that a line of the answer tells of the job '@', in place; NULL: none. */
     char *(*state)(char *line, const char *job);
     const char *const *over; /* states of what does not run any more */
     const char *const *gone; /* complaints that mean the same, */
     int gone_status;         /* as does this exit status; 0: none */
     const char *reason;      /* what stands before the reason why it waits; may be NULL */
+    bool wordy;              /* its programs' complaints are more than one line */
 
     /* ---- to end it ---- */
     const char *const *end, *const *signal; /* signal NULL: has no way to */
 };
 
-extern const struct px_batch px_slurm_batch, px_pbs_batch, px_sge_batch;
+extern const struct px_batch px_slurm_batch, px_pbs_batch, px_sge_batch, px_condor_batch;
 
 /* Appends the words, with what '@' and '#' stand for. */
 void px_batch_words(struct px_argv *argv, const char *const *words, const char *at,
@@ -53,8 +60,8 @@ char *px_batch_number(const struct px_batch *batch, const char *answer);
 /* Whether it has the form of one. */
 bool px_batch_is_number(const struct px_batch *batch, const char *text);
 /* What a program that failed complained of, or else answered (both may be NULL), in one line. */
-void px_batch_complaint(const char *program, const char *complaints, const char *answer, char *out,
-                        size_t size);
+void px_batch_complaint(const struct px_batch *batch, const char *program, const char *complaints,
+                        const char *answer, char *out, size_t size);
 /*
  * Reads an answer, which it changes. `out` gets the states of the job's parts that are not over, or
  * if all are, of those; of each the first one with its reason. It is left as it is when nothing is
@@ -62,7 +69,7 @@ void px_batch_complaint(const char *program, const char *complaints, const char 
  */
 int px_batch_read(const struct px_batch *batch, const char *job, char *answer, char *out,
                   size_t size);
-/* Whether a program that asked failed because there is no such job any more. */
+/* Whether a program failed because there is no such job any more. */
 bool px_batch_is_gone(const struct px_batch *batch, int status, const char *complaints);
 
 /* ---- templates (template.c) ---- */

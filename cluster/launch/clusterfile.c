@@ -246,9 +246,9 @@ void px_clusterfile_remove(const struct px_place *place, const json_t *seen)
 
 /* ---- what of it still runs ---- */
 
-static const struct px_launcher_ops *const launchers[] = {&px_local_launcher, &px_ssh_launcher,
-                                                          &px_mpi_launcher,   &px_slurm_launcher,
-                                                          &px_pbs_launcher,   &px_sge_launcher};
+static const struct px_launcher_ops *const launchers[] = {
+    &px_local_launcher, &px_ssh_launcher, &px_mpi_launcher,   &px_slurm_launcher,
+    &px_pbs_launcher,   &px_sge_launcher, &px_condor_launcher};
 
 /* "ipyparallel.cluster.launcher.MPIEngineSetLauncher" is "MPI", as in its --engines. */
 const struct px_launcher_ops *px_launcher_find(const char *name)

@@ -50,6 +50,7 @@ static const struct family {
     {&px_slurm_launcher, BATCH " SlurmLauncher SlurmEngineSetLauncher"},
     {&px_pbs_launcher, BATCH " PBSLauncher PBSEngineSetLauncher"},
     {&px_sge_launcher, BATCH " PBSLauncher SGELauncher SGEEngineSetLauncher"},
+    {&px_condor_launcher, BATCH " HTCondorLauncher HTCondorEngineSetLauncher"},
 };
 
 /* Where a row counts. */

@@ -17,7 +17,7 @@
  *     local.c        the launcher for processes on this host
  *     ssh.c          engines on other hosts, through ssh
  *     mpi.c          engines under mpiexec
- *     batch.c        engines in the queue of Slurm, PBS or SGE
+ *     batch.c        engines in the queue of Slurm, PBS, SGE or HTCondor
  *     queues.c       what differs among these
  *     template.c     a job's script from one of the user's
  *     proxy.c        what ssh.c and mpi.c share: local processes that stand for engines
@@ -209,7 +209,7 @@ struct px_set_spec {
     const struct px_place *place;
     const char *set_id; /* engines: names the set in the cluster file */
     int log_level;
-    /* Of launchers that start engines through another program: ssh, mpiexec, sbatch, qsub. */
+    /* Of launchers that start engines through another program: ssh, mpiexec, sbatch, … */
     const char *launch_command;     /* the user's words for that; NULL: its usual name */
     const char *const *launch_args; /* further arguments for it, ends with NULL; may be NULL */
     const struct px_host *hosts;    /* ends with a name of NULL; may be NULL */
@@ -288,10 +288,11 @@ struct px_set {
 };
 
 extern const struct px_launcher_ops px_local_launcher, px_ssh_launcher, px_mpi_launcher,
-    px_slurm_launcher, px_pbs_launcher, px_sge_launcher;
+    px_slurm_launcher, px_pbs_launcher, px_sge_launcher, px_condor_launcher;
 /* The launcher of that name, of ipyparallel's class of that name, in any case; or NULL. */
 const struct px_launcher_ops *px_launcher_find(const char *name);
-#define PX_BATCH_NAMES "slurm, pbs or sge"
+#define PX_QUEUE_NAMES "slurm, pbs or sge" /* where there are several to choose from */
+#define PX_BATCH_NAMES "slurm, pbs, sge or htcondor"
 #define PX_LAUNCHER_NAMES "local, ssh, mpi, " PX_BATCH_NAMES
 void px_set_destroy(struct px_set *set); /* NULL allowed */
 

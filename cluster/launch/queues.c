@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define WORDS(...)                                                                                 \
     (const char *const[])                                                                          \
@@ -51,22 +52,73 @@ static char *sge_state(char *line, const char *job)
     return word;
 }
 
+/* condor_q and condor_history were told to write it behind the job's number: "12.3 HELD (why)". */
+static char *condor_state(char *line, const char *job)
+{
+    const size_t size = strlen(job);
+    char *space = strchr(line, ' ');
+    return space && strncmp(line, job, size) == 0 && line[size] == '.' ? space + 1 : NULL;
+}
+
 /* ---- scripts ---- */
 
-static void srun_script(struct px_buf *out, const struct px_argv *command, const char *cwd)
+static void srun_script(struct px_buf *out, const struct px_argv *command, const char *cwd,
+                        bool array)
 {
-    (void)command, (void)cwd;
+    (void)command, (void)cwd, (void)array;
     px_buf_text(out, "#!/bin/sh\nexec srun \"$@\"\n");
 }
 
-static void shell_script(struct px_buf *out, const struct px_argv *command, const char *cwd)
+static void shell_script(struct px_buf *out, const struct px_argv *command, const char *cwd,
+                         bool array)
 {
+    (void)array;
     px_buf_text(out, "#!/bin/sh\ncd");
     px_argv_quote(out, cwd);
     px_buf_text(out, " 2>/dev/null\nexec");
     for (size_t i = 0; i < command->count; i++)
         px_argv_quote(out, command->items[i]);
     px_buf_text(out, "\n");
+}
+
+/* In what stands between the double quotes of `arguments`, with no macro of HTCondor's left: $(X)
+ * is one when the job is submitted, $$(X) when it starts. */
+static void condor_quote(struct px_buf *out, const char *word)
+{
+    static const char *const rows[][2] = {
+        {"$$", "$$(DOLLARDOLLAR)"}, {"$", "$(DOLLAR)"}, {"'", "''"}, {"\"", "\"\""}};
+    const char *mark = word[strcspn(word, " \t'")] || !word[0] ? "'" : "";
+    px_buf_printf(out, "%s%s", out->size ? " " : "", mark);
+    while (*word) {
+        size_t row = 0;
+        while (row < PX_COUNT(rows) && strncmp(word, rows[row][0], strlen(rows[row][0])) != 0)
+            row++;
+        const size_t size = row < PX_COUNT(rows) ? strlen(rows[row][0]) : 1;
+        if (row < PX_COUNT(rows))
+            px_buf_text(out, rows[row][1]);
+        else
+            px_buf_append(out, word, size);
+        word += size;
+    }
+    px_buf_text(out, mark);
+}
+
+/* A description, not a script. env looks for the program in the PATH over there, as shells do. A
+ * job starts in the directory that it is submitted from, and is given ten minutes to end unless it
+ * says less. */
+static void condor_script(struct px_buf *out, const struct px_argv *command, const char *cwd,
+                          bool array)
+{
+    (void)cwd;
+    px_buf_text(out, "universe = vanilla\n"
+                     "executable = /usr/bin/env\n"
+                     "transfer_executable = false\n"
+                     "getenv = true\n"
+                     "job_max_vacate_time = 5\n"
+                     "arguments = \"");
+    for (size_t i = 0; i < command->count; i++)
+        condor_quote(out, command->items[i]);
+    px_buf_text(out, array ? "\"\n" : "\"\nqueue\n");
 }
 
 /* ---- rows ---- */
@@ -148,6 +200,41 @@ const struct px_batch px_sge_batch = {
     .end = WORDS("qdel", "@"), /* SIGKILL */
 };
 
+#define CONDOR_STATE                                                                               \
+    "strcat(split(\"IDLE RUNNING REMOVED COMPLETED HELD FINISHING SUSPENDED\")[JobStatus - 1],"    \
+    " \" (\", join(\" \", split({LastRejMatchReason, RemoteHost, RemoveReason, ExitBySignal ?"     \
+    " strcat(\"signal \", ExitSignal) : strcat(\"exit status \", ExitCode), HoldReason}"           \
+    "[JobStatus - 1] ?: \"None\", \" \")), \")\")"
+
+/* It has no queues to choose from. What is removed is in the queue until it has ended; what has
+ * completed leaves it for a history, unless its description wants it kept. An array of jobs is one
+ * cluster of them.
+ *
+ * LIMIT: this host's schedd is asked, also about what was submitted to another with -name. */
+const struct px_batch px_condor_batch = {
+    .submit = "condor_submit",
+    .options = WORDS("-terse", "-single-cluster"),
+    .name = WORDS("-batch-name", "@"),
+    .log = WORDS("-append", "output=@", "-append", "error=@"),
+    .account = WORDS("-append", "accounting_group=@"),
+    .time = WORDS("-append", "allowed_job_duration=@"),
+    .array = WORDS("-append", "queue @"),
+    .own = WORDS("request_cpus"),
+    .script = condor_script,
+    .quote = condor_quote,
+    .one_line = true,
+    .part = "$(Process)",
+    .id_size = 127,
+    .number = DIGITS,
+    .ask = WORDS("condor_q", "@", "-autoformat:j", CONDOR_STATE),
+    .past = WORDS("condor_history", "@", "-limit", "1", "-autoformat:j", CONDOR_STATE),
+    .state = condor_state,
+    .over = WORDS("COMPLETED"),
+    .gone = WORDS("Couldn't find/remove all jobs"), /* condor_rm, to whoever asks twice */
+    .wordy = true,
+    .end = WORDS("condor_rm", "@"), /* SIGTERM, and SIGKILL after job_max_vacate_time */
+};
+
 /* ---- words ---- */
 
 void px_batch_words(struct px_argv *argv, const char *const *words, const char *at,
@@ -197,29 +284,47 @@ static const char *behind_last(const char *text, const char *word)
     return found;
 }
 
+/* All of it in one line, without what only says that it is one. */
+static void put_words(char *text, char *out, size_t size)
+{
+    char *rest = NULL;
+    size_t used = 0;
+    out[0] = 0;
+    for (char *word = strtok_r(text, " \t\n", &rest); word && used < size;
+         word = strtok_r(NULL, " \t\n", &rest))
+        if (strcasecmp(word, "ERROR:") != 0 && strcmp(word, "--") != 0)
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? " " : "", word);
+}
+
 /* "sbatch: error: why" (which the PBS commands of Slurm pass on as their answer), "qsub: why", and
  * SGE's "why", followed by "Exiting." */
-void px_batch_complaint(const char *program, const char *complaints, const char *answer, char *out,
-                        size_t size)
+static void put_line(const char *program, char *own, const char *answer, char *line, size_t size)
 {
-    char *text = px_format("%s\n%s", complaints ? complaints : "", answer ? answer : ""),
-         *own = px_strdup(complaints && complaints[0] ? complaints
-                          : answer                    ? answer
-                                                      : ""),
-         *leaving = strstr(own, "\nExiting."), line[300];
-    const char *error = behind_last(text, "error: "), *from = line;
+    const char *error = behind_last(answer, "error: ");
+    char *leaving = strstr(own, "\nExiting.");
     const size_t name = strlen(program);
+    if (!error)
+        error = behind_last(own, "error: ");
     if (leaving)
         *leaving = 0;
-    px_last_line(own, line, sizeof line);
-    if (strncmp(line, program, name) == 0 && strncmp(line + name, ": ", 2) == 0)
-        from += name + 2;
-    if (error) {
-        snprintf(line, sizeof line, "%.*s", (int)strcspn(error, "\n"), error);
-        from = line;
-    }
-    snprintf(out, size, "%s: %s", program, *from ? from : "failed and did not say why");
-    free(text);
+    px_last_line(own, line, size);
+    if (error)
+        snprintf(line, size, "%.*s", (int)strcspn(error, "\n"), error);
+    else if (strncmp(line, program, name) == 0 && strncmp(line + name, ": ", 2) == 0)
+        memmove(line, line + name + 2, strlen(line + name + 2) + 1);
+}
+
+void px_batch_complaint(const struct px_batch *batch, const char *program, const char *complaints,
+                        const char *answer, char *out, size_t size)
+{
+    if (!answer)
+        answer = "";
+    char *own = px_strdup(complaints && complaints[0] ? complaints : answer), line[300];
+    if (batch->wordy)
+        put_words(own, line, sizeof line);
+    else
+        put_line(program, own, answer, line, sizeof line);
+    snprintf(out, size, "%s: %s", program, line[0] ? line : "failed and did not say why");
     free(own);
 }
 

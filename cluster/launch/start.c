@@ -3,7 +3,7 @@
  * The commands start and engines: options to a plan, into the background if asked, supervise.
  */
 #define _GNU_SOURCE
-#include "launch.h"
+#include "batch.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -50,7 +50,7 @@ struct start_options {
     {"hostfile", 0, PX_OPT_STRING, AT(hostfile), 0, "FILE", \
      "ssh: the same from a file, a line HOST [N] each", 0, 0}, \
     {"queue", 0, PX_OPT_STRING, AT(job.queue), 0, "NAME", \
-     "in a queue (" PX_BATCH_NAMES "): which one", 0, 0}, \
+     "in a queue (" PX_QUEUE_NAMES "): which one", 0, 0}, \
     {"partition", 0, PX_OPT_STRING, AT(job.queue), 0, "NAME", "the same", 0, 0}, \
     {"account", 0, PX_OPT_STRING, AT(job.account), 0, "NAME", "in a queue: the account", 0, 0}, \
     {"time", 0, PX_OPT_STRING, AT(job.time), 0, "LIMIT", \
@@ -60,10 +60,10 @@ struct start_options {
     {"template", 0, PX_OPT_STRING, AT(template), 0, "FILE", \
      "in a queue: the job's script, with {n}, {queue}, {program_and_args}", 0, 0}, \
     {"template-text", 0, PX_OPT_STRING, AT(job.script), 0, "TEXT", NULL, 0, 0}, \
-    {"launch-arg", 0, PX_OPT_LIST, AT(launch_args), 0, "ARG", \
-     "one more argument for ssh, mpiexec, sbatch or qsub; may be given again", 0, 0}, \
     {"launch-cmd", 0, PX_OPT_STRING, AT(launch_command), 0, "CMD", \
-     "another program than ssh, mpiexec, sbatch or qsub", 0, 0}
+     "another program than ssh, mpiexec, sbatch, qsub or condor_submit", 0, 0}, \
+    {"launch-arg", 0, PX_OPT_LIST, AT(launch_args), 0, "ARG", \
+     "one more argument for that program; may be given again", 0, 0}
 #define OTHER_ROWS \
     {.type = PX_OPT_HEADING, .help = "For programs that start clusters"}, \
     {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "FD", \
@@ -163,7 +163,9 @@ static void check_launcher(const struct px_usage *usage, const struct start_opti
 {
     static const char queues[] = PX_BATCH_NAMES;
     const bool ssh = launcher == &px_ssh_launcher, queued = launcher->batch,
-               local = launcher == &px_local_launcher;
+               local = launcher == &px_local_launcher,
+               script = options->template || options->job.script,
+               named = queued && (script || launcher->batch->queue);
     const struct {
         const char *option;
         bool given, fits;
@@ -171,11 +173,11 @@ static void check_launcher(const struct px_usage *usage, const struct start_opti
     } rows[] = {
         {"host", options->hosts.count > 0, ssh, "ssh"},
         {"hostfile", options->hostfile, ssh, "ssh"},
-        {"queue", options->job.queue, queued, queues},
+        {"queue", options->job.queue, named, PX_QUEUE_NAMES ", or a --template in any queue"},
         {"account", options->job.account, queued, queues},
         {"time", options->job.time, queued, queues},
         {"array", options->job_array, queued, queues},
-        {"template", options->template || options->job.script, queued, queues},
+        {"template", script, queued, queues},
         {"launch-arg", options->launch_args.count > 0, !local, "ssh, mpi, " PX_BATCH_NAMES},
         {"launch-cmd", options->launch_command, !local, "ssh, mpi, " PX_BATCH_NAMES},
     };

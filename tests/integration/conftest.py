@@ -36,7 +36,7 @@ APART = ["test_suite.py", "test_newer.py"]
 
 # The others whose tests take longest, longest first: they begin a run, so that none is its end.
 LONGEST = [f"test_{name}.py" for name in (
-    "controller engine launch kernel magics mixed queues views output notebook client_process launchers "
+    "controller engine launch kernel magics mixed queues htcondor views output notebook client_process launchers "
     "client batch python client_ends").split()]
 
 

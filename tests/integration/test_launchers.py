@@ -414,8 +414,9 @@ def test_other_engines_need_another_cluster(cluster, run):
 @pytest.mark.parametrize("options, words", [
     (["--engines=ssh"], "--engines=ssh needs --host or --hostfile"),
     (["--host=node1"], "--host is for --engines=ssh"),
-    (["--array"], "--array is for --engines=slurm, pbs or sge"),
-    (["--launch-arg=-x"], "--launch-arg is for --engines=ssh, mpi, slurm, pbs or sge"),
+    (["--array"], "--array is for --engines=slurm, pbs, sge or htcondor"),
+    (["--queue=x", "--engines=htcondor"], "--queue is for --engines=slurm, pbs or sge, or a --template in any"),
+    (["--launch-arg=-x"], "--launch-arg is for --engines=ssh, mpi, slurm, pbs, sge or htcondor"),
     (["--engines=ssh", "--host=-oProxyCommand=evil"], "is not HOST or HOST:N"),
     (["--engines=ssh", "--host=node1:many"], "a host takes 1 to 4096 engines"),
     (["--engines=ssh", "--host=node1:2", "-n3"], "3 engines, but the hosts take 2"),

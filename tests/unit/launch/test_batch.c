@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What queues' programs say: Slurm's and SGE's as they said it, PBS's as its manual shows it. */
+/* What queues' programs say: Slurm's, SGE's and HTCondor's as they said it, PBS's as its manual
+ * shows it. */
 #include "../test.h"
 
 #include "launch/batch.h"
@@ -17,6 +18,8 @@ static void test_numbers(void **state)
         {&px_slurm_batch, "17;cluster\n", "17"},
         {&px_sge_batch, "8\n", "8"},
         {&px_sge_batch, "2.1-3:1\n", "2"},
+        {&px_condor_batch, "4.0 - 4.0\n", "4"},
+        {&px_condor_batch, "WARNING: a word\n17.0 - 17.12\n", "17"},
         {&px_pbs_batch, "12.pbs-server.example\n", "12.pbs-server.example"},
         {&px_pbs_batch, "a word from the site\n12[].server\n", "12[].server"},
         {&px_pbs_batch, "12.server; rm x\n", "12.server"},
@@ -49,6 +52,10 @@ static void test_numbers(void **state)
     "Job Id: 12.server\n    Job_Name = pxengine\n    Job_Owner = me@node\n"                        \
     "    job_state = " job_state "\n    queue = workq\n"
 
+#define CONDOR_LINES                                                                               \
+    "8.0 IDLE (no match found)\n9.0 HELD (Failed to execute '/x y')\n9.1 RUNNING (a@b)\n"          \
+    "9.2 RUNNING (b@b)\n90.0 COMPLETED (exit status 3)\n"
+
 static void test_states(void **state)
 {
     static const struct {
@@ -70,6 +77,10 @@ static void test_states(void **state)
         {&px_sge_batch, "9", SGE_TABLE, 0, "it has left the queue"},
         {&px_sge_batch, "9", "9\n", 0, "it has left the queue"},
         {&px_sge_batch, "9", "", 0, "it has left the queue"},
+        {&px_condor_batch, "9", CONDOR_LINES, 3, "HELD (Failed to execute '/x y'), RUNNING (a@b)"},
+        {&px_condor_batch, "8", CONDOR_LINES, 1, "IDLE (no match found)"},
+        {&px_condor_batch, "1", CONDOR_LINES, 0, "it has left the queue"},
+        {&px_condor_batch, "90", CONDOR_LINES, 0, "COMPLETED (exit status 3)"},
         {&px_pbs_batch, "12", PBS_RECORD("R"), 1, "R"},
         {&px_pbs_batch, "12",
          PBS_RECORD("Q") "    comment = Not Running: Insufficient amount of resource: ncpus\n", 1,
@@ -117,26 +128,46 @@ static void test_gone(void **state)
 static void test_complaints(void **state)
 {
     static const struct {
+        const struct px_batch *batch;
         const char *complaints, *answer, *line;
     } rows[] = {
-        {"sbatch: error: Batch job submission failed: Invalid partition name\n", NULL,
-         "p: Batch job submission failed: Invalid partition name"},
-        {"Unable to run job: unknown resource \"foo\"\nExiting.\n", "",
+        {&px_slurm_batch, "sbatch: error: Batch job submission failed: Invalid partition name\n",
+         NULL, "p: Batch job submission failed: Invalid partition name"},
+        {&px_sge_batch, "Unable to run job: unknown resource \"foo\"\nExiting.\n", "",
          "p: Unable to run job: unknown resource \"foo\""},
-        {"p: invalid option argument \"-zz\"\n", NULL, "p: invalid option argument \"-zz\""},
-        {"p: Unknown queue\n", NULL, "p: Unknown queue"},
-        {"option -S is ignored\n", "the output was:\n'sbatch: error: a\n sbatch: error: b\n'\n",
-         "p: b"},
-        {"", "denied: job \"5\" does not exist\n", "p: denied: job \"5\" does not exist"},
-        {NULL, NULL, "p: failed and did not say why"},
+        {&px_sge_batch, "p: invalid option argument \"-zz\"\n", NULL,
+         "p: invalid option argument \"-zz\""},
+        {&px_pbs_batch, "p: Unknown queue\n", NULL, "p: Unknown queue"},
+        {&px_pbs_batch, "option -S is ignored\n",
+         "the output was:\n'sbatch: error: a\n sbatch: error: b\n'\n", "p: b"},
+        {&px_sge_batch, "", "denied: job \"5\" does not exist\n",
+         "p: denied: job \"5\" does not exist"},
+        {&px_condor_batch,
+         "\nERROR: on Line 7 of submit file: no queue statement\n\nERROR: Failed to parse.\n", "",
+         "p: on Line 7 of submit file: no queue statement Failed to parse."},
+        {&px_condor_batch, "ERROR: Parse error in expression: \n\tRequestCpus = x y\n\t\n", NULL,
+         "p: Parse error in expression: RequestCpus = x y"},
+        {&px_condor_batch,
+         "\n-- Failed to fetch ads from: <1.2.3.4:5> : vm\nSECMAN:2007:Failure.\n", NULL,
+         "p: Failed to fetch ads from: <1.2.3.4:5> : vm SECMAN:2007:Failure."},
+        {&px_condor_batch, NULL, NULL, "p: failed and did not say why"},
+        {&px_slurm_batch, NULL, NULL, "p: failed and did not say why"},
     };
     (void)state;
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
         char line[200];
-        px_batch_complaint("p", rows[i].complaints, rows[i].answer, line, sizeof line);
+        px_batch_complaint(rows[i].batch, "p", rows[i].complaints, rows[i].answer, line,
+                           sizeof line);
         assert_string_equal(line, rows[i].line);
     }
 }
+
+#define CONDOR_HEAD                                                                                \
+    "universe = vanilla\nexecutable = /usr/bin/env\ntransfer_executable = false\n"                 \
+    "getenv = true\njob_max_vacate_time = 5\n"
+#define CONDOR_ARGUMENTS                                                                           \
+    "arguments = \" '/p x' '' 'it''s' \"\"a\"\" $(DOLLAR)HOME "                                    \
+    "$(DOLLAR)(x)$$(DOLLARDOLLAR)(y) #z\"\n"
 
 /* The script of a command that holds whatever may be in one. */
 static void test_scripts(void **state)
@@ -144,17 +175,21 @@ static void test_scripts(void **state)
     static char *words[] = {"/p x", "", "it's", "\"a\"", "$HOME", "$(x)$$(y)", "#z"};
     static const struct {
         const struct px_batch *batch;
+        bool array;
         const char *text;
     } rows[] = {
-        {&px_slurm_batch, "#!/bin/sh\nexec srun \"$@\"\n"},
-        {&px_pbs_batch, "#!/bin/sh\ncd '/a b' 2>/dev/null\n"
-                        "exec '/p x' '' 'it'\\''s' '\"a\"' '$HOME' '$(x)$$(y)' '#z'\n"},
+        {&px_slurm_batch, false, "#!/bin/sh\nexec srun \"$@\"\n"},
+        {&px_pbs_batch, true,
+         "#!/bin/sh\ncd '/a b' 2>/dev/null\n"
+         "exec '/p x' '' 'it'\\''s' '\"a\"' '$HOME' '$(x)$$(y)' '#z'\n"},
+        {&px_condor_batch, false, CONDOR_HEAD CONDOR_ARGUMENTS "queue\n"},
+        {&px_condor_batch, true, CONDOR_HEAD CONDOR_ARGUMENTS},
     };
     const struct px_argv command = {.items = words, .count = PX_COUNT(words)};
     (void)state;
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
         struct px_buf text = {0};
-        rows[i].batch->script(&text, &command, "/a b");
+        rows[i].batch->script(&text, &command, "/a b", rows[i].array);
         assert_string_equal(text.data, rows[i].text);
         px_buf_fini(&text);
     }

@@ -86,6 +86,10 @@ static void values(void **state)
          "\"SGELauncher\": {\"queue\": \"b\"}}",
          "--queue=b --launch-cmd='q' '-V'"},
         {&px_pbs_launcher, "{\"SGELauncher\": {\"queue\": \"a\"}}", ""},
+        {&px_condor_launcher,
+         "{\"HTCondorLauncher\": {\"submit_command\": [\"c\"], \"batch_template\": \"queue {n}\"}, "
+         "\"SlurmLauncher\": {\"account\": \"x\"}}",
+         "--launch-cmd='c' --template-text=queue {n}"},
         {&px_slurm_launcher,
          "{\"BatchSystemLauncher\": {\"queue\": \"a\"}, \"SlurmEngineSetLauncher\": {\"queue\": "
          "\"b\"}, \"SlurmLauncher\": {\"queue\": \"c\"}}",
