@@ -212,6 +212,15 @@ def test_missing_file(tmp_path):
         phalanx.Client(str(tmp_path / "none.json"))
     with pytest.raises(FileNotFoundError):
         phalanx.Client(profile_dir=str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError) as caught:
+        phalanx.Client(str(tmp_path / "none.json"), sshserver="nowhere.invalid")
+    assert str(caught.value).count("is a cluster running") == 1
+
+
+def test_without_ssh(where, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(phalanx.KernelError, match="^ssh is not installed: [^;]*$"):
+        phalanx.Client(where[0], sshserver="nowhere.invalid")
 
 
 def test_wrong_key(where, tmp_path):

@@ -131,15 +131,12 @@ def _answering(password):
 class Tunnel:
     """A running ssh. file: the connection file to use instead.
 
-    FileNotFoundError without the connection file or ssh; error.KernelError with ssh's own words
-    when it cannot connect; TimeoutError.
+    FileNotFoundError without the connection file; error.KernelError with ssh's own words when it
+    cannot connect, and without ssh; TimeoutError.
     """
 
     def __init__(self, file, where, server=None, key=None, timeout=None, password=None):
-        try:
-            info = read_connection(file, where)
-        except FileNotFoundError as e:
-            raise absent(e, None if file else where) from None
+        info = read_connection(file, where)
         server = server or info.get("ssh") or "localhost"
         address = info["interface"].partition("://")[2]
         if address in ("0.0.0.0", "*", "::"):
@@ -155,7 +152,9 @@ class Tunnel:
                     start_new_session=True, env=env,
                 )
             except FileNotFoundError:
-                raise FileNotFoundError("ssh is not installed: %s is reached through it" % server)
+                raise error.KernelError(
+                    "ssh is not installed: %s is reached through it" % server
+                ) from None
             self._await(server, CONNECT_SECONDS if timeout is None else timeout)
         info.update(local, interface="tcp://127.0.0.1", location="", ssh="")
         self._file = write_connection(info)
