@@ -1206,14 +1206,15 @@ def test_dask(rc):
     client = rc.become_dask(dashboard_address=None)
     try:
         assert client.submit(sum, client.map(lambda x: x * x, range(10))).result(60) == 285
-        assert all("Worker" in text for text in rc[:].apply_sync(
-            repr, phalanx.Reference("distributed_worker")))
+        for name in "distributed_worker", "dask_worker":
+            assert all("Worker" in text for text in rc[:].apply_sync(repr, phalanx.Reference(name)))
         assert rc[:].apply_sync(lambda: 1) == [1] * 4  # the views go on
     finally:
         client.close()
         rc.stop_dask()
-    with raises_remote("NameError"):
-        rc[:].apply_sync(lambda x: x, phalanx.Reference("distributed_worker"))
+    for name in "distributed_worker", "dask_worker":
+        with raises_remote("NameError"):
+            rc[:].apply_sync(lambda x: x, phalanx.Reference(name))
 
 
 # ---- what is remembered ----------------------------------------------------------------------

@@ -10,7 +10,8 @@ from .canning import engine_function
 
 @engine_function
 def _serve(kind, name, args, kwargs):
-    """Starts distributed.<kind>(*args, **kwargs) in a thread; its address."""
+    """Starts distributed.<kind>(*args, **kwargs) in a thread; its address. It is in the engine's
+    namespace as `name`, and as "dask_…" for "distributed_…"."""
     import asyncio
     import threading
 
@@ -30,7 +31,7 @@ def _serve(kind, name, args, kwargs):
         finally:
             started.set()
         outcome["server"] = server
-        scope[name] = scope["_" + name] = server
+        scope[name] = scope[name.replace("distributed", "dask")] = server
         server._px_loop = asyncio.get_running_loop()
         ready.set()
         await server.finished()
@@ -53,7 +54,7 @@ def _end(*names):
     scope = globals()
     for name in names:
         server = scope.pop(name, None)
-        scope.pop("_" + name, None)
+        scope.pop(name.replace("distributed", "dask"), None)
         if server is not None:
             asyncio.run_coroutine_threadsafe(server.close(), server._px_loop).result(30)
 
