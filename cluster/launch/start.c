@@ -284,7 +284,10 @@ static const struct px_launcher_ops *settle_launcher(const struct px_usage *usag
     const struct px_launcher_ops *controller =
         launcher_option(usage, "controller", options->controller);
     if (controller && controller != &px_local_launcher)
-        misused(usage, "--controller: the controller runs on this host; engines need not");
+        misused(usage,
+                "--controller=%s: the controller runs on this host, engines need not; "
+                "--controller=local overrides a profile's controller_launcher_class",
+                options->controller);
     if (joined)
         ops = joined_launcher(usage, joined, ops);
     else if (!ops)

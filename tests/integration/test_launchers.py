@@ -421,7 +421,8 @@ def test_other_engines_need_another_cluster(cluster, run):
     (["--engines=ssh", "--host=node1:many"], "a host takes 1 to 4096 engines"),
     (["--engines=ssh", "--host=node1:2", "-n3"], "3 engines, but the hosts take 2"),
     (["--engines=ssh", "--hostfile=/no/such"], "--hostfile: "),
-    (["--controller=ssh"], "the controller runs on this host"),
+    (["--controller=ssh"],
+     "--controller=ssh: the controller runs on this host, engines need not; --controller=local"),
 ])
 def test_misuse(run, ipython_dir, options, words):
     done = run("pxcluster", "start", *options, check=False)
