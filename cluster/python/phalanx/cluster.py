@@ -118,7 +118,24 @@ def _ranks(mpiexec):
     return found
 
 
-class EngineSet:
+class Launched:
+    """What was started and writes to output_file, if that is known."""
+
+    output_file = None
+
+    def get_output(self, remove=False):
+        """What it has written; "" without a file. remove: whether the file goes then."""
+        try:
+            with open(self.output_file or os.devnull, errors="replace") as file:
+                output = file.read()
+            if remove and self.output_file:
+                os.remove(self.output_file)
+        except FileNotFoundError:
+            return ""
+        return output
+
+
+class EngineSet(Launched):
     """Engines that were started together: engine_set_id, n, state, pids, output_file."""
 
     def __init__(self, engine_set_id, described):
@@ -145,7 +162,7 @@ class EngineSet:
         return "<EngineSet(%r, n=%s, %s)>" % (self.engine_set_id, self.n, self.state)
 
 
-class Controller:
+class Controller(Launched):
     """A controller that runs: state, pid, output_file."""
 
     def __init__(self, described):
