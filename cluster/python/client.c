@@ -182,6 +182,7 @@ static PyObject *client_uuid(PyObject *object, PyObject *id)
 }
 
 struct engine_wait {
+    struct px_handle *handle;
     phalanx_client *client;
     size_t count;
 };
@@ -190,6 +191,16 @@ static enum phalanx_code wait_engines(void *ctx, int64_t timeout_ms)
 {
     const struct engine_wait *wait = ctx;
     return phalanx_wait_engines(wait->client, wait->count, timeout_ms);
+}
+
+static int warn_when_away(void *ctx)
+{
+    const struct engine_wait *wait = ctx;
+    int64_t left_ms;
+    if (!px_newly_away(wait->handle, wait->client, &left_ms))
+        return 0;
+    return PyErr_WarnEx(PyExc_RuntimeWarning,
+                        "the controller cannot be reached; is it still there? (pxcluster list)", 1);
 }
 
 static PyObject *client_wait_engines(PyObject *object, PyObject *args)
@@ -204,9 +215,9 @@ static PyObject *client_wait_engines(PyObject *object, PyObject *args)
     struct px_handle *handle = handle_of(object, &module);
     if (!handle)
         return NULL;
-    struct engine_wait wait = {handle->client, count > 0 ? (size_t)count : 0};
+    struct engine_wait wait = {handle, handle->client, count > 0 ? (size_t)count : 0};
     phalanx_hold(wait.client);
-    const int code = px_wait_python(handle, wait_engines, NULL, &wait, timeout_ms);
+    const int code = px_wait_python(handle, wait_engines, warn_when_away, &wait, timeout_ms);
     phalanx_release(wait.client);
     if (code < 0)
         return NULL;

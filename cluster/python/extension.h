@@ -103,6 +103,10 @@ enum phalanx_code px_wait_undisturbed(const struct px_handle *handle,
                                       enum phalanx_code (*wait)(void *ctx, int64_t timeout_ms),
                                       void *ctx);
 
+/* Whether it is time to say that the controller cannot be reached: once, until it is back. Then
+ * also in how many milliseconds results that wait for it fail. GIL. */
+bool px_newly_away(struct px_handle *handle, const phalanx_client *client, int64_t *left_ms);
+
 /* A message that an event and its buffers share. GIL. */
 struct px_shared_message {
     int users;

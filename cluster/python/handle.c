@@ -345,3 +345,12 @@ int px_wait_python(const struct px_handle *handle,
             return code;
     }
 }
+
+bool px_newly_away(struct px_handle *handle, const phalanx_client *client, int64_t *left_ms)
+{
+    int64_t since_ms;
+    const bool away = phalanx_away(client, &since_ms, left_ms);
+    const bool news = away && since_ms >= PHALANX_AWAY_MS && !handle->warned;
+    handle->warned = away && (news || handle->warned);
+    return news;
+}

@@ -165,20 +165,15 @@ static enum phalanx_code wait_result(void *ctx, int64_t timeout_ms)
                          : phalanx_wait(waiting->result, waiting->until, timeout_ms);
 }
 
-/* Once, until the controller is back. */
 static int warn_when_away(void *ctx)
 {
     const struct waiting *waiting = ctx;
-    int64_t since_ms, left_ms;
-    if (!phalanx_away(phalanx_result_client(waiting->result), &since_ms, &left_ms))
-        waiting->handle->warned = false;
-    else if (since_ms >= PHALANX_AWAY_MS && !waiting->handle->warned) {
-        waiting->handle->warned = true;
-        return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                                "the controller cannot be reached; waiting %d s for it",
-                                (int)(left_ms / 1000));
-    }
-    return 0;
+    int64_t left_ms;
+    if (!px_newly_away(waiting->handle, phalanx_result_client(waiting->result), &left_ms))
+        return 0;
+    return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                            "the controller cannot be reached; waiting %d s for it",
+                            (int)(left_ms / 1000));
 }
 
 static int wait_python(struct result *self, struct waiting waiting, int64_t timeout_ms)

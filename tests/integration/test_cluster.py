@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+import warnings
 
 import pytest
 
@@ -26,6 +27,8 @@ def test_a_cluster_for_the_length_of_a_block(ipython_dir):
         engines, = cluster.engines.values()
         assert sorted(pids(rc)) == sorted(engines.pids)
         assert (engines.n, engines.state, cluster.controller.state) == (2, "running", "running")
+        assert "registration with id 1" in engines.get_output()
+        assert "listening" in cluster.controller.get_output()
         assert cluster.cluster_file.startswith(str(ipython_dir))
         assert "profile='default'" in repr(cluster) and "engine_sets=" in repr(cluster)
         again = phalanx.Cluster.from_file(cluster.cluster_file)
@@ -103,6 +106,14 @@ def test_clients_of_a_cluster_that_has_ended_close_at_once():
     closing = threading.Thread(target=lambda: [client.close() for client in clients])
     closing.start()
     wait_for(lambda: not closing.is_alive(), 20, "clients to close, each of them before a second")
+
+
+def test_waiting_for_engines_says_that_the_controller_is_gone():
+    with phalanx.Cluster(n=1) as rc, warnings.catch_warnings():
+        os.kill(rc.cluster.controller.pid, signal.SIGKILL)
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="the controller cannot be reached"):
+            rc.wait_for_engines(2, timeout=60)
 
 
 def test_single_engines(monkeypatch):
