@@ -308,6 +308,7 @@ def test_broadcast(rc, coalescing):
     assert executed.stdout == [f"{i}\n" for i in rc.ids]
     assert view.apply_sync(lambda: 1) == [1] * 4
     assert rc.broadcast_view(rc.ids[:2], is_coalescing=coalescing).apply_sync(lambda: 2) == [2, 2]
+    assert rc.broadcast_view(coalescing=coalescing).is_coalescing is coalescing
     assert view.map_sync(abs, [-1, 2]) == [1, 2]
     with raises_remote("ZeroDivisionError"):
         view.apply_sync(lambda: 1 / 0)

@@ -270,11 +270,12 @@ class Client(HubFace):
             targets = self._ids_of(targets)
         return LoadBalancedView(self, targets=targets, **flags)
 
-    def broadcast_view(self, targets="all", is_coalescing=False, **flags):
+    def broadcast_view(self, targets="all", is_coalescing=False, coalescing=False, **flags):
         """A view like direct_view()'s whose calls are sent once and copied by the controller. With
-        `is_coalescing` it joins the replies of apply(), too, so that few messages come back."""
+        `is_coalescing` it joins the replies of apply(), too, so that few messages come back;
+        ipyparallel's notebooks say `coalescing`."""
         view = BroadcastView(self, targets=self._view_targets(targets), **flags)
-        view.is_coalescing = is_coalescing
+        view.is_coalescing = is_coalescing or coalescing
         return view
 
     def executor(self, targets=None):
