@@ -103,7 +103,7 @@ def test_who_has_a_reply_finds_its_record_complete(rc):
     for _ in range(60):
         result = rc[:].apply_async(abs, -1)
         result.get()
-        records = rc.db_query({"msg_id": {"$in": result.msg_ids}}, ["completed"])
+        records = rc.db_query({"msg_id": {"$in": iter(result.msg_ids)}}, ["completed"])
         assert len(records) == len(result.msg_ids)
         assert all(record["completed"] for record in records)
 

@@ -243,7 +243,7 @@ def _plain(query):
     """A query with times as the database compares them."""
     if isinstance(query, dict):
         return {key: _plain(value) for key, value in query.items()}
-    if isinstance(query, (list, tuple, set)):
+    if hasattr(query, "__iter__") and not isinstance(query, str):
         return [_plain(value) for value in query]
     return query.isoformat() if hasattr(query, "isoformat") else query
 
