@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """phalanx.Cluster: clusters started, changed and stopped from Python."""
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
@@ -128,6 +129,19 @@ def test_single_engines(monkeypatch):
         wait_for(lambda: 0 not in rc.ids, what="a death")
         with pytest.raises(phalanx.EngineError, match="1 of the engines that were there"):
             awaited.result(60)
+
+
+def test_engines_get_the_environment_that_python_has(monkeypatch):
+    """What MPI has set in this process would keep mpiexec from starting anything."""
+    monkeypatch.setenv("PX_TEST_MINE", "1")
+    assert ctypes.CDLL(None).setenv(b"PX_TEST_A_LIBRARYS", b"1", 1) == 0
+    try:
+        with phalanx.Cluster(n=1) as rc:
+            rc[0].execute("import os; names = list(os.environ)", block=True)
+            names = rc[0]["names"]
+    finally:
+        ctypes.CDLL(None).unsetenv(b"PX_TEST_A_LIBRARYS")
+    assert "PX_TEST_MINE" in names and "PX_TEST_A_LIBRARYS" not in names
 
 
 def test_in_asyncio():

@@ -52,11 +52,12 @@ def find_pxcluster():
 
 def run(*args, pass_fds=()):
     """(exit status, output) of a program. Its output goes through a file, because what it leaves in
-    the background may hold a pipe open."""
+    the background may hold a pipe open. It gets the environment as Python has it: what a library
+    has set besides is about this process, as MPI's settings are, with which mpiexec fails."""
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             args, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, check=False, pass_fds=pass_fds,
+            start_new_session=True, check=False, pass_fds=pass_fds, env=os.environ,
         )
         output.seek(0)
         return done.returncode, output.read().decode(errors="replace").strip()
