@@ -177,7 +177,9 @@ static int apply_db_class(struct px_settings *settings, struct px_error *err)
         return 0;
     }
     return size == 0 ? 0
-                     : px_fail(err, PX_EINVAL, "db_class: no such task database: %.100s",
+                     : px_fail(err, PX_EINVAL,
+                               "db_class: no such task database: %.100s: there are DictDB, "
+                               "SQLiteDB or NoDB",
                                settings->db_class);
 }
 
