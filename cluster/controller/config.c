@@ -185,6 +185,16 @@ static int (*const setters[])(struct px_settings *, const struct trait *, char *
     [REAL] = set_real, [TRUTH] = set_truth, [LEVEL] = set_level,
 };
 
+/* Whether traits of the same class are known. */
+static bool is_of_a_class_here(const char *name)
+{
+    const size_t class = strcspn(name, ".") + 1;
+    for (size_t i = 0; i < PX_COUNT(traits); i++)
+        if (strncmp(traits[i].name, name, class) == 0)
+            return true;
+    return false;
+}
+
 int px_settings_trait(void *settings, const char *name, struct px_span literal,
                       struct px_error *err)
 {
@@ -196,8 +206,9 @@ int px_settings_trait(void *settings, const char *name, struct px_span literal,
     }
     names[PX_COUNT(traits)] = NULL;
     const char *near = px_nearest(name, names);
-    return near ? px_fail(err, PX_ENOENT, "unknown option --%.100s: did you mean --%s?", name, near)
-                : px_fail(err, PX_ENOENT, "unknown option --%.100s", name);
+    const enum px_code code = near || is_of_a_class_here(name) ? PX_EINVAL : PX_ENOENT;
+    return near ? px_fail(err, code, "unknown option --%.100s: did you mean --%s?", name, near)
+                : px_fail(err, code, "unknown option --%.100s", name);
 }
 
 /* ---- files that options name ------------------------------------------------ */

@@ -95,8 +95,9 @@ PX_MUST_USE int px_settings_read(int argc, char **argv, struct px_settings *out,
 void px_settings_fini(struct px_settings *settings);
 /* The rest is config.c. One configuration file more, and the file of a key, where they are named. */
 PX_MUST_USE int px_settings_files(struct px_settings *settings, struct px_error *err);
-/* A px_config_set, for a struct px_settings: sets one trait, as in "HeartMonitor.period". PX_ENOENT
- * for a name that is not known, PX_EINVAL for a value that is not right. */
+/* A px_config_set, for a struct px_settings: sets one trait, as in "HeartMonitor.period". PX_EINVAL
+ * for a value that is not right, and for a name that looks like one of ours; PX_ENOENT for one that
+ * is no concern of a controller. */
 PX_MUST_USE int px_settings_trait(void *settings, const char *name, struct px_span literal,
                                   struct px_error *err);
 /* "10101-10105,10108" and "[1, 2]". */

@@ -150,6 +150,10 @@ static void test_traits_refused(void **state)
     struct px_error err;
     assert_int_equal(px_settings_trait(&settings, "HeartMonitor.peroid", PX_SPAN("3"), &err), -1);
     assert_non_null(strstr(err.text, "HeartMonitor.period"));
+    assert_int_equal(err.code, PX_EINVAL); /* which is told when a file says it */
+    assert_int_equal(px_settings_trait(&settings, "SQLiteDB.table", PX_SPAN("'x'"), &err), -1);
+    assert_int_equal(err.code, PX_EINVAL);
+    assert_int_equal(px_settings_trait(&settings, "IPKernelApp.ip", PX_SPAN("'x'"), &err), -1);
     assert_int_equal(err.code, PX_ENOENT);
     assert_int_equal(px_settings_trait(&settings, "TaskScheduler.hwm", PX_SPAN("-1"), &err), -1);
     assert_int_equal(err.code, PX_EINVAL);
