@@ -46,8 +46,9 @@
 #define PX_PROBE_DOUBTS 3 /* misses until it counts as out of reach */
 #define PX_GOODBYE_MS 250 /* for last replies, once the controller has said that it ends */
 /* Requests that are kept to be sent again, with what each costs beside its bytes. Beyond, the
- * oldest are not. */
+ * oldest are kept without their buffers; and beyond PX_KEPT_MOST they are not. */
 #define PX_KEPT_BYTES ((size_t)64 << 20)
+#define PX_KEPT_MOST ((size_t)256 << 20)
 #define PX_KEPT_EACH 1024
 #define PX_DEAD_ENGINES 4096 /* remembered, so that late messages still find their engine's id */
 #define PX_FEATURE_COUNT 32  /* of one engine */
@@ -182,7 +183,7 @@ struct px_task {
     bool coalesced;                /* one reply stands for all tasks of its broadcast */
     struct px_task *peer;          /* the next task of its broadcast, in a ring; NULL: of none */
     bool bereft;                   /* I/O thread: an engine of its coalesced broadcast died */
-    bool lent; /* its buffers are the caller's, who may change them: it is not kept once sent */
+    bool lent; /* its buffers are the caller's, who may change them: not kept once it is sent */
     /* I/O thread: what was sent, in case that it is lost, or what is sent later (io.c). */
     struct px_msg *request;
     bool unsent;
@@ -290,6 +291,7 @@ struct phalanx_client {
     struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *goodbye_timer;
     struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that requests and output need */
     struct px_task *kept;                         /* tasks with their requests, the oldest first */
+    struct px_task *kept_whole;                   /* the oldest of them that has buffers */
     size_t kept_bytes;
     int64_t era; /* which start of the cluster it is; 0: the controller does not know what it had */
     enum px_channel gathering; /* whose socket the last request went by */

@@ -2,19 +2,51 @@
 /*
  * kept: requests that have not been answered are kept, to be sent again: when a connection broke,
  * or when the controller says that it could not keep a reply for us (protocol.h, PX_AGAIN,
- * PX_UNREAD). Those beyond PX_KEPT_BYTES are not, the oldest first. I/O thread only.
+ * PX_UNREAD). Of those beyond PX_KEPT_BYTES, the oldest first, and of those whose buffers are the
+ * caller's, the buffers are not: a signature covers the rest alone, so that whoever has had the
+ * request knows it again and answers, and an engine that has not fails it. I/O thread only.
  */
 #include "client/client.h"
 #include "protocol.h"
 
 #include <utlist.h>
 
+static size_t cost(const struct px_msg *msg)
+{
+    return px_msg_bytes(msg) + PX_KEPT_EACH;
+}
+
+static bool is_whole(const struct px_task *task)
+{
+    return px_msg_buffer_count(task->request) > 0;
+}
+
+/* What of `msg` its signature covers. */
+static struct px_msg *without_buffers(const struct px_msg *msg)
+{
+    struct px_msg *bare = px_msg_create();
+    px_msg_append_frames(bare, msg, 0, px_msg_first_buffer(msg));
+    if (px_msg_locate(bare, NULL) != 0)
+        px_die(1, "a message that was located is none");
+    return bare;
+}
+
+/* The oldest that has buffers is another now. */
+static void look_on(struct phalanx_client *client, struct px_task *from)
+{
+    while (from && !is_whole(from))
+        from = from->kept_next;
+    client->kept_whole = from;
+}
+
 void px_kept_let_go(struct phalanx_client *client, struct px_task *task)
 {
     if (!task->request)
         return;
+    if (client->kept_whole == task)
+        look_on(client, task->kept_next);
     DL_DELETE2(client->kept, task, kept_prev, kept_next);
-    client->kept_bytes -= px_msg_bytes(task->request) + PX_KEPT_EACH;
+    client->kept_bytes -= cost(task->request);
     if (task->unsent) /* nobody waits for it, but it is to be done */
         (void)!px_io_post(client, task->channel, &task->request);
     px_msg_destroy(task->request);
@@ -22,9 +54,19 @@ void px_kept_let_go(struct phalanx_client *client, struct px_task *task)
     task->unsent = false;
 }
 
-static bool is_full(const struct phalanx_client *client)
+static void strip(struct phalanx_client *client, struct px_task *task)
 {
-    return client->kept_bytes > PX_KEPT_BYTES && client->kept->kept_next && !client->kept->unsent;
+    struct px_msg *whole = task->request;
+    task->request = without_buffers(whole);
+    client->kept_bytes -= cost(whole) - cost(task->request);
+    px_msg_destroy(whole);
+    if (client->kept_whole == task)
+        look_on(client, task->kept_next);
+}
+
+static bool can_spare(const struct px_task *task)
+{
+    return task && task->kept_next && !task->unsent;
 }
 
 /* Takes `msg`. */
@@ -32,8 +74,12 @@ static void keep(struct phalanx_client *client, struct px_task *task, struct px_
 {
     task->request = msg;
     DL_APPEND2(client->kept, task, kept_prev, kept_next);
-    client->kept_bytes += px_msg_bytes(msg) + PX_KEPT_EACH;
-    while (is_full(client))
+    client->kept_bytes += cost(msg);
+    if (!client->kept_whole)
+        look_on(client, task);
+    while (client->kept_bytes > PX_KEPT_BYTES && can_spare(client->kept_whole))
+        strip(client, client->kept_whole);
+    while (client->kept_bytes > PX_KEPT_MOST && can_spare(client->kept))
         px_kept_let_go(client, client->kept);
 }
 
@@ -51,8 +97,8 @@ bool px_kept_send(struct phalanx_client *client, struct px_task *task, struct px
         *msg = NULL;
         return true;
     }
-    if (is_sent_again(client, task) && !task->lent)
-        keep(client, task, px_msg_copy(*msg));
+    if (is_sent_again(client, task))
+        keep(client, task, task->lent ? without_buffers(*msg) : px_msg_copy(*msg));
     return px_io_post(client, task->channel, msg) == PX_SENT;
 }
 
@@ -63,7 +109,7 @@ static void send_again(struct phalanx_client *client, struct px_task *task)
         first ? px_msg_copy(task->request) : px_msg_marked(task->request, PX_AGAIN);
     task->unsent = false;
     if (first && task->lent)
-        px_kept_let_go(client, task);
+        strip(client, task);
     if (px_io_post(client, task->channel, &msg) != PX_SENT)
         px_msg_destroy(msg);
 }

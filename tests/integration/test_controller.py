@@ -784,7 +784,7 @@ def test_restore_after_kill(cluster):
     assert view.map_sync(lambda x: x + 1, range(10)) == list(range(1, 11))
 
 
-def append_when_there(path, word):
+def append_when_there(path, word, array=None):
     """Waits for `path`, then appends a line to it: each run of a task leaves a trace."""
     import os
     import threading
@@ -958,6 +958,47 @@ def test_what_was_under_way_is_sent_again(cluster, tmp_path, ours, options):
     assert lines() == sorted(results)
     wait_until(lambda: all(state == {**state, "queue": 0, "tasks": 0}
                            for state in map(rc.queue_status, rc.ids)))
+
+
+@pytest.mark.parametrize("options", [[], KEPT], ids=["memory", "sqlite"])
+def test_arrays_that_are_lost_with_a_controller(cluster, tmp_path, options):
+    """They are the caller's, who may have changed them: no request is sent again with them. What an
+    engine or the database has is done, and what nobody has fails."""
+    phalanx, numpy = pytest.importorskip("phalanx"), pytest.importorskip("numpy")
+    cluster.start(controller_ports(), *options)
+    cluster.add_ours(2)
+    rc = phalanx.Client(cluster.security("ipcontroller-client.json"))
+    cluster.clients.append(rc)
+    wait_until(lambda: len(rc.ids) == 2)
+    gate, view, results = str(tmp_path / "gate"), rc.load_balanced_view(), {}
+
+    def submit(name):
+        to = rc[int(name[-1]) % 2] if name.startswith("direct") else view
+        results[name] = to.apply_async(append_when_there, gate, name, numpy.zeros(100_000))
+
+    for i in range(20):
+        submit(f"direct-{i}" if i < 4 else f"task-{i}")
+    wait_until(lambda: rc.queue_status()["unassigned"] >= 8)
+    if options:
+        wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks") == [(20,)])
+    cluster.wait_for_state(2)
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--restore", *options)
+    with open(gate, "w"):
+        pass
+    for result in results.values():
+        result.wait(DEADLINE)
+        assert result.ready()
+    done = sorted(name for name, result in results.items() if result.successful())
+    failed = [result for name, result in results.items() if name not in done]
+    assert len([name for name in done if name.startswith("task")]) >= (16 if options else 1)
+    assert options or len(failed) >= 8
+    for result in failed:
+        with pytest.raises(phalanx.RemoteError, match="the arguments of the call are missing"):
+            result.get(DEADLINE)
+    with open(gate) as file:
+        assert sorted(file.read().split()) == done
 
 
 def test_looking_at_many_records_holds_nobody(cluster):

@@ -314,11 +314,6 @@ static int unpack_arguments(struct call *call, size_t first, PyObject *info)
 static int unpack_canned(struct call *call)
 {
     size_t next = 0;
-    if (call->count < 2) {
-        PyErr_SetString(PyExc_ValueError,
-                        "a function and a description of its arguments are missing");
-        return -1;
-    }
     if (unpack_function(call, &next) != 0)
         return -1;
     if (next >= call->count) {
@@ -413,10 +408,6 @@ static PyObject *loads_call(struct call *call, PyObject *buffers)
 
 static int unpack_pickle5(struct call *call)
 {
-    if (call->count < 1) {
-        PyErr_SetString(PyExc_ValueError, "the pickle of the call is missing");
-        return -1;
-    }
     PyObject *list = call->count > 1 ? keep_from(call, 1, false) : NULL;
     if (call->count > 1 && !list)
         return -1;
@@ -433,6 +424,17 @@ static int unpack_pickle5(struct call *call)
     }
     Py_XDECREF(answer);
     return PyErr_Occurred() ? -1 : 0;
+}
+
+static int unpack(struct call *call, bool pickle5)
+{
+    if (call->count == 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the arguments of the call are missing: they were lost with a controller, "
+                        "and were too large, or too many, for its client to send them again");
+        return -1;
+    }
+    return pickle5 ? unpack_pickle5(call) : unpack_canned(call);
 }
 
 /* ---- packing -------------------------------------------------------------------- */
@@ -579,7 +581,7 @@ void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
     bool pickle5 = says_pickle5(metadata);
     int status = call.apply ? 0 : -1;
     if (status == 0)
-        status = pickle5 ? unpack_pickle5(&call) : unpack_canned(&call);
+        status = unpack(&call, pickle5);
     if (status == 0) {
         PyObject *value = call_function(&call);
         status = value ? pack(self, value, pickle5, out) : -1;
