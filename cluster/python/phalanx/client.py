@@ -16,7 +16,7 @@ from . import _non_interactive, _phalanx, canning, error, pickle5
 from .asyncresult import AsyncResult
 from .balanced import LoadBalancedView
 from .broadcast import BroadcastView
-from .deadlines import end_of, seconds_left
+from .deadlines import end_of, seconds_left, wait_until
 from .display import current_shell, progress_bar
 from .futures import Watcher
 from .hub import HubFace, MetadataByID
@@ -26,6 +26,7 @@ from .view import DirectView
 
 HISTORY_KEPT = 10_000  # of the ids of what was submitted the newest are kept, at least so many
 CONNECT_SECONDS = 10
+LEAVING_SECONDS = 2  # for engines that are shut down to be gone from `ids`
 LOSS_SECONDS = 10  # within which others come in the place of engines that go while one waits
 ORPHANS = 64  # results that nobody holds are looked through when there are so many of them
 
@@ -551,10 +552,11 @@ class Client(HubFace):
         return self._control("signal_request", {"sig": name}, targets, block)
 
     def shutdown(self, targets="all", restart=False, hub=False, block=None):
-        """Ends engines, and with `hub` all of them and the controller too, and this client."""
-        if self.ids:
-            targets = "all" if hub else targets
-            self._control("shutdown_request", {"restart": restart}, targets, hub or block)
+        """Ends engines, and with `hub` all of them and the controller too, and this client. With
+        `block` (None: self.block) they are not among `ids` any more."""
+        ids = self._ids_of("all" if hub else targets) if self.ids else []
+        if ids and not self._control("shutdown_request", {"restart": restart}, ids, hub or block):
+            wait_until(lambda: restart or hub or not set(ids) & set(self.ids), LEAVING_SECONDS)
         if hub:
             self._query("shutdown_request", {})
             self.close()

@@ -22,11 +22,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 import weakref
 
 from . import error
+from .deadlines import wait_until
 
 STOP_SECONDS = 5  # after which engines that were asked to end are killed
 NOT_RUNNING = 11  # pxcluster's exit status
@@ -527,16 +527,6 @@ def _launcher(launcher):
     for end in ("Launcher", "EngineSet", "Controller"):
         name = name[: -len(end)] if name.endswith(end) else name
     return name.lower()
-
-
-def wait_until(condition, seconds):
-    """Whether it came to pass in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        threading.Event().wait(0.02)
-    return True
 
 
 class ClusterManager:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Time-outs as points in time. In seconds, on the monotonic clock; None: never."""
 
+import threading
 import time
 
 
@@ -12,3 +13,13 @@ def end_of(timeout):
 def seconds_left(end):
     """The time-out that is left until `end`."""
     return None if end is None else max(0.0, end - time.monotonic())
+
+
+def wait_until(condition, seconds):
+    """Whether condition() comes to pass in time. It is asked fifty times a second."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        threading.Event().wait(0.02)
+    return True

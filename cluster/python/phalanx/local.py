@@ -16,7 +16,8 @@ import weakref
 
 from . import _phalanx, error, tunnel
 from .client import Client, newest
-from .cluster import find_pxcluster, run, run_with_parent, wait_until
+from .cluster import find_pxcluster, run, run_with_parent
+from .deadlines import wait_until
 
 CONNECT_SECONDS = 5  # a controller that is there answers in milliseconds
 TRUST_SECONDS = 5  # one that has just answered is not asked again

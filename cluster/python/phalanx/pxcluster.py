@@ -7,7 +7,7 @@ import sys
 from IPython.core.error import UsageError
 
 from . import _magics, _phalanx, error
-from .cluster import wait_until
+from .deadlines import wait_until
 from .display import in_kernel
 
 _END_SECONDS = 10
