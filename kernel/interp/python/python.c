@@ -190,6 +190,7 @@ static int add_sources(PyObject *module)
         {"line_magics_source", px_embedded_line_magics},
         {"loops_source", px_embedded_loops},
         {"output_source", px_embedded_output},
+        {"placeholders_source", px_embedded_placeholders},
         {"plain_source", px_embedded_plain},
         {"shell_source", px_embedded_shell},
         {"toolkits_source", px_embedded_toolkits},

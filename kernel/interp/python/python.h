@@ -142,6 +142,7 @@ extern const char px_embedded_kernel[];
 extern const char px_embedded_line_magics[];
 extern const char px_embedded_loops[];
 extern const char px_embedded_output[];
+extern const char px_embedded_placeholders[];
 extern const char px_embedded_plain[];
 extern const char px_embedded_shell[];
 extern const char px_embedded_toolkits[];

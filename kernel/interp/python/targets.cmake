@@ -3,7 +3,7 @@
 # nothing but itself to start.
 set(PX_EMBEDDED)
 foreach(module apply bridge comms debugger environment history kernel line_magics loops output
-               plain shell toolkits)
+               placeholders plain shell toolkits)
   px_embed(output ${CMAKE_CURRENT_LIST_DIR}/${module}.py)
   list(APPEND PX_EMBEDDED ${output})
 endforeach()
