@@ -41,8 +41,10 @@ static const struct px_usage usage = {
     .program = "pxkernel",
     .synopsis = "[options] -f FILE\n       pxkernel install [--user | --prefix P | --sys-prefix]",
     .about = "The Phalanx Jupyter kernel. Jupyter starts it; 'pxkernel install' tells Jupyter how.",
-    .examples = "  pxkernel install --user\n  pxkernel --language echo -f connection.json\n",
+    .examples = "  pxkernel install --user\n"
+                "  pxkernel --HistoryManager.enabled=False -f connection.json\n",
     .options = option_rows,
+    .foreign = true, /* IPython's configuration, as its kernel takes it: shell.py */
 };
 
 /* Until the language has its own handler, an interrupt waits instead of ending the process. */

@@ -224,6 +224,7 @@ struct px_usage {
     const char *examples;            /* two lines */
     const struct px_option *options; /* ends with an empty row */
     const char *classes; /* " A B ": --A.some_name=VALUE is --some-name=VALUE; or NULL */
+    bool foreign; /* --Class.some_name=VALUE of other classes is passed over: others read argv */
 };
 
 /*

@@ -8,6 +8,7 @@
  */
 #include "base/base.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -88,6 +89,13 @@ static bool find_trait(const struct px_usage *usage, const char *word, char name
         if (*at == '_')
             *at = '-';
     return strstr(usage->classes, class) != NULL;
+}
+
+static bool is_foreign(const struct px_usage *usage, const char *word)
+{
+    const size_t class = strcspn(word, ".=");
+    return usage->foreign && strncmp(word, "--", 2) == 0 && isupper((unsigned char)word[2]) &&
+           word[class] == '.' && strchr(word, '=');
 }
 
 static int refuse_unknown(const struct px_usage *usage, const char *word, struct px_error *err)
@@ -264,6 +272,8 @@ static int parse(const struct px_usage *usage, int argc, char **argv, void *out,
         const char *text = optarg;
         const struct px_option *row =
             value == '?' ? row_for_trait(usage, word, &text) : row_for(usage, value);
+        if (!row && is_foreign(usage, word))
+            continue;
         if (!row)
             return refuse_unknown(usage, word, err);
         if (store(row, text, out, err) < 0)

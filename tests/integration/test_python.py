@@ -551,16 +551,28 @@ display({'application/vnd.jupyter.widget-view+json': {'model_id': slider.comm_id
 """
 
 
-def test_a_notebook_is_executed_by_nbconvert(env, tmp_path):
+def test_the_configuration_may_be_on_the_command_line(start):
+    kernel = start("--InteractiveShell.xmode=Plain", "--InteractiveShellApp.exec_lines=set = 5",
+                   "--HistoryManager.hist_file=:memory:", "--InlineBackend.figure_format=svg")
+    _, seen = kernel.run("ip = get_ipython(); set, ip.xmode, ip.history_manager.hist_file")
+    assert dict(seen)["execute_result"]["data"]["text/plain"] == "(5, 'Plain', ':memory:')"
+    _, seen = kernel.run("%matplotlib inline\n%config InlineBackend.figure_formats")
+    assert dict(seen)["execute_result"]["data"]["text/plain"] == "{'svg'}"
+
+
+@pytest.mark.parametrize("name", ["phalanx", "python3"])
+def test_a_notebook_is_executed_by_nbconvert(env, tmp_path, name):
+    """With the kernel of the second name it speaks as with IPython's."""
     nbformat = pytest.importorskip("nbformat")
     env["JUPYTER_DATA_DIR"] = str(tmp_path / "data")
-    subprocess.run([PXKERNEL, "install", "--user"], env=env, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([PXKERNEL, "install", "--user", "--name", name], env=env, check=True,
+                   stdout=subprocess.DEVNULL)
     cells = ["import numpy as np, pandas as pd, matplotlib.pyplot as plt\nnp.arange(3)",
              "pd.DataFrame({'a': np.arange(3)})", "plt.plot([1, 2]);", MODERN_WIDGET]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     (tmp_path / "book.ipynb").write_text(nbformat.writes(book))
     subprocess.run([PYTHON, "-m", "nbconvert", "--to", "notebook", "--execute",
-                    "--ExecutePreprocessor.kernel_name=phalanx", "--output", "done.ipynb",
+                    f"--ExecutePreprocessor.kernel_name={name}", "--output", "done.ipynb",
                     str(tmp_path / "book.ipynb")], env=env, check=True, cwd=tmp_path,
                    stderr=subprocess.DEVNULL)
     done = json.loads((tmp_path / "done.ipynb").read_text())

@@ -463,6 +463,13 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
         self.init_code()
 
 
+def _arguments(options):
+    """IPython's configuration on the command line, as --Class.trait=VALUE: front ends that take a
+    kernel called python3 for IPython's put some there."""
+    words = [] if options["engine"] else sys.orig_argv
+    return [word for word in words if re.match(r"--[A-Z]\w*\.[\w.]+=", word)]
+
+
 def _configuration(options):
     config = Config()
     config.IPKernelApp.connection_file = host.bridge.connection_file() or ""  # a kernel has the section
@@ -497,7 +504,7 @@ def _without_profile(config, files):
     config.ProfileDir = Config()
     config.HistoryManager.enabled = False
     app = IPKernelApp(config=config, config_files=files)
-    app.initialize([])
+    app.initialize(_arguments(host.bridge.options))
     return app
 
 
@@ -507,7 +514,7 @@ def create(bridge):
     files = ["ipengine_config.py"] if bridge.options["engine"] else ["ipython_kernel_config.py"]
     app = IPKernelApp(config=config, config_files=files)
     try:
-        app.initialize([])
+        app.initialize(_arguments(bridge.options))
     except Exception as error:
         host.log(f"the IPython profile is ignored: {error}")
         app = _without_profile(config, files)

@@ -25,8 +25,8 @@ static const struct px_option rows[] = {
     {"target", 't', PX_OPT_LIST, AT(targets), .arg = "T", .help = "engine"},
     {0},
 };
-static const struct px_usage usage = {"prog",          "[options]", "Does things.",
-                                      "  prog -n 1\n", rows,        " Prog Base "};
+static const struct px_usage usage = {"prog", "[options]",   "Does things.", "  prog -n 1\n",
+                                      rows,   " Prog Base ", false};
 
 #define PARSE(out, err, ...)                                                                       \
     px_options_parse(&usage, (int)PX_COUNT(((char *[]){"prog", __VA_ARGS__})),                     \
@@ -63,6 +63,23 @@ static void traits_are_options(void **state)
     assert_int_equal(v.level, PX_DEBUG);
     assert_int_equal(v.n, 3);
     assert_int_equal(v.daemonize, 7);
+}
+
+static void traits_of_others_may_be_passed_over(void **state)
+{
+    (void)state;
+    struct px_usage open = usage;
+    open.foreign = true;
+    char *argv[] = {"prog", "--Other.n=3", "-n", "4", "--A.b.c=--daemonize", NULL};
+    char *bad[][4] = {{"prog", "--other.n=3"}, {"prog", "--Other=3"}, {"prog", "--Other.n"}};
+    struct values v = {.n = 1};
+    struct px_error err;
+    assert_int_equal(px_options_parse(&open, 5, argv, &v, false, &err), 5);
+    assert_int_equal(v.n, 4);
+    assert_int_equal(v.daemonize, 0);
+    assert_int_equal(px_options_parse(&usage, 5, argv, &v, false, &err), -1);
+    for (size_t i = 0; i < PX_COUNT(bad); i++)
+        assert_int_equal(px_options_parse(&open, 2, bad[i], &v, false, &err), -1);
 }
 
 static void a_flag_may_say_true_or_false(void **state)
@@ -139,6 +156,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_form_is_taken),
         cmocka_unit_test(traits_are_options),
+        cmocka_unit_test(traits_of_others_may_be_passed_over),
         cmocka_unit_test(a_flag_may_say_true_or_false),
         cmocka_unit_test(refusals_name_what_and_why),
         cmocka_unit_test(help_shows_each_row),
