@@ -1161,7 +1161,9 @@ def test_functions_of_joblib_take_along_what_they_use(rc):
     def of_arrays(a):
         return int(a.sum() - an_array.sum()) + known_here
 
-    with joblib.parallel_backend("phalanx"):
+    with joblib.parallel_backend("phalanx", view=rc.load_balanced_view()):
+        assert joblib.Parallel()(joblib.delayed(dataclasses.asdict)(Row(n)) for n in range(2)) \
+            == [{"a": 0, "b": []}, {"a": 1, "b": []}]
         assert joblib.Parallel()(joblib.delayed(recursive)(n) for n in range(4)) == [5, 6, 7, 8]
         assert joblib.Parallel()(joblib.delayed(of_arrays)(an_array) for _ in range(2)) == [5, 5]
         with pytest.raises(TypeError, match="a lock, cannot be sent|cannot pickle"):

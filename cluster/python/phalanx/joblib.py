@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A backend of joblib: with joblib.parallel_backend("phalanx"): Parallel()(…)."""
 
+import io
+
 from joblib.externals import cloudpickle
 from joblib.parallel import (
     BACKENDS, AutoBatchingMixin, ParallelBackendBase, register_parallel_backend,
 )
 
 from . import canning, error, pickle5
+
+_Pickler = pickle5.mended_pickler(cloudpickle.CloudPickler)
 
 
 @canning.engine_function
@@ -19,8 +23,9 @@ def _run(data, buffers):
 def _whole(batch):
     """(data, buffers) of a batch with all that its functions use, as joblib's own backends send it:
     its users know nothing of engines' namespaces."""
-    buffers = []
-    return cloudpickle.dumps(batch, 5, buffer_callback=buffers.append), buffers
+    out, buffers = io.BytesIO(), []
+    _Pickler(out, 5, buffer_callback=buffers.append).dump(batch)
+    return out.getvalue(), buffers
 
 
 class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
@@ -88,6 +93,6 @@ def register(name="phalanx", make_default=False, view=None):
     """Registers the backend under a name, for a view or the default cluster."""
 
     def make(**kwargs):
-        return PhalanxBackend(view, **kwargs)
+        return PhalanxBackend(**{"view": view, **kwargs})
 
     register_parallel_backend(name, make, make_default=make_default)

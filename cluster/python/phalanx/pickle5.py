@@ -99,10 +99,16 @@ def _reduce_any_function(f):
         return NotImplemented
     if found_by_name(f):
         return NotImplemented
-    if f.__globals__ is vars(functools) and "registry" in f.__dict__:  # its cache is of weak references
-        registered = [item for item in f.registry.items() if item[0] is not object]
-        return _dispatching, (f.registry[object], registered)
-    return _reduce_function(f)
+    reduced = _reduce_dispatching(f)
+    return _reduce_function(f) if reduced is NotImplemented else reduced
+
+
+def _reduce_dispatching(f):
+    """Of functools.singledispatch, whose cache is of weak references."""
+    if f.__globals__ is not vars(functools) or "registry" not in f.__dict__ or found_by_name(f):
+        return NotImplemented
+    registered = [item for item in f.registry.items() if item[0] is not object]
+    return _dispatching, (f.registry[object], registered)
 
 
 def _reduce_cached(f):
@@ -148,7 +154,7 @@ def _reduce_mark(obj):
     return NotImplemented if name is None else _Attribute("dataclasses", name).__reduce__()
 
 
-# How this form pickles what pickle itself, or cloudpickle, would get wrong.
+# How this form pickles what pickle itself would get wrong.
 _reducers = {
     types.FunctionType: _reduce_any_function,
     types.CodeType: lambda obj: (marshal.loads, (marshal.dumps(obj),)),
@@ -157,23 +163,38 @@ _reducers = {
     types.MethodType: published_method,
     Reference: lambda obj: (eval, (obj.name, _Namespace("__main__"))),
     PrePickled: lambda obj: obj.packed(_Packed).__reduce__(),
+}
+# And cloudpickle, too.
+_mends = {
+    types.FunctionType: _reduce_dispatching,
     type: _reduce_class,
     functools._lru_cache_wrapper: _reduce_cached,
     functools.cached_property: _reduce_cached_property,
 }
 
 
-def _override(obj):
+def _mended(obj):
     """As pickle.Pickler.reducer_override."""
+    kind = type(obj)
+    if kind in _mends:
+        return _mends[kind](obj)
+    return _reduce_mark(obj) if kind.__module__ == "dataclasses" else NotImplemented
+
+
+def _override(obj):
+    """The same."""
     kind = type(obj)
     if kind in _reducers:
         return _reducers[kind](obj)
     if kind in canning.equivalents:
         return canning.equivalents[kind](obj).__reduce__()
-    if kind.__module__ == "dataclasses":
-        return _reduce_mark(obj)
     canned = canning.users_canned(obj)
-    return NotImplemented if canned is None else (_opened, (canned,))
+    return _mended(obj) if canned is None else (_opened, (canned,))
+
+
+def mended_pickler(base):
+    """cloudpickle's class `base`, without what it gets wrong. Functions take their globals along."""
+    return _pickler_on(base, _mended)
 
 
 class _PlainPickler(pickle.Pickler):
@@ -189,11 +210,11 @@ class _PlainPickler(pickle.Pickler):
         return reduced
 
 
-def _pickler_on(base):
+def _pickler_on(base, reduce=_override):
     """`base`, with what this form does differently."""
 
     class Pickler(base):
-        override = staticmethod(_override)
+        override = staticmethod(reduce)
 
         def reducer_override(self, obj):
             reduced = self.override(obj)
