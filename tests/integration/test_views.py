@@ -1342,6 +1342,15 @@ class Point(typing.NamedTuple):
         return self.x + self.y
 
 
+T = typing.TypeVar("T")
+if sys.version_info >= (3, 11):
+    class Pair(typing.NamedTuple, typing.Generic[T]):
+        one: T
+        other: T
+else:
+    Pair = Point
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     a: int
@@ -1377,6 +1386,8 @@ def _(x: int):
 MEET = [
     (lambda p: (p.sum(), p._replace(x=5).y, type(p)(7), type(p).__name__), Point(3),
      (5, 2, (7, 2), "Point")),
+    (lambda p: (p[1], type(p)(3, 4)._asdict(), type(p).__doc__), Pair(1, 2),
+     (2, Pair(3, 4)._asdict(), Pair.__doc__)),
     (lambda r: (__import__("dataclasses").asdict(r), type(r)(2).b), Row(1, [2]), ({"a": 1, "b": [2]}, [])),
     (lambda s: (s.a, [f.name for f in __import__("dataclasses").fields(s)]), Slots(1), (1, ["a"])),
     (lambda c: c.value is c.value and c.value, Computed(), [42]),
@@ -1394,6 +1405,7 @@ def test_what_notebooks_are_made_of(view, use, value, expected):
     assert view.apply_sync(use, value) == [expected] * 4
     view["value_"] = value
     assert [use(back) for back in view["value_"]] == [expected] * 4
+    assert {type(back) for back in view["value_"]} == {type(value)}
 
 
 def test_classes_without_cloudpickle(view, monkeypatch):

@@ -11,7 +11,6 @@ cloudpickle's work, and do not travel where it is not installed. What the stream
 alone, so nothing need be installed on the engine for it.
 """
 
-import collections
 import functools
 import io
 import marshal
@@ -125,26 +124,22 @@ def _reduce_cached_property(p):
     return functools.cached_property, (p.func,), {"attrname": p.attrname}
 
 
-def _reduce_class(cls):
+def _reduce_canned_class(cls):
     if cls.__module__ == canning.WIRE_MODULE:
         return getattr, (ModuleRef(canning.REAL_MODULE), cls.__name__)
-    bases = cls.__dict__.get("__orig_bases__")
-    if not bases or bases[0] is not getattr(sys.modules.get("typing"), "NamedTuple", None):
-        return NotImplemented
-    return NotImplemented if found_by_name(cls) else _reduce_named_tuple(cls)
+    return NotImplemented
 
 
-def _reduce_named_tuple(cls):
-    """A class made by typing.NamedTuple, which neither pickle nor cloudpickle makes again."""
-    plain = vars(collections.namedtuple("plain", cls._fields))
-    members = {k: v for k, v in vars(cls).items() if k not in plain and not k.startswith("__annot")}
-    members["__annotations__"] = canning.annotations_of(cls)
-    members["__qualname__"], members["__doc__"] = cls.__qualname__, cls.__doc__
-    make = functools.partial(
-        collections.namedtuple, cls.__name__, cls._fields, module=cls.__module__,
-        defaults=tuple(cls._field_defaults.values()),
-    )
-    return make, (), (None, members)
+def _without_named_tuple(cls, reduced):
+    """How cloudpickle reduces a class, which is by the bases that were written. One of them may be
+    typing.NamedTuple, which is none, and would make another class."""
+    written = vars(cls).get("__orig_bases__") or ()
+    marker = getattr(sys.modules.get("typing"), "NamedTuple", cls)
+    if marker not in written:
+        return reduced
+    bases = tuple(tuple if base is marker else base for base in written)
+    make, args, *state = reduced
+    return make, tuple(bases if arg == written else arg for arg in args), *state
 
 
 def _reduce_mark(obj):
@@ -167,7 +162,7 @@ _reducers = {
 # And cloudpickle, too.
 _mends = {
     types.FunctionType: _reduce_dispatching,
-    type: _reduce_class,
+    type: _reduce_canned_class,
     functools._lru_cache_wrapper: _reduce_cached,
     functools.cached_property: _reduce_cached_property,
 }
@@ -218,9 +213,11 @@ def _pickler_on(base, reduce=_override):
 
         def reducer_override(self, obj):
             reduced = self.override(obj)
-            if reduced is NotImplemented and hasattr(base, "reducer_override"):
-                return super().reducer_override(obj)
-            return reduced
+            if reduced is not NotImplemented or not hasattr(base, "reducer_override"):
+                return reduced
+            reduced = super().reducer_override(obj)
+            by_name = reduced is NotImplemented or not isinstance(obj, type)
+            return reduced if by_name else _without_named_tuple(obj, reduced)
 
     return Pickler
 
