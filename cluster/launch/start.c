@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "batch.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,9 +20,9 @@ struct start_options {
     int n, daemonize, ready_fd, stop_on_eof, parent_fd, timeout, at_least;
     const char *controller, *engines, *controller_command, *engine_command;
     const char *ip, *location, *delay, *clean_logs, *python, *template;
-    const char *hostfile, *launch_command;
+    const char *hostfile, *launch_command, *work_dir;
     struct px_job_wishes job;
-    int job_array;
+    int job_array, ignored;
     struct px_list engine_args, hosts, launch_args;
 };
 
@@ -42,6 +43,7 @@ struct start_options {
      "one more argument for it; may be given again", 0, 0}, \
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH", \
      "the engines' interpreter (default: its own or the active environment's)", 0, 0}, \
+    {"work-dir", 0, PX_OPT_STRING, AT(work_dir), 0, "DIR", "change to this directory first", 0, 0}, \
     {.type = PX_OPT_HEADING, .help = "Where engines run"}, \
     {"engines", 0, PX_OPT_STRING, AT(engines), 0, "HOW", \
      "launcher for engines: " PX_LAUNCHER_NAMES, 0, 0}, \
@@ -72,6 +74,11 @@ struct start_options {
      "stop when standard input ends", 0, 0}, \
     {"parent-fd", 0, PX_OPT_INT, AT(parent_fd), 0, "FD", \
      "stop when it becomes readable or its other end closes: a pidfd or pipe", 3, 65535}, \
+    /* ipcluster's traits of other names, and flags that change nothing here. */ \
+    {"engine-launcher-class", 0, PX_OPT_STRING, AT(engines), 0, "HOW", NULL, 0, 0}, \
+    {"engine-timeout", 0, PX_OPT_INT, AT(timeout), 0, "S", NULL, 1, 86400}, \
+    {"log-to-file", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0}, \
+    {"init", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0}, \
     PX_COMMON_ROWS(struct start_options, common)
 
 static const struct px_option start_rows[] = {
@@ -88,12 +95,19 @@ static const struct px_option start_rows[] = {
      "remove this cluster's old logs first (default: true)", 0, 0},
     {"delay", 0, PX_OPT_STRING, AT(delay), 0, "S",
      "accepted and not needed: engines start when the controller is ready", 0, 0},
+    {"controller-launcher-class", 0, PX_OPT_STRING, AT(controller), 0, "HOW", NULL, 0, 0},
+    {"controller-ip", 0, PX_OPT_STRING, AT(ip), 0, "IP", NULL, 0, 0},
+    {"controller-location", 0, PX_OPT_STRING, AT(location), 0, "HOST", NULL, 0, 0},
     OTHER_ROWS,
     {0},
 };
 
 static const struct px_option engines_rows[] = {ENGINE_ROWS, OTHER_ROWS, {0}};
 /* clang-format on */
+
+#define CLASSES                                                                                    \
+    " Cluster IPCluster IPClusterStart IPClusterEngines BaseParallelApplication "                  \
+    "BaseIPythonApplication Application "
 
 static const struct px_usage start_usage = {
     .program = "pxcluster start",
@@ -102,6 +116,7 @@ static const struct px_usage start_usage = {
     .examples = "  pxcluster start -n 4 --daemonize\n"
                 "  pxcluster start --engines=ssh --host=node1:8,node2:8\n",
     .options = start_rows,
+    .classes = CLASSES,
 };
 
 static const struct px_usage engines_usage = {
@@ -111,6 +126,7 @@ static const struct px_usage engines_usage = {
     .examples = "  pxcluster engines -n 2 --daemonize\n"
                 "  pxcluster engines --profile=lab -n 8\n",
     .options = engines_rows,
+    .classes = CLASSES,
 };
 
 /* What the user named, or NULL. */
@@ -353,6 +369,8 @@ static void settle(const struct px_usage *usage, bool with_controller, int argc,
     struct px_error err;
     int own;
     parse(usage, with_controller, argc, argv, &asked, &own);
+    if (asked.work_dir && chdir(asked.work_dir) < 0)
+        misused(usage, "--work-dir: cannot change to %s: %s", asked.work_dir, strerror(errno));
     read_config(usage, with_controller, &asked, words, rest);
     options_fini(&asked);
     *options = start_defaults;

@@ -276,6 +276,8 @@ static int parse(const struct px_usage *usage, int argc, char **argv, void *out,
             continue;
         if (!row)
             return refuse_unknown(usage, word, err);
+        if (text && value == row->letter && *text == '=')
+            text++; /* -n=4, as programs configured by traitlets take it */
         if (store(row, text, out, err) < 0)
             return -1;
     }

@@ -86,11 +86,25 @@ def test_daemonize_returns_when_a_client_sees_all(cluster, run, mix):
 
 
 @ours
-@pytest.mark.parametrize("spelling", [["-n", "2"], ["-n2"], ["--n=2"], ["--n", "2"]])
+@pytest.mark.parametrize("spelling", [
+    ["-n", "2"], ["-n2"], ["-n=2"], ["--n=2"], ["--n", "2"], ["--Cluster.n=2", "--log-to-file"],
+    ["--IPClusterEngines.n=2", "--Cluster.engine_launcher_class=local", "--init"],
+])
 def test_spellings_of_n(run, spelling):
     done = run("pxcluster", "start", "--daemonize", *spelling)
     assert "2 engines ready" in done.stderr
     run("pxcluster", "stop")
+
+
+@ours
+def test_work_dir(run, tmp_path, ipython_dir):
+    (tmp_path / "there").mkdir()
+    run("pxcluster", "start", "-n1", "--daemonize", "--work-dir=there", cwd=tmp_path)
+    pid, = Cluster(ipython_dir, "default", "").engine_pids
+    assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path / "there")
+    run("pxcluster", "stop")
+    done = run("pxcluster", "start", "--work-dir=/no/such", check=False)
+    assert done.returncode == 2 and "--work-dir: cannot change to /no/such" in done.stderr
 
 
 @ours

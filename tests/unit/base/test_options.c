@@ -50,6 +50,8 @@ static void every_form_is_taken(void **state)
     free(v.targets.items);
     assert_int_equal(PARSE(&v, &err, "-n", "8"), 3);
     assert_int_equal(v.n, 8);
+    assert_int_equal(PARSE(&v, &err, "-n=9"), 2);
+    assert_int_equal(v.n, 9);
     assert_int_equal(PARSE(&v, &err, "--prof=x"), 2); /* a unique beginning will do */
     assert_string_equal(v.profile, "x");
 }
