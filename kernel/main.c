@@ -90,13 +90,12 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "install") == 0)
         return px_install_main(argc - 1, argv + 1);
     struct options options = {.log_level = PX_WARN, .output = PX_OUTPUT_DEFAULTS};
-    const int rest = px_options_main(&usage, argc, argv, &options);
+    /* Further words are for the user's sys.argv: `jupyter run FILE` hands on its own. */
+    (void)px_options_main(&usage, argc, argv, &options);
     struct px_error err;
     const struct px_interp_ops *ops = px_language_find(options.language, &err);
     if (!ops)
         px_die(2, "%s", err.text);
-    if (rest < argc)
-        px_die(2, "'%.60s' is not an option; see --help", argv[rest]);
     if (!options.file)
         px_die(2, "no connection file: Jupyter starts this program, once 'pxkernel install' has "
                   "told it how; or say -f FILE");

@@ -583,6 +583,15 @@ def test_a_notebook_is_executed_by_nbconvert(env, tmp_path, name):
     assert [w["state"]["value"] for w in kept.values() if "value" in w["state"]] == [4]
 
 
+def test_jupyter_runs_a_script(env, tmp_path):
+    env["JUPYTER_DATA_DIR"] = str(tmp_path / "data")
+    subprocess.run([PXKERNEL, "install", "--user"], env=env, check=True, stdout=subprocess.DEVNULL)
+    (tmp_path / "script.py").write_text("import sys\nprint(6 * 7, sys.argv[-1])\n")
+    done = subprocess.run([PYTHON, "-m", "jupyter_client.runapp", "--kernel=phalanx", "script.py"],
+                          env=env, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.stdout == "42 script.py\n", done
+
+
 def test_a_console_on_a_terminal(env, tmp_path):
     pexpect = pytest.importorskip("pexpect")
     env.update(JUPYTER_DATA_DIR=str(tmp_path / "data"), TERM="dumb")
