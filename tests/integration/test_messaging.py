@@ -697,8 +697,10 @@ def test_a_comm_handler_may_start_a_task(kernel):
                "def on_open(comm, msg):\n"
                "    async def answer():\n"
                "        await asyncio.sleep(0.01)\n"
-               "        comm.send({'answer': 42})\n"
+               "        comm.send({'answer': 42, 'keys': sorted(msg), 'to': msg['msg_type']})\n"
                "    asyncio.get_running_loop().create_task(answer())\n"
                "get_ipython().kernel.comm_manager.register_target('t', on_open)")
     opened = kernel.send("shell", "comm_open", {"comm_id": "c", "target_name": "t", "data": {}})
-    assert kernel.wait_for_output(opened, "comm_msg")["data"] == {"answer": 42}
+    assert kernel.wait_for_output(opened, "comm_msg")["data"] == {
+        "answer": 42, "to": "comm_open",
+        "keys": ["buffers", "content", "header", "metadata", "msg_id", "msg_type", "parent_header"]}

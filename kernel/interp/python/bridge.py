@@ -510,11 +510,15 @@ class Bridge:
         return self._comms
 
     def comm(self, kind, content, metadata, buffers):
+        header = json.loads(host.parent())
         message = {
             "content": json.loads(content),
             "metadata": json.loads(metadata),
             "buffers": buffers,
-            "header": json.loads(host.parent()),
+            "header": header,
+            "parent_header": {},
+            "msg_id": header.get("msg_id"),
+            "msg_type": header.get("msg_type"),
         }
         handlers = {
             host.COMM_OPEN: "comm_open",
