@@ -27,6 +27,7 @@ CELLS = [
     ("%%bash\necho from bash $BASH", "from bash /"),
     ("x = !echo lines\nx[0]", "lines"),
     ("%whos", "Variable"),
+    ("%clear", "\033[H\033[2J"),
     ("%config DisplayFormatter.active_types", "text/html"),
     ("%config HistoryManager.db_cache_size", "0"),
     ("%config IPKernelApp.connection_file", "kernel.json"),

@@ -29,8 +29,9 @@ class KernelMagics(Magics):
 
     @line_magic
     def clear(self, line):
-        """Clear the output of the cell."""
+        """Clear the output of the cell, and a console's screen."""
         self.shell.display_pub.clear_output()
+        print("\033[H\033[2J", end="")
 
     @line_magic
     def less(self, line):
