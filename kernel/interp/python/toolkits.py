@@ -9,6 +9,7 @@ import ctypes.util
 import importlib
 import os
 import sys
+import traceback
 
 TURN = 0.02  # seconds between two turns
 MOST_EVENTS = 1000  # of one turn
@@ -113,7 +114,7 @@ class Qt:
     def _keep_alive():
         """With Python's own hook PyQt ends the process when a slot raises; IPython sets that back."""
         if sys.excepthook is sys.__excepthook__:
-            sys.excepthook = lambda *error: sys.__excepthook__(*error)
+            sys.excepthook = traceback.print_exception
 
 
 class Gtk:
