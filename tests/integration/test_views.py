@@ -1343,6 +1343,7 @@ class Point(typing.NamedTuple):
 
 
 T = typing.TypeVar("T")
+T.__module__ = "__main__"  # as later Pythons do not see that this module says it is
 if sys.version_info >= (3, 11):
     class Pair(typing.NamedTuple, typing.Generic[T]):
         one: T
@@ -1406,6 +1407,19 @@ def test_what_notebooks_are_made_of(view, use, value, expected):
     view["value_"] = value
     assert [use(back) for back in view["value_"]] == [expected] * 4
     assert {type(back) for back in view["value_"]} == {type(value)}
+
+
+def test_large_bytes_are_bytes(view):
+    data = os.urandom(3 << 20)
+    back = view.apply_sync(lambda one, other: one + other if type(one) is type(other) is bytes else None,
+                           data, other=data[:-1])
+    assert {type(one) for one in back} == {bytes} and back == [data + data[:-1]] * 4
+    view["data"] = data
+    assert view["data"] == [data] * 4
+    form = phalanx.pickle5
+    stream, *buffers = form.pack_result(data)
+    assert len(stream) < 100 and [len(buffer) for buffer in buffers] == [len(data)]
+    assert form.unpack_result([stream, *buffers]) == data
 
 
 def test_classes_without_cloudpickle(view, monkeypatch):

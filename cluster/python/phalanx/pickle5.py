@@ -27,6 +27,7 @@ from .canning import (
 )
 
 METADATA = '"px_pickle": 5'
+_LARGE = 1 << 20  # bytes: these alone are worth a call
 
 
 _opened = operator.methodcaller("get_object")  # what was canned, on the engine
@@ -266,6 +267,22 @@ def dumps(obj, simple=False, pickler=None):
     return [out.getvalue()] + buffers
 
 
+class _Large:
+    """Bytes that leave the stream as arrays do, and that pickle would copy."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce__(self):
+        return bytes, (pickle.PickleBuffer(self.data),)
+
+
+def _left_out(obj):
+    return _Large(obj) if type(obj) is bytes and len(obj) > _LARGE else obj
+
+
 class _Packed:
     """A function, or something else, that was pickled before, and is unpickled where the call is."""
 
@@ -365,7 +382,13 @@ def pack_call(function, args, kwargs):
             function.bare = dumps((function, (), {}), True)
         return function.bare
     simple = all(map(_is_simple, args)) and all(map(_is_simple, kwargs.values()))
-    return dumps((function, tuple(args), kwargs), simple)
+    kwargs = {name: _left_out(value) for name, value in kwargs.items()}
+    return dumps((function, tuple(map(_left_out, args)), kwargs), simple)
+
+
+def pack_result(value):
+    """The buffers of an apply_reply."""
+    return dumps(_left_out(value), _is_simple(value))
 
 
 def unpack_result(buffers):

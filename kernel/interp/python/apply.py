@@ -230,8 +230,7 @@ class Apply:
         """The same in our own form."""
         if self._pickle5 is None:
             self._pickle5 = importlib.import_module("_phalanx_wire.pickle5")
-        pickle5 = self._pickle5
-        return self._packed(lambda value: pickle5.dumps(value, pickle5._is_simple(value)), value)
+        return self._packed(self._pickle5.pack_result, value)
 
     def _packed(self, pack, value):
         try:
