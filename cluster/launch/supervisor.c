@@ -449,8 +449,10 @@ static int refuse_running(struct supervisor *sv, struct px_error *err)
     sv->status = PX_ALREADY_RUNNING;
     if (sv->plan->log) /* nothing of interest will be in it */
         unlink(sv->plan->log);
-    return px_fail(err, PX_EEXIST, "a cluster is running already (%zu engines, %.300s)", engines,
-                   sv->place->file);
+    return px_fail(err, PX_EEXIST,
+                   "a cluster is running already, with %zu engine%s; pxcluster stop ends it, "
+                   "--cluster-id=ID starts another beside it (%.300s)",
+                   engines, engines == 1 ? "" : "s", sv->place->file);
 }
 
 static int begin_with_controller(struct supervisor *sv, struct px_error *err)

@@ -321,7 +321,9 @@ def test_second_start_is_refused(cluster, run):
     where = cluster(1)
     done = run("pxcluster", "start", "-n1", check=False)
     assert done.returncode == 10
-    assert done.stderr.startswith("pxcluster: a cluster is running already")
+    assert done.stderr.startswith("pxcluster: a cluster is running already, with 1 engine; ")
+    assert f"; pxcluster stop ends it, --cluster-id=ID starts another beside it ({where.cluster_file})" \
+        in done.stderr
     assert where.logs()  # a refused start removes nobody's logs
     assert run("pxcluster", "start", "-n1", "--daemonize", check=False).returncode == 10
     assert len(where.engine_pids) == 1
