@@ -130,6 +130,8 @@ struct phalanx_buffer {
     void (*release)(void *hint); /* NULL: the bytes are copied; else called once, from any thread,
                                     also when the submission fails */
     void *hint;
+    bool constant; /* the bytes stay as they are until `release`: after a controller was lost the
+                      request can be sent again with them */
 };
 
 struct phalanx_request {

@@ -145,7 +145,7 @@ static void compose(const struct phalanx_request *request, struct targets *targe
     out->coalesced = out->broadcast && request->coalesce && request->type == PHALANX_APPLY;
     out->type = named ? request->message : types[request->type];
     for (size_t i = 0; i < request->buffer_count; i++)
-        out->lent |= request->buffers[i].release != NULL;
+        out->lent |= request->buffers[i].release && !request->buffers[i].constant;
     out->unanswered = named && strncmp(request->message, "comm_", 5) == 0;
     out->content = px_span_of(request->content && named ? request->content : "{}");
     if (request->type == PHALANX_EXECUTE) {

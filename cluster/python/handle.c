@@ -39,6 +39,13 @@ void px_handle_sweep(struct px_handle *handle)
     }
 }
 
+/* What pickles are, and bytes inside of them. */
+static bool is_constant(PyObject *item)
+{
+    PyObject *base = PyMemoryView_Check(item) ? PyMemoryView_GET_BASE(item) : item;
+    return base && PyBytes_CheckExact(base);
+}
+
 static bool buffer_from(struct px_handle *handle, PyObject *item, struct phalanx_buffer *out)
 {
     if (PyBytes_CheckExact(item) && PyBytes_GET_SIZE(item) < PX_LEASE_SIZE) {
@@ -59,7 +66,8 @@ static bool buffer_from(struct px_handle *handle, PyObject *item, struct phalanx
     *out = (struct phalanx_buffer){.data = lease->view.buf,
                                    .size = (size_t)lease->view.len,
                                    .release = lease_sent,
-                                   .hint = lease};
+                                   .hint = lease,
+                                   .constant = is_constant(item)};
     return true;
 }
 

@@ -963,7 +963,7 @@ def test_what_was_under_way_is_sent_again(cluster, tmp_path, ours, options):
 @pytest.mark.parametrize("options", [[], KEPT], ids=["memory", "sqlite"])
 def test_arrays_that_are_lost_with_a_controller(cluster, tmp_path, options):
     """They are the caller's, who may have changed them: no request is sent again with them. What an
-    engine or the database has is done, and what nobody has fails."""
+    engine or the database has is done, and what nobody has fails. Bytes are sent again."""
     phalanx, numpy = pytest.importorskip("phalanx"), pytest.importorskip("numpy")
     cluster.start(controller_ports(), *options)
     cluster.add_ours(2)
@@ -972,12 +972,14 @@ def test_arrays_that_are_lost_with_a_controller(cluster, tmp_path, options):
     wait_until(lambda: len(rc.ids) == 2)
     gate, view, results = str(tmp_path / "gate"), rc.load_balanced_view(), {}
 
-    def submit(name):
+    def submit(name, large):
         to = rc[int(name[-1]) % 2] if name.startswith("direct") else view
-        results[name] = to.apply_async(append_when_there, gate, name, numpy.zeros(100_000))
+        results[name] = to.apply_async(append_when_there, gate, name, large)
 
-    for i in range(20):
-        submit(f"direct-{i}" if i < 4 else f"task-{i}")
+    for i in range(16):
+        submit(f"direct-{i}" if i < 4 else f"task-{i}", numpy.zeros(100_000))
+    for i in range(4):
+        submit(f"bytes-{i}", bytes(3_000_000))
     wait_until(lambda: rc.queue_status()["unassigned"] >= 8)
     if options:
         wait_until(lambda: sql(cluster, "SELECT count(*) FROM tasks") == [(20,)])
@@ -992,8 +994,9 @@ def test_arrays_that_are_lost_with_a_controller(cluster, tmp_path, options):
         assert result.ready()
     done = sorted(name for name, result in results.items() if result.successful())
     failed = [result for name, result in results.items() if name not in done]
-    assert len([name for name in done if name.startswith("task")]) >= (16 if options else 1)
-    assert options or len(failed) >= 8
+    assert {f"bytes-{i}" for i in range(4)} < {*done}
+    assert len([name for name in done if name.startswith("task")]) >= (12 if options else 1)
+    assert options or len(failed) >= 4
     for result in failed:
         with pytest.raises(phalanx.RemoteError, match="the arguments of the call are missing"):
             result.get(DEADLINE)

@@ -7,22 +7,22 @@
 
 #define MB ((size_t)1 << 20)
 
-static void release(void *data)
-{
-    free(data);
-}
+enum how { COPIED, LENT, CONSTANT };
 
-/* A task with so many bytes in a buffer, copied or lent. */
-static phalanx_result *submit_bytes(phalanx_client *client, size_t size, bool lent)
+/* A task with so many bytes in a buffer. */
+static phalanx_result *submit_bytes(phalanx_client *client, size_t size, enum how how)
 {
     char *data = px_alloc(size);
-    const struct phalanx_buffer buffer = {
-        .data = data, .size = size, .release = lent ? release : NULL, .hint = data};
+    const struct phalanx_buffer buffer = {.data = data,
+                                          .size = size,
+                                          .release = how == COPIED ? NULL : free,
+                                          .hint = data,
+                                          .constant = how == CONSTANT};
     const struct phalanx_request request = {
         .type = PHALANX_APPLY, .route = PHALANX_BALANCED, .buffers = &buffer, .buffer_count = 1};
     phalanx_result *result = phalanx_submit(client, &request, NULL);
     assert_non_null(result);
-    if (!lent)
+    if (how == COPIED)
         free(data);
     return result;
 }
@@ -57,20 +57,24 @@ static void expect_again(struct fake *fake, struct px_msg *first, size_t buffers
     px_msg_destroy(first);
 }
 
-static void what_is_lent_is_sent_again_without_it(void **state)
+static void what_may_change_is_sent_again_without_it(void **state)
 {
     struct pair *pair = *state;
     phalanx_client *client = connect_to_who_knows(pair->fake);
-    phalanx_result *copied = submit_bytes(client, 10, false);
+    phalanx_result *copied = submit_bytes(client, 10, COPIED);
     struct px_msg *first = fake_request(pair->fake, FAKE_TASK);
-    phalanx_result *lent = submit_bytes(client, MB, true);
+    phalanx_result *lent = submit_bytes(client, MB, LENT);
     struct px_msg *second = fake_request(pair->fake, FAKE_TASK);
     assert_int_equal(px_msg_buffer_count(second), 1);
+    phalanx_result *constant = submit_bytes(client, MB, CONSTANT);
+    struct px_msg *third = fake_request(pair->fake, FAKE_TASK);
     lose_and_mend(pair->fake, client);
     expect_again(pair->fake, first, 1);
     expect_again(pair->fake, second, 0);
+    expect_again(pair->fake, third, 1);
     phalanx_result_free(copied);
     phalanx_result_free(lent);
+    phalanx_result_free(constant);
     phalanx_close(client);
 }
 
@@ -82,7 +86,7 @@ static void what_is_too_much_is_sent_again_without_it(void **state)
     phalanx_result *results[COUNT];
     phalanx_client *client = connect_to_who_knows(pair->fake);
     for (size_t i = 0; i < COUNT; i++) {
-        results[i] = submit_bytes(client, EACH * MB, false);
+        results[i] = submit_bytes(client, EACH * MB, COPIED);
         requests[i] = fake_request(pair->fake, FAKE_TASK);
     }
     fake_reply(pair->fake, FAKE_TASK, "E0", requests[6], "{\"status\": \"ok\"}");
@@ -103,7 +107,7 @@ static void what_is_too_much_is_sent_again_without_it(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_PAIR(what_is_lent_is_sent_again_without_it),
+        WITH_PAIR(what_may_change_is_sent_again_without_it),
         WITH_PAIR(what_is_too_much_is_sent_again_without_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
