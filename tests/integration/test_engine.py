@@ -899,6 +899,16 @@ def test_code_of_ipyparallels_finds_what_its_module_has(client):
     assert [now.tzinfo is not None for now in client[:].apply_sync(util.utcnow)] == [True] * 2
 
 
+def test_arrays_can_be_changed_in_place(client):
+    """Those of ipyparallel's client, too, as on its engines: it sends more than 1024 bytes apart."""
+    numpy = pytest.importorskip("numpy")
+    view = client[:]
+    for size in (129, 100_000):
+        view.push({"pushed": numpy.zeros(size)}, block=True)
+        view.execute("pushed += 1", block=True)
+        assert [array.sum() for array in view["pushed"]] == [size] * 2
+
+
 # ---- ipyparallel's own controller and client ------------------------------------------------------
 
 @pytest.fixture

@@ -51,14 +51,13 @@ struct call {
 struct kept {
     PyObject ob_base;
     struct px_buffer buffer;
-    bool readonly;
 };
 
 static int kept_get(PyObject *arg, Py_buffer *view, int flags)
 {
     struct kept *self = (struct kept *)arg;
-    return PyBuffer_FillInfo(view, arg, (void *)self->buffer.data, (Py_ssize_t)self->buffer.size,
-                             self->readonly, flags);
+    return PyBuffer_FillInfo(view, arg, (void *)self->buffer.data, (Py_ssize_t)self->buffer.size, 0,
+                             flags);
 }
 
 static void kept_dealloc(PyObject *arg)
@@ -84,8 +83,9 @@ static PyType_Spec kept_spec = {
     .slots = kept_slots,
 };
 
-/* Buffer `index` as an object that outlives the request. */
-static PyObject *keep(struct call *call, size_t index, bool readonly)
+/* Buffer `index` as an object that outlives the request. It can be written to, as arrays are, but
+ * for small ones as `bytes`: pickles. */
+static PyObject *keep(struct call *call, size_t index, bool as_bytes)
 {
     const struct px_interp_host *host = call->python->host;
     struct px_span bytes = call->buffers[index];
@@ -98,19 +98,18 @@ static PyObject *keep(struct call *call, size_t index, bool readonly)
             return NULL;
         }
         self->buffer = buffer;
-        self->readonly = readonly;
         return (PyObject *)self;
     }
-    if (readonly)
+    if (as_bytes && bytes.size <= SMALL)
         return PyBytes_FromStringAndSize(bytes.data, (Py_ssize_t)bytes.size);
     return PyByteArray_FromStringAndSize(bytes.data, (Py_ssize_t)bytes.size);
 }
 
-static PyObject *keep_from(struct call *call, size_t first, bool readonly)
+static PyObject *keep_from(struct call *call, size_t first, bool as_bytes)
 {
     PyObject *list = PyList_New((Py_ssize_t)(call->count - first));
     for (size_t i = first; list && i < call->count; i++) {
-        PyObject *item = keep(call, i, readonly);
+        PyObject *item = keep(call, i, as_bytes);
         if (!item)
             Py_CLEAR(list);
         else
