@@ -36,6 +36,8 @@ CELLS = [
     ("%run script.py", "from a file __main__"),
     ("%load_ext autoreload\n%autoreload 2\n'loaded'", "loaded"),
     ("import asyncio\nawait asyncio.sleep(0, 'awaited')", "awaited"),
+    ("%autoawait trio\n%autoawait asyncio", ""),
+    ("await asyncio.sleep(0, 'with asyncio again')", "with asyncio again"),
     ("1 + 1\n[n async for n in (lambda: (i async for i in agen()))()] if False else 'parsed'",
      "parsed"),
     ("5", "5"),

@@ -161,6 +161,13 @@ class ZMQInteractiveShell(InteractiveShell):
     last_execution_result = None
     keepkernel_on_exit = None
     px_own = Any()
+    # As %autoawait and the configuration name it.
+    loop_runner_map = {**InteractiveShell.loop_runner_map,
+                       "asyncio": (host.bridge.loops.run_coroutine, True)}
+
+    @default("loop_runner")
+    def _default_loop_runner(self):
+        return self.loop_runner_map["asyncio"][0]
 
     @default("px_own")
     def _default_own(self):
@@ -527,7 +534,6 @@ def create(bridge):
             kernel=bridge.kernel,
             bridge=bridge,
         )
-    shell.loop_runner = bridge.loops.run_coroutine
     stand_in = bridge.embedded("environment").stand_in
     stand_in(bridge.when_imported, "zmqshell", ZMQInteractiveShell=ZMQInteractiveShell)
     return shell
