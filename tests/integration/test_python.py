@@ -428,6 +428,24 @@ def test_what_cells_ask_of_the_front_end(kernel, tmp_path):
     assert "set_autosave_interval(10000)" in dict(seen)["display_data"]["data"]["application/javascript"]
 
 
+def test_a_cell_drives_another_kernel(kernel):
+    """Its client shows here, by this kernel's session, what that one shows."""
+    reply, seen = kernel.run(
+        "import subprocess, sys\nfrom jupyter_client import BlockingKernelClient\n"
+        "from jupyter_client.connect import write_connection_file\n"
+        "file, _ = write_connection_file()\n"
+        "other = subprocess.Popen([sys.argv[0], '-f', file])\n"
+        "client = BlockingKernelClient(connection_file=file)\n"
+        "client.load_connection_file(); client.start_channels(); client.wait_for_ready(60)\n"
+        "code = 'print(6 * 7); display(\"shown\"); 1/0'\n"
+        "client.execute_interactive(code, timeout=60)\n"
+        "client.shutdown(); client.stop_channels(); other.wait(60);")
+    assert reply["status"] == "ok", reply
+    shown = {kind: content for kind, content in seen if kind in ("stream", "display_data", "error")}
+    assert shown["stream"]["text"] == "42\n" and shown["error"]["ename"] == "ZeroDivisionError"
+    assert shown["display_data"]["data"] == {"text/plain": "'shown'"}
+
+
 def test_an_extension_of_the_users(kernel, tmp_path):
     (tmp_path / "own_magic.py").write_text(
         "from IPython.core.magic import register_line_magic\n"

@@ -12,7 +12,18 @@ from IPython.core.formatters import DisplayFormatter as BaseDisplayFormatter
 
 
 class Follower:
-    """What has a parent of its own in IPython's kernel follows the one of the thread here."""
+    """What has a parent of its own in IPython's kernel follows the one of the thread here. Clients of
+    other kernels send by its session what these show."""
+
+    pub_socket = None
+
+    @property
+    def session(self):
+        return self.shell.kernel.session
+
+    @property
+    def parent_header(self):
+        return self.shell.get_parent()["header"]
 
     def set_parent(self, parent):
         self.shell.set_parent(parent)
