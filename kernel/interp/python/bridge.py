@@ -80,9 +80,9 @@ def _simple(value):
     if hasattr(value, "isoformat"):
         return value.isoformat()
     if isinstance(value, (bytes, bytearray, memoryview)):
-        import base64
+        import binascii
 
-        return base64.b64encode(value).decode("ascii")
+        return binascii.b2a_base64(value).decode("ascii")  # its newline is in every notebook
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return value.tolist()
     if isinstance(value, (set, frozenset, types.GeneratorType)) or hasattr(value, "__next__"):

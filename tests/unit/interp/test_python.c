@@ -143,7 +143,8 @@ static void test_display(void **state)
     assert_true(fake_host_has(&f->host, "\"transient\": {\"display_id\": \"here\"}"));
     assert_true(fake_host_has(&f->host, "1 {\"data\": "));
     assert_true(fake_host_has(&f->host, "3 {\"wait\": true}"));
-    assert_true(fake_host_has(&f->host, "\"application/json\": \"nan\", \"text/plain\": \"YWI=\""));
+    assert_true(
+        fake_host_has(&f->host, "\"application/json\": \"nan\", \"text/plain\": \"YWI=\\n\""));
 }
 
 static void test_shell_features(void **state)
