@@ -486,6 +486,10 @@ def test_metadata_by_id(rc, balanced, gate):
     gate.open()
     assert working.get(60) == 5 and rc.metadata[working.msg_ids[0]].engine_id == rc.ids[0]
     assert rc.metadata["no such task"].status is None and len(rc.metadata) == 1
+    rc.results["put here"] = 5
+    assert rc.metadata["put here"].status is None and len(rc.metadata) == 2
+    rc.purge_local_results("put here")
+    assert len(rc.results) == 0 and len(rc.metadata) == 1
     rc.metadata.clear()
 
 

@@ -23,9 +23,10 @@ class MetadataByID(dict):
 
     def __missing__(self, msg_id):
         client = self._client()
-        result, index = client._known([msg_id]).get(msg_id, (None, 0)) if client else (None, 0)
-        if result is None:
+        known = client._known([msg_id]) if client and msg_id not in client.results else {}
+        if msg_id not in known:
             return self.setdefault(msg_id, new_metadata())
+        result, index = known[msg_id]
         result._pump()
         return result._task_metadata(index)
 
