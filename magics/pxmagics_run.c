@@ -202,8 +202,7 @@ static PyObject *finish(struct px_magics *self, const struct px_line *line, PyOb
         .signal = signal,
     };
     const bool shown = block || px_said(line->stream, config->stream, 0) == 1;
-    if (px_discard(PyObject_CallMethod(self->face, "mind", "OOO", result, screen,
-                                       shown ? Py_True : Py_False)) < 0)
+    if (shown && px_discard(PyObject_CallMethod(self->face, "mind", "OO", result, screen)) < 0)
         return NULL;
     if (block)
         return px_follow(&options);

@@ -590,6 +590,19 @@ def test_what_threads_show_when_their_cell_has_ended(notebook, tmp_path):
     assert seen == [("[output:0]", None), ("'new'", None), ("'second'", places[1])]
 
 
+def test_what_threads_write_is_streamed_in_the_cell_that_does_so(notebook, tmp_path):
+    gate = tmp_path / "gate"
+    notebook.run("import os, phalanx, threading; rc = phalanx.Client()")
+    code = (f"import os, threading\ndef wait():\n    while not os.path.exists({str(gate)!r}):\n"
+            "        threading.Event().wait(0.01)\n    print('late')\n"
+            "threading.Thread(target=wait).start(); print('one')")
+    notebook.run(f"ar = rc[0].execute({code!r}, block=False); ar.wait_for_output()")
+    shown = notebook.run(f"with ar.stream_output():\n    open({str(gate)!r}, 'w').close()\n"
+                         "    for _ in range(6000):\n        if 'late' in ar.stdout: break\n"
+                         "        threading.Event().wait(0.01)\nrc.close()")
+    assert shown[-1] == ("display_data", {"text/plain": "[stdout:0] one\nlate\n"})
+
+
 def test_out_and_local(notebook):
     assert notebook.said("%%px --out kept -t 0\nprint('k')")[0] == "[stdout:0] \nk\n"
     assert notebook.said("print(kept.stdout)")[0] == "k\n\n"

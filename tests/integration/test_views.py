@@ -30,7 +30,7 @@ from four import balanced, phalanx, rc, recorded, view, where  # noqa: F401: fix
 
 numpy = pytest.importorskip("numpy")
 magics = pytest.importorskip("phalanx._magics")
-from phalanx import late, order  # noqa: E402
+from phalanx import order  # noqa: E402
 error = phalanx.error
 
 # The functions below travel as a notebook's do: as code of __main__.
@@ -1524,17 +1524,38 @@ def test_tasks_wait_only_for_what_was_sent_just_before_them(monkeypatch):
     assert first.waits == [0] and len(second.waits) == 1 and second.waits[0] > 3000
 
 
-def test_late_output_is_filed_behind_what_nobody_has_read(view, gate):
-    result = view.execute(
-        f"import os, threading\ndef wait():\n    while not os.path.exists({gate.path!r}):\n"
-        "        threading.Event().wait(0.01)\n    print('late')\n"
-        "print('first'); threading.Thread(target=wait).start()", silent=False, block=False)
-    late.mind(result, None)
-    assert result._raw.wait(phalanx._phalanx.FINISHED, 60)
+def speak_late(path):
+    import os, threading
+
+    def wait():
+        while not os.path.exists(path):
+            threading.Event().wait(0.01)
+        print("late")
+
+    print("first")
+    threading.Thread(target=wait).start()
+
+
+def test_late_output_is_filed_behind_what_nobody_has_read(view, balanced, gate):
+    results = [view.apply_async(speak_late, gate.path), balanced.map_async(speak_late, [gate.path])]
+    for result in results:
+        assert result._raw.wait(phalanx._phalanx.FINISHED, 60)
     gate.open()
-    tasks = result._tasks
-    wait_for(lambda: all("late" in str(task.stdout) for task in tasks), 60, "what comes late")
-    assert result.stdout == ["first\nlate\n"] * 4
+    for result, count in zip(results, (4, 1)):
+        tasks = result._tasks
+        wait_for(lambda: all("late" in str(task.stdout) for task in tasks), 60, "what comes late")
+        assert result.stdout == ["first\nlate\n"] * count
+
+
+def test_late_output_is_in_replies_and_is_streamed(rc, gate, monkeypatch):
+    rc[0]["speak_late"] = speak_late
+    result = rc[0].execute(f"speak_late({gate.path!r})", block=False)
+    reply = result.get(60)
+    assert result.wait_for_output(60) and reply.stdout == "first\n"
+    with printed() as said, result.stream_output():
+        gate.open()
+        wait_for(lambda: "late" in reply.stdout, 60, "what comes late")
+    assert said[0] == f"[stdout:{rc.ids[0]}] \nfirst\nlate\n"
 
 
 def test_a_result_that_cannot_be_sent(view):

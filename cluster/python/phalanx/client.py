@@ -21,6 +21,7 @@ from .display import current_shell, progress_bar
 from .futures import Watcher
 from .hub import HubFace, MetadataByID
 from .hubresult import JoinedResult
+from .late import Late
 from .order import Ahead
 from .view import DirectView
 
@@ -105,11 +106,10 @@ class Client(HubFace):
         self._connect(
             file, profile, profile_dir, ipython_dir, cluster_id, timeout, sshserver, sshkey
         )
-        self.history = []
-        self.results, self.metadata = {}, MetadataByID(self)
+        self.history, self.results, self.metadata = [], {}, MetadataByID(self)
         self._live = {}  # id: weak reference to a result, of tasks whose outcome counts
         self._orphans, self._orphan_limit = set(), ORPHANS
-        self._watcher, self._ahead = Watcher(self._raw), Ahead()
+        self._watcher, self._ahead, self._late = Watcher(self._raw), Ahead(), Late(self)
         self._number = next(_numbers)
         _open_clients[self._number] = self
         shell = current_shell()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How results show themselves: progress while they come, output as it arrives and afterwards."""
 
+import contextvars
 import importlib.util
 import sys
 import threading
@@ -182,7 +183,9 @@ def streaming(result):
             locks.enter_context(part._lock)
         for index in range(result._count):
             streamer.show_past(index)
-        heard = result._listen(streamer.show)
+        # Late output comes in another thread, and is shown where this is, too.
+        context = contextvars.copy_context()
+        heard = result._listen(lambda event: context.copy().run(streamer.show, event))
     thread = threading.Thread(target=follow, name="phalanx-output", daemon=True)
     thread.start()
     try:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Output that comes when its cell has ended, from threads that it has left behind on engines.
+"""Output that comes when its call has ended, from threads that it has left behind on engines.
 
-It goes where the cell's other output went: below the cell, and into its result, if that is still
-there. One thread of a client reads it, which begins with the first cell, and which nothing else
-wakes.
+It goes where the call's other output went: into its result, if that is still there, and below the
+cell, if it was one of %%px. One thread of a client reads it, which nothing else wakes.
 """
 
 import contextvars
@@ -27,25 +26,28 @@ def _label(name, engines):
     return "[%s:%s]" % (name, _magics.ranges(known)) if known else "[%s]" % name
 
 
+def _file(result, event):
+    if event.name == "clear_output":  # what is shown stays, too
+        return
+    with result._lock:
+        result._pump()  # what was written before it
+        result._file(event, lambda event, size, add, output: add(output))
+        task = result._tasks[event.task]
+        if task.metadata is not None:  # an ExecuteReply that was handed out shows its output
+            result._task_metadata(event.task)
+        result._tell_listeners(event)
+
+
 class _Cell:
-    """A cell whose late output is wanted. screen: None when it is only filed."""
+    """A cell that shows its late output."""
 
     def __init__(self, result, screen):
-        self._result, self._screen = weakref.ref(result), screen
-        self.places = {result._task_id(index): index for index in range(len(result._raw))}
+        self.ids, self._screen = frozenset(result.msg_ids), screen
         self._context = contextvars.copy_context()  # by which what is written is the cell's
         self._label, self._mid_line = "", False
 
-    def file(self, event):
-        result = self._result()
-        if result is not None and event.name != "clear_output":  # what is shown stays, too
-            with result._lock:
-                result._pump()  # what was written before it
-                result._file(event, lambda event, size, add, output: add(output))
-
     def show(self, events):
-        if self._screen is not None:
-            self._context.run(self._show, events)
+        self._context.run(self._show, events)
 
     def _show(self, events):
         said = {}  # (stream, engine): text
@@ -79,21 +81,18 @@ class _Cell:
 
 
 class Late:
-    """What a client reads of its cells' late output."""
+    """What a client reads of late output."""
 
-    _thread = None
-
-    def __init__(self, raw_client):
-        self._client = raw_client
+    def __init__(self, client):
+        self._client = weakref.ref(client)
         self._cells = deque(maxlen=CELLS)
+        threading.Thread(
+            target=self._run, args=(client._raw.late(),), name="phalanx-late", daemon=True
+        ).start()
 
-    def mind(self, result, screen):
+    def show(self, result, screen):
+        """From now on late output of `result` is written to `screen`, as what the running cell writes."""
         self._cells.append(_Cell(result, screen))
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, args=(self._client.late(),), name="phalanx-late", daemon=True
-            )
-            self._thread.start()
 
     def _run(self, raw):
         closed = False
@@ -104,26 +103,21 @@ class Late:
             except _phalanx.ClosedError:
                 closed = True
             try:
-                self._take(raw)
-            except Exception:  # what is shown next may be good again
-                LOGGER.exception("exception while late output was shown")
+                self._take(list(iter(raw.next, None)))
+            except Exception:  # what comes next may be good again
+                LOGGER.exception("exception while late output was filed")
 
-    def _take(self, raw):
+    def _take(self, events):
+        client = self._client()
+        known = client._known(event.parent for event in events) if client is not None else {}
+        cells = tuple(self._cells)
         shown = {}  # cell: events
-        while (event := raw.next()) is not None:
-            for cell in reversed(tuple(self._cells)):
-                if event.parent in cell.places:
-                    event = moved(event, cell.places[event.parent])
-                    cell.file(event)
+        for event in events:
+            if event.parent in known:
+                result, index = known[event.parent]
+                _file(result, moved(event, index))
+            for cell in cells:
+                if event.parent in cell.ids:
                     shown.setdefault(cell, []).append(event)
-                    break
         for cell, events in shown.items():
             cell.show(events)
-
-
-def mind(result, screen):
-    """From now on late output of `result` is filed there, and written to `screen`, if that is not None,
-    as what the running cell writes."""
-    known = result._client.__dict__
-    late = known.get("_late") or known.setdefault("_late", Late(result._client._raw))
-    late.mind(result, screen)

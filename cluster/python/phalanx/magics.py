@@ -12,7 +12,7 @@ from opcode import opname
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.utils.text import DollarFormatter
 
-from . import _magics, _non_interactive, error, late
+from . import _magics, _non_interactive, error
 from .tracebacks import advice, lines_of
 from .widgets import Relays
 
@@ -228,9 +228,9 @@ class Face:
         """Keeps a result that nobody waits for, so that get_result(-2) finds its outcome."""
         self._kept.append(result)
 
-    def mind(self, result, screen, shown):
-        """What comes of a result when it has ended belongs to the cell that runs now."""
-        late.mind(result, later(screen) if shown else None)
+    def mind(self, result, screen):
+        """What comes of a result when it has ended is shown by the cell that runs now."""
+        result._client._late.show(result, later(screen))
 
     def view(self):
         """A blocking view of the default cluster."""
