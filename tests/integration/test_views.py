@@ -1558,6 +1558,54 @@ def test_late_output_is_in_replies_and_is_streamed(rc, gate, monkeypatch):
     assert said[0] == f"[stdout:{rc.ids[0]}] \nfirst\nlate\n"
 
 
+async def doubled(n):
+    import asyncio
+
+    await asyncio.sleep(0.001)
+    return 2 * n if n != 5 else 1 / 0
+
+
+@pytest.mark.parametrize("client", ["phalanx", "ipyparallel"])
+def test_functions_that_await(where, client):
+    """They run in the engine's loop, alone or as a map's."""
+    rc = pytest.importorskip(client).Client(where[0])
+    view, balanced = rc[:], rc.load_balanced_view()
+    assert view.apply_sync(doubled, 4) == [8] * 4 and view.map_sync(doubled, range(5)) == [0, 2, 4, 6, 8]
+    assert balanced.map_sync(doubled, [2] * 300) == [4] * 300
+    assert balanced.map_sync(doubled, [2] * 30, chunksize=7) == [4] * 30
+    for call in (lambda: rc[0].apply_sync(doubled, 5), lambda: view.map_sync(doubled, range(3, 9)),
+                 lambda: balanced.map_sync(doubled, range(20))):
+        with pytest.raises(Exception) as caught:
+            call()
+        e = getattr(caught.value, "elist", [[caught.value.args[0]]])[0]
+        assert e[0] == "ZeroDivisionError"
+    said = rc[:].apply_async(lambda: None)
+    assert said.wait(60) and said.stderr == [""] * 4  # of what was never awaited
+    rc.close()
+
+
+def test_an_interrupt_reaches_what_a_function_awaits(rc, gate):
+    async def wait(path):
+        import asyncio
+
+        try:
+            open(path, "w").close()
+            await asyncio.Event().wait()
+        finally:
+            print("cleaned up")
+
+    result = rc[0].apply_async(wait, gate.path)
+    wait_for(lambda: os.path.exists(gate.path), 60, "the start")
+    rc.send_signal(signal.SIGINT, rc.ids[0], block=True)
+    with pytest.raises(phalanx.RemoteError) as caught:
+        result.get(60)
+    assert caught.value.ename == "KeyboardInterrupt"
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(caught.value.render_traceback()))
+    assert "await asyncio.Event().wait()" in trace and "run_until_complete" not in trace
+    assert result.wait_for_output(60) and result.stdout == "cleaned up\n"
+    assert rc[0].apply_sync(doubled, 1) == 2
+
+
 def test_a_result_that_cannot_be_sent(view):
     with pytest.raises(phalanx.CompositeError) as caught:
         view.apply_sync(lambda: (n for n in ()))

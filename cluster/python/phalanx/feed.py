@@ -77,13 +77,17 @@ def _run(f, patience, *columns):
         setattr, str, type, vars, zip,
     )
     from time import perf_counter  # the user's namespace may have other things under these names
+    from types import CoroutineType
 
+    modules = sys.modules.get
+    loops = getattr(getattr(modules("_phalanx_host"), "bridge", None), "loops", None)
+    awaited = getattr(loops, "run_call", lambda value: value)  # ipyparallel's engines cannot
     start = perf_counter()
     if patience is None:
         value = f(*[column[0] for column in columns])
+        value = awaited(value) if type(value) is CoroutineType else value
         return perf_counter() - start, [value], ()
     values, errors, speaker, hooks = [], [], [0], []
-    modules = sys.modules.get
     shell = getattr(modules("IPython"), "get_ipython", lambda: None)()
     begun = getattr(modules("_phalanx_host"), "begun", lambda: None)() or [0]
     publish = getattr(modules("ipyparallel.engine.datapub"), "publish_data", None)
@@ -114,7 +118,8 @@ def _run(f, patience, *columns):
     try:
         for begun[0], args in enumerate(zip(*columns), 1):
             try:
-                values.append(f(*args))
+                value = f(*args)
+                values.append(awaited(value) if type(value) is CoroutineType else value)
             except BaseException as e:
                 try:
                     text = str(e)

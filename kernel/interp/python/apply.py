@@ -233,6 +233,7 @@ class Apply:
         return self._packed(self._pickle5.pack_result, value)
 
     def _packed(self, pack, value):
+        value = self._awaited(value)
         try:
             return pack(value)
         except Exception as e:
@@ -242,6 +243,20 @@ class Apply:
                 f"{e}: the result, a {type(value).__name__}, cannot be sent back. Keep it on the engine"
                 " under a name, or return what it is made of"
             ) from None
+
+    def _awaited(self, value):
+        """What coroutines come to, which cannot be sent: a call of an `async def` gives one, a part of
+        a map a list of them."""
+        if type(value) is types.CoroutineType:
+            return self.bridge.loops.run_call(value)
+        if type(value) is list and value and type(value[0]) is types.CoroutineType:
+            try:
+                return [self._awaited(item) for item in value]
+            finally:
+                for item in value:  # those behind one that fails are not begun
+                    if type(item) is types.CoroutineType:
+                        item.close()
+        return value
 
 
 def create(bridge):

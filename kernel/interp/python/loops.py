@@ -9,6 +9,7 @@ import itertools
 import sys
 import threading
 import traceback
+import types
 
 import _phalanx_host as host
 
@@ -59,11 +60,30 @@ class Loops:
         """A block in which this thread's loop counts as running."""
         return Running(self)
 
+    def run_call(self, coroutine):
+        """What a function that was applied awaits, in the loop of the thread that runs it."""
+        self.current  # which counts as running
+        own, code = types.SimpleNamespace(interrupted=False), coroutine.cr_code
+        with self.running():
+            try:
+                return self._run(coroutine, own)
+            except BaseException as error:
+                trace = error.__traceback__  # without asyncio's part
+                while trace is not None and trace.tb_frame.f_code is not code:
+                    trace = trace.tb_next
+                if own.interrupted and type(error).__name__ == "CancelledError":
+                    raise KeyboardInterrupt().with_traceback(trace) from None
+                raise error.with_traceback(trace)
+
     def run_coroutine(self, coroutine):
-        """Runs a cell that awaits. An interrupt is delivered inside the cell, where its `finally`
-        blocks and context managers see it; one that lasts may keep a loop that is not asyncio's
+        """Runs a cell that awaits."""
+        return self._run(coroutine, self._bridge.shell.px_own)
+
+    def _run(self, coroutine, own):
+        """An interrupt is delivered inside the coroutine, where its `finally` blocks and context
+        managers see it, and noted in `own`; one that lasts may keep a loop that is not asyncio's
         from getting there."""
-        loop, own = self.current, self._bridge.shell.px_own
+        loop = self.current
         _count_as_running(loop, False)
         task = loop.create_task(coroutine)
         try:
