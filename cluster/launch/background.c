@@ -20,35 +20,34 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static const int interrupts[] = {SIGINT, SIGTERM, SIGHUP};
+
 static void on_interrupt(int signo)
 {
     (void)signo; /* ppoll() returns EINTR; that is all */
 }
 
-/* Handles what asks this process to end, but only in ppoll() with the mask that is returned: one
- * that came a moment earlier is not lost. */
+/* What asks this process to end waits until the parent's ppoll() takes it: none is lost before. */
 static sigset_t hold_interrupts(void)
 {
-    static const int interrupts[] = {SIGINT, SIGTERM, SIGHUP};
-    const struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART */
-    sigset_t held, waiting;
+    sigset_t held, before;
     sigemptyset(&held);
     for (size_t i = 0; i < PX_COUNT(interrupts); i++)
         sigaddset(&held, interrupts[i]);
-    sigprocmask(SIG_BLOCK, &held, &waiting);
+    sigprocmask(SIG_BLOCK, &held, &before);
+    return before;
+}
+
+/* In the parent. After an interrupt it stays until the child has cleaned up. */
+PX_NORETURN static void pass_on(int channel, sigset_t waiting)
+{
+    const struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART */
+    char bytes[4096];
+    bool ended = false;
     for (size_t i = 0; i < PX_COUNT(interrupts); i++) {
         sigaction(interrupts[i], &action, NULL);
         sigdelset(&waiting, interrupts[i]);
     }
-    return waiting;
-}
-
-/* In the parent. After an interrupt it stays until the child has cleaned up. */
-PX_NORETURN static void pass_on(int channel)
-{
-    char bytes[4096];
-    bool ended = false;
-    const sigset_t waiting = hold_interrupts();
     for (;;) {
         struct pollfd readable = {.fd = channel, .events = POLLIN};
         if (ppoll(&readable, 1, NULL, &waiting) < 0 && errno == EINTR) {
@@ -90,15 +89,16 @@ int px_background(const char *log, int keep_fd, int *channel, struct px_error *e
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
         return px_fail(err, PX_EIO, "cannot make a socket pair: %s", strerror(errno));
     fflush(NULL);
+    const sigset_t before = hold_interrupts();
     const pid_t child = fork();
+    if (child != 0)
+        close(ends[1]);
+    if (child > 0)
+        pass_on(ends[0], before);
+    sigprocmask(SIG_SETMASK, &before, NULL);
     if (child < 0) {
         close(ends[0]);
-        close(ends[1]);
         return px_fail(err, PX_EIO, "cannot fork: %s", strerror(errno));
-    }
-    if (child > 0) {
-        close(ends[1]);
-        pass_on(ends[0]);
     }
     *channel = ends[1];
     const int keep[] = {ends[1], keep_fd};
