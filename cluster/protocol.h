@@ -24,6 +24,16 @@
 #define PX_CONNECTION_REPLY "connection_reply"
 
 /*
+ * Ours: what an engine announces beyond the common protocol, in its registration_request: "px":
+ * {"features": [...]}. Hubs hand it on with the engine: registration_notification "px", and
+ * "px_engines" {id: [...]} of a connection_reply. Among the words are names that clients may choose
+ * engines by, of at most PX_TAG_SIZE bytes: "tag:gpu", and "host:node1" of every engine.
+ */
+#define PX_TAG "tag:"
+#define PX_HOST "host:"
+#define PX_TAG_SIZE 64
+
+/*
  * Ours: why have these tasks not ended?  {"msg_ids": [...]}  ->  {"status": "ok", "tasks": {id: {
  *     "state": "waiting", "queued", "running", "done" or "unknown", "why": a sentence,
  *     "engine": id or null, "since_s": seconds in that state (not when done or unknown),
@@ -38,7 +48,7 @@
  *
  *     {"status": "ok", "version", "pid", "uptime_s", "scheme", "curve",
  *      "engines": [{"id", "uuid", "host", "pid" (null when not known), "since_s",
- *                   "queue", "tasks", "completed"}],
+ *                   "queue", "tasks", "completed", "tags": [...]}],
  *      "registering": how many, "deaths": the last hundred [{"id", "uuid", "cause", "ago_s"}],
  *      "tasks": {"direct", "unassigned", of the scheduler "blocked", "waiting", "running",
  *                "submitted", "succeeded", "failed", ...},

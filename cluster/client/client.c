@@ -281,11 +281,16 @@ const char *phalanx_version(void)
 
 size_t phalanx_engines(phalanx_client *client, int *ids, size_t most)
 {
+    return phalanx_engines_with(client, NULL, ids, most);
+}
+
+size_t phalanx_engines_with(phalanx_client *client, const char *feature, int *ids, size_t most)
+{
     size_t count;
     if (px_client_inherited(client))
         return 0;
     pthread_mutex_lock(&client->lock);
-    int *all = px_engines_ids(&client->engines, &count);
+    int *all = px_engines_ids(&client->engines, feature, &count);
     pthread_mutex_unlock(&client->lock);
     const size_t shown = count < most ? count : most;
     if (shown)
@@ -342,6 +347,19 @@ bool phalanx_feature(phalanx_client *client, const int *targets, size_t count, c
     }
     pthread_mutex_unlock(&client->lock);
     return offered;
+}
+
+char *phalanx_engine_features(phalanx_client *client, int id)
+{
+    if (px_client_inherited(client))
+        return NULL;
+    pthread_mutex_lock(&client->lock);
+    const struct px_engine *engine = px_engines_find_id(&client->engines, id);
+    char *text = NULL;
+    if (engine && engine->alive)
+        text = engine->features ? json_dumps(engine->features, JSON_COMPACT) : px_strdup("[]");
+    pthread_mutex_unlock(&client->lock);
+    return text;
 }
 
 enum phalanx_code phalanx_wait_engines(phalanx_client *client, size_t count, int64_t timeout_ms)

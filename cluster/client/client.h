@@ -87,8 +87,8 @@ const struct px_engine *px_engines_find(const struct px_engines *engines, struct
 const struct px_engine *px_engines_find_id(const struct px_engines *engines, int id);
 bool px_engines_alive(const struct px_engines *engines, int id);
 bool px_engine_has(const struct px_engine *engine, const char *feature);
-/* The ids alive, ascending; the caller frees. */
-int *px_engines_ids(const struct px_engines *engines, size_t *count);
+/* The ids alive of those that offer `feature` (NULL: of all), ascending; the caller frees. */
+int *px_engines_ids(const struct px_engines *engines, const char *feature, size_t *count);
 void px_engines_fini(struct px_engines *engines);
 
 /* ---- waiting ------------------------------------------------------------------ */

@@ -163,12 +163,12 @@ static int compare_ids(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-int *px_engines_ids(const struct px_engines *engines, size_t *count)
+int *px_engines_ids(const struct px_engines *engines, const char *feature, size_t *count)
 {
     int *ids = px_alloc((engines->alive + 1) * sizeof *ids);
     size_t n = 0;
     for (const struct px_engine *e = engines->by_uuid; e; e = e->by_uuid.next) {
-        if (e->alive)
+        if (e->alive && (!feature || px_engine_has(e, feature)))
             ids[n++] = e->id;
     }
     qsort(ids, n, sizeof *ids, compare_ids);

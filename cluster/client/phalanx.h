@@ -106,6 +106,13 @@ PHALANX_API enum phalanx_code phalanx_wait_engines(phalanx_client *client, size_
 PHALANX_API bool phalanx_feature(phalanx_client *client, const int *targets, size_t count,
                                  const char *feature);
 
+/* phalanx_engines() of those that offer `feature`: "tag:gpu", "host:node1", "stacks". */
+PHALANX_API size_t phalanx_engines_with(phalanx_client *client, const char *feature, int *ids,
+                                        size_t most);
+/* What engine `id` offers, as a JSON array of texts, which the caller frees; NULL when there is no
+ * such engine. */
+PHALANX_API char *phalanx_engine_features(phalanx_client *client, int id);
+
 /* ---- submitting --------------------------------------------------------------- */
 
 enum phalanx_type {

@@ -59,7 +59,7 @@ static enum phalanx_code resolve_targets(struct phalanx_client *client,
     enum phalanx_code code = PHALANX_OK;
     pthread_mutex_lock(&client->lock);
     size_t count = request->target_count;
-    int *all = request->targets ? NULL : px_engines_ids(&client->engines, &count);
+    int *all = request->targets ? NULL : px_engines_ids(&client->engines, NULL, &count);
     const int *ids = all ? all : request->targets;
     if (count == 0)
         code = px_refuse(err, PHALANX_ENOENT,

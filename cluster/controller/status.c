@@ -27,12 +27,26 @@ static void set_or_null(json_t *object, const char *key, json_t *value)
     json_object_set_new(object, key, value ? json_incref(value) : json_null());
 }
 
+/* The tags among what an engine announced. */
+static json_t *tags_of(const json_t *features)
+{
+    size_t i;
+    json_t *feature, *tags = json_array();
+    json_array_foreach(features, i, feature) {
+        const char *text = json_string_value(feature);
+        if (text != NULL && strncmp(text, PX_TAG, strlen(PX_TAG)) == 0)
+            json_array_append_new(tags, json_string(text + strlen(PX_TAG)));
+    }
+    return tags;
+}
+
 static json_t *describe_engine(const struct px_member *member, int64_t now_ms)
 {
-    json_t *engine = json_pack(
-        "{s:i, s:s, s:f, s:I, s:I, s:I}", "id", member->id, "uuid", member->uuid, "since_s",
-        (double)(now_ms - member->joined_ms) / 1e3, "queue", (json_int_t)member->queue_count,
-        "tasks", (json_int_t)member->task_count, "completed", (json_int_t)member->completed);
+    json_t *engine =
+        json_pack("{s:i, s:s, s:f, s:I, s:I, s:I, s:o}", "id", member->id, "uuid", member->uuid,
+                  "since_s", (double)(now_ms - member->joined_ms) / 1e3, "queue",
+                  (json_int_t)member->queue_count, "tasks", (json_int_t)member->task_count,
+                  "completed", (json_int_t)member->completed, "tags", tags_of(member->names));
     set_or_null(engine, "host", json_object_get(member->where, "host"));
     set_or_null(engine, "pid", json_object_get(member->where, "pid"));
     return engine;

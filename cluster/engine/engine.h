@@ -22,6 +22,7 @@ struct px_engine_config {
     const struct px_interp_ops *ops;
     const char *ident;   /* uuid to use; NULL: a random one */
     int wanted_id;       /* asked of the hub; -1: any */
+    const char *tags;    /* what px_tags_json() made; NULL: none */
     int timeout_ms;      /* for the hub's answer */
     int max_misses;      /* heartbeats missed before the hub is taken for gone; 0: for ever */
     const char *startup; /* code to run first; NULL */
@@ -36,6 +37,13 @@ struct px_engine_config {
  * exit status. `self` is the language's instance; it is destroyed.
  */
 int px_engine_run(const struct px_engine_config *config, void *self, int report_fd);
+
+/*
+ * "gpu,big", the names by which clients may choose engines, as features for the registration:
+ * `, "tag:gpu", "tag:big"`. Owned by the caller. NULL with PX_EINVAL for what is no name or is an
+ * engine's number, PX_ELIMIT for too many.
+ */
+PX_MUST_USE char *px_tags_json(const char *text, struct px_error *err);
 
 struct px_forkserver_config {
     struct px_engine_config engine;

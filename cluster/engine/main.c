@@ -24,7 +24,7 @@
 struct options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
     const char *restart, *file, *url, *location, *work_dir, *ident, *code, *script, *language;
-    const char *python, *colors, *ssh, *sshkey, *log_url, *config_file, *key_file;
+    const char *python, *colors, *ssh, *sshkey, *log_url, *config_file, *key_file, *tags;
     int count, id, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
     int stop_on_eof;
     char *info; /* $IPP_CONNECTION_INFO, or NULL; owned */
@@ -68,6 +68,8 @@ static const struct px_option option_rows[] = {
      "interpreter to be (default: its own or the active environment's)", 0, 0},
     {"code", 'c', PX_OPT_STRING, AT(code), 0, "CODE", "run this first", 0, 0},
     {"script", 's', PX_OPT_STRING, AT(script), 0, "FILE", "run this file before it", 0, 0},
+    {"tags", 0, PX_OPT_STRING, AT(tags), 0, "NAME,...",
+     "names for these engines: client[\"gpu\"], %px --targets gpu", 0, 0},
     {"mpi", 0, PX_OPT_SET, AT(mpi), 1, NULL,
      "under mpiexec: ask for the rank as id, set mpi_rank and mpi_size", 0, 0},
     {"restart", 0, PX_OPT_STRING, AT(restart), 0, "WHEN",
@@ -400,6 +402,24 @@ static bool is_one_of_many(const struct options *options)
            getenv("IPP_CONNECTION_INFO") || strcmp(program_invocation_short_name, "ipengine") == 0;
 }
 
+static const struct px_interp_ops *find_language(const struct options *options)
+{
+    struct px_error err;
+    const struct px_interp_ops *ops = px_language_find(options->language, &err);
+    if (!ops)
+        px_die(2, "%s", err.text);
+    return ops;
+}
+
+static char *read_tags(const struct options *options)
+{
+    struct px_error err;
+    char *tags = px_tags_json(options->tags ? options->tags : "", &err);
+    if (!tags)
+        px_die(2, "--tags: %s", err.text);
+    return tags;
+}
+
 /* Whoever wanted engines has changed their mind before there is any. */
 static bool input_has_ended(void)
 {
@@ -418,15 +438,13 @@ int main(int argc, char **argv)
                               .log_level = PX_INFO,
                               .output = PX_OUTPUT_DEFAULTS,
                               .ready_fd = -1};
-    struct px_error err;
     px_program_begin();
     const int rest = read_options(argc, argv, &options);
     check(&options, rest, argc, argv);
+    char *tags = read_tags(&options);
     if (options.count == 0)
         options.count = is_one_of_many(&options) ? 1 : px_cpu_count();
-    const struct px_interp_ops *ops = px_language_find(options.language, &err);
-    if (!ops)
-        px_die(2, "%s", err.text);
+    const struct px_interp_ops *ops = find_language(&options);
     if (options.stop_on_eof && input_has_ended())
         return 0;
     options.info = take_variable("IPP_CONNECTION_INFO");
@@ -449,6 +467,7 @@ int main(int argc, char **argv)
                    .ops = ops,
                    .ident = options.ident,
                    .wanted_id = options.id,
+                   .tags = tags,
                    .timeout_ms = (int)(1000 * options.timeout),
                    .max_misses = options.max_misses,
                    .startup = startup,
@@ -464,6 +483,7 @@ int main(int argc, char **argv)
     px_tunnel_close(tunnel);
     px_cluster_connection_fini(&connection);
     free(startup);
+    free(tags);
     free(options.info);
     ops->destroy(self);
     return status;

@@ -60,19 +60,29 @@ static void on_registration_timeout(struct px_loop *loop, void *ctx)
     px_engine_give_up(engine, 1);
 }
 
+/* What we understand beyond the common protocol, and the names that clients may call us by. */
+static void write_features(const struct engine *engine, const char *host, struct px_buf *out)
+{
+    const struct px_interp_ops *ops = engine->config->ops;
+    char *place = px_format(PX_HOST "%s", host);
+    px_buf_printf(out, "[\"recall\", \"again\"%s%s%s%s, ", ops->features ? ", " : "",
+                  ops->features ? ops->features : "", ops->trace ? ", \"stacks\"" : "",
+                  engine->config->tags ? engine->config->tags : "");
+    px_buf_json_string(out, place, strlen(place));
+    px_buf_text(out, "]");
+    free(place);
+}
+
 /* `wanted_id` -1: any. */
 static void send_registration(struct engine *engine, int wanted_id)
 {
-    const struct px_interp_ops *ops = engine->config->ops;
     struct px_buf content = {0};
     char host[256] = "";
     if (gethostname(host, sizeof(host) - 1) < 0)
         host[0] = 0;
-    px_buf_printf(&content,
-                  "{\"uuid\": \"%s\", \"px\": {\"features\": [\"recall\", \"again\"%s%s%s], ",
-                  engine->uuid, ops->features ? ", " : "", ops->features ? ops->features : "",
-                  ops->trace ? ", \"stacks\"" : "");
-    px_buf_printf(&content, "\"pid\": %ld, \"host\": ", (long)getpid());
+    px_buf_printf(&content, "{\"uuid\": \"%s\", \"px\": {\"features\": ", engine->uuid);
+    write_features(engine, host, &content);
+    px_buf_printf(&content, ", \"pid\": %ld, \"host\": ", (long)getpid());
     px_buf_json_string(&content, host, strlen(host));
     px_buf_text(&content, "}");
     if (wanted_id >= 0)

@@ -143,6 +143,20 @@ static double rate_of_all(const struct rates *rates, const json_t *engines)
     return sum;
 }
 
+/* "gpu,big", for as much of them as `out` has room. */
+static const char *tags_of(const json_t *engine, char *out, size_t room)
+{
+    size_t i, size = 0;
+    json_t *tag;
+    out[0] = '\0';
+    json_array_foreach(json_object_get(engine, "tags"), i, tag) {
+        if (json_is_string(tag) && size < room)
+            size += (size_t)snprintf(out + size, room - size, "%s%s", i ? "," : "",
+                                     json_string_value(tag));
+    }
+    return out;
+}
+
 /* rates: NULL where nobody watches. */
 static void print_engines(struct px_buf *out, const json_t *status, const struct rates *rates)
 {
@@ -157,9 +171,9 @@ static void print_engines(struct px_buf *out, const json_t *status, const struct
     px_buf_text(out, "\n");
     if (json_array_size(engines) > 0)
         px_buf_printf(out, "\n%6s  %-20s %8s %8s %8s %10s%s  %s\n", "ENGINE", "HOST", "PID",
-                      "DIRECT", "TASKS", "COMPLETED", rates ? "    A SEC." : "", "SINCE");
+                      "DIRECT", "TASKS", "COMPLETED", rates ? "    A SEC." : "", "SINCE     TAGS");
     json_array_foreach(engines, i, engine) {
-        char since[32], rate[32], pid[24] = "-";
+        char since[32], rate[32], pid[24] = "-", tags[80];
         if (number(engine, "pid") > 0)
             snprintf(pid, sizeof pid, "%lld", number(engine, "pid"));
         px_buf_printf(out, "%6lld  %-20s %8s %8lld %8lld %10lld", number(engine, "id"),
@@ -167,7 +181,8 @@ static void print_engines(struct px_buf *out, const json_t *status, const struct
                       number(engine, "tasks"), number(engine, "completed"));
         if (rates)
             px_buf_printf(out, " %9s", rate_text(rate_of(rates, engine), rate));
-        px_buf_printf(out, "  %s\n", duration(number(engine, "since_s"), since));
+        px_buf_printf(out, "  %-9s %s\n", duration(number(engine, "since_s"), since),
+                      tags_of(engine, tags, sizeof tags));
     }
 }
 

@@ -136,10 +136,12 @@ static PyObject *client_close(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *client_ids(PyObject *object, PyObject *unused)
+static PyObject *client_ids(PyObject *object, PyObject *args)
 {
-    (void)unused;
     struct px_module *module;
+    const char *feature = NULL;
+    if (!PyArg_ParseTuple(args, "|s:ids", &feature))
+        return NULL;
     struct px_handle *handle = handle_of(object, &module);
     if (!handle)
         return NULL;
@@ -147,7 +149,7 @@ static PyObject *client_ids(PyObject *object, PyObject *unused)
     int *ids = PyMem_Calloc(room, sizeof *ids);
     if (!ids)
         return PyErr_NoMemory();
-    const size_t known = phalanx_engines(handle->client, ids, room);
+    const size_t known = phalanx_engines_with(handle->client, feature, ids, room);
     const size_t count = known < room ? known : room;
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++)
@@ -266,6 +268,19 @@ static PyObject *client_feature(PyObject *object, PyObject *args)
     const bool offered = handle && phalanx_feature(handle->client, ids, count, feature);
     PyMem_Free(ids);
     return handle ? PyBool_FromLong(offered) : NULL;
+}
+
+static PyObject *client_features(PyObject *object, PyObject *engine)
+{
+    struct px_module *module;
+    const int id = int_of(engine);
+    struct px_handle *handle = PyErr_Occurred() ? NULL : handle_of(object, &module);
+    if (!handle)
+        return NULL;
+    char *text = phalanx_engine_features(handle->client, id);
+    PyObject *features = text ? PyUnicode_FromString(text) : Py_NewRef(Py_None);
+    free(text);
+    return features;
 }
 
 static enum phalanx_code wait_answer(void *ctx, int64_t timeout_ms)
@@ -419,7 +434,9 @@ static PyMethodDef client_methods[] = {
     {"close", client_close, METH_VARARGS,
      "close(ending=False): closes the connection. What is outstanding fails; at the interpreter's "
      "`ending` other threads that use it are held a moment, and learn of it only then."},
-    {"ids", client_ids, METH_NOARGS, "The ids of the engines registered now."},
+    {"ids", client_ids, METH_VARARGS,
+     "ids(feature=None): of the engines registered now, or of those that offer it."},
+    {"features", client_features, METH_O, "What an engine offers, as JSON; None without it."},
     {"uuid", client_uuid, METH_O, "The uuid of an engine, or None."},
     {"wait_engines", client_wait_engines, METH_VARARGS,
      "wait_engines(count, timeout=None): whether so many were there within `timeout` seconds."},

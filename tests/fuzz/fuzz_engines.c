@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check(const struct px_engines *engines)
 {
     size_t count, alive = 0;
-    int *ids = px_engines_ids(engines, &count);
+    int *ids = px_engines_ids(engines, NULL, &count);
     for (const struct px_engine *e = engines->by_uuid; e; e = e->by_uuid.next)
         alive += e->alive;
     assert(count == alive && alive == engines->alive);

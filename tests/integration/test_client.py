@@ -198,8 +198,10 @@ def test_ids_and_indexing(rc, where):
     assert [v.targets for v in rc] == rc.ids
     with pytest.raises(IndexError, match="No such engine: 99"):
         rc[99]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="ints such as 0, not '0'"):
         rc["0"]
+    with pytest.raises(IndexError, match="No engine has the tag or host 'x'; known: "):
+        rc["x"]
 
 
 def test_wait_for_engines_times_out(rc):

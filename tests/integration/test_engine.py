@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -60,7 +61,7 @@ def test_registration_names_uuid_and_features(hub, start, language, features):
     start(language=language)
     _, msg = hub.receive("registration")
     assert set(msg["content"]) == {"uuid", "px"}
-    assert msg["content"]["px"]["features"] == features
+    assert msg["content"]["px"]["features"] == [*features, "host:" + socket.gethostname()]
     assert msg["header"]["session"] == msg["content"]["uuid"]
 
 

@@ -23,6 +23,7 @@ from .hub import HubFace, MetadataByID
 from .hubresult import JoinedResult
 from .late import Late
 from .order import Ahead
+from .targets import TargetsFace
 from .view import DirectView
 
 HISTORY_KEPT = 10_000  # of the ids of what was submitted the newest are kept, at least so many
@@ -52,7 +53,7 @@ def newest():
     return None
 
 
-class Client(HubFace):
+class Client(TargetsFace, HubFace):
     """A connection to a controller, pxcontroller or ipcontroller.
 
     connection_info: path of an ipcontroller-client.json, or its contents as a dictionary;
@@ -66,7 +67,7 @@ class Client(HubFace):
     curve_publickey and curve_secretkey are taken because ipyparallel's Client takes them, and not
     looked at: each connection makes a pair of keys of its own.
 
-    rc.ids lists the engines; rc[0], rc[1:3], rc[:] are DirectViews;
+    rc.ids lists the engines; rc[0], rc[1:3], rc[:], rc["gpu"] are DirectViews;
     rc.load_balanced_view() gives tasks to whichever engine is free.
 
     Raises FileNotFoundError, TimeoutError, ValueError with a sentence that says what to do.
@@ -233,18 +234,6 @@ class Client(HubFace):
 
     # ---- engines
 
-    @property
-    def ids(self):
-        """The ids of the engines registered now, ascending."""
-        return self._raw.ids()
-
-    _ids = ids
-
-    @property
-    def _engines(self):
-        """uuids by engine id."""
-        return {i: self._raw.uuid(i) for i in self.ids}
-
     def __len__(self):
         return len(self.ids)
 
@@ -253,22 +242,24 @@ class Client(HubFace):
             yield self.direct_view(engine)
 
     def __getitem__(self, key):
-        if not isinstance(key, (int, slice, tuple, list, range)):
-            raise TypeError("key by int/slice/iterable of ints only, not %s" % type(key))
+        if not isinstance(key, (int, slice, tuple, list, range, str)):
+            raise TypeError("key by int/slice/iterable of ints/name only, not %s" % type(key))
         return self.direct_view(key)
 
     def direct_view(self, targets="all", **flags):
-        """A view that addresses each of `targets`: an id, a slice, ids, or "all" there are at each
-        call. flags: block, track."""
+        """A view that addresses each of `targets`: an id, a slice, ids, or, of those that there are
+        at each call, "all", or a tag or host. flags: block, track."""
         return DirectView(self, targets=self._view_targets(targets), **flags)
 
     def load_balanced_view(self, targets=None, **flags):
-        """A view that gives each task to whichever of `targets` (None: all) is free first. flags:
-        block, track, after, follow, timeout, retries."""
+        """A view that gives each task to whichever of `targets` (None: all; a tag or host: who has
+        it when the task is submitted) is free first. flags: block, track, after, follow, timeout,
+        retries."""
         if isinstance(targets, str) and targets == "all":
             targets = None
         if targets is not None:
-            targets = self._ids_of(targets)
+            ids = self._ids_of(targets)
+            targets = targets if isinstance(targets, str) else ids
         return LoadBalancedView(self, targets=targets, **flags)
 
     def broadcast_view(self, targets="all", is_coalescing=False, coalescing=False, **flags):
@@ -287,6 +278,8 @@ class Client(HubFace):
         if isinstance(targets, str) and targets == "all":
             return targets
         ids = self._ids_of(targets)
+        if isinstance(targets, str):
+            return targets
         return ids[0] if isinstance(targets, int) else ids
 
     def wait_for_engines(self, n=None, *, timeout=-1, block=True, interactive=None, widget=None):
@@ -358,45 +351,6 @@ class Client(HubFace):
 
         threading.Thread(target=run, name="phalanx-wait", daemon=True).start()
         return future
-
-    def _build_targets(self, targets):
-        """(uuids as bytes, ids) of targets: ipyparallel's form."""
-        ids = self._ids_of(targets)
-        return [(self._uuid(i) or "").encode() for i in ids], ids
-
-    def _ids_of(self, targets):
-        ids = self.ids
-        if not ids:
-            raise error.NoEnginesRegistered(
-                "There are no engines. client.wait_for_engines(n) waits for those that start; "
-                "pxcluster engines -n N starts some"
-            )
-        if targets is None or isinstance(targets, str):
-            if isinstance(targets, str) and targets.lower() != "all":
-                raise TypeError("%r not valid str target, must be 'all'" % (targets,))
-            return ids
-        if isinstance(targets, slice):
-            return ids[targets]
-        if isinstance(targets, int):
-            targets = [targets]
-        if not isinstance(targets, (tuple, list, range)):
-            raise TypeError(
-                "targets by int/slice/collection of ints only, not %s" % type(targets)
-            )
-        return [self._one_target(t, ids) for t in targets]
-
-    @staticmethod
-    def _one_target(target, ids):
-        if not isinstance(target, int):
-            raise TypeError("targets are engine ids (ints), not %s" % type(target))
-        if target < 0 and -target <= len(ids):
-            target = ids[target]
-        if target not in ids:
-            raise IndexError(
-                "No such engine: %i; there are %s. client.direct_view() is of those that there are at"
-                " each call" % (target, ids)
-            )
-        return target
 
     # ---- for views and results
 

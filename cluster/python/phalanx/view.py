@@ -91,12 +91,14 @@ class View:
     def __repr__(self):
         text = str(self.targets)
         if len(text) > 16:
-            text = text[:12] + "...]"
+            text = text[:12] + "..." + text[-1]
         return "<%s %s>" % (type(self).__name__, text)
 
     def __len__(self):
         if isinstance(self.targets, (list, tuple, range)):
             return len(self.targets)
+        if isinstance(self.targets, str) and self.targets != "all":
+            return len(self.client._ids_of(self.targets))
         return 1 if isinstance(self.targets, int) else len(self.client)
 
     def set_flags(self, **flags):

@@ -7,13 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void expect_ids(const struct px_engines *engines, const int *wanted, size_t count)
+static void expect_those(const struct px_engines *engines, const char *feature, const int *wanted,
+                         size_t count)
 {
     size_t found;
-    int *ids = px_engines_ids(engines, &found);
+    int *ids = px_engines_ids(engines, feature, &found);
     assert_int_equal(found, count);
     assert_memory_equal(ids, wanted, count * sizeof *ids);
     free(ids);
+}
+
+static void expect_ids(const struct px_engines *engines, const int *wanted, size_t count)
+{
+    expect_those(engines, NULL, wanted, count);
 }
 
 static void lists_ids_ascending(void **state)
@@ -109,6 +115,8 @@ static void follows_a_connection_reply(void **state)
     expect_ids(&engines, (int[]){1, 2}, 2);
     assert_true(px_engine_has(px_engines_find_id(&engines, 2), "pickle5"));
     assert_false(px_engine_has(px_engines_find_id(&engines, 1), "pickle5"));
+    expect_those(&engines, "pickle5", (int[]){2}, 1);
+    expect_those(&engines, "pickle", NULL, 0);
     assert_false(px_engines_sync(&engines, content));
     assert_false(px_engines_sync(&engines, NULL));
     expect_ids(&engines, (int[]){1, 2}, 2);
