@@ -113,7 +113,7 @@ struct row {
 #define AT(field) offsetof(struct px_line, field)
 static const struct row rows[] = {
     {'t', "targets", TARGETS, AT(targets), 0, PX | CONFIG | STACKS, "WHICH",
-     "engines: an id, -1, 0:2, [0,2], all"},
+     "engines: an id, -1, 0:2, [0,2], all, a tag or host"},
     {'a', "noblock", SET, AT(block), 0, PX | CONFIG, NULL,
      "return at once; %pxresult shows what came (-b, --block)"},
     {'b', "block", SET, AT(block), 1, PX | CONFIG, NULL, NULL},

@@ -20,6 +20,7 @@
 /* ---- targets ------------------------------------------------------------------- */
 
 #define PX_TARGETS_MOST 65536 /* engines that one line may name */
+#define PX_TARGETS_NAME 64    /* bytes of a tag or host */
 
 enum px_targets_kind {
     PX_TARGETS_DEFAULT, /* not said: the view's own */
@@ -27,6 +28,7 @@ enum px_targets_kind {
     PX_TARGETS_ONE,   /* an id; negative: from the end */
     PX_TARGETS_LIST,  /* several of these */
     PX_TARGETS_SLICE, /* positions among the ids, as in Python: first:end:step */
+    PX_TARGETS_NAMED, /* a tag or host, which the client looks up */
 };
 
 struct px_targets {
@@ -35,12 +37,14 @@ struct px_targets {
     bool has_first, has_end;
     long *list; /* LIST: owned */
     size_t count;
+    char name[PX_TARGETS_NAME + 1]; /* NAMED */
 };
 
-/* Parses "all", "3", "-1", "0:2", "::2", "0,2", "[0, -1]". PX_EINVAL. */
+/* Parses "all", "3", "-1", "0:2", "::2", "0,2", "[0, -1]", "gpu". PX_EINVAL. */
 PX_MUST_USE int px_targets_parse(struct px_span text, struct px_targets *out, struct px_error *err);
-/* The engine ids meant, given those registered (ascending); `out` holds `most` of them. -1 with
- * PX_ENOENT when one does not exist or none is meant. Otherwise how many there are. */
+/* The engine ids meant by all but a name, given those registered (ascending); `out` holds `most` of
+ * them. -1 with PX_ENOENT when one does not exist or none is meant. Otherwise how many there are.
+ */
 PX_MUST_USE long px_targets_resolve(const struct px_targets *targets, const int *ids, size_t count,
                                     int *out, size_t most, struct px_error *err);
 void px_targets_fini(struct px_targets *targets);

@@ -163,6 +163,8 @@ static PyObject *targets_text(const struct px_targets *targets)
         px_buf_text(&out, "all");
     else if (targets->kind == PX_TARGETS_ONE)
         px_buf_printf(&out, "%ld", targets->first);
+    else if (targets->kind == PX_TARGETS_NAMED)
+        px_buf_text(&out, targets->name);
     for (size_t i = 0; i < targets->count; i++)
         px_buf_printf(&out, "%ld,", targets->list[i]);
     if (targets->kind == PX_TARGETS_SLICE) {

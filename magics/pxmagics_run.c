@@ -49,8 +49,29 @@ static PyObject *list_of(const int *ids, size_t count)
     return list;
 }
 
+/* A tag or host stays a name, as "all" does: who has it is looked up with each message. */
+static PyObject *resolve_name(PyObject *client, const char *name, const char *magic)
+{
+    PyObject *ids = PyObject_CallMethod(client, "_ids_of", "s", name);
+    if (!ids && PyErr_ExceptionMatches(PyExc_IndexError)) {
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyObject *text = value ? PyObject_Str(value) : NULL;
+        const char *why = text ? PyUnicode_AsUTF8(text) : NULL;
+        px_raise_usage(magic, why ? why : name);
+        Py_XDECREF(text);
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(traceback);
+    }
+    Py_XDECREF(ids);
+    return ids ? PyUnicode_FromString(name) : NULL;
+}
+
 PyObject *px_resolve(PyObject *client, const struct px_targets *targets, const char *magic)
 {
+    if (targets->kind == PX_TARGETS_NAMED)
+        return resolve_name(client, targets->name, magic);
     PyObject *known = PyObject_GetAttrString(client, "ids");
     size_t count = 0;
     int *ids = known && PyList_Check(known) ? ids_of(known, &count) : NULL;

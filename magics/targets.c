@@ -7,6 +7,7 @@
  */
 #include "magics.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -48,7 +49,8 @@ static bool cut(struct px_span *rest, char mark, struct px_span *part)
 
 static int bad_targets(struct px_span text, struct px_error *err)
 {
-    return px_fail(err, PX_EINVAL, "'%.*s' names no engines; use an id, -1, 0:2, [0,2] or all",
+    return px_fail(err, PX_EINVAL,
+                   "'%.*s' names no engines; use an id, -1, 0:2, [0,2], all or a tag",
                    (int)(text.size < 60 ? text.size : 60), text.data);
 }
 
@@ -88,6 +90,24 @@ static int parse_list(struct px_span text, struct px_targets *out, struct px_err
     return 0;
 }
 
+/* As a tag of pxengine's or a host: a letter at least, and no dash in front. */
+static bool parse_name(struct px_span text, char out[PX_TARGETS_NAME + 1])
+{
+    bool letter = false;
+    for (size_t i = 0; i < text.size; i++) {
+        const char c = text.data[i];
+        const bool here = isalpha((unsigned char)c) || c == '_';
+        if (!here && !isdigit((unsigned char)c) && (i == 0 || (c != '-' && c != '.')))
+            return false;
+        letter = letter || here;
+    }
+    if (!letter || text.size > PX_TARGETS_NAME)
+        return false;
+    memcpy(out, text.data, text.size);
+    out[text.size] = '\0';
+    return true;
+}
+
 int px_targets_parse(struct px_span text, struct px_targets *out, struct px_error *err)
 {
     *out = (struct px_targets){0};
@@ -103,7 +123,9 @@ int px_targets_parse(struct px_span text, struct px_targets *out, struct px_erro
         return parse_list((struct px_span){text.data + 1, text.size - 2}, out, err);
     if (text.size && memchr(text.data, ',', text.size))
         return parse_list(text, out, err);
-    out->kind = PX_TARGETS_ONE;
+    out->kind = parse_name(text, out->name) ? PX_TARGETS_NAMED : PX_TARGETS_ONE;
+    if (out->kind == PX_TARGETS_NAMED)
+        return 0;
     return parse_long(text, &out->first) ? 0 : bad_targets(text, err);
 }
 
@@ -192,6 +214,8 @@ long px_targets_resolve(const struct px_targets *targets, const int *ids, size_t
     case PX_TARGETS_SLICE:
         choose_slice(&chosen, targets, ids, count);
         break;
+    case PX_TARGETS_NAMED:
+        return px_fail(err, PX_ENOENT, "'%s' is looked up by the client", targets->name);
     }
     if (status < 0)
         return -1;

@@ -5,6 +5,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -243,6 +244,7 @@ def test_targets(notebook):
     ("%%px -t 7\n1", "UsageError: %%px: there is no engine 7; registered: 0 and 1"),
     ("%%px -t 5:9\n1", "UsageError: %%px: the targets name no engine; there are 2"),
     ("%%px --push nothing_here\n1", "UsageError: --push: there is no 'nothing_here' here"),
+    ("%%px -t x\n1", f"UsageError: %%px: No engine has the tag or host 'x'; known: {socket.gethostname()}"),
     ("%%px --pull a@9\n1", "UsageError: --pull: there is no engine 9"),
     ("%%px --noblock --pull a\n1",
      "UsageError: %%px: --pull needs the cell's end, for which --noblock does not wait"),
@@ -256,7 +258,7 @@ def test_bad_values(notebook, code, line):
 
 @pytest.mark.parametrize("code, line", [
     ("%%px --tragets 0\n1", "%%px: unknown option --tragets; did you mean --targets?"),
-    ("%%px -t x\n1", "%%px: 'x' names no engines; use an id, -1, 0:2, [0,2] or all"),
+    ("%%px -t x,1\n1", "%%px: 'x,1' names no engines; use an id, -1, 0:2, [0,2], all or a tag"),
     ("%px", "%px: there is no code on the line"),
     ("%px --bogus 1", "%px: unknown option --bogus"),
     ("%px -q 1", "%px: unknown option -q"),

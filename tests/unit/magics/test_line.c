@@ -28,7 +28,7 @@ static const struct {
     {"-z", "unknown option -z"},
     {"--no", "unknown option --no"},
     {"--targets", "--targets needs a value"},
-    {"--targets x", "'x' names no engines; use an id, -1, 0:2, [0,2] or all"},
+    {"--targets x,", "'x,' names no engines; use an id, -1, 0:2, [0,2], all or a tag"},
     {"--noblock=1", "--noblock takes no value"},
     {"--group-outputs=size", "--group-outputs is type, engine or order, not 'size'"},
     {"--progress-after soon", "--progress-after takes a number, not 'soon'"},
@@ -187,7 +187,7 @@ static const struct {
     {"--bogus --targets 0 a", "unknown option --bogus"},
     {"-x 1", "unknown option -x"},
     {"-q 'a'", "unknown option -q"},
-    {"--targets x a", "'x' names no engines; use an id, -1, 0:2, [0,2] or all"},
+    {"--targets x, a", "'x,' names no engines; use an id, -1, 0:2, [0,2], all or a tag"},
     {"--targets", "--targets needs a value"},
 };
 

@@ -35,8 +35,17 @@ static const struct {
     {"[2,7]", ""},
     {" 5 ", "5"},
     {"", NULL},
-    {"x", NULL},
-    {"2x", NULL},
+    {"x", "named x"},
+    {" gpu ", "named gpu"},
+    {"2x", "named 2x"},
+    {"node-1.example.org", "named node-1.example.org"},
+    {"All", "named All"},
+    {"-x", NULL},
+    {".x", NULL},
+    {"x y", NULL},
+    {"x,y", NULL},
+    {"x()", NULL},
+    {"x23456789_123456789_123456789_123456789_123456789_123456789_12345", NULL},
     {"[2,x]", NULL},
     {"[]", NULL},
     {"::0", NULL},
@@ -44,7 +53,7 @@ static const struct {
     {"9999999999", NULL},
     {"-9223372036854775808", NULL}, /* which has no absolute value */
     {"[2", NULL},
-    {"0x2", NULL},
+    {"0x2", "named 0x2"},
     {"+2", NULL},
     {"1.5", NULL},
     {"[,2]", NULL},
@@ -56,6 +65,10 @@ static void chosen_text(const struct px_targets *targets, char *out, size_t size
     int chosen[8];
     const long count = px_targets_resolve(targets, ids, 4, chosen, 8, NULL);
     *out = '\0';
+    if (targets->kind == PX_TARGETS_NAMED) {
+        assert_int_equal(count, -1); /* a client's to look up */
+        snprintf(out, size, "named %s", targets->name);
+    }
     for (long i = 0; i < count; i++)
         snprintf(out + strlen(out), size - strlen(out), "%s%d", i ? " " : "", chosen[i]);
 }
@@ -66,7 +79,7 @@ static void reads_targets(void **state)
     for (size_t i = 0; i < PX_COUNT(target_rows); i++) {
         struct px_targets targets;
         struct px_error err = {0};
-        char chosen[64];
+        char chosen[80];
         const int status = px_targets_parse(px_span_of(target_rows[i].text), &targets, &err);
         if (status == 0 && !target_rows[i].chosen)
             fail_msg("'%s' was not refused", target_rows[i].text);
