@@ -1561,7 +1561,7 @@ def test_late_output_is_in_replies_and_is_streamed(rc, gate, monkeypatch):
 async def doubled(n):
     import asyncio
 
-    await asyncio.sleep(0.001)
+    await asyncio.get_running_loop().run_in_executor(None, int)
     return 2 * n if n != 5 else 1 / 0
 
 
