@@ -10,6 +10,8 @@
 #define _GNU_SOURCE
 #include "handshake.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,11 +93,16 @@ int px_handshake(void *context, struct px_session *session,
                  const struct px_kernel_connection *connection, struct px_error *err)
 {
     char *endpoint = endpoint_of(connection);
+    sigset_t interrupt, held;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_UNBLOCK, &interrupt, &held);
     struct px_socket *socket = px_socket_create(context, PX_DEALER, err);
     int result = socket ? px_socket_connect(socket, endpoint, err) : -1;
     if (result == 0)
         result = shake(socket, session, connection, endpoint, err);
     px_socket_destroy(socket);
+    pthread_sigmask(SIG_SETMASK, &held, NULL);
     free(endpoint);
     return result;
 }

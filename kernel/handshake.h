@@ -13,8 +13,8 @@
  * Sends the ports of `connection`, all of them bound, to whoever listens at its registration_port,
  * and waits until he has said that he knows them. `session` signs, and verifies what he says.
  * PX_ETIME when he says nothing within PX_HANDSHAKE_MS; PX_EINVAL when he refuses, or where there
- * is no such address. Any thread, which waits. Source: Jupyter Enhancement Proposal 66, "Kernel
- * Handshaking pattern".
+ * is no such address. Any thread, which waits, and lets an interrupt end the process meanwhile.
+ * Source: Jupyter Enhancement Proposal 66, "Kernel Handshaking pattern".
  */
 PX_MUST_USE int px_handshake(void *context, struct px_session *session,
                              const struct px_kernel_connection *connection, struct px_error *err);

@@ -140,12 +140,13 @@ def test_a_launcher_may_be_silent(launch):
     assert said.count("\n") == 1 and "nobody at tcp://127.0.0.1" in said
 
 
-def test_a_kernel_whose_launcher_is_silent_can_be_ended(launch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_kernel_whose_launcher_is_silent_can_be_ended(launch, number):
     launcher = launch()
     kernel = launcher.start()
     launcher.hear()
-    kernel.terminate()
-    assert kernel.wait(TIMEOUT) == -signal.SIGTERM  # and not when its patience is at its end
+    kernel.send_signal(number)
+    assert kernel.wait(TIMEOUT) == -number  # and not when its patience is at its end
 
 
 def test_an_address_that_is_none(launch):
