@@ -121,6 +121,17 @@ def test_the_debugger_talks_over_stdin(make):
     assert "41" in text and text.endswith("42\n")
 
 
+def test_an_error_costs_no_look_into_ipythons_own_file(side):
+    """Its frame is not shown; it is still the first of what %debug goes through."""
+    seen = side.run("def fails(): 1/0\nfails()")
+    assert seen.reply["ename"] == "ZeroDivisionError"
+    check(side, "import gc, sys\nshell = get_ipython()\n"
+                "assert shell.InteractiveTB.tb is sys.last_traceback\n"
+                "assert sys.last_traceback.tb_frame.f_code.co_name == 'run_code'\n"
+                "read = [o.filename for o in gc.get_objects() if type(o).__name__ == 'Source']\n"
+                "assert not [name for name in read if 'interactiveshell' in str(name)], read")
+
+
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """A Python without IPython."""

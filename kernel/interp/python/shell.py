@@ -44,6 +44,8 @@ from traitlets.config import Config
 output = host.bridge.embedded("output")
 line_magics = host.bridge.embedded("line_magics")
 
+RUN_CODE = InteractiveShell.run_code.__code__
+
 
 class Locked:
     """A trap of IPython's counts how deep it is in: threads take turns at that."""
@@ -206,6 +208,24 @@ class ZMQInteractiveShell(InteractiveShell):
     def init_builtins(self):
         super().init_builtins()
         self.builtin_trap = LockedBuiltins(shell=self)
+
+    def init_traceback_handlers(self, custom_exceptions):
+        super().init_traceback_handlers(custom_exceptions)
+        handler = self.InteractiveTB
+        whole = handler.structured_traceback
+
+        def without_our_frame(*args, **names):
+            """IPython's own frame is not shown, but is formatted, for which its long file is parsed:
+            left out before, where one asks as showtraceback() does."""
+            trace = args[2] if len(args) == 3 else None
+            ours = getattr(trace, "tb_next", None) and trace.tb_frame.f_code is RUN_CODE
+            if not ours or handler.tb_offset != 1 or names.get("tb_offset") is not None:
+                return whole(*args, **names)
+            lines = whole(*args[:2], trace.tb_next, **{**names, "tb_offset": 0})
+            handler.tb = trace  # %debug leaves out the first frame itself
+            return lines
+
+        handler.structured_traceback = without_our_frame
 
     def init_display_formatter(self):
         self.display_formatter = output.DisplayFormatter(parent=self)
