@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 from conftest import programs_env, wait_for
-from test_launchers import NASTY, end, failure, free_port, ipcluster, listed
-from test_queues import QUEUES, only_set, supervisor
+from test_launchers import NASTY, end, failure, free_port, listed
+from test_queues import QUEUES, ipcluster_stops, only_set, supervisor
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
 ipp = pytest.importorskip("ipyparallel")
@@ -235,15 +235,7 @@ def test_a_template_of_ipyparallels(condor, cluster, run):
 
 @pytest.mark.stock
 def test_ipcluster_stops_our_job(condor, cluster, env):
-    where = cluster(1, "--engines=htcondor")
-    before = where.state()
-    shown, = json.loads(ipcluster(env, "list", "-o", "json"))
-    for state in (shown, after := where.state()):
-        for engines in state["engines"]["sets"].values():
-            engines.pop("output_file", None)  # ipyparallel 8 supposes one
-    assert shown == after == before
-    ipcluster(env, "stop")
-    wait_for(lambda: not condor.jobs(), 30, "the job's end")
+    ipcluster_stops(cluster(1, "--engines=htcondor"), condor, env)
 
 
 def test_htcondor_does_not_answer(condor, cluster, run, env, tmp_path):

@@ -36,6 +36,18 @@ def supervisor(where):
     return int(set_id.split("-")[1])
 
 
+def ipcluster_stops(where, queue, env):
+    """ipcluster shows a cluster with a job as we do, and ends both."""
+    before = where.state()
+    shown, = json.loads(ipcluster(env, "list", "-o", "json"))
+    for state in (shown, after := where.state()):
+        for engines in state["engines"]["sets"].values():
+            engines.pop("output_file", None)  # ipyparallel 8 supposes one
+    assert shown == after == before
+    ipcluster(env, "stop")
+    wait_for(lambda: not queue.jobs(), 30, "the job's end")
+
+
 # ---- Slurm: one node, this one ----
 
 SLURM_CONF = """
@@ -448,15 +460,7 @@ def queue(request):
 @pytest.mark.stock
 @pytest.mark.parametrize("queue", ["slurm", "sge"], indirect=True)
 def test_ipcluster_stops_our_job(request, queue, cluster, env):
-    where = cluster(1, f"--engines={request.node.callspec.params['queue']}")
-    before = where.state()
-    shown, = json.loads(ipcluster(env, "list", "-o", "json"))
-    for state in (shown, after := where.state()):
-        for engines in state["engines"]["sets"].values():
-            engines.pop("output_file", None)  # ipyparallel 8 supposes one
-    assert shown == after == before
-    ipcluster(env, "stop")
-    wait_for(lambda: not queue.jobs(), 30, "the job's end")
+    ipcluster_stops(cluster(1, f"--engines={request.node.callspec.params['queue']}"), queue, env)
 
 
 @pytest.mark.parametrize("queue, options, words", [
