@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A running pxkernel and its client, and the fixtures that start one."""
 import contextlib
+import importlib.util
 import os
 from queue import Empty
 
 import pytest
-from conftest import BIN, PYTHONPATH, give_ports, programs_env
+from conftest import BIN, PYTHON, PYTHONPATH, give_ports, programs_env
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
 PXKERNEL = BIN / "pxkernel"
 TIMEOUT = 60
+
+# ipykernel 7 sends replies past the stream that reads its requests, which may then sleep on the next one
+# (its issue 1554): here they go through the stream, as in later versions.
+IPYKERNEL = [PYTHON, "-m", "ipykernel_launcher"]
+if importlib.util.find_spec("ipykernel") and importlib.util.find_spec("ipykernel.subshell_manager"):
+    IPYKERNEL.append("--IPKernelApp.exec_lines=__import__('ipykernel.subshell_manager').subshell_manager"
+                     ".SubshellManager._send_on_shell_channel = lambda _, message, stream="
+                     "get_ipython().kernel.shell_stream: stream.send_multipart(message)")
+
 
 class Manager(KernelManager):
     """Starts pxkernel by its path, with options."""

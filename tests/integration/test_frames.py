@@ -9,16 +9,16 @@ import subprocess
 
 import pytest
 import zmq
-from conftest import BIN, PYTHON, PYTHONPATH
+from conftest import BIN, PYTHONPATH
 from jupyter_client.connect import write_connection_file
 from jupyter_client.session import Session
-from kernels import TIMEOUT
+from kernels import IPYKERNEL, TIMEOUT
 
 KERNELS = pytest.importorskip("ipykernel").version_info[:2]
 pytestmark = [pytest.mark.stock, pytest.mark.usefixtures("no_leftovers")]
 
 COMMANDS = {"pxkernel": [str(BIN / "pxkernel"), "-f"],
-            "ipykernel": [PYTHON, "-m", "ipykernel_launcher", "-f"]}
+            "ipykernel": [*IPYKERNEL, "-f"]}
 # ipykernel aborts what comes in the moment between the idle of a cell that stopped on an error and its
 # next turn: aborted() has that.
 CELL = {"silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False,

@@ -13,13 +13,14 @@ import pytest
 
 import conftest
 from conftest import BIN, PYTHON, PYTHONPATH, programs_env, wait_for
+from kernels import IPYKERNEL
 from said import by_engine, on_a_terminal, plain, shown_text
 
 manager = pytest.importorskip("jupyter_client.manager")
 
 KERNELS = {
     "pxkernel": [str(BIN / "pxkernel"), "-f", "{connection_file}"],
-    "ipykernel": [PYTHON, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+    "ipykernel": [*IPYKERNEL, "-f", "{connection_file}"],
 }
 EACH_KERNEL = ["pxkernel", pytest.param("ipykernel", marks=pytest.mark.stock)]
 
