@@ -3,7 +3,7 @@
  * engine: the kernel core on a cluster's sockets, and the fork server that makes many of one.
  *
  *     pxengine (fork server)   reads the connection file, warms one interpreter, forks; no thread
- *      │                       and no ZeroMQ context, so that it may fork for ever
+ *      │                       of its own and no ZeroMQ context, so that it may fork for ever
  *      ├── nanny               tells the hub at once when an engine has died
  *      ├── engine              attaches, makes a context and a service thread, registers, runs
  *      └── engine …

@@ -3,10 +3,11 @@
  * forkserver: one warm interpreter, forked into engines, and what becomes of them.
  *
  * This process has no thread and no ZeroMQ context, now or later, so that forking is safe at any
- * time. It learns ids through a pipe that the engines share, reaps them, says why each ended,
- * and has the nanny tell the hub. Signals that it gets go on to every engine; SIGTERM ends
- * them all, and then itself. An engine has a process group of its own, so that a signal to this
- * process's group reaches it once; and it gets SIGTERM when this process dies.
+ * time (threads of libraries that --preload brings in are theirs to see to at a fork, as BLAS's
+ * do). It learns ids through a pipe that the engines share, reaps them, says why each ended, and
+ * has the nanny tell the hub. Signals that it gets go on to every engine; SIGTERM ends them all,
+ * and then itself. An engine has a process group of its own, so that a signal to this process's
+ * group reaches it once; and it gets SIGTERM when this process dies.
  *
  * It ends after the nanny, so that whoever waits for it finds nothing of it left.
  *

@@ -25,6 +25,7 @@ struct options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
     const char *restart, *file, *url, *location, *work_dir, *ident, *code, *script, *language;
     const char *python, *colors, *ssh, *sshkey, *log_url, *config_file, *key_file, *tags;
+    const char *preload;
     int count, id, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
     int stop_on_eof;
     char *info; /* $IPP_CONNECTION_INFO, or NULL; owned */
@@ -66,6 +67,8 @@ static const struct px_option option_rows[] = {
     {"language", 0, PX_OPT_STRING, AT(language), 0, "NAME", "python (default) or echo", 0, 0},
     {"python", 0, PX_OPT_STRING, AT(python), 0, "PATH",
      "interpreter to be (default: its own or the active environment's)", 0, 0},
+    {"preload", 0, PX_OPT_STRING, AT(preload), 0, "MODULE,...",
+     "import these once, before engines are forked, which share them", 0, 0},
     {"code", 'c', PX_OPT_STRING, AT(code), 0, "CODE", "run this first", 0, 0},
     {"script", 's', PX_OPT_STRING, AT(script), 0, "FILE", "run this file before it", 0, 0},
     {"tags", 0, PX_OPT_STRING, AT(tags), 0, "NAME,...",
@@ -339,6 +342,16 @@ static char *take_variable(const char *name)
     return own;
 }
 
+static int warm(const struct px_interp_ops *ops, void *self, struct px_error *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    const int status = ops->warm ? ops->warm(self, err) : 0;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return status;
+}
+
 static void *start_language(const struct options *options, const char *profile,
                             const struct px_interp_ops *ops, char **argv)
 {
@@ -350,13 +363,14 @@ static void *start_language(const struct options *options, const char *profile,
                                             .profile_dir = profile[0] ? profile : NULL,
                                             .colors = options->colors,
                                             .module_dir = modules,
+                                            .preload = options->preload,
                                             .engine = true,
                                             .argc = 1,
                                             .argv = argv};
     void *self = ops->create(&config, &err);
     free(python);
     free(modules);
-    if (!self || (ops->warm && ops->warm(self, &err) < 0))
+    if (!self || warm(ops, self, &err) < 0)
         px_die(1, "%s", err.text);
     return self;
 }
@@ -408,6 +422,8 @@ static const struct px_interp_ops *find_language(const struct options *options)
     const struct px_interp_ops *ops = px_language_find(options->language, &err);
     if (!ops)
         px_die(2, "%s", err.text);
+    if (options->preload && !ops->warm)
+        px_die(2, "--preload: %s imports nothing", ops->name);
     return ops;
 }
 

@@ -113,6 +113,7 @@ struct px_interp_config {
     const char *profile_dir; /* IPython profile; NULL: IPython's own choice */
     const char *colors;      /* "nocolor", "linux", ...; NULL: the language's default */
     const char *module_dir;  /* directory that holds the package `phalanx`; put last on the path */
+    const char *preload;     /* what warm() imports beside its own: "numpy,pandas"; NULL: nothing */
     bool debugger;           /* PX_DEBUG_REQUEST is asked, on a thread of its own */
     bool engine;             /* an engine: no input, no history file, user namespace for apply */
     int argc;                /* what the user's sys.argv is to show */
@@ -213,7 +214,8 @@ struct px_interp_ops {
      * own event loop (asyncio tasks go on between cells); returns at once when it can. */
     void (*idle)(void *self, int fd);
 
-    /* Optional: import and build what is shared by forked children. Before any fork. */
+    /* Optional: import and build what is shared by forked children. Before any fork. Signals are
+     * held meanwhile, as threads of libraries that it loads must never take them. */
     int (*warm)(void *self, struct px_error *err);
     /* Optional: around fork(2), in the parent before, in the parent after, in the child after. */
     void (*before_fork)(void *self);

@@ -281,7 +281,8 @@ class Bridge:
 
     def warm(self):
         """Imports and builds what forked children share: the more, the less each writes for itself.
-        No thread may start here, and nothing of the user's may run."""
+        No thread may start here, and nothing of the user's may run but what is to be preloaded.
+        None, or why that cannot be."""
         import gc
 
         self._make_shell()
@@ -290,8 +291,24 @@ class Bridge:
             self.shell
         if self.options["module_dir"]:
             self.apply.pack5(None)
+        why = self._preload(self.options["preload"] or "")
         gc.collect()
         gc.freeze()
+        return why
+
+    @staticmethod
+    def _preload(names):
+        from importlib import import_module
+
+        for name in filter(None, names.split(",")):
+            try:
+                import_module(name)
+            except BaseException as error:
+                why = str(error).partition("\n")[0]
+                return f"{name}: {type(error).__name__}: {why}"
+            if threading.active_count() > 1:
+                return f"{name} starts threads, which engines would not have"
+        return None
 
     def after_fork(self):
         """In a child that is an engine. Python has seeded its own generator anew."""

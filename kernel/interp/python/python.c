@@ -218,12 +218,11 @@ static int start_bridge(struct px_python *self, const struct px_interp_config *c
     PyObject *module = load_module("_phalanx_bridge", "<phalanx>/bridge.py", px_embedded_bridge);
     if (!module)
         return -1;
-    self->bridge =
-        PyObject_CallMethod(module, "Bridge", "{sNszsNsOsO}", "profile_dir",
-                            path_of(config->profile_dir), "colors", config->colors, "module_dir",
-                            path_of(config->module_dir), "engine",
-                            config->engine ? Py_True : Py_False, "debugger",
-                            config->debugger ? Py_True : Py_False);
+    self->bridge = PyObject_CallMethod(
+        module, "Bridge", "{sNszsNszsOsO}", "profile_dir", path_of(config->profile_dir), "colors",
+        config->colors, "module_dir", path_of(config->module_dir), "preload", config->preload,
+        "engine", config->engine ? Py_True : Py_False, "debugger",
+        config->debugger ? Py_True : Py_False);
     Py_DECREF(module);
     return self->bridge ? 0 : -1;
 }
@@ -366,6 +365,10 @@ static int python_warm(void *arg, struct px_error *err)
         px_python_failed(self, "describe", &out);
         status = px_fail(err, PX_EIO, "Python does not warm up: %s", out.error.data);
         px_outcome_fini(&out);
+    } else if (PyUnicode_Check(result)) {
+        const char *why = PyUnicode_AsUTF8(result);
+        status = px_fail(err, PX_EINVAL, "--preload: %.300s", why ? why : "?");
+        PyErr_Clear();
     }
     Py_XDECREF(result);
     px_python_leave(self);
