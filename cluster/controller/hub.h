@@ -311,8 +311,6 @@ struct px_job *px_hub_job(const struct px_hub *hub, struct px_span msg_id);
 /* Books a request as unfinished with `member`, or unassigned for NULL. */
 void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux);
 void px_hub_unbook(struct px_hub *hub, struct px_job *job);
-/* Whether it is told to end: to be asked after so many records in what may take long. */
-#define PX_LOOK_EVERY 256
 bool px_hub_is_ending(const struct px_hub *hub);
 /* A record was changed: it is written to disk, if there is one, some time later. */
 void px_hub_changed(struct px_hub *hub, struct px_record *record);
@@ -349,6 +347,11 @@ json_t *px_error_json(const char *ename, const char *evalue);
 typedef void px_scan_done_fn(const struct px_request *request, void *ctx, bool whole);
 void px_hub_scan(const struct px_request *request, json_t *ids, px_record_fn *each,
                  px_scan_done_fn *done, void *ctx);
+/* The same for each of `ids`, in order, until `step` returns false, which has answered then, or
+ * leaves it to `done`. */
+typedef bool px_walk_fn(const struct px_request *request, const json_t *id, void *ctx);
+void px_hub_walk(const struct px_request *request, json_t *ids, px_walk_fn *step,
+                 px_scan_done_fn *done, void *ctx);
 void px_scans_fini(struct px_hub *hub); /* answers those that have not ended */
 
 typedef void px_request_fn(const struct px_request *request);
@@ -372,7 +375,7 @@ extern const struct px_request_row px_db_requests[];    /* request_db.c */
 json_t *px_request_items(const struct px_request *request, const char *key);
 #define PX_MAX_IDS 1000000u
 /* An item's text; empty for what is not a string, and that is nobody's id. */
-struct px_span px_id_at(const json_t *ids, size_t index);
+struct px_span px_id_text(const json_t *id);
 /* hub_error, or another reply, with an exception. */
 void px_request_raise(const struct px_request *request, const char *type,
                       const struct px_exception *exception);

@@ -109,9 +109,8 @@ json_t *px_request_items(const struct px_request *request, const char *key)
     return items;
 }
 
-struct px_span px_id_at(const json_t *ids, size_t index)
+struct px_span px_id_text(const json_t *id)
 {
-    const json_t *id = json_array_get(ids, index);
     const char *text = json_string_value(id);
     return (struct px_span){text ? text : "", json_string_length(id)};
 }
@@ -315,7 +314,7 @@ static json_t *result_of(const struct px_record *record)
 
 static int compare_ids(const void *a, const void *b)
 {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
+    return strcmp(json_string_value(*(json_t *const *)a), json_string_value(*(json_t *const *)b));
 }
 
 /* Python's set and sorted() want what can be hashed and ordered. */
@@ -334,32 +333,35 @@ static int check_ids(const json_t *ids, struct px_exception *exception)
     return 0;
 }
 
-/* The ids under "msg_ids", sorted, without duplicates; NULL in place of what is no string. Caller
- * frees. NULL after an error reply. */
-static const char **sorted_ids(const struct px_request *request, const json_t *ids, size_t *count)
+/* Those ids sorted, without duplicates; as they are where they are no strings. A new reference;
+ * NULL after an error reply. */
+static json_t *sorted_ids(const struct px_request *request, json_t *ids)
 {
     struct px_exception exception;
-    size_t size = json_array_size(ids), kept = 0;
+    const size_t size = json_array_size(ids);
     if (check_ids(ids, &exception) != 0) {
         px_request_raise(request, "hub_error", &exception);
         return NULL;
     }
-    const char **out = px_alloc((size + 1) * sizeof(*out));
+    if (!json_is_string(json_array_get(ids, 0)))
+        return json_incref(ids);
+    json_t **sorted = px_alloc(size * sizeof(*sorted)), *out = json_array();
     for (size_t i = 0; i < size; i++)
-        out[i] = json_string_value(json_array_get(ids, i));
-    if (size > 0 && out[0] != NULL)
-        qsort(out, size, sizeof(*out), compare_ids);
+        sorted[i] = json_array_get(ids, i);
+    qsort(sorted, size, sizeof(*sorted), compare_ids);
     for (size_t i = 0; i < size; i++) {
-        if (kept == 0 || out[i] == NULL || strcmp(out[kept - 1], out[i]) != 0)
-            out[kept++] = out[i];
+        if (i == 0 || compare_ids(&sorted[i - 1], &sorted[i]) != 0)
+            json_array_append(out, sorted[i]);
     }
-    *count = kept;
+    free(sorted);
     return out;
 }
 
 struct results {
     json_t *content, *pending, *completed;
     struct px_msg *buffers;
+    bool status_only;
+    bool answered; /* with an error */
 };
 
 static void add_result(struct results *results, const char *msg_id, const struct px_record *record)
@@ -373,17 +375,17 @@ static void add_result(struct results *results, const char *msg_id, const struct
 
 /* -1 after an error reply. */
 static int gather_result(const struct px_request *request, struct results *results,
-                         const char *msg_id, bool status_only)
+                         const char *msg_id)
 {
     struct px_hub *hub = request->hub;
     struct px_span id = px_span_of(msg_id);
-    struct px_record *record = status_only ? NULL : px_db_get(hub->db, id);
+    struct px_record *record = results->status_only ? NULL : px_db_get(hub->db, id);
     bool finished = px_history_get(hub->finished, id, NULL) != PX_UNKNOWN;
     if (px_hub_job(hub, id) != NULL || (!finished && record && !px_record_is_complete(record))) {
         json_array_append_new(results->pending, json_string(msg_id));
         return 0;
     }
-    if (finished && status_only) {
+    if (finished && results->status_only) {
         json_array_append_new(results->completed, json_string(msg_id));
         return 0;
     }
@@ -411,46 +413,54 @@ static int fail_concatenation(const struct px_request *request, const json_t *id
     return -1;
 }
 
-static void reply_results(const struct px_request *request, const json_t *ids, const char **sorted,
-                          size_t count)
+static bool add_one(const struct px_request *request, const json_t *id, void *ctx)
 {
-    bool status_only = px_truth(json_object_get(request->content, "status_only"));
-    struct results results = {.content = json_object(),
-                              .pending = json_array(),
-                              .completed = json_array(),
-                              .buffers = px_msg_create()};
-    json_object_set_new(results.content, "status", json_string("ok"));
-    json_object_set_new(results.content, "pending", results.pending);
-    json_object_set_new(results.content, "completed", results.completed);
-    int rc = 0;
+    struct results *results = ctx;
+    const char *text = json_string_value(id);
+    results->answered =
+        (text ? gather_result(request, results, text) : fail_concatenation(request, id)) != 0;
+    return !results->answered && px_msg_count(results->buffers) <= MAX_REPLY_BUFFERS;
+}
+
+static void on_results(const struct px_request *request, void *ctx, bool whole)
+{
+    struct results *results = ctx;
+    if (!whole)
+        px_request_fail_ending(request, "result_reply");
+    else if (!results->answered)
+        px_request_reply(request, "result_reply", json_incref(results->content), results->buffers);
+    json_decref(results->content);
+    px_msg_destroy(results->buffers);
+    free(results);
+}
+
+static void reply_results(const struct px_request *request, json_t *ids)
+{
+    const bool status_only = px_truth(json_object_get(request->content, "status_only"));
     if (!status_only && !px_db_stores(request->hub->db)) {
         px_request_fail(request, "result_reply", "NoData", PX_NO_DATA);
-        rc = -1;
+        return;
     }
-    for (size_t i = 0; i < count && rc == 0; i++) {
-        if (i % PX_LOOK_EVERY == PX_LOOK_EVERY - 1 && px_hub_is_ending(request->hub)) {
-            px_request_fail_ending(request, "result_reply");
-            rc = -1;
-        } else if (sorted[i] != NULL)
-            rc = gather_result(request, &results, sorted[i], status_only);
-        else
-            rc = fail_concatenation(request, json_array_get(ids, i));
-    }
-    if (rc == 0)
-        px_request_reply(request, "result_reply", json_incref(results.content), results.buffers);
-    json_decref(results.content);
-    px_msg_destroy(results.buffers);
+    struct results *results = px_alloc(sizeof(*results));
+    *results = (struct results){.content = json_object(),
+                                .pending = json_array(),
+                                .completed = json_array(),
+                                .buffers = px_msg_create(),
+                                .status_only = status_only};
+    json_object_set_new(results->content, "status", json_string("ok"));
+    json_object_set_new(results->content, "pending", results->pending);
+    json_object_set_new(results->content, "completed", results->completed);
+    px_hub_walk(request, ids, add_one, on_results, results);
 }
 
 static void on_result_request(const struct px_request *request)
 {
-    size_t count;
     json_t *ids = px_request_items(request, "msg_ids");
-    const char **sorted = ids ? sorted_ids(request, ids, &count) : NULL;
+    json_t *sorted = ids ? sorted_ids(request, ids) : NULL;
     if (sorted != NULL)
-        reply_results(request, ids, sorted, count);
+        reply_results(request, sorted);
+    json_decref(sorted);
     json_decref(ids);
-    free(sorted);
 }
 
 const struct px_request_row px_query_requests[] = {

@@ -236,23 +236,29 @@ static bool purge_one(struct px_record *record, void *ctx)
     return true;
 }
 
-/* -1 after an error reply; nothing is dropped then. */
-static int purge_ids(const struct px_request *request, const json_t *ids)
+/* -1 after an error reply. */
+static int check_ended(const struct px_request *request, const json_t *ids)
 {
     struct px_hub *hub = request->hub;
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        if (px_hub_job(hub, px_id_at(ids, i)) == NULL)
+        const struct px_span id = px_id_text(json_array_get(ids, i));
+        if (px_hub_job(hub, id) == NULL)
             continue;
-        char *what = px_format("msg pending: '%s'", px_id_at(ids, i).data);
+        char *what = px_format("msg pending: '%s'", id.data);
         px_request_fail(request, "purge_reply", "IndexError", what);
         free(what);
         return -1;
     }
-    for (size_t i = 0; i < json_array_size(ids); i++) {
-        if (px_db_get(hub->db, px_id_at(ids, i)) != NULL)
-            px_db_drop(hub->db, px_id_at(ids, i).data);
-    }
     return 0;
+}
+
+static bool purge_id(const struct px_request *request, const json_t *id, void *ctx)
+{
+    struct px_db *db = request->hub->db;
+    (void)ctx;
+    if (px_db_get(db, px_id_text(id)) != NULL)
+        px_db_drop(db, px_id_text(id).data);
+    return true;
 }
 
 /* "No such engine: %i" % id, in Python. */
@@ -315,6 +321,17 @@ static json_t *purge_items(const struct px_request *request, const char *key)
     return json_object_get(request->content, key) ? px_request_items(request, key) : json_array();
 }
 
+static void on_ids_purged(const struct px_request *request, void *ctx, bool whole)
+{
+    (void)ctx;
+    json_t *engines = whole ? purge_items(request, "engine_ids") : NULL;
+    if (!whole)
+        px_request_fail_ending(request, "purge_reply");
+    else if (engines != NULL)
+        purge_engines(request, engines);
+    json_decref(engines);
+}
+
 static void on_purge_request(const struct px_request *request)
 {
     const json_t *which = json_object_get(request->content, "msg_ids");
@@ -323,11 +340,9 @@ static void on_purge_request(const struct px_request *request)
         return;
     }
     json_t *ids = purge_items(request, "msg_ids");
-    json_t *engines = ids && purge_ids(request, ids) == 0 ? purge_items(request, "engine_ids") : 0;
-    if (engines != NULL)
-        purge_engines(request, engines);
+    if (ids != NULL && check_ended(request, ids) == 0)
+        px_hub_walk(request, ids, purge_id, on_ids_purged, NULL);
     json_decref(ids);
-    json_decref(engines);
 }
 
 /* ---- resubmit_request ------------------------------------------------------ */
@@ -406,41 +421,73 @@ static bool can_resubmit(const struct px_record *record)
     return readable;
 }
 
-/* KeyError "No such msg(s): [...]" for those that are not there. */
-static bool all_known(const struct px_request *request, const json_t *ids)
+struct resubmission {
+    json_t *ids;
+    struct px_buf missing;
+    json_t *resubmitted; /* {id: the new one} */
+};
+
+static bool look_for(const struct px_request *request, const json_t *id, void *ctx)
 {
-    struct px_buf missing = {0};
-    px_buf_text(&missing, "No such msg(s): [");
-    size_t empty = missing.size;
-    for (size_t i = 0; i < json_array_size(ids); i++) {
-        if (can_resubmit(px_db_get(request->hub->db, px_id_at(ids, i))))
-            continue;
-        px_buf_text(&missing, missing.size > empty ? ", " : "");
-        px_repr_json(&missing, json_array_get(ids, i));
-    }
-    bool known = missing.size == empty;
-    px_buf_text(&missing, "]");
-    if (!known)
-        px_request_fail_key(request, "resubmit_reply", missing.data);
-    px_buf_fini(&missing);
-    return known;
+    struct px_buf *missing = &((struct resubmission *)ctx)->missing;
+    if (can_resubmit(px_db_get(request->hub->db, px_id_text(id))))
+        return true;
+    px_buf_text(missing, missing->size > 0 ? ", " : "No such msg(s): [");
+    px_repr_json(missing, id);
+    return true;
 }
 
-static void resubmit_all(const struct px_request *request, const json_t *ids)
+static bool resubmit_id(const struct px_request *request, const json_t *id, void *ctx)
 {
-    struct px_hub *hub = request->hub;
-    if (!all_known(request, ids))
+    json_t *resubmitted = ((struct resubmission *)ctx)->resubmitted;
+    struct px_record *record = px_db_get(request->hub->db, px_id_text(id));
+    /* An earlier one may have culled it, or be the same. */
+    if (json_object_get(resubmitted, px_id_text(id).data) == NULL && can_resubmit(record))
+        resubmit(request->hub, record, resubmitted);
+    return true;
+}
+
+static void end_resubmission(struct resubmission *work)
+{
+    json_decref(work->ids);
+    json_decref(work->resubmitted);
+    px_buf_fini(&work->missing);
+    free(work);
+}
+
+static void on_resubmitted(const struct px_request *request, void *ctx, bool whole)
+{
+    struct resubmission *work = ctx;
+    if (whole)
+        px_request_reply(request, "resubmit_reply",
+                         json_pack("{s:s, s:O}", "status", "ok", "resubmitted", work->resubmitted),
+                         NULL);
+    else
+        px_request_fail_ending(request, "resubmit_reply");
+    end_resubmission(work);
+}
+
+/* KeyError for those that are not there; then none is resubmitted. */
+static void on_looked_for(const struct px_request *request, void *ctx, bool whole)
+{
+    struct resubmission *work = ctx;
+    if (whole && work->missing.size == 0) {
+        px_hub_walk(request, work->ids, resubmit_id, on_resubmitted, work);
         return;
-    json_t *resubmitted = json_object();
-    for (size_t i = 0; i < json_array_size(ids); i++) {
-        struct px_span id = px_id_at(ids, i);
-        struct px_record *record = px_db_get(hub->db, id);
-        /* An earlier one may have culled it, or be the same. */
-        if (json_object_get(resubmitted, id.data) == NULL && can_resubmit(record))
-            resubmit(hub, record, resubmitted);
     }
-    px_request_reply(request, "resubmit_reply",
-                     json_pack("{s:s, s:o}", "status", "ok", "resubmitted", resubmitted), NULL);
+    px_buf_text(&work->missing, "]");
+    if (whole)
+        px_request_fail_key(request, "resubmit_reply", work->missing.data);
+    else
+        px_request_fail_ending(request, "resubmit_reply");
+    end_resubmission(work);
+}
+
+static void resubmit_all(const struct px_request *request, json_t *ids)
+{
+    struct resubmission *work = px_alloc(sizeof(*work));
+    *work = (struct resubmission){.ids = json_incref(ids), .resubmitted = json_object()};
+    px_hub_walk(request, ids, look_for, on_looked_for, work);
 }
 
 static void on_resubmit_request(const struct px_request *request)

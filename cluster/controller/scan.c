@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * scan: looks at all records, or at many. A file may have millions of them; so of those on disk a
- * few milliseconds' worth are looked at in a turn, and between turns the hub hears engines and
- * answers others. One scan at a time, in the order of the requests. A record that comes while the
- * scan is under way may be in it or not; no other is left out, or given twice.
+ * scan: looks at all records, or at many, or goes through many ids. A file may have millions of
+ * records; so of those on disk, and of ids, a few milliseconds' worth are looked at in a turn, and
+ * between turns the hub hears engines and answers others. One scan at a time, in the order of the
+ * requests. A record that comes while the scan is under way may be in it or not; no other is left
+ * out, or given twice.
  */
 #include "hub.h"
 
@@ -18,6 +19,7 @@
 struct px_scan {
     struct px_request request; /* of its own */
     px_record_fn *each;
+    px_walk_fn *step; /* in the place of `each`, for a list of ids */
     px_scan_done_fn *done;
     void *ctx;
     int64_t row;
@@ -76,8 +78,22 @@ static bool look_at_ids(struct px_scan *scan)
     return scan->at < scan->key_count && !scan->ended;
 }
 
+static bool walk(struct px_scan *scan)
+{
+    const int64_t until_ms = px_now_ms() + TURN_MS;
+    const size_t size = json_array_size(scan->ids);
+    while (scan->at < size && !scan->ended && px_now_ms() < until_ms) {
+        for (size_t i = 0; i < AT_ONCE && scan->at < size && !scan->ended; i++)
+            scan->ended =
+                !scan->step(&scan->request, json_array_get(scan->ids, scan->at++), scan->ctx);
+    }
+    return scan->at < size && !scan->ended;
+}
+
 static bool look(struct px_scan *scan)
 {
+    if (scan->step != NULL)
+        return walk(scan);
     if (scan->ids != NULL)
         return look_at_ids(scan);
     return px_db_scan(scan->request.hub->db, &scan->row, TURN_MS, scan->each, scan->ctx);
@@ -94,11 +110,30 @@ static void on_turn(struct px_loop *loop, void *ctx)
     hub->scan_timer = hub->scans ? px_loop_timer(loop, 0, 0, on_turn, hub) : NULL;
 }
 
+static struct px_scan *begin_scan(const struct px_request *request, json_t *ids,
+                                  px_scan_done_fn *done, void *ctx)
+{
+    struct px_hub *hub = request->hub;
+    struct px_header header;
+    struct px_scan *scan = px_alloc(sizeof(*scan));
+    struct px_msg *msg = px_msg_copy(request->msg);
+    *scan = (struct px_scan){.request = *request, .done = done, .ctx = ctx};
+    scan->request.msg = msg;
+    scan->request.content = json_incref(request->content);
+    scan->request.type = px_header_scan(px_msg_header(msg), &header, NULL) == 0
+                             ? header.msg_type
+                             : (struct px_span){0};
+    scan->ids = json_incref(ids);
+    DL_APPEND(hub->scans, scan);
+    if (hub->scan_timer == NULL)
+        hub->scan_timer = px_loop_timer(hub->loop, 0, 0, on_turn, hub);
+    return scan;
+}
+
 void px_hub_scan(const struct px_request *request, json_t *ids, px_record_fn *each,
                  px_scan_done_fn *done, void *ctx)
 {
     struct px_hub *hub = request->hub;
-    struct px_header header;
     if (hub->store == NULL || (ids != NULL && json_object_size(ids) <= FEW)) {
         if (ids != NULL)
             px_db_each_of(hub->db, ids, each, ctx);
@@ -107,20 +142,22 @@ void px_hub_scan(const struct px_request *request, json_t *ids, px_record_fn *ea
         done(request, ctx, true);
         return;
     }
-    struct px_scan *scan = px_alloc(sizeof(*scan));
-    struct px_msg *msg = px_msg_copy(request->msg);
-    *scan = (struct px_scan){.request = *request, .each = each, .done = done, .ctx = ctx};
-    scan->request.msg = msg;
-    scan->request.content = json_incref(request->content);
-    scan->request.type = px_header_scan(px_msg_header(msg), &header, NULL) == 0
-                             ? header.msg_type
-                             : (struct px_span){0};
-    scan->ids = json_incref(ids);
+    struct px_scan *scan = begin_scan(request, ids, done, ctx);
+    scan->each = each;
     if (ids != NULL)
         sort_keys(scan);
-    DL_APPEND(hub->scans, scan);
-    if (hub->scan_timer == NULL)
-        hub->scan_timer = px_loop_timer(hub->loop, 0, 0, on_turn, hub);
+}
+
+void px_hub_walk(const struct px_request *request, json_t *ids, px_walk_fn *step,
+                 px_scan_done_fn *done, void *ctx)
+{
+    if (json_array_size(ids) > FEW) {
+        begin_scan(request, ids, done, ctx)->step = step;
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(ids) && step(request, json_array_get(ids, i), ctx); i++)
+        ;
+    done(request, ctx, true);
 }
 
 void px_scans_fini(struct px_hub *hub)

@@ -26,7 +26,7 @@ void px_on_why_request(const struct px_request *request)
     struct px_buf text = {0};
     px_buf_text(&text, "");
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        struct px_span id = px_id_at(ids, i);
+        struct px_span id = px_id_text(json_array_get(ids, i));
         if (id.size == 0 || id.size > PX_MAX_MSG_ID || memchr(id.data, '\n', id.size) != NULL)
             continue; /* nobody's */
         px_buf_append(&text, id.data, id.size);

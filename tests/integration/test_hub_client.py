@@ -81,6 +81,32 @@ def test_a_client_connects_when_its_controller_hears_it(where, tmp_path):
         assert (result.stdout, result.stderr) == (["out\n"] * 4, [""] * 4)
 
 
+@pytest.mark.parametrize("where", ["ours"], indirect=True)  # ipcontroller does one after another
+def test_questions_about_many_tasks_keep_nobody_waiting(rc, balanced):
+    def ask(message, msg_ids):
+        """The answer, and whether a question that came later has had its own before it."""
+        slow, quick = (
+            rc._raw.submit(phalanx._phalanx.QUERY, message=question, content=json.dumps(content))
+            for question, content in ((message, {"msg_ids": msg_ids}), ("load_request", {"targets": None})))
+        for raw in (quick, slow):
+            assert raw.wait(phalanx._phalanx.REPLIES, 60), message
+        slow, quick = slow.next(), quick.next()
+        return json.loads(slow.content), quick.received < slow.received
+
+    ids = balanced.map_async(abs, range(400), chunksize=1).msg_ids
+    rc.wait()
+    recorded(rc, ids, "result_header")
+    found, overtaken = ask("result_request", ids[:100] + ids[::-1])
+    assert found["completed"] == sorted(ids) and set(ids) <= found.keys() and found["pending"] == []
+    assert overtaken
+    answer, overtaken = ask("resubmit_request", ids * 50)
+    assert answer["resubmitted"].keys() == set(ids) and overtaken
+    assert ask("purge_request", ids + ["nobody's"] * 100_000) == ({"status": "ok"}, True)
+    for message in ("resubmit_request", "result_request"):
+        refused, _ = ask(message, ids)
+        assert refused["ename"] == "KeyError" and ids[0] in refused["evalue"]
+
+
 # ---- states and records ----------------------------------------------------------------------
 
 
