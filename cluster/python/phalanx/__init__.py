@@ -54,6 +54,8 @@ _homes = {
     "remote": "remotefunction",
     "require": "dependency",
     "serialize_object": "serialize",
+    "share": "shared",
+    "Shared": "shared",
     "uncan": "canning",
     "uncan_map": "canning",
     "unpack_apply_message": "serialize",
@@ -81,8 +83,8 @@ _modules = (
     "_phalanx", "ask", "asyncresult", "balanced", "batch", "broadcast", "calls", "canning",
     "carry", "client", "cluster", "dask", "datapub", "deadlines", "dependency", "display", "error",
     "feed", "futures", "hub", "hubresult", "local", "magics", "mapresult", "maps", "names",
-    "pickle5", "pxcluster", "remotefunction", "serialize", "split", "tasks", "times", "tunnel",
-    "urls", "util", "view",
+    "pickle5", "pxcluster", "remotefunction", "serialize", "shared", "split", "targets", "tasks", "times",
+    "tunnel", "urls", "util", "view",
 )
 
 __all__ = [*_homes, "error", "register_joblib_backend", "util"]

@@ -70,6 +70,7 @@ from .serialize import (
     use_dill as use_dill,
     use_pickle as use_pickle,
 )
+from .shared import Shared as Shared, share as share
 from .tasks import ExecuteReply as ExecuteReply
 from .view import DirectView as DirectView
 

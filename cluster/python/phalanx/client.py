@@ -12,7 +12,7 @@ import threading
 import types
 import weakref
 
-from . import _non_interactive, _phalanx, canning, error, pickle5
+from . import _non_interactive, _phalanx, canning, error, pickle5, shared
 from .asyncresult import AsyncResult
 from .balanced import LoadBalancedView
 from .broadcast import BroadcastView
@@ -371,6 +371,8 @@ class Client(TargetsFace, HubFace):
     def _remember(self, result, view):
         """A call's result: its tasks enter the histories, and count as outstanding."""
         self._live[id(result)] = weakref.ref(result)
+        if shared.packed.items or shared.held:
+            shared.hold(result._raw)
         self._enter(view, result._raw.newest_ids(HISTORY_KEPT))
 
     def _results_alive(self):
