@@ -78,6 +78,27 @@ def test_tasks_and_maps(rc, array):
     assert rc.broadcast_view().apply_sync(len, with_it) == [len(array)] * 4
 
 
+def test_items_that_a_map_makes_as_it_goes(rc, array):
+    chunks = (phalanx.share(array[i:]) for i in range(60))
+    for chunksize in (1, 7):
+        items = (phalanx.share(array[i:]) for i in range(60))
+        sums = rc.load_balanced_view().map_sync(len, items, chunksize=chunksize)
+        assert sums == [len(array) - i for i in range(60)]
+    assert list(rc.load_balanced_view().imap(len, chunks)) == sums
+
+
+RETURN = """
+def give(n):
+    import numpy, phalanx
+    return phalanx.share(numpy.arange(n))
+"""
+
+
+def test_an_engine_returns_the_data(rc, array):
+    rc[0].execute(RETURN, block=True)
+    assert numpy.array_equal(rc[0].apply_sync(phalanx.Reference("give"), len(array)), array)
+
+
 def test_it_is_kept_until_the_call_has_ended(rc, array):
     rc[:].execute("import threading; go = threading.Event()", block=True)
     shared.prune()
@@ -109,25 +130,23 @@ def test_nobody_changes_it(array):
                    lambda: os.ftruncate(with_it._fd, 2 * SIZE)):
         with pytest.raises(PermissionError):
             change()
-    assert numpy.array_equal(pickle.loads(pickle.dumps(with_it)), array)
+    mine = with_it.get()
+    mine[0] = 9
+    assert array[0] == 0 and numpy.array_equal(pickle.loads(pickle.dumps(with_it)), array)
 
 
 def test_data_that_is_gone(rc, array):
     with_it = phalanx.share(array)
     stream = pickle.dumps(with_it)
     del with_it
-    shared.packed.items = ()
     why = f"the data was in process {os.getpid()} of .*: it is not there: No such file"
     with pytest.raises(phalanx.RemoteError, match=why):
         rc[0].apply_sync(pickle.loads, stream)
     read, write = os.pipe()  # may have taken the number
     try:
-        other = pickle.dumps(phalanx.share(array))
-        shared.packed.items = ()
         for fd in (read, write):
             with pytest.raises(RuntimeError, match="is no longer there|is not there"):
                 shared._map(shared._host(), os.getpid(), fd, (1, 2, 3))
-        del other
     finally:
         os.close(read)
         os.close(write)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from itertools import islice
 
-from . import _phalanx, calls, canning
+from . import _phalanx, calls, canning, shared
 from .canning import engine_function
 
 TARGET = 0.05  # seconds of work in a batch
@@ -291,6 +291,8 @@ class Feed:
         except Exception:
             self.back.appendleft(batch)
             raise
+        if shared.packed.items:
+            shared.hold(self.raw)
         index = len(self.raw) - 1
         batch.task = self.raw.task_id(index)
         self.flying[index] = self.open[index] = batch

@@ -6,12 +6,17 @@ where that is: /proc/PID/fd/N of this process, and which file it must be. An eng
 privately: all that it reads is the one copy that there is, and what it writes becomes its own. Nothing
 of it has a name in a file system, so nothing is left of it when this process and the engines end.
 
-A Shared that was sent is kept until the call has ended, whether or not somebody holds it.
+A Shared that was sent is kept until the call has ended, whether or not somebody holds it. One that an
+engine returns is sent as the data itself.
 """
 
+import contextlib
+import functools
 import os
 import pickle
+import sys
 import threading
+import weakref
 
 _ALIGN = 64  # bytes: vector instructions, and no cache line of two arrays
 
@@ -19,7 +24,8 @@ _ALIGN = 64  # bytes: vector instructions, and no cache line of two arrays
 class _Packed(threading.local):
     """What this thread has pickled for a call that is not submitted yet."""
 
-    items = ()
+    def __init__(self):
+        self.items = weakref.WeakSet()
 
 
 packed = _Packed()
@@ -61,10 +67,20 @@ class Shared:
     def __repr__(self):
         return "<Shared %d bytes>" % self.nbytes
 
-    def __reduce__(self):
-        packed.items = (*packed.items, self)
-        where = (_host(), self._pid, self._fd, self._file)
-        return _open, (where, self._ranges, self._stream)
+    def get(self):
+        """The object, on this memory."""
+        return _open(self._where(), self._ranges, self._stream)
+
+    def _where(self):
+        return _host(), self._pid, self._fd, self._file
+
+    def __reduce_ex__(self, protocol):
+        if _is_engine():  # which cannot know when a result is unpickled: it goes itself
+            kind = pickle.PickleBuffer if protocol >= 5 else bytearray
+            buffers = [kind(buffer) for buffer in _buffers(self._where(), self._ranges)]
+            return functools.partial(pickle.loads, buffers=buffers), (self._stream,)
+        packed.items.add(self)
+        return _open, (self._where(), self._ranges, self._stream)
 
     def _drop(self):
         """Forked children of the process have descriptors of their own."""
@@ -80,7 +96,8 @@ class Shared:
 def hold(raw):
     """The call that was just submitted keeps what this thread has packed for it until it ends.
     Called where something is packed, or held for calls that may have ended."""
-    items, packed.items = packed.items, ()
+    items = list(packed.items)
+    packed.items.clear()
     prune()
     if items:
         held.append((raw, items))
@@ -88,7 +105,10 @@ def hold(raw):
 
 def prune():
     """Lets go of what was held for calls that have ended."""
-    held[:] = [(raw, items) for raw, items in held if raw.running]
+    for entry in list(held):  # other threads add and take meanwhile
+        if not entry[0].running:
+            with contextlib.suppress(ValueError):
+                held.remove(entry)
 
 
 def _write(fd, buffers):
@@ -116,6 +136,11 @@ def _identity(stat):
     return stat.st_dev, stat.st_ino, stat.st_size
 
 
+def _is_engine():
+    bridge = getattr(sys.modules.get("_phalanx_host"), "bridge", None)
+    return bridge is not None and bridge.options["engine"]
+
+
 def _host():
     import socket
 
@@ -124,9 +149,12 @@ def _host():
 
 def _open(where, ranges, stream):
     """On an engine: the object."""
-    host, pid, fd, file = where
-    memory = _map(host, pid, fd, file) if file[2] else memoryview(b"")
-    return pickle.loads(stream, buffers=[memory[begin : begin + size] for begin, size in ranges])
+    return pickle.loads(stream, buffers=_buffers(where, ranges))
+
+
+def _buffers(where, ranges):
+    memory = _map(*where) if where[-1][2] else memoryview(b"")
+    return [memory[begin : begin + size] for begin, size in ranges]
 
 
 def _map(host, pid, fd, file):
