@@ -178,6 +178,17 @@ static enum px_outcome put_back(struct px_schedule *schedule, struct task *task)
     return PX_SWALLOW;
 }
 
+/* It failed at the engine, which costs it a retry, or was refused. */
+static void wait_for_others(struct px_schedule *schedule, struct task *task,
+                            const struct px_worker *worker, bool failed)
+{
+    task->spec.retries -= failed;
+    task->failed |= failed;
+    px_serials_add(&task->shunned, &task->shunned_count, worker->serial);
+    (void)px_task_forgive(schedule, task);
+    px_task_wait(schedule, task);
+}
+
 enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span uuid,
                                   struct px_span msg_id, enum px_reply reply, int64_t took_us)
 {
@@ -198,11 +209,8 @@ enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span u
                     worker->serial);
         return PX_DELIVER;
     }
-    if (reply == PX_REPLY_ERROR)
-        task->spec.retries--;
     schedule->stats.rejected++;
-    px_serials_add(&task->shunned, &task->shunned_count, worker->serial);
-    px_task_wait(schedule, task);
+    wait_for_others(schedule, task, worker, !refused);
     return PX_SWALLOW;
 }
 
@@ -247,6 +255,7 @@ static void put_down(struct px_schedule *schedule, struct px_worker *worker)
     px_balance_remove(schedule->balance, worker);
     px_ahead_stop(schedule, worker);
     px_circles_without(schedule, worker);
+    px_tasks_forgive(schedule);
     px_schedule_run(schedule);
 }
 
@@ -271,9 +280,7 @@ static void lose(struct px_schedule *schedule, struct task *task, const struct p
         px_task_fail(schedule, task, PX_WHY_ENGINE_DIED, worker);
         return;
     }
-    task->spec.retries--;
-    px_serials_add(&task->shunned, &task->shunned_count, worker->serial);
-    px_task_wait(schedule, task);
+    wait_for_others(schedule, task, worker, true);
 }
 
 static void lose_all(struct px_schedule *schedule, struct px_worker *worker, const char *running)

@@ -7,7 +7,8 @@
  *   blocked   on the edges of the tasks it depends on;
  *   waiting   for any engine: in `queues`, one a set of needed features, by ticket;
  *             for any engine but those that refused it: in `picky`, by ticket. An engine reads
- *             picky from where it stopped, because who refused a task once is never asked again;
+ *             picky from where it stopped, because who refused a task once is not asked again while
+ *             it waits there;
  *             for certain engines (targets, follow): in the circle of all that wait for these
  *             (schedule_named.c);
  *             for targets while there is no engine at all: in `orphans`;
@@ -52,6 +53,7 @@ struct task {
     size_t home_count;
     uint32_t *shunned; /* serials of engines that refused it or failed at it */
     size_t shunned_count;
+    bool failed; /* at one of them, and is to be retried */
     uint64_t ticket;
     uint64_t picky;  /* its number in `picky` plus one */
     size_t queue_at; /* in queues[spec.needs] */
@@ -160,6 +162,10 @@ void px_task_leave(struct px_schedule *schedule, struct task *task);
 void px_task_place(struct px_schedule *schedule, struct task *task);
 /* Starts a task's wait: its turn and its time-out count from now. */
 void px_task_wait(struct px_schedule *schedule, struct task *task);
+/* Those that it failed at may have it again, if it waits for ever else: no other engine may.
+ * Whether that is so. */
+bool px_task_forgive(struct px_schedule *schedule, struct task *task);
+void px_tasks_forgive(struct px_schedule *schedule); /* all that wait */
 /* It waits on, as if it had never been sent. */
 void px_task_requeue(struct px_schedule *schedule, struct task *task);
 /* Gives an engine tasks while it has room and there are any for it. */

@@ -228,6 +228,38 @@ void px_task_wait(struct px_schedule *schedule, struct task *task)
                      task, &task->deadline_at);
 }
 
+static bool has_hope(const struct px_schedule *schedule, const struct task *task)
+{
+    if (!task->failed || task->spec.timeout_us > 0 || task->spec.target_count > 0 ||
+        task->spec.follow.count > 0)
+        return true; /* or it ends otherwise */
+    for (struct px_worker *worker = schedule->workers; worker != NULL; worker = worker->hh.next) {
+        if (may_run(task, worker))
+            return true;
+    }
+    return false;
+}
+
+bool px_task_forgive(struct px_schedule *schedule, struct task *task)
+{
+    if (has_hope(schedule, task))
+        return false;
+    task->shunned_count = 0;
+    if (schedule->ops.renew != NULL)
+        schedule->ops.renew(schedule->ctx, task->payload);
+    return true;
+}
+
+void px_tasks_forgive(struct px_schedule *schedule)
+{
+    const struct picky *picky = &schedule->picky;
+    for (size_t i = picky->head; i < picky->count; i++) {
+        struct task *task = picky->items[i];
+        if (task != NULL && px_task_forgive(schedule, task))
+            px_task_place(schedule, task);
+    }
+}
+
 void px_task_requeue(struct px_schedule *schedule, struct task *task)
 {
     task->since_us = schedule->now_us;

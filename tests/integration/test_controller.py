@@ -535,6 +535,23 @@ def test_retries_and_timeout(shared):
             view.apply_async(lambda: 1 / 0).get(DEADLINE)
 
 
+def test_retries_begin_anew_when_all_engines_have_failed(shared, tmp_path):
+    view = shared.rc.load_balanced_view()
+    tries = len(shared.rc) + 2
+
+    def fail(path):
+        with open(path, "a") as file:
+            print(os.getpid(), file=file)
+        1 / 0
+
+    path = str(tmp_path / "tries")
+    with view.temp_flags(retries=tries - 1):
+        with pytest.raises(ipp.error.RemoteError, match="ZeroDivisionError"):
+            view.apply_async(fail, path).get(DEADLINE)
+    pids = open(path).read().split()
+    assert len(pids) == tries and len(set(pids[: len(shared.rc)])) == len(shared.rc)
+
+
 def test_functional_dependency(shared):
     view = shared.rc.load_balanced_view()
     shared.rc[:].execute("special = False", block=True)

@@ -36,7 +36,7 @@ class LoadBalancedView(View):
     after: tasks (msg_ids, AsyncResults, a Dependency) that must have ended before mine start.
     follow: tasks on one of whose engines mine must run. timeout: seconds that a task may wait for
     that and for an engine, then TaskTimeout; None: for ever. retries: how often a task that failed
-    is given to another engine.
+    is given to another engine, or, when all have failed at it and it has no timeout, to one of them.
     """
 
     after: "str | AsyncResult | Dependency | list | None"

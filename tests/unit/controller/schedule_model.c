@@ -2,6 +2,8 @@
 /* The rules of the task scheduler, said plainly. Each question is answered anew from all tasks. */
 #include "schedule_model.h"
 
+#include <string.h>
+
 static bool accepts(const struct model_set *set, const struct model_task *task)
 {
     return (task->state == M_OK && set->success) || (task->state == M_FAILED && set->failure);
@@ -82,6 +84,19 @@ struct model_task *model_first_of(struct model *model, int engine)
             first = task;
     }
     return first;
+}
+
+/* A task that failed waits for no engine that is not there, unless it has a time-out. */
+void model_forgive(struct model *model, struct model_task *task)
+{
+    if (!task->failed || task->timeout_us || task->target_count || task->follow.count ||
+        task->state != M_BLOCKED)
+        return;
+    for (int e = 0; e < model->engine_count; e++) {
+        if (model_may_ever_run(model, task, e))
+            return;
+    }
+    memset(task->shunned, 0, sizeof(task->shunned));
 }
 
 bool model_could_run(const struct model *model, const struct model_task *task, int engine)

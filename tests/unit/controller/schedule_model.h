@@ -32,6 +32,7 @@ struct model_task {
     int killer; /* engine that died with it, -1 none */
     enum px_why why;
     bool shunned[MAX_ENGINES];
+    bool failed;
     bool released;
     int place;         /* in `open`, while it has not ended */
     long sent;         /* grows with each sending; running */
@@ -67,6 +68,7 @@ void model_end(struct model *model, struct model_task *task, enum model_state st
 bool model_ended(const struct model_task *task);
 bool model_has_room(const struct model *model, int engine);
 struct model_task *model_first_of(struct model *model, int engine);
+void model_forgive(struct model *model, struct model_task *task);
 bool model_could_run(const struct model *model, const struct model_task *task, int engine);
 int model_live_count(const struct model *model);
 bool model_is_impossible(const struct model *model, const struct model_task *task);

@@ -262,6 +262,8 @@ static void engine_down(struct model *model, bool at_once)
     snprintf(uuid, sizeof(uuid), "e%d", e);
     if (model->engines[e].alive) {
         model->engines[e].alive = false;
+        for (int i = 0; i < model->open_count; i++)
+            model_forgive(model, &model->tasks[model->open[i]]);
         px_schedule_engine_down(model->schedule, px_span_of(uuid));
         check_nothing_left(model);
     }
@@ -288,7 +290,8 @@ static void engine_down(struct model *model, bool at_once)
         task->state = M_BLOCKED;
         task->retries--;
         task->engine = -1;
-        task->shunned[e] = true;
+        task->shunned[e] = task->failed = true;
+        model_forgive(model, task);
         task->since = model->tickets;
         task->deadline_us = task->timeout_us ? model->now_us + task->timeout_us : 0;
     }
@@ -313,8 +316,10 @@ static void reply_to(struct model *model, struct model_task *task, enum px_reply
     if (again) {
         task->retries -= reply == PX_REPLY_ERROR;
         task->shunned[e] = true;
+        task->failed |= reply == PX_REPLY_ERROR;
         task->state = M_BLOCKED;
         task->engine = -1;
+        model_forgive(model, task);
         task->since = ++model->tickets;
         task->deadline_us = task->timeout_us ? model->now_us + task->timeout_us : 0;
     } else {

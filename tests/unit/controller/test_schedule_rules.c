@@ -95,6 +95,70 @@ static void test_holds(void **state)
     assert_int_equal(simple.released, 2);
 }
 
+static enum px_outcome turn_away(struct px_schedule *schedule, const char *engine,
+                                 enum px_reply reply)
+{
+    enum px_outcome outcome =
+        px_schedule_reply(schedule, px_span_of(engine), PX_SPAN("a_1"), reply, -1);
+    px_schedule_run(schedule);
+    return outcome;
+}
+
+/* Engines that a task failed at may have it again when there is no other; those that refused it,
+ * or within a time-out, may not. */
+static void test_retries(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t timeout_us;
+        enum px_reply reply;
+        bool again;
+    } rows[] = {
+        {0, PX_REPLY_ERROR, true}, {9, PX_REPLY_ERROR, false}, {0, PX_REPLY_REJECTED, false}};
+    for (size_t i = 0; i < PX_COUNT(rows); i++) {
+        struct simple simple = {0};
+        struct px_schedule *schedule =
+            px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 1, 1);
+        struct px_task_spec spec = {.retries = 3, .timeout_us = rows[i].timeout_us};
+        char first[sizeof(simple.to)];
+        assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
+        assert_true(px_schedule_engine_up(schedule, PX_SPAN("e1"), 0));
+        px_schedule_submit(schedule, PX_SPAN("a_1"), &spec, NULL);
+        memcpy(first, simple.to, sizeof(first));
+        assert_int_equal(turn_away(schedule, first, rows[i].reply), PX_SWALLOW);
+        assert_string_not_equal(simple.to, first);
+        assert_int_equal(simple.sent, 2);
+        px_schedule_engine_down(schedule, px_span_of(first));
+        px_schedule_engine_lost(schedule, px_span_of(first), NULL);
+        assert_int_equal(turn_away(schedule, simple.to, rows[i].reply), PX_SWALLOW);
+        assert_int_equal(simple.sent, rows[i].again ? 3 : 2);
+        assert_true(px_schedule_engine_up(schedule, PX_SPAN("e2"), 0));
+        assert_int_equal(simple.sent, 3);
+        px_schedule_destroy(schedule);
+    }
+}
+
+/* The one that it had not failed at is busy, and dies. */
+static void test_retries_after_a_death(void **state)
+{
+    (void)state;
+    struct simple simple = {0};
+    struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 1, 1);
+    struct px_task_spec spec = {.retries = 3};
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
+    px_schedule_submit(schedule, PX_SPAN("a_1"), &spec, NULL);
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e1"), 0));
+    submit_named(schedule, "a_2", NULL, NULL);
+    assert_string_equal(simple.to, "e1");
+    assert_int_equal(turn_away(schedule, "e0", PX_REPLY_ERROR), PX_SWALLOW);
+    assert_int_equal(simple.sent, 2);
+    px_schedule_engine_down(schedule, PX_SPAN("e1"));
+    assert_int_equal(simple.sent, 3);
+    assert_string_equal(simple.to, "e0");
+    assert_string_equal(simple.last, "a_1");
+    px_schedule_destroy(schedule);
+}
+
 static void test_stale_reply(void **state)
 {
     (void)state;
@@ -479,6 +543,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_invalid),
         cmocka_unit_test(test_holds),
+        cmocka_unit_test(test_retries),
+        cmocka_unit_test(test_retries_after_a_death),
         cmocka_unit_test(test_stale_reply),
         cmocka_unit_test(test_long_chain),
         cmocka_unit_test(test_wide),
