@@ -491,6 +491,16 @@ def test_completions_have_types(start):
     assert kernel.run(case)[0]["status"] == "ok"
 
 
+@pytest.mark.parametrize("long", ["1, " * 30_000, "'" + "ab12" * 20_000 + "', "], ids=["list", "text"])
+def test_completion_in_a_long_line(kernel, long):
+    code = f"import os\nx = [{long}os.getcw]"
+    reply = kernel.reply(kernel.kc.complete(code, len(code) - 1))["content"]
+    assert reply["cursor_end"] == len(code) - 1
+    if not long.startswith("'"):  # the quote that opens it is not looked at
+        assert "getcwd" in [match.split(".")[-1] for match in reply["matches"]]
+        assert code[reply["cursor_start"] :] in ("getcw]", "os.getcw]")
+
+
 def test_history_across_sessions(start, ipython_dir):
     first = start()
     first.run("unmistakable = 1")
