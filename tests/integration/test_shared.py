@@ -99,9 +99,36 @@ def test_an_engine_returns_the_data(rc, array):
     assert numpy.array_equal(rc[0].apply_sync(phalanx.Reference("give"), len(array)), array)
 
 
+def mapped(view, name="kept"):
+    """On each engine: whether an array lies in memory that is shared."""
+    view.execute(OWN)
+    lines = view.apply(eval, f"""[line for line in open('/proc/self/maps')
+        if int(line.split('-')[0], 16) <= {name}.ctypes.data < int(line.split('-')[1].split()[0], 16)]""")
+    return ["memfd:phalanx-shared" in line for line, in lines]
+
+
+def test_a_push_that_waits_shares_large_arrays(view, where, array):
+    few, ours = array[:1000], where[2] == "ours"
+    assert view.push({"kept": array, "few": few, "n": 1}) == [None] * 4
+    assert mapped(view) == [ours] * 4 and mapped(view, "few") == [False] * 4
+    view.execute("kept[0] += 1; del few")
+    assert view.apply(eval, "int(kept[0]), n") == [(1, 1)] * 4 and array[0] == 0
+    view.push({"kept": array[::2]})  # which is no one piece of memory
+    assert mapped(view) == [False] * 4 and view.apply(eval, "int(kept[2])") == [4] * 4
+    view.push({"kept": array}, block=False).get()
+    assert mapped(view) == [False] * 4 and view.apply(eval, "int(kept[2])") == [2] * 4
+
+
+def test_a_push_to_engines_that_may_not_look_here(view, array, monkeypatch):
+    monkeypatch.setattr(shared.Shared, "_where", lambda self: (shared._host(), 1, 0, self._file))
+    view.push({"kept": array})
+    assert mapped(view) == [False] * 4 and view.apply(eval, "int(kept[2])") == [2] * 4
+
+
 def test_it_is_kept_until_the_call_has_ended(rc, array):
     rc[:].execute("import threading; go = threading.Event()", block=True)
     shared.prune()
+    gc.collect()
     before = memory_files()
     busy = rc[:].apply_async(eval, "go.wait(60)")
     rc[:]["kept"] = phalanx.share(array)  # which nobody holds, behind a call that runs

@@ -10,7 +10,7 @@ import hashlib
 
 from IPython.core.error import UsageError
 
-from . import _magics, error
+from . import _magics, error, shared
 from .canning import interactive
 
 # ---- on engines, in the user's namespace
@@ -93,16 +93,21 @@ def push(view, targets, names, scope):
     for engine, missing in zip(ids, lacking):
         if missing:
             groups.setdefault(tuple(missing), []).append(engine)
-    results = [
-        view._call(
-            _carry,
-            ({name: digests[name] for name in missing}, {name: scope[name] for name in missing}),
-            {}, engines, False,
-        )
-        for missing, engines in groups.items()
-    ]
-    for result in results:
-        result.get()
+
+    def send(values):
+        results = [
+            view._call(
+                _carry,
+                ({name: digests[name] for name in missing}, {name: values[name] for name in missing}),
+                {}, engines, False,
+            )
+            for missing, engines in groups.items()
+        ]
+        for result in results:
+            result.get()
+
+    if groups:
+        shared.deliver(client, ids, {name: scope[name] for name in set().union(*groups)}, send)
 
 
 def _said(exception):

@@ -18,6 +18,8 @@ import sys
 import threading
 import weakref
 
+NAME = "phalanx.share()"  # in each error of its
+LARGE = 1 << 20  # bytes of an array from which on push() shares it
 _ALIGN = 64  # bytes: vector instructions, and no cache line of two arrays
 
 
@@ -93,6 +95,28 @@ class Shared:
             self._drop()
 
 
+def deliver(client, targets, names, send):
+    """send(names), which waits, with large arrays shared where all engines are on this host; once more
+    with the arrays themselves if an engine may not look into this process."""
+    from .error import KernelError  # not needed on engines, as what follows
+    from .targets import HOST
+
+    lent = {name: value for name, value in names.items() if _is_worth_it(value)}
+    if lent and client._raw.feature(HOST + _host(), client._ids_of(targets)):
+        try:
+            return send({**names, **{name: share(value) for name, value in lent.items()}})
+        except KernelError as e:
+            if NAME not in str(e):
+                raise
+    return send(names)
+
+
+def _is_worth_it(value):
+    from .canning import is_array
+
+    return is_array(value) and value.nbytes >= LARGE and value.flags.forc and not value.dtype.hasobject
+
+
 def hold(raw):
     """The call that was just submitted keeps what this thread has packed for it until it ends.
     Called where something is packed, or held for calls that may have ended."""
@@ -142,9 +166,7 @@ def _is_engine():
 
 
 def _host():
-    import socket
-
-    return socket.gethostname()
+    return os.uname().nodename
 
 
 def _open(where, ranges, stream):
@@ -172,9 +194,11 @@ def _map(host, pid, fd, file):
         if _identity(os.fstat(own)) != file:
             raise _gone(host, pid, "it is no longer there")
         return memoryview(mmap.mmap(own, file[2], mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
+    except OSError as e:
+        raise _gone(host, pid, "it cannot be mapped: %s" % e.strerror) from None
     finally:
         os.close(own)
 
 
 def _gone(host, pid, why):
-    return RuntimeError("phalanx.share(): the data was in process %d of %s: %s" % (pid, host, why))
+    return RuntimeError(NAME + ": the data was in process %d of %s: %s" % (pid, host, why))

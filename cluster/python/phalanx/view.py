@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import contextmanager, suppress
 
-from . import _phalanx, calls, canning, error, imports, maps, pickle5
+from . import _phalanx, calls, canning, error, imports, maps, pickle5, shared
 from .asyncresult import AsyncResult
 from .canning import engine_function
 from .futures import ViewExecutor
@@ -390,10 +390,18 @@ class DirectView(View):
     # ---- data
 
     def push(self, ns, targets=None, block=None, track=None):
-        """Sets variables on my engines from a dictionary: {"a": 1, "obj.attr": 2}."""
+        """Sets variables on my engines from a dictionary: {"a": 1, "obj.attr": 2}. With `block`,
+        large arrays are shared, as share() does it, where all engines are on this host."""
         if not isinstance(ns, dict):
             raise TypeError("Must be a dict, not %s" % type(ns))
-        return self._call(_push, (), ns, targets, block, track)
+        block = self.block if block is None else block
+
+        def send(names):
+            return self._call(_push, (), names, targets, block, track)
+
+        if not block:  # this process may have ended before engines look into it
+            return send(ns)
+        return shared.deliver(self.client, self.targets if targets is None else targets, ns, send)
 
     def update(self, ns):
         """push() to all of my engines."""
