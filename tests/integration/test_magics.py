@@ -961,12 +961,12 @@ def test_why_a_cell_runs(notebook, tmp_path):
 
 
 def test_why_a_task_that_all_have_refused_waits(notebook, tmp_path):
-    """It, and one that has failed on all, do not fail: they wait for another engine."""
+    """It, and one with a time-out that has failed on all, do not fail: they wait for another engine."""
     gate = str(tmp_path / "gate")
     notebook.run(
         "import phalanx\nrc = phalanx.Client()\nlb = rc.load_balanced_view(retries=5)\n"
         "def there(gate):\n    import os\n    return os.path.exists(gate)\n"
-        f"refused = lb.apply_async(phalanx.depend(there, {gate!r})(abs), -1)\n"
+        f"refused = lb.apply_async(phalanx.depend(there, {gate!r})(abs), -1)\nlb.timeout = 600\n"
         f"failing = lb.apply_async(lambda gate: 1 / __import__('os').path.exists(gate), {gate!r})")
     words = r"waiting for \d+ s: no engine may run it: 2 refused it or failed at it; it waits for an"
     for name in ("refused", "failing"):
