@@ -52,6 +52,7 @@
  *      "registering": how many, "deaths": the last hundred [{"id", "uuid", "cause", "ago_s"}],
  *      "tasks": {"direct", "unassigned", of the scheduler "blocked", "waiting", "running",
  *                "submitted", "succeeded", "failed", ...},
+ *      "adapt": who starts and ends engines (below) [{"owner", "min", "max", "joining"}],
  *      "database": {"kind", "records", "bytes", "lost"},
  *      "memory": {"resident_bytes", "unread_bytes" (replies that clients have not read)},
  *      "sockets": [{"name", "side", "messages", "bytes", "malformed", "bad_signatures",
@@ -62,6 +63,28 @@
  */
 #define PX_STATUS_REQUEST "status_request"
 #define PX_STATUS_REPLY "status_reply"
+/*
+ * Ours: engines that come and go as there is work (launch/adapt.c). Who starts and ends them is
+ * their owner; they offer the feature PX_ADAPT "<owner>:<number of their set>". An adapt_request
+ *
+ *     {"owner", "seen": the serial of the last reply, "retire": [ids of engines],
+ *      "idle_s": if they have had no work for so long,
+ *      "min", "max", "joining": for status_reply}
+ *
+ * gets, when something is otherwise than in that reply, and a second after it at the soonest, an
+ * adapt_reply
+ *
+ *     {"status": "ok", "serial", "waiting": tasks that no engine has taken and a new one might,
+ *      "engines": [[id, set, idle_ms: since its last work, -1 while it has some,
+ *                   -2 for a minute when it has gone or retires]]}
+ *
+ * An engine that retires gets no more tasks, and PX_RETIRE_REQUEST behind what it was sent
+ * directly. One request of an owner stands at a time; the next one takes its place.
+ */
+#define PX_ADAPT "adapt:"
+#define PX_ADAPT_REQUEST "adapt_request"
+#define PX_ADAPT_REPLY "adapt_reply"
+#define PX_RETIRE_REQUEST "px_retire_request"
 
 /* engines */
 #define PX_APPLY_REQUEST "apply_request"

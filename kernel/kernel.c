@@ -426,6 +426,11 @@ void px_kernel_stop(struct px_kernel *kernel)
     px_queue_stop(&kernel->main.queue);
 }
 
+bool px_kernel_unfinished(const struct px_kernel *kernel)
+{
+    return kernel->unfinished > 0;
+}
+
 bool px_kernel_busy(struct px_kernel *kernel)
 {
     pthread_mutex_lock(&kernel->lock);

@@ -157,6 +157,8 @@ PX_MUST_USE enum px_sent px_kernel_offer(struct px_kernel *kernel, struct px_soc
                                          struct px_msg **msg);
 /* Messages that may wait for one subscriber of iopub: text is bounded before (px_output_config). */
 #define PX_IOPUB_MOST 1024
+/* Whether a request is queued or runs, or what it has published was not all sent. */
+bool px_kernel_unfinished(const struct px_kernel *kernel);
 /* Sends all there is, whether due or not; gives up after half a second of more and more. */
 void px_kernel_flush(struct px_kernel *kernel);
 

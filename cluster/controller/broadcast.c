@@ -251,6 +251,7 @@ static void send_to_all(struct px_broadcast *broadcast, const struct px_msg *msg
         px_msg_replace(copy, at + 2, metadata.data, metadata.size);
         px_session_resign(broadcast->shared.session, copy);
         px_msg_prepend(copy, uuid, strlen(uuid));
+        px_traffic_broadcast(broadcast->shared.traffic, px_span_of(uuid), 1);
         px_route_send(broadcast->route, copy);
     }
     px_buf_fini(&header);
@@ -394,6 +395,7 @@ static void on_reply(void *ctx, struct px_msg **msg)
     struct px_span values[2], original;
     char uuid[PX_MAX_UUID + 1];
     struct px_span engine = px_msg_ident(*msg, 0);
+    px_traffic_broadcast(broadcast->shared.traffic, engine, -1);
     if (px_scan(px_msg_metadata(*msg), keys, values, 2) != 0 || engine.size > PX_MAX_UUID) {
         broadcast->out.malformed++;
         return;

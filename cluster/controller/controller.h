@@ -13,6 +13,7 @@
  *   hub thread       hub.c      the loop, and who answers which request
  *                    member.c, job.c  registration and notifications, unfinished requests
  *                    request.c, request_db.c, why.c, status.c  the queries of clients
+ *                    adapt.c  who starts and ends engines as there is work
  *                    monitor.c  what is learned from copies of the traffic
  *                    record.c, query.c, db.c, row.c  the task database
  *                    restore.c  what a controller that was killed has left
@@ -143,6 +144,9 @@ enum px_note_kind {
     PX_NOTE_LISTENER,         /* `text` is the topic of a client that listens (PX_LISTENER) */
     PX_NOTE_WHY,              /* the request | message; `text` is {"<msg_id>": {...}, ...} */
     PX_NOTE_REPORT,           /* what was asked | msg or NULL; `text`: JSON */
+    PX_NOTE_ADAPT,            /* `text`: {"waiting": n, "retired": [uuids]} */
+    PX_NOTE_BROADCAST,        /* `text` is uuid 0 "+", it was sent one, or "-", it has answered one;
+                               * of engines with PX_FEATURE_ADAPT */
     PX_NOTE_QUERY,            /* a client's request to the hub, after what preceded it */
     PX_NOTE_PROBED,           /* `text` is uuid 0 ident: it has answered PX_ORDER_PROBE_DIRECT */
     PX_NOTE_NEW_HEART,        /* `text` is the uuid */
@@ -180,6 +184,8 @@ enum px_order_kind {
     PX_ORDER_ANSWER,       /* msg: client, engine | a reply to a direct request, from the hub */
     PX_ORDER_ANSWER_TASK,  /* msg: client | a reply to a task, which has been noted before */
     PX_ORDER_REPORT,       /* msg: a status_request, or NULL; the answer is a PX_NOTE_REPORT */
+    PX_ORDER_ADAPT,        /* text: uuids of engines that are to retire, or NULL; the answer is a
+                            * PX_NOTE_ADAPT */
     PX_ORDER_RETURN,       /* msg: comes back as a PX_NOTE_QUERY, after all that was noted */
     PX_ORDER_STOP,
     PX_ORDER_KINDS,
@@ -194,7 +200,7 @@ struct px_order {
     char *cause;   /* why the engine died, a phrase */
     char *running; /* the request that it died with */
     int begun;     /* of the items of that; 0: it has none, or not known */
-    char *text;    /* ids, each ended by a newline */
+    char *text;    /* ids or uuids, each ended by a newline */
     char uuid[PX_MAX_UUID + 1];
 };
 void px_order_free(struct px_order *order);
@@ -294,6 +300,8 @@ PX_MUST_USE int px_traffic_run(struct px_traffic *traffic, struct px_error *err)
 /* Who is registered, as the traffic thread knows it. */
 struct px_engine_entry;
 bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid);
+/* An engine was sent a broadcast (1), or has answered one (-1). */
+void px_traffic_broadcast(struct px_traffic *traffic, struct px_span uuid, int change);
 
 /* ---- port: a bound socket (port.c) ----------------------------------------- */
 
@@ -398,6 +406,8 @@ void px_relay_destroy(struct px_relay *relay);
 /* Passes on what has arrived from engines. */
 void px_relay_drain(struct px_relay *relay);
 void px_relay_probe(struct px_relay *relay, struct px_span uuid, unsigned number);
+/* Sends PX_RETIRE_REQUEST, behind what has come for the engine so far. */
+void px_relay_retire(struct px_relay *relay, struct px_span uuid);
 /* C | E | a reply in the engine's stead; taken. */
 void px_relay_answer(struct px_relay *relay, struct px_msg *msg);
 void px_relay_engine_down(struct px_relay *relay, struct px_span uuid);
@@ -447,6 +457,9 @@ void px_tasks_probe(struct px_tasks *tasks, struct px_span uuid);
 void px_tasks_remember(struct px_tasks *tasks, struct px_span msg_id, bool succeeded,
                        struct px_span uuid);
 void px_tasks_report(const struct px_tasks *tasks, json_t *report);
+/* px_schedule_wanting(), px_schedule_retire(). */
+size_t px_tasks_wanting(const struct px_tasks *tasks);
+PX_MUST_USE bool px_tasks_retire(struct px_tasks *tasks, struct px_span uuid);
 
 /* ---- broadcast (broadcast.c) ----------------------------------------------- */
 

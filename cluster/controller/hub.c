@@ -76,6 +76,7 @@ static const struct px_request_row own_requests[] = {
     {PX_SHUTDOWN_REQUEST, on_shutdown_request},
     {PX_WHY_REQUEST, px_on_why_request},
     {PX_STATUS_REQUEST, px_on_status_request},
+    {PX_ADAPT_REQUEST, px_on_adapt_request},
     {NULL, NULL},
 };
 
@@ -371,6 +372,8 @@ void px_hub_destroy(struct px_hub *hub)
         return;
     px_scans_fini(hub);
     px_dask_destroy(hub->dask);
+    px_adapt_destroy(hub->adapt);
+    hub->adapt = NULL; /* members leave yet */
     px_members_fini(hub);
     px_history_destroy(hub->finished);
     px_db_destroy(hub->db);

@@ -232,6 +232,10 @@ struct px_member {
     int begun;                    /* items of that; 0: it has none, or not known */
     struct px_job *queue, *tasks; /* unfinished, from mux and from the task queue */
     size_t queue_count, task_count, completed;
+    const char *adapt;      /* "<owner>:<set>" within its names: it comes and goes; or NULL */
+    size_t broadcasts;      /* of such a one: under way */
+    int64_t idle_ms;        /* of such a one: when it last had work, or was registered */
+    bool is_retiring;       /* of such a one: it was told to end */
     unsigned probes;        /* on mux: how many it was sent, from 1 */
     bool is_doubtful;       /* to be probed soon */
     UT_hash_handle hh;      /* by id: all that ever registered */
@@ -280,7 +284,8 @@ struct px_hub {
     unsigned long long request_bytes;
     int64_t started_ms;
     struct px_log_limiter limiter;
-    struct px_dask *dask; /* NULL until somebody asks */
+    struct px_dask *dask;   /* NULL until somebody asks */
+    struct px_adapt *adapt; /* the same */
 };
 
 struct px_member *px_hub_member(const struct px_hub *hub, struct px_span uuid); /* alive */
@@ -365,6 +370,12 @@ px_request_fn px_on_status_request;                                     /* statu
 void px_status_note(struct px_hub *hub, const struct px_note *note);
 px_request_fn px_on_become_dask_request, px_on_stop_distributed_request; /* dask.c */
 void px_dask_destroy(struct px_dask *dask); /* ends the scheduler; NULL allowed */
+px_request_fn px_on_adapt_request;          /* adapt.c */
+void px_adapt_note(struct px_hub *hub, const struct px_note *note); /* of the traffic thread */
+/* A member (NULL: none yet) has got or done work, or has come or gone. */
+void px_adapt_worked(struct px_hub *hub, struct px_member *member);
+json_t *px_adapt_list(const struct px_hub *hub); /* for status_reply; new reference */
+void px_adapt_destroy(struct px_adapt *adapt);   /* NULL allowed */
 px_request_fn px_on_why_request;            /* why.c */
 void px_why_note(struct px_hub *hub, const struct px_note *note); /* the scheduler's answer */
 extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */

@@ -29,6 +29,7 @@ static void leave_list(struct px_hub *hub, struct px_job *job)
         DL_DELETE(member->tasks, job);
         member->task_count--;
     }
+    px_adapt_worked(hub, member);
 }
 
 void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *member, bool mux)
@@ -54,6 +55,7 @@ void px_hub_book(struct px_hub *hub, struct px_span msg_id, struct px_member *me
         DL_APPEND(member->tasks, job);
         member->task_count++;
     }
+    px_adapt_worked(hub, member);
 }
 
 void px_hub_unbook(struct px_hub *hub, struct px_job *job)

@@ -152,6 +152,17 @@ static void forget_dead(struct px_hub *hub)
     }
 }
 
+/* Who starts and ends it, if somebody does: within `names`. */
+static const char *find_adapt(const json_t *names)
+{
+    for (size_t i = 0; i < json_array_size(names); i++) {
+        const char *name = json_string_value(json_array_get(names, i));
+        if (name != NULL && strncmp(name, PX_ADAPT, strlen(PX_ADAPT)) == 0)
+            return name + strlen(PX_ADAPT);
+    }
+    return NULL;
+}
+
 static struct px_member *add_member(struct px_hub *hub, const char *uuid, int id, unsigned features,
                                     json_t *names)
 {
@@ -159,12 +170,14 @@ static struct px_member *add_member(struct px_hub *hub, const char *uuid, int id
     strcpy(member->uuid, uuid);
     member->id = id;
     member->alive = true;
-    member->joined_ms = px_now_ms();
+    member->joined_ms = member->idle_ms = px_now_ms();
     member->features = features;
     member->names = json_incref(names);
+    member->adapt = find_adapt(names);
     HASH_ADD_INT(hub->by_id, id, member);
     HASH_ADD_KEYPTR(hh_uuid, hub->by_uuid, member->uuid, strlen(member->uuid), member);
     order_engine(hub, PX_ORDER_ENGINE_UP, member);
+    px_adapt_worked(hub, member);
     return member;
 }
 
@@ -239,6 +252,7 @@ void px_hub_unregister(struct px_hub *hub, struct px_member *member, const char 
     member->left_ms = px_now_ms();
     HASH_DELETE(hh_uuid, hub->by_uuid, member);
     order_engine(hub, PX_ORDER_ENGINE_DOWN, member);
+    px_adapt_worked(hub, member);
     px_hub_take_leave(hub, member);
     px_log(PX_INFO, "engine-unregistered", "id=%d engine=%s%s%s%s", member->id, member->uuid,
            cause ? " why=\"" : "", cause ? cause : "", cause ? "\"" : "");
@@ -358,6 +372,8 @@ static json_t *read_features(json_t *names, unsigned *features)
                 *features |= known[k].bit;
         }
     }
+    if (find_adapt(names) != NULL)
+        *features |= PX_FEATURE_ADAPT;
     return names;
 }
 

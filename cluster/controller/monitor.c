@@ -240,6 +240,17 @@ static void on_probed(struct px_hub *hub, const struct px_note *note)
     px_hub_probed(hub, uuid, px_probe_number(px_span_of(uuid.data + uuid.size + 1)));
 }
 
+static void on_broadcast(struct px_hub *hub, const struct px_note *note)
+{
+    struct px_span uuid = px_span_of(note->text);
+    struct px_member *member = px_hub_member(hub, uuid);
+    const bool begun = uuid.data[uuid.size + 1] == '+';
+    if (member == NULL || (!begun && member->broadcasts == 0))
+        return;
+    member->broadcasts += begun ? 1 : (size_t)-1;
+    px_adapt_worked(hub, member);
+}
+
 static void on_stopped_heart(struct px_hub *hub, const struct px_note *note)
 {
     struct px_member *member = px_hub_member(hub, px_span_of(note->text));
@@ -260,6 +271,8 @@ static void (*const handlers[PX_NOTE_KINDS])(struct px_hub *, const struct px_no
     [PX_NOTE_LISTENER] = on_listener,
     [PX_NOTE_WHY] = px_why_note,
     [PX_NOTE_REPORT] = px_status_note,
+    [PX_NOTE_ADAPT] = px_adapt_note,
+    [PX_NOTE_BROADCAST] = on_broadcast,
     [PX_NOTE_QUERY] = px_hub_query,
     [PX_NOTE_PROBED] = on_probed,
     [PX_NOTE_NEW_HEART] = on_new_heart,

@@ -10,6 +10,7 @@
  * book.
  */
 #include "controller.h"
+#include "protocol.h"
 
 #include <stdlib.h>
 #include <utlist.h>
@@ -118,6 +119,13 @@ void px_relay_drain(struct px_relay *relay)
 void px_relay_probe(struct px_relay *relay, struct px_span uuid, unsigned number)
 {
     px_route_send(relay->route, px_probe_build(relay->shared.session, uuid, number));
+}
+
+void px_relay_retire(struct px_relay *relay, struct px_span uuid)
+{
+    struct px_draft draft = {
+        .idents = &uuid, .ident_count = 1, .type = PX_RETIRE_REQUEST, .content = PX_SPAN("{}")};
+    px_route_send(relay->route, px_session_build(relay->shared.session, &draft));
 }
 
 void px_relay_answer(struct px_relay *relay, struct px_msg *msg)

@@ -266,6 +266,24 @@ void px_schedule_engine_down(struct px_schedule *schedule, struct px_span uuid)
         put_down(schedule, worker);
 }
 
+size_t px_schedule_wanting(const struct px_schedule *schedule)
+{
+    size_t count = schedule->picky.tasks;
+    for (unsigned needs = 0; needs < PX_FEATURE_SETS; needs++)
+        count += schedule->queues[needs].count;
+    return count;
+}
+
+bool px_schedule_retire(struct px_schedule *schedule, struct px_span uuid)
+{
+    struct px_worker *worker = px_schedule_worker(schedule, uuid.data, uuid.size);
+    if (worker == NULL || !worker->alive || desk_of(worker)->running != NULL ||
+        schedule->stats.blocked > 0)
+        return false;
+    put_down(schedule, worker);
+    return true;
+}
+
 static void free_worker(struct px_worker *worker)
 {
     px_heap_fini(&desk_of(worker)->seats);

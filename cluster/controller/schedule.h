@@ -36,7 +36,8 @@
 #define PX_FEATURE_PICKLE5 1u
 #define PX_FEATURE_RECALL 2u
 #define PX_FEATURE_SETS 4u  /* of these two */
-#define PX_FEATURE_AGAIN 4u /* sends its last replies again; not for the schedule */
+#define PX_FEATURE_AGAIN 4u /* sends its last replies again; not for the schedule, as the next */
+#define PX_FEATURE_ADAPT 8u /* comes and goes as there is work */
 
 /* ---- history: the fate of every task --------------------------------------- */
 
@@ -224,6 +225,12 @@ PX_MUST_USE enum px_outcome px_schedule_reply(struct px_schedule *schedule, stru
                                               struct px_span msg_id, enum px_reply reply,
                                               int64_t took_us);
 void px_schedule_run(struct px_schedule *schedule);
+
+/* How many tasks wait that an engine could take that is not there yet. */
+size_t px_schedule_wanting(const struct px_schedule *schedule);
+/* As px_schedule_engine_down(), unless the engine has a task, or one that waits for others may yet
+ * ask for an engine by what ran there. Whether it was done. */
+PX_MUST_USE bool px_schedule_retire(struct px_schedule *schedule, struct px_span uuid);
 
 /* ---- what a former controller left: schedule_restore.c ---- */
 

@@ -96,6 +96,7 @@ struct desk {
 struct picky {
     struct task **items;
     size_t head, count, size; /* items[head..count) */
+    size_t tasks;             /* of these, not NULL */
     uint64_t base;            /* number of items[0] */
 };
 

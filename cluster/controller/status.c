@@ -108,6 +108,7 @@ static void add_rest(const struct px_hub *hub, json_t *status)
     json_object_set_new(status, "uptime_s",
                         json_real((double)(px_now_ms() - hub->started_ms) / 1e3));
     json_object_set_new(status, "scheme", json_string(settings->scheme));
+    json_object_set_new(status, "adapt", px_adapt_list(hub));
     json_object_set_new(status, "curve", json_boolean(hub->sockets->curve_secret[0] != 0));
     json_object_set_new(status, "memory",
                         json_pack("{s:I, s:I}", "resident_bytes", resident_bytes(), "unread_bytes",

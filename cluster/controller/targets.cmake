@@ -19,7 +19,7 @@ px_library(px_controller
           ${DIR}/traffic.c ${DIR}/hub.c ${DIR}/member.c ${DIR}/farewell.c ${DIR}/job.c ${DIR}/request.c ${DIR}/request_db.c
           ${DIR}/monitor.c ${DIR}/record.c ${DIR}/query.c ${DIR}/db.c
           ${DIR}/why.c ${DIR}/row.c ${DIR}/db_sqlite.c ${DIR}/value.c ${DIR}/restore.c ${DIR}/again.c ${DIR}/scan.c ${DIR}/status.c
-          ${DIR}/dask.c ${DASK}
+          ${DIR}/adapt.c ${DIR}/dask.c ${DASK}
   LIBS px_schedule px_wire px_loop Threads::Threads
   PRIVATE PkgConfig::SQLITE)
 

@@ -502,6 +502,16 @@ void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *ou
     px_tasks_after(tasks);
 }
 
+size_t px_tasks_wanting(const struct px_tasks *tasks)
+{
+    return px_schedule_wanting(tasks->schedule);
+}
+
+bool px_tasks_retire(struct px_tasks *tasks, struct px_span uuid)
+{
+    return px_schedule_retire(tasks->schedule, uuid);
+}
+
 void px_tasks_report(const struct px_tasks *tasks, json_t *report)
 {
     struct px_schedule_stats stats;

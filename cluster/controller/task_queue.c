@@ -23,6 +23,7 @@ static void picky_append(struct picky *picky, struct task *task)
         picky->size = picky->size * 2 + 16;
         picky->items = px_realloc(picky->items, picky->size * sizeof(*picky->items));
     }
+    picky->tasks++;
     task->picky = picky->base + picky->count + 1;
     picky->items[picky->count++] = task;
 }
@@ -32,6 +33,7 @@ static void picky_remove(struct picky *picky, struct task *task)
     if (task->picky == 0)
         return;
     picky->items[task->picky - 1 - picky->base] = NULL;
+    picky->tasks--;
     task->picky = 0;
     while (picky->head < picky->count && picky->items[picky->head] == NULL)
         picky->head++;

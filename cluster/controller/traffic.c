@@ -16,6 +16,8 @@
 
 struct px_engine_entry {
     int id;
+    bool adapts;       /* PX_FEATURE_ADAPT */
+    size_t broadcasts; /* of one that adapts: that it was sent and has not answered */
     UT_hash_handle hh;
     char uuid[];
 };
@@ -29,6 +31,7 @@ struct px_traffic {
     struct px_pure *pure;
     struct px_broadcast *broadcast;
     struct px_heart *heart;
+    size_t adapting; /* engines with PX_FEATURE_ADAPT */
     bool in_orders;
 };
 
@@ -49,6 +52,8 @@ static void on_engine_up(struct px_traffic *traffic, struct px_order *order)
     struct px_engine_entry *entry = px_alloc(sizeof(*entry) + uuid.size + 1);
     memcpy(entry->uuid, uuid.data, uuid.size);
     entry->id = order->id;
+    entry->adapts = order->features & PX_FEATURE_ADAPT;
+    traffic->adapting += entry->adapts;
     HASH_ADD_KEYPTR(hh, traffic->roster, entry->uuid, uuid.size, entry);
     if (traffic->tasks != NULL)
         px_tasks_engine_up(traffic->tasks, uuid, order->features);
@@ -61,6 +66,7 @@ static void on_engine_down(struct px_traffic *traffic, struct px_order *order)
     px_heart_forget(traffic->heart, uuid);
     if (entry == NULL)
         return;
+    traffic->adapting -= entry->adapts;
     HASH_DEL(traffic->roster, entry);
     free(entry);
     px_relay_engine_down(traffic->mux, uuid);
@@ -183,6 +189,35 @@ static void on_report(struct px_traffic *traffic, struct px_order *order)
     json_decref(report);
 }
 
+/* Of what it was sent directly the hub knows; of what that does not know yet the engine does. */
+static bool retire(struct px_traffic *traffic, struct px_span uuid)
+{
+    const struct px_engine_entry *entry = find_entry(traffic, uuid);
+    if (entry == NULL || entry->broadcasts > 0 || traffic->tasks == NULL ||
+        !px_tasks_retire(traffic->tasks, uuid))
+        return false;
+    px_relay_retire(traffic->mux, uuid);
+    return true;
+}
+
+static void on_adapt(struct px_traffic *traffic, struct px_order *order)
+{
+    struct px_buf answer = {0};
+    px_buf_printf(&answer, "{\"waiting\": %zu, \"retired\": [",
+                  traffic->tasks ? px_tasks_wanting(traffic->tasks) : 0);
+    const char *comma = "";
+    for (const char *at = order->text, *end; at && (end = strchr(at, '\n')); at = end + 1) {
+        const struct px_span uuid = {at, (size_t)(end - at)};
+        if (!retire(traffic, uuid))
+            continue;
+        px_buf_text(&answer, comma);
+        px_buf_json_string(&answer, uuid.data, uuid.size);
+        comma = ", ";
+    }
+    px_buf_text(&answer, "]}");
+    px_link_answer(traffic->shared.link, PX_NOTE_ADAPT, NULL, answer.data);
+}
+
 static void on_stop(struct px_traffic *traffic, struct px_order *order)
 {
     (void)order;
@@ -207,6 +242,7 @@ static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct 
     [PX_ORDER_ANSWER] = on_answer,
     [PX_ORDER_ANSWER_TASK] = on_answer_task,
     [PX_ORDER_REPORT] = on_report,
+    [PX_ORDER_ADAPT] = on_adapt,
     [PX_ORDER_RETURN] = on_return,
     [PX_ORDER_STOP] = on_stop,
 };
@@ -240,6 +276,16 @@ bool px_traffic_knows(struct px_traffic *traffic, struct px_span uuid)
         return true;
     take_orders(traffic);
     return find_entry(traffic, uuid) != NULL;
+}
+
+void px_traffic_broadcast(struct px_traffic *traffic, struct px_span uuid, int change)
+{
+    struct px_engine_entry *entry = traffic->adapting > 0 ? find_entry(traffic, uuid) : NULL;
+    if (entry == NULL || !entry->adapts || (change < 0 && entry->broadcasts == 0))
+        return;
+    entry->broadcasts += (size_t)change;
+    px_link_note_text(traffic->shared.link, PX_NOTE_BROADCAST, uuid,
+                      change > 0 ? PX_SPAN("+") : PX_SPAN("-"));
 }
 
 /* ---- bundles --------------------------------------------------------------- */

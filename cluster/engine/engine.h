@@ -26,6 +26,7 @@ struct px_engine_config {
     int timeout_ms;      /* for the hub's answer */
     int max_misses;      /* heartbeats missed before the hub is taken for gone; 0: for ever */
     const char *startup; /* code to run first; NULL */
+    const char *adapt;   /* "<owner>:<set>" of who starts and ends it as there is work; NULL */
     int log_level;
     struct px_output_config output;
     struct px_obituary *obituary; /* what it leaves for the fork server */

@@ -25,7 +25,7 @@ struct options {
     const char *profile, *profile_dir, *ipython_dir, *cluster_id;
     const char *restart, *file, *url, *location, *work_dir, *ident, *code, *script, *language;
     const char *python, *colors, *ssh, *sshkey, *log_url, *config_file, *key_file, *tags;
-    const char *preload;
+    const char *preload, *adapt;
     int count, id, max_misses, log_level, log_to_file, ready_fd, mpi, ignored;
     int stop_on_eof;
     char *info; /* $IPP_CONNECTION_INFO, or NULL; owned */
@@ -97,6 +97,7 @@ static const struct px_option option_rows[] = {
     {"ready-fd", 0, PX_OPT_INT, AT(ready_fd), 0, "FD",
      "write 'started PID', 'registered ID PID' and 'exited PID WHY' there", 0, 1000000},
     {"stop-on-eof", 0, PX_OPT_SET, AT(stop_on_eof), 1, NULL, "end when standard input ends", 0, 0},
+    {"adapt", 0, PX_OPT_STRING, AT(adapt), 0, "OWNER:SET", NULL, 0, 0}, /* launch/adapt.c's */
     /* ipengine's other names for the same; and what goes without saying here. */
     {"c", 0, PX_OPT_STRING, AT(code), 0, "CODE", NULL, 0, 0},
     {"s", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
@@ -487,6 +488,7 @@ int main(int argc, char **argv)
                    .timeout_ms = (int)(1000 * options.timeout),
                    .max_misses = options.max_misses,
                    .startup = startup,
+                   .adapt = options.adapt,
                    .log_level = options.log_level,
                    .output = options.output},
         .tunnel = tunnel,

@@ -69,6 +69,12 @@ static void write_features(const struct engine *engine, const char *host, struct
                   ops->features ? ops->features : "", ops->trace ? ", \"stacks\"" : "",
                   engine->config->tags ? engine->config->tags : "");
     px_buf_json_string(out, place, strlen(place));
+    if (engine->config->adapt) {
+        char *owner = px_format(PX_ADAPT "%s", engine->config->adapt);
+        px_buf_text(out, ", ");
+        px_buf_json_string(out, owner, strlen(owner));
+        free(owner);
+    }
     px_buf_text(out, "]");
     free(place);
 }

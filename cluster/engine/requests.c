@@ -53,6 +53,31 @@ static void on_signal_request(struct px_kernel *kernel, struct px_request *reque
                       (void *)(intptr_t)number);
 }
 
+#define RETIRE_AGAIN_MS 50
+
+/* The task scheduler sends nothing any more. What was on its way here directly is done first. */
+static void on_retire_due(struct px_loop *loop, void *ctx)
+{
+    struct engine *engine = ctx;
+    if (px_kernel_unfinished(engine->kernel)) {
+        px_loop_timer(loop, RETIRE_AGAIN_MS, 0, on_retire_due, engine);
+        return;
+    }
+    px_log(PX_INFO, "retired", NULL);
+    px_service_end(engine->service, 0);
+}
+
+/* Whoever has bound a kernel to it wants to keep it. */
+static void on_retire_request(struct px_kernel *kernel, struct px_request *request)
+{
+    struct engine *engine = px_kernel_ctx(kernel);
+    (void)request;
+    if (engine->front)
+        px_log(PX_INFO, "kept", "why=\"it is a kernel besides\"");
+    else
+        on_retire_due(px_service_loop(engine->service), engine);
+}
+
 static void on_stacks_request(struct px_kernel *kernel, struct px_request *request)
 {
     struct engine *engine = px_kernel_ctx(kernel);
@@ -65,6 +90,7 @@ const struct px_handler px_engine_handlers[] = {
     {PX_ABORT_REQUEST, "abort_reply", PX_ON_SERVICE, px_on_abort_request, 0},
     {PX_RECALL_REQUEST, NULL, PX_ON_SERVICE, px_on_recall_request, 0},
     {PX_SIGNAL_REQUEST, "signal_reply", PX_ON_SERVICE, on_signal_request, 0},
+    {PX_RETIRE_REQUEST, NULL, PX_ON_SERVICE, on_retire_request, 0},
     {PX_STACKS_REQUEST, "stacks_reply", PX_ON_SERVICE, on_stacks_request, 0},
     {0},
 };

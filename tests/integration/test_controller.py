@@ -1954,10 +1954,11 @@ NONSENSE = [None, True, -1, 0, 1e308, 2**70, "", "x", "all", "\ud7ff\0", "x" * 3
 KEYS = ["uuid", "id", "targets", "verbose", "msg_ids", "engine_ids", "query", "keys", "status_only",
         "px", "after", "follow", "timeout", "retries", "label", "is_broadcast", "is_coalescing",
         "original_msg_id", "px_pickle", "status", "engine", "dependencies_met", "started", "name",
-        "text", "code", "data", "restart"]
+        "text", "code", "data", "restart", "owner", "seen", "retire", "idle_s"]
 REQUESTS = ["connection_request", "registration_request", "unregistration_request", "queue_request",
             "load_request", "result_request", "history_request", "db_request", "purge_request",
-            "resubmit_request", "why_request", "status_request", "become_dask_request"]
+            "resubmit_request", "why_request", "status_request", "adapt_request",
+            "become_dask_request"]
 ROUTED = ["apply_request", "execute_request", "apply_reply", "execute_reply", "stream", "status",
           "shutdown_reply", "execute_input", "display_data", "abort_request", "comm_msg"]
 
