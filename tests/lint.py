@@ -36,7 +36,7 @@ MAY_INCLUDE = {
                        "protocol.h"},
     "cluster/client": {BASE, WIRE, LOOP, "protocol.h"},
     "cluster/python": {BASE, "client/phalanx.h", "phalanx.h"},
-    "cluster/launch": {BASE, WIRE, LOOP, "client/phalanx.h"},
+    "cluster/launch": {BASE, WIRE, LOOP, "client/phalanx.h", "protocol.h"},
     "magics": {BASE, "client/phalanx.h", "phalanx.h", "python/capsule.h"},
     "examples": {"phalanx.h", INTERP, "interp.h"},
 }

@@ -6,6 +6,7 @@
  *     start.c        the commands start and engines: options, checks, --daemonize
  *     supervisor.c   start a controller and engines, watch them, stop them
  *     report.c       what it tells
+ *     adapt.c        engines that come and go as there is work; policy.c, asker.c
  *     stop.c         stop clusters found through their files
  *     list.c         list clusters
  *     status.c       what a running controller says about itself
@@ -425,12 +426,19 @@ void px_files_destroy(struct px_files *files); /* NULL allowed; not inside `fn` 
 
 /* ---- supervising ------------------------------------------------------------------------ */
 
+/* Engines that come and go as there is work. */
+struct px_adapt_limits {
+    int least, most; /* most 0: the number of engines stays */
+    int64_t idle_ms; /* after so long without work an engine ends */
+};
+
 /* What to start, and how to tell of it. */
 struct px_plan {
     const struct px_place *place;
     const struct px_launcher_ops *launcher;
     bool with_controller;       /* false: engines for a cluster that is there */
-    int n;                      /* engines; 0 is allowed with a controller */
+    int n;                      /* engines; 0 is allowed with a controller, and with `adapt` */
+    struct px_adapt_limits adapt;
     int64_t timeout_ms;         /* for all of them to register */
     int at_least;               /* when time is up, or some have failed, so many do */
     const char *launch_command; /* as in px_set_spec, as the next three */

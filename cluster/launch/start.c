@@ -3,6 +3,7 @@
  * The commands start and engines: options to a plan, into the background if asked, supervise.
  */
 #define _GNU_SOURCE
+#include "adapt.h"
 #include "batch.h"
 
 #include <errno.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #define TEMPLATE_BYTES (1u << 20)
+#define ADAPT_IDLE_S 60
 
 struct start_options {
     struct px_common_options common;
@@ -21,8 +23,9 @@ struct start_options {
     const char *controller, *engines, *controller_command, *engine_command;
     const char *ip, *location, *delay, *clean_logs, *python, *template;
     const char *hostfile, *launch_command, *work_dir;
+    const char *adapt;
     struct px_job_wishes job;
-    int job_array, ignored;
+    int job_array, adapt_idle, ignored;
     struct px_list engine_args, hosts, launch_args;
 };
 
@@ -31,6 +34,10 @@ struct start_options {
 /* clang-format off */
 #define ENGINE_ROWS \
     {"n", 'n', PX_OPT_INT, AT(n), 0, "N", "engines (default: one a processor)", 0, 100000}, \
+    {"adapt", 0, PX_OPT_STRING, AT(adapt), 0, "MIN:MAX", \
+     "start engines while tasks wait, end idle ones; local or in a queue", 0, 0}, \
+    {"adapt-idle", 0, PX_OPT_INT, AT(adapt_idle), 0, "S", \
+     "seconds without work after which one ends (default: 60)", 1, 1000000}, \
     {"daemonize", 0, PX_OPT_SET, AT(daemonize), 1, NULL, \
      "return when all engines are there; go on in the background", 0, 0}, \
     {"timeout", 0, PX_OPT_INT, AT(timeout), 0, "S", \
@@ -187,6 +194,7 @@ static void check_launcher(const struct px_usage *usage, const struct start_opti
         bool given, fits;
         const char *of;
     } rows[] = {
+        {"adapt", options->adapt, local || queued, "local, " PX_BATCH_NAMES},
         {"host", options->hosts.count > 0, ssh, "ssh"},
         {"hostfile", options->hostfile, ssh, "ssh"},
         {"queue", options->job.queue, named, PX_QUEUE_NAMES ", or a --template in any queue"},
@@ -202,6 +210,30 @@ static void check_launcher(const struct px_usage *usage, const struct start_opti
             misused(usage, "--%s is for --engines=%s", rows[i].option, rows[i].of);
     if (launcher == &px_ssh_launcher && !options->hosts.count && !options->hostfile)
         misused(usage, "--engines=ssh needs --host or --hostfile");
+}
+
+/* How many engines there are at first is what --adapt says. */
+static struct px_adapt_limits settle_adapt(const struct px_usage *usage,
+                                           struct start_options *options)
+{
+    const int idle_s = options->adapt_idle ? options->adapt_idle : ADAPT_IDLE_S;
+    struct px_adapt_limits limits = {.idle_ms = (int64_t)idle_s * 1000};
+    struct px_error err;
+    if (options->adapt_idle && !options->adapt)
+        misused(usage, "--adapt-idle needs --adapt=MIN:MAX");
+    if (!options->adapt)
+        return limits;
+    if (px_adapt_parse(options->adapt, &limits, &err) < 0)
+        misused(usage, "--adapt: %s", err.text);
+    if (options->n >= 0)
+        misused(usage, "--adapt=%s says how many engines there are, and so does -n: one will do",
+                options->adapt);
+    if (!px_command_is_ours(options->engine_command) ||
+        !px_command_is_ours(options->controller_command))
+        misused(usage, "--adapt needs this package's own controller and engines");
+    options->n = limits.least;
+    options->job.array = true;
+    return limits;
 }
 
 /* Hosts, and with them how many engines; options.n is -1 where it was not given. */
@@ -376,6 +408,8 @@ static void settle(const struct px_usage *usage, bool with_controller, int argc,
     *options = start_defaults;
     if (px_options_parse(usage, (int)words->count, words->items, options, false, &err) < 0)
         misused(usage, "ipcluster_config: %s", err.text);
+    if (asked.adapt)
+        options->n = -1;
     parse(usage, with_controller, argc, argv, options, &own);
     for (int i = own + 1; i < argc; i++)
         px_argv_add(rest, argv[i]);
@@ -402,6 +436,7 @@ static int run(const struct px_usage *usage, bool with_controller, struct start_
     struct px_error err;
     const struct px_launcher_ops *launcher =
         with_controller ? settle_launcher(usage, options, NULL) : NULL;
+    const struct px_adapt_limits adapt = settle_adapt(usage, options);
     struct px_host *hosts = settle_hosts(usage, options);
     if (px_place_find(&options->common, with_controller, &place, &err) < 0) {
         fprintf(stderr, "%s: %s\n", usage->program, err.text);
@@ -415,6 +450,7 @@ static int run(const struct px_usage *usage, bool with_controller, struct start_
                            .launcher = launcher,
                            .with_controller = with_controller,
                            .n = options->n,
+                           .adapt = adapt,
                            .timeout_ms = (int64_t)options->timeout * 1000,
                            .at_least = options->at_least < 0            ? most
                                        : options->at_least > options->n ? options->n

@@ -161,11 +161,16 @@ static const char *tags_of(const json_t *engine, char *out, size_t room)
 static void print_engines(struct px_buf *out, const json_t *status, const struct rates *rates)
 {
     size_t i;
-    json_t *engine;
+    json_t *engine; /* or who adapts their number */
     char total[32];
     const json_t *engines = json_object_get(status, "engines");
     px_buf_printf(out, "engines     %zu, registering %lld", json_array_size(engines),
                   number(status, "registering"));
+    json_array_foreach(json_object_get(status, "adapt"), i, engine) {
+        px_buf_printf(out, ", adapts %lld to %lld", number(engine, "min"), number(engine, "max"));
+        if (number(engine, "joining") > 0)
+            px_buf_printf(out, ", %lld waiting to join", number(engine, "joining"));
+    }
     if (rates && rates->seconds > 0)
         px_buf_printf(out, ", %s tasks a second", rate_text(rate_of_all(rates, engines), total));
     px_buf_text(out, "\n");

@@ -36,21 +36,29 @@ static void look_at_engines(struct supervisor *sv);
 
 /* ---- the cluster file ---- */
 
-/* With the lock held. A set of which no engine is left is not named any more. */
-static int put_file(struct supervisor *sv, struct px_error *err)
+int px_sv_put(struct supervisor *sv, const struct px_set *engines, const char *set_id,
+              struct px_error *err)
 {
     const struct px_plan *plan = sv->plan;
-    if (sv->alone)
-        px_clusterfile_withdraw(sv->place, 0, sv->set_id);
     const struct px_contribution contribution = {.launcher = plan->launcher,
                                                  .controller = sv->controller,
-                                                 .engines = sv->alone ? NULL : sv->engines,
-                                                 .set_id = sv->set_id,
+                                                 .engines = engines,
+                                                 .set_id = set_id,
                                                  .n = plan->n,
                                                  .ip = plan->ip,
                                                  .location = plan->location,
                                                  .controller_args = plan->controller_args};
     return px_clusterfile_put(sv->place, &contribution, err);
+}
+
+/* With the lock held. A set of which no engine is left is not named any more. */
+static int put_file(struct supervisor *sv, struct px_error *err)
+{
+    if (sv->alone)
+        px_clusterfile_withdraw(sv->place, 0, sv->set_id);
+    if (px_sv_put(sv, sv->alone ? NULL : sv->engines, sv->set_id, err) < 0)
+        return -1;
+    return px_sv_adapt_put(sv, err);
 }
 
 static int write_file(struct supervisor *sv, struct px_error *err)
@@ -63,15 +71,20 @@ static int write_file(struct supervisor *sv, struct px_error *err)
     return result;
 }
 
+void px_sv_write(struct supervisor *sv)
+{
+    struct px_error err;
+    if (sv->phase == RUNNING && write_file(sv, &err) < 0)
+        px_log(PX_WARN, "clusterfile.write", "why=\"%s\"", err.text);
+}
+
 static void on_file_timer(struct px_loop *loop, void *ctx)
 {
     (void)loop;
     struct supervisor *sv = ctx;
-    struct px_error err;
     sv->file_timer = NULL;
     look_at_engines(sv); /* they are no children of this process: only looking tells of their end */
-    if (sv->phase == RUNNING && write_file(sv, &err) < 0)
-        px_log(PX_WARN, "clusterfile.write", "why=\"%s\"", err.text);
+    px_sv_write(sv);
 }
 
 static void file_changed(struct supervisor *sv)
@@ -87,12 +100,13 @@ static void on_stopped(struct px_loop *loop, void *ctx)
     struct supervisor *sv = ctx;
     struct px_error err;
     const int lock = px_clusterfile_lock(sv->place, &err);
+    px_sv_adapt_withdraw(sv);
     px_clusterfile_withdraw(sv->place, sv->controller_pid, sv->set_id);
     px_clusterfile_unlock(lock);
     px_loop_stop(loop);
 }
 
-static void stop(struct supervisor *sv, int status)
+void px_sv_stop(struct supervisor *sv, int status)
 {
     if (sv->phase == STOPPING)
         return;
@@ -102,9 +116,18 @@ static void stop(struct supervisor *sv, int status)
     px_loop_cancel(sv->loop, sv->file_timer);
     sv->deadline = sv->file_timer = NULL;
     px_confirm_end(sv->confirm);
-    struct px_set *const order[] = {sv->engines, sv->controller};
-    sv->stopper =
-        px_stopper_start(sv->loop, order, PX_COUNT(order), PX_STOP_GRACE_MS, on_stopped, sv);
+    px_sv_adapt_end(sv);
+    size_t count;
+    struct px_set **order = px_sv_adapt_sets(sv, 2, &count);
+    order[count++] = sv->engines;
+    order[count++] = sv->controller;
+    sv->stopper = px_stopper_start(sv->loop, order, count, PX_STOP_GRACE_MS, on_stopped, sv);
+    free(order);
+}
+
+bool px_sv_is_abandoned(const struct supervisor *sv, bool gone)
+{
+    return !sv->controller && (gone || access(sv->place->client_file, F_OK) < 0);
 }
 
 /* A start that failed: says why, shows the log of whoever is to blame, and clears up. */
@@ -114,7 +137,7 @@ static void give_up(struct supervisor *sv, const struct px_set *whose, const cha
         return;
     px_sv_tell_why(sv, why);
     px_sv_tell_tail(sv, whose);
-    stop(sv, 1);
+    px_sv_stop(sv, 1);
 }
 
 /* Time is up while some are still awaited: says who. */
@@ -125,25 +148,36 @@ static void give_up_waiting(struct supervisor *sv, const char *why)
     px_sv_tell_why(sv, why);
     px_sv_tell_missing(sv);
     px_sv_tell_tail(sv, sv->engines ? sv->engines : sv->controller);
-    stop(sv, 1);
+    px_sv_stop(sv, 1);
 }
 
 /* ---- becoming ready ---- */
 
+void px_sv_announce(struct supervisor *sv)
+{
+    if (sv->announced)
+        return;
+    sv->announced = true;
+    px_loop_cancel(sv->loop, sv->deadline);
+    sv->deadline = NULL;
+    px_sv_tell_ready(sv, px_sv_present(sv));
+    px_sv_close_channel(sv, 0);
+}
+
+/* Where engines come and go, the controller is told so first. */
 static void become_ready(struct supervisor *sv)
 {
     struct px_error err;
-    const int count = px_sv_present(sv);
     if (write_file(sv, &err) < 0) {
         give_up(sv, NULL, err.text);
         return;
     }
     sv->phase = RUNNING;
-    px_loop_cancel(sv->loop, sv->deadline);
-    sv->deadline = NULL;
     px_confirm_end(sv->confirm);
-    px_sv_tell_ready(sv, count);
-    px_sv_close_channel(sv, 0);
+    if (sv->plan->adapt.most > 0)
+        px_sv_adapt(sv);
+    else
+        px_sv_announce(sv);
 }
 
 /* All that have not ended are there. */
@@ -172,6 +206,8 @@ static void on_deadline(struct px_loop *loop, void *ctx)
     (void)loop;
     struct supervisor *sv = ctx;
     sv->deadline = NULL;
+    if (sv->phase == RUNNING)
+        px_sv_announce(sv);
     char why[128];
     snprintf(why, sizeof why, "no cluster of %d engines within %lld s", sv->plan->n,
              (long long)(sv->plan->timeout_ms / 1000));
@@ -202,7 +238,10 @@ static void on_engine_ended(struct px_set *set, pid_t pid, const char *why, void
     if (sv->phase == STARTING && (hope <= 0 || hope < sv->plan->at_least)) {
         give_up(sv, set, text);
     } else if (sv->phase != STOPPING) {
-        px_sv_say(sv, "%s", text);
+        if (sv->adapt && pid && strcmp(why, "exit status 0") == 0)
+            px_log(PX_INFO, "engine.retired", "pid=%ld", (long)pid);
+        else
+            px_sv_say(sv, "%s", text);
         file_changed(sv);
         check_ready(sv);
     }
@@ -211,27 +250,33 @@ static void on_engine_ended(struct px_set *set, pid_t pid, const char *why, void
 /* Once none is left, engines that have no controller here have no reason to be watched. */
 static void look_at_engines(struct supervisor *sv)
 {
+    px_sv_adapt_look(sv);
     if (!sv->engines || sv->engines->ops->refresh(sv->engines) > 0 || sv->phase != RUNNING ||
         sv->alone)
         return;
     sv->alone = true;
+    if (sv->adapt)
+        return;
     px_sv_say(sv, "no engine is left");
     if (!sv->controller)
-        stop(sv, 1);
+        px_sv_stop(sv, 1);
 }
 
-static void start_engines(struct supervisor *sv)
+struct px_set *px_sv_start_set(struct supervisor *sv, const char *id, int number, int count,
+                               struct px_error *err)
 {
     const struct px_plan *plan = sv->plan;
-    if (sv->engines || plan->n == 0)
-        return;
+    struct px_argv args = {0};
+    px_argv_add_all(&args, plan->engine_args);
+    if (plan->adapt.most > 0)
+        px_argv_add_new(&args, px_format("--adapt=%s:%d", sv->set_id, number));
     const struct px_set_spec spec = {
         .kind = PX_ENGINE_SET,
-        .count = plan->n,
+        .count = count,
         .command = plan->engine_command,
-        .args = plan->engine_args,
+        .args = (const char *const *)args.items,
         .place = sv->place,
-        .set_id = sv->set_id,
+        .set_id = id,
         .log_level = plan->log_level,
         .launch_command = plan->launch_command,
         .launch_args = plan->launch_args,
@@ -239,8 +284,17 @@ static void start_engines(struct supervisor *sv)
         .job = plan->job,
         .loop = sv->loop,
         .events = {.registered = on_registered, .ended = on_engine_ended, .ctx = sv}};
+    struct px_set *set = plan->launcher->start(plan->launcher, &spec, err);
+    px_argv_fini(&args);
+    return set;
+}
+
+static void start_engines(struct supervisor *sv)
+{
     struct px_error err;
-    sv->engines = plan->launcher->start(plan->launcher, &spec, &err);
+    if (sv->engines || sv->plan->n == 0)
+        return;
+    sv->engines = px_sv_start_set(sv, sv->set_id, 0, sv->plan->n, &err);
     if (!sv->engines) {
         give_up(sv, NULL, err.text);
         return;
@@ -372,7 +426,7 @@ static void on_end_signal(struct px_loop *loop, int signo, void *ctx)
     }
     if (sv->plan->log_level <= PX_INFO)
         px_sv_say(sv, "SIG%s: stopping", sigabbrev_np(signo));
-    stop(sv, sv->phase == STARTING ? 1 : 0);
+    px_sv_stop(sv, sv->phase == STARTING ? 1 : 0);
 }
 
 static void on_relay_signal(struct px_loop *loop, int signo, void *ctx)
@@ -396,7 +450,7 @@ static void on_hangup(struct px_loop *loop, void *ctx)
         return;
     px_loop_unwatch(sv->loop, *watch);
     *watch = NULL;
-    stop(sv, sv->phase == STARTING ? 1 : 0);
+    px_sv_stop(sv, sv->phase == STARTING ? 1 : 0);
 }
 
 /* Whoever wanted the cluster has ended, however it did. */
@@ -407,7 +461,7 @@ static void on_parent_gone(struct px_loop *loop, void *ctx)
     sv->parent_watch = NULL;
     if (sv->phase != STOPPING && sv->plan->log_level <= PX_INFO)
         px_sv_say(sv, "the program that started the cluster has ended: stopping");
-    stop(sv, sv->phase == STARTING ? 1 : 0);
+    px_sv_stop(sv, sv->phase == STARTING ? 1 : 0);
 }
 
 static int watch_signals(struct supervisor *sv, struct px_error *err)
@@ -505,6 +559,7 @@ static void fini(struct supervisor *sv)
     px_confirm_destroy(sv->confirm);
     px_files_destroy(sv->files);
     px_stopper_destroy(sv->stopper);
+    px_sv_adapt_destroy(sv);
     px_set_destroy(sv->engines);
     px_set_destroy(sv->controller);
     px_sv_close_channel(sv, sv->status);
@@ -524,7 +579,7 @@ int px_supervise(const struct px_plan *plan)
         px_sv_say(&sv, "%s", err.text);
         if (!sv.controller)
             goto done;
-        stop(&sv, 1);
+        px_sv_stop(&sv, 1);
     } else if (sv.phase == STARTING) {
         sv.deadline = px_loop_timer(sv.loop, plan->timeout_ms, 0, on_deadline, &sv);
     }

@@ -27,12 +27,47 @@ struct supervisor {
     int seen;       /* of them, by a client */
     bool connected; /* that client is */
     bool alone;     /* has said that no engine is left */
+    bool announced; /* has told that it is ready */
 
     struct px_files *files; /* for a controller that says nothing */
     struct px_confirm *confirm;
     struct px_timer *deadline, *file_timer;
     struct px_stopper *stopper;
+    struct px_adapt *adapt; /* NULL: the number of engines stays */
 };
+
+/* ---- supervisor.c ---- */
+
+/* Ends everything, then the loop: with this exit status. */
+void px_sv_stop(struct supervisor *sv, int status);
+/* Tells, once, that it is ready. */
+void px_sv_announce(struct supervisor *sv);
+/* Starts engines: a set of this id and, where engines come and go, this number. NULL with why. */
+struct px_set *px_sv_start_set(struct supervisor *sv, const char *id, int number, int count,
+                               struct px_error *err);
+/* Writes what there is to the cluster file. Failures are logged. */
+void px_sv_write(struct supervisor *sv);
+/* With the lock held: one set (NULL: none), and the controller, if that is ours. */
+PX_MUST_USE int px_sv_put(struct supervisor *sv, const struct px_set *engines, const char *set_id,
+                          struct px_error *err);
+/* Whether the controller, which is somebody else's, has ended: as it should, or is `gone`. */
+bool px_sv_is_abandoned(const struct supervisor *sv, bool gone);
+
+/* ---- adapt.c ---- */
+
+/* From now on engines come and go, as plan->adapt says. */
+void px_sv_adapt(struct supervisor *sv);
+/* Looks which of its sets have ended. */
+void px_sv_adapt_look(struct supervisor *sv);
+/* The sets that it has started, in an array with room for some more, which the caller frees. */
+struct px_set **px_sv_adapt_sets(const struct supervisor *sv, size_t room, size_t *count);
+/* With the lock held: writes them to the cluster file, takes them out of it. */
+PX_MUST_USE int px_sv_adapt_put(struct supervisor *sv, struct px_error *err);
+void px_sv_adapt_withdraw(struct supervisor *sv);
+void px_sv_adapt_end(struct supervisor *sv); /* nothing is started any more */
+void px_sv_adapt_destroy(struct supervisor *sv);
+
+/* ---- report.c ---- */
 
 /* A line of its own, "pxcluster: ...". */
 void px_sv_say(struct supervisor *sv, const char *fmt, ...) PX_PRINTF(2, 3);

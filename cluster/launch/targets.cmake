@@ -7,7 +7,8 @@ px_library(px_launch
           ${LAUNCH}/batch.c ${LAUNCH}/template.c ${LAUNCH}/queues.c
           ${LAUNCH}/stopper.c ${LAUNCH}/clusterfile.c
           ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/files.c
-          ${LAUNCH}/supervisor.c ${LAUNCH}/report.c ${LAUNCH}/start.c
+          ${LAUNCH}/supervisor.c ${LAUNCH}/report.c
+          ${LAUNCH}/adapt.c ${LAUNCH}/policy.c ${LAUNCH}/asker.c ${LAUNCH}/start.c
           ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/status.c ${LAUNCH}/clean.c
   LIBS px_wire px_loop PkgConfig::JANSSON
   PRIVATE phalanx)
