@@ -3,7 +3,8 @@
 
 import json
 
-from . import _phalanx, batch, calls, error, items, maps
+from . import _phalanx, batch, calls, items, maps
+from .adapting import adapts, none_there
 from .asyncresult import AsyncResult
 from .dependency import Dependency
 from .futures import LazyMapIterator
@@ -87,9 +88,11 @@ class LoadBalancedView(View):
         return members
 
     def _must_wait(self, block):
-        """Tasks may be submitted before there are engines, but waiting for them then is for ever."""
-        if (self.block if block is None else block) and not self.client.ids:
-            raise error.NoEnginesRegistered()
+        """Tasks may be submitted before there are engines, but waiting for them then is for ever,
+        unless the cluster starts engines for them."""
+        waits = self.block if block is None else block
+        if waits and not self.client.ids and not adapts(self.client):
+            raise none_there(self.client)
 
     def _call(self, f, args, kwargs, block=None, function=None):
         calls.check(f)

@@ -231,6 +231,7 @@ class Cluster:
         self.delay, self.config, self.parent, self.log = delay, config, parent, log
         self.log_level, self.load_profile = log_level, load_profile
         self.send_engines_connection_env = send_engines_connection_env
+        self._adapt = []  # options, once adapt() was called
         self._names = {}  # what callers call an engine set: what pxcluster calls it
         self._finalizer = None
         self._context_client = None
@@ -326,9 +327,9 @@ class Cluster:
                 self, _stop_at_exit, os.getpid(), *self._command("stop")
             )
 
-    def _engine_options(self, n):
+    def _engine_options(self, n, adapt=()):
         n = self.n if n is None else n
-        options = ["--timeout", str(self.engine_timeout)]
+        options = ["--timeout", str(self.engine_timeout), *adapt]
         if n is not None:
             options += ["-n", str(n)]
         if self.engine_launcher_class:
@@ -364,13 +365,27 @@ class Cluster:
         self._names[engine_set_id] = started
         return engine_set_id
 
+    def adapt(self, minimum=0, maximum=None, idle=60):
+        """Has engines started while load-balanced tasks wait, `maximum` at most (None: one a
+        processor), and ended after `idle` seconds without work, but for `minimum`. Where the cluster
+        runs, besides the engines that it has; else it will be started so. RuntimeError the second
+        time, and where engines are neither local nor in a queue. Returns the cluster."""
+        if self._adapt:
+            raise RuntimeError("the cluster adapts already, with " + " ".join(self._adapt))
+        maximum = len(os.sched_getaffinity(0)) if maximum is None else maximum
+        self._adapt = ["--adapt=%d:%d" % (minimum, maximum), "--adapt-idle=%d" % idle]
+        if self._is_running():
+            self._start("engines", *self._engine_options(None, self._adapt))
+        return self
+
     def start_cluster_sync(self, n=None):
         """Starts the controller, unless it runs, and `n` engines; returns the cluster when they are
         registered."""
         if self._is_running():
             self.start_engines_sync(n)
         else:
-            self._start("start", *self._engine_options(n), *self._controller_options())
+            options = self._engine_options(n, self._adapt)
+            self._start("start", *options, *self._controller_options())
         return self
 
     def connect_client_sync(self, **client_kwargs) -> "Client":

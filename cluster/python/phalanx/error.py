@@ -37,7 +37,7 @@ class NoEnginesRegistered(KernelError):
     """Engines are needed, and there are none."""
 
     def __str__(self):
-        return (
+        return super().__str__() or (
             "This operation requires engines."
             " Try client.wait_for_engines(n) to wait for engines to register."
         )

@@ -15,6 +15,7 @@ import time
 import weakref
 
 from . import _phalanx, error, tunnel
+from .adapting import adapts
 from .client import Client, newest
 from .cluster import find_pxcluster, run, run_with_parent
 from .deadlines import wait_until
@@ -37,7 +38,7 @@ class DefaultCluster:
 
     def __init__(self):
         self._client = None  # that we connected
-        self._own = None  # (cluster id, engines asked for) of the cluster that was started here
+        self._own = None  # (cluster id, options of --adapt) of the cluster that was started here
         self._news = False
         self._stamps = weakref.WeakKeyDictionary()  # client: its connection file as it was at first
         self._launched = weakref.WeakKeyDictionary()  # client: the file of its pxcluster, or None
@@ -59,7 +60,8 @@ class DefaultCluster:
             client = self._started(self._start(None))
         if not client.ids and not wait_until(lambda: client.ids, SOON_SECONDS):
             raise error.KernelError(
-                "the cluster has no engines; '%pxcluster engines +4' starts some"
+                "the cluster has no engines; '%%pxcluster engines +4' starts some%s"
+                % (", and load-balanced tasks those that they need" if adapts(client) else "")
             )
         return client
 
@@ -136,35 +138,38 @@ class DefaultCluster:
             )
         return program
 
-    def start(self, count=None):
-        """Starts a cluster, which ends with this process. KernelError when one is running."""
+    def start(self, count=None, adapt=()):
+        """Starts a cluster, which ends with this process: of `count` engines, or with the options
+        --adapt=MIN:MAX, --adapt-idle=S of pxcluster. KernelError when one is running."""
         client = self.existing()
         if client is not None:
             raise error.KernelError(
                 "a cluster of %d engine%s is running; '%%pxcluster restart' or '%%pxcluster engines"
                 " +N' change it" % (len(client), "" if len(client) == 1 else "s")
             )
-        return self._started(self._start(count, "Starting a cluster"))
+        return self._started(self._start(count, "Starting a cluster", adapt))
 
-    def _start(self, count, what="No cluster is running: starting one"):
+    def _start(self, count, what="No cluster is running: starting one", adapt=()):
         program = self._program()
-        count = count or len(os.sched_getaffinity(0))
+        options = [*adapt, *(["-n", str(count)] if count else [])]
+        if not options:
+            count = len(os.sched_getaffinity(0))
+            options = ["-n", str(count)]
+        size = "of %d engine%s" % (count, "" if count == 1 else "s") if count else "that adapts"
         cluster_id = "px-%d-%s" % (os.getpid(), secrets.token_hex(3))
-        print(
-            "%s of %d engine%s, which ends with this session."
-            % (what, count, "" if count == 1 else "s")
-        )
+        print("%s %s, which ends with this session." % (what, size))
         sys.stdout.flush()
         self._news = True
         self._run_with_parent(
-            "the cluster did not start", program, "start", "-n", str(count), "--daemonize",
+            "the cluster did not start", program, "start", *options, "--daemonize",
             "--engines", "local", "--cluster-id", cluster_id,
         )
-        self._own = cluster_id, count
+        self._own = cluster_id, list(adapt)
         tunnel.started = cluster_id  # that Client() connects to
         atexit.register(self._stop_own, program, cluster_id, os.getpid())
         client = Client(cluster_id=cluster_id, timeout=CONNECT_SECONDS)
-        self._await_engines(client, count)
+        if count:
+            self._await_engines(client, count)
         return client
 
     @staticmethod
@@ -217,6 +222,11 @@ class DefaultCluster:
                 raise error.KernelError("the engines did not start: %s" % output)
         wait_until(lambda: len(set(client.ids) - before) >= count, ENGINE_SECONDS)
         return sorted(set(client.ids) - before)
+
+    def own_adapt(self):
+        """The options of --adapt with which the cluster was started, if it was, and here."""
+        client = self.existing()
+        return self._own[1] if client is not None and self.is_own(client) else []
 
     def is_own(self, client):
         """Whether the cluster was started here."""

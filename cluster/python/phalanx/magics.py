@@ -482,6 +482,7 @@ def pxcluster(line=""):
     Manages the cluster that %px runs on.
 
       start [-n N]       start one on this machine, with N engines (default: one a processor)
+      start --adapt=0:8  with as many, up to 8, as there are load-balanced tasks
       stop               end it
       restart [-n N]     end it and start it anew, with as many engines
       status             what runs where

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """%pxcluster: the cluster that %px runs on, managed from a notebook."""
 
-import json
 import sys
 
 from IPython.core.error import UsageError
 
-from . import _magics, _phalanx, error
+from . import _magics, error
+from .adapting import asked
 from .deadlines import wait_until
 from .display import in_kernel
 
@@ -69,8 +69,20 @@ def _running(cluster):
 # ---- commands
 
 
+def _adapt(words):
+    """(--adapt=MIN:MAX and --adapt-idle=S as pxcluster takes them, the other words)."""
+    options, others = [], []
+    for word in words:
+        if options and "=" not in options[-1]:
+            options[-1] += "=" + word
+        else:
+            (options if word.startswith("--adapt") else others).append(word)
+    return options, others
+
+
 def _start(cluster, words):
-    cluster.start(_count(words))
+    adapt, words = _adapt(words)
+    cluster.start(_count(words), adapt)
 
 
 def _stop(cluster, words):
@@ -80,9 +92,11 @@ def _stop(cluster, words):
 
 
 def _restart(cluster, words):
+    adapt, words = _adapt(words)
     count = _count(words)
+    adapt = adapt or ([] if count else cluster.own_adapt())
     before = cluster.stop()
-    cluster.start(count or before)
+    cluster.start(count if adapt else count or before, adapt)
     watch = sys.modules.get(__package__ + ".watch")
     client = cluster.existing()
     if watch and client is not None:
@@ -93,8 +107,12 @@ def _status(cluster, words):
     _nothing(words)
     client = _running(cluster)
     ours = "started here, ends with this session" if cluster.is_own(client) else "not started here"
-    print("%s, %s (%s)" % (plural(len(client)), ours, client._raw.file))
-    for line in table(state_of(client)["engines"]):
+    state = state_of(client)
+    adapt = ["%(min)d to %(max)d as there are tasks" % a for a in state.get("adapt", ())]
+    print("%s, %s (%s)" % (
+        ", ".join([plural(len(client)), *adapt]), ours, client._raw.file
+    ))
+    for line in table(state["engines"]):
         print(line)
 
 
@@ -116,20 +134,10 @@ def _ends(cluster, client):
     return lambda: client._raw.closed or cluster.has_ended(client)
 
 
-def _asked(client):
-    """What a pxcontroller says of itself; None where it is none, or does not answer."""
-    try:
-        status = json.loads(client._raw.query("status_request", "{}", 3))
-    except (TimeoutError, ValueError):
-        return None
-    good = status.get("status") == "ok" and isinstance(status.get("engines"), list)
-    return status if good else None
-
-
 def state_of(client, ask=True):
     """{"engines": [{"id", "queue", "tasks", "completed", …}]}, by id, and more where a pxcontroller
     is asked. KernelError where nobody answers."""
-    state = _asked(client) if ask else None
+    state = asked(client) if ask else None
     if state is None:
         try:
             known = client.queue_status() if client.ids else {}

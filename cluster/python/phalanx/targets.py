@@ -3,7 +3,7 @@
 
 import json
 
-from . import error
+from .adapting import none_there
 
 TAG, HOST = "tag:", "host:"  # what engines call themselves, among their features
 
@@ -61,10 +61,7 @@ class TargetsFace:
     def _ids_of(self, targets):
         ids = self.ids
         if not ids:
-            raise error.NoEnginesRegistered(
-                "There are no engines. client.wait_for_engines(n) waits for those that start; "
-                "pxcluster engines -n N starts some"
-            )
+            raise none_there(self)
         if targets is None:
             return ids
         if isinstance(targets, str):
