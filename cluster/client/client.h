@@ -37,6 +37,7 @@
 #define PX_OUTPUT_GRACE_MS 2000
 /* An engine is gone: its last replies may still be on their way through another socket. */
 #define PX_DEATH_GRACE_MS 100
+#define PX_CONTROL_MS 5000 /* for answers by control, when the connection is there again */
 #define PX_NAP_MS 1      /* see px_client_submit */
 #define PX_HELD_MOST 128 /* submissions */
 /* While somebody waits and nothing arrives, the hub is asked whether it lives. */
@@ -183,6 +184,7 @@ struct px_task {
     bool coalesced;                /* one reply stands for all tasks of its broadcast */
     struct px_task *peer;          /* the next task of its broadcast, in a ring; NULL: of none */
     bool bereft;                   /* I/O thread: an engine of its coalesced broadcast died */
+    bool doubted;                  /* I/O thread: by control; a connection was lost since */
     bool lent; /* its buffers are the caller's, who may change them: not kept once it is sent */
     /* I/O thread: what was sent, in case that it is lost, or what is sent later (io.c). */
     struct px_msg *request;
@@ -288,7 +290,8 @@ struct phalanx_client {
     struct px_task *tasks; /* outstanding, by msg_id */
     struct px_task *waiting;
     struct px_task *late; /* stands for those that have ended; NULL: their output is dropped */
-    struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *goodbye_timer;
+    struct px_timer *grace_timer, *death_timer, *probe_timer, *nap_timer, *goodbye_timer,
+        *doubt_timer;
     struct px_socket *monitors[PX_CHANNEL_COUNT]; /* of those that requests and output need */
     struct px_task *kept;                         /* tasks with their requests, the oldest first */
     struct px_task *kept_whole;                   /* the oldest of them that has buffers */

@@ -279,6 +279,30 @@ static void on_death(struct px_loop *loop, void *ctx)
     px_io_flush(client);
 }
 
+static void on_doubt(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct phalanx_client *client = ctx;
+    client->doubt_timer = NULL;
+    struct px_task *task, *next;
+    HASH_ITER(hh, client->tasks, task, next) {
+        if (task->doubted)
+            px_file_lost(client, task,
+                         "the connection was lost, and with it the request or its reply");
+    }
+    px_io_flush(client);
+}
+
+/* What is asked of engines by control is not sent again. They answer at once, or never. */
+static void doubt_control(struct phalanx_client *client)
+{
+    struct px_task *task, *next;
+    HASH_ITER(hh, client->tasks, task, next)
+        task->doubted |= task->channel == PX_CHANNEL_CONTROL;
+    if (!client->doubt_timer)
+        client->doubt_timer = px_loop_timer(client->loop, PX_CONTROL_MS, 0, on_doubt, client);
+}
+
 /* Lock held. */
 static void engines_changed(struct phalanx_client *client, bool removed)
 {
@@ -308,8 +332,10 @@ static void on_connection_reply(struct phalanx_client *client, const struct px_m
     json_decref(content);
     if (before != 0 && client->era != 0 && client->era != before)
         fail_sent(client, "the controller was started anew, and knows nothing of it");
-    if (client->doubtful && !is_deaf(client))
+    if (client->doubtful && !is_deaf(client)) {
+        doubt_control(client);
         px_kept_send_all(client);
+    }
 }
 
 static void on_registration_notification(struct phalanx_client *client, json_t *content)

@@ -801,6 +801,27 @@ def test_restore_after_kill(cluster):
     assert view.map_sync(lambda x: x + 1, range(10)) == list(range(1, 11))
 
 
+def test_what_is_lost_of_control_with_a_controller_fails(cluster):
+    phalanx = pytest.importorskip("phalanx")
+    cluster.start(controller_ports())
+    cluster.add_engines(1)
+    rc = phalanx.Client(cluster.security("ipcontroller-client.json"))
+    rc.wait_for_engines(1, timeout=DEADLINE)
+    pid = rc[0].apply_sync(os.getpid)
+    cluster.wait_for_state(1)
+    os.kill(pid, signal.SIGSTOP)
+    lost = rc.clear(block=False)
+    rc.queue_status()  # it is on its way
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    os.kill(pid, signal.SIGCONT)  # it answers, and nobody is there
+    cluster.start("--restore")
+    with pytest.raises(phalanx.CompositeError, match="the connection was lost"):
+        lost.get(DEADLINE)
+    rc.clear(block=True)
+    rc.close()
+
+
 def append_when_there(path, word, array=None):
     """Waits for `path`, then appends a line to it: each run of a task leaves a trace."""
     import os
