@@ -99,6 +99,13 @@ def test_apply_and_its_kin(view, balanced):
     assert balanced.apply(lambda: 3) == 3
 
 
+def test_calls_of_any_length(view):
+    """An engine changes the pickle of a call, whose frame must still end where all of it does."""
+    for length in range(12):
+        view.push({"name": "x" * length})
+        assert view["name"] == ["x" * length] * 4
+
+
 def test_run_and_execute(view, tmp_path):
     file = tmp_path / "program.py"
     file.write_text("def g():\n    return 5\n    ")

@@ -377,8 +377,8 @@ static int add_loads(struct px_python *python)
  *
  * The last byte there, which looks for the function of these names, is replaced: the two names are
  * dropped, and our own loads is taken by its number. (The names stay, as later bytes may count on
- * them. They are in a frame, whose size is left as it is: it is a hint.) Any other pickle is just
- * as good, but slower.
+ * them. They are in a frame, whose size grows by what is more: from 3.14.10 on Python minds.) Any
+ * other pickle is just as good, but slower.
  */
 static PyObject *loads_call(struct call *call, PyObject *buffers)
 {
@@ -398,6 +398,10 @@ static PyObject *loads_call(struct call *call, PyObject *buffers)
     memcpy(out, pickle.data, NAMES);
     memcpy(out + NAMES, ours, sizeof ours - 1);
     memcpy(out + NAMES + sizeof ours - 1, pickle.data + NAMES + 1, pickle.size - NAMES - 1);
+    for (unsigned at = 3, carry = MORE; at < AT; at++, carry >>= 8) {
+        carry += (unsigned char)out[at];
+        out[at] = (char)carry;
+    }
     PyObject *args[] = {copy, buffers};
     PyObject *value = PyObject_Vectorcall(call->apply->loads, args, 1,
                                           buffers ? call->apply->buffers_keyword : NULL);
