@@ -398,10 +398,8 @@ static PyObject *loads_call(struct call *call, PyObject *buffers)
     memcpy(out, pickle.data, NAMES);
     memcpy(out + NAMES, ours, sizeof ours - 1);
     memcpy(out + NAMES + sizeof ours - 1, pickle.data + NAMES + 1, pickle.size - NAMES - 1);
-    for (unsigned at = 3, carry = MORE; at < AT; at++, carry >>= 8) {
-        carry += (unsigned char)out[at];
-        out[at] = (char)carry;
-    }
+    for (unsigned at = 3, carry = MORE; at < AT; at++, carry >>= 8)
+        out[at] = (char)(carry += (unsigned char)out[at]);
     PyObject *args[] = {copy, buffers};
     PyObject *value = PyObject_Vectorcall(call->apply->loads, args, 1,
                                           buffers ? call->apply->buffers_keyword : NULL);
