@@ -247,6 +247,7 @@ bool px_task_forgive(struct px_schedule *schedule, struct task *task)
     if (has_hope(schedule, task))
         return false;
     task->shunned_count = 0;
+    task->failed = false; /* else who refuses it would be asked again and again */
     if (schedule->ops.renew != NULL)
         schedule->ops.renew(schedule->ctx, task->payload);
     return true;

@@ -97,6 +97,7 @@ void model_forgive(struct model *model, struct model_task *task)
             return;
     }
     memset(task->shunned, 0, sizeof(task->shunned));
+    task->failed = false;
 }
 
 bool model_could_run(const struct model *model, const struct model_task *task, int engine)

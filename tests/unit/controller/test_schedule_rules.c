@@ -159,6 +159,29 @@ static void test_retries_after_a_death(void **state)
     px_schedule_destroy(schedule);
 }
 
+/* The one that it failed at is dead, and the other refuses it: who refuses is not asked for ever. */
+static void test_retries_after_a_refusal(void **state)
+{
+    (void)state;
+    struct simple simple = {0};
+    struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 1, 1);
+    struct px_task_spec spec = {.retries = 3};
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
+    px_schedule_submit(schedule, PX_SPAN("a_1"), &spec, NULL);
+    px_schedule_engine_down(schedule, PX_SPAN("e0"));
+    px_schedule_engine_lost(schedule, PX_SPAN("e0"), NULL);
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e1"), 0));
+    assert_string_equal(simple.to, "e1");
+    for (int i = 0; i < 5 && strcmp(simple.to, "e1") == 0 && simple.sent == 2 + i; i++)
+        assert_int_equal(turn_away(schedule, "e1", PX_REPLY_REJECTED), PX_SWALLOW);
+    assert_true(simple.sent <= 3);
+    const int sent = simple.sent;
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e2"), 0));
+    assert_int_equal(simple.sent, sent + 1);
+    assert_string_equal(simple.to, "e2");
+    px_schedule_destroy(schedule);
+}
+
 static void test_stale_reply(void **state)
 {
     (void)state;
@@ -545,6 +568,7 @@ int main(void)
         cmocka_unit_test(test_holds),
         cmocka_unit_test(test_retries),
         cmocka_unit_test(test_retries_after_a_death),
+        cmocka_unit_test(test_retries_after_a_refusal),
         cmocka_unit_test(test_stale_reply),
         cmocka_unit_test(test_long_chain),
         cmocka_unit_test(test_wide),
