@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """phalanx.share(): engines map what lies once in the client's memory."""
 import contextlib
+import errno
 import gc
 import os
 import pickle
@@ -121,6 +122,15 @@ def test_a_push_that_waits_shares_large_arrays(view, where, array):
 
 def test_a_push_to_engines_that_may_not_look_here(view, array, monkeypatch):
     monkeypatch.setattr(shared.Shared, "_where", lambda self: (shared._host(), 1, 0, self._file))
+    view.push({"kept": array})
+    assert mapped(view) == [False] * 4 and view.apply(eval, "int(kept[2])") == [2] * 4
+
+
+def test_a_push_where_nothing_can_be_shared(view, array, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", fail)
     view.push({"kept": array})
     assert mapped(view) == [False] * 4 and view.apply(eval, "int(kept[2])") == [2] * 4
 

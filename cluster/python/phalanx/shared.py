@@ -101,13 +101,16 @@ def deliver(client, targets, names, send):
     from .error import KernelError  # not needed on engines, as what follows
     from .targets import HOST
 
-    lent = {name: value for name, value in names.items() if _is_worth_it(value)}
-    if lent and client._raw.feature(HOST + _host(), client._ids_of(targets)):
-        try:
-            return send({**names, **{name: share(value) for name, value in lent.items()}})
-        except KernelError as e:
-            if NAME not in str(e):
-                raise
+    large = {name: value for name, value in names.items() if _is_worth_it(value)}
+    if not large or not client._raw.feature(HOST + _host(), client._ids_of(targets)):
+        return send(names)
+    with contextlib.suppress(OSError):  # no descriptor or memory is left, or memfds are forbidden
+        large = {name: share(value) for name, value in large.items()}
+    try:
+        return send({**names, **large})
+    except KernelError as e:
+        if NAME not in str(e):
+            raise
     return send(names)
 
 
