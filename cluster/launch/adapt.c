@@ -265,7 +265,11 @@ static void on_answered(void *ctx, const json_t *reply)
         const char *why = json_string_value(json_object_get(reply, "evalue"));
         px_sv_say(adapt->sv, "the number of engines stays as it is: %.200s", why ? why : "?");
         px_asker_end(adapt->asker);
-        px_sv_announce(adapt->sv);
+        adapt->sv->steady = true;
+        if (adapt->sv->controller || adapt->sv->engines)
+            px_sv_announce(adapt->sv);
+        else
+            px_sv_stop(adapt->sv, 1); /* there is nothing to look after */
         return;
     }
     px_sv_announce(adapt->sv);

@@ -42,7 +42,7 @@ PX_MUST_USE int px_adapt_parse(const char *text, struct px_adapt_limits *out, st
 
 struct px_asker;
 struct px_asker_events {
-    void (*answered)(void *ctx, const json_t *reply); /* an adapt_reply; borrowed */
+    void (*answered)(void *ctx, const json_t *reply); /* an adapt_reply, or an error; borrowed */
     /* It has ended: the controller is another one now, or not there; `gone`: for minutes. */
     void (*lost)(void *ctx, bool gone);
     void *ctx;

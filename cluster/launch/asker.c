@@ -106,7 +106,8 @@ static void on_hub(struct px_loop *loop, void *ctx)
     for (struct px_msg *msg; (msg = px_socket_recv(child->hub)); px_msg_destroy(msg))
         if (px_msg_locate(msg, NULL) == 0 && px_session_verify(child->session, msg, NULL) == 0 &&
             px_header_scan(px_msg_header(msg), &header, NULL) == 0 &&
-            px_span_equal(header.msg_type, PX_ADAPT_REPLY))
+            (px_span_equal(header.msg_type, PX_ADAPT_REPLY) ||
+             px_span_equal(header.msg_type, "hub_error"))) /* of a hub that knows no such request */
             pass_on(child, msg);
 }
 

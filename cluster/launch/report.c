@@ -94,7 +94,7 @@ void px_sv_tell_ready(struct supervisor *sv, int count)
         px_sv_say(sv, "%d of %d engines ready in %.2f s%s: %s", count, plan->n, seconds,
                   count + lost < plan->n ? "; others join as they start" : "",
                   sv->place->client_file);
-    if (plan->adapt.most > 0)
+    if (plan->adapt.most > 0 && !sv->steady)
         px_sv_say(sv, "engines start while tasks wait, %d at most; they end after %lld s without",
                   plan->adapt.most, (long long)(plan->adapt.idle_ms / 1000));
     if (sv->channel < 0 && !plan->stop_on_eof && isatty(STDERR_FILENO))

@@ -255,7 +255,7 @@ static void look_at_engines(struct supervisor *sv)
         sv->alone)
         return;
     sv->alone = true;
-    if (sv->adapt)
+    if (sv->adapt && !sv->steady)
         return;
     px_sv_say(sv, "no engine is left");
     if (!sv->controller)

@@ -34,6 +34,7 @@ struct supervisor {
     struct px_timer *deadline, *file_timer;
     struct px_stopper *stopper;
     struct px_adapt *adapt; /* NULL: the number of engines stays */
+    bool steady;            /* it does all the same: the controller does not say what waits */
 };
 
 /* ---- supervisor.c ---- */

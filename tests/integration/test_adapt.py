@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 
 import pytest
-from conftest import Cluster, processes_with, wait_for
+from conftest import Cluster, processes_with, stock_controller, wait_for
 from test_queues import slurm, slurm_daemons  # noqa: F401: fixtures
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
@@ -338,7 +338,26 @@ def test_a_scheme_that_keeps_no_books(run, ipython_dir):
     run("pxcluster", "start", "--adapt=0:2", "--daemonize", "--", "--scheme=pure")
     where = Cluster(ipython_dir, "default", "")
     wait_for(lambda: "the scheme 'pure' does not know which tasks wait" in where.logs())
+    assert "engines start while tasks wait" not in where.logs()
     run("pxcluster", "stop")
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize("least, status", [(0, 1), (1, 0)])
+def test_a_controller_that_knows_no_such_request(run, env, ipython_dir, least, status):
+    pytest.importorskip("ipyparallel")
+    where = Cluster(ipython_dir, "default", "")
+    controller = subprocess.Popen(stock_controller(), env=env, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(where.client_file.exists, 60, "the controller's files")
+        done = run("pxcluster", "engines", f"--adapt={least}:2", "--daemonize", check=False)
+        assert done.returncode == status
+        assert "stays as it is: \"Bad Message Type: 'adapt_request'\"" in done.stderr
+        assert "engines start while tasks wait" not in done.stderr
+    finally:
+        run("pxcluster", "stop", check=False)
+        controller.terminate()
+        controller.wait()
 
 
 def written(where):
