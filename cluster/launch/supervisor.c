@@ -433,8 +433,15 @@ static void on_relay_signal(struct px_loop *loop, int signo, void *ctx)
 {
     (void)loop;
     struct supervisor *sv = ctx;
-    if (sv->engines && sv->phase == RUNNING)
-        sv->engines->ops->signal(sv->engines, signo);
+    if (sv->phase != RUNNING)
+        return;
+    size_t count;
+    struct px_set **sets = px_sv_adapt_sets(sv, 1, &count);
+    if (sv->engines)
+        sets[count++] = sv->engines;
+    for (size_t i = 0; i < count; i++)
+        sets[i]->ops->signal(sets[i], signo);
+    free(sets);
 }
 
 /* The parent is gone, or standard input has ended: nobody wants this any more. */

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 from conftest import Cluster, processes_with, stock_controller, wait_for
-from test_queues import slurm, slurm_daemons  # noqa: F401: fixtures
+from test_queues import slurm, slurm_daemons, supervisor  # noqa: F401: fixtures
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
 phalanx = pytest.importorskip("phalanx")
@@ -154,6 +154,24 @@ def test_work_that_is_no_task_keeps_an_engine(adaptive, connect, gate, kind):
     late.touch()
     cell.get(timeout=30)
     wait_for(is_empty(rc), what="no engine")
+
+
+def test_signals_reach_those_that_came(adaptive, connect, tmp_path):
+    def wait(ready):
+        import signal
+        import threading
+
+        came = threading.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: came.set())
+        open(ready, "w").close()
+        return came.wait(30)
+
+    where, ready = adaptive("0:1"), tmp_path / "ready"
+    result = connect(where).load_balanced_view().apply_async(wait, str(ready))
+    wait_for(ready.exists, what="an engine that waits for it")
+    pid = supervisor(where)  # which may not know of the engine yet
+    wait_for(lambda: result.ready() or os.kill(pid, signal.SIGUSR1), what="the signal's arrival")
+    assert result.get() is True
 
 
 def test_engines_of_others_are_left_alone(adaptive, connect, gate, run):
