@@ -142,7 +142,7 @@ def test_work_that_is_no_task_keeps_an_engine(adaptive, connect, gate, kind):
     rc = connect(adaptive("0:2"))
     tasks = rc.load_balanced_view().map_async(gate.wait(), range(2), chunksize=1)
     wait_for(lambda: len(gate.pids()) == 2, what="two engines at work")
-    busy, other = rc.ids
+    busy, other = wait_for(lambda: len(rc.ids) == 2 and rc.ids, what="the client to know of both")
     view = rc[busy] if kind == "direct" else rc.broadcast_view([busy])
     late = gate.file.with_name("late")
     cell = view.execute(
