@@ -118,6 +118,24 @@ static void tell(struct px_hub *hub, struct adaptor *adaptor, json_int_t waiting
         answer(hub, adaptor, waiting);
 }
 
+static void free_adaptor(struct px_adapt *adapt, struct adaptor *adaptor)
+{
+    DL_DELETE(adapt->adaptors, adaptor);
+    adapt->count--;
+    px_msg_destroy(adaptor->asked);
+    free(adaptor->figures);
+    free(adaptor);
+}
+
+static void forget_silent(struct px_adapt *adapt)
+{
+    struct adaptor *adaptor, *next;
+    DL_FOREACH_SAFE(adapt->adaptors, adaptor, next) {
+        if (px_now_ms() - adaptor->asked_ms > SILENT_MS)
+            free_adaptor(adapt, adaptor);
+    }
+}
+
 /* ---- looking ------------------------------------------------------------------ */
 
 /* Takes `uuids`. */
@@ -167,30 +185,13 @@ void px_adapt_note(struct px_hub *hub, const struct px_note *note)
         px_log(PX_INFO, "engine-retires", "id=%d engine=%s", member->id, member->uuid);
     }
     struct adaptor *adaptor;
+    forget_silent(hub->adapt);
     DL_FOREACH(hub->adapt->adaptors, adaptor)
         tell(hub, adaptor, json_integer_value(json_object_get(content, "waiting")));
     json_decref(content);
 }
 
 /* ---- requests ----------------------------------------------------------------- */
-
-static void free_adaptor(struct px_adapt *adapt, struct adaptor *adaptor)
-{
-    DL_DELETE(adapt->adaptors, adaptor);
-    adapt->count--;
-    px_msg_destroy(adaptor->asked);
-    free(adaptor->figures);
-    free(adaptor);
-}
-
-static void forget_silent(struct px_adapt *adapt)
-{
-    struct adaptor *adaptor, *next;
-    DL_FOREACH_SAFE(adapt->adaptors, adaptor, next) {
-        if (px_now_ms() - adaptor->asked_ms > SILENT_MS)
-            free_adaptor(adapt, adaptor);
-    }
-}
 
 /* Made if there is none; NULL when there are too many. */
 static struct adaptor *find_adaptor(struct px_hub *hub, const char *owner)
@@ -217,8 +218,9 @@ static struct adaptor *find_adaptor(struct px_hub *hub, const char *owner)
 static char *find_retiring(const struct px_hub *hub, const char *owner, const json_t *content)
 {
     const json_t *ids = json_object_get(content, "retire");
-    const double idle_s = json_number_value(json_object_get(content, "idle_s"));
-    const int64_t until_ms = px_now_ms() - (int64_t)(1e3 * (idle_s < 1e9 ? idle_s : 1e9));
+    const double asked_s = json_number_value(json_object_get(content, "idle_s"));
+    const double idle_s = asked_s < 0 ? 0 : asked_s < 1e9 ? asked_s : 1e9;
+    const int64_t until_ms = px_now_ms() - (int64_t)(1e3 * idle_s);
     struct px_buf uuids = {0};
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *item = json_array_get(ids, i);

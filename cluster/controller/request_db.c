@@ -256,7 +256,8 @@ static bool purge_id(const struct px_request *request, const json_t *id, void *c
 {
     struct px_db *db = request->hub->db;
     (void)ctx;
-    if (px_db_get(db, px_id_text(id)) != NULL)
+    const bool resubmitted = px_hub_job(request->hub, px_id_text(id)) != NULL; /* meanwhile */
+    if (!resubmitted && px_db_get(db, px_id_text(id)) != NULL)
         px_db_drop(db, px_id_text(id).data);
     return true;
 }

@@ -13,8 +13,8 @@ from jupyter_client.manager import KernelManager
 PXKERNEL = BIN / "pxkernel"
 TIMEOUT = 60
 
-# ipykernel 7 sends replies past the stream that reads its requests, which may then sleep on the next one
-# (its issue 1554): here they go through the stream, as in later versions.
+# ipykernel 7 sends replies past the stream that reads its requests, which may then sleep on the next
+# one: here they go through the stream, as in later versions.
 IPYKERNEL = [PYTHON, "-m", "ipykernel_launcher"]
 if importlib.util.find_spec("ipykernel") and importlib.util.find_spec("ipykernel.subshell_manager"):
     IPYKERNEL.append("--IPKernelApp.exec_lines=__import__('ipykernel.subshell_manager').subshell_manager"
