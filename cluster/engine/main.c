@@ -458,12 +458,12 @@ int main(int argc, char **argv)
     px_program_begin();
     const int rest = read_options(argc, argv, &options);
     check(&options, rest, argc, argv);
-    char *tags = read_tags(&options);
     if (options.count == 0)
         options.count = is_one_of_many(&options) ? 1 : px_cpu_count();
     const struct px_interp_ops *ops = find_language(&options);
     if (options.stop_on_eof && input_has_ended())
         return 0;
+    char *tags = read_tags(&options);
     options.info = take_variable("IPP_CONNECTION_INFO");
     char profile[PX_PATH_SIZE], path[PX_PATH_SIZE];
     find_profile(&options, profile);

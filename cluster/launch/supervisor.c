@@ -267,14 +267,16 @@ struct px_set *px_sv_start_set(struct supervisor *sv, const char *id, int number
 {
     const struct px_plan *plan = sv->plan;
     struct px_argv args = {0};
-    px_argv_add_all(&args, plan->engine_args);
-    if (plan->adapt.most > 0)
+    if (plan->adapt.most > 0) {
+        px_argv_add_all(&args, plan->engine_args);
         px_argv_add_new(&args, px_format("--adapt=%s:%d", sv->set_id, number));
+    }
     const struct px_set_spec spec = {
         .kind = PX_ENGINE_SET,
         .count = count,
         .command = plan->engine_command,
-        .args = (const char *const *)args.items,
+        /* ssh looks at them yet when hosts have had to wait; it starts none that adapt */
+        .args = args.items ? (const char *const *)args.items : plan->engine_args,
         .place = sv->place,
         .set_id = id,
         .log_level = plan->log_level,
