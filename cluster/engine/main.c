@@ -445,16 +445,18 @@ static bool input_has_ended(void)
     return poll(&input, 1, 0) == 1 && read(STDIN_FILENO, &byte, 1) == 0;
 }
 
+static const struct options option_defaults = {.id = -1,
+                                               .restart = "never",
+                                               .wait = 10,
+                                               .timeout = 5,
+                                               .max_misses = 50,
+                                               .log_level = PX_INFO,
+                                               .output = PX_OUTPUT_DEFAULTS,
+                                               .ready_fd = -1};
+
 int main(int argc, char **argv)
 {
-    struct options options = {.id = -1,
-                              .restart = "never",
-                              .wait = 10,
-                              .timeout = 5,
-                              .max_misses = 50,
-                              .log_level = PX_INFO,
-                              .output = PX_OUTPUT_DEFAULTS,
-                              .ready_fd = -1};
+    struct options options = option_defaults;
     px_program_begin();
     const int rest = read_options(argc, argv, &options);
     check(&options, rest, argc, argv);
