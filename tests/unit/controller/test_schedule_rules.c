@@ -138,15 +138,22 @@ static void test_retries(void **state)
     }
 }
 
+/* "a_1" is at the only engine, "e0". */
+static struct px_schedule *with_a_task_to_retry(struct simple *simple)
+{
+    struct px_schedule *schedule = px_schedule_create(&simple_ops, simple, px_scheme_at(0), 1, 1);
+    struct px_task_spec spec = {.retries = 3};
+    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
+    px_schedule_submit(schedule, PX_SPAN("a_1"), &spec, NULL);
+    return schedule;
+}
+
 /* The one that it had not failed at is busy, and dies. */
 static void test_retries_after_a_death(void **state)
 {
     (void)state;
     struct simple simple = {0};
-    struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 1, 1);
-    struct px_task_spec spec = {.retries = 3};
-    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
-    px_schedule_submit(schedule, PX_SPAN("a_1"), &spec, NULL);
+    struct px_schedule *schedule = with_a_task_to_retry(&simple);
     assert_true(px_schedule_engine_up(schedule, PX_SPAN("e1"), 0));
     submit_named(schedule, "a_2", NULL, NULL);
     assert_string_equal(simple.to, "e1");
@@ -164,10 +171,7 @@ static void test_retries_after_a_refusal(void **state)
 {
     (void)state;
     struct simple simple = {0};
-    struct px_schedule *schedule = px_schedule_create(&simple_ops, &simple, px_scheme_at(0), 1, 1);
-    struct px_task_spec spec = {.retries = 3};
-    assert_true(px_schedule_engine_up(schedule, PX_SPAN("e0"), 0));
-    px_schedule_submit(schedule, PX_SPAN("a_1"), &spec, NULL);
+    struct px_schedule *schedule = with_a_task_to_retry(&simple);
     px_schedule_engine_down(schedule, PX_SPAN("e0"));
     px_schedule_engine_lost(schedule, PX_SPAN("e0"), NULL);
     assert_true(px_schedule_engine_up(schedule, PX_SPAN("e1"), 0));

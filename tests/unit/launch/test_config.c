@@ -53,65 +53,67 @@ static void read_into(const struct places *places, const char *text,
     px_argv_fini(&rest);
 }
 
+static const struct {
+    const struct px_launcher_ops *launcher;
+    const char *text, *wanted;
+} value_rows[] = {
+    {NULL, "{}", ""},
+    {NULL, "{\"Cluster\": {\"n\": 4, \"engine_timeout\": 90.0}}", "--n=4 --timeout=90"},
+    {NULL, "{\"IPClusterEngines\": {\"n\": 2}, \"Cluster\": {\"n\": 4}}", "--n=4"},
+    {NULL, "{\"IPClusterStart\": {\"daemonize\": true}}", "--daemonize=true"},
+    {NULL,
+     "{\"IPClusterStart\": {\"log_level\": 10}, \"IPClusterEngines\": {\"log_level\": 20}, "
+     "\"Application\": {\"log_level\": 30}}",
+     "--log-level=10"},
+    {NULL, "{\"Cluster\": {\"n\": null, \"controller_ip\": \"\"}}", ""},
+    {NULL, "{\"Cluster\": {\"controller_args\": [\"--nodb\", \"a b\"]}}", " -- --nodb a b"},
+    {NULL, "{\"EngineLauncher\": {\"engine_args\": [\"-x\", 1]}}",
+     "--engine-arg=-x --engine-arg=1"},
+    {NULL, "{\"EngineLauncher\": {\"engine_cmd\": [\"/a b/c\", \"it's\"]}}",
+     "--engine-cmd='/a b/c' 'it'\\''s'"},
+    {NULL,
+     "{\"Cluster\": {\"engine_launcher_class\": \"Slurm\"}, \"SlurmLauncher\": {\"queue\": "
+     "\"main\", \"qos\": \"q\", \"options\": \"--a 'b c'\"}, \"MPILauncher\": {\"mpi_args\": "
+     "[\"x\"]}}",
+     "--engines=Slurm --queue=main --launch-arg=--qos=q --launch-arg=--a "
+     "--launch-arg=b c"},
+    {NULL, "{\"SlurmLauncher\": {\"queue\": \"main\"}}", ""},
+    {&px_slurm_launcher, "{\"BatchSystemLauncher\": {\"queue\": \"a\"}}", "--queue=a"},
+    {&px_sge_launcher,
+     "{\"PBSLauncher\": {\"queue\": \"a\", \"submit_command\": [\"q\", \"-V\"]}, "
+     "\"SGELauncher\": {\"queue\": \"b\"}}",
+     "--queue=b --launch-cmd='q' '-V'"},
+    {&px_pbs_launcher, "{\"SGELauncher\": {\"queue\": \"a\"}}", ""},
+    {&px_condor_launcher,
+     "{\"HTCondorLauncher\": {\"submit_command\": [\"c\"], \"batch_template\": \"queue {n}\"}, "
+     "\"SlurmLauncher\": {\"account\": \"x\"}}",
+     "--launch-cmd='c' --template-text=queue {n}"},
+    {&px_slurm_launcher,
+     "{\"BatchSystemLauncher\": {\"queue\": \"a\"}, \"SlurmEngineSetLauncher\": {\"queue\": "
+     "\"b\"}, \"SlurmLauncher\": {\"queue\": \"c\"}}",
+     "--queue=b"},
+    {&px_ssh_launcher,
+     "{\"SSHEngineSetLauncher\": {\"engines\": {\"a\": 2, \"u@b\": {\"n\": 1}, \"c\": [3]}}}",
+     "--host=a:2 --host=u@b:1 --host=c:3"},
+    {NULL, "{\"Cluster\": {\"n\": [4]}}", "c.Cluster.n is not a text or a number"},
+    {NULL, "{\"Cluster\": {\"controller_args\": \"--nodb\"}}",
+     "c.Cluster.controller_args is not a list"},
+    {NULL, "{\"EngineLauncher\": {\"engine_args\": [[]]}}",
+     "c.EngineLauncher.engine_args is not a list of texts"},
+    {&px_ssh_launcher, "{\"SSHEngineSetLauncher\": {\"engines\": {\"a\": \"2\"}}}",
+     "c.SSHEngineSetLauncher.engines is not a dict of hosts and their numbers of engines"},
+    {&px_slurm_launcher, "{\"SlurmLauncher\": {\"options\": \"$(date)\"}}",
+     "'$(date)' is not a command"},
+};
+
 static void values(void **state)
 {
-    static const struct {
-        const struct px_launcher_ops *launcher;
-        const char *text, *wanted;
-    } rows[] = {
-        {NULL, "{}", ""},
-        {NULL, "{\"Cluster\": {\"n\": 4, \"engine_timeout\": 90.0}}", "--n=4 --timeout=90"},
-        {NULL, "{\"IPClusterEngines\": {\"n\": 2}, \"Cluster\": {\"n\": 4}}", "--n=4"},
-        {NULL, "{\"IPClusterStart\": {\"daemonize\": true}}", "--daemonize=true"},
-        {NULL,
-         "{\"IPClusterStart\": {\"log_level\": 10}, \"IPClusterEngines\": {\"log_level\": 20}, "
-         "\"Application\": {\"log_level\": 30}}",
-         "--log-level=10"},
-        {NULL, "{\"Cluster\": {\"n\": null, \"controller_ip\": \"\"}}", ""},
-        {NULL, "{\"Cluster\": {\"controller_args\": [\"--nodb\", \"a b\"]}}", " -- --nodb a b"},
-        {NULL, "{\"EngineLauncher\": {\"engine_args\": [\"-x\", 1]}}",
-         "--engine-arg=-x --engine-arg=1"},
-        {NULL, "{\"EngineLauncher\": {\"engine_cmd\": [\"/a b/c\", \"it's\"]}}",
-         "--engine-cmd='/a b/c' 'it'\\''s'"},
-        {NULL,
-         "{\"Cluster\": {\"engine_launcher_class\": \"Slurm\"}, \"SlurmLauncher\": {\"queue\": "
-         "\"main\", \"qos\": \"q\", \"options\": \"--a 'b c'\"}, \"MPILauncher\": {\"mpi_args\": "
-         "[\"x\"]}}",
-         "--engines=Slurm --queue=main --launch-arg=--qos=q --launch-arg=--a "
-         "--launch-arg=b c"},
-        {NULL, "{\"SlurmLauncher\": {\"queue\": \"main\"}}", ""},
-        {&px_slurm_launcher, "{\"BatchSystemLauncher\": {\"queue\": \"a\"}}", "--queue=a"},
-        {&px_sge_launcher,
-         "{\"PBSLauncher\": {\"queue\": \"a\", \"submit_command\": [\"q\", \"-V\"]}, "
-         "\"SGELauncher\": {\"queue\": \"b\"}}",
-         "--queue=b --launch-cmd='q' '-V'"},
-        {&px_pbs_launcher, "{\"SGELauncher\": {\"queue\": \"a\"}}", ""},
-        {&px_condor_launcher,
-         "{\"HTCondorLauncher\": {\"submit_command\": [\"c\"], \"batch_template\": \"queue {n}\"}, "
-         "\"SlurmLauncher\": {\"account\": \"x\"}}",
-         "--launch-cmd='c' --template-text=queue {n}"},
-        {&px_slurm_launcher,
-         "{\"BatchSystemLauncher\": {\"queue\": \"a\"}, \"SlurmEngineSetLauncher\": {\"queue\": "
-         "\"b\"}, \"SlurmLauncher\": {\"queue\": \"c\"}}",
-         "--queue=b"},
-        {&px_ssh_launcher,
-         "{\"SSHEngineSetLauncher\": {\"engines\": {\"a\": 2, \"u@b\": {\"n\": 1}, \"c\": [3]}}}",
-         "--host=a:2 --host=u@b:1 --host=c:3"},
-        {NULL, "{\"Cluster\": {\"n\": [4]}}", "c.Cluster.n is not a text or a number"},
-        {NULL, "{\"Cluster\": {\"controller_args\": \"--nodb\"}}",
-         "c.Cluster.controller_args is not a list"},
-        {NULL, "{\"EngineLauncher\": {\"engine_args\": [[]]}}",
-         "c.EngineLauncher.engine_args is not a list of texts"},
-        {&px_ssh_launcher, "{\"SSHEngineSetLauncher\": {\"engines\": {\"a\": \"2\"}}}",
-         "c.SSHEngineSetLauncher.engines is not a dict of hosts and their numbers of engines"},
-        {&px_slurm_launcher, "{\"SlurmLauncher\": {\"options\": \"$(date)\"}}",
-         "'$(date)' is not a command"},
-    };
     char out[600];
-    for (size_t i = 0; i < PX_COUNT(rows); i++) {
-        const struct px_config_wish wish = {.launcher = rows[i].launcher, .with_controller = true};
-        read_into(*state, rows[i].text, &wish, out, sizeof out);
-        assert_string_equal(out, rows[i].wanted);
+    for (size_t i = 0; i < PX_COUNT(value_rows); i++) {
+        const struct px_config_wish wish = {.launcher = value_rows[i].launcher,
+                                            .with_controller = true};
+        read_into(*state, value_rows[i].text, &wish, out, sizeof out);
+        assert_string_equal(out, value_rows[i].wanted);
     }
 }
 
