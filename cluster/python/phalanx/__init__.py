@@ -83,8 +83,8 @@ _modules = (
     "_phalanx", "ask", "asyncresult", "balanced", "batch", "broadcast", "calls", "canning",
     "carry", "client", "cluster", "dask", "datapub", "deadlines", "dependency", "display", "error",
     "feed", "futures", "hub", "hubresult", "local", "magics", "mapresult", "maps", "names",
-    "pickle5", "pxcluster", "remotefunction", "serialize", "shared", "split", "targets", "tasks", "times",
-    "tunnel", "urls", "util", "view",
+    "pickle5", "pxcluster", "remotefunction", "serialize", "shared", "split", "targets", "tasks",
+    "times", "tunnel", "urls", "util", "view",
 )
 
 __all__ = [*_homes, "error", "register_joblib_backend", "util"]

@@ -51,6 +51,8 @@ class Shared:
     """What share() returns. nbytes: of its buffers; they are given back when nobody holds this, no
     call that it was sent with runs, and engines have dropped what they made of it."""
 
+    _fd = None  # until there is a file
+
     def __init__(self, obj):
         from . import pickle5
 
@@ -58,12 +60,8 @@ class Shared:
         self._stream, *buffers = pickle5.dumps(obj)
         self._pid = os.getpid()
         self._fd = os.memfd_create("phalanx-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            self._ranges = _write(self._fd, buffers)
-            self._file = _seal(self._fd)
-        except BaseException:
-            self._drop()
-            raise
+        self._ranges = _write(self._fd, buffers)
+        self._file = _seal(self._fd)
         self.nbytes = sum(buffer.nbytes for buffer in buffers)
 
     def __repr__(self):
@@ -84,15 +82,9 @@ class Shared:
         packed.items.add(self)
         return _open, (self._where(), self._ranges, self._stream)
 
-    def _drop(self):
-        """Forked children of the process have descriptors of their own."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
-
     def __del__(self):
-        if getattr(self, "_fd", None) is not None:
-            self._drop()
+        if self._fd is not None:  # a forked child of the process has one of its own
+            os.close(self._fd)
 
 
 def deliver(client, targets, names, send):
