@@ -4,7 +4,8 @@
  *
  * Python runs the former, for such files compute what they say. What ipyparallel's classes have is
  * found in a table that says which of our options does it; a trait of the launcher in use that has
- * none is named in a warning, for the cluster may not be what its user wants without it.
+ * none is named in a warning, for the cluster may not be what its user wants without it. Of
+ * ipcontroller_config one thing is looked for.
  */
 #define _GNU_SOURCE
 #include "launch.h"
@@ -351,12 +352,13 @@ static json_t *parse(const char *path, const struct px_buf *text, struct px_erro
 }
 
 /* Both files' settings in one object; where both say something, the latter counts. */
-static json_t *read_config(const char *profile_dir, const char *python, struct px_error *err)
+static json_t *read_config(const char *profile_dir, const char *program, const char *python,
+                           struct px_error *err)
 {
     json_t *config = json_object();
     for (int i = 0; i < 2 && config; i++) {
         const bool py = i == 0;
-        char *path = px_format("%s/ipcluster_config.%s", profile_dir, py ? "py" : "json");
+        char *path = px_format("%s/%s_config.%s", profile_dir, program, py ? "py" : "json");
         struct px_buf text = {0};
         const int read = !py              ? px_file_read(path, MOST_FILE, &text, err)
                          : has_code(path) ? px_config_run(path, python, &text, err)
@@ -386,7 +388,7 @@ static const struct px_launcher_ops *choice_of(const json_t *config)
 int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
                      struct px_argv *options, struct px_argv *rest, struct px_error *err)
 {
-    json_t *config = read_config(profile_dir, wish->python, err);
+    json_t *config = read_config(profile_dir, "ipcluster", wish->python, err);
     if (!config)
         return -1;
     char name[200];
@@ -405,4 +407,24 @@ int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
         name_the_rest(config, launcher);
     json_decref(config);
     return result;
+}
+
+bool px_launch_keeps_files(const char *profile_dir, const char *python, const char *const *args)
+{
+    static const struct {
+        const char *option, *trait;
+    } ways[] = {{"--reuse", "reuse_files"}, {"--restore", "restore_engines"}};
+    struct px_error err;
+    json_t *config = read_config(profile_dir, "ipcontroller", python, &err);
+    bool keeps = false;
+    for (size_t i = 0; i < PX_COUNT(ways); i++) {
+        char trait[64];
+        snprintf(trait, sizeof trait, "--IPController.%s=True", ways[i].trait);
+        for (const char *const *arg = args; arg && *arg; arg++)
+            keeps |= strcmp(*arg, ways[i].option) == 0 || strcmp(*arg, trait) == 0;
+        keeps |=
+            json_is_true(json_object_get(json_object_get(config, "IPController"), ways[i].trait));
+    }
+    json_decref(config);
+    return keeps;
 }

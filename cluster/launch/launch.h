@@ -319,6 +319,12 @@ struct px_config_wish {
 PX_MUST_USE int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
                                  struct px_argv *options, struct px_argv *rest,
                                  struct px_error *err);
+/*
+ * Whether an ipcontroller with these arguments (ending with NULL, or NULL) keeps its connection
+ * files for the next one: by them, or by ipcontroller_config.py or .json of the profile directory.
+ * Where those cannot be read the controller itself says why: false. Blocks like px_launch_config.
+ */
+bool px_launch_keeps_files(const char *profile_dir, const char *python, const char *const *args);
 
 /* ---- stopping -------------------------------------------------------------------- */
 
@@ -447,6 +453,7 @@ struct px_plan {
     struct px_job_wishes job;
     const char *controller_command, *engine_command; /* NULL: ours */
     const char *const *controller_args;              /* ends with NULL; after --ip and --location */
+    bool drops_files; /* connection files are removed before the controller starts, after it ends */
     const char *const *engine_args;
     const char *ip, *location; /* for the cluster file; NULL: not given */
     int log_level;

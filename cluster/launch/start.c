@@ -305,6 +305,9 @@ static int launch(const struct start_options *options, struct px_plan *plan,
     words_finish(&launcher, (char *const *)options->launch_args.items, options->launch_args.count);
     plan->launch_args = launcher.items;
     plan->controller_args = controller.items;
+    plan->drops_files =
+        plan->with_controller && !px_command_is_ours(plan->controller_command) &&
+        !px_launch_keeps_files(plan->place->profile_dir, options->python, plan->controller_args);
     plan->engine_args = engine.items;
     char *log = px_format("%s/log/pxcluster%s%s-%s%ld.log", plan->place->profile_dir,
                           plan->place->cluster_id[0] ? "-" : "", plan->place->cluster_id,

@@ -95,11 +95,21 @@ static void file_changed(struct supervisor *sv)
 
 /* ---- stopping ---- */
 
+/* What a controller that did not end well has left would be taken for the next one's. */
+static void drop_files(const struct supervisor *sv)
+{
+    if (!sv->plan->drops_files)
+        return;
+    unlink(sv->place->client_file);
+    unlink(sv->place->engine_file);
+}
+
 static void on_stopped(struct px_loop *loop, void *ctx)
 {
     struct supervisor *sv = ctx;
     struct px_error err;
     const int lock = px_clusterfile_lock(sv->place, &err);
+    drop_files(sv);
     px_sv_adapt_withdraw(sv);
     px_clusterfile_withdraw(sv->place, sv->controller_pid, sv->set_id);
     px_clusterfile_unlock(lock);
@@ -372,14 +382,6 @@ static void on_files(struct px_loop *loop, void *ctx)
 }
 
 /* Whether the controller was told to take over the files that are there. */
-static bool reuses_files(const struct px_plan *plan)
-{
-    for (const char *const *arg = plan->controller_args; arg && *arg; arg++)
-        if (strstr(*arg, "--reuse") == *arg || strstr(*arg, "--restore") == *arg)
-            return true;
-    return false;
-}
-
 static int start_controller(struct supervisor *sv, struct px_error *err)
 {
     const struct px_plan *plan = sv->plan;
@@ -392,10 +394,7 @@ static int start_controller(struct supervisor *sv, struct px_error *err)
         .log_level = plan->log_level,
         .loop = sv->loop,
         .events = {.ready = on_controller_ready, .ended = on_controller_ended, .ctx = sv}};
-    if (!reuses_files(plan)) { /* of a cluster that did not end well */
-        unlink(sv->place->client_file);
-        unlink(sv->place->engine_file);
-    }
+    drop_files(sv);
     sv->controller = px_local_launcher.start(&px_local_launcher, &spec, err);
     if (!sv->controller)
         return -1;

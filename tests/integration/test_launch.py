@@ -267,6 +267,19 @@ def test_the_configuration_of_the_profile(cluster, run, ipython_dir, tmp_path, m
     assert refused.stderr == f"pxcluster start: {file}: OSError: no such luck\n"
 
 
+@pytest.mark.parametrize("mix", [MIXES[0], MIXES[2]])
+def test_a_profile_whose_controller_reuses_its_files(cluster, run, ipython_dir, mix):
+    profile = ipython_dir / "profile_default"
+    profile.mkdir()
+    (profile / "ipcontroller_config.py").write_text("c.IPController.reuse_files = True\n")
+    files = []
+    for _ in range(2):
+        where = cluster(1, *mix)
+        files.append(json.loads(where.client_file.read_text()))
+        run("pxcluster", "stop")
+    assert files[0] == files[1]
+
+
 @ours
 def test_more_engines(cluster, run):
     import ipyparallel as ipp
@@ -496,9 +509,9 @@ def test_start_names_a_fork_server_that_hangs(run, env, tmp_path, ipython_dir):
     assert re.search(r"process \d+ has started 0 of 2 engines, log /\S+", said)
 
 
-@ours
-def test_controller_killed_ends_all(foreground, ipython_dir):
-    process = foreground()
+@pytest.mark.parametrize("mix", [MIXES[0], MIXES[2]])
+def test_controller_killed_ends_all(foreground, ipython_dir, mix):
+    process = foreground(*mix)
     where = Cluster(ipython_dir, "default", "")
     pids = where.engine_pids
     os.kill(where.controller_pid, signal.SIGKILL)
@@ -506,6 +519,7 @@ def test_controller_killed_ends_all(foreground, ipython_dir):
     assert "controller" in process.stderr.read()
     assert not any(map(alive, pids))
     assert not where.cluster_file.exists()
+    assert mix == [] or not where.client_file.exists() and not where.engine_file.exists()
 
 
 @ours
