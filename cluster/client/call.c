@@ -174,11 +174,9 @@ char *phalanx_value(const struct phalanx_event *event, struct phalanx_error *err
         px_refuse(err, PHALANX_EINVAL, "Only a reply has a value");
     else if (event->failed)
         say_failure(event, err);
-    else if (!buffer || !px_unpickle_text((struct px_span){buffer->data, buffer->size}, &text))
+    else if (buffer && px_unpickle_text((struct px_span){buffer->data, buffer->size}, &text))
+        return px_strndup(text.data, text.size);
+    else
         px_refuse(err, PHALANX_EINVAL, "The reply is not that of a call by name");
-    if (!text.data)
-        return NULL;
-    char *value = px_alloc(text.size + 1);
-    memcpy(value, text.data, text.size);
-    return value;
+    return NULL;
 }

@@ -147,7 +147,8 @@ struct px_call {
 /* `args` and `kwargs` are JSON or NULL. */
 void px_call_pack(struct px_call *call, const char *function, const char *args, const char *kwargs);
 void px_call_fini(struct px_call *call);
-/* The text in a pickle of one, of any protocol that writes it in binary. False otherwise. */
+/* The text in a pickle of one, of any protocol that writes it in binary. False otherwise: then
+ * there is nothing of use in *text. */
 bool px_unpickle_text(struct px_span pickle, struct px_span *text);
 
 /* Fills `err` (may be NULL) and returns `code`. */

@@ -225,7 +225,8 @@ PHALANX_API phalanx_message *phalanx_take(phalanx_result *result);
 PHALANX_API void phalanx_message_free(phalanx_message *message);
 
 /* The value of a CALL, from its REPLY: JSON text, which the caller frees (arrays and sets become
- * lists). NULL: PHALANX_EREMOTE with "ValueError: …" when the call failed. */
+ * lists). NULL: PHALANX_EREMOTE with "ValueError: …" when the call failed; PHALANX_EINVAL for an
+ * event that is no such reply. */
 PHALANX_API char *phalanx_value(const struct phalanx_event *event, struct phalanx_error *err);
 
 PHALANX_API phalanx_client *phalanx_result_client(const phalanx_result *result);

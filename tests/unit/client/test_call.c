@@ -75,6 +75,10 @@ static void a_value_is_a_replys(void **state)
     char *value = phalanx_value(&event, &err);
     assert_string_equal(value, "[]");
     free(value);
+    const struct phalanx_buffer pair = {.data = "X\x01\0\0\0xX\x01\0\0\0y\x86.", .size = 14};
+    event.buffers = &pair; /* a task's, which returned ("x", "y") */
+    assert_null(phalanx_value(&event, &err));
+    assert_int_equal(err.code, PHALANX_EINVAL);
     event.buffer_count = 0;
     assert_null(phalanx_value(&event, &err));
     assert_int_equal(err.code, PHALANX_EINVAL);
