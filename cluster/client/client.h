@@ -37,7 +37,7 @@
 #define PX_OUTPUT_GRACE_MS 2000
 /* An engine is gone: its last replies may still be on their way through another socket. */
 #define PX_DEATH_GRACE_MS 100
-#define PX_CONTROL_MS 5000 /* for answers by control, when the connection is there again */
+#define PX_DOUBT_MS 5000 /* for replies of what is not sent again, once the hub is there again */
 #define PX_NAP_MS 1      /* see px_client_submit */
 #define PX_HELD_MOST 128 /* submissions */
 /* While somebody waits and nothing arrives, the hub is asked whether it lives. */
@@ -185,7 +185,7 @@ struct px_task {
     bool coalesced;                /* one reply stands for all tasks of its broadcast */
     struct px_task *peer;          /* the next task of its broadcast, in a ring; NULL: of none */
     bool bereft;                   /* I/O thread: an engine of its coalesced broadcast died */
-    bool doubted;                  /* I/O thread: by control; a connection was lost since */
+    bool doubted;                  /* I/O thread: its reply's connection was lost; not sent again */
     bool lent; /* its buffers are the caller's, who may change them: not kept once it is sent */
     /* I/O thread: what was sent, in case that it is lost, or what is sent later (io.c). */
     struct px_msg *request;

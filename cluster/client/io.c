@@ -200,6 +200,31 @@ void px_io_watch(struct phalanx_client *client, struct phalanx_result *unused)
 
 /* ---- the watch over connections ------------------------------------------------------- */
 
+static void on_doubt(struct px_loop *loop, void *ctx)
+{
+    (void)loop;
+    struct phalanx_client *client = ctx;
+    client->doubt_timer = NULL;
+    struct px_task *task, *next;
+    HASH_ITER(hh, client->tasks, task, next) {
+        if (task->doubted)
+            px_file_lost(client, task,
+                         "the connection was lost, and with it the request or its reply");
+    }
+    px_io_flush(client);
+}
+
+/* What is asked by control, or broadcast, is not sent again, and a reply comes by the connection of
+ * its request or by none. What libzmq still has goes by the next one, though. */
+static void doubt(struct phalanx_client *client, enum px_channel channel)
+{
+    struct px_task *task, *next;
+    if (channel != PX_CHANNEL_CONTROL && channel != PX_CHANNEL_BROADCAST)
+        return;
+    HASH_ITER(hh, client->tasks, task, next)
+        task->doubted |= task->channel == channel;
+}
+
 static void on_connection(struct phalanx_client *client, enum px_channel channel)
 {
     for (struct px_msg *event; (event = px_socket_recv(client->monitors[channel]));) {
@@ -211,8 +236,10 @@ static void on_connection(struct phalanx_client *client, enum px_channel channel
             client->deaf_ms = lost ? px_now_ms() : 0;
         }
         client->doubtful |= lost;
-        if (lost)
+        if (lost) {
+            doubt(client, channel);
             miss_controller(client, px_now_ms());
+        }
         /* What was asked before may be lost as well. */
         if (!lost && client->doubtful && (channel == PX_CHANNEL_QUERY || !client->probe_id[0]))
             ask_hub(client);
@@ -228,6 +255,8 @@ static void on_connection(struct phalanx_client *client, enum px_channel channel
 ON_CONNECTION(on_query_connection, PX_CHANNEL_QUERY)
 ON_CONNECTION(on_mux_connection, PX_CHANNEL_MUX)
 ON_CONNECTION(on_task_connection, PX_CHANNEL_TASK)
+ON_CONNECTION(on_control_connection, PX_CHANNEL_CONTROL)
+ON_CONNECTION(on_broadcast_connection, PX_CHANNEL_BROADCAST)
 ON_CONNECTION(on_iopub_connection, PX_CHANNEL_IOPUB)
 
 /* Without it what is lost is noticed by its absence alone. */
@@ -240,6 +269,8 @@ static void watch_connections(struct phalanx_client *client)
         {PX_CHANNEL_QUERY, on_query_connection},
         {PX_CHANNEL_MUX, on_mux_connection},
         {PX_CHANNEL_TASK, on_task_connection},
+        {PX_CHANNEL_CONTROL, on_control_connection},
+        {PX_CHANNEL_BROADCAST, on_broadcast_connection},
         {PX_CHANNEL_IOPUB, on_iopub_connection},
     };
     for (size_t i = 0; i < PX_COUNT(rows); i++) {
@@ -279,30 +310,6 @@ static void on_death(struct px_loop *loop, void *ctx)
     px_io_flush(client);
 }
 
-static void on_doubt(struct px_loop *loop, void *ctx)
-{
-    (void)loop;
-    struct phalanx_client *client = ctx;
-    client->doubt_timer = NULL;
-    struct px_task *task, *next;
-    HASH_ITER(hh, client->tasks, task, next) {
-        if (task->doubted)
-            px_file_lost(client, task,
-                         "the connection was lost, and with it the request or its reply");
-    }
-    px_io_flush(client);
-}
-
-/* What is asked of engines by control is not sent again. They answer at once, or never. */
-static void doubt_control(struct phalanx_client *client)
-{
-    struct px_task *task, *next;
-    HASH_ITER(hh, client->tasks, task, next)
-        task->doubted |= task->channel == PX_CHANNEL_CONTROL;
-    if (!client->doubt_timer)
-        client->doubt_timer = px_loop_timer(client->loop, PX_CONTROL_MS, 0, on_doubt, client);
-}
-
 /* Lock held. */
 static void engines_changed(struct phalanx_client *client, bool removed)
 {
@@ -333,7 +340,8 @@ static void on_connection_reply(struct phalanx_client *client, const struct px_m
     if (before != 0 && client->era != 0 && client->era != before)
         fail_sent(client, "the controller was started anew, and knows nothing of it");
     if (client->doubtful && !is_deaf(client)) {
-        doubt_control(client);
+        px_loop_cancel(client->loop, client->doubt_timer);
+        client->doubt_timer = px_loop_timer(client->loop, PX_DOUBT_MS, 0, on_doubt, client);
         px_kept_send_all(client);
     }
 }

@@ -834,6 +834,29 @@ def append_when_there(path, word, array=None):
     return word
 
 
+@pytest.mark.parametrize("coalescing", [False, True], ids=["each", "coalescing"])
+def test_a_broadcast_under_way_with_a_controller_fails(cluster, tmp_path, coalescing):
+    """Its replies have no way to their client any more."""
+    phalanx = pytest.importorskip("phalanx")
+    cluster.start(controller_ports())
+    cluster.add_engines(2)
+    rc = phalanx.Client(cluster.security("ipcontroller-client.json"))
+    rc.wait_for_engines(2, timeout=DEADLINE)
+    cluster.wait_for_state(2)
+    gate = tmp_path / "gate"
+    view = rc.broadcast_view(coalescing=coalescing)
+    lost = view.apply_async(append_when_there, str(gate), "x")
+    rc.queue_status()  # it is on its way
+    os.killpg(cluster.controller.pid, signal.SIGKILL)
+    cluster.controller.wait()
+    cluster.start("--restore")
+    with pytest.raises(phalanx.CompositeError, match="the connection was lost"):
+        lost.get(DEADLINE)
+    gate.touch()
+    assert view.apply_async(int, "3").get(DEADLINE) == [3, 3]
+    rc.close()
+
+
 @pytest.mark.parametrize("ours", [False, True], ids=["stock", "ours"])
 def test_unfinished_tasks_come_back(cluster, tmp_path, ours):
     """kill -9 while tasks run, wait their turn and wait for others: each is run once, and the
