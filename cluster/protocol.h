@@ -90,7 +90,6 @@
 #define PX_APPLY_REQUEST "apply_request"
 #define PX_APPLY_REPLY "apply_reply"
 #define PX_EXECUTE_REQUEST "execute_request"
-#define PX_EXECUTE_REPLY "execute_reply"
 #define PX_ABORT_REQUEST "abort_request"
 #define PX_CLEAR_REQUEST "clear_request"
 #define PX_SHUTDOWN_REQUEST "shutdown_request"

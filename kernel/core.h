@@ -182,7 +182,6 @@ struct px_outbox {
     struct px_flow orphans[2]; /* of text that belongs to no request */
     struct px_flood *floods;   /* that hold text */
     struct px_spool *spool;    /* NULL: what is left out is lost, which is said */
-    long spooled;              /* floods so far that had a file */
 };
 
 PX_MUST_USE int px_outbox_init(struct px_outbox *outbox, const struct px_output_config *limits,

@@ -310,7 +310,6 @@ struct phalanx_client {
     bool gone;  /* the controller has said goodbye */
     bool heard; /* something verified has arrived since the last probe */
     struct phalanx_result *touched;
-    unsigned long refused; /* messages dropped: unsigned, malformed */
 };
 
 /* Whether this is a forked child: then nothing here may be touched, a lock least of all. */

@@ -448,6 +448,15 @@ static const struct channel_row channels[PX_CHANNEL_COUNT] = {
     [PX_CHANNEL_IOPUB] = {.others = true, .handle = px_file_output},
 };
 
+/* Whether it is for this client, whole and signed. */
+static bool is_good(const struct phalanx_client *client, const struct channel_row *row,
+                    struct px_msg *msg)
+{
+    return px_msg_locate(msg, NULL) == 0 &&
+           (!row->others || mentions(px_msg_parent(msg), client->session_id)) &&
+           px_session_verify(client->in, msg, NULL) == 0;
+}
+
 static void receive(struct phalanx_client *client, enum px_channel channel)
 {
     const struct channel_row *row = &channels[channel];
@@ -455,20 +464,14 @@ static void receive(struct phalanx_client *client, enum px_channel channel)
         struct px_msg *msg = px_socket_recv(client->sockets[channel]);
         if (!msg)
             break;
-        if (px_msg_locate(msg, NULL) < 0) {
-            client->refused++;
+        if (!is_good(client, row, msg)) {
             px_msg_destroy(msg);
-        } else if (row->others && !mentions(px_msg_parent(msg), client->session_id)) {
-            px_msg_destroy(msg);
-        } else if (px_session_verify(client->in, msg, NULL) < 0) {
-            client->refused++;
-            px_msg_destroy(msg);
-        } else {
-            client->heard = true;
-            if (client->away_ms && !client->doubtful)
-                client->away_ms = 0;
-            row->handle(client, msg);
+            continue;
         }
+        client->heard = true;
+        if (client->away_ms && !client->doubtful)
+            client->away_ms = 0;
+        row->handle(client, msg);
     }
     px_io_flush(client);
 }

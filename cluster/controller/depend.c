@@ -149,15 +149,6 @@ void px_depend_fini(struct px_depend *depend)
     depend->count = 0;
 }
 
-bool px_depend_has(const struct px_depend *depend, struct px_span msg_id)
-{
-    for (size_t i = 0; i < depend->count; i++) {
-        if (px_span_equal(msg_id, depend->ids[i]))
-            return true;
-    }
-    return false;
-}
-
 bool px_depend_accepts(const struct px_depend *depend, enum px_fate fate)
 {
     return (fate == PX_SUCCEEDED && depend->success) || (fate == PX_FAILED && depend->failure);

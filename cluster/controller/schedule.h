@@ -73,7 +73,6 @@ struct px_depend {
  */
 PX_MUST_USE int px_depend_parse(struct px_span json, struct px_depend *out, struct px_error *err);
 void px_depend_fini(struct px_depend *depend);
-bool px_depend_has(const struct px_depend *depend, struct px_span msg_id);
 /* Whether a task that ended so counts towards the set. */
 bool px_depend_accepts(const struct px_depend *depend, enum px_fate fate);
 
