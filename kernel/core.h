@@ -39,9 +39,6 @@ struct px_request {
     char started[PX_DATE_SIZE];
 };
 
-/* Takes *msg in any case. NULL when the header is not one. */
-struct px_request *px_request_create(struct px_msg **msg, enum px_channel channel,
-                                     struct px_error *err);
 void px_request_destroy(struct px_request *request);
 
 struct px_parent *px_parent_ref(struct px_parent *parent); /* NULL gives NULL */
@@ -297,8 +294,6 @@ void px_iopub_send_new(struct px_kernel *kernel, struct px_msg *msg);
 bool px_held_send(struct px_kernel *kernel);
 void px_held_fini(struct px_kernel *kernel);
 
-/* Takes what was written to the descriptors 1 and 2. */
-void px_kernel_drain(struct px_kernel *kernel, bool all);
 /* Interpreter thread, before a reply: output of the request must not come after it. */
 void px_kernel_settle(struct px_kernel *kernel, struct px_request *request);
 /* Statuses busy and idle around the handler or the abortion of a request, on the thread that serves

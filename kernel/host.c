@@ -50,7 +50,8 @@ static void on_captured(void *ctx, enum px_stream which, const char *text, size_
     px_parent_unref(parent);
 }
 
-void px_kernel_drain(struct px_kernel *kernel, bool all)
+/* Takes what was written to the descriptors 1 and 2. */
+static void drain(struct px_kernel *kernel, bool all)
 {
     if (kernel->capture)
         px_capture_drain(kernel->capture, all, on_captured, kernel);
@@ -65,7 +66,7 @@ bool px_kernel_capture(struct px_kernel *kernel)
 {
     if (kernel->outbox.spool && px_spool_full(kernel->outbox.spool))
         return false;
-    px_kernel_drain(kernel, false);
+    drain(kernel, false);
     return true;
 }
 
@@ -80,7 +81,7 @@ void px_kernel_capture_end(struct px_kernel *kernel)
     if (!kernel->capture)
         return;
     px_capture_end(kernel->capture);
-    px_kernel_drain(kernel, true);
+    drain(kernel, true);
 }
 
 /* Long text goes in pieces, so that a flood waits for the disk between them. */
@@ -96,7 +97,7 @@ static size_t host_stream(void *ctx, struct px_parent *parent, enum px_stream wh
     const bool line_end = size == 1 && text[0] == '\n';
     if (!line_end &&
         !(parent && atomic_load_explicit(&parent->flows[which].held, memory_order_relaxed)))
-        px_kernel_drain(kernel, false);
+        drain(kernel, false);
     while (done < size) {
         const size_t now = px_text_cut(text + done, size - done, PIECE);
         if (!px_outbox_stream(&kernel->outbox, parent, which, stream_topic(kernel, which),
@@ -118,7 +119,7 @@ void px_kernel_settle(struct px_kernel *kernel, struct px_request *request)
 {
     /* Half a character that the main shell's cell wrote is not a subshell's to give away. */
     const bool all = request->shell == &kernel->main || !px_kernel_busy(kernel);
-    px_kernel_drain(kernel, all);
+    drain(kernel, all);
     px_outbox_finish(&kernel->outbox, request->parent);
 }
 
@@ -181,7 +182,7 @@ static void host_publish(void *ctx, struct px_parent *parent, enum px_publicatio
     parent = resolve(kernel, parent);
     if (kernel->capture)
         px_capture_flush(kernel->capture);
-    px_kernel_drain(kernel, false);
+    drain(kernel, false);
     if (parent && (what == PX_ERROR_OUTPUT || what == PX_EXECUTE_RESULT))
         px_outbox_finish(&kernel->outbox, parent); /* they come last in a cell */
     struct px_item *item = px_item_create(PX_IOPUB, row->type, parent);

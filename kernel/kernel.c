@@ -15,8 +15,9 @@
 
 /* ---- requests ---- */
 
-struct px_request *px_request_create(struct px_msg **msg, enum px_channel channel,
-                                     struct px_error *err)
+/* Takes *msg in any case. NULL when the header is not one. */
+static struct px_request *create_request(struct px_msg **msg, enum px_channel channel,
+                                         struct px_error *err)
 {
     struct px_msg *taken = *msg;
     *msg = NULL;
@@ -258,7 +259,7 @@ static const struct px_handler *find_handler(const struct px_kernel *kernel, str
 void px_kernel_receive(struct px_kernel *kernel, enum px_channel channel, struct px_msg **msg)
 {
     struct px_error err;
-    struct px_request *request = px_request_create(msg, channel, &err);
+    struct px_request *request = create_request(msg, channel, &err);
     if (!request) {
         px_log_limited(&kernel->refused, PX_WARN, "message.refused", "why=\"%s\"", err.text);
         return;

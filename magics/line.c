@@ -262,10 +262,16 @@ static int read_name(struct px_span text, bool engines, struct px_name *out)
     return 0;
 }
 
+static void names_fini(struct px_names *names)
+{
+    free(names->list);
+    *names = (struct px_names){0};
+}
+
 static int set_names(const struct row *row, const char *value, struct px_names *out,
                      struct px_error *err)
 {
-    px_names_fini(out);
+    names_fini(out);
     for (const char *at = value;; at++) {
         const size_t size = strcspn(at, ",");
         struct px_name name;
@@ -514,17 +520,11 @@ int px_line_parse(struct px_span line, enum px_magic magic, struct px_line *out,
     return status;
 }
 
-void px_names_fini(struct px_names *names)
-{
-    free(names->list);
-    *names = (struct px_names){0};
-}
-
 void px_line_fini(struct px_line *line)
 {
     px_targets_fini(&line->targets);
-    px_names_fini(&line->push);
-    px_names_fini(&line->pull);
+    names_fini(&line->push);
+    names_fini(&line->pull);
 }
 
 /* ---- help ------------------------------------------------------------------------------------ */

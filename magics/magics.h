@@ -97,7 +97,6 @@ struct px_line {
 PX_MUST_USE int px_line_parse(struct px_span line, enum px_magic magic, struct px_line *out,
                               struct px_error *err);
 void px_line_fini(struct px_line *line);
-void px_names_fini(struct px_names *names);
 /* One screen: the options, and two examples. */
 void px_line_help(enum px_magic magic, struct px_buf *out);
 

@@ -133,7 +133,8 @@ void px_client_unref(struct phalanx_client *client)
     free(client);
 }
 
-bool px_client_post(struct phalanx_client *client, struct px_command *command)
+/* Takes the command, unless the thread is stopping. Lock held. */
+static bool post(struct phalanx_client *client, struct px_command *command)
 {
     if (client->stopping)
         return false;
@@ -146,7 +147,7 @@ void px_client_wake(struct phalanx_client *client)
     if (!client->held.head || client->held.woken)
         return;
     client->held.woken = true;
-    px_client_post(client, &client->held.wake);
+    post(client, &client->held.wake);
 }
 
 bool px_client_submit(struct phalanx_client *client, struct px_command *command, bool urgent)
@@ -186,7 +187,7 @@ bool px_client_post_result(struct phalanx_client *client, struct phalanx_result 
     struct result_command *self = px_alloc(sizeof *self);
     *self = (struct result_command){
         .command = {.run = run_result_command}, .result = result, .run = run};
-    if (px_client_post(client, &self->command))
+    if (post(client, &self->command))
         return true;
     free(self);
     return false;

@@ -59,8 +59,8 @@ void px_task_set_state(struct px_schedule *schedule, struct task *task, enum sta
 }
 
 /* The task is over: its fate is written down; its dependents hear of it in px_schedule_run(). */
-void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate fate,
-                 uint32_t serial)
+static void end_task(struct px_schedule *schedule, struct task *task, enum px_fate fate,
+                     uint32_t serial)
 {
     px_task_leave(schedule, task);
     px_graph_cut(task);
@@ -81,7 +81,7 @@ void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why w
 {
     schedule->stats.why[why]++;
     schedule->ops.fail(schedule->ctx, task->msg_id, task->payload, why, on);
-    px_task_end(schedule, task, PX_FAILED, on ? on->serial : 0);
+    end_task(schedule, task, PX_FAILED, on ? on->serial : 0);
 }
 
 /* Takes the task from its engine, which thereby has room for another. */
@@ -205,8 +205,7 @@ enum px_outcome px_schedule_reply(struct px_schedule *schedule, struct px_span u
     bool refused = reply == PX_REPLY_REJECTED || reply == PX_REPLY_RECALLED;
     bool retry = refused || (reply == PX_REPLY_ERROR && task->spec.retries > 0);
     if (!retry) {
-        px_task_end(schedule, task, reply == PX_REPLY_OK ? PX_SUCCEEDED : PX_FAILED,
-                    worker->serial);
+        end_task(schedule, task, reply == PX_REPLY_OK ? PX_SUCCEEDED : PX_FAILED, worker->serial);
         return PX_DELIVER;
     }
     schedule->stats.rejected++;

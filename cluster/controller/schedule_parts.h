@@ -149,9 +149,7 @@ struct task *px_task_add(struct px_schedule *schedule, struct px_span msg_id,
                          struct px_task_spec *spec, void *payload);
 /* Takes the task from its engine, which thereby has room for another. */
 void px_task_take_back(struct px_schedule *schedule, struct task *task);
-/* The task is over: its fate is written down; its dependents hear of it in px_schedule_run(). */
-void px_task_end(struct px_schedule *schedule, struct task *task, enum px_fate fate,
-                 uint32_t serial);
+/* The task ends; its dependents hear of it in px_schedule_run(). */
 void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why why,
                   const struct px_worker *on);
 
