@@ -150,10 +150,8 @@ void px_client_wake(struct phalanx_client *client)
     post(client, &client->held.wake);
 }
 
-bool px_client_submit(struct phalanx_client *client, struct px_command *command, bool urgent)
+void px_client_submit(struct phalanx_client *client, struct px_command *command, bool urgent)
 {
-    if (client->stopping)
-        return false;
     command->next = NULL;
     if (client->held.tail)
         client->held.tail->next = command;
@@ -162,7 +160,6 @@ bool px_client_submit(struct phalanx_client *client, struct px_command *command,
     client->held.tail = command;
     if (++client->held.count >= PX_HELD_MOST || urgent || !client->held.napping)
         px_client_wake(client);
-    return true;
 }
 
 struct result_command {

@@ -323,12 +323,12 @@ PX_MUST_USE int px_client_dial(struct phalanx_client *client, const struct phala
                                struct px_error *err);
 
 /*
- * Takes the command of a submission. False, and the command is still the caller's, when the thread
- * is stopping. Lock held. While the I/O thread naps (PX_NAP_MS after it has sent something) it
- * is not woken for each: what comes meanwhile is sent together, which saves three threads a
- * wake-up a task. Ended early by `urgent`, by PX_HELD_MOST, and by whoever waits (px_client_wake).
+ * Takes the command of a submission; the client is not closed. Lock held. While the I/O thread naps
+ * (PX_NAP_MS after it has sent something) it is not woken for each: what comes meanwhile is sent
+ * together, which saves three threads a wake-up a task. Ended early by `urgent`, by PX_HELD_MOST,
+ * and by whoever waits (px_client_wake).
  */
-bool px_client_submit(struct phalanx_client *client, struct px_command *command, bool urgent);
+void px_client_submit(struct phalanx_client *client, struct px_command *command, bool urgent);
 /* What is held back is sent now. Lock held. */
 void px_client_wake(struct phalanx_client *client);
 /* Posts a command that carries nothing but a result (may be NULL); the reference goes along. False,
