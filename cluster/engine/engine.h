@@ -63,8 +63,9 @@ int px_forkserver_run(const struct px_forkserver_config *config, void *self);
 /*
  * Forks the nanny. Returns the descriptor to which the fork server writes, a line each, "+<id>"
  * when an engine has registered, "=<id>" when it has told the hub itself that it ends, and
- * "-<id> <msg_id> <cause>" when it has died; msg_id is "-" when nothing ran. The nanny reports the
- * dead, at the descriptor's end those that are left too, and exits. *pid is its process. -1 with an
+ * "-<id> <msg_id> <begun> <cause>" when it has died; msg_id is "-" when nothing ran, and begun the
+ * number of that request's items that had begun, 0 where it has none. The nanny reports the dead,
+ * at the descriptor's end those that are left too, and exits. *pid is its process. -1 with an
  * error.
  */
 PX_MUST_USE int px_nanny_start(const struct px_cluster_connection *connection, pid_t *pid,
