@@ -154,6 +154,7 @@ bool px_bundle_open(struct px_socket *socket, struct px_msg *msg)
     add_peer(bundles, peer_of(socket, msg));
     bundles->in = msg;
     bundles->rest = px_msg_frame(msg, idents + 1);
+    bundles->full = true; /* px_socket_recv() may leave it for later as it is */
     return true;
 }
 

@@ -237,6 +237,31 @@ static void empty_bundles_are_passed_over_some_at_a_time(void **state)
     px_socket_destroy(other);
 }
 
+/* A loop sleeps when the socket says that there is nothing. */
+static void a_bundle_behind_empty_ones_is_not_left(void **state)
+{
+    const struct pair *p = *state;
+    struct px_socket *other = px_socket_create(p->context, PX_DEALER, NULL);
+    assert_int_equal(px_socket_bind(p->router, "inproc://here", NULL), 0);
+    assert_int_equal(px_socket_connect(other, "inproc://here", NULL), 0);
+    int asleep = 0;
+    for (int empty = 1; empty < 40 && !asleep; empty++) {
+        for (int i = 0; i < empty; i++)
+            px_socket_greet(other, "");
+        post_many(other);
+        px_socket_flush(other);
+        for (int i = 0; i < MANY && !asleep;) {
+            struct px_msg *msg = px_socket_recv(p->router);
+            i += msg != NULL;
+            if (!msg && !px_socket_wait(p->router, 0))
+                asleep = empty;
+            px_msg_destroy(msg);
+        }
+    }
+    px_socket_destroy(other);
+    assert_int_equal(asleep, 0); /* behind so many */
+}
+
 static void what_was_posted_goes_out_at_the_end(void **state)
 {
     struct pair *p = *state;
@@ -260,6 +285,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_loop_knows_of_what_is_left, setup, pair_teardown),
         cmocka_unit_test_setup_teardown(garbage_ends_a_bundle, setup, pair_teardown),
         cmocka_unit_test_setup_teardown(empty_bundles_are_passed_over_some_at_a_time, setup,
+                                        pair_teardown),
+        cmocka_unit_test_setup_teardown(a_bundle_behind_empty_ones_is_not_left, setup,
                                         pair_teardown),
         cmocka_unit_test_setup_teardown(what_was_posted_goes_out_at_the_end, setup, pair_teardown),
     };
