@@ -145,15 +145,17 @@ static void take_request(struct px_hub *hub, struct px_msg *msg)
     json_decref(request.content);
 }
 
-/* When the traffic has stopped, memory that it needed goes back to the system. */
+/* Memory that traffic needed goes back to the system: that of large messages when no more have
+ * come for a while, the rest when it has stopped. */
 static void on_tidy(struct px_loop *loop, void *ctx)
 {
     struct px_hub *hub = ctx;
+    const bool warm = px_blocks_cool(PX_BLOCKS_WARM_MS) > 0;
     if (hub->noted) {
         hub->noted = false;
         return;
     }
-    if (!px_db_tidy(hub->db) || px_blocks_cool(PX_BLOCKS_WARM_MS) > 0)
+    if (!px_db_tidy(hub->db) || warm)
         return;
     px_loop_cancel(loop, hub->tidy);
     hub->tidy = NULL;
