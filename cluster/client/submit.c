@@ -363,6 +363,12 @@ static enum phalanx_code check(const struct phalanx_client *client,
     if (named && request->route != PHALANX_DIRECT)
         return px_refuse(err, PHALANX_EINVAL,
                          "Only execute and apply can be load-balanced or broadcast");
+    for (size_t i = 0; i < request->buffer_count; i++)
+        if (request->buffers[i].size > (size_t)PX_MAX_FRAME)
+            return px_refuse(
+                err, PHALANX_EINVAL,
+                "The request has a buffer of %zu bytes; at most %lld can be sent at once",
+                request->buffers[i].size, (long long)PX_MAX_FRAME);
     if (request->buffer_count > PX_MAX_FRAMES / 2)
         return px_refuse(err, PHALANX_EINVAL, "The request has %zu buffers; at most %d can be sent",
                          request->buffer_count, PX_MAX_FRAMES / 2);

@@ -36,7 +36,7 @@
 #define PX_MAX_IDENTITY 255             /* ZeroMQ's own limit on a routing id */
 #define PX_MAX_HEADER (64u << 10)       /* header and parent header; real ones have 210 bytes */
 #define PX_MAX_JSON (256u << 20)        /* metadata, content */
-#define PX_MAX_FRAME ((int64_t)4 << 30) /* any frame: ZMQ_MAXMSGSIZE */
+#define PX_MAX_FRAME ((int64_t)64 << 30) /* any frame, ZMQ_MAXMSGSIZE: who gets more hangs up */
 #define PX_MAX_JSON_VALUES (4u << 20)   /* some fifty bytes each, once parsed */
 #define PX_MAX_JSON_DEPTH 512           /* the scanner; jansson has its own limit of 2048 */
 #define PX_REPLAY_WINDOW 65536 /* signatures remembered, as jupyter_client's digest history */

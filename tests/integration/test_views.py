@@ -1433,6 +1433,25 @@ def test_large_bytes_are_bytes(view):
     assert form.unpack_result([stream, *buffers]) == data
 
 
+def vast(size=(64 << 30) + 1):
+    """An array of more bytes than go into a message; none of them is there."""
+    import mmap
+
+    import numpy
+    return numpy.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | 0x4000), "u1")  # no reserve
+
+
+def test_what_is_too_large_for_a_message_is_refused(view):
+    if not view.client._form(view.targets).METADATA:
+        pytest.skip("ipyparallel's form")
+    pytest.importorskip("numpy")
+    with pytest.raises(ValueError, match="a buffer of 68719476737 bytes; at most 68719476736 can be sent"):
+        view.apply_sync(len, vast())
+    with pytest.raises(phalanx.CompositeError, match="the result has a buffer of 68719476737 bytes; at"):
+        view.apply_sync(vast)
+    assert view.apply_sync(len, "abc") == [3] * 4
+
+
 def test_classes_without_cloudpickle(view, monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     monkeypatch.setattr(phalanx.pickle5, "_picklers", {})
