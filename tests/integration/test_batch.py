@@ -305,6 +305,25 @@ def test_published_data_is_its_items(rc):
     assert found == {900: 5_000, 901: 5_000}
 
 
+def test_published_data_that_cannot_be_read_here_ends_no_map(rc):
+    class Unreadable:
+        def __reduce__(self):
+            return int, ("no number",)
+
+    def publish(x):
+        if x == 900:
+            from ipyparallel.datapub import publish_data
+
+            publish_data({"x": Unreadable()})
+        return x
+
+    result = rc.load_balanced_view().map_async(publish, range(2_000))
+    with contextlib.suppress(ValueError):  # whoever files it is told, once
+        result.wait_for_output(20)
+    assert result.get(20) == list(range(2_000))
+    assert list(rc.load_balanced_view().imap(publish, range(1_000))) == list(range(1_000))
+
+
 def test_builtins_of_the_same_name_in_the_users_namespace(rc):
     rc[:].push({"list": 1, "zip": 2, "len": 3, "str": 4, "type": 5}, block=True)
     try:

@@ -70,11 +70,12 @@ class Batches:
                     self._give_up(error_reply('{"status": "aborted"}'))
         except _phalanx.ClosedError:
             pass
-        with self._news:
-            self._closed = True  # unless all have come
-            self._feed = None
-            self._news.notify_all()
-        self._tell()
+        finally:
+            with self._news:
+                self._closed = True  # unless all have come
+                self._feed = None
+                self._news.notify_all()
+            self._tell()
 
     def _more(self):
         """Sends what there is room for. False when all replies and all output have come."""

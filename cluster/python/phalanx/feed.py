@@ -342,8 +342,8 @@ class Feed:
         return len(self.flying) < flying
 
     def _output(self, batch, event):
-        if event.name == "data_message":
-            index = canning.unpack_result(event.buffers).get(MARK)
+        if event.name == "data_message" and json.loads(event.content).get("keys") == [MARK]:
+            index = canning.unpack_result(event.buffers)[MARK]
             if isinstance(index, int) and 0 <= index < batch.count:
                 batch.speaker = index
                 return
