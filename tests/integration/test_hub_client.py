@@ -202,6 +202,14 @@ def test_results_of_another_client(rc, where):
             other.get_result("no such task").get(10)
 
 
+def test_a_task_that_is_asked_for_twice(rc, where):
+    done = rc[0].apply_async(lambda: 42)
+    done.get(60)
+    known(rc, done.msg_ids)
+    with phalanx.Client(where[0]) as other:
+        assert other.get_result(done.msg_ids * 2).get(60) == [42, 42]
+
+
 def test_a_result_that_is_awaited_through_the_hub(rc, where, tmp_path):
     gate = str(tmp_path / "gate")
 

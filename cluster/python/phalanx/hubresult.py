@@ -246,14 +246,13 @@ class AsyncHubResult(StoredResult):
         with self._lock:
             if self._fetched:
                 return
-            indices = {msg_id: index for index, msg_id in enumerate(self._ids)}
-            for record in fetch_records(self._client, self._ids):
-                index = indices[record["msg_id"]]
-                value, metadata = read_record(self._client, record)
+            records = {r["msg_id"]: r for r in fetch_records(self._client, self._ids)}
+            for index, msg_id in enumerate(self._ids):
+                value, metadata = read_record(self._client, records[msg_id])
                 self.fill(index, value, metadata)
                 if not self.owner:
-                    self._client.results[self._ids[index]] = value
-                    self._client.metadata[self._ids[index]] = metadata
+                    self._client.results[msg_id] = value
+                    self._client.metadata[msg_id] = metadata
             self._fetched = True
 
     def _on_complete(self, function):
