@@ -20,30 +20,26 @@ def _serve(kind, name, args, kwargs):
     scope = globals()
     if name in scope:
         return scope[name].address
-    started, outcome = threading.Event(), {}
+    ready, outcome = threading.Event(), {}
 
     async def run():
         try:
             server = await getattr(distributed, kind)(*args, **kwargs)
         except BaseException as e:
             outcome["error"] = e
+            ready.set()
             return
-        finally:
-            started.set()
-        outcome["server"] = server
-        scope[name] = scope[name.replace("distributed", "dask")] = server
+        scope[name] = scope[name.replace("distributed", "dask")] = outcome["server"] = server
         server._px_loop = asyncio.get_running_loop()
         ready.set()
         await server.finished()
 
-    ready = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(run()), name="dask-" + name, daemon=True)
     thread.start()
-    started.wait(60)
-    if "error" in outcome:
-        raise outcome["error"]
     if not ready.wait(60):
         raise TimeoutError("%s has not started within a minute" % kind)
+    if "error" in outcome:
+        raise outcome["error"]
     return outcome["server"].address
 
 
