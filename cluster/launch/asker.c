@@ -31,23 +31,14 @@
 #define GONE 3             /* exit status */
 #define MOMENT_MS 100      /* from a connection's end to that of the file */
 
-/* Reads some, and calls `fn` with each whole line, however long. False at the end. */
+/* Reads some, and calls `fn` with each whole line. False at the end. */
 static bool read_lines(int fd, struct px_buf *rest, px_line_fn *fn, void *ctx)
 {
-    char bytes[16384], *end;
+    char bytes[16384];
     const ssize_t size = read(fd, bytes, sizeof bytes);
     if (size <= 0)
         return size < 0 && (errno == EINTR || errno == EAGAIN);
-    px_buf_append(rest, bytes, (size_t)size);
-    if (!memchr(bytes, '\n', (size_t)size))
-        return true;
-    char *line = rest->data, *last = line + rest->size;
-    for (; (end = memchr(line, '\n', (size_t)(last - line))); line = end + 1) {
-        *end = 0;
-        fn(ctx, line);
-    }
-    rest->size = (size_t)(last - line);
-    memmove(rest->data, line, rest->size);
+    px_lines_take(rest, bytes, (size_t)size, fn, ctx);
     return true;
 }
 

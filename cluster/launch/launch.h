@@ -153,7 +153,7 @@ bool px_log_says(const char *path, const char *text);
 
 typedef void px_line_fn(void *ctx, const char *line);
 /* Calls `fn` with each whole line, without its end, of what is in `rest` and then in `bytes`; an
- * unfinished one stays in `rest`. */
+ * unfinished one stays in `rest`. Of one that is too long the start, 16 MB. */
 void px_lines_take(struct px_buf *rest, const char *bytes, size_t size, px_line_fn *fn, void *ctx);
 
 enum px_report_kind {

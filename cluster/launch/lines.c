@@ -13,18 +13,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST 1024 /* of a line; what is beyond is cut off */
+#define MOST (16u << 20) /* of a line; what is beyond is cut off */
 
 void px_lines_take(struct px_buf *rest, const char *bytes, size_t size, px_line_fn *fn, void *ctx)
 {
-    for (size_t i = 0; i < size; i++) {
-        if (bytes[i] != '\n') {
-            if (rest->size < MOST)
-                px_buf_append(rest, &bytes[i], 1);
-            continue;
+    while (size > 0) {
+        const char *end = memchr(bytes, '\n', size);
+        const size_t part = end ? (size_t)(end - bytes) : size, room = MOST - rest->size;
+        px_buf_append(rest, bytes, part < room ? part : room);
+        if (end) {
+            fn(ctx, rest->data);
+            px_buf_clear(rest);
         }
-        fn(ctx, rest->size ? rest->data : "");
-        px_buf_clear(rest);
+        bytes += part + (end != NULL);
+        size -= part + (end != NULL);
     }
 }
 
