@@ -292,9 +292,12 @@ static void name_file(char out[PX_PATH_SIZE], const char *profile_dir, const cha
         snprintf(out, PX_PATH_SIZE, "%.*s/security/%s", PX_PATH_SIZE / 2, profile_dir, name);
 }
 
-static bool is_wildcard(const char *interface)
+/* Whether who listens at `interface` is reached at `other`, too. */
+static bool covers(const char *interface, const char *other)
 {
-    return strcmp(interface, "tcp://*") == 0 || strcmp(interface, "tcp://0.0.0.0") == 0;
+    const bool four = strcmp(interface, "tcp://*") == 0 || strcmp(interface, "tcp://0.0.0.0") == 0;
+    return strcmp(interface, other) == 0 || strcmp(interface, "tcp://[::]") == 0 ||
+           (four && strncmp(other, "tcp://[", 7) != 0);
 }
 
 /* One port on both sides' addresses; an address that stands for all is enough by itself. */
@@ -303,12 +306,12 @@ static int bind_registration(struct px_sockets *sockets, const struct pools *poo
 {
     const char *other = sockets->client.interface;
     struct px_cluster_connection file = sockets->engine; /* borrows its strings */
-    if (is_wildcard(other))
+    if (covers(other, file.interface))
         file.interface = sockets->client.interface;
     if (bind_one(sockets, &query_plan, &file, pools, settings, err) != 0)
         return -1;
     sockets->client.registration = sockets->engine.registration = file.registration;
-    if (strcmp(file.interface, other) == 0 || is_wildcard(file.interface))
+    if (covers(file.interface, other))
         return 0;
     return px_socket_bind_port(sockets->query, other, &file.registration, err);
 }

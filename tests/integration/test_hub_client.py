@@ -449,27 +449,52 @@ def has_ipv6():
     return True
 
 
+def far_files(security):
+    """The connection files' contents, for who is of another host: he knows nothing of px_local."""
+    infos = {}
+    for role in ("client", "engine"):
+        infos[role] = json.loads((security / f"ipcontroller-{role}.json").read_text())
+        infos[role]["px_local"] = "phalanx-of-another-host"
+    (security / "far.json").write_text(json.dumps(infos["engine"]))
+    return infos
+
+
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on loopback")
 @pytest.mark.parametrize("ip, interface", [("::1", "tcp://[::1]"), ("[::]", "tcp://[::]")])
 def test_ipv6(env, run, ipython_dir, px_bin, ip, interface):
-    """By TCP: who is of another host knows nothing of px_local. ipyparallel has no IPv6."""
+    """ipyparallel has no IPv6."""
     run("pxcluster", "start", "-n", 1, "--daemonize", f"--ip={ip}", "--location=::1")
     security = ipython_dir / "profile_default" / "security"
-    infos = {role: json.loads((security / f"ipcontroller-{role}.json").read_text())
-             for role in ("client", "engine")}
-    far = security / "far.json"
     try:
-        for info in infos.values():
-            assert info["interface"] == interface
-            info["px_local"] = "phalanx-of-another-host"
-        far.write_text(json.dumps(infos["engine"]))
+        infos = far_files(security)
+        assert {info["interface"] for info in infos.values()} == {interface}
         url = f"tcp://[::1]:{infos['engine']['registration']}"
         with phalanx.Client(infos["client"], timeout=30) as client, subprocess.Popen(
-                [px_bin / "pxengine", "-n1", f"--file={far}", f"--url={url}"], env=env,
-                stderr=subprocess.DEVNULL) as engine:
+                [px_bin / "pxengine", "-n1", f"--file={security / 'far.json'}", f"--url={url}"],
+                env=env, stderr=subprocess.DEVNULL) as engine:
             client.wait_for_engines(2, timeout=30)
             assert client[:].apply_sync(abs, -1) == [1, 1]
             assert client.load_balanced_view().map_sync(abs, [-1, -2]) == [1, 2]
+            engine.terminate()
+    finally:
+        run("pxcluster", "stop")
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on loopback")
+@pytest.mark.parametrize("clients, engines", [
+    ("::", "127.0.0.1"), ("127.0.0.1", "::"), ("0.0.0.0", "::1"), ("::1", "0.0.0.0"),
+])
+def test_ipv6_on_one_side(env, run, ipython_dir, px_bin, clients, engines):
+    run("pxcluster", "start", "-n", 0, "--daemonize", "--", f"--IPController.client_ip={clients}",
+        f"--IPController.engine_ip={engines}")
+    security = ipython_dir / "profile_default" / "security"
+    try:
+        infos = far_files(security)
+        with phalanx.Client(infos["client"], timeout=30) as client, subprocess.Popen(
+                [px_bin / "pxengine", "-n1", f"--file={security / 'far.json'}"],
+                env=env, stderr=subprocess.DEVNULL) as engine:
+            client.wait_for_engines(1, timeout=30)
+            assert client[:].apply_sync(abs, -1) == [1]
             engine.terminate()
     finally:
         run("pxcluster", "stop")
