@@ -389,6 +389,17 @@ def trusting_ssh(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "*", "[::1]", "[::]"])
+def test_files_that_ask_for_ssh(tmp_path, address):
+    def asks(**info):
+        (tmp_path / "file").write_text(json.dumps({"interface": f"tcp://{address}", **info}))
+        return phalanx.tunnel.needs_tunnel(tmp_path / "file", ())
+
+    here = socket.gethostname()
+    assert asks(ssh="gate", location="elsewhere")
+    assert not asks(ssh="gate", location=here) and not asks(ssh="", location="elsewhere")
+
+
 def test_through_ssh(rc, where, sshd, trusting_ssh, tmp_path):
     port, key = sshd
     with phalanx.Client(where[0], sshserver=f"127.0.0.1:{port}", sshkey=key, timeout=60) as far:

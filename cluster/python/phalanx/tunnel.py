@@ -19,7 +19,8 @@ import time
 from . import error
 
 PORTS = ("registration", "control", "mux", "task", "iopub", "notification", "broadcast")
-LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "*")
+EVERYWHERE = ("0.0.0.0", "*", "[::]")
+LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]", *EVERYWHERE)
 WHERE = "profile", "profile_dir", "ipython_dir"  # by which a cluster's id is said, as Client() knows them
 CONNECT_SECONDS = 30
 
@@ -93,7 +94,7 @@ def needs_tunnel(file, where):
         return False
     if not isinstance(info, dict) or not info.get("ssh"):
         return False
-    here = {socket.gethostname(), socket.gethostname().partition(".")[0], "localhost", *LOCAL}
+    here = {socket.gethostname(), socket.gethostname().partition(".")[0], *LOCAL}
     return address not in LOCAL or info.get("location") not in here
 
 
@@ -139,7 +140,7 @@ class Tunnel:
         info = read_connection(file, where)
         server = server or info.get("ssh") or "localhost"
         address = info["interface"].partition("://")[2]
-        if address in ("0.0.0.0", "*", "::"):
+        if address in EVERYWHERE:
             address = "127.0.0.1"  # as seen from the server
         ports = {p: info[p][0] if isinstance(info[p], list) else info[p] for p in PORTS if p in info}
         local = dict(zip(ports, _free_ports(len(ports))))
