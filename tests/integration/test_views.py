@@ -983,6 +983,19 @@ def test_as_futures(balanced, gate):
         fast.set_result(1)
 
 
+def test_waiting_ends_with_the_first_exception(balanced, gate, tmp_path):
+    second = Gate(tmp_path / "second")
+    slow = balanced.apply_async(gate.task)
+    failing = balanced.apply_async(lambda wait: wait(1) / 0, second.task)
+    threading.Timer(0.05, second.open).start()
+    begun = time.monotonic()
+    done, left = concurrent.futures.wait([slow, failing], 30, concurrent.futures.FIRST_EXCEPTION)
+    assert done == {failing} and left == {slow} and time.monotonic() - begun < 20
+    kept = balanced.map_async(lambda n: 1 // n, range(2), return_exceptions=True)
+    done, left = concurrent.futures.wait([slow, kept], 0.2, concurrent.futures.FIRST_EXCEPTION)
+    assert done == {kept} and left == {slow}  # it raises nothing, so both were waited for
+
+
 def test_closing_tells_those_who_wait(where, gate):
     client = phalanx.Client(where[0])
     client.wait_for_engines(4, timeout=60)

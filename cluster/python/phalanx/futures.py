@@ -112,11 +112,19 @@ class FutureFace(concurrent.futures.Future):
         with self._face_lock:
             self._announced = True
             for waiter in self._waiters:  # who take themselves out
-                (waiter.add_cancelled if self.cancelled() else waiter.add_result)(self)
+                self._tell(waiter)
             callbacks, self._done_callbacks = self._done_callbacks, []
             self._face_lock.notify_all()
         for callback in callbacks:
             self._call_back(callback)
+
+    def _tell(self, waiter):
+        if self.cancelled():
+            waiter.add_cancelled(self)
+        elif self.exception() is not None:
+            waiter.add_exception(self)
+        else:
+            waiter.add_result(self)
 
     def _call_back(self, callback):
         try:
