@@ -359,6 +359,15 @@ def test_map_keeps_exceptions(balanced):
         list(balanced.map_async(lambda n: 1 // n, range(2)))
 
 
+def test_an_element_that_raises_stopiteration_ends_no_map(view, balanced):
+    for mapped in (lambda: view.map_sync(next, [iter("a"), iter("")]),
+                   lambda: balanced.map_sync(next, [iter(""), iter("a")]),
+                   lambda: balanced.map_sync(next, [iter(""), iter("a")], chunksize=2),
+                   lambda: balanced.map_sync(next, [iter("")] * 300)):
+        with raises_remote("StopIteration"):
+            mapped()
+
+
 def test_unordered_map(balanced, gate):
     wait = gate.task
     result = balanced.map_async(

@@ -39,7 +39,7 @@ def _pull(names):
 
 @engine_function
 def _map(f, *sequences):
-    return list(map(f, *sequences))
+    return [f(*args) for args in zip(*sequences)]  # list(map()) would end at a StopIteration of f's
 
 
 @engine_function
