@@ -90,6 +90,10 @@
 #define PX_APPLY_REQUEST "apply_request"
 #define PX_APPLY_REPLY "apply_reply"
 #define PX_EXECUTE_REQUEST "execute_request"
+/*
+ * Ours: asked of the hub, {"msg_ids": [...]}, it ends the tasks of these ids that wait in the
+ * scheduler; each gets the reply that an engine gives to what it aborts. Engines are asked besides.
+ */
 #define PX_ABORT_REQUEST "abort_request"
 #define PX_CLEAR_REQUEST "clear_request"
 #define PX_SHUTDOWN_REQUEST "shutdown_request"

@@ -176,6 +176,7 @@ enum px_order_kind {
     PX_ORDER_EXPECT,       /* uuid: a heart that should be beating (restored engine) */
     PX_ORDER_SUBMIT,       /* msg: a task, as if a client had sent it; identities | message */
     PX_ORDER_WHY,          /* msg: a why_request, text: its ids; the answer is a PX_NOTE_WHY */
+    PX_ORDER_ABORT,        /* text: ids of tasks that their clients take back */
     PX_ORDER_REMEMBER,     /* msg: its one frame lists tasks that have ended, see restore.c */
     PX_ORDER_ADOPT,        /* uuid, msg: a task that this engine has been sent before */
     PX_ORDER_PROBE,        /* uuid: find out which of its tasks it has */
@@ -266,6 +267,9 @@ struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
 bool px_is_ours(struct px_span header);
 /* What is said of a request that did not get to its engine; owned by the caller. */
 char *px_say_unsent(struct px_span engine);
+/* client | apply_reply: the request was taken back before an engine had it. */
+struct px_msg *px_aborted_reply(struct px_session *session, struct px_span client,
+                                struct px_span parent);
 /* Adds `, "key": number` to the content of such a reply, and signs it anew. */
 void px_error_reply_add(struct px_session *session, struct px_msg *reply, const char *key,
                         int number);
@@ -444,6 +448,8 @@ void px_tasks_engine_down(struct px_tasks *tasks, const struct px_order *order);
 void px_tasks_drain(struct px_tasks *tasks);
 /* A task from the hub: identities | message. Takes `msg`. */
 void px_tasks_submit(struct px_tasks *tasks, struct px_msg *msg);
+/* Clients take these tasks back: ids each ended by a newline. See px_schedule_abort(). */
+void px_tasks_abort(struct px_tasks *tasks, const char *msg_ids);
 /* Appends {"<msg_id>": why, ...} for ids each ended by a newline. */
 void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *out);
 /* An engine of a former controller, which will say which tasks it has. */

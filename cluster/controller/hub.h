@@ -387,6 +387,9 @@ json_t *px_request_items(const struct px_request *request, const char *key);
 #define PX_MAX_IDS 1000000u
 /* An item's text; empty for what is not a string, and that is nobody's id. */
 struct px_span px_id_text(const json_t *id);
+/* Those of a list that can be anybody's, each ended by a newline, for the scheduler; owned by the
+ * caller. */
+char *px_id_lines(const json_t *ids);
 /* hub_error, or another reply, with an exception. */
 void px_request_raise(const struct px_request *request, const char *type,
                       const struct px_exception *exception);

@@ -51,6 +51,19 @@ struct px_msg *px_error_reply(struct px_session *session, struct px_span client,
     return msg;
 }
 
+struct px_msg *px_aborted_reply(struct px_session *session, struct px_span client,
+                                struct px_span parent)
+{
+    const struct px_span aborted = PX_SPAN("{\"status\": \"aborted\"}");
+    struct px_draft draft = {.idents = &client,
+                             .ident_count = 1,
+                             .type = PX_APPLY_REPLY,
+                             .parent = parent,
+                             .metadata = aborted,
+                             .content = aborted};
+    return px_session_build(session, &draft);
+}
+
 void px_error_reply_add(struct px_session *session, struct px_msg *reply, const char *key,
                         int number)
 {

@@ -115,6 +115,20 @@ struct px_span px_id_text(const json_t *id)
     return (struct px_span){text ? text : "", json_string_length(id)};
 }
 
+char *px_id_lines(const json_t *ids)
+{
+    struct px_buf lines = {0};
+    px_buf_text(&lines, "");
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        struct px_span id = px_id_text(json_array_get(ids, i));
+        if (id.size == 0 || id.size > PX_MAX_MSG_ID || memchr(id.data, '\n', id.size) != NULL)
+            continue;
+        px_buf_append(&lines, id.data, id.size);
+        px_buf_text(&lines, "\n");
+    }
+    return lines.data;
+}
+
 /* ---- targets --------------------------------------------------------------- */
 
 struct targets {
@@ -463,10 +477,24 @@ static void on_result_request(const struct px_request *request)
     json_decref(ids);
 }
 
+/* ---- abort_request ---------------------------------------------------------- */
+
+static void on_abort_request(const struct px_request *request)
+{
+    json_t *ids = px_request_items(request, "msg_ids");
+    if (ids == NULL)
+        return;
+    struct px_order order = {.kind = PX_ORDER_ABORT, .text = px_id_lines(ids)};
+    px_link_order(request->hub->link, &order);
+    px_request_reply(request, "abort_reply", json_pack("{s:s}", "status", "ok"), NULL);
+    json_decref(ids);
+}
+
 const struct px_request_row px_query_requests[] = {
     {"queue_request", on_queue_request},
     {"load_request", on_load_request},
     {"result_request", on_result_request},
+    {PX_ABORT_REQUEST, on_abort_request},
     {"become_dask_request", px_on_become_dask_request},
     {"stop_distributed_request", px_on_stop_distributed_request},
     {NULL, NULL},

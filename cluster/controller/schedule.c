@@ -161,6 +161,7 @@ void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
                         struct px_task_spec *spec, void *payload)
 {
     struct task *task = px_task_add(schedule, msg_id, spec, payload);
+    task->aborted = px_wish_fulfil(schedule, msg_id);
     /* Written down only after the look at its dependencies, lest it know itself. */
     bool admitted = px_graph_admit(schedule, task);
     if (admitted) {
@@ -414,6 +415,7 @@ void px_schedule_destroy(struct px_schedule *schedule)
     for (unsigned needs = 0; needs < PX_FEATURE_SETS; needs++)
         px_heap_fini(&schedule->queues[needs]);
     px_heap_fini(&schedule->deadlines);
+    px_wishes_fini(schedule);
     free(schedule->picky.items);
     free(schedule->by_serial);
     free(schedule->freed);

@@ -7,11 +7,11 @@
  * ipyparallel's TaskScheduler: `after` and `follow` dependencies, targets, retries on other
  * engines, time-outs while waiting, a high-water mark an engine.
  *
- * In ten files: history.c (how every task ended, in a few bytes each), depend.c (dependency
+ * In eleven files: history.c (how every task ended, in a few bytes each), depend.c (dependency
  * sets), scheme.c (engines by load and the five choosers), schedule.c (the events), task_queue.c
  * (who gets which task), schedule_named.c (targets), task_graph.c (dependencies), schedule_ahead.c
- * (short tasks in batches), schedule_why.c (what keeps a task), schedule_restore.c (tasks of a
- * controller that was killed).
+ * (short tasks in batches), schedule_abort.c (what clients take back), schedule_why.c (what keeps a
+ * task), schedule_restore.c (tasks of a controller that was killed).
  *
  * A task is  blocked   until its `after` is met and its `follow` can be decided,
  *            waiting   until an engine that may run it has room,
@@ -142,7 +142,14 @@ const struct px_scheme *px_scheme_at(size_t index);
 
 struct px_schedule;
 
-enum px_why { PX_WHY_INVALID, PX_WHY_IMPOSSIBLE, PX_WHY_TIMEOUT, PX_WHY_ENGINE_DIED, PX_WHYS };
+enum px_why {
+    PX_WHY_INVALID,
+    PX_WHY_IMPOSSIBLE,
+    PX_WHY_TIMEOUT,
+    PX_WHY_ENGINE_DIED,
+    PX_WHY_ABORTED,
+    PX_WHYS
+};
 
 struct px_schedule_ops {
     /* Send the task to this engine now. The payload stays with the schedule. */
@@ -197,6 +204,10 @@ bool px_schedule_holds(const struct px_schedule *schedule, struct px_span msg_id
  */
 void px_schedule_submit(struct px_schedule *schedule, struct px_span msg_id,
                         struct px_task_spec *spec, void *payload);
+
+/* The task's client takes it back: it ends if it waits, or when it comes, or when its engine does
+ * not end it. Call px_schedule_run() after the last of several. */
+void px_schedule_abort(struct px_schedule *schedule, struct px_span msg_id);
 
 /* False when an engine of that uuid is there already. */
 bool px_schedule_engine_up(struct px_schedule *schedule, struct px_span uuid, unsigned features);

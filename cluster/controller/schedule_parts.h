@@ -67,6 +67,7 @@ struct task {
     int64_t since_us;         /* running: when it was sent; else when it began to wait */
     bool asked;               /* running: its engine was asked to hand it back */
     unsigned probe;           /* running: the last probe that its engine was sent before it */
+    bool aborted;             /* its client has taken it back: nobody is sent it any more */
     bool alone;               /* its engine died and may have begun it: never ahead again */
     struct task *prev, *next; /* its engine's running tasks, orphans, or done */
     UT_hash_handle hh;
@@ -113,6 +114,7 @@ struct px_schedule {
     struct task *tasks; /* hash by msg_id */
     struct px_heap queues[PX_FEATURE_SETS];
     struct px_heap deadlines;
+    struct wish *wishes; /* hash by msg_id: schedule_abort.c */
     struct picky picky;
     struct targets *targets; /* sets of names, by their text */
     struct circle *circles;  /* sets of engines, by their serials */
@@ -157,7 +159,8 @@ void px_task_fail(struct px_schedule *schedule, struct task *task, enum px_why w
 
 /* Takes a task that waits out of whatever it waits in. */
 void px_task_leave(struct px_schedule *schedule, struct task *task);
-/* Runs the task if an engine may have it now, otherwise puts it where it will be found. */
+/* Runs the task if an engine may have it now, otherwise puts it where it will be found. Ends one
+ * that was taken back. */
 void px_task_place(struct px_schedule *schedule, struct task *task);
 /* Starts a task's wait: its turn and its time-out count from now. */
 void px_task_wait(struct px_schedule *schedule, struct task *task);
@@ -184,6 +187,12 @@ void px_circle_leave(struct px_schedule *schedule, struct task *task); /* if it 
 struct task *px_circle_first(struct px_worker *worker);
 /* The engine is not alive any more: tasks that waited for it wait for others, or end. */
 void px_circles_without(struct px_schedule *schedule, struct px_worker *worker);
+
+/* ---- schedule_abort.c ------------------------------------------------------ */
+
+/* Whether a task that comes was taken back before; that is forgotten thereby. */
+bool px_wish_fulfil(struct px_schedule *schedule, struct px_span msg_id);
+void px_wishes_fini(struct px_schedule *schedule);
 
 /* ---- schedule_ahead.c ------------------------------------------------------ */
 

@@ -5,7 +5,7 @@ set(DIR ${CMAKE_CURRENT_LIST_DIR})
 # The scheduling core is pure: it sees base and jansson alone.
 px_library(px_schedule
   SOURCES ${DIR}/schedule.c ${DIR}/task_queue.c ${DIR}/task_graph.c ${DIR}/schedule_named.c ${DIR}/scheme.c
-          ${DIR}/schedule_ahead.c ${DIR}/schedule_why.c ${DIR}/schedule_restore.c
+          ${DIR}/schedule_ahead.c ${DIR}/schedule_abort.c ${DIR}/schedule_why.c ${DIR}/schedule_restore.c
           ${DIR}/history.c ${DIR}/depend.c ${DIR}/heap.c
   LIBS px_base PkgConfig::JANSSON)
 target_include_directories(px_schedule PUBLIC ${DIR} ${CMAKE_SOURCE_DIR}/cluster)

@@ -52,10 +52,9 @@ static void send_task(void *ctx, const char *msg_id, void *payload, const struct
 }
 
 static const char *const enames[] = {
-    [PX_WHY_INVALID] = "InvalidDependency",
-    [PX_WHY_IMPOSSIBLE] = "ImpossibleDependency",
-    [PX_WHY_TIMEOUT] = "TaskTimeout",
-    [PX_WHY_ENGINE_DIED] = "EngineError",
+    [PX_WHY_INVALID] = "InvalidDependency", [PX_WHY_IMPOSSIBLE] = "ImpossibleDependency",
+    [PX_WHY_TIMEOUT] = "TaskTimeout",       [PX_WHY_ENGINE_DIED] = "EngineError",
+    [PX_WHY_ABORTED] = "TaskAborted",
 };
 
 /* ipyparallel's words where the cause is not known. */
@@ -69,6 +68,12 @@ static void put_loss(const struct farewell *farewell, const struct px_worker *on
         px_buf_printf(out, "Engine b'%s' died while running task '%s'", on->uuid, msg_id);
 }
 
+static void answer(struct px_tasks *tasks, struct px_msg *reply)
+{
+    px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, reply);
+    px_clients_send(tasks->clients, reply);
+}
+
 /* "px_begun": how many items of a task that has items were begun: the last of them was running; 0
  * for another task than the one that ran; `begun` < 0 for nothing. */
 static void send_error(struct px_tasks *tasks, const struct px_msg *request, struct px_span engine,
@@ -78,8 +83,7 @@ static void send_error(struct px_tasks *tasks, const struct px_msg *request, str
                                         px_msg_header(request), ename, evalue);
     if (begun >= 0)
         px_error_reply_add(tasks->shared.session, msg, "px_begun", begun);
-    px_link_note(tasks->shared.link, PX_NOTE_TASK_REPLY, msg);
-    px_clients_send(tasks->clients, msg);
+    answer(tasks, msg);
 }
 
 /* What is known of the task's items, for send_error. */
@@ -104,7 +108,11 @@ static void fail_task(void *ctx, const char *msg_id, void *payload, enum px_why 
         put_loss(farewell, on, msg_id, &evalue);
         engine = (struct px_span){on->uuid, on->uuid_size};
     }
-    send_error(tasks, payload, engine, enames[why], evalue.data, count_begun(farewell, msg_id));
+    if (why == PX_WHY_ABORTED)
+        answer(tasks, px_aborted_reply(tasks->shared.session, px_msg_ident(payload, 0),
+                                       px_msg_header(payload)));
+    else
+        send_error(tasks, payload, engine, enames[why], evalue.data, count_begun(farewell, msg_id));
     px_log(PX_DEBUG, "task-failed", "msg_id=%s why=%s", msg_id, enames[why]);
     px_buf_fini(&evalue);
 }
@@ -489,6 +497,15 @@ void px_tasks_answer(struct px_tasks *tasks, struct px_msg *msg)
     px_clients_send(tasks->clients, msg);
 }
 
+void px_tasks_abort(struct px_tasks *tasks, const char *msg_ids)
+{
+    px_schedule_tick(tasks->schedule, now_us());
+    for (const char *end; (end = strchr(msg_ids, '\n')) != NULL; msg_ids = end + 1)
+        px_schedule_abort(tasks->schedule, (struct px_span){msg_ids, (size_t)(end - msg_ids)});
+    px_schedule_run(tasks->schedule);
+    px_tasks_after(tasks);
+}
+
 void px_tasks_why(struct px_tasks *tasks, const char *msg_ids, struct px_buf *out)
 {
     px_schedule_tick(tasks->schedule, now_us());
@@ -533,6 +550,7 @@ void px_tasks_report(const struct px_tasks *tasks, json_t *report)
         {"impossible", stats.why[PX_WHY_IMPOSSIBLE]},
         {"invalid", stats.why[PX_WHY_INVALID]},
         {"timed_out", stats.why[PX_WHY_TIMEOUT]},
+        {"aborted", stats.why[PX_WHY_ABORTED]},
         {"rejected", stats.rejected},
         {"refused", tasks->refused},
         {"stale", tasks->stale},

@@ -208,6 +208,10 @@ static bool is_ready(const struct task *task)
 /* Runs the task if an engine may have it now, otherwise puts it where it will be found. */
 void px_task_place(struct px_schedule *schedule, struct task *task)
 {
+    if (task->aborted) {
+        px_task_fail(schedule, task, PX_WHY_ABORTED, NULL);
+        return;
+    }
     if (!is_ready(task))
         return;
     px_task_leave(schedule, task);

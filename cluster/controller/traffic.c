@@ -110,6 +110,12 @@ static void on_why(struct px_traffic *traffic, struct px_order *order)
     order->msg = NULL;
 }
 
+static void on_abort(struct px_traffic *traffic, struct px_order *order)
+{
+    if (traffic->tasks != NULL)
+        px_tasks_abort(traffic->tasks, order->text);
+}
+
 static void on_adopt(struct px_traffic *traffic, struct px_order *order)
 {
     if (traffic->tasks != NULL)
@@ -235,6 +241,7 @@ static void (*const order_handlers[PX_ORDER_KINDS])(struct px_traffic *, struct 
     [PX_ORDER_EXPECT] = on_expect,
     [PX_ORDER_SUBMIT] = on_submit,
     [PX_ORDER_WHY] = on_why,
+    [PX_ORDER_ABORT] = on_abort,
     [PX_ORDER_REMEMBER] = on_remember,
     [PX_ORDER_ADOPT] = on_adopt,
     [PX_ORDER_PROBE] = on_probe,

@@ -23,17 +23,8 @@ void px_on_why_request(const struct px_request *request)
         json_decref(ids);
         return;
     }
-    struct px_buf text = {0};
-    px_buf_text(&text, "");
-    for (size_t i = 0; i < json_array_size(ids); i++) {
-        struct px_span id = px_id_text(json_array_get(ids, i));
-        if (id.size == 0 || id.size > PX_MAX_MSG_ID || memchr(id.data, '\n', id.size) != NULL)
-            continue; /* nobody's */
-        px_buf_append(&text, id.data, id.size);
-        px_buf_text(&text, "\n");
-    }
     struct px_order order = {
-        .kind = PX_ORDER_WHY, .msg = px_msg_copy(request->msg), .text = text.data};
+        .kind = PX_ORDER_WHY, .msg = px_msg_copy(request->msg), .text = px_id_lines(ids)};
     px_link_order(request->hub->link, &order);
     json_decref(ids);
 }

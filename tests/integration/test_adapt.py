@@ -108,6 +108,15 @@ def test_a_burst_grows_the_cluster_and_its_end_shrinks_it(adaptive, connect, gat
     assert "died" not in where.logs() and "not joined" not in where.logs()
 
 
+def test_tasks_are_taken_back_where_no_engine_is(adaptive, connect, run):
+    rc = connect(adaptive("0:1", "--engines=slurm", "--launch-cmd=no-such-program"))
+    view = rc.load_balanced_view()
+    results = [view.apply_async(abs, -1) for _ in range(5)]
+    results[0].abort()
+    assert all(result.cancel() for result in results[1:]) and results[0].cancelled()
+    assert status(run)["tasks"]["waiting"] == 0
+
+
 def test_the_least_stay_and_are_replaced(adaptive, connect, gate, run):
     where = adaptive("1:3")
     rc = connect(where)

@@ -1080,6 +1080,31 @@ def test_cancel_and_abort(rc, gate, monkeypatch):
     assert caught.typename == "TooLate"
 
 
+@pytest.mark.parametrize("few", [False, True], ids=["any engine", "some"])
+def test_what_waits_in_the_controller_is_cancelled(where, rc, gate, few, monkeypatch):
+    if where[2] == "theirs":
+        pytest.skip("theirs keeps it until an engine is free")
+    view = rc.load_balanced_view(rc.ids[:2] if few else None)
+    busy = [view.apply_async(gate.task, n) for n in range(len(view))]
+    waiting = [view.apply_async(abs, -n) for n in range(40)]
+    monkeypatch.setattr("phalanx.asyncresult.CANCEL_SECONDS", 30)
+    after = view.apply_async(abs, -1)
+    with view.temp_flags(after=after):
+        second = view.apply_async(abs, -2)
+    assert all(result.cancel() for result in [*waiting, after])
+    with raises_remote("ImpossibleDependency"):
+        second.get(30)
+    assert rc.result_status(waiting)["pending"] == []
+    again = rc.resubmit(waiting[7].msg_id, block=False)
+    many = view.map_async(gate.task, range(800), chunksize=1)
+    many.abort()
+    with pytest.raises(phalanx.TaskAborted):
+        many.get(30)
+    assert not any(result.ready() for result in busy)
+    gate.open()
+    assert [result.get(30) for result in busy] == list(range(len(view))) and again.get(30) == [7]
+
+
 def test_a_module_that_engines_lack(view, tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def double(x): return 2 * x\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -412,7 +412,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         return self.get_dict()
 
     def abort(self):
-        """Takes those of my tasks that have not started from the engines' queues. get() then raises
+        """Takes back those of my tasks that have not started. get() then raises
         TaskAborted. RuntimeError when all have ended."""
         if self.ready():
             raise TooLate("Can't abort, I am already done!")
@@ -420,8 +420,8 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
 
     def cancel(self):
         """abort() as concurrent.futures knows it: whether the call is cancelled. False when it has
-        ended, when it runs, and when no engine has said within 0.1 s that it was taken back: it may
-        still wait in the controller. cancelled() knows later."""
+        ended, when it runs, and when nobody has said within 0.1 s that it was taken back: it may
+        still wait in a controller of ipyparallel's. cancelled() knows later."""
         if not self.ready():
             self._take_back()
             self.wait(CANCEL_SECONDS)

@@ -30,6 +30,7 @@ HISTORY_KEPT = 10_000  # of the ids of what was submitted the newest are kept, a
 CONNECT_SECONDS = 10
 LEAVING_SECONDS = 2  # for engines that are shut down to be gone from `ids`
 LOSS_SECONDS = 10  # within which others come in the place of engines that go while one waits
+DROPS = 1000  # ids that the controller is asked about at once, lest others wait
 ORPHANS = 64  # results that nobody holds are looked through when there are so many of them
 
 _open_clients = weakref.WeakValueDictionary()  # by a number that grows
@@ -80,6 +81,7 @@ class Client(TargetsFace, HubFace):
     history: "list[str]"  # msg_ids of what was submitted, the newest thousands of them
     results: "dict[str, object]"  # what get_result(owner=False) has fetched
     metadata: "dict[str, Metadata]"  # of these
+    _first_drop = None  # the first request of _drop()
 
     def __new__(cls, *args, **kwargs):  # its own, so that tools may replace it and put it back
         return super().__new__(cls)
@@ -486,8 +488,10 @@ class Client(TargetsFace, HubFace):
         return self._control("clear_request", {}, targets, block)
 
     def abort(self, jobs=None, targets=None, block=None):
-        """Takes tasks that have not started from engines' queues: those of an AsyncResult, those
-        with the given msg_ids, or (None) all of mine. Their results raise TaskAborted."""
+        """Takes tasks that have not started from engines' queues, and where `targets` is left out,
+        from the controller's: those of an AsyncResult, those with the given msg_ids, or (None) all of
+        mine. Their results raise TaskAborted. ipyparallel's controller keeps what waits in it until
+        an engine is free."""
         if jobs is None:
             ids = list(self.outstanding)
             if not ids:
@@ -500,7 +504,21 @@ class Client(TargetsFace, HubFace):
                         "Invalid msg_id type %r, expected str or AsyncResult" % (job,)
                     )
             ids = [i for job in jobs for i in ([job] if isinstance(job, str) else job.stop())]
+        if targets is None and self._drop(ids) and not self.ids:
+            return None
         return self._control("abort_request", {"msg_ids": ids}, targets, block)
+
+    def _drop(self, ids):
+        """Has the controller end those of these tasks that wait in it. Whether it may have understood:
+        ipyparallel's does not, says so in its log, and is not asked again."""
+        first = self._first_drop and self._first_drop.peek()
+        if first and first.failed and not first.lost:
+            return False
+        for low in range(0, len(ids), DROPS):
+            content = json.dumps({"msg_ids": ids[low : low + DROPS]})
+            raw = self._raw.submit(_phalanx.QUERY, message="abort_request", content=content)
+            self._first_drop = self._first_drop or raw
+        return True
 
     def send_signal(self, sig, targets=None, block=None):
         """Sends a signal, a number or a name such as "SIGINT", to engines' processes."""

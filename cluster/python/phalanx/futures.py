@@ -188,6 +188,7 @@ class FutureFace(concurrent.futures.Future):
         targets, there = self._targets, self._client.ids
         if targets is not None:
             targets = [engine for engine in targets if engine in there]
+            self._client._drop(self.stop())
         if targets != []:
             self._client.abort(self, targets, block)
 

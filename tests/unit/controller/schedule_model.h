@@ -32,7 +32,7 @@ struct model_task {
     int killer; /* engine that died with it, -1 none */
     enum px_why why;
     bool shunned[MAX_ENGINES];
-    bool failed;
+    bool failed, aborted;
     bool released;
     int place;         /* in `open`, while it has not ended */
     long sent;         /* grows with each sending; running */

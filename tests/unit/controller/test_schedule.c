@@ -122,6 +122,8 @@ static void on_fail(void *ctx, const char *msg_id, void *payload, enum px_why wh
         assert_int_equal(task->state, M_BLOCKED);
         if (why == PX_WHY_IMPOSSIBLE)
             assert_true(model_is_impossible(model, task));
+        if (why == PX_WHY_ABORTED)
+            assert_true(task->aborted);
         if (why == PX_WHY_TIMEOUT)
             assert_true(task->deadline_us > 0 && task->deadline_us <= model->now_us);
         task->engine = -1;
@@ -150,7 +152,7 @@ static void check_nothing_left(struct model *model)
         assert_false(task->released);
         if (task->state != M_BLOCKED)
             continue;
-        assert_false(model_is_impossible(model, task));
+        assert_false(model_is_impossible(model, task) || task->aborted);
         for (int e = 0; e < model->engine_count; e++)
             assert_false(model_has_room(model, e) && model_could_run(model, task, e));
     }
@@ -375,6 +377,23 @@ static void reply_one(struct model *model)
     }
 }
 
+/* Ends any task that no engine has; one that an engine has, or the next to come, ends later. */
+static void abort_one(struct model *model)
+{
+    int start = (int)roll(model, (unsigned)model->open_count + 1);
+    int index = start < model->open_count ? model->open[start] : model->count;
+    if (index == MAX_TASKS)
+        return;
+    struct model_task *task = &model->tasks[index];
+    enum model_state before = task->state;
+    char name[32];
+    name_task(name, index);
+    task->aborted = true;
+    px_schedule_abort(model->schedule, px_span_of(name));
+    assert_int_equal(task->state, before == M_BLOCKED ? M_FAILED : before);
+    px_schedule_run(model->schedule);
+}
+
 static void tick(struct model *model)
 {
     model->now_us += roll(model, 8) ? roll(model, 20) : roll(model, 2 * PATIENCE_US);
@@ -409,8 +428,10 @@ static void one_event(struct model *model)
         submit_one(model);
     else if (chance < 90)
         reply_one(model);
-    else if (chance < 94)
+    else if (chance < 93)
         tick(model);
+    else if (chance < 94)
+        abort_one(model);
     else if (chance < 97)
         engine_up(model);
     else
