@@ -17,13 +17,10 @@
 #include "program.h"
 #include "wire/wire.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define MOST_LOGO (256u << 10)
 
@@ -109,24 +106,6 @@ static char *spec_dir(const struct options *options, struct px_error *err)
     return dir;
 }
 
-static int make_dirs(const char *dir, struct px_error *err)
-{
-    char *path = px_strdup(dir);
-    int result = 0;
-    for (char *slash = path + 1; result == 0 && *slash; slash++) {
-        slash += strcspn(slash, "/");
-        const char end = *slash;
-        *slash = 0;
-        if (mkdir(path, 0755) < 0 && errno != EEXIST)
-            result = px_fail(err, PX_EIO, "cannot make %s: %s", path, strerror(errno));
-        *slash = end;
-        if (!end)
-            break;
-    }
-    free(path);
-    return result;
-}
-
 /* ---- what ---- */
 
 static json_t *command(const struct options *options, const char *program)
@@ -209,7 +188,8 @@ static int write_spec(const struct options *options, const char *dir, struct px_
     char *text = kernel_json(options, program, err);
     char *path = px_format("%s/kernel.json", dir);
     int result = -1;
-    if (text && make_dirs(dir, err) == 0 && copy_logo(program, dir, "logo-32x32.png", err) == 0 &&
+    if (text && px_dir_make(dir, 0755, err) == 0 &&
+        copy_logo(program, dir, "logo-32x32.png", err) == 0 &&
         copy_logo(program, dir, "logo-64x64.png", err) == 0)
         result = px_file_write(path, 0644, px_span_of(text), err);
     free(path);

@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- whole files ---- */
+/* ---- whole files, and directories ---- */
 
 int px_file_read(const char *path, size_t most, struct px_buf *out, struct px_error *err)
 {
@@ -80,6 +80,28 @@ int px_file_write(const char *path, int mode, struct px_span data, struct px_err
     return result;
 }
 
+/* The parts above get no mode that lets others write, whatever umask says: who can change a
+ * directory above the key's can put another key there. */
+int px_dir_make(const char *path, int mode, struct px_error *err)
+{
+    char *part = px_strdup(path);
+    int result = 0;
+    for (char *slash = part + strspn(part, "/"); result == 0 && (slash = strchr(slash, '/'));
+         *slash++ = '/') {
+        *slash = 0;
+        const int why = mkdir(part, 0755) < 0 ? errno : 0;
+        if (why && why != EEXIST && access(part, F_OK) < 0)
+            result = px_fail(err, PX_EIO, "cannot make %s: %s", part, strerror(why));
+    }
+    free(part);
+    struct stat info;
+    if (result == 0 && mkdir(path, (mode_t)mode) < 0 && errno != EEXIST)
+        result = px_fail(err, PX_EIO, "cannot make %s: %s", path, strerror(errno));
+    if (result == 0 && (stat(path, &info) < 0 || !S_ISDIR(info.st_mode)))
+        result = px_fail(err, PX_EIO, "%s is not a directory", path);
+    return result;
+}
+
 /* ---- profiles ---- */
 
 static const char *given(const char *value, const char *variable)
@@ -117,39 +139,18 @@ static void choose(const struct px_profile_choice *choice, char out[PX_PATH_SIZE
         snprintf(out, PX_PATH_SIZE, "%s/.ipython/profile_%s", home(), name);
 }
 
-/* mkdir -p; the last part gets `mode`, the others none that lets others write, whatever umask says:
- * who can change a directory above the key's can put another key there. */
-static int make_dir(const char *path, mode_t mode, struct px_error *err)
-{
-    char part[PX_PATH_SIZE];
-    snprintf(part, sizeof part, "%s", path);
-    for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = 0;
-        const int why = mkdir(part, 0755) < 0 ? errno : 0;
-        if (why && why != EEXIST && access(part, F_OK) < 0)
-            return px_fail(err, PX_EIO, "cannot make %s: %s", part, strerror(why));
-        *slash = '/';
-    }
-    if (mkdir(part, mode) < 0 && errno != EEXIST)
-        return px_fail(err, PX_EIO, "cannot make %s: %s", path, strerror(errno));
-    struct stat info;
-    if (stat(part, &info) < 0 || !S_ISDIR(info.st_mode))
-        return px_fail(err, PX_EIO, "%s is not a directory", path);
-    return 0;
-}
-
 static int make_profile(const char *dir, struct px_error *err)
 {
     static const struct {
         const char *name;
-        mode_t mode;
+        int mode;
     } parts[] = {{"security", 0700}, {"pid", 0700}, {"log", 0700}, {"startup", 0755}};
-    if (make_dir(dir, 0755, err) < 0)
+    if (px_dir_make(dir, 0755, err) < 0)
         return -1;
     for (size_t i = 0; i < PX_COUNT(parts); i++) {
         char path[PX_PATH_SIZE + 16];
         snprintf(path, sizeof path, "%s/%s", dir, parts[i].name);
-        if (make_dir(path, parts[i].mode, err) < 0)
+        if (px_dir_make(path, parts[i].mode, err) < 0)
             return -1;
         if (parts[i].mode == 0700 && chmod(path, 0700) < 0)
             return px_fail(err, PX_EIO, "cannot close %s to others: %s", path, strerror(errno));

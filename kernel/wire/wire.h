@@ -451,6 +451,8 @@ PX_MUST_USE int px_file_read(const char *path, size_t most, struct px_buf *out,
                              struct px_error *err);
 /* Writes all to a descriptor that blocks. -1 with errno. */
 int px_fd_write(int fd, struct px_span data);
+/* Makes a directory, and those above it. `mode`: of the last; the others get 0755. */
+PX_MUST_USE int px_dir_make(const char *path, int mode, struct px_error *err);
 /* Writes under another name beside `path`, then renames; `mode` as for open(2). */
 PX_MUST_USE int px_file_write(const char *path, int mode, struct px_span data,
                               struct px_error *err);
