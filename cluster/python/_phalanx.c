@@ -7,6 +7,30 @@
  */
 #include "extension.h"
 
+#include <unistd.h>
+
+/* ---- descriptors ---------------------------------------------------------------- */
+
+/* A capsule whose pointer is the number and one, for it cannot be NULL. */
+#define DESCRIPTOR "phalanx.descriptor"
+
+static void close_descriptor(PyObject *capsule)
+{
+    const intptr_t pointer = (intptr_t)PyCapsule_GetPointer(capsule, DESCRIPTOR);
+    Py_BEGIN_ALLOW_THREADS;
+    close((int)(pointer - 1));
+    Py_END_ALLOW_THREADS;
+}
+
+/* Closed when nobody holds what this returns: without a step of Python, in which the exception of
+ * an interrupt would be lost. */
+static PyObject *module_hold(PyObject *module, PyObject *number)
+{
+    (void)module;
+    const int fd = PyObject_AsFileDescriptor(number);
+    return fd < 0 ? NULL : PyCapsule_New((void *)((intptr_t)fd + 1), DESCRIPTOR, close_descriptor);
+}
+
 /* ---- the module ---------------------------------------------------------------------------------
  */
 
@@ -73,11 +97,17 @@ static PyModuleDef_Slot module_slots[] = {
     {0, NULL},
 };
 
+static PyMethodDef module_methods[] = {
+    {"hold", module_hold, METH_O, "A holder of a file descriptor, which is closed with it."},
+    {NULL, NULL, 0, NULL},
+};
+
 struct PyModuleDef px_module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_phalanx",
     .m_doc = "libphalanx for Python.",
     .m_size = sizeof(struct px_module),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_clear = module_clear,
 };

@@ -161,6 +161,17 @@ def memory_files():
     return count
 
 
+def test_it_ends_without_a_step_of_python(array):
+    """In which an interrupt would be lost."""
+    before, with_it, steps = memory_files(), phalanx.share(array), []
+    sys.setprofile(lambda frame, event, _: steps.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        del with_it
+    finally:
+        sys.setprofile(None)
+    assert steps == [] and memory_files() == before
+
+
 def test_nobody_changes_it(array):
     with_it = phalanx.share(array)
     for change in (lambda: os.pwrite(with_it._fd, b"x", 0), lambda: os.ftruncate(with_it._fd, 5),

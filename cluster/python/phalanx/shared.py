@@ -51,15 +51,14 @@ class Shared:
     """What share() returns. nbytes: of its buffers; they are given back when nobody holds this, no
     call that it was sent with runs, and engines have dropped what they made of it."""
 
-    _fd = None  # until there is a file
-
     def __init__(self, obj):
-        from . import pickle5
+        from . import _phalanx, pickle5
 
         prune()
         self._stream, *buffers = pickle5.dumps(obj)
         self._pid = os.getpid()
         self._fd = os.memfd_create("phalanx-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._holder = _phalanx.hold(self._fd)
         self._ranges = _write(self._fd, buffers)
         self._file = _seal(self._fd)
         self.nbytes = sum(buffer.nbytes for buffer in buffers)
@@ -81,10 +80,6 @@ class Shared:
             return functools.partial(pickle.loads, buffers=buffers), (self._stream,)
         packed.items.add(self)
         return _open, (self._where(), self._ranges, self._stream)
-
-    def __del__(self):
-        if self._fd is not None:  # a forked child of the process has one of its own
-            os.close(self._fd)
 
 
 def deliver(client, targets, names, send):
