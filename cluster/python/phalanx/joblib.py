@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A backend of joblib: with joblib.parallel_backend("phalanx"): Parallel()(…)."""
 
-import io
+import pickle
 
 from joblib.externals import cloudpickle
 from joblib.parallel import (
@@ -23,9 +23,8 @@ def _run(data, buffers):
 def _whole(batch):
     """(data, buffers) of a batch with all that its functions use, as joblib's own backends send it:
     its users know nothing of engines' namespaces."""
-    out, buffers = io.BytesIO(), []
-    _Pickler(out, 5, buffer_callback=buffers.append).dump(batch)
-    return out.getvalue(), buffers
+    stream, *buffers = pickle5.dumps(batch, pickler=_Pickler)
+    return stream, [pickle.PickleBuffer(buffer) for buffer in buffers]
 
 
 class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):

@@ -28,6 +28,7 @@ from .canning import (
 
 METADATA = '"px_pickle": 5'
 _LARGE = 1 << 20  # bytes: these alone are worth a call
+MOST_BUFFERS = 10_000  # of a message; the rest of an object's goes into its pickle
 
 
 _opened = operator.methodcaller("get_object")  # what was canned, on the engine
@@ -255,7 +256,7 @@ def dumps(obj, simple=False, pickler=None):
 
     def leave_out(buffer):
         raw = buffer.raw()
-        if raw.nbytes <= BUFFER_THRESHOLD:
+        if raw.nbytes <= BUFFER_THRESHOLD or len(buffers) == MOST_BUFFERS:
             return True
         buffers.append(raw)
         return False
