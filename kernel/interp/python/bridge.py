@@ -117,13 +117,27 @@ def members(value):
     return encode(value)[1:-1]
 
 
+_MOST = 1 << 20  # characters of an exception, and of a part of its traceback
+
+
+def _bounded(text):
+    if len(text) <= _MOST:
+        return text
+    half = _MOST // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+
+
 def describe(error, lines):
     """An exception in the protocol's form."""
     try:
         text = str(error)
     except Exception as failure:
         text = f"Failed to cast exception to string: {failure}"
-    return {"ename": type(error).__name__, "evalue": text, "traceback": lines}
+    return {
+        "ename": type(error).__name__,
+        "evalue": _bounded(text),
+        "traceback": [_bounded(line) for line in lines],
+    }
 
 
 def publish(kind, content, metadata=None, buffers=None):
