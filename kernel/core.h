@@ -162,6 +162,7 @@ struct px_item {
 
 struct px_item *px_item_create(enum px_channel channel, const char *type, struct px_parent *parent);
 void px_item_destroy(struct px_item *item);
+void px_item_drop_buffers(struct px_item *item);
 
 struct px_outbox {
     pthread_mutex_t lock;

@@ -233,14 +233,6 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
 
 /* ---- apply, clear ---- */
 
-static size_t largest_buffer(const struct px_outcome *outcome)
-{
-    size_t largest = 0;
-    for (size_t i = 0; i < outcome->buffer_count; i++)
-        largest = outcome->buffers[i].size > largest ? outcome->buffers[i].size : largest;
-    return largest;
-}
-
 static void reply_apply(struct px_kernel *kernel, struct px_request *request,
                         struct px_outcome *outcome)
 {
@@ -272,13 +264,7 @@ void px_on_apply_request(struct px_kernel *kernel, struct px_request *request)
     ops->apply(kernel->self, request->header.msg_id, px_request_metadata(request), buffers, count,
                &outcome);
     free(buffers);
-    const size_t largest = largest_buffer(&outcome);
-    if (largest > (size_t)PX_MAX_FRAME)
-        px_request_refuse(kernel, request, "ValueError",
-                          "the result has a buffer of %zu bytes; at most %lld can be sent at once",
-                          largest, (long long)PX_MAX_FRAME);
-    else
-        reply_apply(kernel, request, &outcome);
+    reply_apply(kernel, request, &outcome);
     px_outcome_fini(&outcome);
 }
 

@@ -63,6 +63,16 @@ struct px_item *px_item_create(enum px_channel channel, const char *type, struct
     return item;
 }
 
+void px_item_drop_buffers(struct px_item *item)
+{
+    for (size_t i = 0; i < item->buffer_count; i++)
+        if (item->buffers[i].release)
+            item->buffers[i].release(item->buffers[i].hint);
+    free(item->buffers);
+    item->buffers = NULL;
+    item->buffer_count = 0;
+}
+
 void px_item_destroy(struct px_item *item)
 {
     if (!item)
@@ -72,10 +82,7 @@ void px_item_destroy(struct px_item *item)
     px_parent_unref(item->parent);
     px_buf_fini(&item->metadata);
     px_buf_fini(&item->content);
-    for (size_t i = 0; i < item->buffer_count; i++)
-        if (item->buffers[i].release)
-            item->buffers[i].release(item->buffers[i].hint);
-    free(item->buffers);
+    px_item_drop_buffers(item);
     free(item);
 }
 

@@ -50,6 +50,54 @@ static void dress_stream(struct px_item *item)
     item->content = json;
 }
 
+#define MOST_BUFFERS (PX_MAX_FRAMES - 64) /* with what is before them */
+
+static bool fits(const struct px_item *item)
+{
+    bool fits = item->content.size <= PX_MAX_JSON && item->metadata.size <= PX_MAX_JSON &&
+                item->buffer_count <= MOST_BUFFERS;
+    for (size_t i = 0; i < item->buffer_count && fits; i++)
+        fits = item->buffers[i].size <= (size_t)PX_MAX_FRAME;
+    return fits;
+}
+
+/* Into `out`: what there is of it, and how much of that may be. */
+static void say_size(const struct px_item *item, struct px_buf *out)
+{
+    size_t largest = 0;
+    for (size_t i = 0; i < item->buffer_count; i++)
+        largest = item->buffers[i].size > largest ? item->buffers[i].size : largest;
+    px_buf_printf(out,
+                  "the %s is too large: %zu bytes of JSON (at most %u), %zu buffers (%d), the "
+                  "largest of %zu bytes (%lld)",
+                  item->type, item->content.size + item->metadata.size, PX_MAX_JSON,
+                  item->buffer_count, MOST_BUFFERS, largest, (long long)PX_MAX_FRAME);
+}
+
+/* Receivers drop what does not fit, without a word to those who wait for it: they are told here. */
+static void bound(struct px_item *item)
+{
+    if (fits(item))
+        return;
+    const bool output = item->channel == PX_IOPUB;
+    struct px_buf why = {0};
+    px_buf_text(&why, output ? "[phalanx: " : "");
+    say_size(item, &why);
+    px_buf_text(&why, output ? "]\n" : "");
+    px_item_drop_buffers(item);
+    px_buf_clear(&item->content);
+    if (item->metadata.size > PX_MAX_JSON)
+        px_buf_clear(&item->metadata);
+    if (output)
+        item->type = "stream";
+    px_buf_text(&item->content,
+                output ? "{\"name\": \"stderr\", \"text\": "
+                       : "{\"status\": \"error\", \"ename\": \"ValueError\", \"evalue\": ");
+    px_buf_json_string(&item->content, why.data, why.size);
+    px_buf_text(&item->content, output ? "}" : ", \"traceback\": []}");
+    px_buf_fini(&why);
+}
+
 static void show(struct px_kernel *kernel, struct px_parent *parent)
 {
     px_parent_unref(kernel->showing);
@@ -97,6 +145,7 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
 {
     if (item->stream >= 0)
         dress_stream(item);
+    bound(item);
     count_output(kernel, item);
     const struct px_span topic = px_span_of(item->own_topic ? item->own_topic : item->topic);
     const struct px_draft draft = {

@@ -343,6 +343,20 @@ static enum phalanx_code post(struct submission *self, struct phalanx_result *re
                      "The client is closed, or its controller was shut down; connect another one");
 }
 
+/* The controller would drop what is too large, without a word to who waits. */
+static enum phalanx_code deliver(struct phalanx_result *result, const struct letter *letter,
+                                 const struct targets *targets,
+                                 const struct phalanx_request *request, struct phalanx_error *err)
+{
+    const size_t size = letter->content.size + letter->metadata.size;
+    if (size <= PX_MAX_JSON)
+        return post(build(result, letter, targets, request), result, err);
+    release_buffers(request);
+    return px_refuse(err, PHALANX_EINVAL,
+                     "The request has %zu bytes of JSON; at most %u can be sent", size,
+                     PX_MAX_JSON);
+}
+
 /* ---- the public side ---------------------------------------------------------------------- */
 
 static enum phalanx_code check(const struct phalanx_client *client,
@@ -436,7 +450,7 @@ enum phalanx_code phalanx_add(phalanx_result *result, const struct phalanx_reque
         targets.count = request->type == PHALANX_QUERY;
     if (code == PHALANX_OK) {
         compose(request, &targets, &letter);
-        code = post(build(result, &letter, &targets, request), result, err);
+        code = deliver(result, &letter, &targets, request, err);
     } else {
         release_buffers(request);
     }
@@ -475,7 +489,7 @@ char *phalanx_query(phalanx_client *client, const char *type, const char *conten
     px_buf_text(&letter.metadata, "{}");
     char *answer = NULL;
     struct phalanx_result *result = px_result_create(client);
-    enum phalanx_code code = post(build(result, &letter, &targets, &nothing), result, err);
+    enum phalanx_code code = deliver(result, &letter, &targets, &nothing, err);
     if (code == PHALANX_OK) {
         struct phalanx_event event = {0};
         code = phalanx_next(result, timeout_ms, &event);

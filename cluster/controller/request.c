@@ -24,10 +24,10 @@ json_t *px_error_json(const char *ename, const char *evalue)
     return content;
 }
 
-void px_hub_send(struct px_hub *hub, struct px_socket *socket, struct px_draft *draft,
-                 json_t *content, const struct px_msg *buffers)
+/* Takes the text. */
+static void send_text(struct px_hub *hub, struct px_socket *socket, struct px_draft *draft,
+                      char *text, const struct px_msg *buffers)
 {
-    char *text = json_dumps(content, 0);
     draft->content = text ? px_span_of(text) : (struct px_span){0};
     struct px_msg *msg = px_session_build(hub->session, draft);
     if (buffers != NULL)
@@ -40,21 +40,30 @@ void px_hub_send(struct px_hub *hub, struct px_socket *socket, struct px_draft *
     if (sent != PX_SENT)
         px_msg_destroy(msg);
     free(text);
+}
+
+void px_hub_send(struct px_hub *hub, struct px_socket *socket, struct px_draft *draft,
+                 json_t *content, const struct px_msg *buffers)
+{
+    send_text(hub, socket, draft, json_dumps(content, 0), buffers);
     json_decref(content);
 }
 
 void px_request_reply(const struct px_request *request, const char *type, json_t *content,
                       const struct px_msg *buffers)
 {
-    if (buffers != NULL && px_msg_count(buffers) > MAX_REPLY_BUFFERS) {
-        px_request_fail(request, type, "ValueError",
-                        "more buffers than one message can have: ask for fewer tasks at a time");
-        json_decref(content);
-        return;
-    }
     struct px_draft draft = {
         .idents_of = request->msg, .type = type, .parent = px_msg_header(request->msg)};
-    px_hub_send(request->hub, request->hub->sockets->query, &draft, content, buffers);
+    char *text = json_dumps(content, 0);
+    json_decref(content);
+    if ((buffers != NULL && px_msg_count(buffers) > MAX_REPLY_BUFFERS) ||
+        (text != NULL && strlen(text) > PX_MAX_JSON)) {
+        free(text);
+        px_request_fail(request, type, "ValueError",
+                        "more than one message can have: ask for fewer tasks at a time");
+        return;
+    }
+    send_text(request->hub, request->hub->sockets->query, &draft, text, buffers);
 }
 
 void px_request_fail(const struct px_request *request, const char *type, const char *ename,

@@ -1494,9 +1494,35 @@ def test_what_is_too_large_for_a_message_is_refused(view):
     pytest.importorskip("numpy")
     with pytest.raises(ValueError, match="a buffer of 68719476737 bytes; at most 68719476736 can be sent"):
         view.apply_sync(len, vast())
-    with pytest.raises(phalanx.CompositeError, match="the result has a buffer of 68719476737 bytes; at"):
+    with pytest.raises(phalanx.CompositeError, match="the apply_reply is too large: .* the largest of "
+                       r"68719476737 bytes \(68719476736\)"):
         view.apply_sync(vast)
     assert view.apply_sync(len, "abc") == [3] * 4
+
+
+def test_output_too_large_for_a_message_is_named(view):
+    pytest.importorskip("ipykernel.comm")
+    view["vast"] = vast
+    result = view.execute("from ipykernel.comm import Comm\nComm('t').send({}, buffers=[vast()])")
+    result.get(30)
+    assert all("[phalanx: the comm_msg is too large: " in text for text in result.stderr)
+
+
+def test_objects_of_very_many_buffers(view):
+    """The first of them alone leave the pickle."""
+    numpy = pytest.importorskip("numpy")
+    arrays = [numpy.full(200, i) for i in range(12_000)]
+    assert view.apply_sync(lambda arrays: [int(a[-1]) for a in arrays], arrays) == [[*range(12_000)]] * 4
+    back = view.client[0].apply_sync(lambda arrays: arrays, arrays)
+    assert [int(array[-1]) for array in back] == [*range(12_000)]
+
+
+def test_an_exception_with_a_very_long_text(view):
+    with pytest.raises(phalanx.CompositeError) as caught:
+        view.apply_sync(exec, "raise ValueError('a' * 5_000_000 + 'b')")
+    one = caught.value.elist[0]
+    text = one[1]
+    assert 1 << 20 < len(text) < 1_100_000 and text.endswith("b") and "3951425 characters left out" in text
 
 
 def test_classes_without_cloudpickle(view, monkeypatch):
