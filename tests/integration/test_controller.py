@@ -6,6 +6,7 @@ process groups, which are killed at its end.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -457,19 +458,26 @@ def wait_until_there(path):
 
 
 def test_abort(shared, tmp_path):
+    """ipengine looks for requests by control when what runs has ended: there is no telling whether it
+    has one by then, so some are tried."""
+    numbers = itertools.count()
+
     def relayed():
         return socket_counters(shared)["control", "clients"]["messages"]
 
-    view = shared.rc[0]
-    first = view.apply_async(wait_until_there, str(tmp_path / "go on"))
-    second = view.apply_async(lambda: 2)
-    before = relayed()
-    view.abort(second)  # which ipengine answers when what runs has ended
-    wait_until(lambda: relayed() > before)
-    (tmp_path / "go on").touch()
-    with pytest.raises(ipp.error.TaskAborted):
-        second.get(DEADLINE)
-    first.get(DEADLINE)
+    def aborts():
+        go_on = tmp_path / str(next(numbers))
+        view = shared.rc[0]
+        first = view.apply_async(wait_until_there, str(go_on))
+        second = view.apply_async(lambda: 2)
+        before = relayed()
+        view.abort(second)
+        wait_until(lambda: relayed() > before)
+        go_on.touch()
+        first.get(DEADLINE)
+        return isinstance(second.exception(DEADLINE), ipp.error.TaskAborted)
+
+    wait_until(aborts)
 
 
 def test_large_buffers(shared):
