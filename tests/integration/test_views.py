@@ -1142,6 +1142,40 @@ def test_the_same_traceback_is_shown_once(view):
     assert "\n".join(caught.value.render_traceback()).count("Traceback") == 4
 
 
+def test_an_error_is_of_the_class_that_was_raised(rc, view, balanced):
+    with pytest.raises(ZeroDivisionError) as caught:
+        balanced.apply_sync(lambda: 1 / 0)
+    assert isinstance(caught.value, phalanx.RemoteError) and "RemoteError[" in repr(caught.value)
+    with pytest.raises(LookupError):
+        balanced.executor.submit({}.__getitem__, 1).result(60)
+    for mapped in (view.map_sync, balanced.map_sync, lambda *a: list(balanced.imap(*a))):
+        with pytest.raises(ValueError):
+            mapped(int, "12x")
+    with pytest.raises(OSError) as caught:
+        view.execute("open('/nowhere/to be found')")
+    assert isinstance(caught.value, phalanx.CompositeError)
+    for e in caught.value, error.RemoteError(*caught.value.elist[0]):
+        assert e.errno is None and "No such file" in str(e)
+        copied = pickle.loads(pickle.dumps(e))
+        assert type(copied) is type(e) and str(copied) == str(e) and copied.args == e.args
+
+    def late():
+        raise TimeoutError("over there")
+
+    with pytest.raises(phalanx.RemoteError) as caught:
+        balanced.apply_sync(late)
+    assert not isinstance(caught.value, TimeoutError)  # the result is not late
+
+
+@pytest.mark.parametrize("kind", sorted(vars(error)["_kinds"].values(), key=repr))
+def test_an_error_of_each_kind(kind):
+    with pytest.raises(kind) as caught:
+        raise error.from_reply({"ename": kind.__name__, "evalue": "text", "engine_info": {"engine_id": 1}})
+    assert str(caught.value) == f"[1:apply] {kind.__name__}: text"
+    assert "RemoteError" in "".join(traceback.format_exception(caught.value))
+    assert type(pickle.loads(pickle.dumps(caught.value))) is type(caught.value)
+
+
 def test_an_error_without_a_remote_traceback_keeps_its_context():
     with pytest.raises(phalanx.EngineError) as caught:
         try:
@@ -1239,8 +1273,9 @@ def test_joblib(rc):
     rc.load_balanced_view(rc.ids[0]).register_joblib_backend("one engine")
     with joblib.parallel_backend("one engine"):
         pids = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(4))
-        with pytest.raises(phalanx.RemoteError):
-            joblib.Parallel()(joblib.delayed(int)(c) for c in "1x")
+        for kind in phalanx.RemoteError, ValueError:
+            with pytest.raises(kind):
+                joblib.Parallel()(joblib.delayed(int)(c) for c in "1x")
     assert set(pids) == {rc[0].apply_sync(os.getpid)}
     from phalanx.joblib import IPythonParallelBackend  # as programs know it
 

@@ -4,11 +4,13 @@
 A task that fails on an engine raises RemoteError here; several of them in one call raise
 CompositeError. Failures that the controller or this client states (an engine died, a dependency
 cannot be met) are RemoteErrors as well as the exception that they are named after, so either
-kind of `except` catches them.
+kind of `except` catches them. So are those that engines name after an exception of Python's:
+`except ValueError` catches what raised ValueError there. A CompositeError is of its first one's kind.
 """
 
 import builtins
 import concurrent.futures
+import functools
 import re
 import sys
 import traceback
@@ -87,6 +89,23 @@ class RemoteTraceback(Exception):
         return '\n"""\n%s\n"""' % _color.sub("", "\n".join(lines)).strip()
 
 
+# Python's exceptions, but those that would say something else here: a result is late, memory is short,
+# an iteration is over, a program does not parse; and groups, which have members.
+_kinds = {
+    name: kind for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind is not Exception
+    and not issubclass(kind, (TimeoutError, MemoryError, StopIteration, StopAsyncIteration, SyntaxError))
+    and not name.endswith("Group")
+}
+
+
+@functools.lru_cache(maxsize=None)
+def _both(cls, kind):
+    """A class that is both, by the name of the first."""
+    members = {"__module__": __name__, "__doc__": cls.__doc__, "_plain": cls}
+    return type(cls.__name__, (cls, kind), members)
+
+
 class RemoteError(KernelError):
     """An exception that was raised on an engine.
 
@@ -99,9 +118,15 @@ class RemoteError(KernelError):
     evalue = None
     traceback = None
     engine_info = None
+    _plain = None  # the class that mine was made of
+
+    def __new__(cls, ename=None, *args, **kwargs):
+        kind = _kinds.get(ename) if isinstance(ename, str) else None
+        cls = _both(cls, kind) if kind else cls
+        return super(RemoteError, cls).__new__(cls)
 
     def __init__(self, ename, evalue, traceback, engine_info=None):
-        super().__init__(ename, evalue)
+        Exception.__init__(self, ename, evalue)
         self.ename = ename
         self.evalue = evalue
         self.traceback = traceback
@@ -110,7 +135,8 @@ class RemoteError(KernelError):
             self.__cause__ = RemoteTraceback(self)
 
     def __reduce__(self):
-        return type(self), (self.ename, self.evalue, self.traceback, self.engine_info)
+        cls = self._plain or type(self)
+        return cls, (self.ename, self.evalue, self.traceback, self.engine_info)
 
     def __repr__(self):
         return "<%s[%s]:%s(%s)>" % (
@@ -185,6 +211,9 @@ class CompositeError(RemoteError):
 
     tb_limit = 4
 
+    def __new__(cls, message, elist):
+        return super().__new__(cls, elist[0][0] if elist else None)
+
     def __init__(self, message, elist):
         Exception.__init__(self, message, elist)
         self.msg = message
@@ -193,7 +222,7 @@ class CompositeError(RemoteError):
         self.__cause__ = RemoteTraceback(self)
 
     def __reduce__(self):
-        return type(self), (self.msg, self.elist)
+        return self._plain or type(self), (self.msg, self.elist)
 
     def _engine_str(self, info):
         label = _engine_label(info)
