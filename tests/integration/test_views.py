@@ -1206,6 +1206,22 @@ def test_executor(rc, balanced, gate):
     gate.open()
 
 
+def test_a_map_of_an_executor_that_is_given_up_takes_back_the_rest(rc, gate):
+    executor = rc.executor(rc.ids[:1])
+    for first in (lambda n, wait: n and wait(n), lambda n, wait: wait(1 // n)):
+        values = executor.map(first, range(20), [gate.task] * 20)
+        result, = executor._submitted
+        with contextlib.suppress(phalanx.RemoteError):
+            assert next(values) == 0
+        del values
+        rc.abort("unknown", targets=rc.ids[:1], block=True)  # comes behind it
+        gate.open()
+        assert not concurrent.futures.wait([result], 60).not_done
+        ended = result.get(return_exceptions=True)
+        assert sum(isinstance(value, phalanx.TaskAborted) for value in ended) > 15
+        os.unlink(gate.path)
+
+
 def test_an_executor_aborts_all_its_futures_at_once(rc, gate, monkeypatch):
     told, abort = [], rc.abort
     monkeypatch.setattr(rc, "abort", lambda *args, **kw: told.append(kw) or abort(*args, **kw))

@@ -221,6 +221,15 @@ class LazyMapIterator:
         self._generator.close()
 
 
+def _whole_or_taken_back(result, end):
+    try:
+        yield from result.iterate(end)
+    finally:
+        with contextlib.suppress(error.KernelError, _phalanx.ClosedError):
+            if not result.ready():
+                result._take_back()
+
+
 class ViewExecutor(concurrent.futures.Executor):
     """A view as an Executor (PEP 3148): view.executor, client.executor().
 
@@ -252,7 +261,8 @@ class ViewExecutor(concurrent.futures.Executor):
 
     def map(self, fn, *iterables, timeout=None, chunksize=None, **options):
         """A LazyMapIterator over the results in order. All calls are submitted at once; `timeout`
-        seconds from now TimeoutError is raised for a result that is not there.
+        seconds from now TimeoutError is raised for a result that is not there. When that or another
+        exception ends it, or it is given up, calls that have not started are taken back.
 
         With imap()'s options (ordered, max_outstanding, return_exceptions) the iterables are
         consumed as results are."""
@@ -264,7 +274,7 @@ class ViewExecutor(concurrent.futures.Executor):
         result = self.view.map_async(fn, *iterables, **sizes)
         if not isinstance(result, concurrent.futures.Future):  # nothing to map over
             return LazyMapIterator((value for value in result), lambda: None)
-        return LazyMapIterator(self._keep(result).iterate(end), result.stop)
+        return LazyMapIterator(_whole_or_taken_back(self._keep(result), end), result.stop)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """No more submissions. With `cancel_futures` what has not started is aborted: its engines are
