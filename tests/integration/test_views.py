@@ -976,6 +976,25 @@ def test_an_unfinished_line_is_waited_with_at_rest(view, gate):
     assert screen.said.endswith("[stdout:0] \none\n") and len(looks) < 100
 
 
+def test_output_is_whole_once_results_are_here(view, balanced):
+    def speak(n=1):
+        import sys
+        print("out", n)
+        print("err", file=sys.stderr)
+
+    for _ in range(20):
+        for result, count in ((view.apply_async(speak), 4), (balanced.map_async(speak, range(3)), 3)):
+            result.get(60)
+            assert result.stderr == ["err\n"] * count and all(result["stdout"])
+        single = balanced.apply_async(speak)
+        single.get(60)
+        assert single.stdout == "out 1\n"
+    result = balanced.apply_async(lambda: 1 / 0)
+    with raises_remote("ZeroDivisionError"):
+        result.get(60)
+    assert result.error.ename == "ZeroDivisionError"
+
+
 def test_as_futures(balanced, gate):
     slow = balanced.apply_async(gate.task, "slow")
     fast = balanced.apply_async(lambda: "fast")

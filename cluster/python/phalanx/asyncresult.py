@@ -18,14 +18,13 @@ from .feed import error_reply, moved
 from .futures import FutureFace
 from .split import SplitFace
 from .tasks import METADATA_KEYS, ExecuteReply, Metadata, Task, date_of, output_handlers
-from .times import TimesFace
+from .times import OUTPUT_SECONDS, TimesFace
 
 _CLOSED = json.dumps({
     "status": "error", "ename": "EngineError", "traceback": [],
     "evalue": "the client was closed while results were missing; connect a new one, whose "
               "get_result(msg_ids) asks the controller for them",
 })
-VALUE_SECONDS = 1  # how long get() waits for executed code's values, which come as output
 CANCEL_SECONDS = 0.1  # how long cancel() waits to see whether the tasks were still queued
 
 
@@ -372,7 +371,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         values, exception = self._gather()
         if self._method == "execute" and exception is None:
             left = seconds_left(end)
-            self.wait_for_output(VALUE_SECONDS if left is None else min(left, VALUE_SECONDS))
+            self.wait_for_output(OUTPUT_SECONDS if left is None else min(left, OUTPUT_SECONDS))
         if return_exceptions is None:
             return_exceptions = self._return_exceptions
         if exception is not None and not return_exceptions:
@@ -539,7 +538,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             raise TypeError("Invalid key type %r, must be 'int','slice', or 'str'" % type(key))
         if key not in METADATA_KEYS:
             raise KeyError(key)
-        return self._reconstruct_metadata([md[key] for md in self._metadata_list()])
+        return self._reconstruct_metadata([md[key] for md in self._metadata_with(key)])
 
     def __dir__(self):
         return sorted({*super().__dir__(), *METADATA_KEYS})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How far a result's tasks are, and how long they took."""
+"""How far a result's tasks are, how long they took, and when their output is whole."""
 
 from concurrent.futures import ALL_COMPLETED
 from datetime import datetime, timezone
@@ -7,9 +7,15 @@ from datetime import datetime, timezone
 from . import display
 from .deadlines import end_of, seconds_left
 
+OUTPUT_SECONDS = 1  # for output, and values of executed code, that came before a reply
+_OUTPUT_KEYS = ("stdout", "stderr", "outputs", "error", "execute_result", "execute_input", "data")
+
 
 class TimesFace:
-    """Needs of its class: _replied, _submitted, _fname, _metadata_list, _reached, _require_ready."""
+    """Needs of its class: _replied, _submitted, _fname, _metadata_list, _reached, _require_ready,
+    wait_for_output."""
+
+    _output_awaited = False
 
     @property
     def progress(self):
@@ -45,6 +51,14 @@ class TimesFace:
         start = start if isinstance(start, datetime) else start_key(start)
         end = end if isinstance(end, datetime) else end_key(end)
         return (end - start).total_seconds()
+
+    def _metadata_with(self, key):
+        """The tasks' metadata, of which `key` is wanted. Output comes by another way than replies: once
+        all of these are here, it is waited for, once."""
+        if key in _OUTPUT_KEYS and not self._output_awaited and self.ready():
+            self.wait_for_output(OUTPUT_SECONDS)
+            self._output_awaited = True
+        return self._metadata_list()
 
     def _finished_metadata(self):
         self._require_ready()
