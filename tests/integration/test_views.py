@@ -1195,6 +1195,16 @@ def test_an_error_of_each_kind(kind):
     assert type(pickle.loads(pickle.dumps(caught.value))) is type(caught.value)
 
 
+def test_errors_are_pickled_with_their_cause():
+    """As distributed has it, which installs this for the exceptions that there are."""
+    pytest.importorskip("tblib")
+    run_alone("import pickle, phalanx, tblib.pickling_support\n"
+              "e = phalanx.RemoteError('ValueError', 'text', 'the remote traceback')\n"
+              "tblib.pickling_support.install()\n"
+              "copied = pickle.loads(pickle.dumps(e))\n"
+              "assert type(copied) is type(e) and 'the remote traceback' in str(copied.__cause__)")
+
+
 def test_an_error_without_a_remote_traceback_keeps_its_context():
     with pytest.raises(phalanx.EngineError) as caught:
         try:

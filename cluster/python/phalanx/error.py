@@ -83,6 +83,9 @@ class RemoteTraceback(Exception):
         super().__init__()
         self._error = weakref.ref(error)
 
+    def __reduce__(self):  # for tblib, which dask brings along: it pickles causes, too
+        return Exception, (str(self),)
+
     def __str__(self):
         error = self._error()
         lines = error.render_traceback() if error is not None else []
