@@ -31,7 +31,7 @@
 
 /* ---- limits on what comes from outside -------------------------------- */
 
-#define PX_MAX_FRAMES (1 << 20)         /* apply with many arguments: one frame each */
+#define PX_MAX_FRAMES (1 << 18)         /* apply with many arguments: one frame each */
 #define PX_MAX_IDENTITIES 16            /* a broadcast tree of depth 10 needs 12 */
 #define PX_MAX_IDENTITY 255             /* ZeroMQ's own limit on a routing id */
 #define PX_MAX_HEADER (64u << 10)       /* header and parent header; real ones have 210 bytes */

@@ -1926,7 +1926,7 @@ def test_coalesced_replies_that_no_message_can_hold(peer):
         idents, frames = peer.session.feed_identities(socket.recv_multipart())
         request = peer.session.deserialize(frames)
         peer.session.send(socket, "apply_reply", content={"status": "ok"}, ident=idents,
-                          parent=request, metadata=request["metadata"], buffers=[b""] * 40_000)
+                          parent=request, metadata=request["metadata"], buffers=[b""] * 140_000)
     content = peer.receive(broadcast)["content"]
     assert content["ename"] == "ValueError" and "without coalescing" in content["evalue"]
 
@@ -1934,7 +1934,7 @@ def test_coalesced_replies_that_no_message_can_hold(peer):
 def test_results_that_no_message_can_hold(cluster):
     cluster.start("--sqlitedb")
     peer = Peer(cluster)
-    buffers = pickle.dumps([b"%d" % n for n in range(40_000)])
+    buffers = pickle.dumps([b"%d" % n for n in range(140_000)])
     with contextlib.closing(sqlite3.connect(os.path.join(cluster.profile_dir, "tasks.db"))) as db:
         db.executemany('INSERT INTO "ipython-tasks" (msg_id, header, metadata, content, '
                        "result_header, result_metadata, result_content, result_buffers) "
