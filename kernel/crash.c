@@ -9,7 +9,7 @@
  * made.
  *
  * LIMIT: where the heap is spoilt the service thread may hang or die as well; the log has the
- * stacks in any case, and the process ends after half a second at most.
+ * stacks in any case, and the process ends after some two seconds at most.
  */
 #define _GNU_SOURCE
 #include "crash.h"

@@ -21,9 +21,9 @@
 
 #define GRACE_CODE_MS 1000
 #define GRACE_ALL_MS 2300
-#define PAUSE_MS 5   /* of reading descriptors 1 and 2, for a disk to keep up */
-#define WORDS_MS 300 /* for this thread to send a dying process's output */
-#define WIRE_MS 100  /* and for libzmq's */
+#define PAUSE_MS 5    /* of reading descriptors 1 and 2, for a disk to keep up */
+#define WORDS_MS 2000 /* for this thread to send a dying process's output */
+#define WIRE_MS 200   /* and for libzmq's */
 
 struct px_service {
     struct px_service_calls calls;
