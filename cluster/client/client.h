@@ -309,7 +309,7 @@ struct phalanx_client {
     _Atomic int64_t away_ms, give_up_ms;
     bool gone;  /* the controller has said goodbye */
     bool heard; /* something verified has arrived since the last probe */
-    struct phalanx_result *touched;
+    struct phalanx_result *touched, *touched_last; /* in this batch, in the order of what came */
 };
 
 /* Whether this is a forked child: then nothing here may be touched, a lock least of all. */

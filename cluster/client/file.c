@@ -35,8 +35,12 @@ static struct phalanx_result *touch(struct phalanx_client *client, struct px_tas
     if (!result->touched) {
         result->touched = true;
         atomic_fetch_add(&result->refs, 1);
-        result->next_touched = client->touched;
-        client->touched = result;
+        result->next_touched = NULL;
+        if (client->touched)
+            client->touched_last->next_touched = result;
+        else
+            client->touched = result;
+        client->touched_last = result;
     }
     return result;
 }

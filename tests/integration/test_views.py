@@ -1547,6 +1547,21 @@ def test_what_notebooks_are_made_of(view, use, value, expected):
     assert {type(back) for back in view["value_"]} == {type(value)}
 
 
+def test_what_ends_together_is_told_in_order(rc):
+    view, ended = rc[0], []
+    pid = view.apply_sync(os.getpid)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        results = [view.apply_async(int, i) for i in range(60)]
+        for result in results:
+            result.add_done_callback(ended.append)
+        rc.queue_status()  # they are on their way
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: len(ended) == 60, what="the results")
+    assert ended == results
+
+
 def test_large_bytes_are_bytes(view):
     data = os.urandom(3 << 20)
     back = view.apply_sync(lambda one, other: one + other if type(one) is type(other) is bytes else None,
