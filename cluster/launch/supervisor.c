@@ -381,7 +381,6 @@ static void on_files(struct px_loop *loop, void *ctx)
     on_controller_ready(NULL, ctx);
 }
 
-/* Whether the controller was told to take over the files that are there. */
 static int start_controller(struct supervisor *sv, struct px_error *err)
 {
     const struct px_plan *plan = sv->plan;
