@@ -223,6 +223,8 @@ static void doubt(struct phalanx_client *client, enum px_channel channel)
         return;
     HASH_ITER(hh, client->tasks, task, next)
         task->doubted |= task->channel == channel;
+    px_loop_cancel(client->loop, client->doubt_timer); /* set anew when the hub has answered */
+    client->doubt_timer = NULL;
 }
 
 static void on_connection(struct phalanx_client *client, enum px_channel channel)
