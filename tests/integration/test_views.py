@@ -1186,6 +1186,13 @@ def test_an_error_is_of_the_class_that_was_raised(rc, view, balanced):
     assert not isinstance(caught.value, TimeoutError)  # the result is not late
 
 
+def test_a_remote_attribute_error_is_no_missing_property(view):
+    result = view.apply_async(lambda: object().nope)
+    result.wait(30)
+    with pytest.raises(error.CompositeError, match="no attribute 'nope'"):
+        result.r
+
+
 @pytest.mark.parametrize("kind", sorted(vars(error)["_kinds"].values(), key=repr))
 def test_an_error_of_each_kind(kind):
     with pytest.raises(kind) as caught:

@@ -93,11 +93,14 @@ class RemoteTraceback(Exception):
 
 
 # Python's exceptions, but those that would say something else here: a result is late, memory is short,
-# an iteration is over, a program does not parse; and groups, which have members.
+# an iteration is over, a program does not parse, a property has no value; and groups, which have members.
+_OTHERWISE = (
+    AttributeError, MemoryError, StopAsyncIteration, StopIteration, SyntaxError, TimeoutError,
+)
 _kinds = {
     name: kind for name, kind in vars(builtins).items()
     if isinstance(kind, type) and issubclass(kind, Exception) and kind is not Exception
-    and not issubclass(kind, (TimeoutError, MemoryError, StopIteration, StopAsyncIteration, SyntaxError))
+    and not issubclass(kind, _OTHERWISE)
     and not name.endswith("Group")
 }
 
