@@ -164,6 +164,10 @@ def test_stacks_that_come_while_nothing_was_there_yet(rc, monkeypatch):
         def __getattr__(self, name):
             return getattr(self._raw, name)
 
+        @property
+        def finished(self):
+            return self._raw.finished if self._asked else 0
+
         def next(self):
             if self._asked:
                 return self._raw.next()
