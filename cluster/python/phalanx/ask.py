@@ -58,8 +58,8 @@ def _ask_stacks(client, ids, seconds):
             if event.type == _phalanx.REPLY:
                 answers[ids[event.task]] = _read_stacks(ids[event.task], event)
             continue
-        left = deadline - time.monotonic()
-        if left <= 0 or finished == len(ids) or not raw.wait(_phalanx.EVENT, left):
+        left = max(0, deadline - time.monotonic())
+        if finished == len(ids) or not raw.wait(_phalanx.EVENT, left):
             break
     return answers
 
