@@ -1602,6 +1602,10 @@ def test_what_is_too_large_for_a_message_is_refused(view):
     with pytest.raises(phalanx.CompositeError, match="the apply_reply is too large: .* the largest of "
                        r"68719476737 bytes \(68719476736\)"):
         view.apply_sync(vast)
+    balanced = view.client.load_balanced_view()
+    refused = balanced.apply_async(vast)
+    with balanced.temp_flags(after=refused), raises_remote("ImpossibleDependency"):
+        balanced.apply_sync(abs, 1)  # the scheduler knows that it failed
     assert view.apply_sync(len, "abc") == [3] * 4
 
 

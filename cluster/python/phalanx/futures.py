@@ -222,7 +222,9 @@ class LazyMapIterator:
 
 
 def _whole_or_taken_back(result, end):
+    """Begun by one next(): what has not begun would end without what is to be done then."""
     try:
+        yield
         yield from result.iterate(end)
     finally:
         with contextlib.suppress(error.KernelError, _phalanx.ClosedError):
@@ -274,7 +276,9 @@ class ViewExecutor(concurrent.futures.Executor):
         result = self.view.map_async(fn, *iterables, **sizes)
         if not isinstance(result, concurrent.futures.Future):  # nothing to map over
             return LazyMapIterator((value for value in result), lambda: None)
-        return LazyMapIterator(_whole_or_taken_back(self._keep(result), end), result.stop)
+        values = _whole_or_taken_back(self._keep(result), end)
+        next(values)
+        return LazyMapIterator(values, result.stop)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """No more submissions. With `cancel_futures` what has not started is aborted: its engines are
