@@ -163,6 +163,9 @@ struct px_item {
 struct px_item *px_item_create(enum px_channel channel, const char *type, struct px_parent *parent);
 void px_item_destroy(struct px_item *item);
 void px_item_drop_buffers(struct px_item *item);
+/* Receivers drop what does not fit into a message, without a word to those who wait for it: an
+ * error, or a line of output, takes its place and tells them. Whether it did. */
+bool px_item_bound(struct px_item *item);
 
 struct px_outbox {
     pthread_mutex_t lock;

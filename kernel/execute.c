@@ -61,7 +61,6 @@ void px_reply_task(struct px_kernel *kernel, struct px_request *request, const c
         px_kernel_settle(kernel, request);
     struct px_item *item =
         px_item_create(request->channel, request->handler->reply, request->parent);
-    put_metadata(kernel, request, status, outcome && outcome->unmet, &item->metadata);
     px_buf_append(&item->content, content.data, content.size);
     if (outcome && !outcome->failed) {
         item->buffers = outcome->buffers;
@@ -69,6 +68,9 @@ void px_reply_task(struct px_kernel *kernel, struct px_request *request, const c
         outcome->buffers = NULL;
         outcome->buffer_count = 0;
     }
+    if (px_item_bound(item))
+        status = "error";
+    put_metadata(kernel, request, status, outcome && outcome->unmet, &item->metadata);
     px_request_give_msg(kernel, request, item);
     px_kernel_emit(kernel, request, item);
 }

@@ -74,11 +74,10 @@ static void say_size(const struct px_item *item, struct px_buf *out)
                   item->buffer_count, MOST_BUFFERS, largest, (long long)PX_MAX_FRAME);
 }
 
-/* Receivers drop what does not fit, without a word to those who wait for it: they are told here. */
-static void bound(struct px_item *item)
+bool px_item_bound(struct px_item *item)
 {
     if (fits(item))
-        return;
+        return false;
     const bool output = item->channel == PX_IOPUB;
     struct px_buf why = {0};
     px_buf_text(&why, output ? "[phalanx: " : "");
@@ -96,6 +95,7 @@ static void bound(struct px_item *item)
     px_buf_json_string(&item->content, why.data, why.size);
     px_buf_text(&item->content, output ? "}" : ", \"traceback\": []}");
     px_buf_fini(&why);
+    return true;
 }
 
 static void show(struct px_kernel *kernel, struct px_parent *parent)
@@ -145,7 +145,7 @@ void px_kernel_send(struct px_kernel *kernel, struct px_item *item)
 {
     if (item->stream >= 0)
         dress_stream(item);
-    bound(item);
+    px_item_bound(item);
     count_output(kernel, item);
     const struct px_span topic = px_span_of(item->own_topic ? item->own_topic : item->topic);
     const struct px_draft draft = {
