@@ -93,6 +93,7 @@
 /*
  * Ours: asked of the hub, {"msg_ids": [...]}, it ends the tasks of these ids that wait in the
  * scheduler; each gets the reply that an engine gives to what it aborts. Engines are asked besides.
+ * The scheme "pure" keeps no books: an error.
  */
 #define PX_ABORT_REQUEST "abort_request"
 #define PX_CLEAR_REQUEST "clear_request"

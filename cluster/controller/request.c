@@ -490,6 +490,11 @@ static void on_result_request(const struct px_request *request)
 
 static void on_abort_request(const struct px_request *request)
 {
+    if (strcmp(request->hub->settings->scheme, "pure") == 0) {
+        px_request_fail(request, "abort_reply", "ValueError",
+                        "the scheme 'pure' does not know which tasks wait");
+        return;
+    }
     json_t *ids = px_request_items(request, "msg_ids");
     if (ids == NULL)
         return;

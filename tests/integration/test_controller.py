@@ -1633,6 +1633,8 @@ def test_pure_keeps_tasks_until_there_is_an_engine(cluster):
     for number in range(200):
         peer.session.send(task, "apply_request", content={"n": number})
     wait_until(lambda: peer.ask("queue_request", {"targets": None})["content"]["unassigned"])
+    refused = peer.ask("abort_request", {"msg_ids": ["any"]})["content"]
+    assert refused["evalue"] == "the scheme 'pure' does not know which tasks wait"
     shell = peer.connect(zmq.ROUTER, peer.engine["task"], "engine-a")
     join(peer, "engine-a", told)
     for number in range(200):
