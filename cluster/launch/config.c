@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define MOST_FILE (1u << 20)
 
@@ -409,22 +410,38 @@ int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
     return result;
 }
 
+/* Whether a trait that is a truth is set, where it is `so` before: "--Class.trait=True", or in two
+ * words, or by its flag. The last one counts. */
+static bool set_by(const char *const *args, const char *flag, const char *trait, bool so)
+{
+    const size_t size = strlen(trait);
+    for (; args && *args; args++) {
+        const char *value = NULL;
+        if (strcmp(*args, flag) == 0)
+            so = true;
+        else if (strncmp(*args, trait, size) == 0 && (*args)[size] == '=')
+            value = *args + size + 1;
+        else if (strcmp(*args, trait) == 0)
+            value = args[1];
+        if (value)
+            so = strcasecmp(value, "true") == 0 || strcmp(value, "1") == 0;
+    }
+    return so;
+}
+
 bool px_launch_keeps_files(const char *profile_dir, const char *python, const char *const *args)
 {
     static const struct {
-        const char *option, *trait;
-    } ways[] = {{"--reuse", "reuse_files"}, {"--restore", "restore_engines"}};
+        const char *flag, *name, *trait;
+    } ways[] = {{"--reuse", "reuse_files", "--IPController.reuse_files"},
+                {"--restore", "restore_engines", "--IPController.restore_engines"}};
     struct px_error err;
     json_t *config = read_config(profile_dir, "ipcontroller", python, &err);
+    const json_t *traits = json_object_get(config, "IPController");
     bool keeps = false;
-    for (size_t i = 0; i < PX_COUNT(ways); i++) {
-        char trait[64];
-        snprintf(trait, sizeof trait, "--IPController.%s=True", ways[i].trait);
-        for (const char *const *arg = args; arg && *arg; arg++)
-            keeps |= strcmp(*arg, ways[i].option) == 0 || strcmp(*arg, trait) == 0;
-        keeps |=
-            json_is_true(json_object_get(json_object_get(config, "IPController"), ways[i].trait));
-    }
+    for (size_t i = 0; i < PX_COUNT(ways); i++)
+        keeps |= set_by(args, ways[i].flag, ways[i].trait,
+                        json_is_true(json_object_get(traits, ways[i].name)));
     json_decref(config);
     return keeps;
 }

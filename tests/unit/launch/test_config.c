@@ -142,12 +142,51 @@ static void broken(void **state)
     }
 }
 
+static const struct {
+    const char *config; /* ipcontroller_config.json */
+    const char *args[4];
+    bool keeps;
+} keeping_rows[] = {
+    {"{}", {NULL}, false},
+    {"{}", {"--reuse", NULL}, true},
+    {"{}", {"--ip=*", "--restore", NULL}, true},
+    {"{}", {"--IPController.reuse_files=True", NULL}, true},
+    {"{}", {"--IPController.restore_engines=1", NULL}, true},
+    {"{}", {"--IPController.reuse_files", "true", NULL}, true},
+    {"{}", {"--IPController.reuse_files", NULL}, false},
+    {"{}", {"--IPController.reuse_files=False", "True", NULL}, false},
+    {"{}", {"--IPController.reuse_files_not=True", NULL}, false},
+    {"{}", {"--reuse", "--IPController.reuse_files=False", NULL}, false},
+    {"{\"IPController\": {\"reuse_files\": true}}", {NULL}, true},
+    {"{\"IPController\": {\"reuse_files\": false}}", {NULL}, false},
+    {"{\"IPController\": {\"reuse_files\": true}}", {"--IPController.reuse_files=0", NULL}, false},
+    {"{\"IPController\": {\"restore_engines\": true}}",
+     {"--IPController.reuse_files=0", NULL},
+     true},
+    {"{", {"--reuse", NULL}, true},
+};
+
+static void keeping(void **state)
+{
+    struct places *places = *state;
+    struct px_error err;
+    snprintf(places->file, sizeof places->file, "%s/ipcontroller_config.json", places->dir);
+    for (size_t i = 0; i < PX_COUNT(keeping_rows); i++) {
+        const struct px_span text = px_span_of(keeping_rows[i].config);
+        assert_int_equal(px_file_write(places->file, 0600, text, &err), 0);
+        if (px_launch_keeps_files(places->dir, NULL, keeping_rows[i].args) != keeping_rows[i].keeps)
+            fail_msg("row %zu", i);
+    }
+    assert_false(px_launch_keeps_files(places->dir, NULL, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(values, set_up, tear_down),
         cmocka_unit_test_setup_teardown(wishes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(broken, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(keeping, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
