@@ -148,6 +148,11 @@
 #define PX_OUTPUTS "px_outputs"
 
 /*
+ * Ours: an engine's error whose exception is none of Python's own has "px_kinds" in its content:
+ * ["module:qualified.name", ...], its class and those that this inherits from, in Python's order.
+ */
+
+/*
  * Ours: in the content of an error that stands for a reply, when its client had left too much
  * unread for another to be kept. Who can send its request again (PX_AGAIN) gets the reply that is
  * on record.

@@ -26,6 +26,7 @@ MEANT = [
     (r"\.version$|\.protocol_version$", "ours speaks 5.5, ipykernel 6.17 spoke 5.3"),
     (r"\.metadata\.label$", "ipyparallel 9 has it, 7.1 has not"),
     (r"\.metadata\.px_outputs$", "ours says how much output there was"),
+    (r"\.content\.px_kinds\.", "ours says what an `except` of the client's may name"),
     (r"(execute_result|display_data|1\.shutdown_reply)\.metadata\.engine$",
      "the reference forgets it where every other message has it"),
     (r"unprintable: ", "the reference trips over an exception that has no text"),

@@ -10,6 +10,7 @@ import gc
 import io
 import itertools
 import json
+import operator
 import os
 import pickle
 import re
@@ -1187,6 +1188,91 @@ def test_an_error_is_of_the_class_that_was_raised(rc, view, balanced):
     with pytest.raises(phalanx.RemoteError) as caught:
         balanced.apply_sync(late)
     assert not isinstance(caught.value, TimeoutError)  # the result is not late
+
+
+def test_an_error_is_of_a_class_that_is_here_too(view, balanced, monkeypatch):
+    if not view.client._form(view.targets).METADATA:
+        pytest.skip("ipyparallel's engines say a name")
+
+    class Refused(Exception):
+        pass
+
+    monkeypatch.setattr(sys.modules["__main__"], "Refused", Refused, raising=False)
+    view.execute("import json\nclass Refused(LookupError): pass\nclass Gone(Refused): pass\n"
+                 "def refuse(*_): raise Gone('not today')", block=True)
+    refuse = phalanx.Reference("refuse")
+    calls = [
+        lambda: view.execute("refuse()").get(),
+        lambda: view.apply_sync(refuse),
+        lambda: balanced.apply_async(refuse).result(60),
+        lambda: balanced.map_sync(refuse, range(9)),
+        lambda: list(balanced.imap(refuse, range(9))),
+    ]
+    for call in calls:
+        with pytest.raises(Refused, match="not today") as caught:
+            call()
+        assert isinstance(caught.value, phalanx.RemoteError)
+        assert isinstance(pickle.loads(pickle.dumps(caught.value)), Refused)
+    with pytest.raises(json.JSONDecodeError):
+        view.execute("json.loads('{')", block=True)
+    monkeypatch.delattr(sys.modules["__main__"], "Refused")
+    with pytest.raises(LookupError):  # the next of its classes
+        view.apply_sync(refuse)
+
+
+class Odd:
+    @dataclasses.dataclass
+    class Unhashable(Exception):
+        code: int
+
+    @dataclasses.dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int
+
+    class New(Exception):
+        def __new__(cls, code):
+            return super().__new__(cls, code)
+
+    class Asks(Exception):
+        def __getattr__(self, name):
+            return self.code[name]
+
+    class Childless(Exception):
+        def __init_subclass__(cls):
+            raise RuntimeError("no")
+
+    class Late(TimeoutError):
+        pass
+
+    class Named(OSError):
+        ename = property(lambda self: "mine")
+
+        def __init__(self, code):
+            self.code = code
+
+        def __str__(self):
+            return self.code
+
+
+@pytest.mark.parametrize("name, is_one", [
+    ("Odd.Unhashable", True), ("Odd.Frozen", False), ("Odd.New", False), ("Odd.Asks", False),
+    ("Odd.Childless", False), ("Odd.Late", False), ("Odd.Named", True), ("Odd", False),
+    ("Odd.None", False), ("", False), ("Odd.<locals>.x", False), ("phalanx.EngineError", False),
+])
+def test_an_error_of_an_odd_class(monkeypatch, name, is_one):
+    here = types.SimpleNamespace(Odd=Odd, phalanx=phalanx)
+    monkeypatch.setitem(sys.modules, "here", here)
+    kinds = [5, None, ":", "nowhere:X", f"here:{name}", "builtins:ArithmeticError"]
+    info = {"engine_id": 1}
+    e = error.from_reply({"ename": "X", "evalue": "text", "engine_info": info, "px_kinds": kinds})
+    for one in e, pickle.loads(pickle.dumps(e)):
+        assert (str(one), one.ename, hash(one) == hash(one)) == ("[1:apply] X: text", "X", True)
+        assert isinstance(one, ArithmeticError) is not is_one
+        assert "RemoteError" in "".join(traceback.format_exception(one))
+    if is_one:
+        assert isinstance(e, operator.attrgetter(name)(here))
+    for odd in 5, "builtins:ValueError", {}, None:
+        error.from_reply({"ename": "X", "engine_info": info, "px_kinds": odd})
 
 
 def test_a_remote_attribute_error_is_no_missing_property(view):

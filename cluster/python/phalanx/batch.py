@@ -124,8 +124,8 @@ class Batches:
         if errors:
             uuid = json.loads(reply.metadata).get("engine")
             info = {"engine_id": reply.engine, "engine_uuid": uuid, "method": "apply"}
-            for index, *e in errors:
-                at = batch.first + index
+            for index, *e, kinds in errors:
+                at, info["kinds"] = batch.first + index, kinds
                 failed[at] = moved(error_reply(error_content(*e, info), reply), at)
         outputs = [output_event("error", e) for e in failed.values()]
         self._add([Part(*part, failed), *outputs], replied=len(values))
@@ -260,10 +260,11 @@ class _Values:
             self.next += 1
 
     def values(self, batch, reply, values, errors):
-        for index, ename, evalue, traceback in errors:
+        for index, ename, evalue, traceback, kinds in errors:
             item = batch.first + index
             info = {
                 "engine_id": reply.engine, "method": "apply", "items": range(item, item + 1),
+                "kinds": kinds,
             }
             values[index] = error.RemoteError(ename, evalue, "\n".join(traceback), info)
         for index, value in enumerate(values, batch.first):

@@ -5,7 +5,9 @@ A task that fails on an engine raises RemoteError here; several of them in one c
 CompositeError. Failures that the controller or this client states (an engine died, a dependency
 cannot be met) are RemoteErrors as well as the exception that they are named after, so either
 kind of `except` catches them. So are those that engines name after an exception of Python's:
-`except ValueError` catches what raised ValueError there. A CompositeError is of its first one's kind.
+`except ValueError` catches what raised ValueError there. Engines of ours say all classes of other
+exceptions, and the first of them that is a class here, too, is meant: a module's that has been
+imported here, or the notebook's own. A CompositeError is of its first one's kind.
 """
 
 import builtins
@@ -14,6 +16,7 @@ import functools
 import re
 import sys
 import traceback
+import types
 import weakref
 
 from .tracebacks import advice, lines_of, ranges, shorter
@@ -105,11 +108,48 @@ _kinds = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+# How an exception is made, looked at, and compared: what a class has of its own of these is for
+# exceptions that were made by it.
+_MADE_BY = ("__new__", "__setattr__", "__getattribute__", "__getattr__", "__reduce_ex__")
+
+
+@functools.lru_cache(maxsize=256)
 def _both(cls, kind):
-    """A class that is both, by the name of the first."""
-    members = {"__module__": __name__, "__doc__": cls.__doc__, "_plain": cls}
-    return type(cls.__name__, (cls, kind), members)
+    """A class that is both, by the name of the first; None where there can be none."""
+    members = {
+        "__module__": __name__, "__doc__": cls.__doc__, "_plain": cls,
+        "__eq__": object.__eq__, "__hash__": object.__hash__,
+    }
+    if any(isinstance(getattr(kind, name, None), types.FunctionType) for name in _MADE_BY):
+        return None
+    try:
+        return type(cls.__name__, (cls, kind), members)
+    except Exception:  # its class's, or its own, way of having heirs
+        return None
+
+
+def _class_here(name):
+    """The exception "module:qualified.name", as it was imported here, or None."""
+    module, _, path = name.partition(":")
+    if module == "builtins":
+        return _kinds.get(path)
+    found = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    if not isinstance(found, type) or not issubclass(found, Exception):
+        return None
+    return None if issubclass(found, (KernelError, *_OTHERWISE)) else found
+
+
+def _with_kind(cls, ename, info):
+    """cls, or a class that is also what was raised."""
+    kinds = (info or {}).get("kinds")
+    for name in kinds if isinstance(kinds, list) else ["builtins:%s" % (ename,)]:
+        kind = _class_here(str(name))
+        both = kind and _both(cls, kind)
+        if both:
+            return both
+    return cls
 
 
 class RemoteError(KernelError):
@@ -117,7 +157,7 @@ class RemoteError(KernelError):
 
     ename, evalue: its class name and its text; traceback: the remote traceback as one string;
     engine_info: {"engine_id", "engine_uuid", "method"} where known; of a map's task "items", too: the
-    range of its elements' numbers.
+    range of its elements' numbers; and "kinds": the classes of what was raised, where engines say them.
     """
 
     ename = None
@@ -126,9 +166,8 @@ class RemoteError(KernelError):
     engine_info = None
     _plain = None  # the class that mine was made of
 
-    def __new__(cls, ename=None, *args, **kwargs):
-        kind = _kinds.get(ename) if isinstance(ename, str) else None
-        cls = _both(cls, kind) if kind else cls
+    def __new__(cls, ename=None, evalue=None, traceback=None, engine_info=None):
+        cls = _with_kind(cls, ename, engine_info)
         return super(RemoteError, cls).__new__(cls)
 
     def __init__(self, ename, evalue, traceback, engine_info=None):
@@ -218,7 +257,7 @@ class CompositeError(RemoteError):
     tb_limit = 4
 
     def __new__(cls, message, elist):
-        return super().__new__(cls, elist[0][0] if elist else None)
+        return super().__new__(cls, *elist[0]) if elist else super().__new__(cls)
 
     def __init__(self, message, elist):
         Exception.__init__(self, message, elist)
@@ -349,6 +388,8 @@ def from_reply(content, engine_id=None, method="apply"):
         info.setdefault("method", method)
         if engine_id is not None:
             info["engine_id"] = engine_id
+        if "px_kinds" in content:
+            info["kinds"] = content["px_kinds"]
     ename = content.get("ename") or "RemoteError"
     cls = RemoteError if info else _stated.get(ename, RemoteError)
     if not info and engine_id is not None and engine_id >= 0:

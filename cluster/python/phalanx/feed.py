@@ -66,7 +66,7 @@ class Sizes:
 @engine_function
 def _run(f, patience, *columns):
     """On the engine. (seconds, values, errors): as many values as items were begun; None where an
-    error (its index, and an error's content) is. With patience None there is one item, whose error
+    error (its index, an error's content, and its classes) is. With patience None there is one item, whose error
     is the task's. The engine is told which item is next, for its obituary.
 
     An item that says something sends data first: {MARK: its index}. What follows is its output.
@@ -132,7 +132,8 @@ def _run(f, patience, *columns):
                     from traceback import format_exception
 
                     lines = format_exception(type(e), e, e.__traceback__.tb_next)
-                errors.append((len(values), type(e).__name__, text, list(lines)))
+                kinds = ["%s:%s" % (k.__module__, k.__qualname__) for k in type(e).__mro__]
+                errors.append((len(values), type(e).__name__, text, list(lines), kinds))
                 values.append(None)
             if perf_counter() - start > patience:
                 break

@@ -133,11 +133,14 @@ def describe(error, lines):
         text = str(error)
     except Exception as failure:
         text = f"Failed to cast exception to string: {failure}"
-    return {
+    content = {
         "ename": type(error).__name__,
         "evalue": _bounded(text),
         "traceback": [_bounded(line) for line in lines],
     }
+    if host.bridge.engine and type(error).__module__ != "builtins":  # for `except` at the client
+        content["px_kinds"] = [f"{kind.__module__}:{kind.__qualname__}" for kind in type(error).__mro__]
+    return content
 
 
 def publish(kind, content, metadata=None, buffers=None):
