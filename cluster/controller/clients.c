@@ -5,7 +5,9 @@
  * A client's socket has no name of its own: the ROUTER gives each connection a number, and it is
  * by that number that engines and tasks know who is to have a reply. A client that connects again
  * has another number. It says for which session it speaks with what it sends, and so does a reply:
- * one to a number that has gone goes to the connection that spoke last for its session.
+ * one to a number that has gone goes to the connection that spoke last for its session. Where that
+ * one has sent something again (PX_AGAIN) the earlier ones are dead, though this end may not know
+ * yet: a reply to one of these goes to it, too.
  *
  * After a restart of the controller a client says nothing while it only waits. But ZeroMQ gives
  * numbers in turn, so that those of all connections since the start are known. So a reply to a
@@ -37,7 +39,8 @@ struct seen {
     UT_hash_handle hh;         /* by number */
     UT_hash_handle hh_session; /* the last of a session */
     size_t number_size;
-    char text[]; /* both, one after the other */
+    bool returned; /* has sent what an earlier connection had sent */
+    char text[];   /* both, one after the other */
 };
 
 struct held {
@@ -55,6 +58,7 @@ struct px_clients {
     uint32_t *peers;   /* numbers of connections that have been found */
     size_t peer_count, peer_size;
     struct seen *seen, *by_session;
+    bool some_returned;
     struct held *held;
     size_t held_count;
     struct px_timer *timer;
@@ -89,10 +93,14 @@ static bool refuse_name(struct px_clients *clients, struct px_span name)
     return true;
 }
 
+static struct px_span session_of(const struct seen *seen)
+{
+    return (struct px_span){seen->text + seen->number_size, seen->hh_session.keylen};
+}
+
 static void forget_seen(struct px_clients *clients, struct seen *seen)
 {
-    struct px_span session = {seen->text + seen->number_size, seen->hh_session.keylen};
-    if (find_session(clients, session) == seen)
+    if (find_session(clients, session_of(seen)) == seen)
         HASH_DELETE(hh_session, clients->by_session, seen);
     HASH_DEL(clients->seen, seen);
     free(seen);
@@ -126,6 +134,9 @@ bool px_clients_saw(struct px_clients *clients, const struct px_msg *msg)
     if (refuse_name(clients, px_msg_ident(msg, 0)))
         return false;
     note_client(clients, msg);
+    struct seen *seen = clients->port->again ? find_seen(clients, px_msg_ident(msg, 0)) : NULL;
+    if (seen != NULL)
+        seen->returned = clients->some_returned = true;
     return true;
 }
 
@@ -251,8 +262,19 @@ static void hold(struct px_clients *clients, struct px_msg *msg)
         clients->timer = px_loop_timer(clients->loop, RETRY_MS, RETRY_MS, on_retry, clients);
 }
 
+/* From a connection that its client has given up to the one in its place. */
+static void readdress(const struct px_clients *clients, struct px_msg *msg)
+{
+    const struct seen *to =
+        clients->some_returned ? find_seen(clients, px_msg_frame(msg, 0)) : NULL;
+    const struct seen *last = to ? find_session(clients, session_of(to)) : NULL;
+    if (last != NULL && last != to && last->returned)
+        px_msg_replace(msg, 0, last->text, last->number_size);
+}
+
 void px_clients_send(struct px_clients *clients, struct px_msg *msg)
 {
+    readdress(clients, msg);
     if (px_port_post(clients->port, &msg) == PX_SENT)
         return;
     if (px_span_equal(px_msg_frame(msg, 0), PX_RESUBMIT)) {

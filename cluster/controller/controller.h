@@ -384,8 +384,8 @@ PX_MUST_USE bool px_clients_saw(struct px_clients *clients, const struct px_msg 
 /* The client of tasks that the hub submits again: who has asked for them reads the books. */
 #define PX_RESUBMIT PX_NAMES "resubmit"
 /* Frame 0 is the client's identity. Takes `msg`. A client that has gone does not get it; one that
- * has spoken through another connection since, or comes back after the controller was restarted,
- * does. PX_RESUBMIT is nobody. */
+ * has spoken through another connection since, or sent something again through it, or comes back
+ * after the controller was restarted, does. PX_RESUBMIT is nobody. */
 void px_clients_send(struct px_clients *clients, struct px_msg *msg);
 
 /* ---- relay (relay.c) ------------------------------------------------------- */

@@ -1526,8 +1526,10 @@ def test_what_a_lost_connection_took_with_it(peer):
 
 @pytest.mark.parametrize("name", ["task", "mux"])
 @pytest.mark.parametrize("meanwhile", [False, True], ids=["answered-later", "answered-meanwhile"])
-def test_a_client_that_was_cut_off_gets_its_reply(peer, name, meanwhile):
-    """It connects anew and sends its request again: the controller has had that, and owes the reply."""
+@pytest.mark.parametrize("closed", [False, True], ids=["half-open", "closed"])
+def test_a_client_that_was_cut_off_gets_its_reply(peer, name, meanwhile, closed):
+    """It connects anew and sends its request again: the controller has had that, and owes the reply,
+    whether it has heard of the other connection's end or not."""
     told = peer.connect(zmq.SUB, peer.client["notification"])
     join(peer, "engine-a", told)
     engine = peer.connect(zmq.ROUTER, peer.engine[name], "engine-a")
@@ -1537,7 +1539,8 @@ def test_a_client_that_was_cut_off_gets_its_reply(peer, name, meanwhile):
     lost.send_multipart([*idents, *request])
     assert engine.poll(DEADLINE * 1000)
     to, msg = peer.session.recv(engine, mode=0)
-    lost.close()
+    if closed:
+        lost.close()
     client = peer.connect(zmq.DEALER, peer.client[name])
 
     def answer():
