@@ -46,6 +46,22 @@ def test_engines_share_what_was_imported(modules, cluster):
     wait_for(lambda: not alive(parent), what="the end of the engines")
 
 
+@pytest.mark.parametrize("count, said", [(1, None), (2, None), (2, "3")])
+def test_engines_share_the_processors(env, cluster, count, said):
+    """A library that starts a thread for each would start them in each engine."""
+    env.pop("OMP_NUM_THREADS", None)
+    if said:
+        env["OMP_NUM_THREADS"] = said
+    where = cluster(count)
+    with phalanx.Client(str(where.client_file)) as rc:
+        rc.wait_for_engines(count, timeout=60)
+        threads = rc[0].apply_sync(eval, "__import__('os').environ.get('OMP_NUM_THREADS')")
+    if count == 1 or said:
+        assert threads == said
+    else:
+        assert 1 <= int(threads) <= max(1, len(os.sched_getaffinity(0)) // count)
+
+
 def test_an_engine_that_is_replaced_has_them(modules, cluster):
     where = cluster(1, "--engine-arg=--preload=shared", "--engine-arg=--restart=on-failure")
     with phalanx.Client(str(where.client_file)) as rc:
