@@ -22,8 +22,9 @@ pytestmark = [pytest.mark.stock, pytest.mark.timeout(TIMEOUT_S + 30)]
 ])
 def test_with_the_newer(file, which, env, tmp_path):
     done = subprocess.run(
-        [PYTHON, "-m", "pytest", "-q", "-p", "no:xdist", "--color=no", "-k", which,
-         f"--basetemp={tmp_path / 'newer'}", HERE / file],
+        # The first that fails ends it, lest the time is up before its traceback is printed.
+        [PYTHON, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "--color=no", "-k", which,
+         "-o", f"timeout={TIMEOUT_S // 2}", f"--basetemp={tmp_path / 'newer'}", HERE / file],
         env=with_newer(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", timeout=TIMEOUT_S)
     assert done.returncode == 0 and "skipped" not in done.stdout, done.stdout[-20000:]
