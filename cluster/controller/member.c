@@ -444,7 +444,8 @@ static void refuse_uuid(const struct px_request *request, const char *uuid)
 static void accept_engine(const struct px_request *request, const char *uuid, int id)
 {
     struct px_hub *hub = request->hub;
-    add_pending(hub, uuid, id, request->content);
+    if (find_pending_id(hub, id) == NULL)
+        add_pending(hub, uuid, id, request->content);
     reply_registration(request, json_pack("{s:i, s:s, s:i, s:o, s:b}", "id", id, "status", "ok",
                                           "hb_period", hub->settings->ping_ms, "connection_info",
                                           connection_info(&hub->sockets->engine), PX_BUNDLES, 1));
@@ -472,8 +473,13 @@ void px_on_registration_request(const struct px_request *request)
         return;
     }
     struct px_span name = px_span_of(json_string_value(uuid));
-    int id = choose_id(hub, wanted);
-    if (px_hub_member(hub, name) != NULL || find_pending(hub, name) != NULL)
+    const struct px_pending *pending = find_pending(hub, name);
+    const json_t *px = json_object_get(request->content, "px");
+    /* The same process asks again where the reply was lost. */
+    bool same =
+        pending && json_equal(json_object_get(pending->where, "pid"), json_object_get(px, "pid"));
+    int id = same ? pending->id : choose_id(hub, wanted);
+    if (px_hub_member(hub, name) != NULL || (pending && !same))
         refuse_uuid(request, name.data);
     else
         accept_engine(request, name.data, id);
