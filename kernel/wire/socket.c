@@ -25,6 +25,9 @@
 #define ZERO_COPY_RECV 10
 #define CONNECTIONS_AT_ONCE 4096 /* that wait to be accepted: engines start by the thousand */
 #define LINGER_MS 1000
+/* An attempt to connect; then another begins. Where nothing answers the system repeats its own
+ * after 1, 3, 7, ... 63 s, and would find a network that is back as late as that. */
+#define CONNECT_MS 3000
 /* What comes to a publisher: topics, and the words of a handshake. They come from whoever can
  * connect, and libzmq makes some 35 bytes of each byte of a topic. */
 #define MOST_TOPIC 4096
@@ -75,6 +78,7 @@ struct px_socket *px_socket_create(void *context, enum px_socket_type type, stru
     struct px_socket *socket = px_alloc(sizeof *socket);
     *socket = (struct px_socket){.handle = handle, .context = context, .type = types[type]};
     set_int(socket, ZMQ_LINGER, LINGER_MS);
+    set_int(socket, ZMQ_CONNECT_TIMEOUT, CONNECT_MS);
     set_int(socket, ZMQ_SNDHWM, 0);
     set_int(socket, ZMQ_RCVHWM, 0);
     const int64_t most = type == PX_XPUB ? MOST_TOPIC : PX_MAX_FRAME;
