@@ -549,8 +549,10 @@ def test_what_a_careless_parent_left_is_put_right(hub, start):
     engines = start("-n", 1, preexec_fn=ill_at_ease)
     hub.join()
     _, pid = engines.registered()
-    status = Path(f"/proc/{pid}/status").read_text()
-    assert "SigBlk:\t0000000000000000" in status and "SigIgn:\t0000000000010000" not in status
+    status = Path(f"/proc/{pid}/status")
+    wait_for(lambda: "SigBlk:\t0000000000000000" in status.read_text(),  # not while a thread starts
+             TIMEOUT, "signals that come")
+    assert "SigIgn:\t0000000000010000" not in status.read_text()
     os.kill(pid, signal.SIGTERM)
     assert engines.exited() == (pid, "exit status 0")
     assert engines.process.wait(timeout=TIMEOUT) == 0
