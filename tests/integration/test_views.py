@@ -1342,6 +1342,8 @@ def test_a_map_of_an_executor_that_is_given_up_takes_back_the_rest(rc, gate):
         result, = executor._submitted
         with contextlib.suppress(phalanx.RemoteError):
             assert not begun or next(values) == 0
+        if not begun:
+            values.close()
         del values
         rc.abort("unknown", targets=rc.ids[:1], block=True)  # comes behind it
         gate.open()
@@ -1349,6 +1351,13 @@ def test_a_map_of_an_executor_that_is_given_up_takes_back_the_rest(rc, gate):
         ended = result.get(return_exceptions=True)
         assert sum(isinstance(value, phalanx.TaskAborted) for value in ended) > 15
         os.unlink(gate.path)
+
+
+def test_a_map_of_an_executor_that_nobody_reads_runs(rc):
+    with rc.executor() as executor:
+        executor.map(abs, range(20))
+        result, = executor._submitted
+    assert result.result(60) == [*range(20)]
 
 
 def test_an_executor_aborts_all_its_futures_at_once(rc, gate, monkeypatch):

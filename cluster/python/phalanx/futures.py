@@ -8,6 +8,7 @@ waits, without the GIL, for the C library to name the results that are complete.
 import asyncio
 import concurrent.futures
 import contextlib
+import inspect
 import itertools
 import threading
 import time
@@ -201,9 +202,10 @@ class FutureFace(concurrent.futures.Future):
 class LazyMapIterator:
     """The results of a map that takes its arguments as it needs them. Made by view.imap()."""
 
-    def __init__(self, gen, signal_done):
+    def __init__(self, gen, signal_done, give_up=lambda: None):
         self._generator = gen
         self._end = signal_done
+        self._give_up = give_up
 
     def __iter__(self):
         return self
@@ -218,18 +220,23 @@ class LazyMapIterator:
     def close(self):
         """cancel(), and no more results come."""
         self._end()
+        begun = inspect.getgeneratorstate(self._generator) != inspect.GEN_CREATED
         self._generator.close()
+        if not begun:  # else it has done so itself
+            self._give_up()
 
 
-def _whole_or_taken_back(result, end):
-    """Begun by one next(): what has not begun would end without what is to be done then."""
+def _given_up(result):
+    with contextlib.suppress(error.KernelError, _phalanx.ClosedError):
+        if not result.ready():
+            result._take_back()
+
+
+def _whole_or_given_up(result, end):
     try:
-        yield
         yield from result.iterate(end)
     finally:
-        with contextlib.suppress(error.KernelError, _phalanx.ClosedError):
-            if not result.ready():
-                result._take_back()
+        _given_up(result)
 
 
 class ViewExecutor(concurrent.futures.Executor):
@@ -264,7 +271,8 @@ class ViewExecutor(concurrent.futures.Executor):
     def map(self, fn, *iterables, timeout=None, chunksize=None, **options):
         """A LazyMapIterator over the results in order. All calls are submitted at once; `timeout`
         seconds from now TimeoutError is raised for a result that is not there. When that or another
-        exception ends it, or it is given up, calls that have not started are taken back.
+        exception ends it, or it is given up, calls that have not started are taken back. All
+        run where no value is ever asked for, unless close() is called.
 
         With imap()'s options (ordered, max_outstanding, return_exceptions) the iterables are
         consumed as results are."""
@@ -276,9 +284,8 @@ class ViewExecutor(concurrent.futures.Executor):
         result = self.view.map_async(fn, *iterables, **sizes)
         if not isinstance(result, concurrent.futures.Future):  # nothing to map over
             return LazyMapIterator((value for value in result), lambda: None)
-        values = _whole_or_taken_back(self._keep(result), end)
-        next(values)
-        return LazyMapIterator(values, result.stop)
+        values = _whole_or_given_up(self._keep(result), end)
+        return LazyMapIterator(values, result.stop, lambda: _given_up(result))
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """No more submissions. With `cancel_futures` what has not started is aborted: its engines are
