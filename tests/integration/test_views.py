@@ -1219,6 +1219,14 @@ def test_an_error_is_of_a_class_that_is_here_too(view, balanced, monkeypatch):
     with pytest.raises(LookupError):  # the next of its classes
         view.apply_sync(refuse)
 
+    def late(_):
+        raise TimeoutError("over there")
+
+    for call in (lambda: balanced.apply_sync(late, 0), lambda: balanced.map_sync(late, range(9))):
+        with pytest.raises(phalanx.RemoteError) as caught:
+            call()
+        assert not isinstance(caught.value, OSError)
+
 
 class Odd:
     @dataclasses.dataclass
@@ -1244,6 +1252,21 @@ class Odd:
     class Late(TimeoutError):
         pass
 
+    class Group(ExceptionGroup if sys.version_info >= (3, 11) else TimeoutError):
+        pass
+
+    class CancelledError(Exception):
+        pass
+
+    class Message(Exception):
+        msg = elist = args = property(lambda self: self.code)
+
+        def __len__(self):
+            return 0
+
+    class Meta(Exception, metaclass=type("Kind", (type,), {"__hash__": None})):
+        pass
+
     class Named(OSError):
         ename = property(lambda self: "mine")
 
@@ -1257,6 +1280,7 @@ class Odd:
 @pytest.mark.parametrize("name, is_one", [
     ("Odd.Unhashable", True), ("Odd.Frozen", False), ("Odd.New", False), ("Odd.Asks", False),
     ("Odd.Childless", False), ("Odd.Late", False), ("Odd.Named", True), ("Odd", False),
+    ("Odd.Group", False), ("Odd.CancelledError", False), ("Odd.Message", True), ("Odd.Meta", False),
     ("Odd.None", False), ("", False), ("Odd.<locals>.x", False), ("phalanx.EngineError", False),
 ])
 def test_an_error_of_an_odd_class(monkeypatch, name, is_one):
@@ -1268,7 +1292,10 @@ def test_an_error_of_an_odd_class(monkeypatch, name, is_one):
     for one in e, pickle.loads(pickle.dumps(e)):
         assert (str(one), one.ename, hash(one) == hash(one)) == ("[1:apply] X: text", "X", True)
         assert isinstance(one, ArithmeticError) is not is_one
-        assert "RemoteError" in "".join(traceback.format_exception(one))
+        assert one and "RemoteError" in "".join(traceback.format_exception(one))
+    with pytest.raises(error.CompositeError, match="X: text") as caught:
+        error.collect_exceptions([e])
+    assert isinstance(caught.value, ArithmeticError) is not is_one and len(caught.value.elist) == 1
     if is_one:
         assert isinstance(e, operator.attrgetter(name)(here))
     for odd in 5, "builtins:ValueError", {}, None:

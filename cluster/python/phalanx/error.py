@@ -10,6 +10,7 @@ exceptions, and the first of them that is a class here, too, is meant: a module'
 imported here, or the notebook's own. A CompositeError is of its first one's kind.
 """
 
+import abc
 import builtins
 import concurrent.futures
 import functools
@@ -111,21 +112,22 @@ _kinds = {
 # How an exception is made, looked at, and compared: what a class has of its own of these is for
 # exceptions that were made by it.
 _MADE_BY = ("__new__", "__setattr__", "__getattribute__", "__getattr__", "__reduce_ex__")
+_SAYING_OTHERWISE = {kind.__name__ for kind in _OTHERWISE} | {"CancelledError", "KernelError"}
 
 
 @functools.lru_cache(maxsize=256)
 def _both(cls, kind):
-    """A class that is both, by the name of the first; None where there can be none."""
-    members = {
-        "__module__": __name__, "__doc__": cls.__doc__, "_plain": cls,
-        "__eq__": object.__eq__, "__hash__": object.__hash__,
-    }
+    """A class that is both, by the name of the first; None, or an exception, where there can be none."""
     if any(isinstance(getattr(kind, name, None), types.FunctionType) for name in _MADE_BY):
         return None
-    try:
-        return type(cls.__name__, (cls, kind), members)
-    except Exception:  # its class's, or its own, way of having heirs
+    if isinstance(kind.__init_subclass__, types.MethodType):  # it keeps a list of its heirs, say
         return None
+    both = type(cls.__name__, (cls, kind), {
+        "__module__": __name__, "__doc__": cls.__doc__, "_plain": cls, "args": BaseException.args,
+        "__eq__": object.__eq__, "__hash__": object.__hash__, "__bool__": lambda self: True,
+    })
+    super(RemoteError, both).__new__(both)  # it may want more than that
+    return both
 
 
 def _class_here(name):
@@ -136,17 +138,26 @@ def _class_here(name):
     found = sys.modules.get(module)
     for part in path.split("."):
         found = getattr(found, "__dict__", {}).get(part)
-    if not isinstance(found, type) or not issubclass(found, Exception):
+    if type(found) not in (type, abc.ABCMeta) or not issubclass(found, Exception):
         return None
-    return None if issubclass(found, (KernelError, *_OTHERWISE)) else found
+    # By name: some have become others in later versions of Python. And what this package says itself.
+    bases = found.__mro__
+    if module.partition(".")[0] == "phalanx" or any(k.__name__ in _SAYING_OTHERWISE for k in bases):
+        return None
+    return found
 
 
 def _with_kind(cls, ename, info):
     """cls, or a class that is also what was raised."""
     kinds = (info or {}).get("kinds")
-    for name in kinds if isinstance(kinds, list) else ["builtins:%s" % (ename,)]:
-        kind = _class_here(str(name))
-        both = kind and _both(cls, kind)
+    if not isinstance(kinds, list):
+        kinds = ["builtins:" + ename] if isinstance(ename, str) else []
+    for name in kinds:
+        try:
+            kind = _class_here(name)
+            both = kind and _both(cls, kind)
+        except Exception:  # of the user's own, or the name is none
+            continue
         if both:
             return both
     return cls
@@ -255,6 +266,7 @@ class CompositeError(RemoteError):
     """
 
     tb_limit = 4
+    msg = elist = None
 
     def __new__(cls, message, elist):
         return super().__new__(cls, *elist[0]) if elist else super().__new__(cls)

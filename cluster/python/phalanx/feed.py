@@ -66,8 +66,8 @@ class Sizes:
 @engine_function
 def _run(f, patience, *columns):
     """On the engine. (seconds, values, errors): as many values as items were begun; None where an
-    error (its index, an error's content, and its classes) is. With patience None there is one item, whose error
-    is the task's. The engine is told which item is next, for its obituary.
+    error (its index, an error's content, and its classes as ours say them) is. With patience None
+    there is one item, whose error is the task's. The engine is told which item is next, for its obituary.
 
     An item that says something sends data first: {MARK: its index}. What follows is its output.
     """
@@ -132,7 +132,12 @@ def _run(f, patience, *columns):
                     from traceback import format_exception
 
                     lines = format_exception(type(e), e, e.__traceback__.tb_next)
-                kinds = ["%s:%s" % (k.__module__, k.__qualname__) for k in type(e).__mro__]
+                kinds = None
+                if modules("_phalanx_host") and getattr(type(e), "__module__", "") != "builtins":
+                    kinds = [
+                        "%s:%s" % (getattr(k, "__module__", ""), k.__qualname__)
+                        for k in type(e).__mro__
+                    ]
                 errors.append((len(values), type(e).__name__, text, list(lines), kinds))
                 values.append(None)
             if perf_counter() - start > patience:

@@ -138,8 +138,9 @@ def describe(error, lines):
         "evalue": _bounded(text),
         "traceback": [_bounded(line) for line in lines],
     }
-    if host.bridge.engine and type(error).__module__ != "builtins":  # for `except` at the client
-        content["px_kinds"] = [f"{kind.__module__}:{kind.__qualname__}" for kind in type(error).__mro__]
+    if host.bridge.engine and getattr(type(error), "__module__", "") != "builtins":
+        mro = type(error).__mro__  # for `except` at the client
+        content["px_kinds"] = [f"{getattr(k, '__module__', '')}:{k.__qualname__}" for k in mro]
     return content
 
 
