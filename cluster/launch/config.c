@@ -410,16 +410,16 @@ int px_launch_config(const char *profile_dir, const struct px_config_wish *wish,
     return result;
 }
 
-/* Whether a trait that is a truth is set, where it is `so` before: "--Class.trait=True", or in two
- * words, or by its flag. The last one counts. */
+/* Whether a trait that is a truth is set, where it is `so` before: by its flag, wherever that
+ * stands, else by the last "--Class.trait=True", or that in two words. */
 static bool set_by(const char *const *args, const char *flag, const char *trait, bool so)
 {
     const size_t size = strlen(trait);
     for (; args && *args; args++) {
         const char *value = NULL;
         if (strcmp(*args, flag) == 0)
-            so = true;
-        else if (strncmp(*args, trait, size) == 0 && (*args)[size] == '=')
+            return true;
+        if (strncmp(*args, trait, size) == 0 && (*args)[size] == '=')
             value = *args + size + 1;
         else if (strcmp(*args, trait) == 0)
             value = args[1];

@@ -156,7 +156,7 @@ static const struct {
     {"{}", {"--IPController.reuse_files", NULL}, false},
     {"{}", {"--IPController.reuse_files=False", "True", NULL}, false},
     {"{}", {"--IPController.reuse_files_not=True", NULL}, false},
-    {"{}", {"--reuse", "--IPController.reuse_files=False", NULL}, false},
+    {"{}", {"--reuse", "--IPController.reuse_files=False", NULL}, true},
     {"{\"IPController\": {\"reuse_files\": true}}", {NULL}, true},
     {"{\"IPController\": {\"reuse_files\": false}}", {NULL}, false},
     {"{\"IPController\": {\"reuse_files\": true}}", {"--IPController.reuse_files=0", NULL}, false},
