@@ -444,8 +444,7 @@ static void refuse_uuid(const struct px_request *request, const char *uuid)
 static void accept_engine(const struct px_request *request, const char *uuid, int id)
 {
     struct px_hub *hub = request->hub;
-    if (find_pending_id(hub, id) == NULL)
-        add_pending(hub, uuid, id, request->content);
+    add_pending(hub, uuid, id, request->content);
     reply_registration(request, json_pack("{s:i, s:s, s:i, s:o, s:b}", "id", id, "status", "ok",
                                           "hb_period", hub->settings->ping_ms, "connection_info",
                                           connection_info(&hub->sockets->engine), PX_BUNDLES, 1));
@@ -473,12 +472,13 @@ void px_on_registration_request(const struct px_request *request)
         return;
     }
     struct px_span name = px_span_of(json_string_value(uuid));
-    const struct px_pending *pending = find_pending(hub, name);
-    const json_t *px = json_object_get(request->content, "px");
-    /* The same process asks again where the reply was lost. */
-    bool same =
-        pending && json_equal(json_object_get(pending->where, "pid"), json_object_get(px, "pid"));
+    struct px_pending *pending = find_pending(hub, name);
+    const json_t *pid = json_object_get(json_object_get(request->content, "px"), "pid");
+    /* A process asks again where the reply was lost. */
+    bool same = pending && json_equal(json_object_get(pending->where, "pid"), pid);
     int id = same ? pending->id : choose_id(hub, wanted);
+    if (same)
+        free_pending(hub, pending);
     if (px_hub_member(hub, name) != NULL || (pending && !same))
         refuse_uuid(request, name.data);
     else
