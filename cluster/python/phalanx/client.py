@@ -510,7 +510,8 @@ class Client(TargetsFace, HubFace):
 
     def _drop(self, ids):
         """Has the controller end those of these tasks that wait in it. Whether it may have understood:
-        ipyparallel's does not, says so in its log, and is not asked again."""
+        one that cannot (ipyparallel's, which says so in its log, and with the scheme "pure" ours) is
+        not asked again."""
         first = self._first_drop and self._first_drop.peek()
         if first and first.failed and not first.lost:
             return False
