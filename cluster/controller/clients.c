@@ -9,6 +9,9 @@
  * one has sent something again (PX_AGAIN) the earlier ones are dead, though this end may not know
  * yet: a reply to one of these goes to it, too.
  *
+ * LIMIT: of connections that live beside each other under one session, which no client of ours or
+ * ipyparallel's has, the others' replies would go to the one that sends something again.
+ *
  * After a restart of the controller a client says nothing while it only waits. But ZeroMQ gives
  * numbers in turn, so that those of all connections since the start are known. So a reply to a
  * number from before goes
