@@ -1380,10 +1380,11 @@ def test_a_map_of_an_executor_that_is_given_up_takes_back_the_rest(rc, gate):
         os.unlink(gate.path)
 
 
-def test_a_map_of_an_executor_that_nobody_reads_runs(rc):
+def test_a_map_of_an_executor_that_nobody_reads_runs(rc, gate):
     with rc.executor() as executor:
-        executor.map(abs, range(20))
+        executor.map(lambda n, wait: wait(n), range(20), [gate.task] * 20)
         result, = executor._submitted
+        gate.open()
     assert result.result(60) == [*range(20)]
 
 
