@@ -267,6 +267,8 @@ def cluster(run, ipython_dir):
 
     def start(n=2, *options, profile="default", cluster_id="", timeout=90):
         names = [f"--profile={profile}", f"--cluster-id={cluster_id}"]
+        if f"--controller-cmd={STOCK_CONTROLLER}" in options and "--" not in options:
+            options = [*options, "--", controller_ports()]
         run("pxcluster", "start", "-n", n, "--daemonize", *names, *options, timeout=timeout)
         started.append(names)
         return Cluster(ipython_dir, profile, cluster_id)

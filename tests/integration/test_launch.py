@@ -9,8 +9,8 @@ import time
 
 import phalanx
 import pytest
-from conftest import (BIN, PYTHON, STOCK_CONTROLLER, STOCK_ENGINE, Cluster, alive, processes_with,
-                      wait_for)
+from conftest import (BIN, PYTHON, STOCK_CONTROLLER, STOCK_ENGINE, Cluster, alive, controller_ports,
+                      processes_with, wait_for)
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
 
@@ -272,9 +272,9 @@ def test_a_profile_whose_controller_reuses_its_files(cluster, run, ipython_dir, 
     profile = ipython_dir / "profile_default"
     profile.mkdir()
     (profile / "ipcontroller_config.py").write_text("c.IPController.reuse_files = True\n")
-    files = []
+    files, ports = [], controller_ports()
     for _ in range(2):
-        where = cluster(1, *mix)
+        where = cluster(1, *mix, "--", ports)
         files.append(json.loads(where.client_file.read_text()))
         run("pxcluster", "stop")
     assert files[0] == files[1]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import (NEWER, PYTHON, PYTHONPATH, alive, has_newer, processes_with,
+from conftest import (NEWER, PYTHON, PYTHONPATH, alive, controller_ports, has_newer, processes_with,
                       stock_controller, wait_for, with_newer)
 from four import environment
 
@@ -156,6 +156,7 @@ def launched(request, env, px_bin, ipython_dir, monkeypatch):
         monkeypatch.setenv(name, env[name])
     config = Config()
     config.EngineLauncher.engine_cmd = [str(px_bin / "pxengine")]
+    config.ControllerLauncher.controller_args = [controller_ports()]
     if request.param == "our-controller":
         config.ControllerLauncher.controller_cmd = [str(px_bin / "pxcontroller")]
     cluster = ipp.Cluster(n=2, config=config, profile_dir=str(ipython_dir / "profile_launched"))
