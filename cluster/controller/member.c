@@ -473,9 +473,10 @@ void px_on_registration_request(const struct px_request *request)
     }
     struct px_span name = px_span_of(json_string_value(uuid));
     struct px_pending *pending = find_pending(hub, name);
-    const json_t *pid = json_object_get(json_object_get(request->content, "px"), "pid");
-    /* A process asks again where the reply was lost. */
-    bool same = pending && json_equal(json_object_get(pending->where, "pid"), pid);
+    json_t *where = read_where(json_object_get(request->content, "px"));
+    bool same =
+        pending && json_equal(pending->where, where); /* the reply was lost: it asks again */
+    json_decref(where);
     int id = same ? pending->id : choose_id(hub, wanted);
     if (same)
         free_pending(hub, pending);

@@ -1362,8 +1362,9 @@ def test_registration_rules(peer):
     assert refused["content"]["status"] == "error"
     assert refused["content"]["evalue"] == "\"uuid 'engine-a' in use\""
     assert peer.register("engine-b")["content"]["id"] == 8  # the refused one used up a number
-    for pid, status in (17, "ok"), (17, "ok"), (18, "error"):  # one process may ask again
-        told = peer.ask("registration_request", {"uuid": "engine-d", "px": {"pid": pid}}, socket)["content"]
+    for host, pid, status in ("a", 17, "ok"), ("a", 17, "ok"), ("b", 17, "error"), ("a", 18, "error"):
+        content = {"uuid": "engine-d", "px": {"host": host, "pid": pid}}  # one process may ask again
+        told = peer.ask("registration_request", content, socket)["content"]
         assert (told["status"], told.get("id", 9)) == (status, 9)
     assert peer.register("engine-c", id="x")["header"]["msg_type"] == "hub_error"
 
