@@ -125,8 +125,8 @@ class Batches:
             uuid = json.loads(reply.metadata).get("engine")
             info = {"engine_id": reply.engine, "engine_uuid": uuid, "method": "apply"}
             for index, *e, kinds in errors:
-                at, info["kinds"] = batch.first + index, kinds
-                failed[at] = moved(error_reply(error_content(*e, info), reply), at)
+                at, said = batch.first + index, {**info, "kinds": kinds} if kinds else info
+                failed[at] = moved(error_reply(error_content(*e, said), reply), at)
         outputs = [output_event("error", e) for e in failed.values()]
         self._add([Part(*part, failed), *outputs], replied=len(values))
 
@@ -264,8 +264,9 @@ class _Values:
             item = batch.first + index
             info = {
                 "engine_id": reply.engine, "method": "apply", "items": range(item, item + 1),
-                "kinds": kinds,
             }
+            if kinds:
+                info["kinds"] = kinds
             values[index] = error.RemoteError(ename, evalue, "\n".join(traceback), info)
         for index, value in enumerate(values, batch.first):
             self._put(index, value)
