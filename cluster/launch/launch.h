@@ -10,6 +10,7 @@
  *     stop.c         stop clusters found through their files
  *     list.c         list clusters
  *     status.c       what a running controller says about itself
+ *     usage.c        what its engines use
  *     clean.c        remove logs and files that dead clusters left
  *     background.c   --daemonize: fork, and tell the waiting parent how it went
  *     confirm.c      a client's view: are the engines there?
@@ -476,6 +477,12 @@ int px_command_stop(int argc, char **argv);
 int px_command_list(int argc, char **argv);
 int px_command_status(int argc, char **argv);
 int px_command_clean(int argc, char **argv);
+
+struct phalanx_client;
+/* Adds to each engine of the hub's status, where it answers in time, "memory_bytes" (its own and
+ * its children's), "cpu_percent" (of one processor, since anybody's question before) and
+ * "host_memory_percent". Waits. */
+void px_add_usage(struct phalanx_client *client, int64_t timeout_ms, json_t *status);
 
 /* Removes the logs of earlier clusters of this place, but not `keep` (a path, or NULL). */
 void px_clean_logs(const struct px_place *place, const char *keep);

@@ -19,6 +19,7 @@
 #define WATCH_LEAST_S 0.1
 #define WATCH_MOST_S 86400.0
 #define DEATHS_WATCHED 5 /* the latest */
+#define USAGE_MS 1000    /* for engines to say what they use */
 
 struct status_options {
     struct px_common_options common;
@@ -28,7 +29,7 @@ struct status_options {
 
 static const struct px_option status_rows[] = {
     {"json", 0, PX_OPT_SET, offsetof(struct status_options, json), 1, NULL,
-     "the whole reply of the controller, as one JSON object", 0, 0},
+     "all that the controller and the engines say, as one JSON object", 0, 0},
     {"watch", 0, PX_OPT_DOUBLE, offsetof(struct status_options, watch_s), 0, "SECONDS",
      "again and again, with tasks a second; with --json an object a line", 0, 0},
     {"timeout", 0, PX_OPT_DOUBLE, offsetof(struct status_options, timeout_s), 0, "SECONDS",
@@ -40,7 +41,7 @@ static const struct px_option status_rows[] = {
 static const struct px_usage status_usage = {
     .program = "pxcluster status",
     .synopsis = "[options]",
-    .about = "Shows engines, queues, tasks, memory and sockets of a running controller.",
+    .about = "Shows engines, queues, tasks, memory and sockets of a running cluster.",
     .examples = "  pxcluster status\n"
                 "  pxcluster status --watch=1\n"
                 "  pxcluster status --profile=lab --json\n",
@@ -143,6 +144,19 @@ static double rate_of_all(const struct rates *rates, const json_t *engines)
     return sum;
 }
 
+static const char *memory_text(const json_t *engine, char out[32])
+{
+    const json_t *bytes = json_object_get(engine, "memory_bytes");
+    return bytes ? size_of(json_integer_value(bytes), out) : "-";
+}
+
+static const char *cpu_text(const json_t *engine, char out[24])
+{
+    const json_t *percent = json_object_get(engine, "cpu_percent");
+    snprintf(out, 24, percent ? "%.0f %%" : "-", json_number_value(percent));
+    return out;
+}
+
 /* "gpu,big", for as much of them as `out` has room. */
 static const char *tags_of(const json_t *engine, char *out, size_t room)
 {
@@ -176,9 +190,10 @@ static void print_engines(struct px_buf *out, const json_t *status, const struct
     px_buf_text(out, "\n");
     if (json_array_size(engines) > 0)
         px_buf_printf(out, "\n%6s  %-20s %8s %8s %8s %10s%s  %s\n", "ENGINE", "HOST", "PID",
-                      "DIRECT", "TASKS", "COMPLETED", rates ? "    A SEC." : "", "SINCE     TAGS");
+                      "DIRECT", "TASKS", "COMPLETED",
+                      rates ? "    A SEC.   MEMORY   CPU" : "   MEMORY", "SINCE     TAGS");
     json_array_foreach(engines, i, engine) {
-        char since[32], rate[32], pid[24] = "-", tags[80];
+        char since[32], rate[32], memory[32], cpu[24], pid[24] = "-", tags[80];
         if (number(engine, "pid") > 0)
             snprintf(pid, sizeof pid, "%lld", number(engine, "pid"));
         px_buf_printf(out, "%6lld  %-20s %8s %8lld %8lld %10lld", number(engine, "id"),
@@ -186,6 +201,9 @@ static void print_engines(struct px_buf *out, const json_t *status, const struct
                       number(engine, "tasks"), number(engine, "completed"));
         if (rates)
             px_buf_printf(out, " %9s", rate_text(rate_of(rates, engine), rate));
+        px_buf_printf(out, " %8s", memory_text(engine, memory));
+        if (rates)
+            px_buf_printf(out, " %5s", cpu_text(engine, cpu));
         px_buf_printf(out, "  %-9s %s\n", duration(number(engine, "since_s"), since),
                       tags_of(engine, tags, sizeof tags));
     }
@@ -242,8 +260,10 @@ static int ask(phalanx_client *client, int64_t timeout_ms, json_t **out)
     free(text);
     if (*out == NULL)
         return say_no(1, "not a reply", err.text);
-    if (strcmp(text_of(*out, "status"), "ok") == 0)
+    if (strcmp(text_of(*out, "status"), "ok") == 0) {
+        px_add_usage(client, timeout_ms < USAGE_MS ? timeout_ms : USAGE_MS, *out);
         return 0;
+    }
     say_no(1, "the controller does not say how it is", text_of(*out, "evalue"));
     json_decref(*out);
     return 1;

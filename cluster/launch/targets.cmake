@@ -9,7 +9,8 @@ px_library(px_launch
           ${LAUNCH}/background.c ${LAUNCH}/confirm.c ${LAUNCH}/files.c
           ${LAUNCH}/supervisor.c ${LAUNCH}/report.c
           ${LAUNCH}/adapt.c ${LAUNCH}/policy.c ${LAUNCH}/asker.c ${LAUNCH}/start.c
-          ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/status.c ${LAUNCH}/clean.c
+          ${LAUNCH}/stop.c ${LAUNCH}/list.c ${LAUNCH}/status.c ${LAUNCH}/usage.c
+          ${LAUNCH}/clean.c
   LIBS px_wire px_loop PkgConfig::JANSSON
   PRIVATE phalanx)
 target_include_directories(px_launch PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})

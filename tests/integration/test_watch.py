@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """%pxcluster watch: rates and pages, which are pure, and a notebook whose page keeps up."""
+import json
 import queue
+import subprocess
 import time
 
 import pytest
 
+from conftest import BIN
 from four import rc, where  # noqa: F401: fixtures, our cluster and ipyparallel's
 from test_magics import notebook  # noqa: F401: fixture
 
 phalanx = pytest.importorskip("phalanx")
-from phalanx import pxcluster  # noqa: E402
+from phalanx import ask, pxcluster  # noqa: E402
 from phalanx.watch import MOMENTS, ROWS, Rates, render  # noqa: E402
 
 DEADLINE = 60
@@ -54,6 +57,35 @@ def test_a_page_has_a_row_an_engine():
     assert page.count("width:80px") == 1  # the fastest one's bar
 
 
+@pytest.mark.parametrize("count, text", [
+    (0, "0 B"), (46, "46 B"), (46_300, "46 kB"), (99_600_000, "100 MB"), (446_000_000, "450 MB"),
+    (999_600_000, "1 GB"), (1_240_000_000, "1.2 GB"), (12_400_000_000_000, "12 TB"),
+    (12e15, "12000 TB"),
+])
+def test_sizes_have_two_digits(count, text):
+    assert pxcluster.size_text(count) == text
+
+
+def test_a_page_says_what_engines_use():
+    page = seen({"engines": [
+        engine(0, memory_bytes=46_300_000, cpu_percent=97.2, host_memory_percent=20.0),
+        engine(1, memory_bytes=1_240_000_000, cpu_percent=1.2, host="node<1>", host_memory_percent=93.4),
+        engine(2),
+    ]})
+    rows = page.split("<tr>")[2:]
+    assert ">46 MB<" in rows[0] and ">95 %<" in rows[0]
+    assert ">1.2 GB<" in rows[1] and "%<" not in rows[1]  # it idles
+    assert "B<" not in rows[2]
+    assert "node&lt;1&gt;: 93 % of its memory is in use" in page and "here: " not in page
+
+
+def test_a_page_adds_up_what_a_host_uses():
+    page = seen({"engines": [engine(i, host="node%d" % (i % 2), memory_bytes=2_000_000_000 * (i % 2),
+                                    cpu_percent=100.0) for i in range(2 * ROWS)]})
+    rows = page.split("<tr>")[2:]
+    assert ">0 B<" in rows[0] and ">64 GB<" in rows[1] and ">3,200 %<" in rows[1]
+
+
 def test_a_page_has_a_row_a_host_where_there_are_many():
     hosts = ROWS + 8
     page = seen({"engines": [engine(i, host="node%d" % (i % hosts), completed=1, tasks=i == 5)
@@ -90,6 +122,33 @@ def test_what_a_controller_says(rc, where):
     assert [engine["id"] for engine in state["engines"]] == [0, 1, 2, 3]
     assert ("tasks" in state) == (where[2] == "ours")
     assert [line.split()[0] for line in pxcluster.table(state["engines"])] == ["engine", *"0123"]
+    assert all(("memory_bytes" in engine) == (where[2] == "ours") for engine in state["engines"])
+
+
+def test_what_engines_use(rc):
+    used = rc.usage(timeout=DEADLINE)
+    assert list(used) == [0, 1, 2, 3] and list(rc.usage([2], timeout=DEADLINE)) == [2]
+    assert all(reply["kernel_memory"] > 1_000_000 for reply in used.values())
+    assert 0 < used[0]["host_virtual_memory"]["percent"] < 100
+    with pytest.raises(IndexError):
+        rc.usage(7)
+    assert set(ask.usage(rc, [1, 7], DEADLINE)) == {1}  # one that has just gone
+
+
+def test_a_terminal_shows_what_engines_use(where):
+    if where[2] != "ours":
+        pytest.skip("ipcontroller does not say how it is")
+
+    def status(*words):
+        done = subprocess.run([BIN / "pxcluster", "status", *words], env=where[1], check=True,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE)
+        return done.stdout
+    engines = json.loads(status("--json"))["engines"]
+    assert len(engines) == 4 and all(engine["memory_bytes"] > 1_000_000 for engine in engines)
+    assert all(0 < engine["host_memory_percent"] < 100 for engine in engines)
+    names, *rows = [line.split() for line in status().splitlines()[5:10]]
+    assert names[6:] == ["MEMORY", "SINCE", "TAGS"]
+    assert all(row[7] == "MB" and float(row[6]) > 1 for row in rows)
 
 
 def test_only_a_notebook_can_show_it(rc):
@@ -127,7 +186,8 @@ def begin(notebook):
 
 
 def done(text):
-    return sum(int(line.split()[-1]) for line in text.splitlines()[2:4])
+    _, names, *rows = [line.split() for line in text.splitlines()[:4]]
+    return sum(int(row[names.index("done")]) for row in rows)
 
 
 def test_a_page_keeps_up(notebook):

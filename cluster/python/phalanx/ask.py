@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Questions to a running cluster: what engines do (%pxstacks), why tasks wait (%pxwhy)."""
+"""Questions to a running cluster: what engines do (%pxstacks), what they use, why tasks wait
+(%pxwhy)."""
 
 import json
 import time
@@ -24,7 +25,7 @@ def stacks(client, targets=None, seconds=None):
     `seconds`, or do not know the question (ipengine), are named below the tree.
     """
     ids = client._ids_of(targets)
-    able = [i for i in ids if client._raw.feature("stacks", [i])]
+    able = answering(client, ids)
     answers = _ask_stacks(client, able, STACKS_SECONDS if seconds is None else seconds)
     text = _magics.stacks([answers[i] for i in able if isinstance(answers.get(i), tuple)])
     mute = [i for i in able if i not in answers]
@@ -43,12 +44,20 @@ def _engines(ids):
     return "engine%s %s" % ("" if len(ids) == 1 else "s", _magics.ranges(ids))
 
 
-def _ask_stacks(client, ids, seconds):
+def answering(client, ids):
+    """Those of these engines that answer on control whatever their Python does: pxengine's."""
+    return [i for i in ids if client._raw.feature("stacks", [i])]
+
+
+def _ask(client, message, ids, seconds):
+    """{id: the event of its reply}, of those that answer in time."""
     if not ids:
         return {}
-    raw = client._raw.submit(
-        _phalanx.CONTROL, targets=ids, message="stacks_request", content="{}"
-    )
+    try:
+        raw = client._raw.submit(_phalanx.CONTROL, targets=ids, message=message, content="{}")
+    except IndexError:  # some have just gone
+        known = client.ids
+        return _ask(client, message, [i for i in ids if i in known], seconds)
     deadline = time.monotonic() + seconds
     answers = {}
     while len(answers) < len(ids):
@@ -56,12 +65,17 @@ def _ask_stacks(client, ids, seconds):
         event = raw.next()
         if event is not None:
             if event.type == _phalanx.REPLY:
-                answers[ids[event.task]] = _read_stacks(ids[event.task], event)
+                answers[ids[event.task]] = event
             continue
         left = max(0, deadline - time.monotonic())
         if finished == len(ids) or not raw.wait(_phalanx.EVENT, left):
             break
     return answers
+
+
+def _ask_stacks(client, ids, seconds):
+    answers = _ask(client, "stacks_request", ids, seconds)
+    return {engine: _read_stacks(engine, event) for engine, event in answers.items()}
 
 
 def _read_stacks(engine, event):
@@ -73,6 +87,16 @@ def _read_stacks(engine, event):
         engine, str(content.get("stacks") or ""), busy.get("msg_type"),
         float(busy.get("since_s") or 0),
     )
+
+
+# ---- usage
+
+
+def usage(client, ids, seconds):
+    """{id: what its usage_reply says}, of those that answer in time."""
+    answers = _ask(client, "usage_request", ids, seconds)
+    there = [i for i in ids if i in answers and not answers[i].failed]
+    return {i: json.loads(answers[i].content) for i in there}
 
 
 # ---- why
@@ -118,8 +142,7 @@ def _engines_of(results):
 def _work_of(client, results):
     """What the engines that are waited for, or all, are busy with, and since when."""
     ids = _engines_of(results) or client.ids
-    able = [i for i in ids if client._raw.feature("stacks", [i])]
-    answers = _ask_stacks(client, able, WORK_SECONDS).values()
+    answers = _ask_stacks(client, answering(client, ids), WORK_SECONDS).values()
     return _magics.stacks([(a[0], "") + a[2:] for a in answers if isinstance(a, tuple)])
 
 

@@ -526,6 +526,15 @@ class Client(TargetsFace, HubFace):
         name = signal.Signals(sig).name if isinstance(sig, int) else sig
         return self._control("signal_request", {"sig": name}, targets, block)
 
+    def usage(self, targets="all", timeout=1):
+        """{id: what an engine and its children use}, of those that answer within `timeout` seconds:
+        "kernel_memory" in bytes (shared pages by halves), "kernel_cpu" in percent of a processor
+        since the question before, "host_virtual_memory" with its "percent", … as usage_reply has
+        them. Engines of pxengine answer while they compute, ipengine's (with psutil) in between."""
+        from . import ask
+
+        return ask.usage(self, self._ids_of(targets), timeout)
+
     def shutdown(self, targets="all", restart=False, hub=False, block=None):
         """Ends engines, and with `hub` all of them and the controller too, and this client. With
         `block` (None: self.block) they are not among `ids` any more."""

@@ -5,13 +5,15 @@ import sys
 
 from IPython.core.error import UsageError
 
-from . import _magics, error
+from . import _magics, ask, error
 from .adapting import asked
 from .deadlines import wait_until
 from .display import in_kernel
 
 _END_SECONDS = 10
 _MOST = 10000  # engines at once
+_USAGE_SECONDS = 1  # for engines to say what they use,
+_USAGE_MOST = 1000  # where there are no more than this
 
 
 def _help():
@@ -134,10 +136,10 @@ def _ends(cluster, client):
     return lambda: client._raw.closed or cluster.has_ended(client)
 
 
-def state_of(client, ask=True):
+def state_of(client, asks=True):
     """{"engines": [{"id", "queue", "tasks", "completed", …}]}, by id, and more where a pxcontroller
     is asked. KernelError where nobody answers."""
-    state = asked(client) if ask else None
+    state = asked(client) if asks else None
     if state is None:
         try:
             known = client.queue_status() if client.ids else {}
@@ -145,19 +147,47 @@ def state_of(client, ask=True):
             raise error.KernelError("the controller does not answer") from None
         state = {"engines": [dict(known[i], id=i) for i in client.ids if i in known]}
     state["engines"].sort(key=lambda engine: engine.get("id", -1))
+    _add_usage(client, state["engines"])
     return state
+
+
+def _add_usage(client, engines):
+    """Adds "memory_bytes", "cpu_percent" and "host_memory_percent" to those that tell."""
+    ids = ask.answering(client, client.ids)
+    used = ask.usage(client, ids, _USAGE_SECONDS) if len(ids) <= _USAGE_MOST else {}
+    for engine in engines:
+        reply = used.get(engine["id"])
+        if reply:
+            engine["memory_bytes"] = reply["kernel_memory"]
+            engine["cpu_percent"] = reply["kernel_cpu"]
+            engine["host_memory_percent"] = reply["host_virtual_memory"]["percent"]
+
+
+def size_text(count):
+    """Bytes as people read them, with two digits that count: "46 MB", "1.2 GB"."""
+    for unit in "B", "kB", "MB", "GB":
+        if count < 999.5:
+            break
+        count /= 1000
+    else:
+        unit = "TB"
+    text = "%.2g" % count if count < 99.5 else "%.0f" % round(count, -1)
+    return "%s %s" % (text, unit)
 
 
 def table(engines):
     """Lines of text, of an engine each."""
-    rows = [("engine", "host", "pid", "queued", "tasks", "done")]
+    rows = [("engine", "host", "pid", "queued", "tasks", "done", "memory")]
     for engine in engines:
-        rows.append(tuple(
-            "-" if engine.get(key) is None else str(engine[key])
-            for key in ("id", "host", "pid", "queue", "tasks", "completed")
+        memory = engine.get("memory_bytes")
+        rows.append((
+            *("-" if engine.get(key) is None else str(engine[key])
+              for key in ("id", "host", "pid", "queue", "tasks", "completed")),
+            "-" if memory is None else size_text(memory),
         ))
-    used = [i for i in range(6) if any(row[i] != "-" for row in rows[1:])] if rows[1:] else []
-    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    columns = range(len(rows[0]))
+    used = [i for i in columns if any(row[i] != "-" for row in rows[1:])] if rows[1:] else []
+    widths = [max(len(row[i]) for row in rows) for i in columns]
     return ["  ".join(row[i].rjust(widths[i]) for i in used) for row in rows if used]
 
 

@@ -13,13 +13,14 @@ from collections import deque
 from IPython.display import display
 
 from . import _phalanx, error
-from .pxcluster import plural, state_of, table
+from .pxcluster import plural, size_text, state_of, table
 
 INTERVAL = 1.0  # seconds between two looks at least,
 LONGEST = 5.0  # at most, and
 SHARE = 20  # times as long as a look takes, of thousands of engines
 ROWS = 32  # of a table: with more engines, a row is a host
 DEATHS = 3  # the latest, with their causes
+FULL = 90  # percent of a host's memory from which it is spoken of
 MOMENTS = 60  # of the curve
 PATIENCE = 60  # seconds without an answer after which it is over
 
@@ -57,6 +58,22 @@ def _rate_text(rate):
     return "" if rate is None else "%.1f" % rate if 0 < rate < 9.95 else "{:,.0f}".format(rate)
 
 
+def _cpu_text(percent):
+    """In steps of 5 %, so that what idles does not seem to move."""
+    steps = None if percent is None else 5 * round(percent / 5)
+    return "{:,} %".format(steps) if steps else ""
+
+
+def _memory_text(count):
+    return "" if count is None else size_text(count)
+
+
+def _sum(values):
+    """None where none is known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
 def _row(cells, tag="td", right=()):
     return "<tr>%s</tr>" % "".join(
         '<%s style="%s%s">%s</%s>' % (tag, _CELL, "right" if i in right else "left", cell, tag)
@@ -65,10 +82,10 @@ def _row(cells, tag="td", right=()):
 
 
 def _by_engine(engines, rates):
-    """Rows of an engine each: name, host, engines, at work, tasks there, done, a second."""
+    """Rows of an engine each: name, host, tasks there, done, memory, processor, a second."""
     return [
         (engine["id"], engine.get("host"), _work(engine), engine.get("completed"),
-         rates.of.get(engine["id"]))
+         engine.get("memory_bytes"), engine.get("cpu_percent"), rates.of.get(engine["id"]))
         for engine in engines
     ]
 
@@ -79,6 +96,7 @@ def _by_host(engines, rates):
         hosts.setdefault(engine.get("host"), []).append(engine)
     rows = [
         (plural(len(own)), host, sum(map(_work, own)), sum(e.get("completed") or 0 for e in own),
+         _sum(e.get("memory_bytes") for e in own), _sum(e.get("cpu_percent") for e in own),
          sum(rates.of.get(e["id"], 0) for e in own))
         for host, own in hosts.items()
     ]
@@ -88,18 +106,26 @@ def _by_host(engines, rates):
 def _engines_table(engines, rates):
     rows = (_by_engine if len(engines) <= ROWS else _by_host)(engines, rates)
     fastest = max([rate or 0 for *_, rate in rows], default=0)
-    right = (0, 2, 3, 4)
-    lines = [_row(("engine", "host", "tasks there", "done", "a second", ""), "th", right)]
-    for name, host, work, done, rate in rows[:ROWS]:
+    right = (0, 2, 3, 4, 5, 6)
+    names = ("engine", "host", "tasks there", "done", "memory", "processor", "a second", "")
+    lines = [_row(names, "th", right)]
+    for name, host, work, done, memory, cpu, rate in rows[:ROWS]:
         bar = '<span style="%s"></span>' % (_BAR % round(80 * rate / fastest)) if rate else ""
         done = "" if done is None else "{:,}".format(done)
         cells = (html.escape(str(name)), html.escape(str(host or "")), work or "idle", done,
-                 _rate_text(rate), bar)
+                 _memory_text(memory), _cpu_text(cpu), _rate_text(rate), bar)
         lines.append(_row(cells, right=right))
     if len(rows) > ROWS:
         more = plural(len(rows) - ROWS, "more host")
-        lines.append(_row(("", "and " + more, "", "", "", "")))
+        lines.append(_row(("", "and " + more, *[""] * 6)))
     return '<table style="border-collapse:collapse;font-size:90%%">%s</table>' % "".join(lines)
+
+
+def _full_hosts(engines):
+    """A line for each host that has little memory left, fullest first."""
+    full = {e.get("host"): e["host_memory_percent"] for e in engines if e.get("host_memory_percent", 0) >= FULL}
+    worst = sorted(full.items(), key=lambda item: -item[1])[:DEATHS]
+    return ["%s: %d %% of its memory is in use" % item for item in worst]
 
 
 def _curve(history):
@@ -126,6 +152,7 @@ def render(state, rates, note=""):
     """A table as HTML. state: as state_of() has it. note: one line more, below."""
     lines = ["<b>%s</b> %s" % (html.escape(_summary(state, rates)), _curve(rates.history))]
     lines.append(_engines_table(state["engines"], rates))
+    lines += map(html.escape, _full_hosts(state["engines"]))
     for death in (state.get("deaths") or [])[-DEATHS:]:
         lines.append(html.escape("engine %s: %s" % (death.get("id"), death.get("cause"))))
     if note:
