@@ -474,8 +474,7 @@ void px_on_registration_request(const struct px_request *request)
     struct px_span name = px_span_of(json_string_value(uuid));
     struct px_pending *pending = find_pending(hub, name);
     json_t *where = read_where(json_object_get(request->content, "px"));
-    bool same =
-        pending && json_equal(pending->where, where); /* the reply was lost: it asks again */
+    bool same = pending && json_equal(pending->where, where); /* it had no reply: asks again */
     json_decref(where);
     int id = same ? pending->id : choose_id(hub, wanted);
     if (same)
