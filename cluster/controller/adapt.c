@@ -242,11 +242,8 @@ void px_on_adapt_request(const struct px_request *request)
         px_request_fail(request, PX_ADAPT_REPLY, "ValueError", "the owner has no name");
         return;
     }
-    if (strcmp(hub->settings->scheme, "pure") == 0) {
-        px_request_fail(request, PX_ADAPT_REPLY, "ValueError",
-                        "the scheme 'pure' does not know which tasks wait");
+    if (!px_request_has_books(request, PX_ADAPT_REPLY))
         return;
-    }
     struct adaptor *adaptor = find_adaptor(hub, owner);
     if (adaptor == NULL) {
         px_request_fail(request, PX_ADAPT_REPLY, "RuntimeError", "too many start engines here");

@@ -381,6 +381,8 @@ void px_why_note(struct px_hub *hub, const struct px_note *note); /* the schedul
 extern const struct px_request_row px_query_requests[]; /* request.c; ends with an empty row */
 extern const struct px_request_row px_db_requests[];    /* request_db.c */
 
+/* Whether books are kept of tasks; false after an error reply of that type. */
+PX_MUST_USE bool px_request_has_books(const struct px_request *request, const char *type);
 /* Items of the value under `key`, new reference. NULL after hub_error: it is missing, cannot be
  * iterated, or has more than PX_MAX_IDS. */
 json_t *px_request_items(const struct px_request *request, const char *key);

@@ -99,6 +99,15 @@ void px_request_fail_ending(const struct px_request *request, const char *type)
     px_request_fail(request, type, "RuntimeError", "the controller is ending");
 }
 
+bool px_request_has_books(const struct px_request *request, const char *type)
+{
+    const bool books = !px_scheme_is_pure(request->hub->settings->scheme);
+    if (!books)
+        px_request_fail(request, type, "ValueError",
+                        "the scheme 'pure' does not know which tasks wait");
+    return books;
+}
+
 json_t *px_request_items(const struct px_request *request, const char *key)
 {
     struct px_exception exception;
@@ -490,12 +499,8 @@ static void on_result_request(const struct px_request *request)
 
 static void on_abort_request(const struct px_request *request)
 {
-    if (strcmp(request->hub->settings->scheme, "pure") == 0) {
-        px_request_fail(request, "abort_reply", "ValueError",
-                        "the scheme 'pure' does not know which tasks wait");
-        return;
-    }
-    json_t *ids = px_request_items(request, "msg_ids");
+    json_t *ids =
+        px_request_has_books(request, "abort_reply") ? px_request_items(request, "msg_ids") : NULL;
     if (ids == NULL)
         return;
     struct px_order order = {.kind = PX_ORDER_ABORT, .text = px_id_lines(ids)};

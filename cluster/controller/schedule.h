@@ -135,6 +135,7 @@ struct px_scheme {
     struct px_worker *(*choose)(const struct px_pool *pool);
 };
 const struct px_scheme *px_scheme_find(const char *name); /* NULL: none of that name */
+bool px_scheme_is_pure(const char *name); /* of none: relay.c deals tasks, and keeps no books */
 /* The i-th scheme or NULL; the first is the default. */
 const struct px_scheme *px_scheme_at(size_t index);
 

@@ -389,6 +389,11 @@ const struct px_scheme *px_scheme_find(const char *name)
     return NULL;
 }
 
+bool px_scheme_is_pure(const char *name)
+{
+    return strcmp(name, "pure") == 0;
+}
+
 struct px_balance *px_balance_create(unsigned hwm, uint64_t seed)
 {
     struct px_balance *balance = px_alloc(sizeof(*balance));

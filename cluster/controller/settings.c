@@ -197,7 +197,7 @@ static void describe_schemes(char *out, size_t size)
 static int check(const struct px_settings *settings, struct px_error *err)
 {
     struct px_port_pool pool;
-    if (px_scheme_find(settings->scheme) == NULL && strcmp(settings->scheme, "pure") != 0) {
+    if (px_scheme_find(settings->scheme) == NULL && !px_scheme_is_pure(settings->scheme)) {
         char schemes[256];
         describe_schemes(schemes, sizeof(schemes));
         return px_fail(err, PX_EINVAL, "no such scheme: %.100s: there are %s", settings->scheme,

@@ -10,6 +10,7 @@
  */
 #include "controller.h"
 #include "protocol.h"
+#include "schedule.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,7 +143,7 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
 {
     struct px_socket **socket = (struct px_socket **)((char *)sockets + plan->socket);
     int *port = (int *)((char *)file + plan->port);
-    bool pure = socket == &sockets->task_out && strcmp(settings->scheme, "pure") == 0;
+    bool pure = socket == &sockets->task_out && px_scheme_is_pure(settings->scheme);
     const enum px_socket_type type = pure ? PX_DEALER : plan->type;
     *socket = px_socket_create(sockets->context, type, err);
     if (*socket == NULL)

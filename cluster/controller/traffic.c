@@ -110,10 +110,10 @@ static void on_why(struct px_traffic *traffic, struct px_order *order)
     order->msg = NULL;
 }
 
+/* Ordered where books are kept, as all that follows without a look at `tasks`. */
 static void on_abort(struct px_traffic *traffic, struct px_order *order)
 {
-    if (traffic->tasks != NULL)
-        px_tasks_abort(traffic->tasks, order->text);
+    px_tasks_abort(traffic->tasks, order->text);
 }
 
 static void on_adopt(struct px_traffic *traffic, struct px_order *order)
@@ -146,10 +146,7 @@ static void on_answer(struct px_traffic *traffic, struct px_order *order)
 
 static void on_answer_task(struct px_traffic *traffic, struct px_order *order)
 {
-    if (traffic->tasks != NULL)
-        px_tasks_answer(traffic->tasks, order->msg);
-    else
-        px_msg_destroy(order->msg);
+    px_tasks_answer(traffic->tasks, order->msg);
     order->msg = NULL;
 }
 
@@ -199,8 +196,7 @@ static void on_report(struct px_traffic *traffic, struct px_order *order)
 static bool retire(struct px_traffic *traffic, struct px_span uuid)
 {
     const struct px_engine_entry *entry = find_entry(traffic, uuid);
-    if (entry == NULL || entry->broadcasts > 0 || traffic->tasks == NULL ||
-        !px_tasks_retire(traffic->tasks, uuid))
+    if (entry == NULL || entry->broadcasts > 0 || !px_tasks_retire(traffic->tasks, uuid))
         return false;
     px_relay_retire(traffic->mux, uuid);
     return true;
@@ -209,8 +205,7 @@ static bool retire(struct px_traffic *traffic, struct px_span uuid)
 static void on_adapt(struct px_traffic *traffic, struct px_order *order)
 {
     struct px_buf answer = {0};
-    px_buf_printf(&answer, "{\"waiting\": %zu, \"retired\": [",
-                  traffic->tasks ? px_tasks_wanting(traffic->tasks) : 0);
+    px_buf_printf(&answer, "{\"waiting\": %zu, \"retired\": [", px_tasks_wanting(traffic->tasks));
     const char *comma = "";
     for (const char *at = order->text, *end; at && (end = strchr(at, '\n')); at = end + 1) {
         const struct px_span uuid = {at, (size_t)(end - at)};
@@ -329,7 +324,7 @@ static void make_parts(struct px_traffic *traffic, const struct px_traffic_confi
     traffic->mux =
         px_relay_create(shared, "mux", sockets->mux_in, sockets->mux_out, sockets->mux_first, true);
     traffic->broadcast = px_broadcast_create(shared, sockets->broadcast_in, sockets->broadcast_out);
-    if (strcmp(config->scheme, "pure") == 0)
+    if (px_scheme_is_pure(config->scheme))
         traffic->pure = px_pure_create(shared, sockets->task_in, sockets->task_out);
     else
         traffic->tasks = px_tasks_create(shared, sockets->task_in, sockets->task_out,
