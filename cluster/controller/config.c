@@ -5,11 +5,12 @@
  */
 #include "controller.h"
 
-#include <ctype.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define AT(field) offsetof(struct px_settings, field)
 
@@ -103,83 +104,77 @@ static bool is_none(const char *text)
     return strcmp(text, "None") == 0 || strcmp(text, "null") == 0;
 }
 
-static int set_text(struct px_settings *settings, const struct trait *trait, char *text,
+static int set_text(struct px_settings *settings, const struct trait *trait, const char *text,
                     struct px_error *err)
 {
     (void)err;
     const char **field = (const char **)((char *)settings + trait->offset);
-    *field = is_none(text) ? NULL : own(settings, text);
-    if (*field == NULL)
-        free(text);
+    *field = is_none(text) ? NULL : own(settings, px_strdup(text));
     return 0;
 }
 
-static int set_word(struct px_settings *settings, const struct trait *trait, char *text,
+static int set_word(struct px_settings *settings, const struct trait *trait, const char *text,
                     struct px_error *err)
 {
-    if (!is_none(text))
-        return set_text(settings, trait, text, err);
-    free(text);
-    return px_fail(err, PX_EINVAL, "%s: it cannot be None", trait->name);
+    if (is_none(text))
+        return px_fail(err, PX_EINVAL, "%s: it cannot be None", trait->name);
+    return set_text(settings, trait, text, err);
 }
 
-static int set_level(struct px_settings *settings, const struct trait *trait, char *text,
+static int set_level(struct px_settings *settings, const struct trait *trait, const char *text,
                      struct px_error *err)
 {
     const int level = px_log_parse_level(text);
-    if (level >= 0)
-        *(int *)((char *)settings + trait->offset) = level;
-    int rc = level >= 0 ? 0 : px_fail(err, PX_EINVAL, "%s: no level: %.60s", trait->name, text);
-    free(text);
-    return rc;
+    if (level < 0)
+        return px_fail(err, PX_EINVAL, "%s: no level: %.60s", trait->name, text);
+    *(int *)((char *)settings + trait->offset) = level;
+    return 0;
 }
 
-static int set_number(struct px_settings *settings, const struct trait *trait, char *text,
+static int read_number(const struct trait *trait, const char *text, double most, double *out,
+                       struct px_error *err)
+{
+    char *end;
+    *out = strtod(text, &end);
+    return end != text && *end == 0 && *out >= 0 && *out <= most
+               ? 0
+               : px_fail(err, PX_EINVAL, "%s: not a number: %.60s", trait->name, text);
+}
+
+static int set_number(struct px_settings *settings, const struct trait *trait, const char *text,
                       struct px_error *err)
 {
-    char *end;
-    double value = strtod(text, &end);
-    bool right = end != text && *end == 0 && value >= 0 && value <= INT_MAX;
-    if (right)
-        *(int *)((char *)settings + trait->offset) = (int)value;
-    int rc = right ? 0 : px_fail(err, PX_EINVAL, "%s: not a number: %.60s", trait->name, text);
-    free(text);
-    return rc;
+    double value;
+    if (read_number(trait, text, INT_MAX, &value, err) != 0)
+        return -1;
+    *(int *)((char *)settings + trait->offset) = (int)value;
+    return 0;
 }
 
-static int set_real(struct px_settings *settings, const struct trait *trait, char *text,
+static int set_real(struct px_settings *settings, const struct trait *trait, const char *text,
                     struct px_error *err)
 {
-    char *end;
-    double value = strtod(text, &end);
-    bool right = end != text && *end == 0 && value >= 0;
-    if (right)
-        *(double *)((char *)settings + trait->offset) = value;
-    int rc = right ? 0 : px_fail(err, PX_EINVAL, "%s: not a number: %.60s", trait->name, text);
-    free(text);
-    return rc;
+    double value;
+    if (read_number(trait, text, INFINITY, &value, err) != 0)
+        return -1;
+    *(double *)((char *)settings + trait->offset) = value;
+    return 0;
 }
 
-static int set_truth(struct px_settings *settings, const struct trait *trait, char *text,
+static int set_truth(struct px_settings *settings, const struct trait *trait, const char *text,
                      struct px_error *err)
 {
     static const char *const words[] = {"false", "0", "true", "1"};
-    int rc = -1;
-    for (char *at = text; *at; at++)
-        *at = (char)tolower((unsigned char)*at);
-    for (size_t i = 0; i < PX_COUNT(words) && rc != 0; i++) {
-        if (strcmp(text, words[i]) != 0)
+    for (size_t i = 0; i < PX_COUNT(words); i++) {
+        if (strcasecmp(text, words[i]) != 0)
             continue;
         *(int *)((char *)settings + trait->offset) = i >= 2;
-        rc = 0;
+        return 0;
     }
-    if (rc != 0)
-        px_fail(err, PX_EINVAL, "%s: neither True nor False: %.60s", trait->name, text);
-    free(text);
-    return rc;
+    return px_fail(err, PX_EINVAL, "%s: neither True nor False: %.60s", trait->name, text);
 }
 
-static int (*const setters[])(struct px_settings *, const struct trait *, char *,
+static int (*const setters[])(struct px_settings *, const struct trait *, const char *,
                               struct px_error *) = {
     [TEXT] = set_text, [WORD] = set_word,   [NUMBER] = set_number,
     [REAL] = set_real, [TRUTH] = set_truth, [LEVEL] = set_level,
@@ -201,8 +196,12 @@ int px_settings_trait(void *settings, const char *name, struct px_span literal,
     const char *names[PX_COUNT(traits) + 1];
     for (size_t i = 0; i < PX_COUNT(traits); i++) {
         names[i] = traits[i].name;
-        if (strcmp(traits[i].name, name) == 0)
-            return setters[traits[i].kind](settings, &traits[i], px_config_unquote(literal), err);
+        if (strcmp(traits[i].name, name) != 0)
+            continue;
+        char *text = px_config_unquote(literal);
+        const int rc = setters[traits[i].kind](settings, &traits[i], text, err);
+        free(text);
+        return rc;
     }
     names[PX_COUNT(traits)] = NULL;
     const char *near = px_nearest(name, names);

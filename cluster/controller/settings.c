@@ -288,10 +288,7 @@ int px_settings_read(int argc, char **argv, struct px_settings *out, char profil
     char **parted = px_alloc((size_t)(argc + 1) * sizeof(*parted));
     *out = (struct px_settings){0};
     int plain = part_arguments(argc, argv, parted);
-    char **traits_at = px_alloc((size_t)(argc - plain + 1) * sizeof(*traits_at));
-    memcpy(traits_at, parted + plain, (size_t)(argc - plain) * sizeof(*traits_at));
     int rc = read_all(plain, parted, argc - plain, out, profile_dir, err);
-    free(traits_at);
     free(parted);
     if (rc == 0 && out->work_dir != NULL && out->work_dir[0] != 0 && chdir(out->work_dir) != 0)
         return px_fail(err, PX_EIO, "cannot change to %.200s", out->work_dir);
