@@ -307,10 +307,7 @@ static void on_request(void *ctx, struct px_msg **msg)
 
 static bool is_error(const struct px_msg *reply)
 {
-    static const char *const keys[] = {"status"};
-    struct px_span value, word;
-    return px_scan(px_msg_content(reply), keys, &value, 1) != 0 || !px_scan_string(value, &word) ||
-           !px_span_equal(word, "ok");
+    return !px_span_equal(px_scan_member(px_msg_content(reply), "status"), "ok");
 }
 
 /* The metadata of one reply with the list of all targets, in the order of the buffers. */
@@ -330,18 +327,16 @@ static char *merged_metadata(const struct collection *collection, const struct p
     return text;
 }
 
-/* Takes `last`, the reply that completed the collection, or the first that is an error. */
+/* All are there: `last` completed the collection. Shown is the first that is an error, or else it.
+ */
 static void deliver(struct px_broadcast *broadcast, struct collection *collection,
-                    struct px_msg *last)
+                    const struct px_msg *last)
 {
     bool failed = is_error(last);
     for (size_t i = 0; i < collection->count && !failed; i++) {
-        const struct px_msg *reply = collection->targets[i].reply;
-        if (reply != NULL && is_error(reply)) {
-            px_msg_destroy(last);
-            last = px_msg_copy(reply);
-            failed = true;
-        }
+        failed = is_error(collection->targets[i].reply);
+        if (failed)
+            last = collection->targets[i].reply;
     }
     char *metadata = merged_metadata(collection, last);
     struct px_msg *out = px_msg_create();
@@ -357,7 +352,6 @@ static void deliver(struct px_broadcast *broadcast, struct collection *collectio
         out = NULL;
     }
     px_msg_destroy(out);
-    px_msg_destroy(last);
     free(metadata);
     free_collection(broadcast, collection);
 }
@@ -385,7 +379,7 @@ static void add_reply(struct px_broadcast *broadcast, struct px_span uuid, struc
         fail_collection(broadcast, collection, "ValueError",
                         "the replies are too large for one message: broadcast without coalescing");
     else if (--collection->missing == 0)
-        deliver(broadcast, collection, px_msg_copy(target->reply));
+        deliver(broadcast, collection, target->reply);
 }
 
 static void on_reply(void *ctx, struct px_msg **msg)

@@ -24,11 +24,11 @@ static const char *const submit_keys[SUBMIT_KEYS] = {
     [TIMEOUT] = "timeout", [RETRIES] = "retries", [PICKLE] = "px_pickle",
 };
 
-/* A number in JSON; `otherwise` when the value is absent or null. */
-static int read_number(struct px_span value, double otherwise, double *out)
+/* A number in JSON; 0 when the value is absent or null. */
+static int read_number(struct px_span value, double *out)
 {
     char text[64];
-    *out = otherwise;
+    *out = 0;
     if (value.data == NULL || px_span_equal(value, "null"))
         return 0;
     if (value.size >= sizeof(text))
@@ -44,9 +44,8 @@ static int read_numbers(const struct px_span *values, struct px_task_spec *spec,
                         struct px_error *err)
 {
     double timeout_s, retries, pickle;
-    if (read_number(values[TIMEOUT], 0, &timeout_s) != 0 ||
-        read_number(values[RETRIES], 0, &retries) != 0 ||
-        read_number(values[PICKLE], 0, &pickle) != 0)
+    if (read_number(values[TIMEOUT], &timeout_s) != 0 ||
+        read_number(values[RETRIES], &retries) != 0 || read_number(values[PICKLE], &pickle) != 0)
         return px_fail(err, PX_EINVAL, "timeout, retries or px_pickle is not a number");
     if (timeout_s > 0)
         spec->timeout_us = timeout_s < 1e9 ? (int64_t)(timeout_s * 1e6) + 1 : 0;
@@ -99,19 +98,11 @@ int px_task_read_spec(struct px_span metadata, struct px_task_spec *spec, struct
 
 /* ---- replies --------------------------------------------------------------- */
 
-static bool is_false(struct px_span value)
-{
-    return px_span_equal(value, "false");
-}
-
 /* Engines state the status in metadata; where it is missing, content has it. */
 static bool is_ok(struct px_span status, struct px_span content)
 {
-    static const char *const keys[] = {"status"};
-    struct px_span word;
-    if (status.data == NULL && px_scan(content, keys, &status, 1) != 0)
-        return false;
-    return px_scan_string(status, &word) && px_span_equal(word, "ok");
+    return status.data ? px_span_equal(status, "\"ok\"")
+                       : px_span_equal(px_scan_member(content, "status"), "ok");
 }
 
 /* "2026-01-02T03:04:05.678901Z" on the microseconds of its day; -1 for anything else. */
@@ -152,13 +143,13 @@ int px_task_read_result(const struct px_msg *msg, struct px_task_result *out)
 {
     static const char *const keys[] = {"dependencies_met", "status", "started"};
     static const char *const parent_keys[] = {"msg_id"};
-    struct px_span values[3], id, status;
+    struct px_span values[3], id;
     if (px_scan(px_msg_parent(msg), parent_keys, &id, 1) != 0 ||
         !px_scan_string(id, &out->msg_id) || px_scan(px_msg_metadata(msg), keys, values, 3) != 0)
         return -1;
-    if (is_false(values[0]))
+    if (px_span_equal(values[0], "false"))
         out->reply = PX_REPLY_REJECTED;
-    else if (px_scan_string(values[1], &status) && px_span_equal(status, PX_RECALLED))
+    else if (px_span_equal(values[1], "\"" PX_RECALLED "\""))
         out->reply = PX_REPLY_RECALLED;
     else
         out->reply = is_ok(values[1], px_msg_content(msg)) ? PX_REPLY_OK : PX_REPLY_ERROR;
