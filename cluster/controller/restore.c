@@ -86,18 +86,6 @@ static struct px_msg *again(struct px_hub *hub, const struct px_record *record,
     return msg;
 }
 
-/* Instead of a reply that will not come. */
-static void answer_direct(struct px_hub *hub, const struct px_record *record, int id,
-                          const char *what)
-{
-    if (record == NULL || record->engine_uuid == NULL)
-        return;
-    char *evalue = id < 0 ? px_format("%s '%s'", what, record->msg_id)
-                          : px_format("engine %d: %s '%s'", id, what, record->msg_id);
-    px_hub_answer(hub, record, record->engine_uuid, evalue);
-    free(evalue);
-}
-
 void px_hub_probe(struct px_hub *hub, struct px_member *member)
 {
     struct px_order order = {.kind = PX_ORDER_PROBE};
@@ -113,30 +101,28 @@ void px_hub_probe_direct(struct px_hub *hub, struct px_member *member)
     px_link_order(hub->link, &order);
 }
 
-/* Of what is not on record nobody can say who has asked, unless it was sent again. */
+/* Instead of a reply that will not come. Of what is not on record nobody can say who has asked,
+ * unless it was sent again. */
 static void lose_direct(struct px_hub *hub, const struct px_member *member, struct px_job *job)
 {
-    static const char *const what =
-        "the controller was killed, or a connection lost, and with it a "
-        "direct request or its reply:";
     const struct px_record *record = px_db_get(hub->db, px_span_of(job->msg_id));
+    char *evalue = px_format("engine %d: the controller was killed, or a connection lost, and with "
+                             "it a direct request or its reply: '%s'",
+                             member->id, job->msg_id);
     job->probe = member->probes; /* answered, which takes a moment to get about */
     if (record != NULL && record->request != NULL) {
-        answer_direct(hub, record, member->id, what);
-        return;
-    }
-    if (job->asked != NULL) {
+        px_hub_answer(hub, record, member->uuid, evalue);
+    } else if (job->asked != NULL) {
         struct px_order order = {.kind = PX_ORDER_ANSWER};
-        char *evalue = px_format("engine %d: %s '%s'", member->id, what, job->msg_id);
         order.msg =
             px_error_reply(hub->session, px_msg_ident(job->asked, 1), px_span_of(member->uuid),
                            px_msg_header(job->asked), "EngineError", evalue);
         px_link_order(hub->link, &order);
-        free(evalue);
-        return;
+    } else {
+        px_history_set(hub->finished, px_span_of(job->msg_id), PX_FAILED, 0);
+        px_hub_unbook(hub, job);
     }
-    px_history_set(hub->finished, px_span_of(job->msg_id), PX_FAILED, 0);
-    px_hub_unbook(hub, job);
+    free(evalue);
 }
 
 void px_hub_probed(struct px_hub *hub, struct px_span uuid, unsigned probe)
@@ -168,8 +154,9 @@ static void restore_direct(struct restored *restored, struct px_record *record,
     px_record_lose(record, (struct px_span){0}, "EngineError", evalue);
     px_history_set(restored->hub->finished, msg_id, PX_FAILED, 0);
     px_hub_changed(restored->hub, record);
+    if (record->engine_uuid != NULL)
+        px_hub_answer(restored->hub, record, record->engine_uuid, evalue);
     free(evalue);
-    answer_direct(restored->hub, record, -1, "Engine died while running task");
     restored->failed++;
 }
 
