@@ -141,9 +141,7 @@ static const struct publication {
 
 static char *comm_topic(struct px_span content)
 {
-    struct px_span id = {0};
-    if (px_scan(content, (const char *[]){"comm_id"}, &id, 1) < 0 || !px_scan_string(id, &id))
-        id = PX_SPAN("");
+    const struct px_span id = px_scan_member(content, "comm_id");
     return px_format("comm-%.*s", (int)id.size, id.data);
 }
 

@@ -91,10 +91,7 @@ struct px_msg *px_unread_reply(struct px_session *session, const struct px_msg *
 
 bool px_is_ours(struct px_span header)
 {
-    static const char *const keys[] = {"version"};
-    struct px_span version, ours = PX_SPAN("\"" PX_PROTOCOL_VERSION "\"");
-    return px_scan(header, keys, &version, 1) == 0 && version.size == ours.size &&
-           memcmp(version.data, ours.data, ours.size) == 0;
+    return px_span_equal(px_scan_member(header, "version"), PX_PROTOCOL_VERSION);
 }
 
 char *px_say_unsent(struct px_span engine)
