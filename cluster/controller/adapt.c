@@ -15,7 +15,6 @@
 
 #include "protocol.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
@@ -223,10 +222,7 @@ static char *find_retiring(const struct px_hub *hub, const char *owner, const js
     const int64_t until_ms = px_now_ms() - (int64_t)(1e3 * idle_s);
     struct px_buf uuids = {0};
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        const json_t *item = json_array_get(ids, i);
-        const json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
-        const struct px_member *member =
-            id >= 0 && id <= INT_MAX ? px_hub_member_id(hub, (int)id) : NULL;
+        const struct px_member *member = px_hub_target(hub, json_array_get(ids, i));
         if (member != NULL && set_of(member, owner) != NULL && is_there(member) &&
             is_idle(member) && member->idle_ms <= until_ms)
             px_buf_printf(&uuids, "%s\n", member->uuid);
