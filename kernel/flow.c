@@ -18,16 +18,6 @@
 
 /* ---- flow ---- */
 
-size_t px_text_cut(const char *text, size_t size, size_t most)
-{
-    if (size <= most)
-        return size;
-    size_t cut = most;
-    while (cut > 0 && cut > most - 3 && ((unsigned char)text[cut] & 0xc0) == 0x80)
-        cut--;
-    return cut;
-}
-
 static size_t count_lines(const char *text, size_t size)
 {
     size_t lines = 0;

@@ -27,8 +27,6 @@ struct px_flow {
     struct px_flood *flood; /* NULL until text was held; the outbox's business */
 };
 
-/* Where to cut a text to at most `most` bytes: not inside a UTF-8 character. */
-size_t px_text_cut(const char *text, size_t size, size_t most);
 /* What text costs: as many bytes as its JSON has, near enough. */
 size_t px_flow_cost(const char *text, size_t size);
 /* True, and the text's cost is spent, when that is affordable without a look at the clock. */

@@ -27,22 +27,16 @@ void px_render_result(struct px_buf *out, const int *ids, size_t count, long num
     px_buf_append(out, text.data, text.size);
 }
 
-static bool is_inside_character(char c)
-{
-    return ((unsigned char)c & 0xC0) == 0x80;
-}
-
 void px_render_bounded(struct px_buf *out, struct px_span text, size_t most)
 {
-    size_t head = most / 2, tail = text.size - most / 2;
+    const size_t head = px_text_cut(text.data, text.size, most / 2);
+    size_t tail = text.size - most / 2;
     px_buf_text(out, "");
     if (text.size <= most) {
         px_buf_append(out, text.data, text.size);
         return;
     }
-    while (head && is_inside_character(text.data[head]))
-        head--;
-    while (tail < text.size && is_inside_character(text.data[tail]))
+    while (tail < text.size && ((unsigned char)text.data[tail] & 0xC0) == 0x80)
         tail++;
     px_buf_append(out, text.data, head);
     px_buf_printf(out, "\n[... %zu bytes are left out here ...]\n", tail - head);

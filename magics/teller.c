@@ -129,16 +129,6 @@ static struct px_span last_part(struct px_span text, size_t size)
     return part;
 }
 
-/* How much of `text` fits into `room` without cutting a character. */
-static size_t fitting(struct px_span text, size_t room)
-{
-    if (text.size <= room)
-        return text.size;
-    while (room && ((unsigned char)text.data[room] & 0xC0) == 0x80)
-        room--;
-    return room;
-}
-
 static void drop_front(struct px_buf *buf, size_t size)
 {
     if (size == 0)
@@ -175,7 +165,7 @@ void px_teller_add(struct px_teller *teller, size_t task, enum px_stream stream,
     if (speaker->head.size == 0 || (has_line(text) && !has_line(px_buf_span(&speaker->head))))
         speaker->since_ms = now_ms;
     if (speaker->tail.size == 0 && speaker->lost == 0 && speaker->taken < teller->part) {
-        size_t taken = fitting(text, teller->part - speaker->taken);
+        size_t taken = px_text_cut(text.data, text.size, teller->part - speaker->taken);
         const size_t lines = whole_lines((struct px_span){text.data, taken});
         taken = taken < text.size && lines ? lines : taken; /* a line is cut only if it is long */
         px_buf_append(&speaker->head, text.data, taken);

@@ -491,14 +491,9 @@ void px_on_registration_request(const struct px_request *request)
 static char *read_cause(const json_t *why)
 {
     const char *text = json_string_value(json_object_get(why, "cause"));
-    size_t size = text == NULL ? 0 : strlen(text);
-    if (size == 0)
+    if (text == NULL || text[0] == 0)
         return NULL;
-    for (size = size < MOST_CAUSE ? size : MOST_CAUSE; size > 0; size--) {
-        if (((unsigned char)text[size] & 0xc0) != 0x80)
-            break; /* cut between characters */
-    }
-    return px_format("%.*s", (int)size, text);
+    return px_strndup(text, px_text_cut(text, strlen(text), MOST_CAUSE));
 }
 
 /* {"cause", "running", "begun"}, as a nanny says it (engine/nanny.c). */

@@ -127,21 +127,11 @@ static void on_task_reply(struct px_hub *hub, const struct px_note *note)
 
 /* ---- iopub ----------------------------------------------------------------- */
 
-/* How much of `text` a buffer of `used` bytes may still take; no character is cut. */
-static size_t room_for(const char *text, size_t size, size_t used)
-{
-    size_t room = used < PX_MAX_RECORD_TEXT ? PX_MAX_RECORD_TEXT - used : 0;
-    if (size <= room)
-        return size;
-    while (room > 0 && ((unsigned char)text[room] & 0xC0) == 0x80)
-        room--;
-    return room;
-}
-
 static void append_text(struct px_hub *hub, struct px_record *record, struct px_buf *buf,
                         const json_t *text)
 {
-    size_t size = room_for(json_string_value(text), json_string_length(text), buf->size);
+    size_t room = buf->size < PX_MAX_RECORD_TEXT ? PX_MAX_RECORD_TEXT - buf->size : 0;
+    size_t size = px_text_cut(json_string_value(text), json_string_length(text), room);
     if (size == 0)
         return;
     px_buf_append(buf, json_string_value(text), size);

@@ -217,6 +217,16 @@ bool px_is_utf8(struct px_span text)
     return true;
 }
 
+size_t px_text_cut(const char *text, size_t size, size_t most)
+{
+    if (size <= most)
+        return size;
+    size_t cut = most;
+    while (cut > 0 && most - cut < 3 && ((unsigned char)text[cut] & 0xc0) == 0x80)
+        cut--;
+    return cut;
+}
+
 static void append_escape(struct px_buf *buf, unsigned char c)
 {
     static const char names[128] = {

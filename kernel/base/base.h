@@ -102,6 +102,8 @@ void px_buf_printf(struct px_buf *buf, const char *fmt, ...) PX_PRINTF(2, 3);
 /* Appends `text` as a JSON string, quotes included. Bytes that are not UTF-8 become U+FFFD. */
 void px_buf_json_string(struct px_buf *buf, const char *text, size_t size);
 bool px_is_utf8(struct px_span text);
+/* Where to cut a text to at most `most` bytes: not inside a UTF-8 character. */
+size_t px_text_cut(const char *text, size_t size, size_t most);
 void px_buf_clear(struct px_buf *buf); /* keeps the memory */
 void px_buf_fini(struct px_buf *buf);
 static inline struct px_span px_buf_span(const struct px_buf *buf)

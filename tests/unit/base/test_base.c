@@ -79,6 +79,29 @@ static void json_strings_are_escaped_and_valid_utf8(void **state)
     }
 }
 
+static void a_text_is_cut_between_characters(void **state)
+{
+    static const struct {
+        const char *text;
+        size_t most, cut;
+    } rows[] = {
+        {"abc", 3, 3},
+        {"abc", 2, 2},
+        {"a\xe2\x82\xac", 3, 1},
+        {"a\xe2\x82\xac"
+         "b",
+         4, 4},
+        {"\xf0\x9f\x98\x80", 3, 0},
+        {"\xf0\x9f\x98\x80", 1, 0},
+        {"a\xc3\xa9", 2, 1},
+        {"\x80\x80\x80\x80\x80\x80", 5, 2},
+    };
+    (void)state;
+    for (size_t i = 0; i < PX_COUNT(rows); i++)
+        assert_int_equal(px_text_cut(rows[i].text, strlen(rows[i].text), rows[i].most),
+                         rows[i].cut);
+}
+
 static void a_date_is_what_the_library_would_print(void **state)
 {
     (void)state;
@@ -198,6 +221,7 @@ int main(void)
         cmocka_unit_test(a_buffer_grows_and_stays_terminated),
         cmocka_unit_test(a_long_format_is_not_cut),
         cmocka_unit_test(json_strings_are_escaped_and_valid_utf8),
+        cmocka_unit_test(a_text_is_cut_between_characters),
         cmocka_unit_test(a_date_is_what_the_library_would_print),
         cmocka_unit_test(clocks_do_not_go_back),
         cmocka_unit_test(the_nearest_name),

@@ -84,27 +84,6 @@ static void test_an_allowance_that_never_grows_is_waited_for_a_minute(void **sta
     assert_int_equal(px_flow_wait(&flow, &still, 10, 1000000), 60000);
 }
 
-static void test_text_is_cut_between_characters(void **state)
-{
-    static const struct {
-        const char *text;
-        size_t most, cut;
-    } rows[] = {
-        {"abc", 3, 3},
-        {"abc", 2, 2},
-        {"a\xe2\x82\xac", 3, 1},
-        {"a\xe2\x82\xac"
-         "b",
-         4, 4},
-        {"\xf0\x9f\x98\x80", 3, 0},
-        {"\x80\x80\x80\x80\x80\x80", 5, 2},
-    };
-    (void)state;
-    for (size_t i = 0; i < PX_COUNT(rows); i++)
-        assert_int_equal(px_text_cut(rows[i].text, strlen(rows[i].text), rows[i].most),
-                         rows[i].cut);
-}
-
 /* ---- tail ---- */
 
 static void test_a_short_tail_is_whole(void **state)
@@ -178,7 +157,6 @@ int main(void)
         cmocka_unit_test(test_lines_stay_whole),
         cmocka_unit_test(test_a_long_line_is_cut_between_characters),
         cmocka_unit_test(test_an_allowance_that_never_grows_is_waited_for_a_minute),
-        cmocka_unit_test(test_text_is_cut_between_characters),
         cmocka_unit_test(test_a_short_tail_is_whole),
         cmocka_unit_test(test_a_tail_is_the_end_of_all),
         cmocka_unit_test(test_a_tail_of_one_line_begins_with_a_character),
