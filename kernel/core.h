@@ -188,13 +188,13 @@ struct px_outbox {
 PX_MUST_USE int px_outbox_init(struct px_outbox *outbox, const struct px_output_config *limits,
                                struct px_error *err);
 void px_outbox_fini(struct px_outbox *outbox);
-/* Takes `item`. */
 enum px_post {
     PX_POST_RING,
     PX_POST_QUIET, /* something that rings follows at once, or the service thread looks by itself */
     PX_POST_LAZY,  /* rings unless the service thread has promised to look soon */
     PX_POST_WAIT,  /* blocks while the outbox is full; rings */
 };
+/* Takes `item`. */
 void px_outbox_post(struct px_outbox *outbox, struct px_item *item, enum px_post how);
 /*
  * Adds text to the last item when it is the same stream of the same parent, else makes a new item

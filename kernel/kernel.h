@@ -64,13 +64,13 @@ int px_request_arg(const struct px_request *request);
 
 /* Gives the reply, once, on the handler's thread; afterwards the request's spans are gone. */
 void px_request_reply(struct px_kernel *kernel, struct px_request *request, struct px_span content);
+/* The same for a refusal: {"status": "error", "ename", "evalue", "traceback": []}. */
+void px_request_refuse(struct px_kernel *kernel, struct px_request *request, const char *ename,
+                       const char *fmt, ...) PX_PRINTF(4, 5);
 /* For a handler on the service thread that cannot answer yet: the request is the caller's, who
  * replies later, then gives it to px_request_finish, which publishes idle. */
 void px_request_hold(struct px_request *request);
 void px_request_finish(struct px_kernel *kernel, struct px_request *request);
-/* The same for a refusal: {"status": "error", "ename", "evalue", "traceback": []}. */
-void px_request_refuse(struct px_kernel *kernel, struct px_request *request, const char *ename,
-                       const char *fmt, ...) PX_PRINTF(4, 5);
 
 /* ---- configuration -------------------------------------------------------- */
 

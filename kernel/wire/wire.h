@@ -111,9 +111,9 @@ PX_MUST_USE int px_scan(struct px_span object, const char *const *keys, struct p
                         size_t count);
 /* A raw string value without escapes: its bytes between the quotes. False otherwise. */
 bool px_scan_string(struct px_span value, struct px_span *out);
-bool px_scan_true(struct px_span value);
 /* The same of one member of an object; an empty text when there is no such string. */
 struct px_span px_scan_member(struct px_span object, const char *key);
+bool px_scan_true(struct px_span value);
 
 /* The header fields that decide. Spans point into the frame. */
 struct px_header {
