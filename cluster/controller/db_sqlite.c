@@ -332,7 +332,7 @@ void px_store_run(struct px_store *store)
         prepare(store->writer, "DELETE FROM \"%w\" WHERE msg_id = ?", store->table);
     bool go_on = true, again = false;
     while (go_on) {
-        struct work *work = px_doorbell_wait(store->bell, again ? 0 : -1, NULL);
+        struct work *work = px_doorbell_wait(store->bell, again ? 0 : -1);
         if (work != NULL)
             go_on = write_batch(store, put, drop, work);
         again = hold_limits(store);

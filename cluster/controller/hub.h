@@ -331,18 +331,18 @@ struct px_request {
     json_t *content;
 };
 
-/* Sends a message as drafted but for its content, which is taken; `buffers` may be NULL. Who is not
- * there any more does not get it. */
+/* Sends a message as drafted but for its content, which is taken. Who is not there any more does
+ * not get it. */
 void px_hub_send(struct px_hub *hub, struct px_socket *socket, struct px_draft *draft,
-                 json_t *content, const struct px_msg *buffers);
-/* Sends a reply; `content` is taken. Buffers: frames of `buffers` from `first` on, may be NULL. */
+                 json_t *content);
+/* Sends a reply; `content` is taken. Its buffers are the frames of `buffers`, which may be NULL. */
 void px_request_reply(const struct px_request *request, const char *type, json_t *content,
                       const struct px_msg *buffers);
 /* The same with an error in place of content. */
 void px_request_fail(const struct px_request *request, const char *type, const char *ename,
                      const char *evalue);
-/* hub_error KeyError: a key that must be there is not. */
 #define PX_NO_DATA "NoDB backend doesn't store any data. " /* of NoData */
+/* hub_error KeyError: a key that must be there is not. */
 void px_request_missing(const struct px_request *request, const char *key);
 json_t *px_error_json(const char *ename, const char *evalue);
 

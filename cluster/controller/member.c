@@ -106,7 +106,7 @@ static void save_soon(struct px_hub *hub)
 void px_hub_notify(struct px_hub *hub, const char *type, json_t *content, struct px_span parent)
 {
     struct px_draft draft = {.type = type, .parent = parent};
-    px_hub_send(hub, hub->sockets->notification, &draft, content, NULL);
+    px_hub_send(hub, hub->sockets->notification, &draft, content);
 }
 
 static void order_engine(struct px_hub *hub, enum px_order_kind kind,
@@ -426,7 +426,7 @@ static bool is_uuid(const json_t *value)
 static void reply_registration(const struct px_request *request, json_t *content)
 {
     struct px_draft draft = {.idents_of = request->msg, .type = PX_REGISTRATION_REPLY};
-    px_hub_send(request->hub, request->hub->sockets->query, &draft, content, NULL);
+    px_hub_send(request->hub, request->hub->sockets->query, &draft, content);
 }
 
 static void refuse_uuid(const struct px_request *request, const char *uuid)

@@ -43,9 +43,9 @@ static void send_text(struct px_hub *hub, struct px_socket *socket, struct px_dr
 }
 
 void px_hub_send(struct px_hub *hub, struct px_socket *socket, struct px_draft *draft,
-                 json_t *content, const struct px_msg *buffers)
+                 json_t *content)
 {
-    send_text(hub, socket, draft, json_dumps(content, 0), buffers);
+    send_text(hub, socket, draft, json_dumps(content, 0), NULL);
     json_decref(content);
 }
 

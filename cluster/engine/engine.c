@@ -464,7 +464,7 @@ static void serve(struct engine *engine, void *self)
 {
     void *item = NULL;
     while (!item) /* a signal ends a wait */
-        item = px_doorbell_wait(engine->bell, -1, NULL);
+        item = px_doorbell_wait(engine->bell, -1);
     if (item == none)
         return;
     struct px_kernel *kernel = item;

@@ -147,7 +147,7 @@ static int take_trait(void *ctx, const char *name, struct px_span literal, struc
     const bool none = strcmp(value, "None") == 0 || strcmp(value, "null") == 0;
     char *word = px_format("--%s=%s", name, value);
     char *argv[] = {(char *)usage.program, word, NULL};
-    const int rc = none ? 0 : px_options_parse(&usage, 2, argv, ctx, false, err);
+    const int rc = none ? 0 : px_options_parse(&usage, 2, argv, ctx, err);
     words.items = px_realloc(words.items, (words.count + 1) * sizeof *words.items);
     words.items[words.count++] = word;
     free(value);

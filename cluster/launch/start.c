@@ -409,7 +409,7 @@ static void settle(const struct px_usage *usage, bool with_controller, int argc,
     read_config(usage, with_controller, &asked, words, rest);
     options_fini(&asked);
     *options = start_defaults;
-    if (px_options_parse(usage, (int)words->count, words->items, options, false, &err) < 0)
+    if (px_options_parse(usage, (int)words->count, words->items, options, &err) < 0)
         misused(usage, "ipcluster_config: %s", err.text);
     if (asked.adapt)
         options->n = -1;

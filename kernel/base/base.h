@@ -233,10 +233,9 @@ struct px_usage {
  * Parses argv[1..argc) into `out`. Returns the index of the first argument that
  * is not an option (argv may be permuted; "--" ends options), or -1 with an
  * error: PX_ENOENT for an unknown one, with the nearest that is known. Prints nothing.
- * With `stop_early`, stops at the first argument that is not an option.
  */
 PX_MUST_USE int px_options_parse(const struct px_usage *usage, int argc, char **argv, void *out,
-                                 bool stop_early, struct px_error *err);
+                                 struct px_error *err);
 
 /*
  * For main(): as above, and handles -h/--help and --version (prints, exits 0)

@@ -199,13 +199,11 @@ struct getopt_tables {
     char shorts[2 * MAX_ROWS + 8];
 };
 
-static void build_tables(const struct px_usage *usage, bool stop_early, struct getopt_tables *out)
+static void build_tables(const struct px_usage *usage, struct getopt_tables *out)
 {
     memset(out, 0, sizeof *out);
     size_t count = 0;
     char *at = out->shorts;
-    if (stop_early)
-        *at++ = '+';
     *at++ = ':'; /* a missing value is reported as ':' */
     *at++ = 'h';
     out->longs[count++] = (struct option){"help", no_argument, NULL, 'h'};
@@ -250,11 +248,11 @@ static const struct px_option *row_for_trait(const struct px_usage *usage, const
 
 enum { SAW_HELP = -2, SAW_VERSION = -3 };
 
-static int parse(const struct px_usage *usage, int argc, char **argv, void *out, bool stop_early,
+static int parse(const struct px_usage *usage, int argc, char **argv, void *out,
                  struct px_error *err)
 {
     struct getopt_tables tables;
-    build_tables(usage, stop_early, &tables);
+    build_tables(usage, &tables);
     optind = 0; /* GNU: start afresh */
     opterr = 0;
     for (;;) {
@@ -284,9 +282,9 @@ static int parse(const struct px_usage *usage, int argc, char **argv, void *out,
 }
 
 int px_options_parse(const struct px_usage *usage, int argc, char **argv, void *out,
-                     bool stop_early, struct px_error *err)
+                     struct px_error *err)
 {
-    const int result = parse(usage, argc, argv, out, stop_early, err);
+    const int result = parse(usage, argc, argv, out, err);
     if (result == SAW_HELP || result == SAW_VERSION)
         return px_fail(err, PX_EINVAL, "'--help' and '--version' stand alone");
     return result;
@@ -323,7 +321,7 @@ void px_options_help(const struct px_usage *usage, struct px_buf *out)
 int px_options_main(const struct px_usage *usage, int argc, char **argv, void *out)
 {
     struct px_error err;
-    const int result = parse(usage, argc, argv, out, false, &err);
+    const int result = parse(usage, argc, argv, out, &err);
     if (result == SAW_HELP) {
         struct px_buf help = {0};
         px_options_help(usage, &help);

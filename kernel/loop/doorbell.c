@@ -96,7 +96,7 @@ void *px_doorbell_take(struct px_doorbell *bell)
     return item;
 }
 
-void *px_doorbell_wait(struct px_doorbell *bell, int64_t timeout_ms, bool *interrupted)
+void *px_doorbell_wait(struct px_doorbell *bell, int64_t timeout_ms)
 {
     const int64_t deadline = px_now_ms() + timeout_ms;
     for (;;) {
@@ -106,11 +106,8 @@ void *px_doorbell_wait(struct px_doorbell *bell, int64_t timeout_ms, bool *inter
             return item;
         struct pollfd poll_fd = {.fd = bell->fd, .events = POLLIN};
         const int ready = poll(&poll_fd, 1, left > INT32_MAX ? INT32_MAX : (int)left);
-        if (ready < 0 && errno == EINTR) {
-            if (interrupted)
-                *interrupted = true;
+        if (ready < 0 && errno == EINTR)
             return NULL;
-        }
     }
 }
 

@@ -80,8 +80,8 @@ void px_doorbell_post(struct px_doorbell *bell, void *item);
 /* Owner only: the oldest item or NULL; after NULL the next post rings. */
 void *px_doorbell_take(struct px_doorbell *bell);
 /* Owner only: waits for an item. NULL at the deadline (timeout_ms < 0: none) or when a signal
- * was handled: then *interrupted is set, if given. */
-void *px_doorbell_wait(struct px_doorbell *bell, int64_t timeout_ms, bool *interrupted);
+ * was handled. */
+void *px_doorbell_wait(struct px_doorbell *bell, int64_t timeout_ms);
 /* The descriptor to watch: readable when the bell was rung. The owner calls px_doorbell_take
  * until NULL, which also silences it. */
 int px_doorbell_fd(const struct px_doorbell *bell);

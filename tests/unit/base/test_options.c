@@ -30,7 +30,7 @@ static const struct px_usage usage = {"prog", "[options]",   "Does things.", "  
 
 #define PARSE(out, err, ...)                                                                       \
     px_options_parse(&usage, (int)PX_COUNT(((char *[]){"prog", __VA_ARGS__})),                     \
-                     (char *[]){"prog", __VA_ARGS__, NULL}, (out), false, (err))
+                     (char *[]){"prog", __VA_ARGS__, NULL}, (out), (err))
 
 static void every_form_is_taken(void **state)
 {
@@ -76,12 +76,12 @@ static void traits_of_others_may_be_passed_over(void **state)
     char *bad[][4] = {{"prog", "--other.n=3"}, {"prog", "--Other=3"}, {"prog", "--Other.n"}};
     struct values v = {.n = 1};
     struct px_error err;
-    assert_int_equal(px_options_parse(&open, 5, argv, &v, false, &err), 5);
+    assert_int_equal(px_options_parse(&open, 5, argv, &v, &err), 5);
     assert_int_equal(v.n, 4);
     assert_int_equal(v.daemonize, 0);
-    assert_int_equal(px_options_parse(&usage, 5, argv, &v, false, &err), -1);
+    assert_int_equal(px_options_parse(&usage, 5, argv, &v, &err), -1);
     for (size_t i = 0; i < PX_COUNT(bad); i++)
-        assert_int_equal(px_options_parse(&open, 2, bad[i], &v, false, &err), -1);
+        assert_int_equal(px_options_parse(&open, 2, bad[i], &v, &err), -1);
 }
 
 static void a_flag_may_say_true_or_false(void **state)

@@ -39,7 +39,7 @@ static void all_arrive_in_order(void **state)
         assert_int_equal(pthread_create(&threads[i], NULL, post_all, &posters[i]), 0);
     }
     for (int count = 0; count < POSTERS * EACH; count++) {
-        const uintptr_t item = (uintptr_t)px_doorbell_wait(bell, DEADLINE_MS, NULL);
+        const uintptr_t item = (uintptr_t)px_doorbell_wait(bell, DEADLINE_MS);
         assert_true(item != 0);
         const uintptr_t from = item / 1000000 - 1, number = item % 1000000;
         assert_int_equal(number, last[from] + 1);
@@ -84,7 +84,7 @@ static void a_wait_has_an_end(void **state)
     (void)state;
     struct px_doorbell *bell = px_doorbell_create(NULL);
     const int64_t from = px_now_ms();
-    assert_null(px_doorbell_wait(bell, 20, NULL));
+    assert_null(px_doorbell_wait(bell, 20));
     assert_true(px_now_ms() - from >= 20);
     px_doorbell_destroy(bell, NULL);
 }
