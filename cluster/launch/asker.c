@@ -31,17 +31,6 @@
 #define GONE 3             /* exit status */
 #define MOMENT_MS 100      /* from a connection's end to that of the file */
 
-/* Reads some, and calls `fn` with each whole line. False at the end. */
-static bool read_lines(int fd, struct px_buf *rest, px_line_fn *fn, void *ctx)
-{
-    char bytes[16384];
-    const ssize_t size = read(fd, bytes, sizeof bytes);
-    if (size <= 0)
-        return size < 0 && (errno == EINTR || errno == EAGAIN);
-    px_lines_take(rest, bytes, (size_t)size, fn, ctx);
-    return true;
-}
-
 /* ---- in the child ----------------------------------------------------------------- */
 
 struct child {
@@ -78,7 +67,7 @@ static void on_question(void *ctx, const char *line)
 static void on_supervisor(struct px_loop *loop, void *ctx)
 {
     struct child *child = ctx;
-    if (!read_lines(child->fd, &child->rest, on_question, child))
+    if (px_lines_read(child->fd, &child->rest, on_question, child) < 0)
         px_loop_stop(loop);
 }
 
@@ -193,7 +182,7 @@ static void on_child(struct px_loop *loop, void *ctx)
 {
     struct px_asker *asker = ctx;
     (void)loop;
-    if (read_lines(asker->fd, &asker->rest, on_answer, asker))
+    if (px_lines_read(asker->fd, &asker->rest, on_answer, asker) >= 0)
         return;
     int status = 0;
     waitpid(asker->pid, &status, 0); /* it is ending: nobody else has its end of the socket */

@@ -106,19 +106,12 @@ static void on_line(void *ctx, const char *line)
 static void on_answer(struct px_loop *loop, void *ctx)
 {
     struct px_confirm *confirm = ctx;
-    char bytes[1024];
-    const ssize_t size = read(confirm->fd, bytes, sizeof bytes);
-    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+    if (px_lines_read(confirm->fd, &confirm->line, on_line, confirm) >= 0)
         return;
-    if (size <= 0) {
-        px_loop_unwatch(loop, confirm->watch);
-        confirm->watch = NULL;
-        if (!confirm->told)
-            confirm->events.failed("the client that was to see the engines ended",
-                                   confirm->events.ctx);
-        return;
-    }
-    px_lines_take(&confirm->line, bytes, (size_t)size, on_line, confirm);
+    px_loop_unwatch(loop, confirm->watch);
+    confirm->watch = NULL;
+    if (!confirm->told)
+        confirm->events.failed("the client that was to see the engines ended", confirm->events.ctx);
 }
 
 struct px_confirm *px_confirm_start(struct px_loop *loop, const struct px_place *place,

@@ -156,6 +156,8 @@ typedef void px_line_fn(void *ctx, const char *line);
 /* Calls `fn` with each whole line, without its end, of what is in `rest` and then in `bytes`; an
  * unfinished one stays in `rest`. Of one that is too long the start, 16 MB. */
 void px_lines_take(struct px_buf *rest, const char *bytes, size_t size, px_line_fn *fn, void *ctx);
+/* The same of one read from `fd`. Returns 1, 0 when there is nothing for now, -1 at the end. */
+int px_lines_read(int fd, struct px_buf *rest, px_line_fn *fn, void *ctx);
 
 enum px_report_kind {
     PX_REPORT_NONE,

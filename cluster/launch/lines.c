@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MOST (16u << 20) /* of a line; what is beyond is cut off */
 
@@ -28,6 +29,16 @@ void px_lines_take(struct px_buf *rest, const char *bytes, size_t size, px_line_
         bytes += part + (end != NULL);
         size -= part + (end != NULL);
     }
+}
+
+int px_lines_read(int fd, struct px_buf *rest, px_line_fn *fn, void *ctx)
+{
+    char bytes[16384];
+    const ssize_t size = read(fd, bytes, sizeof bytes);
+    if (size <= 0)
+        return size < 0 && (errno == EINTR || errno == EAGAIN) ? 0 : -1;
+    px_lines_take(rest, bytes, (size_t)size, fn, ctx);
+    return 1;
 }
 
 /* The word, then a number of at least `least`; moves *line behind them and the blanks after. */

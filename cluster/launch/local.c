@@ -174,16 +174,10 @@ static void on_line(void *ctx, const char *line)
 /* One read's worth of lines. False when there is nothing more for now. */
 static bool read_lines(struct local_set *set)
 {
-    char bytes[4096];
-    const ssize_t size = set->ready_fd < 0 ? 0 : read(set->ready_fd, bytes, sizeof bytes);
-    if (size < 0 && (errno == EINTR || errno == EAGAIN))
-        return false;
-    if (size <= 0) {
+    const int got = set->ready_fd < 0 ? 0 : px_lines_read(set->ready_fd, &set->line, on_line, set);
+    if (got < 0)
         close_ready(set);
-        return false;
-    }
-    px_lines_take(&set->line, bytes, (size_t)size, on_line, set);
-    return true;
+    return got > 0;
 }
 
 static void on_ready_fd(struct px_loop *loop, void *ctx)

@@ -161,16 +161,11 @@ static void on_line(void *ctx, const char *line)
 /* One read's worth. False when there is nothing more for now. */
 static bool read_lines(struct px_proxy *proxy)
 {
-    char bytes[4096];
-    const ssize_t size = proxy->stdout_fd < 0 ? 0 : read(proxy->stdout_fd, bytes, sizeof bytes);
-    if (size < 0 && (errno == EINTR || errno == EAGAIN))
-        return false;
-    if (size <= 0) {
+    const int got =
+        proxy->stdout_fd < 0 ? 0 : px_lines_read(proxy->stdout_fd, &proxy->line, on_line, proxy);
+    if (got < 0)
         close_stdout(proxy);
-        return false;
-    }
-    px_lines_take(&proxy->line, bytes, (size_t)size, on_line, proxy);
-    return true;
+    return got > 0;
 }
 
 static void on_stdout(struct px_loop *loop, void *ctx)
