@@ -105,10 +105,10 @@ struct px_process {
 
 struct px_spawn {
     char *const *argv; /* argv[0] is looked for in PATH unless it has a slash */
-    const char *log;   /* gets stdout and stderr, at its end; NULL with both descriptors below */
+    const char *log;   /* gets stdout and stderr, at its end */
     int keep_fd;       /* stays open in the new process under the same number; -1: none */
-    /* Of this process, for the new one's stdin, stdout and stderr; 0: /dev/null, the log. */
-    int in_fd, out_fd, err_fd;
+    /* Of this process, for the new one's stdin and stdout; 0: /dev/null, the log. */
+    int in_fd, out_fd;
     char *const *env; /* "NAME=VALUE" besides ours, ends with NULL; may be NULL */
 };
 /*

@@ -246,11 +246,10 @@ PX_NORETURN static void become(const struct px_spawn *spawn, pid_t parent, int l
     if (getppid() != parent) /* died before the line above */
         _exit(1);
     const int in = spawn->in_fd ? spawn->in_fd : open("/dev/null", O_RDONLY);
-    const int out = spawn->out_fd ? spawn->out_fd : log,
-              complaints = spawn->err_fd ? spawn->err_fd : log;
+    const int out = spawn->out_fd ? spawn->out_fd : log;
     for (char *const *item = spawn->env; item && *item; item++)
         putenv(*item);
-    if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(complaints, 2) >= 0) {
+    if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(log, 2) >= 0) {
         each_descriptor(&spawn->keep_fd, 1, true); /* also those this process itself inherited */
         if (spawn->keep_fd >= 0)
             fcntl(spawn->keep_fd, F_SETFD, 0);
@@ -265,12 +264,9 @@ PX_NORETURN static void become(const struct px_spawn *spawn, pid_t parent, int l
 int px_process_spawn(const struct px_spawn *spawn, struct px_process *out, struct px_error *err)
 {
     int result = -1, failed[2] = {-1, -1};
-    const int log =
-        spawn->log ? open(spawn->log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
-    if (spawn->log && log < 0) {
-        px_fail(err, PX_EIO, "cannot open %.200s: %s", spawn->log, strerror(errno));
-        goto done;
-    }
+    const int log = open(spawn->log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    if (log < 0)
+        return px_fail(err, PX_EIO, "cannot open %.200s: %s", spawn->log, strerror(errno));
     const pid_t parent = getpid();
     pid_t pid;
     if (pipe2(failed, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
@@ -293,8 +289,7 @@ int px_process_spawn(const struct px_spawn *spawn, struct px_process *out, struc
     *out = (struct px_process){pid, line.started};
     result = 0;
 done:
-    if (log >= 0)
-        close(log);
+    close(log);
     if (failed[0] >= 0)
         close(failed[0]);
     if (failed[1] >= 0)
