@@ -235,6 +235,16 @@ void px_on_execute_request(struct px_kernel *kernel, struct px_request *request)
 
 /* ---- apply, clear ---- */
 
+/* The caller frees the array. */
+static struct px_span *buffers_of(const struct px_request *request, size_t *count)
+{
+    *count = px_msg_buffer_count(request->msg);
+    struct px_span *buffers = px_alloc((*count + 1) * sizeof *buffers);
+    for (size_t i = 0; i < *count; i++)
+        buffers[i] = px_msg_buffer(request->msg, i);
+    return buffers;
+}
+
 static void reply_apply(struct px_kernel *kernel, struct px_request *request,
                         struct px_outcome *outcome)
 {
@@ -258,13 +268,10 @@ void px_on_apply_request(struct px_kernel *kernel, struct px_request *request)
         px_request_refuse(kernel, request, "NotImplementedError", "%s has no apply", ops->name);
         return;
     }
-    const size_t count = px_msg_buffer_count(request->msg);
-    struct px_span *buffers = px_alloc((count + 1) * sizeof *buffers);
-    for (size_t i = 0; i < count; i++)
-        buffers[i] = px_msg_buffer(request->msg, i);
+    size_t count;
+    struct px_span *buffers = buffers_of(request, &count);
     struct px_outcome outcome = {0};
-    ops->apply(kernel->self, request->header.msg_id, px_request_metadata(request), buffers, count,
-               &outcome);
+    ops->apply(kernel->self, px_request_metadata(request), buffers, count, &outcome);
     free(buffers);
     reply_apply(kernel, request, &outcome);
     px_outcome_fini(&outcome);
@@ -294,10 +301,8 @@ void px_on_comm(struct px_kernel *kernel, struct px_request *request)
     px_comms_follow(kernel->comms, what, px_request_content(request));
     if (!kernel->config.ops->comm)
         return;
-    const size_t count = px_msg_buffer_count(request->msg);
-    struct px_span *buffers = px_alloc((count + 1) * sizeof *buffers);
-    for (size_t i = 0; i < count; i++)
-        buffers[i] = px_msg_buffer(request->msg, i);
+    size_t count;
+    struct px_span *buffers = buffers_of(request, &count);
     kernel->config.ops->comm(kernel->self, what, px_request_content(request),
                              px_request_metadata(request), buffers, count);
     free(buffers);

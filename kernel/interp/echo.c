@@ -237,10 +237,10 @@ static void echo_execute(void *self, const struct px_execute *request, struct px
     out->execution_count = echo->count;
 }
 
-static void echo_apply(void *self, struct px_span msg_id, struct px_span metadata,
-                       const struct px_span *buffers, size_t buffer_count, struct px_outcome *out)
+static void echo_apply(void *self, struct px_span metadata, const struct px_span *buffers,
+                       size_t buffer_count, struct px_outcome *out)
 {
-    (void)self, (void)msg_id, (void)metadata;
+    (void)self, (void)metadata;
     out->buffers = px_alloc((buffer_count + 1) * sizeof *out->buffers);
     out->buffer_count = buffer_count;
     for (size_t i = 0; i < buffer_count; i++) {

@@ -168,7 +168,7 @@ struct px_interp_ops {
      * PX_DEBUG_REQUEST. Any thread. */
     bool (*debugs)(const char *python);
 
-    /* An instance, or NULL. `host` is borrowed and may be NULL until px_interp attaches one. */
+    /* An instance, or NULL. It has no host until one is attached. */
     void *(*create)(const struct px_interp_config *config, struct px_error *err);
     /* From now on output goes to `host`; after a fork the child attaches its own. `session` is the one
      * that its messages name, an engine's uuid; NULL: none. */
@@ -179,10 +179,10 @@ struct px_interp_ops {
     /* Publishes what the cell shows, the result and PX_ERROR_OUTPUT included. */
     void (*execute)(void *self, const struct px_execute *request, struct px_outcome *out);
 
-    /* Optional: ipyparallel's apply. `buffers` and `metadata` as received. `msg_id` for names. The
-     * host publishes the outcome's error. */
-    void (*apply)(void *self, struct px_span msg_id, struct px_span metadata,
-                  const struct px_span *buffers, size_t buffer_count, struct px_outcome *out);
+    /* Optional: ipyparallel's apply. `buffers` and `metadata` as received. The host publishes the
+     * outcome's error. */
+    void (*apply)(void *self, struct px_span metadata, const struct px_span *buffers,
+                  size_t buffer_count, struct px_outcome *out);
 
     /* JSON in, JSON out: appends the whole content of the reply. Never fails: errors are content. */
     void (*query)(void *self, enum px_query what, struct px_span content, struct px_buf *reply);

@@ -570,11 +570,10 @@ static PyObject *call_function(const struct call *call)
                                call->kwargs ? call->kwargs : Py_None);
 }
 
-void px_apply_run(void *arg, struct px_span msg_id, struct px_span metadata,
-                  const struct px_span *buffers, size_t buffer_count, struct px_outcome *out)
+void px_apply_run(void *arg, struct px_span metadata, const struct px_span *buffers,
+                  size_t buffer_count, struct px_outcome *out)
 {
     struct px_python *self = arg;
-    (void)msg_id; /* names nothing here: the call is made directly */
     px_python_enter(self);
     px_parent_begin(self);
     struct call call = {.python = self, .buffers = buffers, .count = buffer_count};

@@ -127,8 +127,8 @@ void px_thread_forget(struct px_python *self);
 /* GIL. Until it is called with false as often as with true, or the request has ended, what runs on
  * the interpreter thread is interrupted but once by each interrupt. Does nothing on others. */
 void px_thread_spare(struct px_python *self, bool spare);
-void px_apply_run(void *self, struct px_span msg_id, struct px_span metadata,
-                  const struct px_span *buffers, size_t buffer_count, struct px_outcome *out);
+void px_apply_run(void *self, struct px_span metadata, const struct px_span *buffers,
+                  size_t buffer_count, struct px_outcome *out);
 /* GIL. Forgets what apply remembers. */
 void px_apply_destroy(struct px_python *self);
 

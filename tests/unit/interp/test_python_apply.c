@@ -77,7 +77,7 @@ static void apply_buffers(struct fixture *f, const struct px_span *buffers, size
     px_outcome_fini(&f->out);
     fake_host_clear(&f->host);
     f->host.buffers = buffers;
-    ops->apply(f->python, PX_SPAN("4-2"), metadata, buffers, count, &f->out);
+    ops->apply(f->python, metadata, buffers, count, &f->out);
 }
 
 static void apply(struct fixture *f, const char *name)
