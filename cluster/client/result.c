@@ -355,14 +355,20 @@ phalanx_client *phalanx_result_client(const phalanx_result *result)
     return result->client;
 }
 
-size_t phalanx_task_count(const phalanx_result *result)
+/* One of its own numbers. */
+static size_t number_of(const phalanx_result *result, const size_t *number)
 {
     if (px_client_inherited(result->client))
         return 0;
     pthread_mutex_lock(&result->client->lock);
-    const size_t count = result->count;
+    const size_t now = *number;
     pthread_mutex_unlock(&result->client->lock);
-    return count;
+    return now;
+}
+
+size_t phalanx_task_count(const phalanx_result *result)
+{
+    return number_of(result, &result->count);
 }
 
 const char *phalanx_task_id(const phalanx_result *result, size_t task)
@@ -392,32 +398,17 @@ double phalanx_submitted(const phalanx_result *result)
 
 size_t phalanx_replied(const phalanx_result *result)
 {
-    if (px_client_inherited(result->client))
-        return 0;
-    pthread_mutex_lock(&result->client->lock);
-    const size_t count = result->replied;
-    pthread_mutex_unlock(&result->client->lock);
-    return count;
+    return number_of(result, &result->replied);
 }
 
 size_t phalanx_arrived(const phalanx_result *result)
 {
-    if (px_client_inherited(result->client))
-        return 0;
-    pthread_mutex_lock(&result->client->lock);
-    const size_t count = result->arrived;
-    pthread_mutex_unlock(&result->client->lock);
-    return count;
+    return number_of(result, &result->arrived);
 }
 
 size_t phalanx_finished(const phalanx_result *result)
 {
-    if (px_client_inherited(result->client))
-        return 0;
-    pthread_mutex_lock(&result->client->lock);
-    const size_t count = result->finished;
-    pthread_mutex_unlock(&result->client->lock);
-    return count;
+    return number_of(result, &result->finished);
 }
 
 phalanx_result *phalanx_late(phalanx_client *client)
