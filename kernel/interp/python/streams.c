@@ -266,25 +266,30 @@ static PyObject *get_false(PyObject *self, void *unused)
     return answer_false(self, NULL);
 }
 
+static PyObject *new_stream(PyTypeObject *type, struct px_python *python, int which, bool binary)
+{
+    struct stream *self = PyObject_GC_New(struct stream, type);
+    if (!self)
+        return NULL;
+    self->python = python;
+    self->dict = NULL;
+    self->weak = NULL;
+    self->which = which;
+    self->fd = which == PX_STDOUT ? STDOUT_FILENO : STDERR_FILENO;
+    self->binary = binary;
+    self->due = false;
+    self->held = (struct px_buf){0};
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
 static PyObject *get_buffer(PyObject *arg, void *unused)
 {
     (void)unused;
     struct stream *self = (struct stream *)arg;
     if (self->binary)
         return Py_NewRef(arg);
-    struct stream *other = PyObject_GC_New(struct stream, Py_TYPE(arg));
-    if (!other)
-        return NULL;
-    other->python = self->python;
-    other->dict = NULL;
-    other->weak = NULL;
-    other->which = self->which;
-    other->fd = self->fd;
-    other->binary = true;
-    other->due = false;
-    other->held = (struct px_buf){0};
-    PyObject_GC_Track(other);
-    return (PyObject *)other;
+    return new_stream(Py_TYPE(arg), self->python, self->which, true);
 }
 
 static PyGetSetDef stream_attributes[] = {
@@ -358,18 +363,7 @@ PyObject *px_stream_create(struct px_python *python, PyObject *module, enum px_s
         if (!type || PyModule_AddType(module, (PyTypeObject *)type) != 0)
             return NULL;
     }
-    struct stream *self = PyObject_GC_New(struct stream, (PyTypeObject *)type);
+    PyObject *stream = new_stream((PyTypeObject *)type, python, (int)which, false);
     Py_DECREF(type);
-    if (!self)
-        return NULL;
-    self->python = python;
-    self->dict = NULL;
-    self->weak = NULL;
-    self->which = (int)which;
-    self->fd = which == PX_STDOUT ? STDOUT_FILENO : STDERR_FILENO;
-    self->binary = false;
-    self->due = false;
-    self->held = (struct px_buf){0};
-    PyObject_GC_Track(self);
-    return (PyObject *)self;
+    return stream;
 }
