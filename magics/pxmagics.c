@@ -239,14 +239,12 @@ static PyObject *magic_pxconfig(PyObject *object, PyObject *text)
 /* ---- %pxstacks and the rest ----------------------------------------------------------------- */
 
 /* Those of the line, else the view's own. */
-static PyObject *stacks_targets(struct px_magics *self, PyObject *view, const struct px_line *line)
+static PyObject *stacks_targets(struct px_magics *self, PyObject *client,
+                                const struct px_line *line)
 {
     if (self->view && line->targets.kind == PX_TARGETS_DEFAULT)
-        return PyObject_GetAttrString(view, "targets");
-    PyObject *client = PyObject_GetAttrString(view, "client");
-    PyObject *targets = client ? px_resolve(client, &line->targets, "%pxstacks") : NULL;
-    Py_XDECREF(client);
-    return targets;
+        return PyObject_GetAttrString(self->view, "targets");
+    return px_resolve(client, &line->targets, "%pxstacks");
 }
 
 static PyObject *magic_pxstacks(PyObject *object, PyObject *text)
@@ -259,7 +257,7 @@ static PyObject *magic_pxstacks(PyObject *object, PyObject *text)
         PyObject *view =
             self->view ? Py_NewRef(self->view) : PyObject_CallMethod(self->face, "view", NULL);
         PyObject *client = view ? PyObject_GetAttrString(view, "client") : NULL;
-        PyObject *targets = client ? stacks_targets(self, view, &line) : NULL;
+        PyObject *targets = client ? stacks_targets(self, client, &line) : NULL;
         PyObject *seconds =
             targets ? line.timeout > 0 ? PyFloat_FromDouble(line.timeout) : Py_NewRef(Py_None)
                     : NULL;
