@@ -383,16 +383,12 @@ void px_proxy_missing(const struct px_set *base, struct px_buf *out)
 json_t *px_engine_connection(const struct px_place *place, struct px_error *err)
 {
     struct px_buf text = {0};
-    json_error_t why;
     if (px_file_read(place->engine_file, MAX_LOG, &text, err) < 0)
         return NULL;
-    json_t *connection = json_loadb(text.data ? text.data : "", text.size, 0, &why);
+    json_t *connection = px_json_parse(px_buf_span(&text), NULL);
     px_buf_fini(&text);
-    if (!json_is_object(connection)) {
+    if (!connection)
         px_fail(err, PX_EINVAL, "%.300s is not a connection file", place->engine_file);
-        json_decref(connection);
-        return NULL;
-    }
     return connection;
 }
 

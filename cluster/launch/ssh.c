@@ -112,8 +112,8 @@ static char *ask(const json_t *state, const char *host, const char *command)
         px_buf_fini(&out);
         return NULL;
     }
-    px_buf_append(&out, "", 0);
-    return out.data ? out.data : px_strdup("");
+    px_buf_text(&out, "");
+    return out.data;
 }
 
 /* Signals engines over there. */

@@ -43,7 +43,7 @@ char *px_config_unquote(struct px_span literal)
             i++;
         px_buf_append(&out, literal.data + i, 1);
     }
-    return out.data ? out.data : px_strdup("");
+    return out.data;
 }
 
 /* Cuts a comment that is not inside quotes. */
