@@ -2,7 +2,7 @@
 /*
  * Private to kernel/wire: what a message is made of, and a socket. message.c owns the first;
  * session.c fills in frames, socket.c sends and receives them, bundle.c several messages at once,
- * unread.c counts what was sent.
+ * unread.c counts what was sent, cut.c ends connections.
  */
 #ifndef PX_WIRE_PRIVATE_H
 #define PX_WIRE_PRIVATE_H
@@ -51,6 +51,10 @@ struct px_readers {
     struct px_reader *now;   /* whose message is being sent */
     size_t sweep_at;
 };
+
+/* What tells our connections from others (cut.c). */
+#define PX_KEEPALIVE_INTERVAL_S 20
+#define PX_KEEPALIVE_PROBES 4
 
 struct px_socket {
     void *handle;

@@ -37,8 +37,6 @@
 #define LEAST_SILENCE_MS 60000  /* for two beats */
 #define MOST_SILENCE_MS 6553000 /* longer than anybody waits, and an int */
 #define KEEPALIVE_IDLE_S 60     /* what TCP itself does; a suspended process still answers that */
-#define KEEPALIVE_INTERVAL_S 20
-#define KEEPALIVE_PROBES 4
 
 void *px_context_create(int io_threads)
 {
@@ -79,6 +77,9 @@ struct px_socket *px_socket_create(void *context, enum px_socket_type type, stru
     *socket = (struct px_socket){.handle = handle, .context = context, .type = types[type]};
     set_int(socket, ZMQ_LINGER, LINGER_MS);
     set_int(socket, ZMQ_CONNECT_TIMEOUT, CONNECT_MS);
+    set_int(socket, ZMQ_TCP_KEEPALIVE, 0);
+    set_int(socket, ZMQ_TCP_KEEPALIVE_INTVL, PX_KEEPALIVE_INTERVAL_S);
+    set_int(socket, ZMQ_TCP_KEEPALIVE_CNT, PX_KEEPALIVE_PROBES);
     set_int(socket, ZMQ_SNDHWM, 0);
     set_int(socket, ZMQ_RCVHWM, 0);
     const int64_t most = type == PX_XPUB ? MOST_TOPIC : PX_MAX_FRAME;
@@ -155,8 +156,6 @@ void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms)
     set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, (int)bounded);
     set_int(socket, ZMQ_TCP_KEEPALIVE, 1);
     set_int(socket, ZMQ_TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S);
-    set_int(socket, ZMQ_TCP_KEEPALIVE_INTVL, KEEPALIVE_INTERVAL_S);
-    set_int(socket, ZMQ_TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES);
 }
 
 void px_socket_set_handover(struct px_socket *socket)

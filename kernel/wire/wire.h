@@ -263,6 +263,11 @@ PX_MUST_USE int px_socket_connect(struct px_socket *socket, const char *endpoint
 PX_MUST_USE int px_socket_connect_wait(struct px_socket *socket, const char *endpoint,
                                        int64_t timeout_ms, struct px_error *err);
 
+/* Ends the TCP connections of this process's px_sockets to these ports, for the network may have
+ * done so without a word. libzmq connects anew; what was under way is lost, what was not written
+ * yet is not. How many there were. */
+size_t px_connections_cut(const int ports[], size_t count);
+
 /* A socket that gets a message each time that a connection of `socket` is lost, to which libzmq
  * then goes on to connect again, and when it is there. One for each socket, after its connections
  * were waited for, which ends it; the caller's. */

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -237,6 +239,65 @@ static void silence_is_bounded_when_asked(void **state)
     assert_int_equal(option(p->dealer, ZMQ_HEARTBEAT_TTL), 0);
 }
 
+static void post(struct px_socket *socket, const char *word)
+{
+    struct px_msg *msg = px_msg_create();
+    px_msg_append(msg, word, strlen(word));
+    assert_int_equal(px_socket_send(socket, &msg), PX_SENT);
+}
+
+static void expect_posted(struct px_socket *router, const char *word)
+{
+    assert_true(px_socket_wait(router, DEADLINE_MS));
+    struct px_msg *msg = px_socket_recv(router);
+    assert_non_null(msg);
+    assert_span_equal(px_msg_frame(msg, 1), word);
+    px_msg_destroy(msg);
+}
+
+static void expect_event(struct px_socket *monitor, bool lost)
+{
+    assert_true(px_socket_wait(monitor, DEADLINE_MS));
+    struct px_msg *event = px_socket_recv(monitor);
+    assert_non_null(event);
+    assert_int_equal(px_monitor_says_lost(event), lost);
+    px_msg_destroy(event);
+}
+
+/* Somebody else's, in this process. */
+static int connect_plainly(int port)
+{
+    const struct sockaddr_in address = {.sin_family = AF_INET,
+                                        .sin_port = htons((uint16_t)port),
+                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof address), 0);
+    return fd;
+}
+
+static void what_is_cut_connects_anew(void **state)
+{
+    struct pair *p = *state;
+    const int port = atoi(strrchr(p->endpoint, ':') + 1), others[] = {1, 2};
+    struct sockaddr_in peer;
+    socklen_t size = sizeof peer;
+    px_socket_set_handover(p->router); /* it may not have done with the one before */
+    assert_int_equal(px_socket_connect_wait(p->dealer, p->endpoint, DEADLINE_MS, NULL), 0);
+    struct px_socket *monitor = px_socket_monitor(p->dealer, NULL);
+    const int foreign = connect_plainly(port);
+    post(p->dealer, "before");
+    expect_posted(p->router, "before");
+    assert_int_equal(px_connections_cut(others, PX_COUNT(others)), 0);
+    assert_int_equal(px_connections_cut(&port, 1), 1);
+    expect_event(monitor, true);
+    post(p->dealer, "meanwhile");
+    expect_event(monitor, false);
+    expect_posted(p->router, "meanwhile");
+    assert_int_equal(getpeername(foreign, (struct sockaddr *)&peer, &size), 0);
+    close(foreign);
+    px_socket_destroy(monitor);
+}
+
 /* It must not take what is the parent's. */
 static void a_forked_child_is_known(void **state)
 {
@@ -271,6 +332,7 @@ int main(void)
                                         pair_teardown),
         cmocka_unit_test_setup_teardown(a_slow_subscriber_alone_goes_without, pair_setup,
                                         pair_teardown),
+        cmocka_unit_test_setup_teardown(what_is_cut_connects_anew, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(a_forked_child_is_known, pair_setup, pair_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
