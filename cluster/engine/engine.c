@@ -13,7 +13,10 @@
  * does. The heart's subscription comes last: the hub takes an engine for complete when it hears its
  * heart, and then tasks come.
  *
- * An engine whose hub is gone waits for one on the same ports, for `max_misses` heartbeats.
+ * An engine whose hub is gone waits for one on the same ports, for `max_misses` heartbeats. It may
+ * be the network that is gone. So while the hub is silent heart and registrar, which have nothing
+ * to lose, connect anew (kernel/wire/cut.c), and the others once the hub has registered the engine
+ * anew: by then it has given up whatever was under way on them.
  *
  * Reference: ipyparallel 7.1, engine/app.py and engine/kernel.py.
  */
@@ -34,6 +37,7 @@
 #define CONNECT_WAIT_MS 1000 /* for one relay; later ones are reached when they come up */
 #define LISTEN_WAIT_MS 5000  /* for the iopub relay's subscription */
 #define IO_THREADS 2         /* one can be busy with 100 MB: hearts and control go by the other */
+#define SILENT_MISSES 3      /* after each so many hearts connect anew */
 #define HEART_SLACK_MS 500   /* on top of the period, as the reference allows */
 #define LAST_WORDS_MS 250    /* for what is left to send when told to end, as the hub may be */
 
@@ -182,6 +186,12 @@ static void on_iopub(struct px_loop *loop, void *ctx)
     px_service_push(engine->service);
 }
 
+static int leaf_of(const struct engine *engine)
+{
+    const struct px_cluster_connection *connection = engine->config->connection;
+    return connection->broadcast[(size_t)engine->id % connection->broadcast_count];
+}
+
 /* ---- the heart ---- */
 
 /* A machine that sleeps is as silent as a process that is stopped. */
@@ -230,10 +240,14 @@ static void on_connection(struct px_loop *loop, void *ctx)
     struct monitor *monitor = ctx;
     (void)loop;
     struct engine *engine = monitor->engine;
+    const bool relays = monitor != &engine->monitors[HEART_IN];
     for (struct px_msg *event; (event = px_socket_recv(monitor->socket)); px_msg_destroy(event)) {
-        if (px_monitor_says_lost(event))
+        const bool lost = px_monitor_says_lost(event);
+        if (lost)
             px_again_break(&engine->again);
         px_registrar_doubt(engine, "a connection was lost");
+        if (!lost && relays && engine->awaited > 0 && --engine->awaited == 0)
+            px_registrar_ask(engine);
     }
 }
 
@@ -261,12 +275,35 @@ static void watch(struct engine *engine, enum engine_socket which)
         px_log(PX_WARN, "monitor.none", "why=\"%s\"", err.text);
 }
 
+/* Only controllers of ours let a new connection take the name over from one that looks alive. */
+static void cut_hearts(struct engine *engine)
+{
+    const struct px_cluster_connection *connection = engine->config->connection;
+    const int ports[] = {connection->registration, connection->hb_ping, connection->hb_pong};
+    if (!engine->bundles)
+        return;
+    (void)px_connections_cut(ports, PX_COUNT(ports));
+    engine->cut = true;
+}
+
+bool px_engine_cut_relays(struct engine *engine)
+{
+    const struct px_cluster_connection *connection = engine->config->connection;
+    const int watched[] = {connection->mux, connection->task, leaf_of(engine), connection->control};
+    (void)px_connections_cut(&connection->iopub, 1);
+    engine->awaited = px_connections_cut(watched, PX_COUNT(watched));
+    engine->cut = false;
+    return engine->awaited > 0;
+}
+
 static void on_heart_check(struct px_loop *loop, void *ctx)
 {
     struct engine *engine = ctx;
     (void)loop;
     engine->misses = engine->pinged ? 0 : engine->misses + 1;
     engine->pinged = false;
+    if (engine->misses > 0 && engine->misses % SILENT_MISSES == 0)
+        cut_hearts(engine);
     if (engine->misses <= engine->config->max_misses || engine->config->max_misses == 0)
         return;
     px_log(PX_ERROR, "hub.gone", "missed=%d period_ms=%d", engine->misses, (int)engine->period_ms);
@@ -313,12 +350,6 @@ static int reach(struct engine *engine, enum engine_socket which, int port, stru
         return -1;
     px_log(PX_WARN, "relay.late", "endpoint=%s", endpoint);
     return 0;
-}
-
-static int leaf_of(const struct engine *engine)
-{
-    const struct px_cluster_connection *connection = engine->config->connection;
-    return connection->broadcast[(size_t)engine->id % connection->broadcast_count];
 }
 
 int px_engine_reach_leaf(struct engine *engine, struct px_error *err)

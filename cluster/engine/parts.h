@@ -66,7 +66,9 @@ struct engine {
     bool doubtful; /* the hub may have forgotten us */
     bool left;     /* the hub was told that we end */
     bool bundles;  /* the controller takes them */
+    bool cut;      /* hearts and registrar were, and relays may have to be */
     struct px_again again;
+    size_t awaited; /* connections to relays that were cut and are not back yet */
     struct px_log_limiter refused, unsent;
 };
 
@@ -85,6 +87,9 @@ PX_MUST_USE int px_engine_serve(struct engine *engine, struct px_error *err);
 void px_engine_greet(struct engine *engine);
 /* Connects to the broadcast scheduler's leaf that goes with the id. */
 PX_MUST_USE int px_engine_reach_leaf(struct engine *engine, struct px_error *err);
+/* The hub, which was silent, has given us up: connections to the relays may look as if they stood.
+ * Cuts them; once they are back the hub is asked again. False when there were none. */
+bool px_engine_cut_relays(struct engine *engine);
 /* Ends before there was anything to run. */
 void px_engine_give_up(struct engine *engine, int status);
 

@@ -169,7 +169,8 @@ void px_registrar_ask(struct engine *engine)
 /* The ping that made us ask goes back now. */
 static void be_sure(struct engine *engine)
 {
-    engine->doubtful = false;
+    engine->doubtful = engine->cut = false;
+    engine->awaited = 0;
     px_engine_greet(engine);
     px_again_mend(&engine->again, px_service_loop(engine->service));
     if (engine->held && px_socket_send(engine->sockets[HEART_OUT], &engine->held) != PX_SENT)
@@ -224,6 +225,8 @@ static void on_later_reply(struct engine *engine, const struct px_msg *msg)
         px_log(PX_WARN, "registration.refused", "why=\"%s\"", err.text);
         return;
     }
+    if (engine->cut && px_engine_cut_relays(engine))
+        return;
     px_kernel_renumber(engine->kernel, engine->id);
     if (engine->id != before && px_engine_reach_leaf(engine, &err) < 0)
         px_log(PX_WARN, "relay.late", "why=\"%s\"", err.text);
