@@ -43,7 +43,7 @@
 /* While somebody waits and nothing arrives, the hub is asked whether it lives. */
 #define PX_PROBE_MS 3000
 #define PX_PROBE_MISSES 10
-#define PX_DEAF_MS 2000   /* for which requests wait when nothing but iopub is not connected */
+#define PX_DEAF_MS 3000   /* for which requests wait when nothing but iopub is not connected */
 #define PX_PROBE_DOUBTS 3 /* misses until it counts as out of reach */
 #define PX_GOODBYE_MS 250 /* for last replies, once the controller has said that it ends */
 /* Requests that are kept to be sent again, with what each costs beside its bytes. Beyond, the
@@ -287,6 +287,7 @@ struct phalanx_client {
     void *context;
     struct px_loop *loop;
     struct px_socket *sockets[PX_CHANNEL_COUNT];
+    int ports[PX_CHANNEL_COUNT]; /* that they lead to */
     struct px_session *in; /* verifies */
     struct px_task *tasks; /* outstanding, by msg_id */
     struct px_task *waiting;

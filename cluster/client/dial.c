@@ -78,6 +78,7 @@ static int dial(struct dialling *self, enum px_channel channel, struct px_error 
         px_socket_curve_client(socket, self->connection.curve_serverkey);
     int port;
     memcpy(&port, (const char *)&self->connection + dial_rows[channel].port, sizeof port);
+    client->ports[channel] = port;
     char endpoint[PX_ENDPOINT_SIZE];
     if (px_cluster_endpoint(&self->connection, port, endpoint, err) < 0)
         return -1;

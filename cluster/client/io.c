@@ -177,6 +177,7 @@ static void on_probe(struct px_loop *loop, void *ctx)
     } else if (client->probe_misses++ >= PX_PROBE_MISSES) {
         client->probe_misses = 0;
         fail_outstanding(client, "the controller has not answered for 30 s");
+        (void)px_connections_cut(client->ports, PX_CHANNEL_COUNT); /* nothing is under way now */
     } else {
         ask_hub(client);
     }
@@ -236,6 +237,8 @@ static void on_connection(struct phalanx_client *client, enum px_channel channel
             if (lost && client->deaf_ms)
                 continue; /* as before: a tunnel without another end is lost all the time */
             client->deaf_ms = lost ? px_now_ms() : 0;
+        } else if (!lost && client->deaf_ms) {
+            client->deaf_ms = px_now_ms(); /* it may come a moment after the others */
         }
         client->doubtful |= lost;
         if (lost) {

@@ -204,3 +204,22 @@ def test_an_engine_that_is_silent_for_a_while_is_not_given_up(security, link, en
     assert late.get(15) == pid and rc.ids == [0]
     assert "engine-unregistered" not in (ipython_dir / "controller.log").read_text()
     rc.close()
+
+
+def test_a_client_is_back_with_the_network(security, link, engine):
+    files = security()
+    _, pid = engine(link(files / "ipcontroller-engine.json"))
+    away = link(files / "ipcontroller-client.json")
+    rc = connect(away.file)
+    assert rc[0].apply_sync(os.getpid) == pid
+    away.go_away()
+    with pytest.raises(phalanx.RemoteError, match="not answered for 30 s"):
+        rc[0].apply_async(os.getpid).get(TIMEOUT + 30)
+    away.be_back()
+    assert rc[0].apply_async(os.getpid).get(15) == pid
+    assert rc.load_balanced_view().map_async(abs, [-1] * 20).get(15) == [1] * 20
+    assert rc.broadcast_view().apply_async(os.getpid).get(15) == [pid]
+    said = rc[0].execute("print('here')")
+    said.get(15)
+    assert said.stdout == "here\n"
+    rc.close()
