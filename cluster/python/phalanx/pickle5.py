@@ -6,7 +6,8 @@ they are inside the arguments, travel without a copy. Used only where every engi
 concerned has said that it knows the feature "pickle5".
 
 Functions of __main__ travel as code, and see the user's namespace on the engine as their
-globals, as in ipyparallel. Functions of modules travel by name. Classes of __main__ are
+globals, as in ipyparallel; what they name and it lacks goes with them (companions.py). Functions of
+modules travel by name. Classes of __main__ are
 cloudpickle's work, and do not travel where it is not installed. What the stream names is the standard library's
 alone, so nothing need be installed on the engine for it.
 """
@@ -28,6 +29,7 @@ from .canning import (
 
 METADATA = '"px_pickle": 5'
 _LARGE = 1 << 20  # bytes: these alone are worth a call
+_REMEMBERED = 1 << 14  # bytes of a function: in the stream, where engines know it again (apply.c)
 MOST_BUFFERS = 10_000  # of a message; the rest of an object's goes into its pickle
 
 
@@ -194,11 +196,19 @@ def mended_pickler(base):
     return _pickler_on(base, _mended)
 
 
+def _meet(pickler, obj, reduced):
+    """Lists functions that will look for their globals in the engine's __main__."""
+    if type(obj) is types.FunctionType and type(reduced) is tuple and reduced[0] is _function_type:
+        if reduced[1][1].module == "__main__" and obj not in canning.engine_functions:
+            pickler.met.append(obj)
+
+
 class _PlainPickler(pickle.Pickler):
     override = staticmethod(_override)
 
     def reducer_override(self, obj):
         reduced = self.override(obj)
+        _meet(self, obj, reduced)
         if reduced is NotImplemented and isinstance(obj, type) and obj.__module__ == "__main__":
             raise pickle.PicklingError(
                 "Can't pickle the class %s of __main__: install cloudpickle for %s, or put the class "
@@ -215,6 +225,7 @@ def _pickler_on(base, reduce=_override):
 
         def reducer_override(self, obj):
             reduced = self.override(obj)
+            _meet(self, obj, reduced)
             if reduced is not NotImplemented or not hasattr(base, "reducer_override"):
                 return reduced
             reduced = super().reducer_override(obj)
@@ -250,8 +261,9 @@ def _is_simple(obj):
     return is_plain(obj)
 
 
-def dumps(obj, simple=False, pickler=None):
-    """[stream, buffer...]. `simple`: the caller knows that plain pickle does it right."""
+def dumps(obj, simple=False, pickler=None, met=None):
+    """[stream, buffer...]. `simple`: the caller knows that plain pickle does it right. met: a list
+    for the functions of __main__ that are in it."""
     buffers = []
 
     def leave_out(buffer):
@@ -264,7 +276,9 @@ def dumps(obj, simple=False, pickler=None):
     if simple:
         return [pickle.dumps(obj, 5, buffer_callback=leave_out)] + buffers
     out = io.BytesIO()
-    (pickler or _pickler())(out, 5, buffer_callback=leave_out).dump(obj)
+    pickling = (pickler or _pickler())(out, 5, buffer_callback=leave_out)
+    pickling.met = [] if met is None else met
+    pickling.dump(obj)
     return [out.getvalue()] + buffers
 
 
@@ -287,18 +301,65 @@ def _left_out(obj):
 class _Packed:
     """A function, or something else, that was pickled before, and is unpickled where the call is."""
 
-    __slots__ = ("stream", "buffers", "bare")
+    __slots__ = ("stream", "size", "buffers", "names", "seen", "bare")
 
     def __init__(self, f):
-        stream, *buffers = dumps(f)
-        self.stream = pickle.PickleBuffer(stream)
+        met = []
+        stream, *buffers = dumps(f, met=met)
+        self.size = len(stream)
+        self.stream = stream if self.size <= _REMEMBERED else pickle.PickleBuffer(stream)
         self.buffers = [pickle.PickleBuffer(buffer) for buffer in buffers]
+        self.names, self.seen = _companions(met)
         self.bare = None  # the whole call without arguments, once there was one
 
+    def is_whole(self):
+        """Whether the names that go with it still stand for the same."""
+        return all(seen.still(_value_unchanged) for seen in self.seen)
+
+    def with_names(self, names):
+        """The same, and more names go with it."""
+        more = object.__new__(_Packed)
+        more.stream, more.size, more.buffers = self.stream, self.size, self.buffers
+        more.seen = more.bare = None
+        more.names = {**names, **self.names}
+        return more
+
     def __reduce__(self):
+        make = pickle.loads
         if self.buffers:  # a closure over an array
-            return functools.partial(pickle.loads, buffers=self.buffers), (self.stream,)
-        return pickle.loads, (self.stream,)
+            make = functools.partial(make, buffers=self.buffers)
+        if self.names:
+            return make, (self.stream,), self.names, None, None, _bring()
+        return make, (self.stream,)
+
+
+def _companions(met):
+    """companions.find() of these functions."""
+    if not met:
+        return {}, ()
+    from . import companions  # which engines, that pack results, do without
+
+    return companions.find(met, _pickler(), _value_makings)
+
+
+class _Bringing:
+    """Pickles as companions.bring, and can be called as pickle asks of what sets a state."""
+
+    def __init__(self):
+        from .companions import bring
+
+        self.packed = _Packed(bring)
+
+    def __call__(self, function, names):
+        raise TypeError("for engines")
+
+    def __reduce__(self):
+        return self.packed.__reduce__()
+
+
+@functools.lru_cache(maxsize=None)
+def _bring():
+    return _Bringing()
 
 
 class _Named:
@@ -353,6 +414,32 @@ def _unchanged(f, makings):
     )
 
 
+def _value_makings(value):
+    """_makings() of whatever a function may take along; to be compared with _value_unchanged()."""
+    if type(value) is types.FunctionType:
+        return _makings(value)
+    if isinstance(value, type):
+        return _class_makings(value)
+    if type(value) is functools._lru_cache_wrapper:
+        return _BY_NAME if found_by_name(value) else None
+    return _BY_NAME
+
+
+def _class_makings(cls):
+    """What is in a class of __main__, and in its bases from there."""
+    own = [base for base in cls.__mro__ if base.__module__ == "__main__"]
+    return [value for base in own for value in vars(base).values()]
+
+
+def _value_unchanged(value, makings):
+    if type(value) is types.FunctionType:
+        return _unchanged(value, makings)
+    if isinstance(value, type):
+        now = _class_makings(value)
+        return len(now) == len(makings) and all(map(operator.is_, now, makings))
+    return True
+
+
 def _keep(f, makings, packed):
     key = id(f)
     _kept[key] = weakref.ref(f, lambda ref: _kept.pop(key, None)), makings, packed
@@ -368,10 +455,11 @@ def pack_function(f):
     if canning.chosen is not None:
         return _Packed(f)
     kept = _kept.get(id(f))
-    if kept is not None and kept[0]() is f and _unchanged(f, kept[1]):
+    if kept is not None and kept[0]() is f and _unchanged(f, kept[1]) and kept[2].is_whole():
         return kept[2]
     makings, packed = _makings(f), _Packed(f)
-    if makings is not None and not packed.buffers and packed.stream.raw().nbytes <= _LARGEST_KEPT:
+    lasts = makings is not None and packed.seen is not None
+    if lasts and not packed.buffers and packed.size <= _LARGEST_KEPT:
         _keep(f, makings, packed)
     return packed
 
@@ -384,7 +472,16 @@ def pack_call(function, args, kwargs):
         return function.bare
     simple = all(map(_is_simple, args)) and all(map(_is_simple, kwargs.values()))
     kwargs = {name: _left_out(value) for name, value in kwargs.items()}
-    return dumps((function, tuple(map(_left_out, args)), kwargs), simple)
+    return _dumps_call(function, tuple(map(_left_out, args)), kwargs, simple)
+
+
+def _dumps_call(function, args, kwargs, simple):
+    met = []
+    packed = dumps((function, args, kwargs), simple, met=met)
+    names = _companions(met)[0]
+    if names and type(function) is _Packed:  # of functions, or of methods, among the arguments
+        return dumps((function.with_names(names), args, kwargs))
+    return packed
 
 
 def pack_result(value):
@@ -402,7 +499,7 @@ prepare = pack_function
 
 def pack_map(mapping, function, parts):
     """The buffers of a task that calls mapping(function, *parts); both prepared."""
-    return dumps((mapping, (function, *parts), {}), all(map(_is_simple, parts)))
+    return _dumps_call(mapping, (function, *parts), {}, all(map(_is_simple, parts)))
 
 
 # ---- engines of another Python

@@ -97,7 +97,12 @@ def advice(ename, evalue, engines, scope=None):
     if not found or found[1] not in known or found[1].startswith("_"):
         return []
     where = "engine%s %s" % ("" if len(set(engines)) == 1 else "s", ranges(engines))
-    return _missing_name(found[1], where if engines else "engines", ename, scope is None)
+    where = where if engines else "engines"
+    module = getattr(known[found[1]], "__name__", None)
+    if scope is None and module and sys.modules.get(module) is known[found[1]]:
+        not_there = "%s is the module %s here, which %s cannot import." % (found[1], module, where)
+        return [not_there, *_missing_module("No module named '%s'" % module.partition(".")[0])]
+    return _missing_name(found[1], where, ename, scope is None)
 
 
 def _missing_name(name, where, ename, is_call):
@@ -108,7 +113,7 @@ def _missing_name(name, where, ename, is_call):
         return [there + "'%%%%px --push %s' sends it" % name]
     return [
         there + "client[:].push({'%s': %s}) sends it." % (name, name),
-        "After client[:].use_cloudpickle() functions take along what they use.",
+        "After client[:].use_cloudpickle() functions take along all that they use.",
     ]
 
 

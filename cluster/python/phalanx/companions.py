@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What functions of __main__ take along: what they name, for engines that lack it.
+
+A function finds its globals on the engine, where its own home is not. So there go with it, by their
+names: functions and classes, modules, numbers and texts, and what those functions and methods name
+in their turn. An engine takes what it has nothing under that name for, or had from here before: what
+it was given otherwise, by a push or a cell of %%px, stays. Arrays, lists and other data are never
+taken along: they may be large, and are not meant to be equal everywhere.
+"""
+
+import dis
+import functools
+import io
+import sys
+import types
+import weakref
+
+from . import canning
+
+MOST_BYTES = 1 << 16  # of one pickle,
+MOST_BYTES_IN_ALL = 1 << 18  # and of all that a function takes along
+_LONGEST = 1024  # text, or tuple
+
+_ATOMS = (bool, int, float, complex, str, bytes, type(None))
+_KINDS = (types.FunctionType, type, types.ModuleType, functools._lru_cache_wrapper)
+_MISSING = object()
+
+
+def travels(name, value):
+    """Whether what a name stands for is of a kind that is taken along."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return not name.startswith("_") and (kind not in (str, bytes) or len(value) <= _LONGEST)
+    if kind is tuple:
+        return len(value) <= _LONGEST and all(type(item) in (bool, int, float, str) for item in value)
+    if kind is types.BuiltinFunctionType:
+        of_module = isinstance(value.__self__, types.ModuleType)
+        return of_module or canning.published_method(value) is not NotImplemented
+    if isinstance(value, _KINDS):
+        return not (kind is types.FunctionType and value in canning.engine_functions)
+    return kind.__module__ == "numpy" and kind.__name__ == "ufunc"
+
+
+@functools.lru_cache(maxsize=1024)
+def _globals_of(code):
+    """The names that code, and code in it, looks for among its globals."""
+    names = {
+        step.argval for step in dis.get_instructions(code)
+        if step.opname == "LOAD_GLOBAL" or step.opname == "LOAD_NAME"
+    }
+    for constant in code.co_consts:
+        if type(constant) is types.CodeType:
+            names.update(_globals_of(constant))
+    return tuple(sorted(names))
+
+
+class _Seen:
+    """What a name stood for when it was looked up, to find out whether it still does."""
+
+    __slots__ = ("names", "name", "get", "makings")
+
+    def __init__(self, names, name, value, makings):
+        self.names, self.name, self.makings = names, name, makings
+        if value is _MISSING:
+            self.get = None
+        elif type(value) in _ATOMS or type(value) is tuple or type(value).__name__ == "ufunc":
+            self.get = lambda: value
+        else:
+            self.get = weakref.ref(value)
+
+    def still(self, unchanged):
+        """unchanged(value, makings): of one that has makings."""
+        value = self.names.get(self.name, _MISSING)
+        if self.get is None:
+            return value is _MISSING or not travels(self.name, value)
+        return value is self.get() and (self.makings is None or unchanged(value, self.makings))
+
+
+def _pickled(value, pickler):
+    """(the pickle of a value, functions of __main__ in it); raises what pickling does."""
+    if type(value) is types.ModuleType:
+        if sys.modules.get(value.__name__) is not value:
+            raise TypeError(value.__name__)
+        value = canning.ModuleRef(value.__name__)
+    out = io.BytesIO()
+    pickling = pickler(out, 5)
+    pickling.met = []
+    pickling.dump(value)
+    return out.getvalue(), pickling.met
+
+
+def find(functions, pickler, makings_of):
+    """({name: pickle} of what these functions of __main__ take along, what was seen of it).
+
+    pickler: a class that lists functions of __main__ in `met`. makings_of(value): what decides the
+    pickle of a value, to compare it with later; None: it may change unseen, and so has the second
+    result to be: None."""
+    found, looked, seen, room = {}, set(), [], MOST_BYTES_IN_ALL
+    functions = list(functions)
+    while functions:
+        function = functions.pop()
+        for name in _globals_of(function.__code__):
+            if name in looked:
+                continue
+            looked.add(name)
+            value = function.__globals__.get(name, _MISSING)
+            if value is not _MISSING and not travels(name, value):
+                value = _MISSING
+            makings = None if value is _MISSING else makings_of(value)
+            if seen is not None and (value is _MISSING or makings is not None):
+                seen.append(_Seen(function.__globals__, name, value, makings))
+            else:
+                seen = None
+            if value is _MISSING:
+                continue
+            try:
+                packed, more = _pickled(value, pickler)
+            except Exception:  # whoever needs it is told that it is not there
+                continue
+            if len(packed) <= min(MOST_BYTES, room):
+                found[name] = packed
+                room -= len(packed)
+                functions += more
+    return found, seen
+
+
+@canning.engine_function
+def bring(function, names):  # on the engine: sees to it that these are there. names: {name: pickle}
+    import pickle
+    import sys
+
+    there = vars(sys.modules["__main__"])
+    brought = there.setdefault("__px_brought__", {})
+    for name, packed in names.items():
+        if name in there:
+            before, was = brought.get(name, (there, None))
+            if there[name] is not before or was == packed:
+                continue
+        try:
+            value = pickle.loads(packed)
+        except Exception:  # of a module that is not there; who uses it is told so
+            there.pop(name, None)  # the one before
+            continue
+        there[name], brought[name] = value, (value, packed)

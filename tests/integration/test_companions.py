@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What functions of a notebook name goes with them to engines that lack it."""
+import functools
+import gc
+import itertools
+import weakref
+
+import numpy
+import pytest
+
+from four import rc, view, where  # noqa: F401: fixtures, our cluster and ipyparallel's
+
+phalanx = pytest.importorskip("phalanx")
+from phalanx import companions, pickle5  # noqa: E402
+
+NOTEBOOK = """
+import collections, dataclasses, functools, json as js, numpy as np, os.path
+from math import sqrt
+from random import random
+from numpy import add
+
+N, SHAPE, TEXT, numbers = 7, (2, 3), "text", [1, 2]
+
+def helper(x): return doubled(x) + N
+def doubled(x): return 2 * x
+def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+def even(n): return n == 0 or odd(n - 1)
+def odd(n): return n > 0 and even(n - 1)
+@functools.lru_cache
+def cached(n): return n if n < 2 else cached(n - 1) + cached(n - 2)
+def logged(f):
+    @functools.wraps(f)
+    def call(*args): return TEXT, f(*args)
+    return call
+@logged
+def decorated(x): return helper(x)
+@dataclasses.dataclass
+class Point:
+    x: int = 1
+    def far(self): return helper(self.x)
+class Named(collections.namedtuple("Named", "a")):
+    pass
+def adder(n):
+    def add_up(x): return doubled(x) + n + N
+    return add_up
+def all_of(xs): return [helper(x) for x in xs]
+async def soon(x): return helper(x)
+def untaken(f=None): return f and len(numbers)
+"""
+
+
+def notebook(**more):
+    """The namespace of a notebook, where cells have been run."""
+    names = {"__name__": "__main__", **more}
+    exec(NOTEBOOK, names)
+    return names
+
+
+def typed(names, text):
+    exec(text, names)
+    return names
+
+
+@pytest.fixture
+def clean(rc, where):
+    if where[2] == "theirs":
+        pytest.skip("only in our own form")
+    rc.clear(block=True)
+
+
+@pytest.mark.parametrize("call, expected", [
+    ("(helper, 1)", 9), ("(fib, 10)", 55), ("(even, 5)", False), ("(cached, 20)", 6765),
+    ("(decorated, 1)", ("text", 9)), ("(Point(4).far,)", 15), ("(lambda: Point(2).far(),)", 11),
+    ("(lambda: Named(3)[0],)", 3), ("(adder(1), 2)", 12), ("(all_of, [1, 2])", [9, 11]),
+    ("(soon, 1)", 9), ("(lambda: js.dumps(SHAPE),)", "[2, 3]"), ("(lambda: sqrt(N + 2),)", 3.0),
+    ("(lambda: 0 <= random() < 1,)", True), ("(lambda: int(add(1, np.int64(2))),)", 3),
+    ("(lambda: os.path.join('a', 'b'),)", "a/b"), ("(functools.partial(helper, 1),)", 9),
+    ("(lambda f, x: f(x), helper, 1)", 9), ("(lambda p: p.far(), Point(1))", 9),
+    ("(lambda p: p[0].far(), [Point(1)])", 9), ("(untaken,)", None),
+    ("(lambda: [doubled(y) for y in range(2)],)", [0, 2]), ("(lambda: (lambda: helper(0))(),)", 7),
+])
+def test_what_goes_along(clean, view, call, expected):
+    names = notebook()
+    assert view.apply(*eval(call, names)) == [expected] * 4
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_of_maps(clean, rc, view, chunk):
+    names = notebook()
+    balanced, options = rc.load_balanced_view(), {"chunksize": chunk} if chunk else {}
+    assert balanced.map_sync(names["helper"], range(100), **options) == [2 * x + 7 for x in range(100)]
+    points = [names["Point"](x) for x in range(10)]
+    far = eval("lambda p: p.far()", names)
+    assert balanced.map_sync(far, points, **options) == [2 * x + 7 for x in range(10)]
+    assert view.map_sync(names["fib"], range(8)) == [0, 1, 1, 2, 3, 5, 8, 13]
+    with balanced.executor as executor:
+        assert list(executor.map(names["helper"], range(3))) == [7, 9, 11]
+        assert executor.submit(names["fib"], 7).result(60) == 13
+
+
+def test_what_engines_have_stays(clean, view):
+    names = notebook()
+    view["N"] = 100
+    view.execute("def doubled(x): return -x")
+    for _ in range(2):
+        assert view.apply(names["helper"], 1) == [99] * 4
+    view.execute("N = None")
+    assert view.apply(eval("lambda: N", names)) == [None] * 4
+    view.execute("del N")
+    assert view.apply(names["helper"], 1) == [6] * 4
+    view["N"] = 3  # what was brought is the engine's from now on
+    assert view.apply(names["helper"], 1) == [2] * 4
+
+
+def test_what_changes_here_is_renewed(clean, view):
+    names = notebook()
+    versions = ["N = 1", "N = 2", "def doubled(x): return 0", "N = 1", "def doubled(x): return 2 * x"]
+    said = [(typed(names, cell), view.apply(names["helper"], 5)[0])[1] for cell in versions]
+    assert said == [11, 12, 2, 1, 11]
+    typed(names, "class Point:\n    def far(self): return TEXT")
+    assert view.apply(eval("lambda: Point().far()", names)) == ["text"] * 4
+    typed(names, "Point.far = lambda self: 5")
+    assert view.apply(eval("lambda: Point().far()", names)) == [5] * 4
+    names["Point"].far = lambda self: phalanx  # of a module that engines have not
+    with pytest.raises(NameError, match="Point"):
+        view.apply(eval("lambda: Point().far()", names))
+
+
+def test_notebooks_have_helpers_of_their_own(clean, where, rc):
+    one, other = notebook(), typed(notebook(), "N = 1\ndef doubled(x): return x")
+    with phalanx.Client(where[0]) as another:
+        another.wait_for_engines(4, timeout=60)
+        for _ in range(3):
+            assert rc[0].apply_sync(one["helper"], 3) == 13
+            assert another[0].apply_sync(other["helper"], 3) == 4
+
+
+def test_what_a_function_keeps_on_an_engine(clean, rc):
+    names = typed(notebook(), "count = 0\ndef counted():\n    global count\n    count += 1\n    return count")
+    assert [rc[0].apply_sync(names["counted"]) for _ in range(3)] == [1, 2, 3]
+
+
+def test_data_stay_here(clean, rc):
+    names = notebook(array=numpy.zeros(3), _hidden=1, long="x" * 2000, instance=object())
+    for name in "numbers", "array", "_hidden", "long", "instance", "nowhere":
+        with pytest.raises(NameError, match=name):
+            rc[0].apply_sync(eval("lambda: " + name, names))
+
+
+def test_a_module_that_engines_have_not(clean, rc, tmp_path, monkeypatch):
+    (tmp_path / "only_here_is.py").write_text("value = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = typed(notebook(), "import only_here_is as own\nfrom only_here_is import value\n"
+                              "def uses(it): return it and own.value")
+    assert rc[0].apply_sync(names["uses"], False) is False
+    monkeypatch.setitem(vars(__import__("__main__")), "own", names["own"])
+    with pytest.raises(NameError) as raised:
+        rc[0].apply_sync(names["uses"], True)
+    said = "\n".join(raised.value.render_traceback())
+    assert "own is the module only_here_is here, which engine 0 cannot import." in said
+    assert f"sys.path.append('{tmp_path}')" in said and "push" not in said
+    rc[0].apply_sync(exec, f"import sys; sys.path.append({str(tmp_path)!r})")
+    assert rc[0].apply_sync(names["uses"], True) == 1
+
+
+def test_what_cannot_be_pickled_stays_here(clean, rc):
+    names = typed(notebook(), "import threading\nlock = threading.Lock()\n"
+                              "def locked(lock=lock): return 1\n"
+                              "def uses(it): return it and locked()")
+    assert rc[0].apply_sync(names["uses"], False) is False
+    with pytest.raises(NameError, match="locked"):
+        rc[0].apply_sync(names["uses"], True)
+    assert rc[0].apply_sync(exec, "def locked(): return 2") is None
+    assert rc[0].apply_sync(names["uses"], True) == 2
+
+
+def test_nothing_comes_back(clean, rc):
+    before = set(vars(__import__("__main__")))
+    names = notebook()
+    f = rc[0].apply_sync(eval("lambda: (helper(1), helper)[1]", names))
+    assert f.__name__ == "helper" and set(vars(__import__("__main__"))) == before
+
+
+# ---- what it costs -------------------------------------------------------------------------------
+
+
+def test_a_function_is_packed_once():
+    names = notebook()
+    f = names["helper"]
+    packed = pickle5.pack_function(f)
+    assert set(packed.names) == {"doubled", "N"} and pickle5.pack_function(f) is packed
+    for cell in "N = 8", "N = []", "N = [1]", "del N", "N = 8", "def doubled(x): return x", "print = 1":
+        typed(names, cell)
+        again = pickle5.pack_function(f)
+        same = cell in ("N = [1]", "del N", "print = 1")
+        assert (again is packed) == same, cell
+        packed = again
+        assert pickle5.pack_function(f) is packed
+    names["doubled"].__defaults__ = ([],)  # which may change unseen
+    assert pickle5.pack_function(f) is not pickle5.pack_function(f)
+
+
+def test_functions_live_no_longer():
+    names = notebook()
+    kept = [weakref.ref(names[name]) for name in ("fib", "even", "odd", "Point")]
+    for f in names["fib"], names["even"], names["odd"], eval("lambda: Point()", names):
+        pickle5.pack_function(f)
+    del f
+    names.clear()
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 4
+
+
+def test_what_goes_along_is_bounded():
+    text = "\n".join("def f%d(x=%r): return f%d" % (i, "x" * 900, i + 1) for i in range(400))
+    names = typed(notebook(), text)
+    packed = pickle5.pack_function(names["f0"])
+    assert 200 < len(packed.names) < 400
+    assert sum(map(len, packed.names.values())) <= companions.MOST_BYTES_IN_ALL
+    typed(names, "def large(x=%r): return 1\ndef calls(): return large()" % ("x" * 70_000))
+    assert pickle5.pack_function(names["calls"]).names == {}
+    assert pickle5.pack_function(lambda: itertools and functools).names == {}  # of a module, this one
