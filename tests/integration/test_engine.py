@@ -692,7 +692,7 @@ def test_answers_whatever_python_does(hub, start, code):
 def test_answers_while_large_buffers_pass(hub, start):
     hub.write()
     start()
-    uuid = hub.join()
+    uuid = hub.join(hb_period=600_000)
     payload = bytes(100 << 20)
     for turn in range(4):
         hub.send("task", [uuid, b"c"], "apply_request", buffers=[payload])
