@@ -20,6 +20,12 @@
 #define PX_REGISTRATION_NOTIFICATION "registration_notification"
 #define PX_UNREGISTRATION_NOTIFICATION "unregistration_notification"
 #define PX_SHUTDOWN_NOTIFICATION "shutdown_notification"
+/*
+ * Ours: true in an unregistration_notification of no engine ("id": -1), it says that the controller
+ * ends, and that none will come in its place. Clients of ipyparallel pass over that, where a
+ * shutdown_notification has them close themselves and print errors.
+ */
+#define PX_GOODBYE "px_goodbye"
 #define PX_CONNECTION_REQUEST "connection_request"
 #define PX_CONNECTION_REPLY "connection_reply"
 

@@ -360,19 +360,21 @@ static void on_registration_notification(struct phalanx_client *client, json_t *
     engines_changed(client, false);
 }
 
-static void on_unregistration_notification(struct phalanx_client *client, json_t *content)
-{
-    const char *uuid = json_string_value(json_object_get(content, "uuid"));
-    if (uuid)
-        px_engines_explain(&client->engines, uuid, json_object_get(content, "px_cause"));
-    engines_changed(client, uuid && px_engines_remove(&client->engines, uuid));
-}
-
 static void on_shutdown_notification(struct phalanx_client *client, json_t *content)
 {
     (void)content;
     client->closed = client->gone = true;
     engines_changed(client, false);
+}
+
+static void on_unregistration_notification(struct phalanx_client *client, json_t *content)
+{
+    if (json_is_true(json_object_get(content, PX_GOODBYE)))
+        on_shutdown_notification(client, content);
+    const char *uuid = json_string_value(json_object_get(content, "uuid"));
+    if (uuid)
+        px_engines_explain(&client->engines, uuid, json_object_get(content, "px_cause"));
+    engines_changed(client, uuid && px_engines_remove(&client->engines, uuid));
 }
 
 /* The last replies, that to a shutdown_request among them, come on other sockets: they are given a

@@ -269,10 +269,14 @@ static void on_subscription(struct px_loop *loop, void *ctx)
 
 /* ---- signals --------------------------------------------------------------- */
 
+/* Files that are kept are for one that comes in its place, and clients wait for that. */
 static void on_end_signal(struct px_loop *loop, int signo, void *ctx)
 {
-    (void)ctx;
+    struct px_hub *hub = ctx;
     px_log(PX_INFO, "stopping", "signal=%d", signo);
+    if (!hub->settings->reuse && !hub->stopping)
+        px_hub_notify(hub, PX_UNREGISTRATION_NOTIFICATION,
+                      json_pack("{s:i, s:b}", "id", -1, PX_GOODBYE, 1), (struct px_span){0});
     px_loop_stop(loop);
 }
 

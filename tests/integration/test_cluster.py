@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import warnings
 
 import pytest
@@ -107,6 +108,30 @@ def test_clients_of_a_cluster_that_has_ended_close_at_once():
     closing = threading.Thread(target=lambda: [client.close() for client in clients])
     closing.start()
     wait_for(lambda: not closing.is_alive(), 20, "clients to close, each of them before a second")
+
+
+def test_what_waits_for_a_cluster_fails_when_that_is_stopped():
+    with phalanx.Cluster(n=1) as rc:
+        results = [rc.load_balanced_view().apply_async(time.sleep, 100) for _ in range(3)]
+        begun = time.monotonic()
+        rc.cluster.stop_cluster_sync()
+        for result in results:
+            with pytest.raises(phalanx.RemoteError, match="was shut down|died|exit|KeyboardInterrupt"):
+                result.get(60)
+        assert time.monotonic() - begun < 20  # not those 30 s that a lost controller is given
+        for view in rc.load_balanced_view, lambda: rc[:]:
+            with pytest.raises(RuntimeError, match="shut down"):
+                view().apply_sync(os.getpid)
+
+
+def test_a_client_of_a_controller_that_may_come_back_waits():
+    with phalanx.Cluster(n=1, controller_args=["--reuse"]) as rc:
+        os.kill(rc.cluster.controller.pid, signal.SIGTERM)
+        waiting = rc.load_balanced_view().apply_async(os.getpid)
+        with warnings.catch_warnings(), \
+                pytest.raises(RuntimeWarning, match="the controller cannot be reached"):
+            warnings.simplefilter("error")
+            waiting.get(25)
 
 
 def test_waiting_for_engines_says_that_the_controller_is_gone():

@@ -23,6 +23,10 @@ def adapts(client):
 
 def none_there(client):
     """The exception of what needs engines, when there are none."""
+    try:
+        client._raw.wait_engines(1, 0)
+    except _phalanx.ClosedError as e:  # they have gone with their controller
+        return e
     start = "; load-balanced tasks start those that they need, and" if adapts(client) else ";"
     return error.NoEnginesRegistered(
         "There are no engines. client.wait_for_engines(n) waits for those that start%s "
