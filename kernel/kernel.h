@@ -28,6 +28,8 @@
 #include "interp/interp.h"
 #include "wire/wire.h"
 
+struct json_t; /* jansson's */
+
 enum px_channel { PX_SHELL, PX_CONTROL, PX_STDIN, PX_IOPUB, PX_CHANNEL_COUNT };
 
 struct px_kernel;
@@ -159,6 +161,8 @@ PX_MUST_USE enum px_sent px_kernel_offer(struct px_kernel *kernel, struct px_soc
 #define PX_IOPUB_MOST 1024
 /* Whether a request is queued or runs, or what it has published was not all sent. */
 bool px_kernel_unfinished(const struct px_kernel *kernel);
+/* Aborts the requests of these ids, or of one, that wait or will arrive. How many waited. */
+size_t px_kernel_abort(struct px_kernel *kernel, const struct json_t *ids);
 /* Sends all there is, whether due or not; gives up after half a second of more and more. */
 void px_kernel_flush(struct px_kernel *kernel);
 

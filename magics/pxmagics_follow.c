@@ -130,20 +130,36 @@ static size_t list_pending(struct run *run)
 
 /* ---- the ladder --------------------------------------------------------------------------- */
 
-static void send_signal(struct run *run, size_t count)
+/* By themselves: an engine that is gone must not keep the others from hearing. */
+static void ask_engine(struct run *run, int engine, const char *message, const char *content)
+{
+    const struct phalanx_request request = {.type = PHALANX_CONTROL,
+                                            .message = message,
+                                            .content = content,
+                                            .targets = &engine,
+                                            .target_count = 1};
+    phalanx_result_free(phalanx_submit(run->client, &request, NULL));
+}
+
+/* To the engines that are still at it. Where the cell waits behind something else it is taken back
+ * instead: by our engines with the one message, by ipyparallel's, which signal, with the other. */
+static void send_signal(struct run *run)
 {
     const char *signal = run->options->signal;
-    const bool number = *signal >= '0' && *signal <= '9';
-    char content[64];
-    snprintf(content, sizeof content, number ? "{\"sig\": %s}" : "{\"sig\": \"%s\"}", signal);
-    for (size_t i = 0; i < count; i++) {
-        /* One by one: an engine that is gone must not keep the others from hearing. */
-        const struct phalanx_request request = {.type = PHALANX_CONTROL,
-                                                .message = "signal_request",
-                                                .content = content,
-                                                .targets = &run->pending[i],
-                                                .target_count = 1};
-        phalanx_result_free(phalanx_submit(run->client, &request, NULL));
+    const char *quote = *signal >= '0' && *signal <= '9' ? "" : "\"";
+    for (size_t i = 0; i < run->count; i++) {
+        if (run->replied[i])
+            continue;
+        const char *id = phalanx_task_id(run->result, i);
+        const int engine = phalanx_task_engine(run->result, i);
+        struct px_buf sent = {0}, taken = {0};
+        px_buf_printf(&sent, "{\"sig\": %s%s%s, \"px_or_abort\": \"%s\"}", quote, signal, quote,
+                      id);
+        px_buf_printf(&taken, "{\"msg_ids\": [\"%s\"]}", id);
+        ask_engine(run, engine, "signal_request", sent.data);
+        ask_engine(run, engine, "abort_request", taken.data);
+        px_buf_fini(&sent);
+        px_buf_fini(&taken);
     }
 }
 
@@ -183,7 +199,7 @@ static int on_interrupt(struct run *run)
     const bool wait_on = strcmp(run->options->signal, "0") != 0 && run->handled++ == 0 &&
                          count > 0 && run->away_ms == 0;
     if (wait_on) {
-        send_signal(run, count);
+        send_signal(run);
         say_what_was_sent(run, count);
     } else if (count > 0) {
         say_who_is_left(run, count);
@@ -246,7 +262,7 @@ static int check_deadline(struct run *run)
     px_buf_fini(&text);
     run->timed_out = true;
     run->deadline_ms = px_now_ms() + GRACE_MS;
-    send_signal(run, count);
+    send_signal(run);
     return status;
 }
 

@@ -40,12 +40,15 @@ static void on_signal_request(struct px_kernel *kernel, struct px_request *reque
     json_t *json = px_json_parse(px_request_content(request), NULL);
     const json_t *sig = json_object_get(json, "sig");
     const int number = signal_number(sig);
+    const bool waited = number >= 0 && px_kernel_abort(kernel, json_object_get(json, PX_OR_ABORT));
     if (number < 0)
         px_request_refuse(kernel, request, sig ? "AttributeError" : "KeyError",
                           sig ? "no such signal" : "'sig'");
     else
         px_request_reply(kernel, request, PX_SPAN("{\"status\": \"ok\"}"));
     json_decref(json);
+    if (waited)
+        return;
     if (number == SIGINT)
         px_kernel_interrupt(kernel);
     else if (number > 0)
