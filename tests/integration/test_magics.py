@@ -846,6 +846,37 @@ def test_interrupt_reaches_the_engines(notebook):
     assert len(notebook.texts("%px 1")) == 1
 
 
+def test_an_interrupt_takes_back_what_waits_and_leaves_what_runs_before_it(notebook, tmp_path):
+    gate = tmp_path / "gate"
+    notebook.run("import phalanx\ndef task(gate):\n    import os, time\n"
+                 "    while not os.path.exists(gate): time.sleep(0.01)\n    return 'whole'\n"
+                 f"client = phalanx.Client()\nfirst = client[:].apply_async(task, {str(gate)!r})")
+    *said, (kind, error) = notebook.run("%px --timeout 1 print('it began')")
+    assert kind == "error" and error["ename"] == "TaskAborted", error
+    assert said == [("stderr", "%px: time is up (--timeout=1): interrupting engines 0-1\n")]
+    gate.touch()
+    assert notebook.said("print(first.get(60))\nclient.close()") == ("['whole', 'whole']\n", "")
+    assert out_without_counts(notebook.texts("%px 1")) == ["Out[0-1]: 1"]
+
+
+def test_what_callbacks_print_is_the_output_of_the_cell_that_wanted_them(notebook, tmp_path):
+    if notebook.ipykernel:
+        pytest.skip("ipykernel 6 has one thread's output in the cell that runs")
+    gate = tmp_path / "gate"
+    notebook.run("import phalanx\nclient = phalanx.Client()\ndef task(gate):\n    import os, time\n"
+                 "    while not os.path.exists(gate): time.sleep(0.01)\n"
+                 f"result = client[0].apply_async(task, {str(gate)!r})\n"
+                 "result.add_done_callback(lambda _: print('from the first'))")
+    second = notebook.send("import asyncio\ncalled = asyncio.Event()\n"
+                           "loop = asyncio.get_running_loop()\n"
+                           "def call(_): print('from the second'); loop.call_soon_threadsafe(called.set)\n"
+                           "result.add_done_callback(call)\n"
+                           f"open({str(gate)!r}, 'w').close()\nheard = await called.wait()")
+    assert [content["text"] for _, content in notebook.outputs(second)] == ["from the second\n"]
+    notebook.kc.get_shell_msg(timeout=60)
+    notebook.run("client.close()")
+
+
 def stubborn_cell(gate, options):
     return (f"%%px -t 0 {options}\nimport os, time\nwhile True:\n    try:\n"
             "        print('on', flush=True)\n"

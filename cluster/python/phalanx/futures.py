@@ -8,6 +8,8 @@ waits, without the GIL, for the C library to name the results that are complete.
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
+import functools
 import inspect
 import itertools
 import threading
@@ -135,10 +137,12 @@ class FutureFace(concurrent.futures.Future):
 
     def add_done_callback(self, fn):
         """fn(self) is called when all results are here: at once if they are, else in another
-        thread. What it raises is logged."""
+        thread and the caller's context, to which what it prints belongs. What it raises is
+        logged."""
         with self._condition:
             if not self._announced and not self.ready():
-                self._done_callbacks.append(fn)
+                run = contextvars.copy_context().run
+                self._done_callbacks.append(functools.partial(run, fn))
                 return
         self._call_back(fn)
 
