@@ -134,6 +134,23 @@ def test_a_client_of_a_controller_that_may_come_back_waits():
             waiting.get(25)
 
 
+def test_engines_that_died_are_restarted_too():
+    with phalanx.Cluster(n=2) as rc:
+        cluster = rc.cluster
+        for dying in [0], [0, 1]:
+            ids = rc.ids
+            rc[:].apply_async(os.getpid).wait(60)
+            for i in dying:
+                cluster.signal_engine_sync(signal.SIGKILL, ids[i])
+            wait_for(lambda: len(rc.ids) == 2 - len(dying), what="deaths")
+            cluster.restart_engines_sync()
+            rc.wait_for_engines(2, timeout=60)
+            assert sum(engines.n for engines in cluster.engines.values()) == 2
+        cluster.stop_engines_sync()
+        cluster.restart_engines_sync()
+        rc.wait_for_engines(2, timeout=60)
+
+
 def test_waiting_for_engines_says_that_the_controller_is_gone():
     with phalanx.Cluster(n=1) as rc, warnings.catch_warnings():
         os.kill(rc.cluster.controller.pid, signal.SIGKILL)

@@ -27,7 +27,7 @@ _homes = {
     "BroadcastView": "broadcast",
     "Client": "client",
     "Cluster": "cluster",
-    "ClusterManager": "cluster",
+    "ClusterManager": "manager",
     "CompositeError": "error",
     "Dependency": "dependency",
     "DirectView": "view",

@@ -21,10 +21,7 @@ from .canning import (
     uncan_map as uncan_map,
 )
 from .client import Client as Client
-from .cluster import (
-    Cluster as Cluster,
-    ClusterManager as ClusterManager,
-)
+from .cluster import Cluster as Cluster
 from .dependency import (
     Dependency as Dependency,
     depend as depend,
@@ -54,6 +51,7 @@ from .error import (
 )
 from .futures import ViewExecutor as ViewExecutor
 from .hubresult import AsyncHubResult as AsyncHubResult
+from .manager import ClusterManager as ClusterManager
 from .mapresult import AsyncMapResult as AsyncMapResult
 from .remotefunction import (
     ParallelFunction as ParallelFunction,

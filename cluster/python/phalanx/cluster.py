@@ -13,6 +13,7 @@ is read whenever something is asked; nothing about the cluster is remembered her
 """
 
 import asyncio
+import contextlib
 import functools
 import glob
 import json
@@ -439,10 +440,8 @@ class Cluster:
             if not pids:
                 self._signal_far(signum, engines)
             for pid in pids:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signum)
-                except ProcessLookupError:
-                    pass
 
     def _signal_far(self, signum, engines):
         """Signals a set whose processes are not this machine's through the controller, which knows
@@ -460,19 +459,26 @@ class Cluster:
         """Stops a set of engines, or all."""
         chosen = [engines.engine_set_id for engines in self._sets(engine_set_id)]
         for signum in (signal.SIGTERM, signal.SIGKILL):
-            for name in chosen:
-                if name in self.engines:
-                    self.signal_engines_sync(signum, name)
+            for name in set(chosen) & set(self.engines):
+                self.signal_engines_sync(signum, name)
             if wait_until(lambda: not set(chosen) & set(self.engines), STOP_SECONDS):
                 break
         for name in chosen:
             self._names.pop(name, None)
 
     def restart_engines_sync(self, engine_set_id=None):
-        """Stops a set of engines, or each of them, and starts as many anew under its id."""
+        """Stops a set of engines, or each of them, and starts as many anew under its id. Those that
+        had died are not among them, but where it is the only set, or none is left, there are as
+        many as the cluster began with."""
         for engines in self._sets(engine_set_id):
+            n = engines.n if len(self.engines) > 1 else max(engines.n, self._first_count() or 0)
             self.stop_engines_sync(engines.engine_set_id)
-            self.start_engines_sync(engines.n, engines.engine_set_id)
+            self.start_engines_sync(n, engines.engine_set_id)
+        if not self.engines:
+            self.start_engines_sync(self._first_count())
+
+    def _first_count(self):
+        return self.to_dict()["cluster"].get("n") or self.n
 
     def signal_engine_sync(self, signum, engine_id):
         """Sends a signal to one engine, by its id as clients see it."""
@@ -542,59 +548,3 @@ def _launcher(launcher):
     for end in ("Launcher", "EngineSet", "Controller"):
         name = name[: -len(end)] if name.endswith(end) else name
     return name.lower()
-
-
-class ClusterManager:
-    """The clusters of profiles, by "profile:cluster_id"."""
-
-    def __init__(self, **unused):
-        self.clusters = {}
-
-    @staticmethod
-    def _key(cluster):
-        name = os.path.basename(cluster.profile_dir)
-        profile = name[len("profile_"):] if name.startswith("profile_") else cluster.profile_dir
-        return "%s:%s" % (profile, cluster.cluster_id)
-
-    def load_clusters(
-        self, *, profile_dirs=None, profile_dir=None, profiles=None, profile=None,
-        init_default_clusters=False, **kwargs,
-    ):
-        """Looks for clusters that run, in the given profiles or in all: `clusters`. With
-        init_default_clusters each profile has one, running or not. kwargs: for Cluster."""
-        from .tunnel import profile_directory
-
-        names = profiles or ([profile] if profile else None)
-        if profile_dirs is None:
-            if profile_dir:
-                profile_dirs = [profile_dir]
-            elif names:
-                profile_dirs = [profile_directory(name, None, None) for name in names]
-            else:
-                profile_dirs = sorted(glob.glob(profile_directory("*", None, None)))
-        self.clusters = {k: c for k, c in self.clusters.items() if c._is_running()}
-        for directory in profile_dirs:
-            files = glob.glob(os.path.join(glob.escape(directory), "security", "cluster-*.json"))
-            found = [Cluster.from_file(file, **kwargs) for file in files]
-            if init_default_clusters and not found:
-                found = [Cluster(profile_dir=directory, cluster_id="", **kwargs)]
-            for cluster in found:
-                self.clusters.setdefault(self._key(cluster), cluster)
-        return self.clusters
-
-    def new_cluster(self, **kwargs):
-        """(key, cluster) of a new Cluster. KeyError when its key is taken."""
-        cluster = Cluster(**kwargs)
-        key = self._key(cluster)
-        if key in self.clusters:
-            raise KeyError("Cluster %s already exists!" % key)
-        self.clusters[key] = cluster
-        return key, cluster
-
-    def get_cluster(self, cluster_id):
-        """The cluster of a key."""
-        return self.clusters[cluster_id]
-
-    def remove_cluster(self, cluster_id):
-        """Forgets the cluster of a key."""
-        del self.clusters[cluster_id]
