@@ -43,6 +43,7 @@ struct px_handle {
     phalanx_client *client;              /* NULL once closed */
     atomic_ulong ender;                  /* the thread that ends the interpreter; 0: none */
     bool warned;                         /* GIL: that the controller is out of reach */
+    int64_t deserted_ms;                 /* GIL: since when no engine is there; -1: that was said */
     _Atomic(struct px_lease *) leases;   /* sent; waiting for the GIL */
     _Atomic(struct px_notice *) notices; /* posted, the last one first */
     sem_t noticed;                       /* posted with each of them, and by closing */
@@ -106,6 +107,9 @@ enum phalanx_code px_wait_undisturbed(const struct px_handle *handle,
 /* Whether it is time to say that the controller cannot be reached: once, until it is back. Then
  * also in how many milliseconds results that wait for it fail. GIL. */
 bool px_newly_away(struct px_handle *handle, const phalanx_client *client, int64_t *left_ms);
+
+/* The same of all engines having gone. GIL. */
+bool px_newly_deserted(struct px_handle *handle, phalanx_client *client);
 
 /* A message that an event and its buffers share. GIL. */
 struct px_shared_message {

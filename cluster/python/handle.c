@@ -362,3 +362,16 @@ bool px_newly_away(struct px_handle *handle, const phalanx_client *client, int64
     handle->warned = away && (news || handle->warned);
     return news;
 }
+
+bool px_newly_deserted(struct px_handle *handle, phalanx_client *client)
+{
+    const int64_t now_ms = px_clock_ms();
+    if (phalanx_engines(client, NULL, 0) > 0)
+        handle->deserted_ms = 0;
+    else if (handle->deserted_ms == 0)
+        handle->deserted_ms = now_ms;
+    const bool news = handle->deserted_ms > 0 && now_ms - handle->deserted_ms >= PHALANX_AWAY_MS;
+    if (news)
+        handle->deserted_ms = -1;
+    return news;
+}

@@ -165,15 +165,22 @@ static enum phalanx_code wait_result(void *ctx, int64_t timeout_ms)
                          : phalanx_wait(waiting->result, waiting->until, timeout_ms);
 }
 
+/* Says that the controller, or all engines, are gone. */
 static int warn_when_away(void *ctx)
 {
     const struct waiting *waiting = ctx;
+    phalanx_client *client = phalanx_result_client(waiting->result);
     int64_t left_ms;
-    if (!px_newly_away(waiting->handle, phalanx_result_client(waiting->result), &left_ms))
-        return 0;
-    return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                            "the controller cannot be reached; waiting %d s for it",
-                            (int)(left_ms / 1000));
+    if (px_newly_away(waiting->handle, client, &left_ms))
+        return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                                "the controller cannot be reached; waiting %d s for it",
+                                (int)(left_ms / 1000));
+    if (px_newly_deserted(waiting->handle, client))
+        return PyErr_WarnEx(PyExc_RuntimeWarning,
+                            "there are no engines; tasks wait until some come (pxcluster engines "
+                            "-n N starts some), or are taken back by abort()",
+                            1);
+    return 0;
 }
 
 static int wait_python(struct result *self, struct waiting waiting, int64_t timeout_ms)

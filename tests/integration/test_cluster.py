@@ -151,6 +151,18 @@ def test_engines_that_died_are_restarted_too():
         rc.wait_for_engines(2, timeout=60)
 
 
+def test_waiting_for_tasks_says_that_no_engine_is_left():
+    with phalanx.Cluster(n=1) as rc, warnings.catch_warnings():
+        rc.cluster.stop_engines_sync()
+        wait_for(lambda: not rc.ids, what="no engine")
+        waiting = rc.load_balanced_view().apply_async(os.getpid)
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="there are no engines; tasks wait until some come"):
+            waiting.get(60)
+        rc.cluster.restart_engines_sync()
+        assert waiting.get(60) in pids(rc)
+
+
 def test_waiting_for_engines_says_that_the_controller_is_gone():
     with phalanx.Cluster(n=1) as rc, warnings.catch_warnings():
         os.kill(rc.cluster.controller.pid, signal.SIGKILL)
