@@ -1463,12 +1463,27 @@ def test_joblib(rc):
             with pytest.raises(kind):
                 joblib.Parallel()(joblib.delayed(int)(c) for c in "1x")
     assert set(pids) == {rc[0].apply_sync(os.getpid)}
+    for view, engines in (rc[:2], rc.ids[:2]), (rc[0], [0]):
+        with joblib.parallel_backend("phalanx", view=view):
+            pids = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(6))
+        assert set(pids) <= set(rc[engines].apply_sync(os.getpid))
     from phalanx.joblib import IPythonParallelBackend  # as programs know it
 
     joblib.register_parallel_backend(
         "theirs", lambda **kwargs: IPythonParallelBackend(view=rc.load_balanced_view(), **kwargs))
     with joblib.parallel_backend("theirs"):
         assert joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]
+
+
+def test_joblib_shows_what_is_printed_and_heeds_a_time_limit(rc, gate, capsys):
+    joblib = pytest.importorskip("joblib")
+    with joblib.parallel_backend("phalanx", view=rc.load_balanced_view()):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(print)(word) for word in ("one", "two"))
+        assert sorted(capsys.readouterr().out.split()) == ["one", "two"]
+        if not rc._form(None).METADATA:
+            return  # the task that waits has to be sent by value
+        with pytest.raises(TimeoutError):
+            joblib.Parallel(n_jobs=2, timeout=0.5)(joblib.delayed(gate.task)() for _ in range(2))
 
 
 def test_tasks_publish_data(rc):

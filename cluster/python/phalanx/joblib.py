@@ -2,6 +2,7 @@
 """A backend of joblib: with joblib.parallel_backend("phalanx"): Parallel()(…)."""
 
 import pickle
+import threading
 
 from joblib.externals import cloudpickle
 from joblib.parallel import (
@@ -9,6 +10,9 @@ from joblib.parallel import (
 )
 
 from . import canning, error, pickle5
+from .view import DirectView
+
+OUTPUT_SECONDS = 1  # for what was printed, once the results are here
 
 _Pickler = pickle5.mended_pickler(cloudpickle.CloudPickler)
 
@@ -27,9 +31,35 @@ def _whole(batch):
     return stream, [pickle.PickleBuffer(buffer) for buffer in buffers]
 
 
+class _Batch:
+    """What joblib waits for: a result that is there once what it has printed is shown."""
+
+    def __init__(self, result):
+        self._result = result
+        self._shown = threading.Event()
+
+    def show(self):
+        result = self._result
+        try:
+            result.wait_for_output(OUTPUT_SECONDS)
+            if result.stdout or result.stderr:
+                result.display_outputs()
+        finally:
+            self._shown.set()
+
+    def get(self, timeout=None):
+        self._result.wait(timeout)
+        if self._result.ready():
+            self._shown.wait(2 * OUTPUT_SECONDS)
+        return self._result.get(0)
+
+
 class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
-    """Gives joblib's batches to a load-balanced view; without one, to that of the newest open Client
-    or of the default cluster, which is started where none runs."""
+    """Gives joblib's batches to a load-balanced view, or one of a direct view's engines; without
+    one, to that of the newest open Client or of the default cluster, which is started where none
+    runs. What a batch prints is shown when it has ended."""
+
+    supports_timeout = True
 
     def __init__(self, view=None, **kwargs):
         super().__init__(**kwargs)
@@ -38,6 +68,8 @@ class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
             from .local import default_cluster
 
             view = default_cluster().client().load_balanced_view()
+        elif isinstance(view, DirectView):
+            view = view.client.load_balanced_view(view.targets)
         self._view = view
 
     def effective_n_jobs(self, n_jobs):
@@ -51,15 +83,17 @@ class PhalanxBackend(AutoBatchingMixin, ParallelBackendBase):
     def apply_async(self, func, callback=None):
         """Sends a batch; callback(results) is called when it has ended well."""
         result = self._view.apply_async(*self._call(func))
+        batch = _Batch(result)
         self._running.add(result)
 
         def ended(result):
             self._running.discard(result)
+            batch.show()
             if callback is not None and result.exception() is None:
                 callback(result.get())
 
         result.add_done_callback(ended)
-        return result
+        return batch
 
     def _call(self, batch):
         """A function and its arguments for a batch."""
