@@ -1475,6 +1475,18 @@ def test_joblib(rc):
         assert joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]
 
 
+def test_tasks_stay_behind_large_names_too(rc, balanced):
+    view = rc[:]
+    view.execute("import numpy", block=True)
+    for _ in range(5):
+        view.push({"large": numpy.zeros(2 << 20)}, block=False)
+        assert balanced.apply_sync(lambda: large.nbytes) == 16 << 20  # noqa: F821
+        view.execute("del large", block=True)
+        view.scatter("large", numpy.zeros(8 << 20), block=False)
+        assert balanced.apply_sync(lambda: large.nbytes) == 16 << 20  # noqa: F821
+        view.execute("del large", block=True)
+
+
 def test_joblib_shows_what_is_printed_and_heeds_a_time_limit(rc, gate, capsys):
     joblib = pytest.importorskip("joblib")
     with joblib.parallel_backend("phalanx", view=rc.load_balanced_view()):

@@ -69,6 +69,11 @@ def prepare(form, f):
         raise _explained(e, form, f, (), {})
 
 
+def size(buffers):
+    """How many bytes they have."""
+    return sum(memoryview(buffer).nbytes for buffer in buffers)
+
+
 def pack_map(form, mapping, function, parts):
     """The buffers of a task of a map; mapping and function are prepared."""
     try:

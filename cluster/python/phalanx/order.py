@@ -11,8 +11,10 @@ from . import _phalanx
 from .deadlines import end_of, seconds_left
 
 # By then an idle engine has answered, and a busy one has got it, and keeps the order. Not longer, as the
-# caller may be one that must not wait, such as an event loop.
+# caller may be one that must not wait, such as an event loop. What is large is longer on its way.
 SECONDS = 0.03
+BYTES_A_SECOND = 50e6
+MOST_SECONDS = 5
 MOST = 64
 
 
@@ -23,13 +25,14 @@ class Ahead:
         self._requests = deque(maxlen=MOST)
         self._end = None  # of the time that the last of them has
 
-    def add(self, request):
-        """Takes note of a request that was sent."""
+    def add(self, request, size=0):
+        """Takes note of a request that was sent. size: bytes, of all its messages."""
         with suppress(IndexError):  # none is left; another thread may have taken the last one
             while not self._requests[0].running:
                 self._requests.popleft()
+        end = end_of(SECONDS + min(size / BYTES_A_SECOND, MOST_SECONDS))
+        self._end = max(end, self._end) if self._requests else end
         self._requests.append(request)
-        self._end = end_of(SECONDS)
 
     def settle(self):
         """Gives them the time to arrive, once."""

@@ -317,9 +317,9 @@ class DirectView(View):
         if self.track if track is None else track:
             buffers, lent = calls.lend(buffers)
         raw = self._apply(form, buffers, ids, route=self._route)
-        del buffers
         if f is _push:
-            self.client._ahead.add(raw)
+            self.client._ahead.add(raw, len(ids) * calls.size(buffers))
+        del buffers
         result = self._sent(self._result(raw, form, name_of(f), ids, single), lent)
         return self._finish(result, block)
 
@@ -434,7 +434,7 @@ class DirectView(View):
         itself. dist: "b" for contiguous parts, "r" for every n-th element."""
         ids, _, form = self._scope(targets)
         mapper, track = self._mapper(dist), self.track if track is None else track
-        function, raw, lent = form.pack_function(_push), None, []
+        function, raw, lent, size = form.pack_function(_push), None, [], 0
         for index, target in enumerate(ids):
             part = mapper.part(seq, index, len(ids))
             value = part[0] if flatten and len(part) == 1 else part
@@ -443,7 +443,8 @@ class DirectView(View):
                 buffers, refs = calls.lend(buffers)
                 lent += refs
             raw = self._apply(form, buffers, [target], raw)
-        self.client._ahead.add(raw)
+            size += calls.size(buffers)
+        self.client._ahead.add(raw, size)
         result = self._sent(self._result(raw, form, "scatter", ids, False), lent or None)
         if not (self.block if block is None else block):
             return result
