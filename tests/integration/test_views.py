@@ -222,6 +222,20 @@ def test_picklers(view):
     assert view.apply(f) == ["engine"] * 4
 
 
+def test_what_is_required_is_there_for_functions_that_take_along_what_they_use(view, balanced):
+    @phalanx.require("colorsys", number=5)
+    def needy(x):
+        return colorsys.rgb_to_hsv(x, x, x), number  # noqa: F821
+
+    view.use_cloudpickle()
+    try:
+        assert balanced.apply_sync(needy, 1) == ((0.0, 0.0, 1), 5)
+        assert view.apply_sync(needy, 1) == [((0.0, 0.0, 1), 5)] * 4
+    finally:
+        view.use_pickle()
+    assert balanced.apply_sync(needy, 1) == ((0.0, 0.0, 1), 5)
+
+
 def uses_dill(view):
     """What plain pickle and cloudpickle refuse travels both ways."""
     def of_main(source):  # dill takes the globals of other modules' functions along

@@ -21,20 +21,30 @@ def _run_if(check, f, *args, **kwargs):
 
 
 @engine_function
+def _run_with(provide, f, *args, **kwargs):
+    names, own = provide(), getattr(f, "__globals__", {})
+    if own.get("__name__") == "__main__":  # cloudpickle's, for what travelled with the function
+        own.update(names)
+    return f(*args, **kwargs)
+
+
+@engine_function
 def _provide(*modules, **objects):
     from importlib import import_module
 
     from ipyparallel.error import UnmetDependency
 
-    scope = globals()
+    names = {}
     for name in modules:
         top = name.partition(".")[0]
         try:
             import_module(name)
-            scope[top] = import_module(top)
+            names[top] = import_module(top)
         except ImportError:
             raise UnmetDependency(name)
-    scope.update(objects)
+    names.update(objects)
+    globals().update(names)
+    return names
 
 
 class dependent:
@@ -53,7 +63,7 @@ class dependent:
     def sent_as(self):
         """What is pickled in my place."""
         check = functools.partial(self.df, *self.dargs, **self.dkwargs)
-        return functools.partial(_run_if, check, self.f)
+        return functools.partial(_run_with if self.df is _provide else _run_if, check, self.f)
 
 
 equivalents[dependent] = dependent.sent_as
