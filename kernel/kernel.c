@@ -8,7 +8,6 @@
  */
 #include "core.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>

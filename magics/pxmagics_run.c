@@ -7,7 +7,6 @@
 #include "pxmagics.h"
 
 #include <math.h>
-#include <string.h>
 
 #define PROGRESS_AFTER_S 1.0
 #define TARGETS_TOLD 10 /* --verbose: of more, the first and last four */

@@ -4,8 +4,6 @@
  */
 #include "pxmagics.h"
 
-#include <string.h>
-
 PyObject *px_import_name(const char *module, const char *name)
 {
     PyObject *from = PyImport_ImportModule(module);

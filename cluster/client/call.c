@@ -16,7 +16,6 @@
  */
 #include "client/client.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 extern const char px_embedded_call[];

@@ -6,7 +6,6 @@
 #include "client/client.h"
 #include "protocol.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>

@@ -9,7 +9,6 @@
 #include "client/client.h"
 #include "protocol.h"
 
-#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>

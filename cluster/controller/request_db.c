@@ -6,7 +6,6 @@
  */
 #include "hub.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -12,8 +12,6 @@
  */
 #include "schedule_parts.h"
 
-#include <string.h>
-
 void px_schedule_remember(struct px_schedule *schedule, struct px_span msg_id, bool succeeded,
                           struct px_span uuid)
 {

@@ -13,7 +13,6 @@
 #include "schedule.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -20,7 +20,6 @@
 #include "protocol.h"
 #include "task.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>

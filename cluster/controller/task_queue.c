@@ -6,7 +6,6 @@
  */
 #include "schedule_parts.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- picky ----------------------------------------------------------------- */

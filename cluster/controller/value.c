@@ -8,7 +8,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 int px_raise(struct px_exception *exception, const char *ename, const char *fmt, ...)

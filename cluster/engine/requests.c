@@ -10,7 +10,6 @@
 
 #include <jansson.h>
 #include <signal.h>
-#include <string.h>
 #include <unistd.h>
 
 /* "SIGINT" or its number, 0 for none; -1: there is no such signal. */

@@ -6,7 +6,6 @@
 
 #include "protocol.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define MOST_TAGS 16 /* with what else an engine announces below what a client reads */

@@ -7,12 +7,10 @@
 #include "launch.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 struct list_options {
     struct px_common_options common;

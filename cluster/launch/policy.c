@@ -8,7 +8,6 @@
  */
 #include "adapt.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 

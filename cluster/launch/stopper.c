@@ -10,7 +10,6 @@
 
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define LOOK_MS 20
 #define KILL_AGAIN_MS 500

@@ -6,7 +6,6 @@
 #include "extension.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 /* ---- Result -------------------------------------------------------------------- */
 
