@@ -308,52 +308,40 @@ static int compare_made(const void *a, const void *b)
     return (x->made > y->made) - (x->made < y->made);
 }
 
-static void each_in_memory(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx)
+static void each_in_memory(struct px_db *db, const char *const *ids, size_t count,
+                           px_record_fn *each, void *ctx)
 {
-    struct px_record **records = px_alloc((json_object_size(ids) + 1) * sizeof(struct px_record *));
-    size_t count = 0;
-    const char *id;
-    json_t *value;
-    json_object_foreach((json_t *)ids, id, value) {
-        records[count] = find(db, px_span_of(id));
-        count += records[count] != NULL;
+    struct px_record **records = px_alloc((count + 1) * sizeof(struct px_record *));
+    size_t found = 0;
+    for (size_t i = 0; i < count; i++) {
+        records[found] = find(db, px_span_of(ids[i]));
+        found += records[found] != NULL;
     }
-    qsort(records, count, sizeof(struct px_record *), compare_made);
-    for (size_t i = 0; i < count && each(records[i], ctx); i++)
+    qsort(records, found, sizeof(struct px_record *), compare_made);
+    for (size_t i = 0; i < found && each(records[i], ctx); i++)
         ;
     free(records);
 }
 
-static int compare_ids(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 /* What is read for this does not stay: a question about all there is must not empty the cache. */
-static void each_stored(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx)
+static void each_stored(struct px_db *db, const char *const *ids, size_t count, px_record_fn *each,
+                        void *ctx)
 {
-    const char **sorted = px_alloc((json_object_size(ids) + 1) * sizeof(*sorted));
-    size_t count = 0;
-    const char *id;
-    json_t *value;
-    json_object_foreach((json_t *)ids, id, value)
-        sorted[count++] = id;
-    qsort(sorted, count, sizeof(*sorted), compare_ids);
     bool go_on = true;
     for (size_t i = 0; i < count && go_on; i++) {
-        struct px_span msg_id = px_span_of(sorted[i]);
+        struct px_span msg_id = px_span_of(ids[i]);
         struct px_record *record = find(db, msg_id), *stored = NULL;
         if (record == NULL && !is_dropped(db, msg_id))
             record = stored = px_store_get(db->store, msg_id);
         go_on = record == NULL || each(record, ctx);
         px_record_destroy(stored);
     }
-    free(sorted);
 }
 
-void px_db_each_of(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx)
+void px_db_each_of(struct px_db *db, const char *const *ids, size_t count, px_record_fn *each,
+                   void *ctx)
 {
-    (db->store != NULL ? each_stored : each_in_memory)(db, ids, each, ctx);
+    (db->store != NULL ? each_stored : each_in_memory)(db, ids, count, each, ctx);
 }
 
 bool px_db_stores(const struct px_db *db)

@@ -206,9 +206,9 @@ void px_db_each(struct px_db *db, px_record_fn *each, void *ctx);
  * at first. False when it is at its end. */
 PX_MUST_USE bool px_db_scan(struct px_db *db, int64_t *row, int64_t ms, px_record_fn *each,
                             void *ctx);
-/* The same for the records whose ids are the keys of `ids`, without looking at others. With a store
- * they come in the order of their ids, as SQLite gives them to ipyparallel. */
-void px_db_each_of(struct px_db *db, const json_t *ids, px_record_fn *each, void *ctx);
+/* The same for the records of these ids, without looking at others: with a store in this order. */
+void px_db_each_of(struct px_db *db, const char *const *ids, size_t count, px_record_fn *each,
+                   void *ctx);
 size_t px_db_count(const struct px_db *db); /* in memory */
 size_t px_db_bytes(const struct px_db *db);
 unsigned long px_db_lost(const struct px_db *db); /* left memory unwritten: the disk is too slow */

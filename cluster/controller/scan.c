@@ -47,14 +47,16 @@ static int compare_keys(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static void sort_keys(struct px_scan *scan)
+/* In the order in which SQLite gives records to ipyparallel. The caller frees the array. */
+static const char **sort_keys(json_t *ids)
 {
-    const char *key;
+    const char **keys = px_alloc((json_object_size(ids) + 1) * sizeof(*keys)), *key;
+    size_t count = 0;
     json_t *value;
-    scan->keys = px_alloc((json_object_size(scan->ids) + 1) * sizeof(*scan->keys));
-    json_object_foreach(scan->ids, key, value)
-        scan->keys[scan->key_count++] = key;
-    qsort(scan->keys, scan->key_count, sizeof(*scan->keys), compare_keys);
+    json_object_foreach(ids, key, value)
+        keys[count++] = key;
+    qsort(keys, count, sizeof(*keys), compare_keys);
+    return keys;
 }
 
 static bool give(struct px_record *record, void *ctx)
@@ -69,11 +71,9 @@ static bool look_at_ids(struct px_scan *scan)
 {
     const int64_t until_ms = px_now_ms() + TURN_MS;
     while (scan->at < scan->key_count && !scan->ended && px_now_ms() < until_ms) {
-        json_t *some = json_object();
-        for (size_t i = 0; i < AT_ONCE && scan->at < scan->key_count; i++)
-            json_object_set_new(some, scan->keys[scan->at++], json_null());
-        px_db_each_of(scan->request.hub->db, some, give, scan);
-        json_decref(some);
+        const size_t left = scan->key_count - scan->at, some = left < AT_ONCE ? left : AT_ONCE;
+        px_db_each_of(scan->request.hub->db, scan->keys + scan->at, some, give, scan);
+        scan->at += some;
     }
     return scan->at < scan->key_count && !scan->ended;
 }
@@ -134,18 +134,21 @@ void px_hub_scan(const struct px_request *request, json_t *ids, px_record_fn *ea
                  px_scan_done_fn *done, void *ctx)
 {
     struct px_hub *hub = request->hub;
-    if (hub->store == NULL || (ids != NULL && json_object_size(ids) <= FEW)) {
+    const size_t count = json_object_size(ids);
+    const char **keys = ids != NULL ? sort_keys(ids) : NULL;
+    if (hub->store == NULL || (ids != NULL && count <= FEW)) {
         if (ids != NULL)
-            px_db_each_of(hub->db, ids, each, ctx);
+            px_db_each_of(hub->db, keys, count, each, ctx);
         else
             px_db_each(hub->db, each, ctx);
+        free(keys);
         done(request, ctx, true);
         return;
     }
     struct px_scan *scan = begin_scan(request, ids, done, ctx);
     scan->each = each;
-    if (ids != NULL)
-        sort_keys(scan);
+    scan->keys = keys;
+    scan->key_count = count;
 }
 
 void px_hub_walk(const struct px_request *request, json_t *ids, px_walk_fn *step,

@@ -118,14 +118,13 @@ static void assert_ids(struct px_db *db, const char *expected)
     px_buf_fini(&ids);
 }
 
-static void assert_ids_of(struct px_db *db, const char *wanted, const char *expected)
+static void assert_ids_of(struct px_db *db, const char *const *wanted, size_t count,
+                          const char *expected)
 {
     struct px_buf ids = {0};
-    json_t *set = json_loads(wanted, 0, NULL);
     px_buf_text(&ids, "");
-    px_db_each_of(db, set, append_id, &ids);
+    px_db_each_of(db, wanted, count, append_id, &ids);
     assert_string_equal(ids.data, expected);
-    json_decref(set);
     px_buf_fini(&ids);
 }
 
@@ -136,12 +135,13 @@ static void test_some_in_memory_come_as_they_were_made(void **state)
     finish(db, "b");
     finish(db, "c");
     finish(db, "a");
-    assert_ids_of(db, "{\"a\": null, \"b\": null, \"none\": null}", "b a ");
+    static const char *const wanted[] = {"a", "b", "none"};
+    assert_ids_of(db, wanted, PX_COUNT(wanted), "b a ");
     px_db_destroy(db);
 }
 
 /* Some are in the file alone, some in memory, and what is read does not stay there. */
-static void test_some_in_the_file_come_by_id(void **state)
+static void test_some_in_the_file_come_as_asked_for(void **state)
 {
     struct fixture *fixture = *state;
     finish(fixture->db, "b");
@@ -151,7 +151,8 @@ static void test_some_in_the_file_come_by_id(void **state)
     open_store(fixture, 4);
     finish(fixture->db, "aa");
     px_db_drop(fixture->db, "c");
-    assert_ids_of(fixture->db, "{\"b\": 1, \"c\": 1, \"aa\": 1, \"a\": 1, \"z\": 1}", "a aa b ");
+    static const char *const wanted[] = {"a", "aa", "b", "c", "z"};
+    assert_ids_of(fixture->db, wanted, PX_COUNT(wanted), "a aa b ");
     assert_int_equal(px_db_count(fixture->db), 1);
 }
 
@@ -375,7 +376,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_unwritten_bytes_stay_up_to_twice_the_limit, setup,
                                         teardown),
         cmocka_unit_test(test_some_in_memory_come_as_they_were_made),
-        cmocka_unit_test_setup_teardown(test_some_in_the_file_come_by_id, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_some_in_the_file_come_as_asked_for, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unwritten_stay_in_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_written_leave_memory_in_quiet_times, setup, teardown),
         cmocka_unit_test_setup_teardown(test_few_looks_where_most_must_stay, setup, teardown),
