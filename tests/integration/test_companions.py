@@ -5,7 +5,6 @@ import gc
 import itertools
 import weakref
 
-import numpy
 import pytest
 
 from four import rc, view, where  # noqa: F401: fixtures, our cluster and ipyparallel's
@@ -14,12 +13,15 @@ phalanx = pytest.importorskip("phalanx")
 from phalanx import companions, pickle5  # noqa: E402
 
 NOTEBOOK = """
-import collections, dataclasses, functools, json as js, numpy as np, os.path
+import collections, dataclasses, datetime, functools, json as js, logging, numpy as np, os.path
+import pathlib, re
 from math import sqrt
 from random import random
 from numpy import add
 
-N, SHAPE, TEXT, numbers = 7, (2, 3), "text", [1, 2]
+N, SHAPE, TEXT, array = 7, (2, 3), "text", np.zeros(3)
+HERE, WORD, COLORS, cache = pathlib.Path("/"), re.compile("a+"), ["r", "g"], {}
+K, DAY, log = np.float32(0.5), datetime.date(2020, 1, 1), logging.getLogger("mine")
 
 def helper(x): return doubled(x) + N
 def doubled(x): return 2 * x
@@ -45,7 +47,10 @@ def adder(n):
     return add_up
 def all_of(xs): return [helper(x) for x in xs]
 async def soon(x): return helper(x)
-def untaken(f=None): return f and len(numbers)
+def untaken(f=None): return f and len(array)
+def counted(x):
+    cache[x] = cache.get(x, 0) + 1
+    return cache[x]
 """
 
 
@@ -77,6 +82,8 @@ def clean(rc, where):
     ("(lambda: os.path.join('a', 'b'),)", "a/b"), ("(functools.partial(helper, 1),)", 9),
     ("(lambda f, x: f(x), helper, 1)", 9), ("(lambda p: p.far(), Point(1))", 9),
     ("(lambda p: p[0].far(), [Point(1)])", 9), ("(untaken,)", None),
+    ("(lambda: WORD.match('aa')[0] + COLORS[1] + str(HERE / 'x'),)", "aag/x"),
+    ("(lambda: (DAY.year, float(K), log.name),)", (2020, 0.5, "mine")),
     ("(lambda: [doubled(y) for y in range(2)],)", [0, 2]), ("(lambda: (lambda: helper(0))(),)", 7),
 ])
 def test_what_goes_along(clean, view, call, expected):
@@ -136,13 +143,27 @@ def test_notebooks_have_helpers_of_their_own(clean, where, rc):
 
 
 def test_what_a_function_keeps_on_an_engine(clean, rc):
-    names = typed(notebook(), "count = 0\ndef counted():\n    global count\n    count += 1\n    return count")
-    assert [rc[0].apply_sync(names["counted"]) for _ in range(3)] == [1, 2, 3]
+    names = typed(notebook(), "count = 0\ndef more():\n    global count\n    count += 1\n    return count")
+    assert [rc[0].apply_sync(names["more"]) for _ in range(3)] == [1, 2, 3]
+    assert [rc[0].apply_sync(names["counted"], 0) for _ in range(3)] == [1, 2, 3]
+    assert rc[0]["cache"] == {0: 3} and names["cache"] == {}
+    names["cache"][0] = 10
+    assert [rc[0].apply_sync(names["counted"], 0) for _ in range(2)] == [11, 12]
+
+
+def test_what_is_given_again_stays(clean, rc):
+    names = typed(notebook(), "flag = False\ndef asks(): return flag")
+    said = [rc[0].apply_sync(names["asks"])]
+    for value in True, False:
+        rc[0]["flag"] = value
+        said.append(rc[0].apply_sync(names["asks"]))
+    names["flag"] = True
+    assert [*said, rc[0].apply_sync(names["asks"])] == [False, True, False, False]
 
 
 def test_data_stay_here(clean, rc):
-    names = notebook(array=numpy.zeros(3), _hidden=1, long="x" * 2000, instance=object())
-    for name in "numbers", "array", "_hidden", "long", "instance", "nowhere":
+    names = notebook(_1=1, nested=[[]], long="x" * 70_000, instance=object(), many=list(range(65)))
+    for name in "array", "_1", "nested", "long", "instance", "many", "nowhere":
         with pytest.raises(NameError, match=name):
             rc[0].apply_sync(eval("lambda: " + name, names))
 
@@ -189,15 +210,16 @@ def test_a_function_is_packed_once():
     f = names["helper"]
     packed = pickle5.pack_function(f)
     assert set(packed.names) == {"doubled", "N"} and pickle5.pack_function(f) is packed
-    for cell in "N = 8", "N = []", "N = [1]", "del N", "N = 8", "def doubled(x): return x", "print = 1":
+    for cell in "N = 8", "N = array", "N = [[]]", "del N", "N = 8", "def doubled(x): return x", "print = 1":
         typed(names, cell)
         again = pickle5.pack_function(f)
-        same = cell in ("N = [1]", "del N", "print = 1")
+        same = cell in ("N = [[]]", "del N", "print = 1")
         assert (again is packed) == same, cell
         packed = again
         assert pickle5.pack_function(f) is packed
-    names["doubled"].__defaults__ = ([],)  # which may change unseen
-    assert pickle5.pack_function(f) is not pickle5.pack_function(f)
+    for cell in "N = []", "N = 1\ndoubled.__defaults__ = ([],)":  # which may change unseen
+        typed(names, cell)
+        assert pickle5.pack_function(f) is not pickle5.pack_function(f)
 
 
 def test_functions_live_no_longer():

@@ -479,14 +479,14 @@ def test_a_name_that_is_known_here_only(notebook):
 
 def test_a_call_that_fails_shows_its_cell(notebook):
     """Engines have the code of what was typed here, and not its source."""
-    parent = notebook.send("here_only = []\ndef inverse(x):\n    return 1 / (x - 3)\n"
+    parent = notebook.send("here_only = [[]]\ndef inverse(x):\n    return 1 / (x - 3)\n"
                            "def shifted(x): return [x] + here_only\n"
                            "import phalanx; rc = phalanx.Client(); balanced = rc.load_balanced_view()")
     assert list(notebook.outputs(parent)) == []
     cell = notebook.reply(parent)["content"]["execution_count"]
     trace = plain("\n".join(notebook.error("balanced.map_sync(inverse, range(9))")["traceback"]))
     frame = f"Cell In [{cell}], line 3, in inverse(x)\n"
-    assert f"{frame}      1 here_only = []\n      2 def inverse(x):\n" \
+    assert f"{frame}      1 here_only = [[]]\n      2 def inverse(x):\n" \
            "----> 3     return 1 / (x - 3)\n      4 def shifted" in trace
     assert re.match(r"\[[01]:apply, item 3\]:", trace) and trace.count("File ") == 0
     trace = plain("\n".join(notebook.error("rc[0].apply_sync(shifted, 5)")["traceback"]))

@@ -2,15 +2,18 @@
 """What functions of __main__ take along: what they name, for engines that lack it.
 
 A function finds its globals on the engine, where its own home is not. So there go with it, by their
-names: functions and classes, modules, numbers and texts, and what those functions and methods name
-in their turn. An engine takes what it has nothing under that name for, or had from here before: what
-it was given otherwise, by a push or a cell of %%px, stays. Arrays, lists and other data are never
-taken along: they may be large, and are not meant to be equal everywhere.
+names: functions and classes, modules, small constants, and what those functions and methods name in
+their turn. An engine takes what it has nothing under that name for, or had from here before: what
+it was given otherwise, by a push or a cell of %%px, stays, and a cache that a function fills there
+is not emptied. Arrays and other data are not taken along: they may be large, and are not meant to be
+equal everywhere.
 """
 
 import dis
 import functools
 import io
+import itertools
+import re
 import sys
 import types
 import weakref
@@ -19,26 +22,46 @@ from . import canning
 
 MOST_BYTES = 1 << 16  # of one pickle,
 MOST_BYTES_IN_ALL = 1 << 18  # and of all that a function takes along
-_LONGEST = 1024  # text, or tuple
+MOST_ITEMS = 64  # of a list or a dict that is a constant
 
-_ATOMS = (bool, int, float, complex, str, bytes, type(None))
-_KINDS = (types.FunctionType, type, types.ModuleType, functools._lru_cache_wrapper)
+_ATOMS = frozenset((bool, int, float, complex, str, bytes, type(None), range))
+_NAMED = (types.FunctionType, type, types.ModuleType, functools._lru_cache_wrapper)
+_CONSTANTS = (  # classes of values that do not change, where their modules are in use
+    ("numpy", "generic"), ("numpy", "ufunc"), ("pathlib", "PurePath"), ("datetime", "date"),
+    ("datetime", "time"), ("datetime", "timedelta"), ("decimal", "Decimal"), ("re", "Pattern"),
+    ("fractions", "Fraction"), ("uuid", "UUID"), ("enum", "Enum"), ("logging", "Logger"),
+)
+_IPYTHONS = re.compile("(_+|_i*[0-9]*|_[dio]h|__.*__)$")
 _MISSING = object()
+
+
+def _is_constant(value):
+    return any(isinstance(value, getattr(sys.modules.get(module), name, ()))
+               for module, name in _CONSTANTS)
+
+
+def _is_small(value):
+    """Whether a container is flat, and holds a few constants."""
+    items = itertools.chain(value, value.values()) if type(value) is dict else value
+    return len(value) <= MOST_ITEMS and all(
+        type(item) in _ATOMS or _is_constant(item) for item in items)
 
 
 def travels(name, value):
     """Whether what a name stands for is of a kind that is taken along."""
     kind = type(value)
+    if _IPYTHONS.match(name):
+        return False
     if kind in _ATOMS:
-        return not name.startswith("_") and (kind not in (str, bytes) or len(value) <= _LONGEST)
-    if kind is tuple:
-        return len(value) <= _LONGEST and all(type(item) in (bool, int, float, str) for item in value)
+        return kind not in (str, bytes) or len(value) <= MOST_BYTES
+    if kind in (tuple, list, dict, set, frozenset):
+        return _is_small(value)
     if kind is types.BuiltinFunctionType:
         of_module = isinstance(value.__self__, types.ModuleType)
         return of_module or canning.published_method(value) is not NotImplemented
-    if isinstance(value, _KINDS):
+    if isinstance(value, _NAMED):
         return not (kind is types.FunctionType and value in canning.engine_functions)
-    return kind.__module__ == "numpy" and kind.__name__ == "ufunc"
+    return _is_constant(value)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -63,10 +86,10 @@ class _Seen:
         self.names, self.name, self.makings = names, name, makings
         if value is _MISSING:
             self.get = None
-        elif type(value) in _ATOMS or type(value) is tuple or type(value).__name__ == "ufunc":
-            self.get = lambda: value
-        else:
+        elif isinstance(value, _NAMED):
             self.get = weakref.ref(value)
+        else:
+            self.get = lambda: value
 
     def still(self, unchanged):
         """unchanged(value, makings): of one that has makings."""
@@ -134,7 +157,10 @@ def bring(function, names):  # on the engine: sees to it that these are there. n
     for name, packed in names.items():
         if name in there:
             before, was = brought.get(name, (there, None))
-            if there[name] is not before or was == packed:
+            if there[name] is not before:
+                brought.pop(name, None)  # it is the engine's own from now on
+                continue
+            if was == packed:
                 continue
         try:
             value = pickle.loads(packed)

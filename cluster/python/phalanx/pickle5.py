@@ -422,7 +422,7 @@ def _value_makings(value):
         return _class_makings(value)
     if type(value) is functools._lru_cache_wrapper:
         return _BY_NAME if found_by_name(value) else None
-    return _BY_NAME
+    return None if type(value) in (list, dict, set) else _BY_NAME
 
 
 def _class_makings(cls):
