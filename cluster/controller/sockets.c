@@ -152,7 +152,8 @@ static int bind_one(struct px_sockets *sockets, const struct plan *plan,
     if (type == PX_ROUTER && (file == &sockets->engine || plan == &query_plan))
         px_socket_set_handover(*socket);
     if (file == &sockets->engine)
-        px_socket_set_heartbeat(*socket, heart_patience_ms(settings));
+        px_socket_set_heartbeat(*socket,
+                                socket == &sockets->iopub_in ? 0 : heart_patience_ms(settings));
     if (socket == &sockets->iopub_out)
         px_socket_set_bounded(*socket, OUTPUT_HWM);
     else if (socket == &sockets->iopub_in)

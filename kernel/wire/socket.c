@@ -152,10 +152,12 @@ void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms)
     const int64_t bounded = timeout_ms < LEAST_SILENCE_MS  ? LEAST_SILENCE_MS
                             : timeout_ms > MOST_SILENCE_MS ? MOST_SILENCE_MS
                                                            : timeout_ms;
-    set_int(socket, ZMQ_HEARTBEAT_IVL, BEAT_MS);
-    set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, (int)bounded);
     set_int(socket, ZMQ_TCP_KEEPALIVE, 1);
     set_int(socket, ZMQ_TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S);
+    if (timeout_ms == 0)
+        return;
+    set_int(socket, ZMQ_HEARTBEAT_IVL, BEAT_MS);
+    set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, (int)bounded);
 }
 
 void px_socket_set_handover(struct px_socket *socket)

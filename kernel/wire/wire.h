@@ -235,7 +235,9 @@ void px_socket_set_welcome(struct px_socket *socket, struct px_span frame);
 void px_socket_set_linger(struct px_socket *socket, int ms);
 /* Finds out that a peer is gone without a word (a cable, a firewall, a NAT that forgot): libzmq
  * asks now and then, and a connection that is silent for `timeout_ms`, within bounds, is cut.
- * Before connect or bind. For peers that must not be cut while they are suspended: not at all. */
+ * Before connect or bind. For peers that must not be cut while they are suspended: not at all. 0: TCP
+ * alone asks, where the socket may be full (a mark on what is received): libzmq 4.3.4 ends the
+ * process when it wants to ask a peer that has died meanwhile. */
 void px_socket_set_heartbeat(struct px_socket *socket, int64_t timeout_ms);
 void px_socket_set_handover(struct px_socket *socket); /* ROUTER: a new peer takes over an id */
 void px_socket_subscribe(struct px_socket *socket, const char *prefix);

@@ -228,6 +228,9 @@ static void silence_is_bounded_when_asked(void **state)
 {
     struct pair *p = *state;
     assert_int_equal(option(p->router, ZMQ_HEARTBEAT_IVL), 0);
+    px_socket_set_heartbeat(p->router, 0);
+    assert_int_equal(option(p->router, ZMQ_HEARTBEAT_IVL), 0);
+    assert_int_equal(option(p->router, ZMQ_TCP_KEEPALIVE), 1);
     px_socket_set_heartbeat(p->router, 1);
     px_socket_set_heartbeat(p->dealer, INT64_MAX);
     const int beat = option(p->router, ZMQ_HEARTBEAT_IVL);
