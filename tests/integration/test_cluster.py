@@ -101,6 +101,21 @@ def test_the_set_that_came_with_the_controller():
         assert "engine_sets" not in repr(cluster)
 
 
+@pytest.mark.parametrize("given", ["--tags=gpu", ["--tags=gpu"]])
+def test_arguments_of_engines(given):
+    class LocalEngineSetLauncher:
+        engine_args = ["--preload=json"]
+    with phalanx.Cluster(n=2, engines=LocalEngineSetLauncher, engine_args=given) as rc:
+        assert rc.tags == {"gpu": [0, 1]}
+        rc.cluster.start_engines_sync(1)
+        rc.wait_for_engines(3, timeout=60)
+        assert rc.tags == {"gpu": [0, 1, 2]}
+        with open(f"/proc/{rc[0].apply_sync(os.getppid)}/cmdline") as command:
+            assert "--preload=json" in command.read().split("\0")
+    with pytest.raises(phalanx.ClosedError):
+        rc[:].apply_sync(len, "")
+
+
 def test_clients_of_a_cluster_that_has_ended_close_at_once():
     with phalanx.Cluster(n=1) as rc:
         clients = [rc.cluster.connect_client_sync() for _ in range(30)]

@@ -26,6 +26,7 @@ _homes = {
     "AsyncResult": "asyncresult",
     "BroadcastView": "broadcast",
     "Client": "client",
+    "ClosedError": "_phalanx",
     "Cluster": "cluster",
     "ClusterManager": "manager",
     "CompositeError": "error",

@@ -8,6 +8,7 @@ from concurrent.futures import (
 from typing import Any
 
 from . import error as error, util as util
+from ._phalanx import ClosedError as ClosedError
 from .asyncresult import AsyncResult as AsyncResult
 from .balanced import LoadBalancedView as LoadBalancedView
 from .broadcast import BroadcastView as BroadcastView

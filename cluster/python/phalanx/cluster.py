@@ -176,6 +176,10 @@ class Controller(Launched):
         return "<Controller(pid=%s, %s)>" % (self.pid, self.state)
 
 
+def _words(given):
+    return [given] if isinstance(given, str) else list(given)
+
+
 class Cluster:
     """A controller and engines, running or not.
 
@@ -183,8 +187,9 @@ class Cluster:
     default is a random one). engines, controller: launchers, as `pxcluster start --engines=` takes
     them. engine_timeout: seconds for engines to register; at_least: with how many of them to be content
     then. hosts, hostfile: for ssh, such as ["node1:8", "node2"]. launch_args: more arguments for ssh,
-    mpiexec, sbatch or qsub. controller_ip, controller_location,
-    controller_args: for pxcontroller. shutdown_atexit: whether the cluster stops when this object
+    mpiexec, sbatch or qsub. engine_args: for pxengine, such as
+    "--restart=on-failure". controller_ip, controller_location, controller_args: for pxcontroller. Of
+    arguments one may be given as it is, or any number in a list. shutdown_atexit: whether the cluster stops when this object
     goes, or this process ends, however it does.
 
     As a context manager it starts, gives a Client, and stops. Methods that take time are coroutines;
@@ -200,7 +205,8 @@ class Cluster:
         controller_launcher_class=None, engine_timeout=60, controller_ip="",
         controller_location="", controller_args=(), shutdown_atexit=True, delay=0.0,
         config=None, parent=None, log=None, log_level=20, load_profile=True, hosts=(),
-        hostfile=None, launch_args=(), at_least=None, send_engines_connection_env=True,
+        hostfile=None, launch_args=(), engine_args=(), at_least=None,
+        send_engines_connection_env=True,
     ):
         from .tunnel import profile_directory
 
@@ -223,10 +229,11 @@ class Cluster:
         self.engine_timeout = engine_timeout
         self.controller_ip = controller_ip
         self.controller_location = controller_location
-        self.controller_args = list(controller_args)
-        self.hosts = [hosts] if isinstance(hosts, str) else list(hosts)
+        self.controller_args = _words(controller_args)
+        self.hosts = _words(hosts)
         self.hostfile = hostfile
-        self.launch_args = list(launch_args)
+        self.launch_args = _words(launch_args)
+        self.engine_args = _words(engine_args)
         self.at_least = at_least
         self.shutdown_atexit = shutdown_atexit
         self.delay, self.config, self.parent, self.log = delay, config, parent, log
@@ -341,6 +348,9 @@ class Cluster:
             options.append("--hostfile=%s" % os.fspath(self.hostfile))
         if self.at_least is not None:
             options.append("--at-least=%d" % self.at_least)
+        own = getattr(self.engine_launcher_class, "engine_args", None)
+        words = [*(own if isinstance(own, list) else ()), *self.engine_args]
+        options += ["--engine-arg=%s" % word for word in words]
         return options + ["--launch-arg=%s" % os.fspath(word) for word in self.launch_args]
 
     def _controller_options(self):
