@@ -32,6 +32,7 @@ _CONSTANTS = (  # classes of values that do not change, where their modules are 
     ("fractions", "Fraction"), ("uuid", "UUID"), ("enum", "Enum"), ("logging", "Logger"),
 )
 _IPYTHONS = re.compile("(_+|_i*[0-9]*|_[dio]h|__.*__)$")
+_LOOKS = "LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"
 _MISSING = object()
 
 
@@ -68,8 +69,7 @@ def travels(name, value):
 def _globals_of(code):
     """The names that code, and code in it, looks for among its globals."""
     names = {
-        step.argval for step in dis.get_instructions(code)
-        if step.opname == "LOAD_GLOBAL" or step.opname == "LOAD_NAME"
+        step.argval for step in dis.get_instructions(code) if step.opname in _LOOKS
     }
     for constant in code.co_consts:
         if type(constant) is types.CodeType:

@@ -305,24 +305,20 @@ class _Packed:
 
     def __init__(self, f):
         met = []
-        stream, *buffers = dumps(f, met=met)
+        parts = dumps(f, met=met)
+        self._hold(parts, *_companions(met))
+
+    def _hold(self, parts, names, seen):
+        stream, *buffers = parts
         self.size = len(stream)
         self.stream = stream if self.size <= _REMEMBERED else pickle.PickleBuffer(stream)
         self.buffers = [pickle.PickleBuffer(buffer) for buffer in buffers]
-        self.names, self.seen = _companions(met)
+        self.names, self.seen = names, seen
         self.bare = None  # the whole call without arguments, once there was one
 
     def is_whole(self):
         """Whether the names that go with it still stand for the same."""
         return all(seen.still(_value_unchanged) for seen in self.seen)
-
-    def with_names(self, names):
-        """The same, and more names go with it."""
-        more = object.__new__(_Packed)
-        more.stream, more.size, more.buffers = self.stream, self.size, self.buffers
-        more.seen = more.bare = None
-        more.names = {**names, **self.names}
-        return more
 
     def __reduce__(self):
         make = pickle.loads
@@ -475,13 +471,24 @@ def pack_call(function, args, kwargs):
     return _dumps_call(function, tuple(map(_left_out, args)), kwargs, simple)
 
 
+class _Call(_Packed):
+    """A whole call, with what functions and methods among its arguments take along."""
+
+    __slots__ = ()
+
+    def __init__(self, parts, names):
+        self._hold(parts, names, None)
+
+    def __reduce__(self):  # by a call of its own kind, which engines do not take for a function's
+        make = functools.partial(pickle.loads, buffers=self.buffers)
+        return make, (self.stream,), self.names, None, None, _bring()
+
+
 def _dumps_call(function, args, kwargs, simple):
     met = []
-    packed = dumps((function, args, kwargs), simple, met=met)
+    parts = dumps((function, args, kwargs), simple, met=met)
     names = _companions(met)[0]
-    if names and type(function) is _Packed:  # of functions, or of methods, among the arguments
-        return dumps((function.with_names(names), args, kwargs))
-    return packed
+    return dumps(_Call(parts, names), True) if names else parts
 
 
 def pack_result(value):
