@@ -162,16 +162,19 @@ def connect(file, engines=1):
 
 
 @pytest.mark.parametrize("curve", [False, True], ids=["plain", "curve"])
-def test_an_engine_that_was_given_up_is_back_with_the_network(security, link, engine, curve):
+def test_an_engine_that_was_given_up_is_back_with_the_network(security, link, engine, curve, tmp_path):
     """Not when TCP repeats on what had been connected before: all of it is connected anew."""
     files = security("--ping=300", "--HeartMonitor.max_heartmonitor_misses=8",
                      *["--enable-curve"] * curve)
     away = link(files / "ipcontroller-engine.json")
     engines, pid = engine(away)
     rc = connect(files / "ipcontroller-client.json")
-    lost = rc[0].apply_async(lambda: __import__("time").sleep(0.2))
+    gate = str(tmp_path / "gate")
+    os.mkfifo(gate)
+    lost = rc[0].apply_async(lambda gate: open(gate).close(), gate)
     away.go_away()
     wait_for(lambda: rc.ids == [], what="its unregistration")
+    writer = os.open(gate, os.O_RDWR)  # which lets it go on
     with pytest.raises(phalanx.RemoteError):
         lost.get(TIMEOUT)
     away.be_back()
@@ -185,6 +188,7 @@ def test_an_engine_that_was_given_up_is_back_with_the_network(security, link, en
     assert said.stdout == "here\n"
     rc.clear(block=True)
     rc.close()
+    os.close(writer)
 
 
 def test_an_engine_that_is_silent_for_a_while_is_not_given_up(security, link, engine, ipython_dir):
