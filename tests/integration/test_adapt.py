@@ -450,6 +450,9 @@ def test_from_python(env, gate):
         other.adapt(maximum=1, idle=1)
         assert rc.load_balanced_view().apply_sync(abs, -1) == 1
         wait_for(is_empty(rc), what="no engine")
+        wait_for(lambda: not other.engines, what="no process of one")
+        other.restart_engines_sync()
+        assert not other.engines
     other.stop_cluster_sync()
     with pytest.raises(RuntimeError, match="5 engines at least are more than 2 at most"):
         phalanx.Cluster().adapt(5, 2).start_cluster_sync()

@@ -484,7 +484,7 @@ class Cluster:
             n = engines.n if len(self.engines) > 1 else max(engines.n, self._first_count() or 0)
             self.stop_engines_sync(engines.engine_set_id)
             self.start_engines_sync(n, engines.engine_set_id)
-        if not self.engines:
+        if not self.engines and self._first_count():
             self.start_engines_sync(self._first_count())
 
     def _first_count(self):
