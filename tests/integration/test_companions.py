@@ -3,12 +3,14 @@
 import functools
 import gc
 import itertools
+import tracemalloc
 import weakref
 
 import pytest
 
 from four import rc, view, where  # noqa: F401: fixtures, our cluster and ipyparallel's
 
+np = pytest.importorskip("numpy")
 phalanx = pytest.importorskip("phalanx")
 from phalanx import companions, pickle5  # noqa: E402
 
@@ -128,6 +130,11 @@ def test_what_changes_here_is_renewed(clean, view):
     assert view.apply(eval("lambda: Point().far()", names)) == ["text"] * 4
     typed(names, "Point.far = lambda self: 5")
     assert view.apply(eval("lambda: Point().far()", names)) == [5] * 4
+    typed(names, "class Settings:\n    rates = {'a': 1}")
+    asks = eval("lambda: Settings.rates['a']", names)
+    assert view.apply(asks) == [1] * 4
+    names["Settings"].rates["a"] = 2  # in place
+    assert view.apply(asks) == [2] * 4
     names["Point"].far = lambda self: phalanx  # of a module that engines have not
     with pytest.raises(NameError, match="Point"):
         view.apply(eval("lambda: Point().far()", names))
@@ -195,6 +202,17 @@ def test_what_cannot_be_pickled_stays_here(clean, rc):
     assert rc[0].apply_sync(names["uses"], True) == 2
 
 
+def test_objects_that_are_odd_stay_here(clean, rc):
+    names = typed(notebook(), "class Unbound:\n"
+                              "    @property\n"
+                              "    def __class__(self): raise RuntimeError('nothing is bound')\n"
+                              "class Kind(type):\n    __hash__ = None\n"
+                              "class Thing(metaclass=Kind): pass\n"
+                              "proxy, thing = Unbound(), Thing()\n"
+                              "def uses(it): return it and (proxy, thing)")
+    assert rc[0].apply_sync(names["uses"], 0) == 0
+
+
 def test_nothing_comes_back(clean, rc):
     before = set(vars(__import__("__main__")))
     names = notebook()
@@ -210,14 +228,15 @@ def test_a_function_is_packed_once():
     f = names["helper"]
     packed = pickle5.pack_function(f)
     assert set(packed.names) == {"doubled", "N"} and pickle5.pack_function(f) is packed
-    for cell in "N = 8", "N = array", "N = [[]]", "del N", "N = 8", "def doubled(x): return x", "print = 1":
+    for cell in "N = 8", "N = array", "N = [[]]", "del N", "N = 8", "doubled = None", "print = 1":
         typed(names, cell)
         again = pickle5.pack_function(f)
         same = cell in ("N = [[]]", "del N", "print = 1")
         assert (again is packed) == same, cell
         packed = again
         assert pickle5.pack_function(f) is packed
-    for cell in "N = []", "N = 1\ndoubled.__defaults__ = ([],)":  # which may change unseen
+    lists = "N = []", "N = 1\ndef doubled(x=[]): return 1", "class doubled:\n    of = []"
+    for cell in lists:  # which may change unseen
         typed(names, cell)
         assert pickle5.pack_function(f) is not pickle5.pack_function(f)
 
@@ -241,4 +260,11 @@ def test_what_goes_along_is_bounded():
     assert sum(map(len, packed.names.values())) <= companions.MOST_BYTES_IN_ALL
     typed(names, "def large(x=%r): return 1\ndef calls(): return large()" % ("x" * 70_000))
     assert pickle5.pack_function(names["calls"]).names == {}
+    typed(names, "def around(it):\n    def calls(): return it\n    return calls\ndef asks(): return calls()")
+    for data in np.ones(4_000_000), b"x" * 32_000_000, [1] * 4_000_000:  # and not even pickled
+        names["calls"] = names["around"](data)
+        tracemalloc.start()
+        assert pickle5.pack_function(names["asks"]).names == {}
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        tracemalloc.stop()
     assert pickle5.pack_function(lambda: itertools and functools).names == {}  # of a module, this one

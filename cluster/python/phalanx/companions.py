@@ -17,6 +17,7 @@ import re
 import sys
 import types
 import weakref
+from operator import is_
 
 from . import canning
 
@@ -31,6 +32,13 @@ _CONSTANTS = (  # classes of values that do not change, where their modules are 
     ("datetime", "time"), ("datetime", "timedelta"), ("decimal", "Decimal"), ("re", "Pattern"),
     ("fractions", "Fraction"), ("uuid", "UUID"), ("enum", "Enum"), ("logging", "Logger"),
 )
+_SETTLED = _ATOMS | {  # kinds of a class's attributes that do not change in place,
+    types.FunctionType, staticmethod, classmethod, property, functools.cached_property,
+    functools._lru_cache_wrapper, types.GetSetDescriptorType, types.MemberDescriptorType,
+    types.BuiltinFunctionType,
+}
+_MAKERS = ("enum", "_collections", "_abc")  # and modules of others,
+_MADE = re.compile("_.*_$|_field")  # and names
 _IPYTHONS = re.compile("(_+|_i*[0-9]*|_[dio]h|__.*__)$")
 _LOOKS = "LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"
 _MISSING = object()
@@ -50,6 +58,13 @@ def _is_small(value):
 
 def travels(name, value):
     """Whether what a name stands for is of a kind that is taken along."""
+    try:
+        return _travels(name, value)
+    except Exception:  # of an object that says of what class it is, another thread's dict, …
+        return False
+
+
+def _travels(name, value):
     kind = type(value)
     if _IPYTHONS.match(name):
         return False
@@ -63,6 +78,26 @@ def travels(name, value):
     if isinstance(value, _NAMED):
         return not (kind is types.FunctionType and value in canning.engine_functions)
     return _is_constant(value)
+
+
+def _is_settled(name, value):
+    kind = type(value)
+    return (
+        kind in _SETTLED or _MADE.match(name) or kind.__module__ in _MAKERS
+        or kind is type and value.__module__ != "__main__"
+        or kind is tuple and _is_small(value) or _is_constant(value)
+    )
+
+
+def _class_makings(cls):
+    """What is in a class of __main__, and in its bases from there, to be compared by identity; None
+    where that may change unseen, as a list that is an attribute."""
+    own = [base for base in cls.__mro__ if base.__module__ == "__main__"]
+    try:
+        items = [item for base in own for item in vars(base).items()]
+        return [value for _, value in items] if all(_is_settled(*item) for item in items) else None
+    except Exception:  # as in travels()
+        return None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -92,11 +127,32 @@ class _Seen:
             self.get = lambda: value
 
     def still(self, unchanged):
-        """unchanged(value, makings): of one that has makings."""
+        """unchanged(value, makings): of one that has makings, and is no class."""
         value = self.names.get(self.name, _MISSING)
         if self.get is None:
             return value is _MISSING or not travels(self.name, value)
-        return value is self.get() and (self.makings is None or unchanged(value, self.makings))
+        if value is None and type(self.get) is weakref.ref:  # it has gone
+            return False
+        if value is not self.get():
+            return False
+        if not isinstance(value, type):
+            return unchanged(value, self.makings)
+        now = _class_makings(value)
+        return now is not None and len(now) == len(self.makings) and all(map(is_, now, self.makings))
+
+
+class _Short(io.BytesIO):
+    """Takes MOST_BYTES, and nothing of more."""
+
+    def write(self, data):
+        self.check(data)
+        return super().write(data)
+
+    def check(self, data):
+        """Raises OverflowError where there is no room for it. True: it may be in the stream."""
+        if self.tell() + memoryview(data).nbytes > MOST_BYTES:
+            raise OverflowError
+        return True
 
 
 def _pickled(value, pickler):
@@ -105,19 +161,25 @@ def _pickled(value, pickler):
         if sys.modules.get(value.__name__) is not value:
             raise TypeError(value.__name__)
         value = canning.ModuleRef(value.__name__)
-    out = io.BytesIO()
-    pickling = pickler(out, 5)
+    out = _Short()
+    pickling = pickler(out, 5, buffer_callback=out.check)
     pickling.met = []
     pickling.dump(value)
     return out.getvalue(), pickling.met
+
+
+def _makings(value, makings_of):
+    if value is _MISSING:
+        return None
+    return _class_makings(value) if isinstance(value, type) else makings_of(value)
 
 
 def find(functions, pickler, makings_of):
     """({name: pickle} of what these functions of __main__ take along, what was seen of it).
 
     pickler: a class that lists functions of __main__ in `met`. makings_of(value): what decides the
-    pickle of a value, to compare it with later; None: it may change unseen, and so has the second
-    result to be: None."""
+    pickle of a value that is no class, to compare it with later; None: it may change unseen, and so
+    has the second result to be: None."""
     found, looked, seen, room = {}, set(), [], MOST_BYTES_IN_ALL
     functions = list(functions)
     while functions:
@@ -129,7 +191,7 @@ def find(functions, pickler, makings_of):
             value = function.__globals__.get(name, _MISSING)
             if value is not _MISSING and not travels(name, value):
                 value = _MISSING
-            makings = None if value is _MISSING else makings_of(value)
+            makings = _makings(value, makings_of)
             if seen is not None and (value is _MISSING or makings is not None):
                 seen.append(_Seen(function.__globals__, name, value, makings))
             else:
@@ -140,7 +202,7 @@ def find(functions, pickler, makings_of):
                 packed, more = _pickled(value, pickler)
             except Exception:  # whoever needs it is told that it is not there
                 continue
-            if len(packed) <= min(MOST_BYTES, room):
+            if len(packed) <= room:
                 found[name] = packed
                 room -= len(packed)
                 functions += more

@@ -411,29 +411,16 @@ def _unchanged(f, makings):
 
 
 def _value_makings(value):
-    """_makings() of whatever a function may take along; to be compared with _value_unchanged()."""
+    """_makings() of what a function may take along, but classes; for _value_unchanged()."""
     if type(value) is types.FunctionType:
         return _makings(value)
-    if isinstance(value, type):
-        return _class_makings(value)
     if type(value) is functools._lru_cache_wrapper:
         return _BY_NAME if found_by_name(value) else None
     return None if type(value) in (list, dict, set) else _BY_NAME
 
 
-def _class_makings(cls):
-    """What is in a class of __main__, and in its bases from there."""
-    own = [base for base in cls.__mro__ if base.__module__ == "__main__"]
-    return [value for base in own for value in vars(base).values()]
-
-
 def _value_unchanged(value, makings):
-    if type(value) is types.FunctionType:
-        return _unchanged(value, makings)
-    if isinstance(value, type):
-        now = _class_makings(value)
-        return len(now) == len(makings) and all(map(operator.is_, now, makings))
-    return True
+    return type(value) is not types.FunctionType or _unchanged(value, makings)
 
 
 def _keep(f, makings, packed):
