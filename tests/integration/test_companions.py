@@ -213,6 +213,19 @@ def test_objects_that_are_odd_stay_here(clean, rc):
     assert rc[0].apply_sync(names["uses"], 0) == 0
 
 
+def test_arguments_are_pickled_once(clean, rc):
+    names = typed(notebook(), "made = []\n"
+                              "class Counted(Point):\n"
+                              "    def __getstate__(self):\n"
+                              "        made.append(1)\n"
+                              "        return {'x': self.x}")
+    typed(names, "def both(point, f): return f(point.far())")
+    assert rc[0].apply_sync(names["both"], names["Counted"](1), f=names["helper"]) == 25
+    assert names["made"] == [1]
+    rc[0].execute("def call(f, x): return f(x)", block=True)
+    assert rc[0].apply_sync(phalanx.Reference("call"), names["helper"], 1) == 9
+
+
 def test_nothing_comes_back(clean, rc):
     before = set(vars(__import__("__main__")))
     names = notebook()
