@@ -107,7 +107,7 @@
 #define PX_SIGNAL_REQUEST "signal_request"
 /*
  * Ours, in a signal_request: the id of a task that the signal is meant for. One that waits, or has
- * not arrived, is aborted; if it waited there is no signal, which would hit the task before it.
+ * not arrived, is aborted, and there is no signal where it does not run: it would hit another task.
  */
 #define PX_OR_ABORT "px_or_abort"
 #define PX_STACKS_REQUEST "stacks_request" /* an addition of ours, see engine/trace.h */

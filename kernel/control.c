@@ -138,33 +138,40 @@ void px_kernel_serve_aborted(struct px_kernel *kernel, struct px_request *reques
     px_kernel_serve(kernel, request);
 }
 
-/* For requests taken out of the queue. How many they were. */
-static size_t answer_aborted(struct px_kernel *kernel, struct px_request *requests)
+/* For requests taken out of the queue. */
+static void answer_aborted(struct px_kernel *kernel, struct px_request *requests)
 {
-    size_t count = 0;
-    for (; requests; count++) {
+    while (requests) {
         struct px_request *request = requests;
         requests = request->next;
         kernel->unfinished--;
         px_kernel_serve_aborted(kernel, request);
     }
-    return count;
 }
 
 /* However many ids there are, the queue is gone through once, since heartbeats wait meanwhile. What
  * is not in it may yet arrive. */
-size_t px_kernel_abort(struct px_kernel *kernel, const json_t *ids)
+static void abort_ids(struct px_kernel *kernel, const json_t *ids)
 {
     size_t i;
     json_t *id;
     await(kernel, ids);
     json_array_foreach(ids, i, id)
         await(kernel, id);
-    struct px_request *queued = px_queue_remove(&kernel->main.queue, is_awaited, kernel);
-    const size_t count = answer_aborted(kernel, queued);
+    answer_aborted(kernel, px_queue_remove(&kernel->main.queue, is_awaited, kernel));
     while (HASH_COUNT(kernel->aborts) > MOST_ABORTS)
         forget(kernel, kernel->aborts);
-    return count;
+}
+
+bool px_kernel_withdraw(struct px_kernel *kernel, const json_t *id)
+{
+    abort_ids(kernel, id);
+    pthread_mutex_lock(&kernel->lock);
+    const struct px_parent *parent = kernel->main.running ? kernel->main.current : NULL;
+    const struct px_span header = {parent ? parent->header : "{}", parent ? parent->size : 2};
+    const bool runs = px_span_equal(px_scan_member(header, "msg_id"), json_string_value(id));
+    pthread_mutex_unlock(&kernel->lock);
+    return runs;
 }
 
 /* All ids are strings, or the one value is. */
@@ -192,7 +199,7 @@ void px_on_abort_request(struct px_kernel *kernel, struct px_request *request)
     if (json_is_array(ids) && json_array_size(ids) == 0)
         answer_aborted(kernel, px_queue_remove(&kernel->main.queue, is_execute, NULL));
     else
-        px_kernel_abort(kernel, ids);
+        abort_ids(kernel, ids);
     json_decref(json);
     px_request_reply(kernel, request, PX_SPAN("{\"status\": \"ok\"}"));
 }

@@ -161,8 +161,8 @@ PX_MUST_USE enum px_sent px_kernel_offer(struct px_kernel *kernel, struct px_soc
 #define PX_IOPUB_MOST 1024
 /* Whether a request is queued or runs, or what it has published was not all sent. */
 bool px_kernel_unfinished(const struct px_kernel *kernel);
-/* Aborts the requests of these ids, or of one, that wait or will arrive. How many waited. */
-size_t px_kernel_abort(struct px_kernel *kernel, const struct json_t *ids);
+/* Aborts the request of this id where it waits or will arrive. True: it runs. */
+bool px_kernel_withdraw(struct px_kernel *kernel, const struct json_t *id);
 /* Sends all there is, whether due or not; gives up after half a second of more and more. */
 void px_kernel_flush(struct px_kernel *kernel);
 

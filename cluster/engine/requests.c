@@ -39,18 +39,17 @@ static void on_signal_request(struct px_kernel *kernel, struct px_request *reque
     json_t *json = px_json_parse(px_request_content(request), NULL);
     const json_t *sig = json_object_get(json, "sig");
     const int number = signal_number(sig);
-    const bool waited = number >= 0 && px_kernel_abort(kernel, json_object_get(json, PX_OR_ABORT));
+    const json_t *meant = json_object_get(json, PX_OR_ABORT);
+    const bool due = number > 0 && (!json_is_string(meant) || px_kernel_withdraw(kernel, meant));
     if (number < 0)
         px_request_refuse(kernel, request, sig ? "AttributeError" : "KeyError",
                           sig ? "no such signal" : "'sig'");
     else
         px_request_reply(kernel, request, PX_SPAN("{\"status\": \"ok\"}"));
     json_decref(json);
-    if (waited)
-        return;
-    if (number == SIGINT)
+    if (due && number == SIGINT)
         px_kernel_interrupt(kernel);
-    else if (number > 0)
+    else if (due)
         px_loop_timer(px_service_loop(engine->service), SIGNAL_DELAY_MS, 0, on_signal_due,
                       (void *)(intptr_t)number);
 }

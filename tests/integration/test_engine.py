@@ -475,6 +475,21 @@ def test_control_interrupts_aborts_and_clears_while_busy(engine):
     assert hub.receive("control")[1]["msg_type"] == "clear_reply"
 
 
+def test_a_signal_for_a_task_hits_no_other(engine):
+    hub, uuid = engine
+    ask = ([uuid, b"c"], "execute_request", {"code": "print go\nsleep 60", "silent": True})
+    running = hub.send("mux", *ask)
+    hub.receive("iopub")
+    hub.receive("iopub")  # the stream: it runs
+    waiting = hub.send("mux", *ask)
+    for meant in "ended or to come", waiting, running:
+        hub.send("control", [uuid, b"c"], "signal_request", {"sig": "SIGINT", "px_or_abort": meant})
+        assert hub.receive("control")[1]["content"] == {"status": "ok"}
+    replies = [hub.receive("mux")[1] for _ in range(2)]
+    assert [(reply["parent_header"]["msg_id"], reply["content"].get("ename") or reply["content"]["status"])
+            for reply in replies] == [(waiting, "aborted"), (running, "KeyboardInterrupt")]
+
+
 @pytest.mark.parametrize("content, ename", [({}, "KeyError"), ({"sig": "SIGNONE"}, "AttributeError"),
                                             ({"sig": 1000}, "AttributeError")])
 def test_bad_signals_are_refused(engine, content, ename):
