@@ -256,13 +256,14 @@ def test_a_function_is_packed_once():
 
 def test_functions_live_no_longer():
     names = notebook()
-    kept = [weakref.ref(names[name]) for name in ("fib", "even", "odd", "Point")]
-    for f in names["fib"], names["even"], names["odd"], eval("lambda: Point()", names):
+    typed(names, "class Own:\n    def kind(self): return Own")
+    kept = [weakref.ref(names[name]) for name in ("fib", "even", "odd", "Point", "Own")]
+    for f in names["fib"], names["even"], names["odd"], eval("lambda: Point()", names), names["Own"].kind:
         pickle5.pack_function(f)
     del f
     names.clear()
     gc.collect()
-    assert [ref() for ref in kept] == [None] * 4
+    assert [ref() for ref in kept] == [None] * 5
 
 
 def test_what_goes_along_is_bounded():

@@ -34,13 +34,13 @@ _CONSTANTS = (  # classes of values that do not change, where their modules are 
 )
 _SETTLED = _ATOMS | {  # kinds of a class's attributes that do not change in place,
     types.FunctionType, staticmethod, classmethod, property, functools.cached_property,
-    functools._lru_cache_wrapper, types.GetSetDescriptorType, types.MemberDescriptorType,
-    types.BuiltinFunctionType,
+    functools._lru_cache_wrapper, types.BuiltinFunctionType,
 }
 _MAKERS = ("enum", "_collections", "_abc")  # and modules of others,
 _MADE = re.compile("_.*_$|_field")  # and names
 _IPYTHONS = re.compile("(_+|_i*[0-9]*|_[dio]h|__.*__)$")
 _LOOKS = "LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"
+_SLOTS = types.GetSetDescriptorType, types.MemberDescriptorType  # which keep their class alive
 _MISSING = object()
 
 
@@ -89,15 +89,20 @@ def _is_settled(name, value):
     )
 
 
+def _not_held(value):  # such a method may be the function for which this is kept
+    return weakref.ref(value) if type(value) is types.FunctionType else value
+
+
 def _class_makings(cls):
     """What is in a class of __main__, and in its bases from there, to be compared by identity; None
     where that may change unseen, as a list that is an attribute."""
     own = [base for base in cls.__mro__ if base.__module__ == "__main__"]
     try:
-        items = [item for base in own for item in vars(base).items()]
-        return [value for _, value in items] if all(_is_settled(*item) for item in items) else None
+        items = [item for base in own for item in vars(base).items() if type(item[1]) not in _SLOTS]
+        settled = all(_is_settled(*item) for item in items)
     except Exception:  # as in travels()
         return None
+    return [_not_held(value) for _, value in items] if settled else None
 
 
 @functools.lru_cache(maxsize=1024)
