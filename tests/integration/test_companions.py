@@ -168,6 +168,12 @@ def test_what_is_given_again_stays(clean, rc):
     assert [*said, rc[0].apply_sync(names["asks"])] == [False, True, False, False]
 
 
+def test_builtins_stay_what_they_are(clean, rc):
+    hidden = typed(notebook(), "max = len\ndef asks(): return max and N")
+    assert rc[0].apply_sync(hidden["asks"]) == 7
+    assert rc[0].apply_sync(eval("lambda: max(N, 8)", notebook())) == 8
+
+
 def test_data_stay_here(clean, rc):
     names = notebook(_1=1, nested=[[]], long="x" * 70_000, instance=object(), many=list(range(65)))
     for name in "array", "_1", "nested", "long", "instance", "many", "nowhere":

@@ -5,10 +5,12 @@ A function finds its globals on the engine, where its own home is not. So there 
 names: functions and classes, modules, small constants, and what those functions and methods name in
 their turn. An engine takes what it has nothing under that name for, or had from here before: what
 it was given otherwise, by a push or a cell of %%px, stays, and a cache that a function fills there
-is not emptied. Arrays and other data are not taken along: they may be large, and are not meant to be
-equal everywhere.
+is not emptied. Names of builtins are not taken along: no engine lacks those, and whoever comes
+after would find something else there. Arrays and other data are not, either: they may be large, and
+are not meant to be equal everywhere.
 """
 
+import builtins
 import dis
 import functools
 import io
@@ -114,7 +116,7 @@ def _globals_of(code):
     for constant in code.co_consts:
         if type(constant) is types.CodeType:
             names.update(_globals_of(constant))
-    return tuple(sorted(names))
+    return tuple(sorted(names - vars(builtins).keys()))
 
 
 class _Seen:
