@@ -175,8 +175,8 @@ def test_builtins_stay_what_they_are(clean, rc):
 
 
 def test_data_stay_here(clean, rc):
-    names = notebook(_1=1, nested=[[]], long="x" * 70_000, instance=object(), many=list(range(65)))
-    for name in "array", "_1", "nested", "long", "instance", "many", "nowhere":
+    names = notebook(_1=1, _hidden='mine', nested=[[]], long="x" * 70_000, instance=object(), many=list(range(65)))
+    for name in "array", "_1", "_hidden", "nested", "long", "instance", "many", "nowhere":
         with pytest.raises(NameError, match=name):
             rc[0].apply_sync(eval("lambda: " + name, names))
 

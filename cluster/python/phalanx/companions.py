@@ -7,7 +7,7 @@ their turn. An engine takes what it has nothing under that name for, or had from
 it was given otherwise, by a push or a cell of %%px, stays, and a cache that a function fills there
 is not emptied. Names of builtins are not taken along: no engine lacks those, and whoever comes
 after would find something else there. Arrays and other data are not, either: they may be large, and
-are not meant to be equal everywhere.
+are not meant to be equal everywhere; nor are constants whose names begin with _.
 """
 
 import builtins
@@ -15,11 +15,9 @@ import dis
 import functools
 import io
 import itertools
-import re
 import sys
 import types
 import weakref
-from operator import is_
 
 from . import canning
 
@@ -34,15 +32,7 @@ _CONSTANTS = (  # classes of values that do not change, where their modules are 
     ("datetime", "time"), ("datetime", "timedelta"), ("decimal", "Decimal"), ("re", "Pattern"),
     ("fractions", "Fraction"), ("uuid", "UUID"), ("enum", "Enum"), ("logging", "Logger"),
 )
-_SETTLED = _ATOMS | {  # kinds of a class's attributes that do not change in place,
-    types.FunctionType, staticmethod, classmethod, property, functools.cached_property,
-    functools._lru_cache_wrapper, types.BuiltinFunctionType,
-}
-_MAKERS = ("enum", "_collections", "_abc")  # and modules of others,
-_MADE = re.compile("_.*_$|_field")  # and names
-_IPYTHONS = re.compile("(_+|_i*[0-9]*|_[dio]h|__.*__)$")
 _LOOKS = "LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"
-_SLOTS = types.GetSetDescriptorType, types.MemberDescriptorType  # which keep their class alive
 _MISSING = object()
 
 
@@ -68,43 +58,18 @@ def travels(name, value):
 
 def _travels(name, value):
     kind = type(value)
-    if _IPYTHONS.match(name):
-        return False
-    if kind in _ATOMS:
-        return kind not in (str, bytes) or len(value) <= MOST_BYTES
-    if kind in (tuple, list, dict, set, frozenset):
-        return _is_small(value)
     if kind is types.BuiltinFunctionType:
         of_module = isinstance(value.__self__, types.ModuleType)
         return of_module or canning.published_method(value) is not NotImplemented
     if isinstance(value, _NAMED):
         return not (kind is types.FunctionType and value in canning.engine_functions)
+    if name.startswith("_"):  # not meant for others, or IPython's
+        return False
+    if kind in _ATOMS:
+        return kind not in (str, bytes) or len(value) <= MOST_BYTES
+    if kind in (tuple, list, dict, set, frozenset):
+        return _is_small(value)
     return _is_constant(value)
-
-
-def _is_settled(name, value):
-    kind = type(value)
-    return (
-        kind in _SETTLED or _MADE.match(name) or kind.__module__ in _MAKERS
-        or kind is type and value.__module__ != "__main__"
-        or kind is tuple and _is_small(value) or _is_constant(value)
-    )
-
-
-def _not_held(value):  # such a method may be the function for which this is kept
-    return weakref.ref(value) if type(value) is types.FunctionType else value
-
-
-def _class_makings(cls):
-    """What is in a class of __main__, and in its bases from there, to be compared by identity; None
-    where that may change unseen, as a list that is an attribute."""
-    own = [base for base in cls.__mro__ if base.__module__ == "__main__"]
-    try:
-        items = [item for base in own for item in vars(base).items() if type(item[1]) not in _SLOTS]
-        settled = all(_is_settled(*item) for item in items)
-    except Exception:  # as in travels()
-        return None
-    return [_not_held(value) for _, value in items] if settled else None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -134,18 +99,13 @@ class _Seen:
             self.get = lambda: value
 
     def still(self, unchanged):
-        """unchanged(value, makings): of one that has makings, and is no class."""
+        """unchanged(value, makings): of one that has makings."""
         value = self.names.get(self.name, _MISSING)
         if self.get is None:
             return value is _MISSING or not travels(self.name, value)
         if value is None and type(self.get) is weakref.ref:  # it has gone
             return False
-        if value is not self.get():
-            return False
-        if not isinstance(value, type):
-            return unchanged(value, self.makings)
-        now = _class_makings(value)
-        return now is not None and len(now) == len(self.makings) and all(map(is_, now, self.makings))
+        return value is self.get() and unchanged(value, self.makings)
 
 
 class _Short(io.BytesIO):
@@ -175,18 +135,12 @@ def _pickled(value, pickler):
     return out.getvalue(), pickling.met
 
 
-def _makings(value, makings_of):
-    if value is _MISSING:
-        return None
-    return _class_makings(value) if isinstance(value, type) else makings_of(value)
-
-
 def find(functions, pickler, makings_of):
     """({name: pickle} of what these functions of __main__ take along, what was seen of it).
 
     pickler: a class that lists functions of __main__ in `met`. makings_of(value): what decides the
-    pickle of a value that is no class, to compare it with later; None: it may change unseen, and so
-    has the second result to be: None."""
+    pickle of a value, to compare it with later; None: it may change unseen, and so has the second
+    result to be: None."""
     found, looked, seen, room = {}, set(), [], MOST_BYTES_IN_ALL
     functions = list(functions)
     while functions:
@@ -198,7 +152,7 @@ def find(functions, pickler, makings_of):
             value = function.__globals__.get(name, _MISSING)
             if value is not _MISSING and not travels(name, value):
                 value = _MISSING
-            makings = _makings(value, makings_of)
+            makings = None if value is _MISSING else makings_of(value)
             if seen is not None and (value is _MISSING or makings is not None):
                 seen.append(_Seen(function.__globals__, name, value, makings))
             else:

@@ -411,9 +411,11 @@ def _unchanged(f, makings):
 
 
 def _value_makings(value):
-    """_makings() of what a function may take along, but classes; for _value_unchanged()."""
+    """_makings() of what a function may take along, for _value_unchanged()."""
     if type(value) is types.FunctionType:
         return _makings(value)
+    if isinstance(value, type) and value.__module__ == "__main__":
+        return None
     if type(value) is functools._lru_cache_wrapper:
         return _BY_NAME if found_by_name(value) else None
     return None if type(value) in (list, dict, set) else _BY_NAME
