@@ -176,8 +176,9 @@ static int warn_when_away(void *ctx)
                                 (int)(left_ms / 1000));
     if (px_newly_deserted(waiting->handle, client))
         return PyErr_WarnEx(PyExc_RuntimeWarning,
-                            "there are no engines; tasks wait until some come (pxcluster engines "
-                            "-n N starts some), or are taken back by abort()",
+                            "there are no engines; tasks wait until some come (by themselves "
+                            "where the cluster adapts; pxcluster engines -n N starts others), or "
+                            "are taken back by abort()",
                             1);
     return 0;
 }
