@@ -528,7 +528,7 @@ class Client(TargetsFace, HubFace):
 
     def usage(self, targets="all", timeout=1):
         """{id: what an engine and its children use}, of those that answer within `timeout` seconds:
-        "kernel_memory" in bytes (shared pages by halves), "kernel_cpu" in percent of a processor
+        "kernel_memory" in bytes (of shared pages its part), "kernel_cpu" in percent of a processor
         since the question before, "host_virtual_memory" with its "percent", … as usage_reply has
         them. Engines of pxengine answer while they compute, ipengine's (with psutil) in between."""
         from . import ask

@@ -187,10 +187,10 @@ class Cluster:
     default is a random one). engines, controller: launchers, as `pxcluster start --engines=` takes
     them. engine_timeout: seconds for engines to register; at_least: with how many of them to be content
     then. hosts, hostfile: for ssh, such as ["node1:8", "node2"]. launch_args: more arguments for ssh,
-    mpiexec, sbatch or qsub. engine_args: for pxengine, such as
-    "--restart=on-failure". controller_ip, controller_location, controller_args: for pxcontroller. Of
-    arguments one may be given as it is, or any number in a list. shutdown_atexit: whether the cluster stops when this object
-    goes, or this process ends, however it does.
+    mpiexec, sbatch or qsub. engine_args: for pxengine, such as "--restart=on-failure".
+    controller_ip, controller_location, controller_args: for pxcontroller. Of arguments one may be
+    given as it is, or any number in a list. shutdown_atexit: whether the cluster stops when this
+    object goes, or this process ends, however it does.
 
     As a context manager it starts, gives a Client, and stops. Methods that take time are coroutines;
     each has a form that waits, with _sync appended to its name. They raise RuntimeError with the

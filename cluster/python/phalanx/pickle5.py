@@ -7,9 +7,9 @@ concerned has said that it knows the feature "pickle5".
 
 Functions of __main__ travel as code, and see the user's namespace on the engine as their
 globals, as in ipyparallel; what they name and it lacks goes with them (companions.py). Functions of
-modules travel by name. Classes of __main__ are
-cloudpickle's work, and do not travel where it is not installed. What the stream names is the standard library's
-alone, so nothing need be installed on the engine for it.
+modules travel by name. Classes of __main__ are cloudpickle's work, and do not travel where it is not
+installed. What the stream names is the standard library's alone, so nothing need be installed on the
+engine for it.
 """
 
 import functools
