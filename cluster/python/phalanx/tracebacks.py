@@ -6,6 +6,7 @@ import linecache
 import os
 import re
 import sys
+import types
 
 _CONTEXT = 2  # lines of source before and behind the one that raised
 _LONG = 60  # characters of a list of numbers
@@ -98,8 +99,8 @@ def advice(ename, evalue, engines, scope=None):
         return []
     where = "engine%s %s" % ("" if len(set(engines)) == 1 else "s", ranges(engines))
     where = where if engines else "engines"
-    module = getattr(known[found[1]], "__name__", None)
-    if scope is None and module and sys.modules.get(module) is known[found[1]]:
+    if scope is None and type(known[found[1]]) is types.ModuleType:
+        module = known[found[1]].__name__
         not_there = "%s is the module %s here, which %s cannot import." % (found[1], module, where)
         return [not_there, *_missing_module("No module named '%s'" % module.partition(".")[0])]
     return _missing_name(found[1], where, ename, scope is None)

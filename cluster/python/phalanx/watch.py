@@ -123,7 +123,8 @@ def _engines_table(engines, rates):
 
 def _full_hosts(engines):
     """A line for each host that has little memory left, fullest first."""
-    full = {e.get("host"): e["host_memory_percent"] for e in engines if e.get("host_memory_percent", 0) >= FULL}
+    told = [e for e in engines if e.get("host_memory_percent", 0) >= FULL]
+    full = {e.get("host"): e["host_memory_percent"] for e in told}
     worst = sorted(full.items(), key=lambda item: -item[1])[:DEATHS]
     return ["%s: %d %% of its memory is in use" % item for item in worst]
 
