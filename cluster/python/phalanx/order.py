@@ -13,7 +13,7 @@ from .deadlines import end_of, seconds_left
 # By then an idle engine has answered, and a busy one has got it, and keeps the order. Not longer, as the
 # caller may be one that must not wait, such as an event loop. What is large is longer on its way.
 SECONDS = 0.03
-BYTES_A_SECOND = 50e6
+BYTES_A_SECOND = 20e6
 MOST_SECONDS = 5
 MOST = 64
 
