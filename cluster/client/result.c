@@ -485,9 +485,11 @@ void phalanx_discard(phalanx_result *result)
         return;
     atomic_store(&result->abandoned, true);
     pthread_mutex_lock(&result->client->lock);
-    struct phalanx_message *kept = result->head;
+    struct phalanx_message *const kept = result->head;
+    for (const struct phalanx_message *message = kept; message; message = message->next)
+        if (px_event_is_output(message)) /* what is staged counts until it is freed */
+            result->unread -= message->bytes;
     result->head = result->tail = NULL;
-    result->unread = 0;
     pthread_mutex_unlock(&result->client->lock);
     free_messages(kept);
 }

@@ -48,12 +48,13 @@ void px_argv_fini(struct px_argv *argv)
 int px_argv_split(struct px_argv *argv, const char *command, struct px_error *err)
 {
     wordexp_t words;
-    if (wordexp(command, &words, WRDE_NOCMD | WRDE_UNDEF) != 0 || words.we_wordc == 0)
+    if (wordexp(command, &words, WRDE_NOCMD | WRDE_UNDEF) != 0)
         return px_fail(err, PX_EINVAL, "'%.200s' is not a command", command);
-    for (size_t i = 0; i < words.we_wordc; i++)
+    const size_t count = words.we_wordc;
+    for (size_t i = 0; i < count; i++)
         px_argv_add(argv, words.we_wordv[i]);
     wordfree(&words);
-    return 0;
+    return count > 0 ? 0 : px_fail(err, PX_EINVAL, "'%.200s' is not a command", command);
 }
 
 void px_argv_quote(struct px_buf *out, const char *word)

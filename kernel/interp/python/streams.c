@@ -360,8 +360,12 @@ PyObject *px_stream_create(struct px_python *python, PyObject *module, enum px_s
     if (!type) {
         PyErr_Clear();
         type = PyType_FromModuleAndSpec(module, &stream_spec, NULL);
-        if (!type || PyModule_AddType(module, (PyTypeObject *)type) != 0)
+        if (!type)
             return NULL;
+        if (PyModule_AddType(module, (PyTypeObject *)type) != 0) {
+            Py_DECREF(type);
+            return NULL;
+        }
     }
     PyObject *stream = new_stream((PyTypeObject *)type, python, (int)which, false);
     Py_DECREF(type);
