@@ -483,6 +483,7 @@ def test_front_ends_connect_to_an_engine(rc, where):
     view["x"] = 41
     front = jupyter_client.BlockingKernelClient(connection_file=file)
     front.load_connection_file()
+    front.hb_channel.time_to_dead = 30  # not 1, on a busy machine
     front.start_channels()
     try:
         front.wait_for_ready(timeout=30)

@@ -19,7 +19,8 @@ def script(where, text, timeout=60):
     """Runs a script with a client `rc` and `view`; what it printed. It must end by itself, well."""
     file, count, env = where
     head = f"""
-import os, sys, threading, time
+import faulthandler, os, sys, threading, time
+faulthandler.dump_traceback_later({timeout - 2}, exit=True)
 import phalanx
 rc = phalanx.Client({file!r})
 rc.wait_for_engines({count}, timeout=40)
