@@ -6,6 +6,9 @@ suite of ipyparallel 9 or later (tests/newer) what asks most of controller, engi
 One part a module of the suite, each in a pytest of its own (suite/plugin.py), so that parts run
 side by side. What fails is run once more, alone: some of these tests have deadlines of their own,
 which the reference misses, too, on a busy machine. suite/excluded.txt says what is left out.
+
+Each part runs the modules that ask most of what is ours in it, and that no other part asks of the
+same. The rest, which takes as long again, is marked so: sh tests/run -- -m rest.
 """
 import os
 import signal
@@ -23,25 +26,28 @@ pytest.importorskip("pytest_asyncio")
 HERE = Path(__file__).parent
 TIMEOUT_S = 600
 
-# Longest first: parts run side by side.
-MODULES = ["test_view_broadcast", "test_view", "test_client", "test_cluster", "test_magics",
-           "test_apps", "test_lbview", "test_asyncresult", "test_dependency", "test_executor",
-           "test_joblib", "test_remotefunction", "test_async"]
 
-CLIENT_MODULES = ["test_view_broadcast", "test_view", "test_client", "test_magics", "test_lbview",
-                  "test_asyncresult", "test_dependency", "test_executor", "test_joblib",
-                  "test_remotefunction"]
+def modules(most, rest):
+    """Longest first, as parts run side by side."""
+    return [*most.split(), *(pytest.param(name, marks=pytest.mark.rest) for name in rest.split())]
 
-# What asks most of an engine. The rest passes, too, and can be run by hand (suite/plugin.py).
-ENGINE_MODULES = ["test_view", "test_client", "test_cluster", "test_dependency"]
 
-# What later versions ask of a controller and an engine. The rest passes, too.
-NEWER_MODULES = ["test_client", "test_cluster", "test_view", "test_lbview", "test_label",
-                 "test_dependency"]
+MODULES = modules("test_view_broadcast test_client test_apps test_lbview test_dependency",
+                  "test_cluster test_view test_asyncresult test_joblib test_magics test_executor "
+                  "test_remotefunction test_async")
 
-# What later versions offer a client. The rest passes, too.
-NEWER_CLIENT_MODULES = ["test_view_broadcast", "test_magics", "test_asyncresult", "test_lbview",
-                        "test_executor"]
+ENGINE_MODULES = modules("test_view test_dependency", "test_cluster test_client")
+
+CLIENT_MODULES = modules("test_client test_view test_magics test_remotefunction test_joblib "
+                         "test_dependency",
+                         "test_view_broadcast test_lbview test_asyncresult test_executor")
+
+# What later versions ask of a controller and an engine, and offer a client. What is in neither list
+# passes, too, and can be run by hand (suite/plugin.py).
+NEWER_MODULES = modules("test_client test_view test_cluster test_label", "test_lbview test_dependency")
+
+NEWER_CLIENT_MODULES = modules("test_view_broadcast test_lbview test_asyncresult test_magics "
+                               "test_executor", "")
 
 pytestmark = [pytest.mark.stock, pytest.mark.timeout(2 * TIMEOUT_S + 60)]
 
