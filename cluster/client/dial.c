@@ -242,15 +242,16 @@ static int dial_all(struct dialling *self, struct px_error *err)
     return ask_engines(self, err);
 }
 
-/* Of a file that is not what pxcontroller and ipcontroller 4 to 9 write. */
+/* Of a file that is missing, or is not what pxcontroller and ipcontroller 4 to 9 write. */
 static void advise(struct px_error *why)
 {
     char said[sizeof why->text];
     memcpy(said, why->text, sizeof said);
     px_fail(
-        why, PX_EINVAL,
-        "%.400s; name the ...-client.json of a cluster that runs, or start one (pxcluster start)",
-        said);
+        why, why->code, "%.400s%s", said,
+        why->code == PX_ENOENT
+            ? PX_START_HINT
+            : "; name the ...-client.json of a cluster that runs, or start one (pxcluster start)");
 }
 
 int px_client_dial(struct phalanx_client *client, const struct phalanx_options *options,
@@ -262,7 +263,7 @@ int px_client_dial(struct phalanx_client *client, const struct phalanx_options *
     int status = find_file(options, client->file, err);
     if (status == 0)
         status = px_cluster_connection_read(client->file, PX_ROLE_CLIENT, &self.connection, err);
-    if (status != 0 && err->code == PX_EINVAL)
+    if (status != 0 && (err->code == PX_EINVAL || err->code == PX_ENOENT))
         advise(err);
     if (status == 0)
         status = make_sessions(&self, err);

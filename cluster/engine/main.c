@@ -185,7 +185,7 @@ static void find_profile(const struct options *options, char out[PX_PATH_SIZE])
     if (px_profile_dir(&choice, false, out, &err) == 0)
         return;
     if (!options->file && !options->info)
-        px_die(1, "%s", err.text);
+        px_die(1, "%s" PX_START_HINT, err.text);
     out[0] = 0;
 }
 
@@ -207,7 +207,8 @@ static void wait_for_file(const char *path, double wait_s, struct px_cluster_con
     const int64_t deadline = px_now_ms() + (int64_t)(1000 * wait_s);
     while (px_cluster_connection_read(path, PX_ROLE_ENGINE, out, &err) < 0) {
         if (err.code == PX_EIO || px_now_ms() >= deadline)
-            px_die(1, "no cluster to join after %g s: %s", wait_s, err.text);
+            px_die(1, "no cluster to join after %g s: %s%s", wait_s, err.text,
+                   err.code == PX_ENOENT ? PX_START_HINT : "");
         (void)poll(NULL, 0, LOOK_EVERY_MS);
     }
 }

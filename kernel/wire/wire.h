@@ -376,6 +376,9 @@ struct px_cluster_connection {
 };
 enum px_role { PX_ROLE_CLIENT, PX_ROLE_ENGINE };
 
+/* What to say after PX_ENOENT of a profile or of a connection file. */
+#define PX_START_HINT "; is a cluster running? (pxcluster start)"
+
 /* Refuses packers other than json, and missing keys, by name. */
 PX_MUST_USE int px_cluster_connection_read(const char *path, enum px_role role,
                                            struct px_cluster_connection *out, struct px_error *err);

@@ -191,8 +191,10 @@ def test_there_is_an_engine_a_processor_or_one_of_a_launcher(hub, start, env, op
 def test_missing_profile_and_file(start):
     status, err = start("--wait=0").end()
     assert status == 1 and "profile_default" in err and len(err.splitlines()) == 1
+    assert err.endswith("is a cluster running? (pxcluster start)\n")
     status, err = start("--wait=0", "--file=/nowhere/x.json").end()
     assert status == 1 and "/nowhere/x.json" in err and len(err.splitlines()) == 1
+    assert err.endswith("is a cluster running? (pxcluster start)\n")
 
 
 def test_the_url_overrides_the_file(hub, start):

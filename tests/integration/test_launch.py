@@ -210,6 +210,12 @@ def test_profiles_and_ids(cluster, run):
     other = re.escape(f"; another one: Client(profile_dir={there!r}, cluster_id='two')")
     with pytest.raises(FileNotFoundError, match=r"running\?.*" + other):
         phalanx.Client(profile_dir=there, cluster_id="three")
+    left = one.client_file.parent / "cluster-three.json"  # as of one that was killed
+    left.write_text("{}")
+    one_by_name = re.escape(f"; another one: Client(profile_dir={there!r}, cluster_id='')")
+    with pytest.raises(FileNotFoundError, match=r"start\)" + one_by_name + other + "$"):
+        phalanx.Client(profile_dir=there, cluster_id="three", timeout=0)
+    left.unlink()
     run("pxcluster", "stop", "--profile=one", "two")
     assert not two.cluster_file.exists() and one.cluster_file.exists()
     run("pxcluster", "stop", "--profile=one", "--all")

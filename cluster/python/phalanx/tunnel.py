@@ -23,6 +23,7 @@ EVERYWHERE = ("0.0.0.0", "*", "[::]")
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]", *EVERYWHERE)
 WHERE = "profile", "profile_dir", "ipython_dir"  # by which a cluster's id is said, as Client() knows them
 CONNECT_SECONDS = 30
+HINT = "is a cluster running? (pxcluster start)"  # the C library's, which sees most files
 
 started = None  # the id of a cluster that ends with this process
 
@@ -60,12 +61,13 @@ def session_cluster():
 def absent(e, where):
     """FileNotFoundError for a connection file that `e` has not found, with what else there is. where:
     None: the file itself was named."""
-    said = "%s; is a cluster running? (pxcluster start)" % e
+    said = str(e) if HINT in str(e) else "%s; %s" % (e, HINT)
     with contextlib.suppress(OSError):
         directory = os.path.dirname(cluster_file(*where)) if where else os.devnull
         names = (re.fullmatch("cluster-(.*)[.]json", name) for name in os.listdir(directory))
         given = "".join("%s=%r, " % it for it in zip(WHERE, where or ()) if it[1])
-        others = ["Client(%scluster_id=%r)" % (given, name[1]) for name in names if name]
+        ids = (name[1] for name in names if name and os.path.exists(connection_file(*where[:3], name[1])))
+        others = ["Client(%scluster_id=%r)" % (given, i) for i in ids]
         said += "".join("; another one: " + other for other in sorted(others))
     return FileNotFoundError(said)
 

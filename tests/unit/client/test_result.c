@@ -423,6 +423,7 @@ static void says_why_it_cannot_connect(void **state)
     assert_null(phalanx_connect(&options, &err));
     assert_int_equal(err.code, PHALANX_ENOENT);
     assert_non_null(strstr(err.text, "/nonexistent/client.json"));
+    assert_non_null(strstr(err.text, "is a cluster running?"));
 }
 
 static void count_up(void *hint)
