@@ -164,8 +164,13 @@ int px_profile_dir(const struct px_profile_choice *choice, bool create, char out
     choose(choice, out);
     if (strlen(out) > PX_PATH_SIZE - 256)
         return px_fail(err, PX_ELIMIT, "the profile directory's path is too long");
+    struct px_error why;
     if (create)
-        return make_profile(out, err);
+        return make_profile(out, &why) == 0
+                   ? 0
+                   : px_fail(err, why.code,
+                             "%.400s; IPYTHONDIR or --profile-dir=DIR names another place",
+                             why.text);
     if (access(out, F_OK) < 0)
         return px_fail(err, PX_ENOENT, "no such profile: %s", out);
     return 0;

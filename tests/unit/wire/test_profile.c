@@ -71,6 +71,7 @@ static void a_profile_is_made_closed_to_others(void **state)
         px_profile_dir(&(struct px_profile_choice){.profile_dir = "/dev/null/x"}, true, out, &err),
         -1);
     assert_non_null(strstr(err.text, "/dev/null/x"));
+    assert_non_null(strstr(err.text, "--profile-dir"));
 }
 
 static void file_names(void **state)
