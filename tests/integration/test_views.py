@@ -466,6 +466,15 @@ def test_require_and_depend(rc, balanced):
             balanced.apply_sync(never)
 
 
+def test_modules_are_required_as_import_names_them(balanced):
+    @phalanx.require("colorsys as colors", "json, string", "os.path")
+    @phalanx.interactive
+    def f():
+        return colors.ONE_THIRD > 0, json.dumps(string.digits), os.path.sep  # noqa: F821
+
+    assert balanced.apply_async(f).get(60) == (True, '"0123456789"', "/")
+
+
 def test_after_and_follow(rc, balanced, gate):
     first = balanced.apply_async(gate.task)
     with balanced.temp_flags(after=first):
