@@ -475,6 +475,13 @@ def test_modules_are_required_as_import_names_them(balanced):
     assert balanced.apply_async(f).get(60) == (True, '"0123456789"', "/")
 
 
+def test_metadata_tells_the_error_as_soon_as_the_result_does(balanced):
+    for _ in range(50):  # iopub's word of it is sometimes later than the reply
+        result = balanced.apply_async(lambda: 1 / 0)
+        assert result.wait(60)
+        assert result.metadata.error.ename == "ZeroDivisionError"
+
+
 def test_after_and_follow(rc, balanced, gate):
     first = balanced.apply_async(gate.task)
     with balanced.temp_flags(after=first):

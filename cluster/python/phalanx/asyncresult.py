@@ -465,7 +465,8 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
                 md["engine_uuid"] = self._client._uuid(engine) or md["engine_uuid"]
         md.update(
             execute_input=task.execute_input, execute_result=task.execute_result,
-            error=task.error, outputs=task.outputs, data=task.data,
+            error=task.error or (self._value(index) if md["status"] == "error" else None),
+            outputs=task.outputs, data=task.data,
             stdout=str(task.stdout or ""), stderr=str(task.stderr or ""),
         )
         if task.metadata is None:
