@@ -23,7 +23,7 @@ _MODULES = {
     ".client.map": ["phalanx.maps"],
     ".client.remotefunction": ["phalanx.remotefunction"],
     ".client.view": ["phalanx.view", "phalanx.broadcast", "phalanx.balanced", "phalanx.futures"],
-    ".cluster": ["phalanx.cluster"],
+    ".cluster": ["phalanx.cluster", "phalanx.manager"],
     ".cluster.cluster": ["phalanx.cluster"],
     ".controller": [],
     ".controller.dependency": ["phalanx.dependency"],
@@ -43,19 +43,24 @@ _TABLE = {
     for name, homes in _MODULES.items()
 }
 
+# Whose interface this is: programs ask for what is new enough.
+_VERSION = {"__version__": "9.0.0", "version_info": (9, 0, 0)}
+
 
 class _Module(types.ModuleType):
     """A module whose attributes are other modules', looked up when they are asked for."""
 
     def __getattr__(self, name):
-        if name.startswith("__") and name != "__all__" and name != "__version__":
+        if name in _VERSION and _TABLE[self.__name__] == ["phalanx"]:
+            return _VERSION[name]
+        if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
+        if self.__name__ + "." + name in _TABLE:
+            return importlib.import_module(self.__name__ + "." + name)
         for home in _TABLE[self.__name__]:
             value = getattr(importlib.import_module(home), name, None)
             if value is not None:
                 return value
-        if self.__name__ + "." + name in _TABLE:
-            return importlib.import_module(self.__name__ + "." + name)
         raise AttributeError("module %r has no attribute %r" % (self.__name__, name))
 
     def __dir__(self):
