@@ -177,6 +177,9 @@ def test_calls_are_packed_for_each_other(f, args, kwargs):
     wanted = f, args, kwargs
     assert phalanx.unpack_apply_message(phalanx.pack_apply_message(*wanted)) == wanted
     assert ipyparallel.unpack_apply_message(phalanx.pack_apply_message(*wanted)) == wanted
+    limits = {"buffer_threshold": 1 << 20, "item_threshold": 1024}
+    assert phalanx.unpack_apply_message(phalanx.pack_apply_message(*wanted, **limits)) == wanted
+    assert phalanx.deserialize_object(phalanx.serialize_object(args, **limits))[0] == args
     assert phalanx.unpack_apply_message(ipyparallel.pack_apply_message(*wanted)) == wanted
     value = {"a": [1, 2.5, None]}
     assert phalanx.deserialize_object(phalanx.serialize_object(value)) == (value, [])

@@ -512,8 +512,8 @@ def _extract(canned):
     return out
 
 
-def serialize_object(obj):
-    """[pickle, buffer...] of one object."""
+def serialize_object(obj, buffer_threshold=None, item_threshold=None):
+    """[pickle, buffer...] of one object. The thresholds are ipyparallel's, and not used."""
     if type(obj) is PrePickled:
         return list(obj.packed(serialize_object))
     if is_plain(obj):

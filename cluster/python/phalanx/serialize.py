@@ -28,8 +28,8 @@ def use_pickle():
     canning.use("pickle")
 
 
-def pack_apply_message(f, args, kwargs):
-    """The buffers of a call."""
+def pack_apply_message(f, args, kwargs, buffer_threshold=None, item_threshold=None):
+    """The buffers of a call. The thresholds are ipyparallel's, and not used."""
     return canning.pack_call(canning.pack_function(f), args, kwargs)
 
 
