@@ -112,7 +112,7 @@ threading.Thread(target=wait, args=(view.apply_async(time.sleep, 2),), daemon=Tr
     "os._exit(0)",
 ])
 def test_the_interpreter_ends_whatever_is_outstanding(where, ending):
-    script(where, ending, timeout=20)
+    script(where, ending)
 
 
 def test_many_threads_use_one_client(rc):
