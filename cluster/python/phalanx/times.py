@@ -4,7 +4,7 @@
 from concurrent.futures import ALL_COMPLETED
 from datetime import datetime, timezone
 
-from . import display
+from . import display, timeline
 from .deadlines import end_of, seconds_left
 
 OUTPUT_SECONDS = 1  # for output, and values of executed code, that came before a reply
@@ -12,8 +12,8 @@ _OUTPUT_KEYS = ("stdout", "stderr", "outputs", "error", "execute_result", "execu
 
 
 class TimesFace:
-    """Needs of its class: _replied, _submitted, _fname, _metadata_list, _reached, _require_ready,
-    wait_for_output."""
+    """Needs of its class: _raw, _replied, _submitted, _fname, _pump, _task_metadata, _metadata_list,
+    _reached, _require_ready, wait_for_output."""
 
     _output_awaited = False
 
@@ -33,8 +33,8 @@ class TimesFace:
     def serial_time(self):
         """Seconds of computation, summed over the tasks (items of a long map share some).
         TimeoutError when they have not ended."""
-        records = {md["msg_id"]: md for md in self._finished_metadata()}.values()
-        times = [(md["started"], md["completed"]) for md in records]
+        self._require_ready()
+        times = [(md["started"], md["completed"]) for md in self._records()]
         return sum((end - start).total_seconds() for start, end in times if end and start)
 
     @property
@@ -43,6 +43,19 @@ class TimesFace:
         records = self._finished_metadata()
         received = [md["received"] for md in records if md["received"]]
         return self.timedelta([md["submitted"] for md in records], received)
+
+    def timeline(self):
+        """When each engine was at work on my tasks, and for how much of the time: a picture in a
+        notebook, text elsewhere. Of several results: AsyncResult.join(a, b).timeline(). The times are
+        those of engines' clocks; items of a long map come in batches, which are its tasks here."""
+        return timeline.of(self._fname, self._records())
+
+    def _records(self):
+        """The metadata of my tasks, each once: items of a long map share some."""
+        self._pump()
+        if hasattr(self._raw, "places"):
+            return [self._task_metadata(index) for index, _ in self._raw.places()]
+        return list({md["msg_id"]: md for md in self._metadata_list()}.values())
 
     @staticmethod
     def timedelta(start, end, start_key=min, end_key=max):
