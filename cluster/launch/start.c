@@ -16,6 +16,8 @@
 
 #define TEMPLATE_BYTES (1u << 20)
 #define ADAPT_IDLE_S 60
+#define FILES 100 /* what a controller with some clients has open; and for each engine: */
+#define FILES_AN_ENGINE 8
 
 struct start_options {
     struct px_common_options common;
@@ -431,6 +433,19 @@ static void read_template(const struct px_usage *usage, struct start_options *op
     options->job.script = text->data;
 }
 
+/* The controller, which inherits the limit, would die of it, or be silent to engines. */
+static bool files_suffice(const struct px_usage *usage, int engines)
+{
+    const unsigned long needed = FILES + FILES_AN_ENGINE * (unsigned long)engines;
+    const unsigned long allowed = px_allow_files(needed);
+    if (allowed < needed)
+        fprintf(stderr,
+                "%s: the controller of %d engines opens %lu files, and the system allows %lu: "
+                "raise that (ulimit -Hn), or start fewer\n",
+                usage->program, engines, needed, allowed);
+    return allowed >= needed;
+}
+
 /* Plans, and launches. */
 static int run(const struct px_usage *usage, bool with_controller, struct start_options *options,
                const struct px_argv *rest)
@@ -441,6 +456,10 @@ static int run(const struct px_usage *usage, bool with_controller, struct start_
         with_controller ? settle_launcher(usage, options, NULL) : NULL;
     const struct px_adapt_limits adapt = settle_adapt(usage, options);
     struct px_host *hosts = settle_hosts(usage, options);
+    if (with_controller && !files_suffice(usage, options->n)) {
+        px_hosts_fini(hosts);
+        return 1;
+    }
     if (px_place_find(&options->common, with_controller, &place, &err) < 0) {
         fprintf(stderr, "%s: %s\n", usage->program, err.text);
         px_hosts_fini(hosts);

@@ -363,15 +363,18 @@ bool px_hangup_ignored(void)
     return sigaction(SIGHUP, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-void px_allow_files(unsigned long most)
+unsigned long px_allow_files(unsigned long most)
 {
     struct rlimit limit, more = {most, most};
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= most ||
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 ||
         (limit.rlim_max < most && setrlimit(RLIMIT_NOFILE, &more) == 0))
-        return;
+        return most;
+    if (limit.rlim_cur >= most)
+        return limit.rlim_cur;
     limit.rlim_cur = limit.rlim_max < most ? limit.rlim_max : most;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
         px_log(PX_WARN, "file-limit", "soft=%llu", (unsigned long long)limit.rlim_cur);
+    return limit.rlim_cur;
 }
 
 void px_random(void *out, size_t size)

@@ -136,8 +136,8 @@ bool px_hangup_ignored(void);
 /* ---- limits ---------------------------------------------------------- */
 
 /* Lets this process, and those it starts, have up to that many files open: as many as the system
- * allows, and never fewer than now. */
-void px_allow_files(unsigned long most);
+ * allows, and never fewer than now. Returns how many that are. */
+unsigned long px_allow_files(unsigned long most);
 
 /* ---- random ---------------------------------------------------------- */
 

@@ -423,6 +423,17 @@ def expect_failure(run, ipython_dir, *options, n=2):
     return done.stderr
 
 
+def test_few_open_files(run, env, ipython_dir):
+    """The controller died of it, or engines said that nobody answers."""
+    powerless = ["setpriv", "--bounding-set=-sys_resource"] if os.geteuid() == 0 else []
+    narrow = ["sh", "-c", "ulimit -n 128; exec pxcluster start -n 8 --daemonize"]
+    done = run(*powerless, *narrow, check=False)
+    assert done.returncode == 1 and not list(ipython_dir.glob("profile_*"))
+    assert done.stderr == (
+        "pxcluster start: the controller of 8 engines opens 164 files, and the system allows 128: "
+        "raise that (ulimit -Hn), or start fewer\n")
+
+
 @pytest.mark.parametrize("which", ["--controller-cmd", "--engine-cmd"])
 def test_program_that_is_not_there(run, ipython_dir, which):
     other = [o for o in STOCK if not o.startswith(which)]
