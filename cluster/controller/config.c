@@ -189,8 +189,7 @@ static bool is_of_a_class_here(const char *name)
     return false;
 }
 
-int px_settings_trait(void *settings, const char *name, struct px_span literal,
-                      struct px_error *err)
+static int set_trait(void *settings, const char *name, struct px_span literal, struct px_error *err)
 {
     const char *names[PX_COUNT(traits) + 1];
     for (size_t i = 0; i < PX_COUNT(traits); i++) {
@@ -207,6 +206,20 @@ int px_settings_trait(void *settings, const char *name, struct px_span literal,
     const enum px_code code = near || is_of_a_class_here(name) ? PX_EINVAL : PX_ENOENT;
     return near ? px_fail(err, code, "unknown option --%.100s: did you mean --%s?", name, near)
                 : px_fail(err, code, "unknown option --%.100s", name);
+}
+
+int px_settings_trait(void *settings, const char *name, struct px_span literal,
+                      struct px_error *err)
+{
+    /* What IPController was before ipyparallel 7. */
+    static const char *const former[] = {"HubFactory.", "IPControllerApp."};
+    char *current = NULL;
+    for (size_t i = 0; i < PX_COUNT(former); i++)
+        if (strncmp(name, former[i], strlen(former[i])) == 0)
+            current = px_format("IPController.%s", name + strlen(former[i]));
+    const int rc = set_trait(settings, current ? current : name, literal, err);
+    free(current);
+    return rc;
 }
 
 /* ---- files that options name ------------------------------------------------ */

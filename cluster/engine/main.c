@@ -101,20 +101,19 @@ static const struct px_option option_rows[] = {
     /* ipengine's other names for the same; and what goes without saying here. */
     {"c", 0, PX_OPT_STRING, AT(code), 0, "CODE", NULL, 0, 0},
     {"s", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
-    {"IPEngine.url_file", 0, PX_OPT_STRING, AT(file), 0, "FILE", NULL, 0, 0},
-    {"IPEngine.registration_url", 0, PX_OPT_STRING, AT(url), 0, "URL", NULL, 0, 0},
-    {"IPEngine.wait_for_url_file", 0, PX_OPT_DOUBLE, AT(wait), 0, "SECONDS", NULL, 0, 0},
-    {"IPEngine.startup_command", 0, PX_OPT_STRING, AT(code), 0, "CODE", NULL, 0, 0},
-    {"IPEngine.startup_script", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
-    {"IPEngine.use_mpi", 0, PX_OPT_SET, AT(mpi), 1, NULL, NULL, 0, 0},
-    {"IPEngine.enable_nanny", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
+    {"url-file", 0, PX_OPT_STRING, AT(file), 0, "FILE", NULL, 0, 0},
+    {"registration-url", 0, PX_OPT_STRING, AT(url), 0, "URL", NULL, 0, 0},
+    {"wait-for-url-file", 0, PX_OPT_DOUBLE, AT(wait), 0, "SECONDS", NULL, 0, 0},
+    {"startup-command", 0, PX_OPT_STRING, AT(code), 0, "CODE", NULL, 0, 0},
+    {"startup-script", 0, PX_OPT_STRING, AT(script), 0, "FILE", NULL, 0, 0},
+    {"use-mpi", 0, PX_OPT_SET, AT(mpi), 1, NULL, NULL, 0, 0},
+    {"enable-nanny", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
     {"ProfileDir.location", 0, PX_OPT_STRING, AT(profile_dir), 0, "DIR", NULL, 0, 0},
     {"Session.keyfile", 0, PX_OPT_STRING, AT(key_file), 0, "FILE", NULL, 0, 0},
     {"clean-logs", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
     {"secure", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0}, /* the connection file says it */
     {"no-secure", 0, PX_OPT_SET, AT(ignored), 1, NULL, NULL, 0, 0},
-    {"IPEngine.sshserver", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER", NULL, 0, 0},
-    {"IPEngine.sshkey", 0, PX_OPT_STRING, AT(sshkey), 0, "FILE", NULL, 0, 0},
+    {"sshserver", 0, PX_OPT_STRING, AT(ssh), 0, "SERVER", NULL, 0, 0},
     {"log-url", 0, PX_OPT_STRING, AT(log_url), 0, "URL", NULL, 0, 0},
     {0},
 };
@@ -126,7 +125,9 @@ static const struct px_usage usage = {
     .examples = "  pxengine -n 8\n"
                 "  pxengine --profile=lab --cluster-id=two -c 'import numpy'\n",
     .options = option_rows,
-    .classes = " IPEngine BaseParallelApplication BaseIPythonApplication ",
+    /* EngineFactory and IPEngineApp are what IPEngine was before ipyparallel 7. */
+    .classes =
+        " IPEngine EngineFactory IPEngineApp BaseParallelApplication BaseIPythonApplication ",
 };
 
 static struct px_profile_choice choice_of(const struct options *options)

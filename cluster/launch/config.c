@@ -429,6 +429,18 @@ static bool set_by(const char *const *args, const char *flag, const char *trait,
     return so;
 }
 
+/* Whether a configuration of ipcontroller sets a truth, under any name that its class has had. */
+static bool says(const json_t *config, const char *trait)
+{
+    static const char *const names[] = {"HubFactory", "IPControllerApp", "IPController"};
+    bool so = false;
+    for (size_t i = 0; i < PX_COUNT(names); i++) {
+        const json_t *value = json_object_get(json_object_get(config, names[i]), trait);
+        so = value ? json_is_true(value) : so;
+    }
+    return so;
+}
+
 bool px_launch_keeps_files(const char *profile_dir, const char *python, const char *const *args)
 {
     static const struct {
@@ -437,11 +449,9 @@ bool px_launch_keeps_files(const char *profile_dir, const char *python, const ch
                 {"--restore", "restore_engines", "--IPController.restore_engines"}};
     struct px_error err;
     json_t *config = read_config(profile_dir, "ipcontroller", python, &err);
-    const json_t *traits = json_object_get(config, "IPController");
     bool keeps = false;
     for (size_t i = 0; i < PX_COUNT(ways); i++)
-        keeps |= set_by(args, ways[i].flag, ways[i].trait,
-                        json_is_true(json_object_get(traits, ways[i].name)));
+        keeps |= set_by(args, ways[i].flag, ways[i].trait, says(config, ways[i].name));
     json_decref(config);
     return keeps;
 }

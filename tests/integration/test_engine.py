@@ -224,6 +224,16 @@ def test_ipengine_s_names_for_the_same(hub, start, env, tmp_path):
     assert said_at_the_start(hub, 7) == "one\ntwo\n"
 
 
+def test_names_of_former_versions(hub, start, ipython_dir):
+    """Profiles outlive them."""
+    hub.write()
+    (ipython_dir / "profile_default" / "ipengine_config.py").write_text(
+        "c.IPEngineApp.wait_for_url_file = 60\nc.EngineFactory.timeout = 20\n"
+        "c.IPEngineApp.startup_command = 'print profile'\n")
+    start("--EngineFactory.id=7")
+    assert said_at_the_start(hub, 7) == "profile\n"
+
+
 def test_configuration_files_say_what_options_would(hub, start, ipython_dir, tmp_path):
     hub.write(key="of another")
     (tmp_path / "key").write_text("secret\n")

@@ -143,6 +143,22 @@ static void test_escapes(void **state)
     }
 }
 
+/* Profiles outlive versions: most say c.HubFactory.ip. */
+static void test_names_of_former_versions(void **state)
+{
+    (void)state;
+    struct px_settings settings = {0};
+    struct px_error err;
+    assert_int_equal(px_settings_trait(&settings, "HubFactory.ip", PX_SPAN("'*'"), &err), 0);
+    assert_string_equal(settings.ip, "*");
+    assert_int_equal(
+        px_settings_trait(&settings, "IPControllerApp.reuse_files", PX_SPAN("True"), &err), 0);
+    assert_int_equal(settings.reuse, 1);
+    assert_int_equal(px_settings_trait(&settings, "HubFactory.none", PX_SPAN("1"), &err), -1);
+    assert_int_equal(err.code, PX_EINVAL);
+    px_settings_fini(&settings);
+}
+
 static void test_traits_refused(void **state)
 {
     (void)state;
@@ -205,6 +221,7 @@ int main(void)
         cmocka_unit_test(test_what_is_a_program),
         cmocka_unit_test(test_a_program_without_python_gives_its_literals),
         cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_names_of_former_versions),
         cmocka_unit_test(test_traits_refused),
         cmocka_unit_test(test_ports),
     };

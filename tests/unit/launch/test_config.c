@@ -159,6 +159,7 @@ static const struct {
     {"{}", {"--reuse", "--IPController.reuse_files=False", NULL}, true},
     {"{\"IPController\": {\"reuse_files\": true}}", {NULL}, true},
     {"{\"IPController\": {\"reuse_files\": false}}", {NULL}, false},
+    {"{\"IPControllerApp\": {\"reuse_files\": true}}", {NULL}, true},
     {"{\"IPController\": {\"reuse_files\": true}}", {"--IPController.reuse_files=0", NULL}, false},
     {"{\"IPController\": {\"restore_engines\": true}}",
      {"--IPController.reuse_files=0", NULL},
