@@ -116,6 +116,15 @@ def test_arguments_of_engines(given):
         rc[:].apply_sync(len, "")
 
 
+def test_options_that_nobody_knows_are_passed_over_aloud():
+    """As by ipyparallel, in silence; people write them."""
+    with pytest.warns(UserWarning, match="no option 'location'"):
+        cluster = phalanx.Cluster(n=1, location="server.local")
+    assert cluster.n == 1
+    with pytest.warns(UserWarning, match="ipcluster_config.py"):
+        phalanx.Cluster(config={"Cluster": {"n": 2}})
+
+
 def test_clients_of_a_cluster_that_has_ended_close_at_once():
     with phalanx.Cluster(n=1) as rc:
         clients = [rc.cluster.connect_client_sync() for _ in range(30)]
@@ -265,7 +274,7 @@ def test_what_cannot_be_started_says_why():
             phalanx.Cluster(n=1, **options).start_cluster_sync()
     with pytest.raises(RuntimeError, match="--at-least: -1"):
         phalanx.Cluster(n=1, at_least=-1).start_cluster_sync()
-    with pytest.raises(TypeError, match="engins"):
+    with pytest.raises(TypeError, match="'engins': did you mean 'engines'"):
         phalanx.Cluster(engins=3)
     for options in ({"engines": "ssh", "engine_launcher_class": "mpi"},
                     {"controller": "ssh", "controller_launcher_class": "local"}):

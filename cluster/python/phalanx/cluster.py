@@ -14,8 +14,10 @@ is read whenever something is asked; nothing about the cluster is remembered her
 
 import asyncio
 import contextlib
+import difflib
 import functools
 import glob
+import inspect
 import json
 import os
 import secrets
@@ -24,6 +26,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import warnings
 import weakref
 
 from . import error
@@ -89,6 +92,21 @@ def _stop_at_exit(pid, *command):
 
 
 # ---- clusters
+
+
+def _pass_over(unknown, config):
+    """Tells of arguments that do nothing: ipyparallel's Cluster takes any name, so people's programs
+    do. TypeError where one is nearly the name of one that does something."""
+    for name in unknown:
+        near = difflib.get_close_matches(name, inspect.signature(Cluster).parameters, 1, 0.8)
+        if near:
+            raise TypeError("Cluster() has no option %r: did you mean %r?" % (name, near[0]))
+        warnings.warn("Cluster() has no option %r, and passes over it" % name, stacklevel=3)
+    if config:
+        warnings.warn(
+            "Cluster() passes over config: what it sets belongs into the profile's "
+            "ipcluster_config.py", stacklevel=3,
+        )
 
 
 def _awaitable(method):
@@ -206,10 +224,11 @@ class Cluster:
         controller_location="", controller_args=(), shutdown_atexit=True, delay=0.0,
         config=None, parent=None, log=None, log_level=20, load_profile=True, hosts=(),
         hostfile=None, launch_args=(), engine_args=(), at_least=None,
-        send_engines_connection_env=True,
+        send_engines_connection_env=True, **unknown,
     ):
         from .tunnel import profile_directory
 
+        _pass_over(unknown, config)
         for name, value, other in (
             ("engines", engines, engine_launcher_class),
             ("controller", controller, controller_launcher_class),
