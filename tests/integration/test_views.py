@@ -1887,6 +1887,34 @@ def test_an_interrupt_ends_a_call_that_waits(rc, balanced, view, gate, tmp_path,
     assert 0 < len(list(tmp_path.glob("began_*"))) < 100
 
 
+@pytest.mark.parametrize("call", [
+    "balanced.map_sync(wait, range(8), chunksize=1)", "view.apply_sync(wait)",
+    "balanced.map_async(wait, range(300)).get()", "view.apply_async(wait).wait()",
+    "rc[0].apply_async(wait).get()", "list(balanced.map_async(wait, range(8), chunksize=1))",
+    "list(balanced.imap(wait, range(8)))", "rc[0].apply_async(wait).wait_interactive(0.1)",
+])
+def test_an_interrupt_shows_the_callers_lines_alone(rc, balanced, view, gate, call):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    gate_task = gate.task
+    scope = {"rc": rc, "balanced": balanced, "view": view, "wait": lambda *args: gate_task()}
+    shell = InteractiveShell.instance()
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            exec(compile(f"def caller():\n    {call}\ncaller()", "<a cell>", "exec"), scope)
+        assert type(caught.value).__name__ == "KeyboardInterrupt"
+        shown = "\n".join(caught.value._render_traceback_())
+        assert "caller()" in shown and "KeyboardInterrupt" in shown, shown
+        assert "phalanx" not in shown and "/lib/" not in shown, shown
+    finally:
+        shell.restore_sys_module_state()
+        InteractiveShell.clear_instance()
+        gate.open()
+        assert rc.wait(timeout=60)
+
+
 def test_tasks_are_taken_back_though_one_of_their_engines_is_gone(rc, gate):
     gone = rc.ids[-1] + 1
     runs = rc[0].apply_async(gate.task)

@@ -189,6 +189,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         if not self._order or self._order[-1] != index:
             self._order.append(index)
 
+    @error.interruptible
     def _wait(self, until, timeout):
         timeout = None if timeout is None or timeout < 0 else timeout
         try:
@@ -199,6 +200,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
         self._pump()
         return done
 
+    @error.interruptible
     def _wait_till(self, reached, end):
         """Files what comes until reached(), which looks at what was filed, by whichever thread. Whether
         that was before `end` (monotonic; None: no end)."""
@@ -280,6 +282,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             return ExecuteReply(md["msg_id"], json.loads(reply.content), md)
         return self._got[0] if self._got else self._unpack(reply.buffers)
 
+    @error.interruptible
     def _get_plain(self, timeout):
         """The value of one successful call of whose task nobody has asked more yet, as (value,); else
         None, and nothing has changed."""
@@ -350,10 +353,9 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
             )
 
     def get(self, timeout=None, return_exceptions=None, return_when=None):
-        """The results, when they arrive. Raises TimeoutError after `timeout` seconds; raises
-        RemoteError or CompositeError for what was raised remotely, unless `return_exceptions`,
-        which puts exceptions among the results instead. With concurrent.futures.FIRST_EXCEPTION
-        as return_when the first exception is raised at once."""
+        """The results, when they arrive. TimeoutError after `timeout` seconds; RemoteError or CompositeError
+        for what was raised remotely, unless `return_exceptions`, which puts exceptions among the
+        results. With concurrent.futures.FIRST_EXCEPTION as return_when the first is raised at once."""
         if self._plain and return_when is None:
             got = self._got or self._get_plain(timeout)
             if got is not None:
@@ -394,9 +396,7 @@ class AsyncResult(SplitFace, TimesFace, FutureFace):
 
     def get_dict(self, timeout=-1):
         """The results by engine id. ValueError when an engine has several."""
-        results = self.get(timeout)
-        if self._single:
-            results = [results]
+        results = [self.get(timeout)] if self._single else self.get(timeout)
         engines = [md["engine_id"] for md in self._metadata_list()]
         for engine in engines:
             if engines.count(engine) > 1:

@@ -20,7 +20,7 @@ import traceback
 import types
 import weakref
 
-from .tracebacks import advice, lines_of, ranges, shorter
+from .tracebacks import advice, lines_of, of_the_user, ranges, shorter
 
 
 class IPythonError(Exception):
@@ -33,6 +33,29 @@ class KernelError(IPythonError):
     def _render_traceback_(self):
         # In IPython: what is wrong, without the path through this package.
         return ["%s: %s" % (type(self).__name__, self)]
+
+
+class KeyboardInterrupt(builtins.KeyboardInterrupt):
+    """Python's, of a call that waited here."""
+
+    __module__ = "builtins"
+
+    def _render_traceback_(self):
+        lines = of_the_user(self)
+        return ["KeyboardInterrupt: %s" % self] if lines is None else lines
+
+
+def interruptible(method):
+    """Of a method that waits: IPython shows an interrupt without the path through this package."""
+
+    @functools.wraps(method)
+    def wait(*args, **kwargs):
+        try:
+            return method(*args, **kwargs)
+        except builtins.KeyboardInterrupt as e:
+            raise KeyboardInterrupt(*e.args).with_traceback(e.__traceback__) from None
+
+    return wait
 
 
 class EngineError(KernelError):

@@ -214,6 +214,7 @@ class LazyMapIterator:
     def __iter__(self):
         return self
 
+    @error.interruptible
     def __next__(self):
         return next(self._generator)
 

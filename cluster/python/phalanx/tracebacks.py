@@ -59,6 +59,28 @@ def lines_of(traceback):
     return lines
 
 
+def of_the_user(error):
+    """IPython's lines of an exception of this process's, with the user's frames alone: what this package
+    calls of Python's own library goes with it. None where there is no IPython."""
+    from .display import current_shell
+
+    shell = current_shell()
+    if shell is None:
+        return None
+    python, ipython = (os.path.dirname(sys.modules[m].__file__) + os.sep for m in ("os", "IPython"))
+    kept, inside, trace = [], True, error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        inside = file.startswith((*_OURS, ipython)) or inside and file.startswith(python)
+        kept += [] if inside else [trace]
+        trace = trace.tb_next
+    for frame in reversed(kept):
+        trace = types.TracebackType(trace, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    if trace is None:
+        return shell.InteractiveTB.get_exception_only(type(error), error)
+    return shell.InteractiveTB.structured_traceback(type(error), error, trace, tb_offset=0)
+
+
 def _with_source(line, file, number, rest):
     """The lines of a frame whose source the engine has not got."""
     source = linecache.getlines(file)

@@ -176,7 +176,7 @@ class View:
             ended = result._replied  # what is taken back has a reply, too
             with suppress(error.KernelError, _phalanx.ClosedError):
                 result._take_back()
-            raise KeyboardInterrupt(
+            raise error.KeyboardInterrupt(
                 "%d of %d tasks had ended. Those that had not started are taken back; those that run"
                 " go on, unless client.send_signal('SIGINT') interrupts what engines run"
                 % (ended, len(result))
