@@ -121,6 +121,17 @@ static bool is_trait_arg(const char *arg)
            strchr(arg, '.') != NULL && strchr(arg, '=') != NULL;
 }
 
+/* --ip='*' is --ip=*: lists of arguments in profiles keep the quotes that traitlets wanted once. */
+static void unquote_value(char *arg)
+{
+    char *value = strchr(arg, '=');
+    const size_t size = value ? strlen(++value) : 0;
+    if (size < 2 || strchr("'\"", value[0]) == NULL || value[size - 1] != value[0])
+        return;
+    memmove(value, value + 1, size - 2);
+    value[size - 2] = 0;
+}
+
 /* Moves --Class.trait=value arguments to the end; returns how many others there are. */
 static int part_arguments(int argc, char **argv, char **parted)
 {
@@ -287,6 +298,8 @@ int px_settings_read(int argc, char **argv, struct px_settings *out, char profil
 {
     char **parted = px_alloc((size_t)(argc + 1) * sizeof(*parted));
     *out = (struct px_settings){0};
+    for (int i = 1; i < argc; i++)
+        unquote_value(argv[i]);
     int plain = part_arguments(argc, argv, parted);
     int rc = read_all(plain, parted, argc - plain, out, profile_dir, err);
     free(parted);

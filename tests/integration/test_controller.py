@@ -308,7 +308,7 @@ def test_config_key_and_log_in_named_files(cluster, tmp_path):
 
 @pytest.mark.parametrize("options", [
     ["--transport=ipc"],
-    ["--ip=*"],
+    ["--ip='*'"],
     ["--IPController.engine_ip=127.0.0.1", "--IPController.client_ip=0.0.0.0"],
     ["--IPController.engine_ip=127.0.0.1", "--IPController.client_ip=127.0.0.2"],
     ["--no-secure"],
