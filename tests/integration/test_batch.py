@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import threading
+import time
 
 import pytest
 
@@ -382,6 +383,43 @@ def test_imap_takes_no_more_than_it_needs(rc, ordered):
     before = len(taken)
     values.close()
     assert len(taken) == before
+
+
+def test_imap_gives_what_is_there_while_its_source_is_slow(rc, monkeypatch):
+    feeds, taken = [], []
+
+    class Feed(phalanx.batch.Feed):
+        def __init__(self, *args):
+            super().__init__(*args)
+            feeds.append(self)
+
+    def source():
+        for i in range(1000):
+            if i == 1:  # takes long
+                time.sleep(1.5 * feed.TARGET)  # work
+                wait_for(lambda: feeds[0].raw.peek() is not None, 60, "a reply")
+            taken.append(i)
+            yield i
+
+    monkeypatch.setattr(phalanx.batch, "Feed", Feed)
+    values = rc.load_balanced_view().imap(square, source())
+    assert taken == [0, 1]
+    assert list(values) == [i * i for i in range(1000)]
+
+
+def test_a_batch_does_not_wait_for_a_slow_source():
+    def source():
+        for n in range(100):
+            time.sleep(1.5 * feed.TARGET if n in (0, 40) else 0)  # work
+            yield n
+
+    stream, taken = feed.Stream([source()]), []
+    while (one := stream.take(32)) is not None:
+        assert one.first == len(taken) and one.count == len(one.columns[0])
+        taken += one.columns[0]
+        assert one.first or taken == [0]
+        assert not taken[one.first] < 40 < taken[-1] - 32
+    assert taken == [*range(100)]
 
 
 def test_imap_keeps_to_max_outstanding(rc):

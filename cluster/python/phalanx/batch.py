@@ -302,7 +302,8 @@ def _yield(feed, values, busy, most, return_exceptions):
     due = False
     while busy or values.here:
         due = busy and feed.collect(wait=not values.here) or due
-        if not values.here or (due and most is None and values.few(feed.sizes)):
+        ahead = due and most is None and not feed.source.slow and values.few(feed.sizes)
+        if ahead or not values.here:
             busy, due = feed.feed(), False
         if values.here:
             value = values.here.popleft()

@@ -174,6 +174,8 @@ class _Batch:
 class Slices:
     """Items of sequences whose length is known."""
 
+    slow = False
+
     def __init__(self, sequences, size):
         self.sequences, self.left, self.at = sequences, size, 0
 
@@ -190,12 +192,20 @@ class Stream:
     """Items of iterables, which are not looked at before their time."""
 
     left = None  # nobody knows
+    slow = False  # the last ones were
 
     def __init__(self, iterables):
         self.rows, self.at = zip(*iterables), 0
 
     def take(self, count):
-        rows = list(islice(self.rows, count))
+        """So many, or fewer: those that came within the time of a batch."""
+        rows, end = [], time.monotonic() + TARGET
+        while len(rows) < count and time.monotonic() <= end:
+            some = list(islice(self.rows, min(len(rows) + 1, count - len(rows))))
+            if not some:
+                break
+            rows += some
+        self.slow = time.monotonic() > end
         if not rows:
             return None
         self.at += len(rows)
@@ -267,13 +277,16 @@ class Feed:
         return batch
 
     def feed(self):
-        """Sends what there is room for. False when all replies and all output have come."""
+        """Sends what there is room for; where the source is slow, until something has come. False
+        when all replies and all output have come."""
         while True:
             count = self._room()
             batch = self._take(count) if count > 0 else None
             if batch is None:
                 return bool(self.open)
             self._send(batch)
+            if self.source.slow and self.raw is not None and self.raw.peek() is not None:
+                return True
 
     def _pack(self, batch):
         patience = None if batch.count == 1 else PATIENCE
