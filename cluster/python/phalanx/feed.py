@@ -16,6 +16,7 @@ from . import _phalanx, calls, canning, shared
 from .canning import engine_function
 
 TARGET = 0.05  # seconds of work in a batch
+A_MOMENT = TARGET / 5  # that a reply may have before the next item of a slow source
 PATIENCE = 4 * TARGET  # seconds after which an engine hands the rest of a batch back
 GROWTH = 8  # a batch is at most so many times larger than the largest that was measured
 MOST_ITEMS = 16384
@@ -285,7 +286,7 @@ class Feed:
             if batch is None:
                 return bool(self.open)
             self._send(batch)
-            if self.source.slow and self.raw is not None and self.raw.peek() is not None:
+            if self.source.slow and self.raw is not None and self.raw.wait(_phalanx.EVENT, A_MOMENT):
                 return True
 
     def _pack(self, batch):
