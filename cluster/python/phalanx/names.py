@@ -77,7 +77,9 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(name, self, is_package=name + "." in _PARENTS)
 
     def create_module(self, spec):
-        return _Module(spec.name, "The package phalanx, under an old name.")
+        module = _Module(spec.name, "The package phalanx, under an old name.")
+        module.__file__ = __file__  # %load_ext of IPython 8.5 looks at it
+        return module
 
     def exec_module(self, module):
         pass
