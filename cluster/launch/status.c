@@ -9,6 +9,7 @@
 
 #include "client/phalanx.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -415,7 +416,7 @@ int px_command_status(int argc, char **argv)
     px_log_init("pxcluster", (enum px_level)options.common.log_level);
     if (px_place_find(&options.common, false, &place, &err) != 0)
         return say_no(PX_NOT_RUNNING, "no cluster", err.text);
-    if (access(place.client_file, R_OK) != 0) {
+    if (access(place.client_file, R_OK) != 0 && errno == ENOENT) {
         say_no(PX_NOT_RUNNING, "no controller runs", place.client_file);
         px_say_what_runs(place.profile_dir);
         return PX_NOT_RUNNING;

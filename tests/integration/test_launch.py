@@ -423,11 +423,27 @@ def expect_failure(run, ipython_dir, *options, n=2):
     return done.stderr
 
 
-def test_few_open_files(run, env, ipython_dir):
+def without(*capabilities):
+    """How to run a program without these, which only root has."""
+    dropped = ",".join("-" + name for name in capabilities)
+    return ["setpriv", "--bounding-set=" + dropped] if os.geteuid() == 0 else []
+
+
+@ours
+def test_status_of_a_cluster_of_somebody_else(cluster, run):
+    security = cluster(1).client_file.parent
+    security.chmod(0)
+    try:
+        done = run(*without("dac_override", "dac_read_search"), "pxcluster", "status", check=False)
+    finally:
+        security.chmod(0o700)
+    assert done.returncode == 11 and done.stderr.endswith("-client.json: Permission denied\n")
+
+
+def test_few_open_files(run, ipython_dir):
     """The controller died of it, or engines said that nobody answers."""
-    powerless = ["setpriv", "--bounding-set=-sys_resource"] if os.geteuid() == 0 else []
     narrow = ["sh", "-c", "ulimit -n 128; exec pxcluster start -n 8 --daemonize"]
-    done = run(*powerless, *narrow, check=False)
+    done = run(*without("sys_resource"), *narrow, check=False)
     assert done.returncode == 1 and not list(ipython_dir.glob("profile_*"))
     assert done.stderr == (
         "pxcluster start: the controller of 8 engines opens 164 files, and the system allows 128: "
