@@ -21,6 +21,7 @@ struct px_parent {
     atomic_uint references;
     struct px_flow flows[2]; /* by enum px_stream; under the outbox's lock */
     unsigned published;      /* messages on iopub so far, statuses aside; service thread */
+    int64_t shown_ms;        /* when the last output went to a client that cannot count; else 0 */
     size_t size;
     char header[]; /* JSON text */
 };

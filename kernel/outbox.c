@@ -18,6 +18,10 @@
  * request ends. So nothing that prints can fill a memory, here or in front ends, and nothing is
  * lost unsaid.
  *
+ * A reply to ipyparallel's client waits a moment behind output of the same request, which goes
+ * another way: programs look at a result's stdout as soon as it is ready. Clients of this package
+ * count, and wait by themselves.
+ *
  * Writers of output wait while the outbox holds OUTBOX_FULL bytes: a cell that shows
  * faster than the service thread sends must not fill the memory. Replies and statuses never wait.
  */
@@ -31,6 +35,7 @@
 
 #define STREAM_DELAY_MS 25
 #define LOOK_SOON_MS 1 /* how long a reply may wait for others to go with it */
+#define APART_MS 3     /* for output to be there first: it goes another way than the reply */
 #define OUTBOX_FULL (8u << 20)
 #define MANY_ITEMS 256      /* of one stream */
 #define ITEMS_PAUSE_MS 1000 /* after which they are counted anew */
@@ -417,9 +422,14 @@ static bool may_grow(const struct px_outbox *outbox, const struct px_item *item)
     return item == outbox->tail || (item->patient && item->next == outbox->tail);
 }
 
-/* Milliseconds that the first item may still wait for more text; 0: it is due. */
+/* Milliseconds that the first item still waits: for more text, or, a reply, behind output; 0: it is
+ * due. */
 static int64_t patience(const struct px_outbox *outbox, const struct px_item *item)
 {
+    if (item->channel != PX_IOPUB && item->parent && item->parent->shown_ms) {
+        const int64_t apart_ms = item->parent->shown_ms + APART_MS - px_now_ms();
+        return apart_ms > 0 ? apart_ms : 0;
+    }
     if (!may_grow(outbox, item) || item->content.size >= PX_STREAM_MAX / 2)
         return 0;
     const int64_t left = item->due_ms - px_now_ms();

@@ -116,19 +116,32 @@ static void follow_state(struct px_kernel *kernel, const struct px_item *item)
         px_kernel_send(kernel, px_state_item(kernel, kernel->showing, "busy"));
 }
 
-/* An engine says in a task's reply how much it has published for the task, if it has: relays may lose
- * some of it, and its client can count. */
+/* Whether the sender of a request counts what is published for it, as clients of this version do.
+ */
+static bool is_counted(const struct px_parent *parent)
+{
+    const struct px_span header = {parent->header, parent->size};
+    return px_span_equal(px_scan_member(header, "version"), PX_PROTOCOL_VERSION);
+}
+
+/* An engine says in a task's reply how much it has published for the task, if it has: relays may
+ * lose some of it, and its client can count. To one that cannot, the reply comes later (outbox.c).
+ */
 static void count_output(const struct px_kernel *kernel, struct px_item *item)
 {
     struct px_parent *parent = item->parent;
     struct px_buf *metadata = &item->metadata;
-    if (!parent)
+    if (!parent || !kernel->config.stamp_engine)
         return;
-    if (item->channel == PX_IOPUB) {
-        parent->published += strcmp(item->type, "status") != 0;
-    } else if (kernel->config.stamp_engine && parent->published && metadata->size > 2) {
-        metadata->size--;
-        px_buf_printf(metadata, ", \"px_outputs\": %u}", parent->published);
+    if (item->channel != PX_IOPUB) {
+        if (parent->published && metadata->size > 2) {
+            metadata->size--;
+            px_buf_printf(metadata, ", \"px_outputs\": %u}", parent->published);
+        }
+    } else if (strcmp(item->type, "status") != 0) {
+        parent->published++;
+        if (strcmp(item->type, "execute_input") != 0 && !is_counted(parent))
+            parent->shown_ms = px_now_ms();
     }
 }
 

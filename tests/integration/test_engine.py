@@ -408,6 +408,18 @@ def test_each_scheduler_gets_its_replies(engine, name):
                    "is_coalescing": False, **metadata}
 
 
+def test_a_reply_waits_behind_output(engine):
+    """Programs look at what a result has printed as soon as it is ready, and output goes another
+    way; clients of ours count what they get."""
+    hub, uuid = engine
+    hub.send("mux", [uuid, b"c"], "execute_request", {"code": "print hi"})
+    while (shown := hub.receive("iopub")[1])["msg_type"] != "stream":
+        pass
+    reply = hub.receive("mux")[1]
+    apart = reply["header"]["date"] - shown["header"]["date"]
+    assert apart.total_seconds() >= 0.002
+
+
 def test_execute_publishes_on_engine_topics(engine):
     hub, uuid = engine
     hub.send("mux", [uuid, b"c"], "execute_request",

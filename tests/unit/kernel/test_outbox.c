@@ -51,6 +51,24 @@ static void test_each_burst_rings_once(void **state)
     px_outbox_fini(&outbox);
 }
 
+/* As to a client that does not count what it is sent. */
+static void test_a_reply_waits_behind_output(void **state)
+{
+    (void)state;
+    const struct px_output_config limits = {0};
+    struct px_outbox outbox;
+    struct px_parent parent = {.references = 1};
+    int64_t delay_ms;
+    assert_int_equal(px_outbox_init(&outbox, &limits, NULL), 0);
+    px_outbox_post(&outbox, px_item_create(PX_SHELL, "apply_reply", &parent), PX_POST_RING);
+    parent.shown_ms = px_now_ms() + 1000; /* no test should depend on a millisecond */
+    assert_null(px_outbox_take(&outbox, false, &delay_ms));
+    assert_in_range(delay_ms, 1, 1003);
+    parent.shown_ms = px_now_ms() - 1000;
+    assert_int_equal(take_all(&outbox), 1);
+    px_outbox_fini(&outbox);
+}
+
 static void test_lazy_relies_on_a_promise_while_it_lasts(void **state)
 {
     (void)state;
@@ -151,6 +169,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_burst_rings_once),
+        cmocka_unit_test(test_a_reply_waits_behind_output),
         cmocka_unit_test(test_lazy_relies_on_a_promise_while_it_lasts),
         cmocka_unit_test(test_streams_in_turn_share_items_in_the_end),
     };
