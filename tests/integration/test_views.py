@@ -199,6 +199,9 @@ def test_sync_imports_under_other_names(view):
                     "importing OrderedDict as O, deque from collections on engine(s)\n"]
     assert view.pull(["cs.ONE_THIRD > 0", "cf.Future.__name__", "len(O(a=deque()))"]) \
            == [[True, "Future", 1]] * 4
+    # Without the other names, as ipyparallel has them, and its users' functions.
+    assert view.pull(["colorsys is cs", "concurrent.futures is cf", "OrderedDict is O"]) \
+           == [[True] * 3] * 4
 
 
 def test_picklers(view):

@@ -3,6 +3,7 @@
 
 import builtins
 import json
+import re
 import sys
 from contextlib import contextmanager, suppress
 
@@ -507,8 +508,9 @@ class DirectView(View):
             if not quiet:
                 origin = " from " + module if module else ""
                 print("importing %s%s on engine(s)" % (what, origin))
-            start = "from %s " % module if module else ""
-            results.append(self.apply_async(_import, "%simport %s" % (start, what)))
+            start = "from %s import " % module if module else "import "
+            plain = re.sub(r" as \w+", "", what)  # by which ipyparallel's engines know it, alone
+            results.append(self.apply_async(_import, "; ".join([start + plain, start + what])))
         for result in results:
             result.get()
 
