@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The client and its process: fork, exit, threads, what it costs to keep."""
 import os
+import signal
 import subprocess
 import threading
 
@@ -19,19 +20,23 @@ def script(where, text, timeout=60):
     """Runs a script with a client `rc` and `view`; what it printed. It must end by itself, well."""
     file, count, env = where
     head = f"""
-import faulthandler, os, sys, threading, time
-faulthandler.dump_traceback_later({timeout - 2}, exit=True)
+import os, sys, threading, time
 import phalanx
 rc = phalanx.Client({file!r})
 rc.wait_for_engines({count}, timeout=40)
 view = rc.load_balanced_view()
 """
-    done = subprocess.run([PYTHON, "-c", head + text], env=script_environment(env),
-                          capture_output=True, text=True, timeout=timeout,
-                          stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    return done.stdout
+    process = subprocess.Popen(
+        [PYTHON, "-X", "faulthandler", "-c", head + text], env=script_environment(env), text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # prints where it hangs
+        out, err = process.communicate(timeout=timeout)
+    assert process.returncode == 0, out + err
+    assert err == ""
+    return out
 
 
 def test_a_process_without_free_descriptors_is_told(where):  # noqa: F811
