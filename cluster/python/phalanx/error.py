@@ -35,25 +35,23 @@ class KernelError(IPythonError):
         return ["%s: %s" % (type(self).__name__, self)]
 
 
-class KeyboardInterrupt(builtins.KeyboardInterrupt):
-    """Python's, of a call that waited here."""
-
-    __module__ = "builtins"
-
-    def _render_traceback_(self):
-        lines = of_the_user(self)
-        return ["KeyboardInterrupt: %s" % self] if lines is None else lines
+def of_a_wait(interrupt):
+    """The same KeyboardInterrupt, which IPython shows without the path through this package. Not of a
+    class of ours: by Python's own it knows how a script is to end."""
+    interrupt._render_traceback_ = functools.partial(of_the_user, interrupt)
+    return interrupt
 
 
 def interruptible(method):
-    """Of a method that waits: IPython shows an interrupt without the path through this package."""
+    """Of a method that waits: see of_a_wait."""
 
     @functools.wraps(method)
     def wait(*args, **kwargs):
         try:
             return method(*args, **kwargs)
-        except builtins.KeyboardInterrupt as e:
-            raise KeyboardInterrupt(*e.args).with_traceback(e.__traceback__) from None
+        except KeyboardInterrupt as e:
+            of_a_wait(e)
+            raise
 
     return wait
 

@@ -61,12 +61,12 @@ def lines_of(traceback):
 
 def of_the_user(error):
     """IPython's lines of an exception of this process's, with the user's frames alone: what this package
-    calls of Python's own library goes with it. None where there is no IPython."""
+    calls of Python's own library goes with it."""
     from .display import current_shell
 
     shell = current_shell()
     if shell is None:
-        return None
+        return ["%s: %s" % (type(error).__name__, error)]
     python, ipython = (os.path.dirname(sys.modules[m].__file__) + os.sep for m in ("os", "IPython"))
     kept, inside, trace = [], True, error.__traceback__
     while trace is not None:
