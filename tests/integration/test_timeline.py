@@ -39,6 +39,14 @@ def test_ticks(seconds, expected):
     assert timeline.ticks(seconds) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("seconds, expected", [
+    (0, "0 s"), (0.0123, "12.3 ms"), (0.9996, "1,000 ms"), (1.234, "1.23 s"), (99.96, "100 s"),
+    (999.7, "1,000 s"),
+])
+def test_time_is_said_in_plain_numbers(seconds, expected):
+    assert f" in {expected}, " in Timeline("f", 0, {0: [(0, seconds, False)]}).summary()
+
+
 def test_text():
     rows = {
         10: [(101, 102, False), (102, 103, True)],

@@ -25,11 +25,10 @@ class Timeline:
     """
 
     def __init__(self, title, begin, rows, missing=0):
-        self.title, self.begin, self.rows, self.missing = title, begin, rows, missing
+        self.title, self.rows, self.missing = title, rows, missing
         spans = [span for row in rows.values() for span in row]
+        self.begin = min([begin, *(start for start, _, _ in spans)])  # a host's clock may be late
         self.end = max([stop for _, stop, _ in spans], default=begin)
-        self.begin = min([start for start, _, _ in spans], default=begin)
-        self.begin = min(begin, self.begin)  # another host's clock may be late
 
     @property
     def seconds(self):
@@ -158,12 +157,8 @@ def _count(number, name):
 
 
 def _time(seconds):
-    if seconds == 0:
-        return "0"
-    for unit, size in (("s", 1), ("ms", 1e-3)):
-        if seconds >= size:
-            return "%.3g %s" % (seconds / size, unit) if seconds < 1000 else "{:,.0f} s".format(seconds)
-    return "%.3g ms" % (1000 * seconds)
+    number, unit = (1000 * seconds, "ms") if 0 < seconds < 1 else (seconds, "s")
+    return ("{:,.0f} {}" if number >= 100 else "{:.3g} {}").format(number, unit)
 
 
 def of(title, records):
