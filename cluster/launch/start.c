@@ -16,8 +16,8 @@
 
 #define TEMPLATE_BYTES (1u << 20)
 #define ADAPT_IDLE_S 60
-#define FILES 100 /* what a controller with some clients has open; and for each engine: */
-#define FILES_AN_ENGINE 8
+#define CONTROLLER_FILES 100 /* open at once, with some clients */
+#define ENGINE_FILES 8       /* of them, for each engine besides */
 
 struct start_options {
     struct px_common_options common;
@@ -436,7 +436,7 @@ static void read_template(const struct px_usage *usage, struct start_options *op
 /* The controller, which inherits the limit, would die of it, or be silent to engines. */
 static bool files_suffice(const struct px_usage *usage, int engines)
 {
-    const unsigned long needed = FILES + FILES_AN_ENGINE * (unsigned long)engines;
+    const unsigned long needed = CONTROLLER_FILES + ENGINE_FILES * (unsigned long)engines;
     const unsigned long allowed = px_allow_files(needed);
     if (allowed < needed)
         fprintf(stderr,

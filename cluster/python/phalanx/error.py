@@ -35,7 +35,7 @@ class KernelError(IPythonError):
         return ["%s: %s" % (type(self).__name__, self)]
 
 
-def of_a_wait(interrupt):
+def without_our_frames(interrupt):
     """The same KeyboardInterrupt, which IPython shows without the path through this package. Not of a
     class of ours: by Python's own it knows how a script is to end."""
     interrupt._render_traceback_ = functools.partial(of_the_user, interrupt)
@@ -43,14 +43,14 @@ def of_a_wait(interrupt):
 
 
 def interruptible(method):
-    """Of a method that waits: see of_a_wait."""
+    """Of a method that waits: see without_our_frames."""
 
     @functools.wraps(method)
     def wait(*args, **kwargs):
         try:
             return method(*args, **kwargs)
         except KeyboardInterrupt as e:
-            of_a_wait(e)
+            without_our_frames(e)
             raise
 
     return wait

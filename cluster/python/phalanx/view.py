@@ -177,7 +177,7 @@ class View:
             ended = result._replied  # what is taken back has a reply, too
             with suppress(error.KernelError, _phalanx.ClosedError):
                 result._take_back()
-            raise error.of_a_wait(KeyboardInterrupt(
+            raise error.without_our_frames(KeyboardInterrupt(
                 "%d of %d tasks had ended. Those that had not started are taken back; those that run"
                 " go on, unless client.send_signal('SIGINT') interrupts what engines run"
                 % (ended, len(result))
